@@ -1,0 +1,261 @@
+//! The program that outside checkers drive: it says on standard output what the library promised, and is then killed.
+//!
+//!     torture write DIR SEED N            N records, one thread, each waited for (Sync)
+//!     torture gwrite DIR SEED N THREADS   N records by several threads that share syncs
+//!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is
+//!     torture dump DIR                    opens, recovers, and prints everything that is readable
+//!
+//! Lines, unbuffered, printed after the library made the promise:
+//!     A topic partition offset hash       this record was acknowledged as durable
+//!     E text                              an error was returned to the caller
+//! and by `dump`:
+//!     R topic partition offset hash       a readable record, in the order of offsets
+//!     W text                              a warning or a report
+//! The hash is FNV-1a (64 bits) over key and value, each with its length in front. Exit codes: 0 fine, 2 wrong arguments,
+//! 10 corruption reported, 11 already open, 12 an I/O error was returned. On a directory that exists each command goes on.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quipu::{
+    Broker, BrokerConfig, Compression, Durability, Error, Offset, Receipt, Record, Start, Topic, TopicConfig,
+};
+
+const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
+const PARTITIONS: u32 = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| args.get(at).and_then(|text| text.parse::<u64>().ok());
+    let result =
+        match (args.first().map(String::as_str), args.get(1), number(2), number(3), number(4), args.len()) {
+            (Some("write"), Some(dir), Some(seed), Some(n), _, 4) => write(dir, seed, n, 1, SEGMENT_BYTES),
+            (Some("gwrite"), Some(dir), Some(seed), Some(n), Some(threads @ 1..=256), 5) => {
+                write(dir, seed, n, threads, SEGMENT_BYTES)
+            }
+            (Some("maint"), Some(dir), Some(seed), Some(n), _, 4) => maintain(dir, seed, n),
+            (Some("dump"), Some(dir), _, _, _, 2) => dump(dir),
+            _ => {
+                eprintln!("usage: torture write|maint DIR SEED N | gwrite DIR SEED N THREADS | dump DIR");
+                return ExitCode::from(2);
+            }
+        };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("E {error}"));
+            ExitCode::from(match error {
+                Error::Corrupt(_) => 10,
+                Error::AlreadyOpen { .. } => 11,
+                Error::Poisoned { ref cause, .. } if matches!(**cause, Error::Corrupt(_)) => 10,
+                _ => 12,
+            })
+        }
+    }
+}
+
+/// Rolls come often enough to be hit by a kill.
+const SEGMENT_BYTES: u32 = 1 << 20;
+const SMALL_SEGMENT_BYTES: u32 = 16 << 10;
+
+fn open(dir: &str, segment_bytes: u32) -> Result<(Broker, Vec<Topic>), Error> {
+    let broker = BrokerConfig::new().durability(Durability::Sync).open(dir)?;
+    report(&broker);
+    let topics = TOPICS.map(|(name, compression)| {
+        let config = TopicConfig::new()
+            .partitions(PARTITIONS)
+            .compression(compression)
+            .segment_bytes(segment_bytes)
+            .max_record_bytes(segment_bytes / 4);
+        broker.ensure_topic(name, config)
+    });
+    let topics = topics.into_iter().collect::<Result<_, _>>()?;
+    Ok((broker, topics))
+}
+
+fn write(dir: &str, seed: u64, n: u64, threads: u64, segment_bytes: u32) -> Result<(), Error> {
+    let (broker, topics) = open(dir, segment_bytes)?;
+    let failed = AtomicBool::new(false);
+    let share = |thread: u64| n / threads + u64::from(thread < n % threads);
+    let work = |thread: u64| -> Result<(), Error> {
+        let producer = broker.producer();
+        let mut random = Random(seed ^ thread.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for i in 0..share(thread) {
+            if failed.load(Ordering::Relaxed) {
+                break;
+            }
+            let (key, value) = (format!("{seed}-{thread}-{}", random.below(1000)), random.value(i));
+            let topic = &topics[random.below(topics.len() as u64) as usize];
+            let record = Record::new(value.as_slice()).key(key.as_str());
+            acknowledged(&producer.send(topic, record)?.wait()?, key.as_bytes(), &value);
+        }
+        Ok(())
+    };
+    let results: Vec<Result<(), Error>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (work, failed) = (&work, &failed);
+                scope.spawn(move || work(thread).inspect_err(|_| failed.store(true, Ordering::Relaxed)))
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("a worker panicked")).collect()
+    });
+    results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    broker.close()
+}
+
+fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
+    let (broker, topics) = open(dir, SMALL_SEGMENT_BYTES)?;
+    let producer = broker.producer();
+    let mut random = Random(seed);
+    for i in 0..n {
+        let (key, value) = (format!("{seed}-{}", random.below(50)), random.value(i));
+        let topic = &topics[random.below(topics.len() as u64) as usize];
+        let record = Record::new(value.as_slice()).key(key.as_str());
+        acknowledged(&producer.send(topic, record)?.wait()?, key.as_bytes(), &value);
+        match random.below(200) {
+            0 => broker.maintain()?,
+            1 => broker.sync()?,
+            2 => {
+                // A topic that comes and goes: nothing of it is promised, and nothing of it may disturb the others.
+                let passing = broker.ensure_topic("passing", TopicConfig::new())?;
+                producer.send(&passing, Record::new("soon gone"))?.wait()?;
+                broker.delete_topic("passing")?;
+            }
+            _ => {}
+        }
+    }
+    broker.close()
+}
+
+fn dump(dir: &str) -> Result<(), Error> {
+    let broker = BrokerConfig::new().durability(Durability::Sync).open(dir)?;
+    report(&broker);
+    let mut damage = None;
+    for topic in broker.topics() {
+        for partition in topic.partitions() {
+            let mut from = match partition.bounds() {
+                Ok(bounds) => bounds.log_start,
+                Err(error) => {
+                    say(&format!("W {error}"));
+                    damage.get_or_insert(error);
+                    continue;
+                }
+            };
+            loop {
+                let records = match partition.read(Start::At(from), 1 << 20) {
+                    Ok(records) => records,
+                    Err(error) => {
+                        say(&format!("W {error}"));
+                        let resume = if let Error::Corrupt(c) = &error { c.resume } else { None };
+                        damage.get_or_insert(error);
+                        // Go on behind the damage, as far as there is anything.
+                        match resume {
+                            Some(resume) => from = resume,
+                            None => break,
+                        }
+                        continue;
+                    }
+                };
+                let mut next: Option<Offset> = None;
+                for record in &records {
+                    let hash = hash(record.key().unwrap_or_default(), record.value().unwrap_or_default());
+                    say(&format!(
+                        "R {} {} {} {hash:016x}",
+                        record.topic(),
+                        record.partition(),
+                        record.offset()
+                    ));
+                    next = Some(record.offset().plus(1));
+                }
+                match next {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+        }
+    }
+    let damaged = broker.open_report().damaged.first().map(|(_, _, error)| error.clone());
+    broker.close()?;
+    match damage.or(damaged) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Says what opening found.
+fn report(broker: &Broker) {
+    let report = broker.open_report();
+    for cut in &report.cuts {
+        let to = cut.to.map_or("?".to_string(), |to| to.to_string());
+        say(&format!(
+            "W cut {}/{} from offset {} to {to}, possibly acknowledged: {} bytes at {} of {}: {}",
+            cut.topic,
+            cut.partition,
+            cut.from,
+            cut.bytes,
+            cut.position,
+            cut.file.display(),
+            cut.reason
+        ));
+    }
+    for (topic, partition, error) in &report.damaged {
+        say(&format!("W damaged {topic}/{partition}: {error}"));
+    }
+    for warning in &report.warnings {
+        say(&format!("W {warning}"));
+    }
+}
+
+fn acknowledged(receipt: &Receipt, key: &[u8], value: &[u8]) {
+    say(&format!("A {} {} {} {:016x}", receipt.topic, receipt.partition, receipt.offset, hash(key, value)));
+}
+
+/// One line, in one write: whoever kills this process sees whole lines, and every promise made so far.
+fn say(line: &str) {
+    let line = format!("{line}\n");
+    let mut out = std::io::stdout().lock();
+    // Nobody listens any more: there is no point in going on.
+    if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// FNV-1a over both, each with its length in front, so that bytes cannot move from one to the other unseen.
+fn hash(key: &[u8], value: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for part in [key, value] {
+        for byte in (part.len() as u64).to_le_bytes().iter().chain(part) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    hash
+}
+
+/// A small generator (splitmix64), so that a seed names a run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// Mostly short, sometimes of several kilobytes; half of it compressible.
+    fn value(&mut self, i: u64) -> Vec<u8> {
+        let len = if self.below(20) == 0 { self.below(3000) } else { self.below(200) } as usize;
+        let mut value = format!("record {i} ").into_bytes();
+        let repeat = self.below(2) == 0;
+        let byte = self.next() as u8;
+        value.extend((0..len).map(|_| if repeat { byte } else { self.next() as u8 }));
+        value
+    }
+}

@@ -1,0 +1,63 @@
+//! What need not be read again? The broker-wide checkpoint: a durable point for each partition, and whether the broker
+//! was closed properly. Derived: without it everything not known to be synced is read again.
+
+use std::path::Path;
+
+use crate::error::{Error, Result, is_space};
+use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
+use crate::format::names;
+use crate::log::Context;
+use crate::storage::{read_file, replace_file};
+use crate::sync::Mutex;
+
+/// Writes checkpoints, if they say something new.
+pub(super) struct CheckpointStore {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What the file says, if that is known.
+    last: Option<Checkpoint>,
+    /// The broker has been closed: the last word is said, and the directory may be somebody else's.
+    closed: bool,
+}
+
+impl CheckpointStore {
+    /// Reads what the last owner left. Anything but a good checkpoint counts as none; if there is a bad one, why.
+    pub(super) fn read(ctx: &Context) -> (Option<Checkpoint>, Option<String>) {
+        const LIMIT: u64 = 256 << 20;
+        let path = Path::new(names::CHECKPOINT);
+        let bad = |what: &str| Some(format!("{} was not used: {what}", ctx.display(path).display()));
+        match read_file(&*ctx.storage, path, LIMIT) {
+            Ok(bytes) => match Checkpoint::decode(&bytes) {
+                Ok(checkpoint) => (Some(checkpoint), None),
+                Err(m) => (None, bad(m.what)),
+            },
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (None, None),
+            Err(e) => (None, bad(&e.to_string())),
+        }
+    }
+
+    pub(super) fn new(last: Option<Checkpoint>) -> Self {
+        CheckpointStore { state: Mutex::new(State { last, closed: false }) }
+    }
+
+    /// Replaces the checkpoint, if it says anything else than the last one.
+    pub(super) fn write(&self, ctx: &Context, clean: bool, entries: Vec<CheckpointEntry>) -> Result<()> {
+        let mut state = self.state.lock();
+        let next = Checkpoint { clean, entries };
+        if state.closed || state.last.as_ref() == Some(&next) {
+            return Ok(());
+        }
+        state.closed = clean;
+        let path = Path::new(names::CHECKPOINT);
+        // Unknown from here on: after a failure the next attempt writes, whatever it says.
+        state.last = None;
+        replace_file(&*ctx.storage, path, &next.encode()).map_err(|failed| match failed.error {
+            e if is_space(&e) => Error::DiskFull { path: ctx.display(path) },
+            e => Error::io("replace", &ctx.display(path), e),
+        })?;
+        state.last = Some(next);
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! What does one directory hold, and who works on it? The root object, behind every handle.
+
+mod catalog;
+mod checkpoint;
+mod maintenance;
+mod open;
+mod topic_state;
+
+use std::path::{Path, PathBuf};
+
+use self::catalog::CatalogStore;
+use self::maintenance::{Threads, Upkeep};
+pub(crate) use self::topic_state::TopicState;
+use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
+use crate::error::{Error, Result};
+use crate::log::Context;
+use crate::rng::SplitMix64;
+use crate::stats::{BrokerStats, OpenReport, TopicStats};
+use crate::storage::Storage;
+use crate::storage::fs::FsStorage;
+use crate::storage::mem::MemStorage;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::topic::Topic;
+use crate::types::TopicName;
+
+/// The broker: topics in one directory, owned by one process.
+///
+/// A cheap handle; clones are the same broker. It closes when [`close`](Broker::close) is called, or when the last
+/// handle to anything of it is dropped, as far as that can be done without reporting an error.
+///
+/// ```
+/// use quipu::{Broker, Record, Start, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.create_topic("orders", TopicConfig::new())?;
+/// let receipt = broker.producer().send(&orders, Record::new("42 EUR").key("customer-7"))?.wait()?;
+/// assert_eq!(receipt.to_string(), "orders/0@0");
+/// # broker.close()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<BrokerInner>,
+}
+
+/// What all handles share.
+pub(crate) struct BrokerInner {
+    pub(crate) ctx: Arc<Context>,
+    durability: Durability,
+    catalog: Mutex<CatalogStore>,
+    upkeep: Arc<Upkeep>,
+    random: Mutex<SplitMix64>,
+    report: OpenReport,
+    threads: Threads,
+    closed: AtomicBool,
+    /// Held until closing is done.
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+impl BrokerConfig {
+    /// Opens a directory, creating it and its parents if they are missing, or recovering what a crash left in it.
+    /// [`Broker::open_report`] says what was found.
+    ///
+    /// # Errors
+    /// [`AlreadyOpen`](Error::AlreadyOpen), [`ForeignDirectory`](Error::ForeignDirectory),
+    /// [`UnsupportedFormat`](Error::UnsupportedFormat), [`InvalidConfig`](Error::InvalidConfig),
+    /// [`Corrupt`](Error::Corrupt) if the catalog is damaged, [`Io`](Error::Io) or [`DiskFull`](Error::DiskFull). A
+    /// partition that is damaged fails itself, not the opening.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Broker> {
+        self.validate()?;
+        let dir = dir.as_ref();
+        FsStorage::create_root(dir).map_err(|e| match e {
+            e if crate::error::is_space(&e) => Error::DiskFull { path: dir.to_path_buf() },
+            e => Error::io("open", dir, e),
+        })?;
+        self.open_on(Arc::new(FsStorage::new(dir.to_path_buf())))
+    }
+
+    /// A broker without a directory: the same engine, gone with its last handle.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](Error::InvalidConfig).
+    pub fn in_memory(self) -> Result<Broker> {
+        self.validate()?;
+        self.open_on(Arc::new(MemStorage::new()))
+    }
+
+    /// Opens a simulated disk, for tests that crash it or have its operations fail.
+    ///
+    /// # Errors
+    /// As [`open`](BrokerConfig::open), and whatever the disk was told to do.
+    pub fn on_disk(self, disk: &crate::testing::Disk) -> Result<Broker> {
+        self.validate()?;
+        self.open_on(disk.storage())
+    }
+
+    fn open_on(self, storage: Arc<dyn Storage>) -> Result<Broker> {
+        Ok(Broker { inner: open::open(&self, storage)? })
+    }
+}
+
+impl Broker {
+    /// Opens a directory with the default settings: see [`BrokerConfig::open`].
+    ///
+    /// # Errors
+    /// See [`BrokerConfig::open`].
+    ///
+    /// ```no_run
+    /// let broker = quipu::Broker::open("data")?;
+    /// # Ok::<(), quipu::Error>(())
+    /// ```
+    pub fn open(dir: impl AsRef<Path>) -> Result<Broker> {
+        BrokerConfig::new().open(dir)
+    }
+
+    /// A broker in memory with the default settings: see [`BrokerConfig::in_memory`].
+    ///
+    /// # Errors
+    /// None with the default settings.
+    pub fn in_memory() -> Result<Broker> {
+        BrokerConfig::new().in_memory()
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// [`TopicExists`](Error::TopicExists), also for a name that differs only in case;
+    /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed),
+    /// or what the medium says: then the topic does not exist.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// assert_eq!(orders.partition_count(), 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let state = self.inner.create_topic(name, config)?;
+        Ok(Topic::new(self.inner.clone(), state))
+    }
+
+    /// The topic of this name, created if it is missing, altered if its settings differ.
+    ///
+    /// # Errors
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for; otherwise those of
+    /// [`create_topic`](Broker::create_topic) and [`alter_topic`](Broker::alter_topic).
+    pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        match self.create_topic(name, config.clone()) {
+            Err(Error::TopicExists { topic }) if topic == name => {
+                self.alter_topic(name, config)?;
+                self.topic(name)
+            }
+            other => other,
+        }
+    }
+
+    /// Gives a topic other settings, effective from the next batch on. Partitions can be added, not removed; keys then
+    /// belong to other partitions than before, and no record is moved.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`ConfigMismatch`](Error::ConfigMismatch) for fewer partitions,
+    /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed), or what the medium says: then nothing has
+    /// changed.
+    pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+        self.inner.alter_topic(name, config)
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        Ok(Topic::new(self.inner.clone(), self.inner.topic_state(name)?))
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        let states = self.inner.upkeep.topics.read().clone();
+        states.into_iter().map(|state| Topic::new(self.inner.clone(), state)).collect()
+    }
+
+    /// Deletes a topic with all its records. Handles to it answer [`TopicDeleted`](Error::TopicDeleted) from now on;
+    /// records that a reader holds stay valid. A topic created later under this name is another one.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says; a deletion that began
+    /// is finished at the next opening.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        self.inner.delete_topic(name)
+    }
+
+    /// What opening found: whether the broker had been closed properly, what was recovered, cut, or is damaged.
+    pub fn open_report(&self) -> &OpenReport {
+        &self.inner.report
+    }
+
+    /// Makes everything that has been appended durable, whatever the topics' durability. Records in the open batches of
+    /// producers are not appended yet: flush those first.
+    ///
+    /// # Errors
+    /// The first error of any partition; the others are synced nevertheless.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.check_open()?;
+        let mut first = Ok(());
+        for state in self.inner.upkeep.topics.read().clone() {
+            for log in state.logs().iter() {
+                first = first.and(log.sync());
+            }
+        }
+        first
+    }
+
+    /// Does now what the background threads do from time to time: lingering batches are written, sealed segments synced
+    /// and indexed, old ones rolled, the checkpoint written. Under a manual clock nobody else does.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed), or what the medium says of the checkpoint. A failing partition is poisoned and says so
+    /// itself.
+    pub fn maintain(&self) -> Result<()> {
+        self.inner.check_open()?;
+        self.inner.upkeep.maintain()
+    }
+
+    /// The broker in numbers.
+    pub fn stats(&self) -> BrokerStats {
+        let topics = self.inner.upkeep.topics.read().clone();
+        BrokerStats {
+            topics: topics
+                .iter()
+                .map(|state| TopicStats {
+                    name: state.name.clone(),
+                    partitions: state.logs().iter().map(|log| log.stats()).collect(),
+                })
+                .collect(),
+            open_files: self.inner.ctx.files.open(),
+            tail_cache_bytes: self.inner.ctx.tail_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes what producers have buffered, syncs everything, notes that it was closed properly and lets the directory
+    /// go. Every handle answers [`Closed`](Error::Closed) from now on. Closing twice is fine.
+    ///
+    /// # Errors
+    /// The first error met; everything that could be closed properly has been, and the rest is recovered at the next
+    /// opening.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<BrokerInner> {
+        &self.inner
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("dir", &self.inner.dir()).finish_non_exhaustive()
+    }
+}
+
+impl BrokerInner {
+    /// The topic of this name.
+    pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
+        self.check_open()?;
+        let topics = self.upkeep.topics.read();
+        let found =
+            topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
+        found.cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
+    }
+
+    /// A number that follows from the broker's seed, another one each time.
+    pub(crate) fn next_seed(&self) -> u64 {
+        self.random.lock().next_u64()
+    }
+
+    /// Under a manual clock: runs what is due, and what was asked of the worker.
+    pub(crate) fn run_due(&self) {
+        self.upkeep.run_due();
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Where the broker lies, for messages.
+    fn dir(&self) -> PathBuf {
+        self.ctx.display(Path::new(""))
+    }
+
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        // Open batches of producers are tasks of the timer: written now, due or not.
+        self.run_all_tasks();
+        self.threads.stop(&self.ctx);
+        let mut first = Ok(());
+        let mut entries = Vec::new();
+        for state in self.upkeep.topics.read().iter() {
+            state.end();
+            for log in state.logs().iter() {
+                match log.close() {
+                    Ok(entry) => entries.extend(entry),
+                    Err(e) => first = first.and(Err(e)),
+                }
+            }
+        }
+        // What was sent while this went on is told that it came too late.
+        self.run_all_tasks();
+        drop(self.ctx.work.take());
+        let written = self.upkeep.checkpoints.write(&self.ctx, true, entries);
+        *self.lock.lock() = None;
+        first.and(written)
+    }
+
+    fn run_all_tasks(&self) {
+        for task in self.ctx.timer.drain() {
+            task.run(std::time::Duration::MAX);
+        }
+    }
+}
+
+impl Drop for BrokerInner {
+    fn drop(&mut self) {
+        // Nobody is left to be told; what this cannot finish is recovered at the next opening.
+        let _ = self.close();
+    }
+}
+
+/// Validates a name for a topic to be created.
+fn topic_name(name: &str) -> Result<TopicName> {
+    TopicName::new(name).map_err(|reason| Error::InvalidTopicName { name: name.to_string(), reason })
+}
+
+/// Validates settings for a topic.
+fn check_config(config: &TopicConfig) -> Result<()> {
+    config.validate()?;
+    // A record must fit a batch, and a batch a segment.
+    let room = config.segment_bytes as usize;
+    let framing = crate::format::segment::SEGMENT_HEADER_BYTES + crate::format::batch::HEADER_BYTES;
+    if config.max_record_bytes as usize > room.saturating_sub(framing) {
+        return Err(invalid("max_record_bytes", "such a record must fit a segment: raise segment_bytes"));
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! A topic as the broker knows it: its identity, its settings, and the logs of its partitions.
+
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, RwLock};
+use crate::types::{Timestamp, TopicId, TopicName};
+
+/// Shared by all handles of a topic.
+pub(crate) struct TopicState {
+    pub(crate) id: TopicId,
+    pub(crate) name: TopicName,
+    pub(crate) created_at: Timestamp,
+    config: RwLock<Arc<TopicConfig>>,
+    logs: RwLock<Arc<[Arc<Log>]>>,
+    /// The length of `logs`, for whoever only wants to know whether it has grown. Stored behind the logs.
+    count: AtomicU32,
+    deleted: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl TopicState {
+    pub(crate) fn new(
+        id: TopicId,
+        name: TopicName,
+        created_at: Timestamp,
+        config: TopicConfig,
+        logs: Vec<Arc<Log>>,
+    ) -> Self {
+        let count = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+        TopicState {
+            id,
+            name,
+            created_at,
+            config: RwLock::new(Arc::new(config)),
+            logs: RwLock::new(logs.into()),
+            count: AtomicU32::new(count),
+            deleted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Arc<TopicConfig> {
+        self.config.read().clone()
+    }
+
+    /// The logs of the partitions, by id. They only become more.
+    pub(crate) fn logs(&self) -> Arc<[Arc<Log>]> {
+        self.logs.read().clone()
+    }
+
+    pub(crate) fn log_count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// # Errors
+    /// The topic has been deleted, or the broker closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.deleted.load(Ordering::Acquire) {
+            Err(Error::TopicDeleted { topic: self.name.clone() })
+        } else if self.closed.load(Ordering::Acquire) {
+            Err(Error::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes new settings and partitions that have been added.
+    pub(super) fn alter(&self, config: TopicConfig, added: Vec<Arc<Log>>) {
+        *self.config.write() = Arc::new(config);
+        let mut logs = self.logs.write();
+        *logs = logs.iter().cloned().chain(added).collect();
+        self.count.store(u32::try_from(logs.len()).unwrap_or(u32::MAX), Ordering::Release);
+        // Readers that wait are to look at the new partitions too.
+        for log in logs.iter() {
+            log.waiters().signal();
+        }
+    }
+
+    /// The broker is being closed.
+    pub(super) fn end(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// The topic is being deleted: everything that is asked of it from now on fails.
+    pub(super) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        for log in self.logs().iter() {
+            log.end(Error::TopicDeleted { topic: self.name.clone() });
+        }
+    }
+}

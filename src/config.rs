@@ -1,0 +1,431 @@
+//! What can be set, what is it when nobody sets it, and why would anybody?
+//!
+//! Consuming setters; everything is validated in one place, when the broker is opened or the topic created.
+
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::stats::{Event, OnEvent};
+use crate::sync::Arc;
+
+/// How the batches of a topic are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// As they are. The fastest to write and to read at random; reading copies nothing.
+    #[default]
+    None,
+    /// LZ4 blocks, one a batch. A batch that does not shrink is stored as it is.
+    Lz4,
+}
+
+/// What an acknowledgement means, and with it what consumers may see: a record becomes visible when its topic's
+/// durability holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Acknowledged once the operating system has it: survives the death of the process (`kill -9`), not a power
+    /// loss, after which a prefix is there.
+    #[default]
+    Os,
+    /// As [`Os`](Durability::Os), and synced to the medium at least this often: a power loss takes what is younger.
+    Interval(Duration),
+    /// Acknowledged once it is on the medium: survives a power loss. Appends that wait at the same time share a sync.
+    Sync,
+}
+
+/// How segments that take no more appends are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// Through read-only memory maps: nothing is copied. A medium that fails under a map, or somebody else who
+    /// truncates the file, kills the process with SIGBUS.
+    #[default]
+    Map,
+    /// By positional reads: one copy, and a failing medium is an error like any other.
+    Positional,
+}
+
+/// The settings of a broker. The last call picks the medium: [`open`](BrokerConfig::open) a directory, or stay
+/// [`in_memory`](BrokerConfig::in_memory).
+///
+/// ```
+/// # fn main() -> quipu::Result<()> {
+/// let broker = quipu::BrokerConfig::new().durability(quipu::Durability::Sync).in_memory()?;
+/// # broker.close()
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct BrokerConfig {
+    pub(crate) durability: Durability,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) max_open_files: usize,
+    pub(crate) tail_cache_bytes: usize,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) on_event: Option<OnEvent>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerConfig")
+            .field("durability", &self.durability)
+            .field("seed", &self.seed)
+            .field("max_open_files", &self.max_open_files)
+            .field("tail_cache_bytes", &self.tail_cache_bytes)
+            .field("checkpoint_interval", &self.checkpoint_interval)
+            .field("read_mode", &self.read_mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BrokerConfig {
+    /// The defaults named at each setter.
+    pub fn new() -> Self {
+        BrokerConfig {
+            durability: Durability::Os,
+            clock: Arc::new(SystemClock::new()),
+            seed: None,
+            max_open_files: 512,
+            tail_cache_bytes: 32 << 20,
+            checkpoint_interval: Duration::from_secs(10),
+            read_mode: ReadMode::Map,
+            on_event: None,
+        }
+    }
+
+    /// The durability of topics that do not choose their own.
+    ///
+    /// Default: [`Durability::Os`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The clock behind timestamps, lingering and background work. Keep a clone of a
+    /// [`ManualClock`](crate::testing::ManualClock) to move it; under one the broker starts no thread.
+    ///
+    /// Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes every random choice (the partitions of records without a key, topic identities) follow from this number.
+    ///
+    /// Default: taken from the operating system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How many files and maps of segments may be open at once. Beyond it the one used longest ago is closed and
+    /// opened again when needed: first segments whose bytes are all synced; if there are none, others too, and then
+    /// a kernel that drops a closed file's state may forget a failed write-back before it is reported.
+    ///
+    /// Default: 512. At least 8.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = files;
+        self
+    }
+
+    /// How many bytes of the newest batches are kept in memory for consumers that follow the end of the log, over
+    /// all partitions.
+    ///
+    /// Default: 32 MiB. 0 turns it off.
+    pub fn tail_cache_bytes(mut self, bytes: usize) -> Self {
+        self.tail_cache_bytes = bytes;
+        self
+    }
+
+    /// How often the points up to which everything is synced are noted, which bounds what is read again after a crash.
+    ///
+    /// Default: 10 s. At least 1 ms.
+    pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = interval;
+        self
+    }
+
+    /// How sealed segments are read.
+    ///
+    /// Default: [`ReadMode::Map`].
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
+        self
+    }
+
+    /// Calls `f` when something worth knowing happens: see [`Event`]. It runs on the thread on which it happens, so it
+    /// should be short, and it must not call the broker.
+    ///
+    /// Default: nobody is told.
+    pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(f));
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        validate_durability(self.durability)?;
+        if self.max_open_files < 8 {
+            return Err(invalid("max_open_files", "it must be at least 8"));
+        }
+        if self.checkpoint_interval < Duration::from_millis(1) {
+            return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
+        }
+        Ok(())
+    }
+}
+
+/// The settings of a topic. All but the number of partitions' decrease can be altered later with
+/// [`Broker::alter_topic`](crate::Broker::alter_topic).
+///
+/// ```
+/// use quipu::{Compression, TopicConfig};
+/// let config = TopicConfig::new().partitions(4).compression(Compression::Lz4);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct TopicConfig {
+    pub(crate) partitions: u32,
+    pub(crate) compression: Compression,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) segment_bytes: u32,
+    pub(crate) segment_age: Duration,
+    pub(crate) max_record_bytes: u32,
+    pub(crate) index_interval_bytes: u32,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TopicConfig {
+    /// The most partitions a topic may have.
+    pub const MAX_PARTITIONS: u32 = 100_000;
+
+    /// The defaults named at each setter.
+    pub fn new() -> Self {
+        TopicConfig {
+            partitions: 1,
+            compression: Compression::None,
+            durability: None,
+            segment_bytes: 64 << 20,
+            segment_age: Duration::from_secs(7 * 24 * 3600),
+            max_record_bytes: 1 << 20,
+            index_interval_bytes: 4096,
+        }
+    }
+
+    /// How many partitions the topic has. They can grow later, never shrink; growing changes which partition a key
+    /// belongs to and moves no record.
+    ///
+    /// Default: 1 (Kafka's `num.partitions`). 1 to 100,000.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// How batches are stored.
+    ///
+    /// Default: [`Compression::None`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// What an acknowledgement means for this topic.
+    ///
+    /// Default: the broker's.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    /// A segment file that would grow beyond this is sealed and the next one begun (Kafka's `segment.bytes`). No
+    /// batch is larger than a segment.
+    ///
+    /// Default: 64 MiB. 1 KiB to 1 GiB, in bytes.
+    pub fn segment_bytes(mut self, bytes: u32) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// A segment is sealed when a batch arrives that is younger than its first batch by more than this, by the
+    /// records' timestamps (Kafka's `segment.ms`).
+    ///
+    /// Default: 7 days. At least 1 ms.
+    pub fn segment_age(mut self, age: Duration) -> Self {
+        self.segment_age = age;
+        self
+    }
+
+    /// The largest record, key, value and headers with their framing (Kafka's `max.message.bytes`).
+    ///
+    /// Default: 1 MiB. 1 byte to 32 MiB; it must fit a segment.
+    pub fn max_record_bytes(mut self, bytes: u32) -> Self {
+        self.max_record_bytes = bytes;
+        self
+    }
+
+    /// Roughly one index entry for this many bytes of a segment (Kafka's `index.interval.bytes`).
+    ///
+    /// Default: 4096.
+    pub fn index_interval_bytes(mut self, bytes: u32) -> Self {
+        self.index_interval_bytes = bytes;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
+            return Err(invalid("partitions", "it must be 1 to 100,000"));
+        }
+        if self.segment_bytes < 1 << 10 || self.segment_bytes > 1 << 30 {
+            return Err(invalid("segment_bytes", "it must be 1 KiB to 1 GiB"));
+        }
+        if self.segment_age < Duration::from_millis(1) {
+            return Err(invalid("segment_age", "it must be at least 1 ms"));
+        }
+        if self.max_record_bytes == 0 || self.max_record_bytes > 32 << 20 {
+            return Err(invalid("max_record_bytes", "it must be 1 byte to 32 MiB"));
+        }
+        if self.index_interval_bytes == 0 {
+            return Err(invalid("index_interval_bytes", "it must be at least 1"));
+        }
+        match self.durability {
+            Some(durability) => validate_durability(durability),
+            None => Ok(()),
+        }
+    }
+
+    /// The settings as the catalog keeps them: tag and bytes each. A tag is never used again for another meaning.
+    pub(crate) fn to_tags(&self) -> Vec<(u16, Vec<u8>)> {
+        let mut tags = vec![
+            (TAG_COMPRESSION, vec![self.compression as u8]),
+            (TAG_SEGMENT_BYTES, self.segment_bytes.to_le_bytes().to_vec()),
+            (TAG_SEGMENT_AGE, millis(self.segment_age).to_le_bytes().to_vec()),
+            (TAG_MAX_RECORD_BYTES, self.max_record_bytes.to_le_bytes().to_vec()),
+            (TAG_INDEX_INTERVAL, self.index_interval_bytes.to_le_bytes().to_vec()),
+        ];
+        if let Some(durability) = self.durability {
+            let (kind, every) = match durability {
+                Durability::Os => (0u8, 0),
+                Durability::Interval(d) => (1, millis(d)),
+                Durability::Sync => (2, 0),
+            };
+            let mut bytes = vec![kind];
+            bytes.extend_from_slice(&every.to_le_bytes());
+            tags.push((TAG_DURABILITY, bytes));
+        }
+        tags
+    }
+
+    /// The settings that a catalog entry holds; tags of later versions are left to their own. `None` if a known tag
+    /// does not parse.
+    pub(crate) fn from_tags(partitions: u32, tags: &[(u16, Vec<u8>)]) -> Option<Self> {
+        let mut config = TopicConfig::new().partitions(partitions);
+        for (tag, bytes) in tags {
+            match *tag {
+                TAG_COMPRESSION => {
+                    config.compression = match bytes.as_slice() {
+                        [0] => Compression::None,
+                        [1] => Compression::Lz4,
+                        _ => return None,
+                    }
+                }
+                TAG_SEGMENT_BYTES => config.segment_bytes = u32_of(bytes)?,
+                TAG_SEGMENT_AGE => config.segment_age = Duration::from_millis(u64_of(bytes)?),
+                TAG_MAX_RECORD_BYTES => config.max_record_bytes = u32_of(bytes)?,
+                TAG_INDEX_INTERVAL => config.index_interval_bytes = u32_of(bytes)?,
+                TAG_DURABILITY => {
+                    let (kind, every) = bytes.split_first()?;
+                    config.durability = Some(match kind {
+                        0 => Durability::Os,
+                        1 => Durability::Interval(Duration::from_millis(u64_of(every)?)),
+                        2 => Durability::Sync,
+                        _ => return None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        config.validate().ok().map(|()| config)
+    }
+}
+
+const TAG_COMPRESSION: u16 = 1;
+const TAG_SEGMENT_BYTES: u16 = 2;
+const TAG_SEGMENT_AGE: u16 = 3;
+const TAG_MAX_RECORD_BYTES: u16 = 4;
+const TAG_INDEX_INTERVAL: u16 = 5;
+const TAG_DURABILITY: u16 = 6;
+
+fn u32_of(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn u64_of(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn invalid(field: &'static str, reason: &str) -> Error {
+    Error::InvalidConfig { field, reason: reason.to_string() }
+}
+
+fn validate_durability(durability: Durability) -> Result<()> {
+    match durability {
+        Durability::Interval(d) if d < Duration::from_millis(1) => {
+            Err(invalid("durability", "an interval must be at least 1 ms"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_the_catalog_and_unknown_tags_are_ignored() {
+        for durability in [
+            None,
+            Some(Durability::Os),
+            Some(Durability::Sync),
+            Some(Durability::Interval(Duration::from_millis(7))),
+        ] {
+            let config = TopicConfig {
+                partitions: 3,
+                compression: Compression::Lz4,
+                durability,
+                segment_bytes: 1 << 16,
+                segment_age: Duration::from_secs(5),
+                max_record_bytes: 999,
+                index_interval_bytes: 17,
+            };
+            let mut tags = config.to_tags();
+            tags.push((60_000, vec![1, 2, 3]));
+            assert_eq!(TopicConfig::from_tags(3, &tags), Some(config));
+        }
+    }
+
+    #[test]
+    fn a_known_tag_with_foreign_bytes_is_refused() {
+        for tag in 1..=6u16 {
+            assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
+        }
+        assert_eq!(TopicConfig::from_tags(0, &[]), None);
+    }
+}

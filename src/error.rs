@@ -1,0 +1,273 @@
+//! What can go wrong, and what can the caller do about it? One variant per decision.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::types::{Offset, PartitionId, Timestamp, TopicName};
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. Cheap to clone: one failed batch fails every acknowledgement that waits for it.
+///
+/// Whether it is safe to send the same records again is answered by [`Error::outcome`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An append was conditioned on the log's end, and the log ends elsewhere. Read on from there and decide again.
+    #[error("the partition ends at offset {end}, not where the append expected it")]
+    OffsetConflict {
+        /// Where the log ends now.
+        end: Offset,
+    },
+    /// The requested offset is not in the log any more, or not yet. Seek to a valid one.
+    #[error("offset {requested} of {topic}/{partition} is out of range: readable are {earliest} to {latest}")]
+    OffsetOutOfRange {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The offset asked for.
+        requested: Offset,
+        /// The oldest readable offset.
+        earliest: Offset,
+        /// The visible end: the newest offset one may ask for.
+        latest: Offset,
+    },
+    /// The position was taken before records were cut off the log's end, and it lies beyond that cut.
+    #[error("{topic}/{partition} was cut at offset {to} since this position was taken")]
+    Truncated {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// Where the log that the position knew ends.
+        to: Offset,
+    },
+    /// A record is larger than the topic or the buffer allows. Nothing was appended.
+    #[error("a record of {size} bytes is larger than the limit of {limit} bytes")]
+    RecordTooLarge {
+        /// The encoded size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A timestamp before 1970, or one that no stored record may have. Nothing was appended.
+    #[error("timestamp {timestamp} of record {index} is not between 0 and 2^62 milliseconds")]
+    InvalidTimestamp {
+        /// The timestamp given.
+        timestamp: Timestamp,
+        /// Which record of the call it was, from 0.
+        index: usize,
+    },
+    /// The producer's buffer is full and cannot be written just now.
+    #[error("the producer's buffer is full")]
+    BufferFull,
+    /// There is no topic of this name.
+    #[error("there is no topic {topic:?}")]
+    UnknownTopic {
+        /// The name asked for.
+        topic: String,
+    },
+    /// The topic has no such partition, or a custom partitioner chose one that does not exist. Nothing was appended.
+    #[error("topic {topic} has {count} partitions and no partition {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: TopicName,
+        /// The partition asked for.
+        partition: u32,
+        /// How many partitions there are.
+        count: u32,
+    },
+    /// The reader does not read this partition.
+    #[error("the reader does not read {topic}/{partition}")]
+    NotAssigned {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// A topic of this name, or of one that differs only in case, exists already.
+    #[error("topic {topic} exists already")]
+    TopicExists {
+        /// The existing topic's name.
+        topic: TopicName,
+    },
+    /// The handle's topic has been deleted since. Ask the broker for the topic again.
+    #[error("topic {topic} has been deleted")]
+    TopicDeleted {
+        /// The deleted topic's name.
+        topic: TopicName,
+    },
+    /// A name that no topic may have.
+    #[error("{name:?} is no topic name: {reason}")]
+    InvalidTopicName {
+        /// The name given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// `ensure_topic` found the topic with a configuration that cannot be altered into the one asked for.
+    #[error("topic {topic} exists with another {field}")]
+    ConfigMismatch {
+        /// The topic.
+        topic: TopicName,
+        /// The setting that differs.
+        field: &'static str,
+    },
+    /// A setting is out of its bounds.
+    #[error("invalid {field}: {reason}")]
+    InvalidConfig {
+        /// The setting.
+        field: &'static str,
+        /// Its bounds, or what it conflicts with.
+        reason: String,
+    },
+    /// The directory is open already, in this process or another. Nothing was touched.
+    #[error("{} is already open, in this process or another", path.display())]
+    AlreadyOpen {
+        /// The broker's directory.
+        path: PathBuf,
+    },
+    /// The directory holds something else than a broker's files. Nothing was touched.
+    #[error("{} is not a broker's directory: it holds {found:?}", path.display())]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The entry that is not ours.
+        found: String,
+    },
+    /// A file was written by a newer version of this crate. Nothing was touched.
+    #[error("{} has format version {found}; this build reads up to {supported}", path.display())]
+    UnsupportedFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version that this build reads.
+        supported: u32,
+    },
+    /// Bytes on the medium are not what was written.
+    #[error("{0}")]
+    Corrupt(Corruption),
+    /// A write or sync of this partition failed earlier, so what it holds past the visible end is unknown. It takes
+    /// no appends until `Partition::reopen` or a restart; reading goes on.
+    #[error("{topic}/{partition} takes no appends since an earlier failure: {cause}")]
+    Poisoned {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// There is no room for this write. Nothing of it is in the log; the same call may succeed once there is room.
+    #[error("no space left to write {}", path.display())]
+    DiskFull {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+    /// The operating system refused an operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done: "open", "write", "sync", ...
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The broker, or this handle, has been closed.
+    #[error("the broker is closed")]
+    Closed,
+}
+
+/// What an error says of the records that were being appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// They are not in the log and never will be: sending them again cannot duplicate them.
+    NotWritten,
+    /// They may be in the log after a restart, or not. Look before sending them again.
+    Unknown,
+}
+
+impl Error {
+    /// Whether the records of a failed append may still turn up.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Io { action, .. } if *action == "write" || *action == "sync" => Outcome::Unknown,
+            _ => Outcome::NotWritten,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Error::Io { action, path: path.to_path_buf(), source: Arc::new(source) }
+    }
+
+    /// The error of a write of which nothing counts: a lack of space has its own variant.
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        if is_space(&source) {
+            Error::DiskFull { path: path.to_path_buf() }
+        } else {
+            Error::io("write", path, source)
+        }
+    }
+
+    /// The error of a file or directory that could not be made.
+    pub(crate) fn create(path: &Path, source: io::Error) -> Self {
+        if is_space(&source) {
+            Error::DiskFull { path: path.to_path_buf() }
+        } else {
+            Error::io("create", path, source)
+        }
+    }
+
+    pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
+        Error::Corrupt(Corruption {
+            file: file.to_path_buf(),
+            position,
+            what: what.into(),
+            offset: None,
+            resume: None,
+        })
+    }
+}
+
+/// Whether an I/O error means "no room", after which a file is as it was.
+pub(crate) fn is_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Where bytes were found that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The file.
+    pub file: PathBuf,
+    /// The byte position in the file.
+    pub position: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// The offset of the first record that cannot be read, where it is known.
+    pub offset: Option<Offset>,
+    /// The offset of the next good record behind the damage, where there is one: seek there to go on without the
+    /// records between.
+    pub resume: Option<Offset>,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is corrupt at byte {}: {}", self.file.display(), self.position, self.what)?;
+        if let Some(offset) = self.offset {
+            write!(f, " (from offset {offset}")?;
+            match self.resume {
+                Some(resume) => write!(f, "; good again from offset {resume})")?,
+                None => write!(f, ")")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,563 @@
+//! What frames a batch? A header that carries the checksum of its body and its own, and the search for the next one
+//! behind damage. What is inside the body is [`body`](super::body)'s business.
+
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+
+use super::reader::{Malformed, Reader};
+
+/// Bytes of a batch before its body.
+pub(crate) const HEADER_BYTES: usize = 100;
+
+/// The largest body, decompressed: what a reader may be made to allocate.
+pub(crate) const MAX_UNCOMPRESSED: u32 = 64 * 1024 * 1024;
+
+/// Everything a batch says of itself, except its magic and the header's CRC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchHeader {
+    /// Bytes of the body as it is stored.
+    pub(crate) body_len: u32,
+    /// Offset deltas count from here.
+    pub(crate) base_offset: Offset,
+    /// The batch owns the offsets up to `base_offset` plus this; below `u32::MAX`.
+    pub(crate) last_offset_delta: u32,
+    /// Records in the body; 0 if compaction emptied it.
+    pub(crate) count: u32,
+    /// Timestamp deltas count from here.
+    pub(crate) base_timestamp: Timestamp,
+    /// No record has a greater timestamp.
+    pub(crate) max_timestamp: Timestamp,
+    /// Who sent it; 0: no identified producer.
+    pub(crate) producer_id: u64,
+    /// The producer's number of the first record.
+    pub(crate) base_sequence: u64,
+    /// Rises when a producer of this id is replaced.
+    pub(crate) producer_epoch: u16,
+    /// Codec and flags.
+    pub(crate) attributes: Attributes,
+    /// Bytes of the body when decompressed.
+    pub(crate) uncompressed_len: u32,
+    /// The atomic commit it belongs to; 0: none.
+    pub(crate) transaction_id: u64,
+    /// All offsets below this one were known to be on the medium when the batch was written.
+    pub(crate) synced_upto: Offset,
+    /// What the attributes say it is; else 0.
+    pub(crate) extra: u64,
+    /// The epoch in which the batch was appended.
+    pub(crate) log_epoch: u32,
+    /// CRC of the stored body.
+    pub(crate) body_crc: u32,
+}
+
+impl BatchHeader {
+    /// The last offset that the batch owns.
+    pub(crate) fn last_offset(&self) -> Offset {
+        self.base_offset.plus(u64::from(self.last_offset_delta))
+    }
+
+    /// The offset behind the batch.
+    pub(crate) fn end_offset(&self) -> Offset {
+        self.last_offset().plus(1)
+    }
+
+    /// Bytes that the batch takes in its segment, header included.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.body_len)
+    }
+
+    /// The timestamp of a record with this delta.
+    #[inline]
+    pub(crate) fn timestamp(&self, delta: i64) -> Timestamp {
+        if self.attributes.append_time() {
+            self.max_timestamp
+        } else {
+            Timestamp::from_millis(self.base_timestamp.as_millis().saturating_add(delta))
+        }
+    }
+
+    /// What is wrong with these values, whatever the CRC says.
+    fn check(&self) -> Result<(), (u64, &'static str)> {
+        let offsets = u64::from(self.last_offset_delta) + 1;
+        if self.last_offset_delta == u32::MAX || self.base_offset.get().checked_add(offsets).is_none() {
+            Err((16, "last offset"))
+        } else if u64::from(self.count) > offsets {
+            Err((20, "record count"))
+        } else if !self.attributes.is_valid() {
+            Err((58, "attributes"))
+        } else if self.uncompressed_len > MAX_UNCOMPRESSED
+            || (self.attributes.codec_bits() == 0 && self.uncompressed_len != self.body_len)
+        {
+            Err((60, "uncompressed length"))
+        } else if self.synced_upto > self.base_offset {
+            Err((72, "synced_upto"))
+        } else if self.extra != 0 && self.attributes.extra() == Extra::Nothing {
+            Err((80, "extra"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The attribute bits of a batch: codec, kind of timestamp, meaning of `extra`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes(u16);
+
+impl Attributes {
+    const CODEC: u16 = 0b0000_0111;
+    const APPEND_TIME: u16 = 0b0000_1000;
+    const EXTRA: u16 = 0b0011_0000;
+    const EXTRA_SHIFT: u32 = 4;
+
+    /// The codec's number, known to this build or not; see [`Codec::from_bits`](super::compression::Codec).
+    pub(crate) fn codec_bits(self) -> u8 {
+        (self.0 & Self::CODEC) as u8
+    }
+
+    /// With this codec; of `bits` the lowest three count.
+    #[must_use]
+    pub(crate) fn with_codec_bits(self, bits: u8) -> Self {
+        Attributes((self.0 & !Self::CODEC) | (u16::from(bits) & Self::CODEC))
+    }
+
+    /// Whether all records have the batch's `max_timestamp`, the time of the append.
+    #[inline]
+    pub(crate) fn append_time(self) -> bool {
+        self.0 & Self::APPEND_TIME != 0
+    }
+
+    /// With append time or without.
+    #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the format has it; the feature that writes it comes"))]
+    pub(crate) fn with_append_time(self, append_time: bool) -> Self {
+        Attributes((self.0 & !Self::APPEND_TIME) | if append_time { Self::APPEND_TIME } else { 0 })
+    }
+
+    /// What the header's `extra` means.
+    pub(crate) fn extra(self) -> Extra {
+        match (self.0 & Self::EXTRA) >> Self::EXTRA_SHIFT {
+            1 => Extra::StreamVersion,
+            2 => Extra::DeleteHorizon,
+            _ => Extra::Nothing,
+        }
+    }
+
+    /// With this meaning of the header's `extra`.
+    #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the format has it; the feature that writes it comes"))]
+    pub(crate) fn with_extra(self, extra: Extra) -> Self {
+        Attributes((self.0 & !Self::EXTRA) | ((extra as u16) << Self::EXTRA_SHIFT))
+    }
+
+    fn is_valid(self) -> bool {
+        self.0 & !(Self::CODEC | Self::APPEND_TIME | Self::EXTRA) == 0 && self.0 & Self::EXTRA != Self::EXTRA
+    }
+}
+
+/// What [`BatchHeader::extra`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Extra {
+    /// It is zero.
+    Nothing = 0,
+    /// The stream version of the first record.
+    StreamVersion = 1,
+    /// Until when the tombstones of the batch are kept, in milliseconds.
+    DeleteHorizon = 2,
+}
+
+/// Where a batch belongs: the state of its header's CRC after topic id and partition.
+///
+/// Computed once per partition, so that a header costs the checksum of its own bytes only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    /// The seed of this partition of this topic.
+    pub(crate) fn new(topic_id: &TopicId, partition: PartitionId) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&topic_id.0);
+        hasher.update(&partition.get().to_le_bytes());
+        Seed(hasher.finalize())
+    }
+
+    /// The CRC of the seed's bytes followed by `bytes`.
+    fn crc(self, bytes: &[u8]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
+        hasher.update(bytes);
+        hasher.finalize()
+    }
+}
+
+/// Writes a header, and returns its CRC.
+pub(crate) fn encode_header(header: &BatchHeader, seed: Seed, out: &mut [u8; HEADER_BYTES]) -> u32 {
+    debug_assert_eq!(header.check(), Ok(()));
+    let mut rest = out.as_mut_slice();
+    put(&mut rest, MAGIC);
+    put(&mut rest, header.body_len.to_le_bytes());
+    put(&mut rest, header.base_offset.get().to_le_bytes());
+    put(&mut rest, header.last_offset_delta.to_le_bytes());
+    put(&mut rest, header.count.to_le_bytes());
+    put(&mut rest, header.base_timestamp.as_millis().to_le_bytes());
+    put(&mut rest, header.max_timestamp.as_millis().to_le_bytes());
+    put(&mut rest, header.producer_id.to_le_bytes());
+    put(&mut rest, header.base_sequence.to_le_bytes());
+    put(&mut rest, header.producer_epoch.to_le_bytes());
+    put(&mut rest, header.attributes.0.to_le_bytes());
+    put(&mut rest, header.uncompressed_len.to_le_bytes());
+    put(&mut rest, header.transaction_id.to_le_bytes());
+    put(&mut rest, header.synced_upto.get().to_le_bytes());
+    put(&mut rest, header.extra.to_le_bytes());
+    put(&mut rest, header.log_epoch.to_le_bytes());
+    put(&mut rest, header.body_crc.to_le_bytes());
+    let [covered @ .., crc0, crc1, crc2, crc3] = out;
+    let header_crc = seed.crc(covered);
+    [*crc0, *crc1, *crc2, *crc3] = header_crc.to_le_bytes();
+    header_crc
+}
+
+/// Reads the header at the start of `bytes`, which may go on behind it, and returns its CRC too.
+///
+/// The CRC and the plausibility of every field are checked; the body is not looked at. A codec that this build does
+/// not know is no reason to refuse a header.
+pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u32), Malformed> {
+    let mut reader = Reader::new(bytes);
+    if reader.array("batch magic")? != MAGIC {
+        return Err(Malformed::new(0, "batch magic"));
+    }
+    let Some((covered, tail)) = bytes.split_first_chunk::<COVERED_BYTES>() else {
+        return Err(reader.malformed("batch header"));
+    };
+    let header_crc =
+        Reader::new(tail).u32("batch header").map_err(|error| error.shifted(COVERED_BYTES as u64))?;
+    if seed.crc(covered) != header_crc {
+        return Err(Malformed::new(COVERED_BYTES as u64, "crc of the batch header"));
+    }
+    let header = BatchHeader {
+        body_len: reader.u32("body_len")?,
+        base_offset: Offset::new(reader.u64("base_offset")?),
+        last_offset_delta: reader.u32("last_offset_delta")?,
+        count: reader.u32("count")?,
+        base_timestamp: Timestamp::from_millis(reader.i64("base_timestamp")?),
+        max_timestamp: Timestamp::from_millis(reader.i64("max_timestamp")?),
+        producer_id: reader.u64("producer_id")?,
+        base_sequence: reader.u64("base_sequence")?,
+        producer_epoch: reader.u16("producer_epoch")?,
+        attributes: Attributes(reader.u16("attributes")?),
+        uncompressed_len: reader.u32("uncompressed_len")?,
+        transaction_id: reader.u64("transaction_id")?,
+        synced_upto: Offset::new(reader.u64("synced_upto")?),
+        extra: reader.u64("extra")?,
+        log_epoch: reader.u32("log_epoch")?,
+        body_crc: reader.u32("body_crc")?,
+    };
+    header.check().map_err(|(position, what)| Malformed::new(position, what))?;
+    Ok((header, header_crc))
+}
+
+/// The checksum of a body as it is stored.
+pub(crate) fn body_crc(body: &[u8]) -> u32 {
+    crc32fast::hash(body)
+}
+
+/// Checks length and CRC of a stored body.
+pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Malformed> {
+    if body.len() as u64 != u64::from(header.body_len) {
+        Err(Malformed::new(body.len() as u64, "length of the batch body"))
+    } else if crc32fast::hash(body) != header.body_crc {
+        Err(Malformed::new(0, "crc of the batch body"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The position of the first valid header at or behind `from`.
+pub(crate) fn find_batch(bytes: &[u8], mut from: usize, seed: Seed) -> Option<usize> {
+    loop {
+        let candidates = bytes.get(from..)?;
+        let position = from + find_magic(candidates)?;
+        if decode_header(bytes.get(position..)?, seed).is_ok() {
+            return Some(position);
+        }
+        from = position + 1;
+    }
+}
+
+/// Whether all bytes are zero: nothing was written here.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    // No early exit within a block: so it becomes a few vector instructions.
+    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
+/// The position of the first magic.
+///
+/// Blocks without its first two bytes in a row are passed over without a branch per byte.
+fn find_magic(bytes: &[u8]) -> Option<usize> {
+    let followers = bytes.get(1..)?;
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let (next, _) = followers.as_chunks::<BLOCK>();
+    let [first, second, ..] = MAGIC;
+    let mut position = 0;
+    for (block, next) in blocks.iter().zip(next) {
+        let hit = block
+            .iter()
+            .zip(next)
+            .fold(0, |hit, (a, b)| hit | (u8::from(*a == first) & u8::from(*b == second)));
+        if hit != 0 {
+            let rest = bytes.get(position..)?;
+            // A magic that begins in this block ends at most three bytes behind it.
+            if let Some(found) = find_magic_slowly(rest.get(..BLOCK + MAGIC.len() - 1).unwrap_or(rest)) {
+                return Some(position + found);
+            }
+        }
+        position += BLOCK;
+    }
+    find_magic_slowly(bytes.get(position..)?).map(|found| position + found)
+}
+
+fn find_magic_slowly(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(MAGIC.len()).position(|window| window == MAGIC)
+}
+
+/// Writes the next field of a header of fixed size.
+#[inline(always)]
+fn put<const N: usize>(out: &mut &mut [u8], field: [u8; N]) {
+    if let Some((place, rest)) = std::mem::take(out).split_first_chunk_mut() {
+        *place = field;
+        *out = rest;
+    }
+}
+
+/// The first bytes of every batch. Not zero, and never changed within a version.
+const MAGIC: [u8; 4] = *b"QBAT";
+/// Header bytes that the header's CRC covers.
+const COVERED_BYTES: usize = HEADER_BYTES - 4;
+/// How many bytes a search looks at in one step.
+const BLOCK: usize = 64;
+
+const _: () = assert!(MAGIC[0] != 0, "zeros must not look like a batch");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::damage::{self, Random, hex};
+    use super::*;
+
+    fn seed() -> Seed {
+        Seed::new(&TopicId(*b"0123456789abcdef"), PartitionId::new(7))
+    }
+
+    fn example() -> BatchHeader {
+        BatchHeader {
+            body_len: 300,
+            base_offset: Offset::new(1_000_000),
+            last_offset_delta: 9,
+            count: 10,
+            base_timestamp: Timestamp::from_millis(1_700_000_000_000),
+            max_timestamp: Timestamp::from_millis(1_700_000_000_009),
+            producer_id: 11,
+            base_sequence: 12,
+            producer_epoch: 13,
+            attributes: Attributes::default().with_codec_bits(1).with_extra(Extra::StreamVersion),
+            uncompressed_len: 1_000,
+            transaction_id: 14,
+            synced_upto: Offset::new(999_990),
+            extra: 15,
+            log_epoch: 16,
+            body_crc: 0xdead_beef,
+        }
+    }
+
+    fn encoded(header: &BatchHeader) -> [u8; HEADER_BYTES] {
+        let mut out = [0xff; HEADER_BYTES];
+        encode_header(header, seed(), &mut out);
+        out
+    }
+
+    /// The bytes with a CRC that fits them, however implausible they are.
+    fn signed(mut bytes: [u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
+        let crc = seed().crc(&bytes[..COVERED_BYTES]);
+        bytes[COVERED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn bytes_are_pinned() {
+        assert_eq!(
+            hex(&encoded(&example())),
+            "514241542c01000040420f0000000000090000000a0000000068e5cf8b0100000968e5cf8b010000\
+             0b000000000000000c000000000000000d001100e80300000e0000000000000036420f0000000000\
+             0f0000000000000010000000efbeadde3bd9b41e"
+        );
+    }
+
+    #[test]
+    fn a_header_comes_back_with_its_crc_and_its_sums() {
+        let mut bytes = [0; HEADER_BYTES];
+        let crc = encode_header(&example(), seed(), &mut bytes);
+        assert_eq!(decode_header(&bytes, seed()), Ok((example(), crc)));
+        let mut longer = bytes.to_vec();
+        longer.extend([1, 2, 3]);
+        assert_eq!(decode_header(&longer, seed()), Ok((example(), crc)));
+        assert_eq!(example().last_offset(), 1_000_009);
+        assert_eq!(example().end_offset(), 1_000_010);
+        assert_eq!(example().stored_bytes(), 400);
+    }
+
+    #[test]
+    fn every_damage_is_noticed() {
+        damage::is_always_noticed(&encoded(&example()), |bytes| decode_header(bytes, seed()));
+    }
+
+    #[test]
+    fn the_header_crc_is_that_of_the_seed_then_the_header() {
+        let mut all = b"0123456789abcdef".to_vec();
+        all.extend(7u32.to_le_bytes());
+        let bytes = encoded(&example());
+        all.extend(&bytes[..COVERED_BYTES]);
+        assert_eq!(bytes[COVERED_BYTES..], crc32fast::hash(&all).to_le_bytes());
+    }
+
+    #[test]
+    fn a_batch_of_another_partition_or_topic_is_refused() {
+        let bytes = encoded(&example());
+        for other in [
+            Seed::new(&TopicId(*b"0123456789abcdef"), PartitionId::new(8)),
+            Seed::new(&TopicId(*b"0123456789abcdeF"), PartitionId::new(7)),
+        ] {
+            assert_eq!(decode_header(&bytes, other).unwrap_err().what, "crc of the batch header");
+        }
+    }
+
+    #[test]
+    fn implausible_headers_are_refused_even_with_a_crc_that_fits() {
+        let good = encoded(&example());
+        assert!(decode_header(&signed(good), seed()).is_ok());
+        let cases: [(usize, &[u8], &str); 10] = [
+            (0, b"QBAU", "batch magic"),
+            (16, &u32::MAX.to_le_bytes(), "last offset"),
+            (8, &(u64::MAX - 9).to_le_bytes(), "last offset"),
+            (20, &11u32.to_le_bytes(), "record count"),
+            (58, &0b0011_0001u16.to_le_bytes(), "attributes"),
+            (58, &0b0101_0001u16.to_le_bytes(), "attributes"),
+            (58, &0b0001_0000u16.to_le_bytes(), "uncompressed length"),
+            (60, &(MAX_UNCOMPRESSED + 1).to_le_bytes(), "uncompressed length"),
+            (72, &1_000_001u64.to_le_bytes(), "synced_upto"),
+            (58, &1u16.to_le_bytes(), "extra"),
+        ];
+        for (at, field, what) in cases {
+            let mut bytes = good;
+            bytes[at..at + field.len()].copy_from_slice(field);
+            assert_eq!(decode_header(&signed(bytes), seed()).unwrap_err().what, what);
+        }
+    }
+
+    #[test]
+    fn the_extremes_are_plausible() {
+        let header = BatchHeader {
+            base_offset: Offset::new(u64::MAX - u64::from(u32::MAX)),
+            last_offset_delta: u32::MAX - 1,
+            count: 0,
+            synced_upto: Offset::new(u64::MAX - u64::from(u32::MAX)),
+            uncompressed_len: MAX_UNCOMPRESSED,
+            attributes: Attributes::default().with_codec_bits(7).with_extra(Extra::DeleteHorizon),
+            ..example()
+        };
+        assert_eq!(decode_header(&encoded(&header), seed()).unwrap().0, header);
+        assert_eq!(header.end_offset(), Offset::MAX);
+    }
+
+    #[test]
+    fn attributes_do_not_disturb_each_other() {
+        for codec in 0..8 {
+            for append_time in [false, true] {
+                for extra in [Extra::Nothing, Extra::StreamVersion, Extra::DeleteHorizon] {
+                    let attributes = Attributes(0b0011_1111)
+                        .with_extra(extra)
+                        .with_append_time(append_time)
+                        .with_codec_bits(codec);
+                    assert_eq!(
+                        (attributes.codec_bits(), attributes.append_time(), attributes.extra()),
+                        (codec, append_time, extra)
+                    );
+                    assert!(attributes.is_valid());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn append_time_overrules_the_deltas() {
+        let header = example();
+        assert_eq!(header.timestamp(4).as_millis(), 1_700_000_000_004);
+        let header = BatchHeader { attributes: header.attributes.with_append_time(true), ..header };
+        assert_eq!(header.timestamp(4), header.max_timestamp);
+    }
+
+    #[test]
+    fn bodies_are_checked_by_length_and_crc() {
+        let body = b"some bytes";
+        let header = BatchHeader { body_len: 10, body_crc: crc32fast::hash(body), ..example() };
+        assert_eq!(check_body(&header, body), Ok(()));
+        assert!(check_body(&header, b"some byteS").is_err());
+        assert!(check_body(&header, b"some byte").is_err());
+        assert!(check_body(&header, b"some bytes ").is_err());
+    }
+
+    #[test]
+    fn a_batch_is_found_wherever_it_begins() {
+        let batch = encoded(&example());
+        let mut random = Random(7);
+        for before in (0..300).chain([4_095, 4_096, 100_000]) {
+            let mut bytes = random.bytes(before);
+            bytes.extend(batch);
+            for after in [0, 1, 64, 200] {
+                let mut bytes = bytes.clone();
+                bytes.extend(random.bytes(after));
+                assert_eq!(find_batch(&bytes, 0, seed()), Some(before));
+                assert_eq!(find_batch(&bytes, before, seed()), Some(before));
+                assert_eq!(find_batch(&bytes, before + 1, seed()), None);
+            }
+            assert_eq!(find_batch(&bytes[..bytes.len() - 1], 0, seed()), None);
+        }
+        assert_eq!(find_batch(&[], 0, seed()), None);
+        assert_eq!(find_batch(&[], 5, seed()), None);
+    }
+
+    #[test]
+    fn a_magic_alone_does_not_stop_the_search() {
+        for repeats in [1, 15, 16, 17, 1_000] {
+            for shift in 0..5 {
+                let mut bytes = vec![0; shift];
+                bytes.extend(MAGIC.repeat(repeats));
+                bytes.extend(b"QBQBAQ");
+                let position = bytes.len();
+                bytes.extend(encoded(&example()));
+                assert_eq!(find_batch(&bytes, 0, seed()), Some(position));
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_are_told_from_anything_else() {
+        for len in 0..200 {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes));
+            for position in 0..len {
+                bytes[position] = 0x10;
+                assert!(!is_zero(&bytes));
+                bytes[position] = 0;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_search_finds_what_the_slow_one_finds(
+            bytes in proptest::collection::vec(prop::sample::select(b"QBAT".to_vec()), 0..400),
+        ) {
+            prop_assert_eq!(find_magic(&bytes), find_magic_slowly(&bytes));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What need not be read again when the broker opens? How far each segment was checked and synced, and whether the
+//! last stop was a clean one.
+//!
+//! It is derived: without it everything that no manifest calls synced is read.
+
+use crate::types::{Offset, PartitionId, TopicId};
+
+use super::envelope::{self, Writer};
+use super::reader::{Malformed, Reader};
+
+/// What one open leaves to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// Written by a clean close, and nothing was appended since.
+    pub(crate) clean: bool,
+    /// What is known of segments.
+    pub(crate) entries: Vec<CheckpointEntry>,
+}
+
+/// What is known of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointEntry {
+    /// The segment's topic.
+    pub(crate) topic_id: TopicId,
+    /// The segment's partition.
+    pub(crate) partition: PartitionId,
+    /// The segment's base offset.
+    pub(crate) base_offset: Offset,
+    /// The segment's generation.
+    pub(crate) generation: u32,
+    /// The bytes before this position were checked and are on the medium.
+    pub(crate) position: u64,
+    /// The end offset of the last batch before that position.
+    pub(crate) end_offset: Offset,
+    /// The `max_timestamp` of the segment's first batch; `i64::MIN` without one.
+    pub(crate) first_timestamp: i64,
+    /// The greatest `max_timestamp` before that position; `i64::MIN` without one.
+    pub(crate) max_timestamp: i64,
+    /// The header CRC of the last batch before that position; 0 without one.
+    pub(crate) last_crc: u32,
+}
+
+impl Checkpoint {
+    /// The file's bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        debug_assert!(self.entries.iter().all(|entry| entry.end_offset >= entry.base_offset));
+        let mut writer = Writer::new(MAGIC, FIXED_BYTES + self.entries.len() * ENTRY_BYTES);
+        writer.u8(u8::from(self.clean));
+        writer.count(self.entries.len());
+        for entry in &self.entries {
+            entry.encode(&mut writer);
+        }
+        writer.finish()
+    }
+
+    /// Reads a whole file.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = envelope::open(bytes, MAGIC)?;
+        let start = reader;
+        let clean = match reader.u8("clean mark")? {
+            0 => false,
+            1 => true,
+            _ => return Err(start.malformed("clean mark")),
+        };
+        let count = reader.count(ENTRY_BYTES, "entry count")?;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            entries.push(CheckpointEntry::decode(&mut reader)?);
+        }
+        reader.expect_end("bytes behind the last entry")?;
+        Ok(Checkpoint { clean, entries })
+    }
+}
+
+impl CheckpointEntry {
+    fn encode(&self, writer: &mut Writer) {
+        writer.bytes(&self.topic_id.0);
+        writer.u32(self.partition.get());
+        writer.u64(self.base_offset.get());
+        writer.u32(self.generation);
+        writer.u64(self.position);
+        writer.u64(self.end_offset.get());
+        writer.i64(self.first_timestamp);
+        writer.i64(self.max_timestamp);
+        writer.u32(self.last_crc);
+        writer.bytes(&[0; 4]);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let start = *reader;
+        let entry = CheckpointEntry {
+            topic_id: TopicId(reader.array("topic id")?),
+            partition: PartitionId::new(reader.u32("partition")?),
+            base_offset: Offset::new(reader.u64("base offset")?),
+            generation: reader.u32("generation")?,
+            position: reader.u64("position")?,
+            end_offset: Offset::new(reader.u64("end offset")?),
+            first_timestamp: reader.i64("first timestamp")?,
+            max_timestamp: reader.i64("max timestamp")?,
+            last_crc: reader.u32("last crc")?,
+        };
+        reader.zeros::<4>("reserved bytes")?;
+        if entry.end_offset < entry.base_offset {
+            return Err(start.malformed("end offset before the base offset"));
+        }
+        Ok(entry)
+    }
+}
+
+const MAGIC: [u8; 8] = *b"QUIPUCHK";
+/// Bytes of a checkpoint without entries, CRC included.
+const FIXED_BYTES: usize = 21;
+const ENTRY_BYTES: usize = 72;
+
+#[cfg(test)]
+mod tests {
+    use super::super::damage::{self, hex};
+    use super::*;
+
+    fn example() -> Checkpoint {
+        let entry = CheckpointEntry {
+            topic_id: TopicId(*b"0123456789abcdef"),
+            partition: PartitionId::new(3),
+            base_offset: Offset::new(1_000),
+            generation: 4,
+            position: 9_000,
+            end_offset: Offset::new(1_100),
+            first_timestamp: 1_700_000_000_000,
+            max_timestamp: 1_700_000_000_001,
+            last_crc: 0xdead_beef,
+        };
+        let empty = CheckpointEntry {
+            base_offset: Offset::new(1_100),
+            position: 96,
+            first_timestamp: i64::MIN,
+            max_timestamp: i64::MIN,
+            last_crc: 0,
+            ..entry
+        };
+        Checkpoint { clean: true, entries: vec![entry, empty] }
+    }
+
+    #[test]
+    fn bytes_are_pinned() {
+        assert_eq!(
+            hex(&example().encode()),
+            "515549505543484b0100000001020000003031323334353637383961626364656603000000e80300\
+             00000000000400000028230000000000004c040000000000000068e5cf8b0100000168e5cf8b0100\
+             00efbeadde0000000030313233343536373839616263646566030000004c04000000000000040000\
+             0060000000000000004c040000000000000000000000000080000000000000008000000000000000\
+             00c65ee6c8"
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back() {
+        let bytes = example().encode();
+        assert_eq!(bytes.len(), FIXED_BYTES + 2 * ENTRY_BYTES);
+        assert_eq!(Checkpoint::decode(&bytes), Ok(example()));
+        let empty = Checkpoint { clean: false, entries: Vec::new() };
+        assert_eq!(Checkpoint::decode(&empty.encode()), Ok(empty));
+    }
+
+    #[test]
+    fn every_damage_is_noticed() {
+        damage::is_always_noticed(&example().encode(), Checkpoint::decode);
+    }
+
+    #[test]
+    fn the_checks_stand_behind_the_crc_too() {
+        let refused = |at: usize, value: u8| {
+            let bytes = damage::resealed(&example().encode(), |bytes| bytes[at] = value);
+            let error = Checkpoint::decode(&bytes).unwrap_err();
+            (error.position, error.what)
+        };
+        assert_eq!(refused(12, 2), (12, "clean mark"));
+        assert_eq!(refused(13, 3), (13, "entry count"));
+        assert_eq!(refused(17 + 71, 1), (17 + 68, "reserved bytes"));
+        assert_eq!(refused(17 + 27, 1), (17, "end offset before the base offset"));
+    }
+}

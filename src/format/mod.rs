@@ -1,0 +1,31 @@
+#![doc = include_str!("FORMAT.md")]
+// Nothing in here may panic, whatever the bytes are.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unwrap_used
+    )
+)]
+
+pub(crate) mod batch;
+pub(crate) mod body;
+pub(crate) mod catalog;
+pub(crate) mod checkpoint;
+pub(crate) mod compression;
+pub(crate) mod envelope;
+pub(crate) mod index;
+pub(crate) mod manifest;
+pub(crate) mod names;
+pub(crate) mod reader;
+pub(crate) mod segment;
+pub(crate) mod varint;
+
+#[cfg(test)]
+mod damage;
+
+/// The version that this build writes, and the newest that it reads.
+pub(crate) const FORMAT_VERSION: u32 = 1;

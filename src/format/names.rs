@@ -1,0 +1,212 @@
+//! What is a file called, and which file has this name? Both answers are here and nowhere else.
+//!
+//! Every name of ours has one spelling: what does not come out again exactly as it was read is foreign.
+
+use std::path::PathBuf;
+
+use crate::types::{Offset, PartitionId, TopicId, TopicName};
+
+/// Locked while a broker has the directory open.
+pub(crate) const LOCK: &str = "LOCK";
+/// The list of topics.
+pub(crate) const CATALOG: &str = "catalog";
+/// What one open leaves to the next.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// Reserved for atomic commits over several partitions.
+pub(crate) const JOURNAL: &str = "journal";
+/// The directory of the topics' directories.
+pub(crate) const TOPICS: &str = "topics";
+/// The directory of what is being deleted.
+pub(crate) const TRASH: &str = "trash";
+/// The list of a partition's segments, in the partition's directory.
+pub(crate) const MANIFEST: &str = "manifest";
+
+/// The name of a segment.
+pub(crate) fn segment_file(base: Offset, generation: u32) -> String {
+    format!("{:020}-{generation}.log", base.get())
+}
+
+/// The name of a segment's index.
+pub(crate) fn index_file(base: Offset, generation: u32) -> String {
+    format!("{:020}-{generation}.index", base.get())
+}
+
+/// The name under which the bytes are kept that a crash left in a segment behind its valid end, at `position`.
+pub(crate) fn torn_file(base: Offset, generation: u32, position: u64) -> String {
+    format!("{:020}-{generation}.{position}.torn", base.get())
+}
+
+/// The name under which a file is written before it is renamed to `name`.
+pub(crate) fn temporary_file(name: &str) -> String {
+    format!("{name}{TEMPORARY}")
+}
+
+/// What a name in a partition's directory stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartitionFile {
+    /// The list of segments.
+    Manifest,
+    /// A segment.
+    Segment {
+        /// Its base offset.
+        base: Offset,
+        /// Its generation.
+        generation: u32,
+    },
+    /// The index of a segment.
+    Index {
+        /// The segment's base offset.
+        base: Offset,
+        /// The segment's generation.
+        generation: u32,
+    },
+    /// What a crash left behind the end of a segment.
+    Torn {
+        /// The segment's base offset.
+        base: Offset,
+        /// The segment's generation.
+        generation: u32,
+        /// Where in the segment the bytes lay.
+        position: u64,
+    },
+    /// One of the above, unfinished: it may be deleted.
+    Temporary,
+    /// Not one of ours: it is left alone.
+    Foreign,
+}
+
+/// What this name in a partition's directory stands for.
+pub(crate) fn parse_partition_file(name: &str) -> PartitionFile {
+    match name.strip_suffix(TEMPORARY) {
+        Some(finished) if parse_finished(finished).is_some() => PartitionFile::Temporary,
+        Some(_) => PartitionFile::Foreign,
+        None => parse_finished(name).unwrap_or(PartitionFile::Foreign),
+    }
+}
+
+/// A topic's directory, from the broker's.
+pub(crate) fn topic_dir(name: &TopicName) -> PathBuf {
+    PathBuf::from(TOPICS).join(name.as_str())
+}
+
+/// A partition's directory, from the broker's.
+pub(crate) fn partition_dir(name: &TopicName, partition: PartitionId) -> PathBuf {
+    topic_dir(name).join(partition.to_string())
+}
+
+/// The partition of this name in a topic's directory.
+pub(crate) fn parse_partition_dir(name: &str) -> Option<PartitionId> {
+    let partition = PartitionId::new(name.parse().ok()?);
+    (partition.to_string() == name).then_some(partition)
+}
+
+/// Whether this is the name of something of ours in the broker's directory.
+pub(crate) fn is_root_entry(name: &str) -> bool {
+    let permanent = [LOCK, CATALOG, CHECKPOINT, JOURNAL, TOPICS, TRASH];
+    permanent.contains(&name) || permanent.iter().any(|known| temporary_file(known) == name)
+}
+
+/// Where a topic's directory is moved to be deleted, from the broker's.
+pub(crate) fn trash_dir(id: &TopicId) -> PathBuf {
+    PathBuf::from(TRASH).join(id.to_string())
+}
+
+/// The topic of this name in the trash.
+pub(crate) fn parse_trash(name: &str) -> Option<TopicId> {
+    let id = TopicId(u128::from_str_radix(name, 16).ok()?.to_be_bytes());
+    (id.to_string() == name).then_some(id)
+}
+
+fn parse_finished(name: &str) -> Option<PartitionFile> {
+    if name == MANIFEST {
+        return Some(PartitionFile::Manifest);
+    }
+    let (base, rest) = name.split_once('-')?;
+    let (generation, rest) = rest.split_once('.')?;
+    let (base, generation) = (Offset::new(base.parse().ok()?), generation.parse().ok()?);
+    let (file, spelling) = match rest {
+        "log" => (PartitionFile::Segment { base, generation }, segment_file(base, generation)),
+        "index" => (PartitionFile::Index { base, generation }, index_file(base, generation)),
+        _ => {
+            let position = rest.strip_suffix(".torn")?.parse().ok()?;
+            (PartitionFile::Torn { base, generation, position }, torn_file(base, generation, position))
+        }
+    };
+    (spelling == name).then_some(file)
+}
+
+const TEMPORARY: &str = ".tmp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_pinned() {
+        let base = Offset::new(42);
+        assert_eq!(segment_file(base, 0), "00000000000000000042-0.log");
+        assert_eq!(index_file(base, 7), "00000000000000000042-7.index");
+        assert_eq!(torn_file(base, 0, 4_096), "00000000000000000042-0.4096.torn");
+        assert_eq!(temporary_file(MANIFEST), "manifest.tmp");
+        let name = TopicName::new("orders").unwrap();
+        assert_eq!(topic_dir(&name), PathBuf::from("topics/orders"));
+        assert_eq!(partition_dir(&name, PartitionId::new(3)), PathBuf::from("topics/orders/3"));
+        let id = TopicId([0x0a; 16]);
+        assert_eq!(trash_dir(&id), PathBuf::from("trash/0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"));
+    }
+
+    #[test]
+    fn every_name_is_recognised() {
+        for (base, generation, position) in [(0, 0, 0), (42, 7, 96), (u64::MAX, u32::MAX, u64::MAX)] {
+            let base = Offset::new(base);
+            for (name, file) in [
+                (MANIFEST.to_string(), PartitionFile::Manifest),
+                (segment_file(base, generation), PartitionFile::Segment { base, generation }),
+                (index_file(base, generation), PartitionFile::Index { base, generation }),
+                (torn_file(base, generation, position), PartitionFile::Torn { base, generation, position }),
+            ] {
+                assert_eq!(parse_partition_file(&name), file);
+                assert_eq!(parse_partition_file(&temporary_file(&name)), PartitionFile::Temporary);
+            }
+        }
+        for id in [[0; 16], [0xff; 16], *b"0123456789abcdef"].map(TopicId) {
+            assert_eq!(parse_trash(&id.to_string()), Some(id));
+        }
+        for partition in [0, 10, u32::MAX].map(PartitionId::new) {
+            assert_eq!(parse_partition_dir(&partition.to_string()), Some(partition));
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_foreign() {
+        for name in [
+            "",
+            ".tmp",
+            "notes.tmp",
+            "manifest.tmp.tmp",
+            "Manifest",
+            "42-0.log",
+            "00000000000000000042-00.log",
+            "+0000000000000000042-0.log",
+            "00000000000000000042-+0.log",
+            "00000000000000000042-0.LOG",
+            "00000000000000000042-0.log ",
+            "00000000000000000042.log",
+            "99999999999999999999-0.log",
+            "000000000000000000042-0.log",
+            "00000000000000000042-4294967296.log",
+            "00000000000000000042-0.007.torn",
+            "00000000000000000042-0.torn",
+            "00000000000000000042-0.1.2.torn",
+            "00000000000000000042--1.log",
+        ] {
+            assert_eq!(parse_partition_file(name), PartitionFile::Foreign, "{name}");
+        }
+        for name in ["", "00", "+1", "-1", "1 ", "4294967296"] {
+            assert_eq!(parse_partition_dir(name), None, "{name}");
+        }
+        for name in ["", "0a", "0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a", "+a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"] {
+            assert_eq!(parse_trash(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # How the crate is laid out
+//!
+//! The directory tree is the data's way, and a module imports only from the rows above its own (`tests/architecture.rs`
+//! holds this):
+//!
+//! | row | modules | question |
+//! |---|---|---|
+//! | words | `types` `error` `record` `config` `clock` `sync` [`stats`] | What are things called? |
+//! | bytes | `format` | What do the bytes mean? Pure: no I/O, no locks, no clock, no panic on any input. |
+//! | medium | `storage` | How do bytes get onto a medium, and when are they safe there? Knows files, not formats. |
+//! | log | `log` | One partition: append, roll, sync, recover, read. |
+//! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` [`testing`] | What does the user hold? |
+//!
+//! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
+//! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
+//! header checksum under the partition's writer lock, one positional write. The group commit makes it durable as the topic
+//! asks, the visible end moves, readers wake.
+//!
+//! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it shares the batch that the
+//! producer sealed; behind that it reads maps of sealed segments, or the file of the active one up to the visible end. Every
+//! byte from a file is checked before it is seen. Records are borrowed from that one buffer.
+//!
+//! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head of
+//! `src/log/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
+//! medium that crashes and fails on demand is public: [`testing::Disk`].
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// A public item without a sentence is an item nobody can rely on.
+#![deny(missing_docs)]
+// `pub` means public; what the crate shares with itself says `pub(crate)`.
+#![deny(unreachable_pub)]
+// A library does not act on the process: it neither panics, nor prints, nor exits. Bytes are never taken on trust.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::print_stdout,
+        clippy::print_stderr,
+        clippy::exit
+    )
+)]
+
+mod broker;
+mod clock;
+mod config;
+mod error;
+mod format;
+mod log;
+mod partitioner;
+mod producer;
+mod reader;
+mod record;
+mod records;
+mod rng;
+pub mod stats;
+mod storage;
+mod sync;
+pub mod testing;
+mod topic;
+mod types;
+
+pub use broker::Broker;
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use config::{BrokerConfig, Compression, Durability, ReadMode, TopicConfig};
+pub use error::{Corruption, Error, Outcome, Result};
+pub use partitioner::{Partitioner, partition_for_key};
+pub use producer::{Destination, Pending, Producer, ProducerConfig};
+pub use reader::{OffsetReset, Reader, ReaderHandle};
+pub use record::{Header, IntoBytes, Record};
+pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};
+pub use topic::{Partition, Topic};
+pub use types::{
+    Bounds, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId, TopicName,
+};

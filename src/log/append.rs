@@ -1,0 +1,209 @@
+//! How does a batch get into the log? Under the writer's lock: a roll if one is due, the base offset and the header's checksum,
+//! one positional write. Never under it: compression, a body's checksum, a sync of records.
+
+use super::batch::{Batch, ByteView};
+use super::recovery::{Point, active_entry, create_segment};
+use super::segment::{FIRST_BATCH, Segment};
+use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
+use crate::config::Durability;
+use crate::error::{Error, Result, is_space};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
+use crate::format::index::IndexEntry;
+use crate::format::manifest::SegmentState;
+use crate::format::names;
+use crate::format::segment::SegmentHeader;
+use crate::stats::Event;
+use crate::storage::{File, write_all_at};
+use crate::sync::{Arc, Ordering};
+use crate::types::{Offset, Timestamp};
+
+impl Log {
+    /// Appends a batch: assigns its offsets and writes it. With `Os` and `Interval` it is visible on return; with `Sync`
+    /// somebody calls [`wait_visible`](Log::wait_visible) or the worker is asked to.
+    ///
+    /// # Errors
+    /// `RecordTooLarge` if no segment has room for it, `DiskFull`: nothing was appended. After another failure of the
+    /// write the partition is poisoned.
+    pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
+        self.append_at(batch, None)
+    }
+
+    /// As [`append`](Log::append), if the log ends at `expected`.
+    ///
+    /// # Errors
+    /// `OffsetConflict` if it does not, beside those of `append`.
+    pub(crate) fn append_at(
+        self: &Arc<Self>,
+        batch: SealedBatch,
+        expected: Option<Offset>,
+    ) -> Result<Appended> {
+        let settings = self.settings();
+        let SealedBatch { mut header, mut stored, raw } = batch;
+        if stored.len() > settings.max_batch_bytes() {
+            return Err(Error::RecordTooLarge { size: stored.len(), limit: settings.max_batch_bytes() });
+        }
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        if let Some(expected) = expected
+            && expected != writer.point.end
+        {
+            return Err(Error::OffsetConflict { end: writer.point.end });
+        }
+        let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
+        let epoch = self.epoch();
+        header.base_offset = writer.point.end;
+        header.log_epoch = epoch;
+        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
+        let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
+            return Err(Error::RecordTooLarge { size: 0, limit: 0 });
+        };
+        let crc = encode_header(&header, self.seed, room);
+        let file = writer.segment.file(&self.ctx)?;
+        if let Err((written, e)) = write_all_at(&*file, &stored, writer.point.position) {
+            return Err(self.write_failed(&writer, &*file, written, e));
+        }
+        let end = header.end_offset();
+        self.advance(&mut writer, &header, crc, stored.len() as u64, settings.index_interval_bytes);
+        self.remember(&writer, header, stored, raw);
+        self.log_end.store(end.get(), Ordering::Release);
+        if settings.durability != Durability::Sync {
+            self.visible_end.fetch_max(end.get(), Ordering::AcqRel);
+        }
+        drop(writer);
+        if settings.durability != Durability::Sync {
+            self.wake_readers();
+        }
+        if let Some(event) = rolled {
+            self.ctx.event(&event);
+            self.request_work();
+        }
+        if let Durability::Interval(every) = settings.durability {
+            self.arm_interval(every);
+        }
+        Ok(Appended { base_offset: header.base_offset, end, epoch })
+    }
+
+    /// Moves the writer behind a batch that has just been written.
+    fn advance(&self, writer: &mut Writer, header: &BatchHeader, crc: u32, stored: u64, index_interval: u32) {
+        let point = &mut writer.point;
+        if point.position - writer.indexed >= u64::from(index_interval)
+            && let (Ok(offset_delta), Ok(position)) =
+                (u32::try_from(header.base_offset.since(point.base)), u32::try_from(point.position))
+        {
+            let max_before = point.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+            writer.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
+            writer.indexed = point.position;
+        }
+        point.position += stored;
+        point.end = header.end_offset();
+        point.last_crc = crc;
+        point.first_timestamp.get_or_insert(header.max_timestamp);
+        point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+        writer.segment.grow(point.position);
+        self.records_appended.fetch_add(u64::from(header.count), Ordering::Relaxed);
+        self.batches_appended.fetch_add(1, Ordering::Relaxed);
+        self.bytes_appended.fetch_add(stored, Ordering::Relaxed);
+    }
+
+    /// Keeps the batch for readers that follow the end of the log.
+    fn remember(&self, writer: &Writer, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
+        let records = Arc::new(raw.unwrap_or(stored));
+        let len = records.len();
+        if let Some(records) = ByteView::of_buffer(records, HEADER_BYTES, len) {
+            let batch = Batch {
+                source: self.identity.clone(),
+                header,
+                records,
+                segment: writer.segment.clone(),
+                next_position: writer.point.position,
+            };
+            self.tail.push(&self.ctx, batch);
+        }
+    }
+
+    /// A write failed: either nothing of it counts and the log goes on, or the partition is poisoned.
+    fn write_failed(&self, writer: &Writer, file: &dyn File, written: usize, e: std::io::Error) -> Error {
+        let path = self.ctx.display(&writer.segment.path);
+        if is_space(&e) {
+            // The part that was written lies behind the log's end and is no whole batch. Zeros over it, where there is
+            // room by now, so that it cannot look like a torn tail; the next append overwrites it in any case.
+            if write_all_at(file, &vec![0; written], writer.point.position).is_ok() {
+                return Error::DiskFull { path };
+            }
+        }
+        self.poison(Error::io("write", &path, e))
+    }
+
+    /// Seals the active segment and begins the next one if this batch asks for it. Kafka's `LogSegment.shouldRoll`.
+    fn roll_if_due(
+        &self,
+        writer: &mut Writer,
+        header: &BatchHeader,
+        stored: usize,
+        settings: &LogSettings,
+    ) -> Result<Option<Event>> {
+        let point = &writer.point;
+        if point.position == FIRST_BATCH {
+            return Ok(None);
+        }
+        let full = point.position + stored as u64 > u64::from(settings.segment_bytes);
+        let spread = point.end.since(point.base) + u64::from(header.last_offset_delta) > i32::MAX as u64;
+        let aged = point
+            .first_timestamp
+            .is_some_and(|first| header.max_timestamp > first.plus(settings.segment_age));
+        if full || spread || aged { self.roll(writer).map(Some) } else { Ok(None) }
+    }
+
+    /// Begins a new segment at the log's end. The manifest lists it before anything is written to it; the old one is
+    /// synced later, by the worker or by whoever waits for durability.
+    pub(super) fn roll(&self, writer: &mut Writer) -> Result<Event> {
+        let (old, base) = (writer.point, writer.point.end);
+        let header = SegmentHeader {
+            partition: self.identity.partition,
+            topic_id: self.identity.topic_id,
+            base_offset: base,
+            prev_end: base,
+            prev_crc: old.last_crc,
+            generation: 0,
+            log_epoch: self.epoch(),
+            created_at: self.ctx.clock.now(),
+        };
+        let file = create_segment(&self.ctx, &self.dir, &header, false)?;
+        let next = active_entry(base, 0, header.log_epoch);
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            if let Some(last) = manifest.segments.last_mut() {
+                last.state = SegmentState::Sealed;
+                last.size = old.position;
+                last.end_offset = old.end;
+                last.last_crc = old.last_crc;
+                last.max_timestamp = old.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+            }
+            manifest.segments.push(next);
+        });
+        if let Err(failed) = committed {
+            if failed.unknown {
+                // Which of the two manifests a restart finds is open: nothing more may go to the old segment.
+                return Err(self.poison(failed.error));
+            }
+            let _ = self.ctx.storage.remove_file(&self.dir.join(names::segment_file(base, 0)));
+            return Err(failed.error);
+        }
+        writer.segment.seal(old.end, old.position);
+        let segment = Arc::new(Segment::from_entry(&self.dir, &next, Some((base, old.last_crc))));
+        segment.adopt_file(&self.ctx, file);
+        self.publish_segments(|segments| segments.push(segment.clone()));
+        *writer = Writer { segment, point: Point::start_of(base, 0, old.last_crc), indexed: FIRST_BATCH };
+        Ok(Event::Rolled {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            base_offset: base,
+        })
+    }
+
+    pub(super) fn publish_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
+        let mut current = self.segments.write();
+        let mut next = current.to_vec();
+        change(&mut next);
+        *current = next.into();
+    }
+}

@@ -1,0 +1,222 @@
+//! How do many waiters share one sync? Leader and followers; nothing here knows of records.
+//!
+//! Everybody who needs the log durable up to some end calls [`GroupCommit::wait`]. The first becomes the leader and
+//! syncs outside the lock; whoever comes meanwhile waits. A finished sync answers all whose end it covers, and one of
+//! the rest leads the next. The leader's guard hands over even if the sync unwinds, so no waiter is ever stranded.
+
+use std::task::Waker;
+
+use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex};
+
+/// The shared state of everybody who waits for one log's durable end.
+pub(crate) struct GroupCommit {
+    state: Mutex<State>,
+    finished: Condvar,
+}
+
+struct State {
+    /// Everything below is on the medium.
+    durable: u64,
+    /// A leader is syncing.
+    syncing: bool,
+    /// A sync failed: nobody is acknowledged any more until [`GroupCommit::restart`].
+    failed: Option<Error>,
+    /// Futures to wake when a sync has finished, whatever came of it.
+    wakers: Vec<Waker>,
+}
+
+impl GroupCommit {
+    pub(crate) fn new(durable: u64) -> Self {
+        GroupCommit {
+            state: Mutex::new(State { durable, syncing: false, failed: None, wakers: Vec::new() }),
+            finished: Condvar::new(),
+        }
+    }
+
+    /// Returns once everything below `end` is durable. If nobody is syncing, the caller does, with `sync`, which says
+    /// up to where it reached; `end` must have been written before the call, so that its own sync covers it.
+    ///
+    /// # Errors
+    /// That of the sync, for everybody it could have answered and for everybody after.
+    pub(crate) fn wait(&self, end: u64, sync: impl FnOnce() -> Result<u64>) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if state.durable >= end {
+                return Ok(());
+            }
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if !state.syncing {
+                break;
+            }
+            self.finished.wait(&mut state);
+        }
+        state.syncing = true;
+        drop(state);
+        let lead = Lead { commit: self };
+        let result = sync();
+        lead.finish(result)
+    }
+
+    /// Has `waker` woken when a sync finishes; the caller looks again behind this call before it sleeps.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut state = self.state.lock();
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+    }
+
+    /// Everything below is on the medium.
+    pub(crate) fn durable(&self) -> u64 {
+        self.state.lock().durable
+    }
+
+    /// The error that ended acknowledging.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.state.lock().failed.clone()
+    }
+
+    /// Acknowledges nothing any more, for a reason other than a sync.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        state.failed.get_or_insert(error);
+        self.wake(state);
+    }
+
+    /// As [`fail`](GroupCommit::fail), and returns once no sync is under way: none will be until
+    /// [`restart`](GroupCommit::restart).
+    pub(crate) fn halt(&self, error: Error) {
+        let mut state = self.state.lock();
+        state.failed.get_or_insert(error);
+        while state.syncing {
+            self.finished.wait(&mut state);
+        }
+    }
+
+    /// Begins anew at a durable end that may lie before the old one: the log was cut and everything kept was synced.
+    pub(crate) fn restart(&self, durable: u64) {
+        let mut state = self.state.lock();
+        state.durable = durable;
+        state.failed = None;
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: crate::sync::MutexGuard<'_, State>) {
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.finished.notify_all();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    #[cfg(test)]
+    fn is_syncing(&self) -> bool {
+        self.state.lock().syncing
+    }
+}
+
+/// The right and the duty to sync: dropping it, on whatever path, lets the next waiter lead.
+struct Lead<'a> {
+    commit: &'a GroupCommit,
+}
+
+impl Lead<'_> {
+    fn finish(self, result: Result<u64>) -> Result<()> {
+        let mut state = self.commit.state.lock();
+        match result {
+            Ok(durable) => {
+                state.durable = state.durable.max(durable);
+                Ok(())
+            }
+            Err(error) => {
+                state.failed.get_or_insert(error.clone());
+                Err(error)
+            }
+        }
+        // The drop of `self` ends the lead, behind the state's guard.
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut state = self.commit.state.lock();
+        state.syncing = false;
+        self.commit.wake(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::Path;
+
+    use super::*;
+    use crate::sync::{Arc, AtomicU64, Ordering, thread};
+
+    #[test]
+    fn a_covered_end_needs_no_sync() {
+        let commit = GroupCommit::new(5);
+        commit.wait(5, || unreachable!("already durable")).unwrap();
+    }
+
+    #[test]
+    fn waiters_behind_a_running_sync_share_the_next_one() {
+        let commit = Arc::new(GroupCommit::new(0));
+        let (syncs, gate) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
+        let first = {
+            let (commit, syncs, gate) = (commit.clone(), syncs.clone(), gate.clone());
+            thread::spawn(move || {
+                commit.wait(1, || {
+                    syncs.fetch_add(1, Ordering::SeqCst);
+                    let mut open = gate.0.lock();
+                    while !*open {
+                        gate.1.wait(&mut open);
+                    }
+                    Ok(1)
+                })
+            })
+        };
+        while !commit.is_syncing() {
+            thread::yield_now();
+        }
+        let rest: Vec<_> = (2..=9)
+            .map(|end| {
+                let (commit, syncs) = (commit.clone(), syncs.clone());
+                thread::spawn(move || {
+                    commit.wait(end, || {
+                        syncs.fetch_add(1, Ordering::SeqCst);
+                        Ok(9)
+                    })
+                })
+            })
+            .collect();
+        *gate.0.lock() = true;
+        gate.1.notify_all();
+        first.join().unwrap().unwrap();
+        for waiter in rest {
+            waiter.join().unwrap().unwrap();
+        }
+        assert_eq!(syncs.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_failed_sync_fails_everybody_until_a_restart() {
+        let commit = GroupCommit::new(0);
+        let error = Error::io("sync", Path::new("f"), std::io::ErrorKind::Other.into());
+        assert!(commit.wait(1, || Err(error.clone())).is_err());
+        assert!(commit.wait(1, || unreachable!("never retried")).is_err());
+        assert!(commit.wait(2, || unreachable!("never retried")).is_err());
+        commit.restart(0);
+        commit.wait(2, || Ok(2)).unwrap();
+    }
+
+    #[test]
+    fn a_sync_that_unwinds_hands_the_lead_over() {
+        let commit = GroupCommit::new(0);
+        assert!(catch_unwind(AssertUnwindSafe(|| commit.wait(1, || panic!("the sync unwinds")))).is_err());
+        commit.wait(1, || Ok(1)).unwrap();
+    }
+}

@@ -1,0 +1,103 @@
+//! What do all logs of a broker share? The medium, the clock, the budgets, and the queues of background work.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Log;
+use super::files::FileBudget;
+use super::notify::Parked;
+use super::pool::BufferPool;
+use super::timer::Timer;
+use crate::clock::Clock;
+use crate::config::{BrokerConfig, ReadMode};
+use crate::stats::{Event, OnEvent};
+use crate::storage::Storage;
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex};
+
+/// One per broker. It holds no log, so a log may hold it.
+pub(crate) struct Context {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: u64,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) pool: BufferPool,
+    pub(crate) timer: Timer,
+    pub(crate) work: WorkQueue,
+    pub(crate) files: FileBudget,
+    pub(crate) parked: Parked,
+    pub(crate) tail_bytes_max: usize,
+    pub(crate) tail_bytes: AtomicUsize,
+    on_event: Option<OnEvent>,
+}
+
+impl Context {
+    pub(crate) fn new(storage: Arc<dyn Storage>, config: &BrokerConfig, seed: u64) -> Self {
+        Context {
+            storage,
+            clock: config.clock.clone(),
+            seed,
+            read_mode: config.read_mode,
+            pool: BufferPool::new(),
+            timer: Timer::new(),
+            work: WorkQueue::default(),
+            files: FileBudget::new(config.max_open_files),
+            parked: Parked::default(),
+            tail_bytes_max: config.tail_cache_bytes,
+            tail_bytes: AtomicUsize::new(0),
+            on_event: config.on_event.clone(),
+        }
+    }
+
+    /// Tells whoever asked to be told.
+    pub(crate) fn event(&self, event: &Event) {
+        if let Some(f) = &self.on_event {
+            f(event);
+        }
+    }
+
+    /// A path for messages.
+    pub(crate) fn display(&self, path: &Path) -> PathBuf {
+        self.storage.display(path)
+    }
+}
+
+/// The logs that want the worker: to sync what is not visible yet, and to finish sealed segments.
+#[derive(Default)]
+pub(crate) struct WorkQueue {
+    state: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    logs: Vec<Arc<Log>>,
+    stopped: bool,
+}
+
+impl WorkQueue {
+    /// Asks for [`Log::work`] on a log. The log itself sees to it that it is queued once.
+    pub(crate) fn push(&self, log: Arc<Log>) {
+        self.state.lock().logs.push(log);
+        self.changed.notify_one();
+    }
+
+    /// Whatever is queued.
+    pub(crate) fn take(&self) -> Vec<Arc<Log>> {
+        std::mem::take(&mut self.state.lock().logs)
+    }
+
+    /// Waits for work for at most `timeout`; `None` once stopped.
+    pub(crate) fn wait(&self, clock: &dyn Clock, timeout: Duration) -> Option<Vec<Arc<Log>>> {
+        let mut state = self.state.lock();
+        if state.logs.is_empty() && !state.stopped {
+            crate::clock::wait_timeout(clock, &self.changed, &mut state, timeout);
+        }
+        if state.stopped { None } else { Some(std::mem::take(&mut state.logs)) }
+    }
+
+    /// Ends [`wait`](WorkQueue::wait).
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,287 @@
+//! How does one read on from an offset? A cursor keeps its place in the files and walks; indexes serve seeks only.
+
+use super::batch::{Batch, ByteView};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use super::{Log, corrupt, malformed};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
+use crate::format::body;
+use crate::format::compression::{Codec, decompress};
+use crate::sync::Arc;
+use crate::types::Offset;
+
+/// A reader's place in one log.
+pub(crate) struct Cursor {
+    log: Arc<Log>,
+    /// The next offset to read.
+    next: Offset,
+    /// Where that lies, once it has been looked up.
+    place: Option<Place>,
+}
+
+struct Place {
+    segment: Arc<Segment>,
+    position: u64,
+    source: Source,
+    /// What was visible when the source's window was last read: bytes of later batches in it are not to be trusted.
+    seen: Offset,
+}
+
+impl Cursor {
+    /// A cursor that reads on from `next`; whether that exists is seen when it is read.
+    pub(crate) fn new(log: Arc<Log>, next: Offset) -> Self {
+        Cursor { log, next, place: None }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The next offset to read.
+    pub(crate) fn offset(&self) -> Offset {
+        self.next
+    }
+
+    /// Whether there may be something to read.
+    pub(crate) fn has_more(&self) -> bool {
+        self.next != self.log.visible_end()
+    }
+
+    /// The next visible batch that has offsets at or behind the cursor, and moves behind it. Its first records may lie
+    /// before the cursor's old offset: the caller drops them. `None` at the visible end.
+    ///
+    /// # Errors
+    /// Out of range, corrupt, closed, or what the medium says. The cursor stays where it is.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Arc<Batch>>> {
+        self.log.check_readable()?;
+        let visible = self.log.visible_end();
+        let start = self.log.log_start();
+        if self.next < start || self.next > visible {
+            self.place = None;
+            return Err(self.log.out_of_range(self.next));
+        }
+        while self.next < visible {
+            let batch = match self.log.tail().get(self.next) {
+                Some(batch) => self.adopt(batch),
+                None => self.load(visible)?,
+            };
+            let Some(batch) = batch else { return Ok(None) };
+            if batch.header.base_offset >= visible {
+                // A gap reaches up to the visible end, and what lies behind it is not visible yet.
+                return Ok(None);
+            }
+            // The header's last offset, not the last surviving record's: compaction may have emptied the batch.
+            self.next = batch.header.end_offset();
+            if let Some(place) = &mut self.place {
+                place.position = batch.next_position;
+            }
+            if batch.header.count > 0 {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes on behind a batch of the tail cache.
+    fn adopt(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
+        let here = self.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.segment, &batch.segment));
+        if !here {
+            // Looked up again when, if ever, this cursor reads from a file.
+            self.place = None;
+        }
+        Some(batch)
+    }
+
+    /// The batch at the cursor's place in the files.
+    fn load(&mut self, visible: Offset) -> Result<Option<Arc<Batch>>> {
+        loop {
+            let place = match self.place.take() {
+                // A segment that ended, by a roll or by a cut, is left for whatever the list says now.
+                Some(place) if place.segment.end().is_none_or(|end| self.next < end) => Some(place),
+                _ => self.seek(visible)?,
+            };
+            let Some(mut place) = place else { return Ok(None) };
+            if let Source::Window(window) = &mut place.source
+                && place.seen <= self.next
+            {
+                window.forget();
+                place.seen = visible;
+            }
+            let loaded = self.load_at(&mut place);
+            self.place = Some(place);
+            match loaded? {
+                Loaded::Batch(batch) => return Ok(Some(batch)),
+                Loaded::Before => {}
+            }
+        }
+    }
+
+    /// Reads, checks and decompresses the batch at a place; one that ends before the cursor is stepped over unread.
+    fn load_at(&self, place: &mut Place) -> Result<Loaded> {
+        let ctx = self.log.ctx();
+        let seed = self.log.seed();
+        let position = place.position;
+        let (header, _) = match place.source.header(ctx, position, seed) {
+            Ok(found) => found,
+            Err(HeaderError::Io(e)) => return Err(e),
+            Err(HeaderError::Malformed(m)) => {
+                // The damage may lie before the offset that is asked for: then it is none of this reader's business.
+                let reaches = |header: &BatchHeader| header.end_offset() > self.next;
+                if let Some((found, header)) = self.find_behind(place, reaches)
+                    && header.base_offset <= self.next
+                {
+                    place.position = found;
+                    return Ok(Loaded::Before);
+                }
+                return Err(self.damaged(place, malformed(ctx, &place.segment.path, position, &m)));
+            }
+        };
+        if header.log_epoch != place.segment.epoch || header.base_offset < place.segment.base {
+            let what = "a batch of another epoch or segment stands here";
+            return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, what)));
+        }
+        let next_position = position + header.stored_bytes();
+        if header.end_offset() <= self.next {
+            place.position = next_position;
+            return Ok(Loaded::Before);
+        }
+        if header.base_offset > self.next && place.segment.generation == 0 && self.next > place.segment.base {
+            // Within a segment that was never compacted offsets follow each other; a seek starts at or before its
+            // offset. Walking from anywhere, a missing batch shows here.
+            let what = format!("offset {} is expected here, not {}", self.next, header.base_offset);
+            return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, &what)));
+        }
+        let stored = header.body_len as usize;
+        let body_position = position + HEADER_BYTES as u64;
+        let bytes = place.source.get(ctx, body_position, stored)?;
+        let records =
+            check_body(&header, bytes).and_then(|()| self.uncompressed(place, &header, body_position));
+        match records {
+            Ok(records) => Ok(Loaded::Batch(Arc::new(Batch {
+                source: self.log.identity().clone(),
+                header,
+                records,
+                segment: place.segment.clone(),
+                next_position,
+            }))),
+            Err(m) => Err(self.damaged(place, malformed(ctx, &place.segment.path, body_position, &m))),
+        }
+    }
+
+    /// The records of a body that has passed its checksum.
+    fn uncompressed(
+        &self,
+        place: &mut Place,
+        header: &BatchHeader,
+        position: u64,
+    ) -> std::result::Result<ByteView, crate::format::reader::Malformed> {
+        let lost =
+            || crate::format::reader::Malformed { position: 0, what: "the body is gone", version: None };
+        let ctx = self.log.ctx();
+        let stored = header.body_len as usize;
+        let shared = match &place.source {
+            Source::Map(map) => usize::try_from(position)
+                .ok()
+                .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
+            Source::Window(window) => window
+                .share(position)
+                .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
+        }
+        .ok_or_else(lost)?;
+        let records = match Codec::from_bits(header.attributes.codec_bits()) {
+            Some(Codec::None) => shared,
+            codec => {
+                let codec = codec.ok_or(crate::format::reader::Malformed {
+                    position: 0,
+                    what: "the batch is compressed with a codec that this version does not know",
+                    version: None,
+                })?;
+                let mut buffer = ctx.pool.take_used();
+                decompress(codec, shared.as_slice(), header.uncompressed_len as usize, &mut buffer)?;
+                let len = buffer.len();
+                ByteView::of_buffer(Arc::new(buffer), 0, len).ok_or_else(lost)?
+            }
+        };
+        body::validate(header, records.as_slice())?;
+        Ok(records)
+    }
+
+    /// Finds the segment of the cursor's offset, or the first one behind it, and a position in it at or before the
+    /// offset's batch.
+    fn seek(&self, visible: Offset) -> Result<Option<Place>> {
+        let ctx = self.log.ctx();
+        let segments = self.log.segments();
+        // The first segment that has not ended before the offset.
+        let at = segments.partition_point(|segment| segment.end().is_some_and(|end| end <= self.next));
+        let Some(segment) = segments.get(at).cloned() else { return Ok(None) };
+        let position = match segment.base < self.next {
+            true => segment.seek(ctx, self.log.identity(), self.next)?,
+            false => FIRST_BATCH,
+        };
+        let mut place = self.place_in(segment, visible)?;
+        // Index entries are hints: one that does not lead to a batch at or before the offset is not followed.
+        let hint_holds = place
+            .source
+            .header(ctx, position, self.log.seed())
+            .is_ok_and(|(header, _)| header.base_offset <= self.next);
+        place.position = if hint_holds { position } else { FIRST_BATCH };
+        Ok(Some(place))
+    }
+
+    fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<Place> {
+        let source = segment.source(self.log.ctx(), self.log.identity())?;
+        Ok(Place { segment, position: FIRST_BATCH, source, seen: visible })
+    }
+
+    /// Adds to a corruption which offset cannot be read and from which one it is good again.
+    fn damaged(&self, place: &mut Place, error: Error) -> Error {
+        let Error::Corrupt(mut corruption) = error else { return error };
+        corruption.offset = Some(self.next);
+        corruption.resume = self.resume_behind(place);
+        Error::Corrupt(corruption)
+    }
+
+    /// The base offset of the next valid batch behind a damaged place.
+    fn resume_behind(&self, place: &mut Place) -> Option<Offset> {
+        if let Some((_, header)) = self.find_behind(place, |header| header.base_offset > self.next) {
+            return Some(header.base_offset);
+        }
+        let segments = self.log.segments();
+        let after = segments.partition_point(|segment| segment.base <= place.segment.base);
+        segments.get(after).map(|segment| segment.base).filter(|base| *base < self.log.visible_end())
+    }
+
+    /// The first valid batch behind a damaged place, in its segment, that is as wanted, and where it lies.
+    fn find_behind(
+        &self,
+        place: &mut Place,
+        wanted: impl Fn(&BatchHeader) -> bool,
+    ) -> Option<(u64, BatchHeader)> {
+        const STEP: usize = 256 << 10;
+        let (ctx, seed) = (self.log.ctx(), self.log.seed());
+        let mut position = place.position + 1;
+        while position < place.segment.size() {
+            let bytes = place.source.get(ctx, position, STEP).ok()?;
+            if bytes.len() < HEADER_BYTES {
+                break;
+            }
+            if let Some(at) = find_batch(bytes, 0, seed) {
+                let found = position + at as u64;
+                let (header, _) = place.source.header(ctx, found, seed).ok()?;
+                if header.log_epoch == place.segment.epoch && wanted(&header) {
+                    return Some((found, header));
+                }
+                position = found + 1;
+            } else {
+                position += (bytes.len() - HEADER_BYTES + 1) as u64;
+            }
+        }
+        None
+    }
+}
+
+enum Loaded {
+    Batch(Arc<Batch>),
+    /// The batch there lies before the cursor; the place has moved behind it.
+    Before,
+}

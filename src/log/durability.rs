@@ -1,0 +1,128 @@
+//! When is a record safe, and when may it be seen? Syncs shared by whoever waits, the ends that follow them, and the end of
+//! all promises when a sync or a write has failed.
+
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::{Log, Task};
+use crate::error::{Error, Result};
+use crate::stats::Event;
+use crate::sync::{Arc, Ordering};
+use crate::types::Offset;
+
+impl Log {
+    /// Returns once everything below `end`, which has been appended, is visible. Under `Sync` the caller syncs, or
+    /// shares the sync of somebody who does.
+    ///
+    /// # Errors
+    /// The sync failed, or the log ended before.
+    pub(crate) fn wait_visible(&self, end: Offset) -> Result<()> {
+        if self.visible_end() >= end {
+            return Ok(());
+        }
+        self.commit.wait(end.get(), || self.sync_written())
+    }
+
+    /// As [`wait_visible`](Log::wait_visible) for a future: leaves the waker if it has to wait. Under a manual clock
+    /// there is nobody else to sync, so it is done here.
+    pub(crate) fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>> {
+        if self.visible_end() >= end {
+            return Poll::Ready(Ok(()));
+        }
+        if self.ctx.clock.is_manual() {
+            return Poll::Ready(self.wait_visible(end));
+        }
+        self.commit.register(waker);
+        // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
+        if self.commit.durable() >= end.get() || self.visible_end() >= end {
+            return Poll::Ready(Ok(()));
+        }
+        match self.commit.failure() {
+            Some(error) => Poll::Ready(Err(error)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Makes everything appended so far durable.
+    ///
+    /// # Errors
+    /// The sync failed now or before: the partition is poisoned.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.damage.is_some() {
+            return Ok(());
+        }
+        let end = self.log_end.load(Ordering::Acquire);
+        self.commit.wait(end, || self.sync_written())
+    }
+
+    /// The leader's part: syncs every segment with unsynced bytes, oldest first, and publishes what that made durable.
+    pub(super) fn sync_written(&self) -> Result<u64> {
+        let point = self.writer.lock().point;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        for segment in self.segments().iter().filter(|segment| segment.is_dirty() && segment.base < point.end)
+        {
+            segment.sync(&self.ctx).map_err(|e| self.poison(e))?;
+        }
+        *self.durable_point.lock() = point;
+        self.durable_end.fetch_max(point.end.get(), Ordering::AcqRel);
+        self.visible_end.fetch_max(point.end.get(), Ordering::AcqRel);
+        self.wake_readers();
+        Ok(point.end.get())
+    }
+
+    pub(super) fn wake_readers(&self) {
+        if self.ctx.parked.anybody() {
+            self.waiters.signal();
+        }
+    }
+
+    /// No more appends until [`reopen`](Log::reopen). Answers the error it was given, for the caller to pass on.
+    pub(super) fn poison(&self, cause: Error) -> Error {
+        let mut poison = self.poison.lock();
+        let first = poison.is_none();
+        poison.get_or_insert_with(|| Arc::new(cause.clone()));
+        self.refuses_appends.store(true, Ordering::Release);
+        drop(poison);
+        if first {
+            self.ctx.event(&Event::Poisoned {
+                topic: self.identity.topic.clone(),
+                partition: self.identity.partition,
+                cause: cause.clone(),
+            });
+        }
+        cause
+    }
+
+    /// Asks the worker to make what was appended visible, if that takes a sync.
+    pub(crate) fn request_sync(self: &Arc<Self>) {
+        if self.visible_end.load(Ordering::Acquire) < self.log_end.load(Ordering::Acquire) {
+            self.wants_sync.store(true, Ordering::Release);
+            self.request_work();
+        }
+    }
+
+    pub(super) fn request_work(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ctx.work.push(self.clone());
+        }
+    }
+
+    /// Sees to it that what is appended now is synced within `every`.
+    pub(super) fn arm_interval(self: &Arc<Self>, every: Duration) {
+        if !self.interval_armed.swap(true, Ordering::AcqRel) {
+            let at = self.ctx.clock.monotonic().saturating_add(every);
+            self.ctx.timer.schedule(at, Arc::new(IntervalSync(self.clone())));
+        }
+    }
+}
+
+/// The end of an [`Durability::Interval`].
+struct IntervalSync(Arc<Log>);
+
+impl Task for IntervalSync {
+    fn run(self: Arc<Self>, _: Duration) {
+        self.0.interval_armed.store(false, Ordering::Release);
+        self.0.wants_sync.store(true, Ordering::Release);
+        self.0.request_work();
+    }
+}

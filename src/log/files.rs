@@ -1,0 +1,76 @@
+//! How many files may be open? A budget over all segments: beyond it, the one used longest ago is let go.
+
+use super::segment::Segment;
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, Weak};
+
+/// Counts the files and maps that segments hold open, and closes the least recently used beyond a limit.
+pub(crate) struct FileBudget {
+    max: usize,
+    open: Arc<AtomicUsize>,
+    /// A logical clock of uses.
+    uses: AtomicU64,
+    holders: Mutex<Vec<Weak<Segment>>>,
+}
+
+/// Something that counts against the budget until it is dropped.
+pub(crate) struct Counted<T> {
+    pub(crate) value: T,
+    open: Arc<AtomicUsize>,
+}
+
+impl<T> Drop for Counted<T> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl FileBudget {
+    pub(crate) fn new(max: usize) -> Self {
+        FileBudget {
+            max,
+            open: Arc::new(AtomicUsize::new(0)),
+            uses: AtomicU64::new(0),
+            holders: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Files and maps open now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// The time of a use: larger than every one before.
+    pub(crate) fn tick(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts something just opened.
+    pub(crate) fn count<T>(&self, value: T) -> Counted<T> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Counted { value, open: self.open.clone() }
+    }
+
+    /// Notes that `holder` has opened something, and lets others go if that was too much. The caller holds none of the
+    /// holder's locks.
+    pub(crate) fn make_room(&self, holder: &Arc<Segment>) {
+        let mut holders = self.holders.lock();
+        if holder.register() {
+            holders.push(Arc::downgrade(holder));
+        }
+        while self.open() > self.max {
+            // Whoever has closed everything comes again when it opens something: so this list is as long as the budget,
+            // however many segments there are.
+            holders.retain(|weak| weak.upgrade().is_some_and(|other| other.is_open() || other.forget()));
+            let victim = holders
+                .iter()
+                .filter_map(Weak::upgrade)
+                .filter(|other| !Arc::ptr_eq(other, holder) && other.is_open())
+                // Segments with unsynced bytes come last: see `BrokerConfig::max_open_files`.
+                .min_by_key(|other| (other.is_dirty(), other.last_used()));
+            match victim {
+                Some(victim) => victim.release(),
+                None => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,538 @@
+//! One partition's log: how is a batch appended, when does it become visible, and what happens when the medium fails?
+//!
+//! The concurrency argument, in one place:
+//! - *Appending* is serialized by the writer's lock. Under it: the roll if one is due, the base offset and the header's
+//!   checksum, one positional write. Never under it: compression, a body's checksum, a sync of records.
+//! - *Ends* are atomics that only grow (but for a reopen, which nobody can race: see there): `log_end` is stored behind
+//!   the write, `durable_end` behind a sync, `visible_end` behind whichever of the two the durability asks for. A reader
+//!   that loads the visible end (acquire) therefore finds every byte below it in the file, or in the tail cache.
+//! - *Segments* are an immutable list behind an `Arc`, replaced as a whole; a reader keeps the list it started with and
+//!   asks for a newer one when it comes to the end. A segment's end and size are stored before the list with its
+//!   successor is published, and that before any offset of the successor becomes visible.
+//! - *Locks* are taken in this order: writer, manifest, segment list, one segment's slots. The group commit's lock and
+//!   the readers' are taken with none of them held, or last.
+
+mod append;
+pub(crate) mod batch;
+pub(crate) mod commit;
+pub(crate) mod context;
+pub(crate) mod cursor;
+mod durability;
+pub(crate) mod files;
+pub(crate) mod manifest;
+pub(crate) mod notify;
+pub(crate) mod pool;
+pub(crate) mod recovery;
+mod reopen;
+pub(crate) mod segment;
+pub(crate) mod tail;
+#[cfg(test)]
+mod tests;
+pub(crate) mod timer;
+mod upkeep;
+mod window;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use self::batch::Identity;
+use self::commit::GroupCommit;
+pub(crate) use self::context::Context;
+use self::manifest::ManifestStore;
+use self::notify::Waiters;
+pub(crate) use self::pool::Buffer;
+use self::recovery::{Note, Point, active_entry, create_segment, recover};
+use self::segment::{FIRST_BATCH, Segment};
+use self::tail::Tail;
+pub(crate) use self::timer::Task;
+use crate::config::{Compression, Durability, TopicConfig};
+use crate::error::{Corruption, Error, Result};
+use crate::format::batch::{BatchHeader, Seed};
+use crate::format::checkpoint::CheckpointEntry;
+use crate::format::manifest::{EpochStart, Manifest};
+use crate::format::names;
+use crate::format::reader::Malformed;
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::stats::{OpenReport, PartitionStats, SegmentStats};
+use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
+use crate::types::{Bounds, Offset};
+
+/// The segments of a log, oldest first; the last one is active.
+pub(crate) type Segments = Arc<[Arc<Segment>]>;
+
+/// What of a topic's configuration a log looks at. Copied out under a short lock at each append.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogSettings {
+    pub(crate) compression: Compression,
+    pub(crate) durability: Durability,
+    pub(crate) max_record_bytes: u32,
+    pub(crate) segment_bytes: u32,
+    pub(crate) segment_age: Duration,
+    pub(crate) index_interval_bytes: u32,
+}
+
+impl LogSettings {
+    pub(crate) fn new(config: &TopicConfig, default_durability: Durability) -> Self {
+        LogSettings {
+            compression: config.compression,
+            durability: config.durability.unwrap_or(default_durability),
+            max_record_bytes: config.max_record_bytes,
+            segment_bytes: config.segment_bytes,
+            segment_age: config.segment_age,
+            index_interval_bytes: config.index_interval_bytes,
+        }
+    }
+
+    /// The largest batch, header and body, that fits a segment.
+    pub(crate) fn max_batch_bytes(&self) -> usize {
+        (self.segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES)
+    }
+}
+
+/// A batch ready to be appended.
+pub(crate) struct SealedBatch {
+    /// Complete but for what the log fills in: base offset, log epoch, `synced_upto`.
+    pub(crate) header: BatchHeader,
+    /// Room for the header, then the body as it is stored.
+    pub(crate) stored: Buffer,
+    /// Room for a header, then the uncompressed body, if the stored one is compressed.
+    pub(crate) raw: Option<Buffer>,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    pub(crate) base_offset: Offset,
+    pub(crate) end: Offset,
+    pub(crate) epoch: u32,
+}
+
+/// One partition's log.
+pub(crate) struct Log {
+    ctx: Arc<Context>,
+    identity: Arc<Identity>,
+    seed: Seed,
+    dir: PathBuf,
+    settings: RwLock<LogSettings>,
+    writer: Mutex<Writer>,
+    manifest: ManifestStore,
+    segments: RwLock<Segments>,
+    tail: Tail,
+    commit: GroupCommit,
+    waiters: Waiters,
+    log_start: AtomicU64,
+    visible_end: AtomicU64,
+    durable_end: AtomicU64,
+    log_end: AtomicU64,
+    epoch: AtomicU32,
+    /// The last point known to be on the medium: what the next checkpoint says.
+    durable_point: Mutex<Point>,
+    /// Set at opening if durable bytes are damaged: for reading only.
+    damage: Option<Error>,
+    poison: Mutex<Option<Arc<Error>>>,
+    /// What every call answers once the broker is closed or the topic deleted.
+    ended: Mutex<Option<Error>>,
+    /// Mirrors `damage`, `poison` and `ended`, so that an append that may go on looks at one flag.
+    refuses_appends: AtomicBool,
+    refuses_reads: AtomicBool,
+    reopening: Mutex<()>,
+    queued: AtomicBool,
+    wants_sync: AtomicBool,
+    interval_armed: AtomicBool,
+    records_appended: AtomicU64,
+    batches_appended: AtomicU64,
+    bytes_appended: AtomicU64,
+    syncs: AtomicU64,
+}
+
+/// What only the appender knows.
+struct Writer {
+    segment: Arc<Segment>,
+    point: Point,
+    /// Where the last index entry points.
+    indexed: u64,
+}
+
+impl Log {
+    /// Makes the directory of a new, empty partition. Durable on return; an existing one is emptied first (it is the
+    /// leftover of an interrupted creation).
+    ///
+    /// # Errors
+    /// What the medium says.
+    pub(crate) fn create(ctx: &Context, identity: &Identity, dir: &Path) -> Result<()> {
+        let header = SegmentHeader {
+            partition: identity.partition,
+            topic_id: identity.topic_id,
+            base_offset: Offset::ZERO,
+            prev_end: Offset::ZERO,
+            prev_crc: 0,
+            generation: 0,
+            log_epoch: 0,
+            created_at: ctx.clock.now(),
+        };
+        let manifest = Manifest {
+            topic_id: identity.topic_id,
+            partition: identity.partition,
+            log_start: Offset::ZERO,
+            epochs: vec![EpochStart { epoch: 0, start: Offset::ZERO }],
+            segments: vec![active_entry(Offset::ZERO, 0, 0)],
+        };
+        ctx.storage.create_dir(dir).map_err(|e| Error::create(&ctx.display(dir), e))?;
+        create_segment(ctx, dir, &header, true)?;
+        manifest::write(ctx, &dir.join(names::MANIFEST), &manifest).map_err(|failed| failed.error)
+    }
+
+    /// Opens a partition's directory. Never fails: a partition that cannot be used answers with its error, so that the
+    /// others can be.
+    pub(crate) fn open(
+        ctx: &Arc<Context>,
+        identity: Identity,
+        dir: PathBuf,
+        settings: LogSettings,
+        note: Option<Note<'_>>,
+        report: &mut OpenReport,
+    ) -> Arc<Self> {
+        let identity = Arc::new(identity);
+        let seed = Seed::new(&identity.topic_id, identity.partition);
+        let (manifest, segments, point, damage) = match recover(ctx, &identity, &dir, note, report) {
+            Ok(found) => {
+                if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
+                    // All of it is on the medium, as the recovery saw to it.
+                    active.mark_synced();
+                }
+                (found.manifest, found.segments, found.point, found.damage)
+            }
+            Err(error) => {
+                let manifest = Manifest {
+                    topic_id: identity.topic_id,
+                    partition: identity.partition,
+                    log_start: Offset::ZERO,
+                    epochs: Vec::new(),
+                    segments: Vec::new(),
+                };
+                (manifest, Vec::new(), Point::start_of(Offset::ZERO, 0, 0), Some(error))
+            }
+        };
+        if let Some(error) = &damage {
+            report.damaged.push((identity.topic.clone(), identity.partition, error.clone()));
+        }
+        let unusable = segments.is_empty();
+        let active = segments
+            .last()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Segment::from_entry(&dir, &active_entry(Offset::ZERO, 0, 0), None)));
+        let end = point.end.get();
+        Arc::new(Log {
+            ctx: ctx.clone(),
+            seed,
+            settings: RwLock::new(settings),
+            writer: Mutex::new(Writer { segment: active, point, indexed: point.position }),
+            segments: RwLock::new(segments.into()),
+            tail: Tail::new(),
+            commit: GroupCommit::new(end),
+            waiters: Waiters::default(),
+            log_start: AtomicU64::new(manifest.log_start.get()),
+            visible_end: AtomicU64::new(end),
+            durable_end: AtomicU64::new(end),
+            log_end: AtomicU64::new(end),
+            epoch: AtomicU32::new(manifest.epoch()),
+            manifest: ManifestStore::new(&dir, manifest),
+            durable_point: Mutex::new(point),
+            refuses_appends: AtomicBool::new(damage.is_some()),
+            refuses_reads: AtomicBool::new(unusable),
+            damage,
+            poison: Mutex::new(None),
+            ended: Mutex::new(None),
+            reopening: Mutex::new(()),
+            queued: AtomicBool::new(false),
+            wants_sync: AtomicBool::new(false),
+            interval_armed: AtomicBool::new(false),
+            records_appended: AtomicU64::new(0),
+            batches_appended: AtomicU64::new(0),
+            bytes_appended: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            identity,
+            dir,
+        })
+    }
+
+    /// Opens a partition that [`create`](Log::create) has just made: its one segment is empty and on the medium.
+    pub(crate) fn open_new(
+        ctx: &Arc<Context>,
+        identity: Identity,
+        dir: PathBuf,
+        settings: LogSettings,
+        report: &mut OpenReport,
+    ) -> Arc<Self> {
+        let entry = CheckpointEntry {
+            topic_id: identity.topic_id,
+            partition: identity.partition,
+            base_offset: Offset::ZERO,
+            generation: 0,
+            position: FIRST_BATCH,
+            end_offset: Offset::ZERO,
+            first_timestamp: i64::MIN,
+            max_timestamp: i64::MIN,
+            last_crc: 0,
+        };
+        Log::open(ctx, identity, dir, settings, Some(Note { entry: &entry, clean: true }), report)
+    }
+
+    // -- what it is --
+
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    pub(crate) fn topic(&self) -> &crate::types::TopicName {
+        &self.identity.topic
+    }
+
+    pub(crate) fn partition(&self) -> crate::types::PartitionId {
+        self.identity.partition
+    }
+
+    pub(crate) fn settings(&self) -> LogSettings {
+        *self.settings.read()
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn log_start(&self) -> Offset {
+        Offset::new(self.log_start.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn visible_end(&self) -> Offset {
+        Offset::new(self.visible_end.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        // Each end is read before those that it cannot pass.
+        let (log_start, visible_end, durable_end) =
+            (self.log_start(), self.visible_end(), Offset::new(self.durable_end.load(Ordering::Acquire)));
+        Bounds {
+            log_start,
+            visible_end,
+            durable_end,
+            log_end: Offset::new(self.log_end.load(Ordering::Acquire)),
+        }
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    /// What this log shares with the others of its broker.
+    #[cfg(test)]
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    fn ctx(&self) -> &Context {
+        &self.ctx
+    }
+
+    fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    fn segments(&self) -> Segments {
+        self.segments.read().clone()
+    }
+
+    /// The error of a read at an offset that is not in the log.
+    pub(crate) fn out_of_range(&self, requested: Offset) -> Error {
+        Error::OffsetOutOfRange {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            requested,
+            earliest: self.log_start(),
+            latest: self.visible_end(),
+        }
+    }
+
+    /// Whether a position taken in `epoch` still means the same place.
+    ///
+    /// # Errors
+    /// `Truncated` if the log was cut before it since.
+    pub(crate) fn check_position(&self, offset: Offset, epoch: u32) -> Result<()> {
+        let cut = self
+            .manifest
+            .get()
+            .epochs
+            .iter()
+            .filter(|later| later.epoch > epoch)
+            .map(|later| later.start)
+            .min();
+        match cut {
+            Some(to) if offset > to => Err(Error::Truncated {
+                topic: self.identity.topic.clone(),
+                partition: self.identity.partition,
+                to,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// Closed, deleted, or nothing of the partition can be read.
+    pub(crate) fn check_readable(&self) -> Result<()> {
+        if !self.refuses_reads.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(error) = &*self.ended.lock() {
+            return Err(error.clone());
+        }
+        self.damage.clone().map_or(Ok(()), Err)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if !self.refuses_appends.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(error) = &*self.ended.lock() {
+            return Err(error.clone());
+        }
+        if let Some(error) = &self.damage {
+            return Err(error.clone());
+        }
+        match &*self.poison.lock() {
+            Some(cause) => Err(Error::Poisoned {
+                topic: self.identity.topic.clone(),
+                partition: self.identity.partition,
+                cause: cause.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    // -- its end --
+
+    /// Takes a new configuration. What waits for a sync that is not asked for any more becomes visible.
+    pub(crate) fn set_settings(&self, settings: LogSettings) {
+        let writer = self.writer.lock();
+        *self.settings.write() = settings;
+        if settings.durability != Durability::Sync && self.poison.lock().is_none() {
+            self.visible_end.fetch_max(writer.point.end.get(), Ordering::AcqRel);
+        }
+        drop(writer);
+        self.wake_readers();
+    }
+
+    /// Syncs and closes everything. From now on every call answers `Closed`. Answers the point that a clean shutdown
+    /// may name, if everything is on the medium.
+    pub(crate) fn close(&self) -> Result<Option<CheckpointEntry>> {
+        {
+            let _writer = self.writer.lock();
+            let mut ended = self.ended.lock();
+            if ended.is_some() {
+                return Ok(None);
+            }
+            *ended = Some(Error::Closed);
+            self.refuses_appends.store(true, Ordering::Release);
+        }
+        let synced = match (&self.damage, &*self.poison.lock()) {
+            (None, None) => None,
+            (Some(error), _) => Some(Err(error.clone())),
+            (None, Some(cause)) => Some(Err(Error::clone(cause))),
+        };
+        let synced = synced.unwrap_or_else(|| self.sync().and_then(|()| self.sync_empty()));
+        if synced.is_ok() {
+            self.finish_sealed();
+            let (segment, point) = {
+                let writer = self.writer.lock();
+                (writer.segment.clone(), writer.point)
+            };
+            *self.durable_point.lock() = point;
+            segment.save_index(&self.ctx, &self.identity, point.position, point.end);
+        }
+        self.end(Error::Closed);
+        // Damage has been reported at opening; it does not make closing fail.
+        match synced {
+            Ok(()) => Ok(self.checkpoint()),
+            Err(_) if self.damage.is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Syncs an active segment of which nothing has been written but its header: no append waits for that one, and the
+    /// mark of a clean close vouches for it.
+    fn sync_empty(&self) -> Result<()> {
+        let segment = self.writer.lock().segment.clone();
+        if segment.is_dirty() { segment.sync(&self.ctx).map_err(|e| self.poison(e)) } else { Ok(()) }
+    }
+
+    /// From now on every call answers with `error`: the broker was closed or the topic deleted. Readers are woken.
+    pub(crate) fn end(&self, error: Error) {
+        {
+            let _writer = self.writer.lock();
+            self.ended.lock().get_or_insert(error.clone());
+            self.refuses_appends.store(true, Ordering::Release);
+            self.refuses_reads.store(true, Ordering::Release);
+        }
+        self.manifest.close();
+        self.commit.fail(error);
+        self.waiters.signal();
+        self.tail.clear(&self.ctx);
+        for segment in self.segments().iter() {
+            segment.release();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> PartitionStats {
+        let segments: Vec<_> = self
+            .segments()
+            .iter()
+            .map(|segment| SegmentStats {
+                file: self.ctx.display(&segment.path),
+                base_offset: segment.base,
+                bytes: segment.size(),
+                sealed: segment.is_sealed(),
+            })
+            .collect();
+        PartitionStats {
+            id: self.identity.partition,
+            bounds: self.bounds(),
+            epoch: self.epoch(),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            segments,
+            records_appended: self.records_appended.load(Ordering::Relaxed),
+            batches_appended: self.batches_appended.load(Ordering::Relaxed),
+            bytes_appended: self.bytes_appended.load(Ordering::Relaxed),
+            syncs: self.syncs.load(Ordering::Relaxed),
+            poisoned: self
+                .damage
+                .clone()
+                .or_else(|| self.poison.lock().as_ref().map(|cause| Error::clone(cause))),
+        }
+    }
+}
+
+/// A corruption at a place in one of our files.
+pub(crate) fn corrupt(ctx: &Context, path: &Path, position: u64, what: &str) -> Error {
+    Error::corrupt(&ctx.display(path), position, what)
+}
+
+/// What a decoder's complaint means: a newer version, or a corruption. `base` is where the decoded bytes lie in the file.
+pub(crate) fn malformed(ctx: &Context, path: &Path, base: u64, malformed: &Malformed) -> Error {
+    match malformed.version {
+        Some(found) => Error::UnsupportedFormat {
+            path: ctx.display(path),
+            found,
+            supported: crate::format::FORMAT_VERSION,
+        },
+        None => Error::Corrupt(Corruption {
+            file: ctx.display(path),
+            position: base + malformed.position,
+            what: malformed.what.to_string(),
+            offset: None,
+            resume: None,
+        }),
+    }
+}

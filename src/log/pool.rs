@@ -1,0 +1,100 @@
+//! Where does the memory of batches come from? From a bounded pool, so that a steady stream allocates nothing.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::sync::{Arc, Mutex, Weak};
+
+/// A bounded stock of byte buffers, shared by everything in a broker.
+#[derive(Clone)]
+pub(crate) struct BufferPool(Arc<Stock>);
+
+struct Stock {
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+/// As many buffers are kept for the next user, none of them larger than [`BUFFER_BYTES_MAX`].
+const BUFFERS_MAX: usize = 64;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+
+impl BufferPool {
+    pub(crate) fn new() -> Self {
+        BufferPool(Arc::new(Stock { free: Mutex::new(Vec::with_capacity(BUFFERS_MAX)) }))
+    }
+
+    /// An empty buffer with room for at least `capacity` bytes.
+    pub(crate) fn take(&self, capacity: usize) -> Buffer {
+        let mut buffer = self.take_used();
+        buffer.clear();
+        buffer.reserve(capacity);
+        buffer
+    }
+
+    /// A buffer with whatever its last user left in it, for one who overwrites it: resizing it to what it held before
+    /// fills nothing with zeros.
+    pub(crate) fn take_used(&self) -> Buffer {
+        let bytes = self.0.free.lock().pop().unwrap_or_default();
+        Buffer { bytes, stock: Arc::downgrade(&self.0) }
+    }
+}
+
+/// A pooled buffer: a `Vec<u8>` that goes back to its pool when it is dropped.
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    stock: Weak<Stock>,
+}
+
+impl Deref for Buffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.bytes.capacity() == 0 || self.bytes.capacity() > BUFFER_BYTES_MAX {
+            return;
+        }
+        if let Some(stock) = self.stock.upgrade() {
+            let mut free = stock.free.lock();
+            if free.len() < BUFFERS_MAX {
+                free.push(std::mem::take(&mut self.bytes));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_serves_the_next_taker_empty() {
+        let pool = BufferPool::new();
+        let mut first = pool.take(1000);
+        first.extend_from_slice(b"old bytes");
+        let address = first.as_ptr();
+        drop(first);
+        let second = pool.take(1000);
+        assert_eq!(second.as_ptr(), address);
+        assert!(second.is_empty());
+    }
+
+    #[test]
+    fn the_stock_is_bounded_in_number_and_size() {
+        let pool = BufferPool::new();
+        let many: Vec<_> = (0..2 * BUFFERS_MAX).map(|_| pool.take(10)).collect();
+        drop(many);
+        drop(pool.take(4 * BUFFER_BYTES_MAX));
+        let free = pool.0.free.lock();
+        assert_eq!(free.len(), BUFFERS_MAX - 1, "the large one came from the stock and did not go back");
+        assert!(free.iter().all(|b| b.capacity() <= BUFFER_BYTES_MAX));
+    }
+}

@@ -1,0 +1,76 @@
+//! How does a consumer at the end of the log read without reading? It shares the batches that producers just sealed.
+
+use std::collections::VecDeque;
+
+use super::batch::Batch;
+use super::context::Context;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::types::Offset;
+
+/// The newest batches of one log, uncompressed, within a budget over all logs of the broker.
+///
+/// They need no check: this process made them. What is here has been written, but may not be visible yet.
+pub(crate) struct Tail {
+    /// The first offset here, or `u64::MAX` when empty: lets a reader that is far behind pass without the lock. Only a
+    /// hint: the truth is looked up under the lock.
+    start: AtomicU64,
+    batches: Mutex<Batches>,
+}
+
+#[derive(Default)]
+struct Batches {
+    queue: VecDeque<Arc<Batch>>,
+    bytes: usize,
+}
+
+/// No log keeps more than this, so that a busy one leaves room for others.
+const BYTES_PER_LOG_MAX: usize = 2 << 20;
+
+impl Tail {
+    pub(crate) fn new() -> Self {
+        Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Batches::default()) }
+    }
+
+    /// Adds the batch that was just written, and forgets the oldest beyond the budget.
+    pub(crate) fn push(&self, ctx: &Context, batch: Batch) {
+        let bytes = batch.records.as_slice().len();
+        let mut batches = self.batches.lock();
+        let mut used = ctx.tail_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        batches.bytes += bytes;
+        batches.queue.push_back(Arc::new(batch));
+        let mut forgotten = Vec::new();
+        while used > ctx.tail_bytes_max || batches.bytes > BYTES_PER_LOG_MAX {
+            let Some(oldest) = batches.queue.pop_front() else { break };
+            let bytes = oldest.records.as_slice().len();
+            batches.bytes -= bytes;
+            used = ctx.tail_bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+            forgotten.push(oldest);
+        }
+        let start = batches.queue.front().map_or(u64::MAX, |first| first.header.base_offset.get());
+        self.start.store(start, Ordering::Release);
+        drop(batches);
+        // Their buffers go back to the pool here, outside the lock.
+        drop(forgotten);
+    }
+
+    /// The batch that holds `offset`, or the first one behind it, if this is where to look for it.
+    pub(crate) fn get(&self, offset: Offset) -> Option<Arc<Batch>> {
+        if offset.get() < self.start.load(Ordering::Acquire) {
+            return None;
+        }
+        let batches = self.batches.lock();
+        if batches.queue.front()?.header.base_offset > offset {
+            return None;
+        }
+        let at = batches.queue.partition_point(|batch| batch.header.last_offset() < offset);
+        batches.queue.get(at).cloned()
+    }
+
+    /// Forgets everything: the log was cut, closed or deleted.
+    pub(crate) fn clear(&self, ctx: &Context) {
+        let mut batches = self.batches.lock();
+        self.start.store(u64::MAX, Ordering::Release);
+        let old = std::mem::take(&mut *batches);
+        ctx.tail_bytes.fetch_sub(old.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,223 @@
+//! The log by itself: batches made by hand, appended, rolled, cut, recovered and read with a cursor.
+
+use std::borrow::Cow;
+use std::io::ErrorKind;
+
+use super::cursor::Cursor;
+use super::*;
+use crate::config::BrokerConfig;
+use crate::format::batch::{Attributes, HEADER_BYTES, body_crc};
+use crate::format::body::{RecordFields, encode};
+use crate::testing::{Disk, ManualClock, Op, Survive};
+use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
+
+type NoHeaders = (Cow<'static, str>, Option<Cow<'static, [u8]>>);
+
+fn context(disk: &Disk) -> Arc<Context> {
+    let config = BrokerConfig::new().clock(ManualClock::new());
+    Arc::new(Context::new(disk.storage(), &config, 1))
+}
+
+fn identity() -> Identity {
+    Identity {
+        topic: TopicName::new("t").unwrap(),
+        topic_id: TopicId([7; 16]),
+        partition: PartitionId::new(3),
+    }
+}
+
+fn settings(durability: Durability) -> LogSettings {
+    let config = TopicConfig::new().segment_bytes(1 << 10).index_interval_bytes(1).durability(durability);
+    LogSettings::new(&config, Durability::Os)
+}
+
+fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
+    let ctx = context(disk);
+    Log::create(&ctx, &identity(), Path::new("p")).unwrap();
+    ctx.storage.sync_dir(Path::new("")).unwrap();
+    Log::open_new(&ctx, identity(), PathBuf::from("p"), settings(durability), &mut OpenReport::default())
+}
+
+fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, OpenReport) {
+    let mut report = OpenReport::default();
+    let note = entry.map(|(entry, clean)| Note { entry, clean });
+    let log = Log::open(
+        &context(disk),
+        identity(),
+        PathBuf::from("p"),
+        settings(Durability::Os),
+        note,
+        &mut report,
+    );
+    (log, report)
+}
+
+fn batch(log: &Log, values: &[String]) -> SealedBatch {
+    let mut stored = log.context().pool.take(1 << 12);
+    stored.resize(HEADER_BYTES, 0);
+    for value in values {
+        let fields: RecordFields<'_, NoHeaders> = RecordFields {
+            offset_delta: None,
+            timestamp_delta: 0,
+            key: None,
+            value: Some(value.as_bytes()),
+            headers: &[],
+        };
+        encode(&fields, &mut stored);
+    }
+    let len = (stored.len() - HEADER_BYTES) as u32;
+    let header = BatchHeader {
+        body_len: len,
+        base_offset: Offset::ZERO,
+        last_offset_delta: values.len() as u32 - 1,
+        count: values.len() as u32,
+        base_timestamp: Timestamp::from_millis(5),
+        max_timestamp: Timestamp::from_millis(5),
+        producer_id: 0,
+        base_sequence: 0,
+        producer_epoch: 0,
+        attributes: Attributes::default(),
+        uncompressed_len: len,
+        transaction_id: 0,
+        synced_upto: Offset::ZERO,
+        extra: 0,
+        log_epoch: 0,
+        body_crc: body_crc(&stored[HEADER_BYTES..]),
+    };
+    SealedBatch { header, stored, raw: None }
+}
+
+/// Appends batches of one to three records until there are `to` of them.
+fn fill(log: &Arc<Log>, to: u64) {
+    while log.bounds().log_end < Offset::new(to) {
+        let from = log.bounds().log_end.get();
+        let count = (from % 3 + 1).min(to - from);
+        let values: Vec<_> = (from..from + count).map(value).collect();
+        log.append(batch(log, &values)).unwrap();
+    }
+}
+
+fn value(i: u64) -> String {
+    format!("value {i} {}", "x".repeat(i as usize % 90))
+}
+
+/// Reads from `from` on and checks each value; answers where that ended.
+fn read(log: &Arc<Log>, from: u64) -> Result<u64> {
+    let mut cursor = Cursor::new(log.clone(), Offset::new(from));
+    let mut next = from;
+    while let Some(batch) = cursor.next_batch()? {
+        let base = batch.header.base_offset.get();
+        for record in crate::format::body::Records::new(batch.records.as_slice(), batch.header.count) {
+            let record = record.unwrap();
+            let offset = base + u64::from(record.offset_delta);
+            if offset >= next {
+                assert_eq!(offset, next);
+                assert_eq!(record.value.unwrap(), value(offset).as_bytes());
+                next += 1;
+            }
+        }
+    }
+    Ok(next)
+}
+
+#[test]
+fn every_offset_is_a_place_to_start_from() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 200);
+    assert!(log.segments().len() > 5, "rolled");
+    for pass in ["with the tail cache", "from the files"] {
+        for from in 0..=200 {
+            assert_eq!(read(&log, from).unwrap(), 200, "{pass}, from {from}");
+        }
+        log.tail.clear(&log.ctx);
+    }
+    assert!(matches!(read(&log, 201), Err(Error::OffsetOutOfRange { .. })));
+}
+
+#[test]
+fn a_clean_close_is_opened_without_reading_a_body() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 100);
+    let entry = log.close().unwrap().unwrap();
+    assert_eq!(entry.end_offset, 100);
+    let reads = disk.ops_of(Op::Read);
+    let (log, report) = open(&disk, Some((&entry, true)));
+    assert!(report.recovered.is_empty());
+    assert!(disk.ops_of(Op::Read) - reads <= 2, "the manifest, and no segment");
+    assert_eq!(read(&log, 0).unwrap(), 100);
+    fill(&log, 150);
+    assert_eq!(read(&log, 42).unwrap(), 150);
+}
+
+#[test]
+fn an_unclean_stop_is_scanned_from_the_checkpoint() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 100);
+    log.sync().unwrap();
+    let entry = log.checkpoint().unwrap();
+    fill(&log, 130);
+    drop(log);
+    disk.crash(Survive::Everything);
+    let (log, report) = open(&disk, Some((&entry, false)));
+    assert_eq!((report.recovered[0].from, report.recovered[0].to), (Offset::new(100), Offset::new(130)));
+    assert!(report.cuts.is_empty());
+    assert_eq!(read(&log, 0).unwrap(), 130);
+    // All of it is on the medium now.
+    disk.crash(Survive::Synced);
+    let (log, _) = open(&disk, None);
+    assert_eq!(read(&log, 0).unwrap(), 130);
+}
+
+#[test]
+fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Sync);
+    fill(&log, 50);
+    log.sync().unwrap();
+    fill(&log, 60);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    assert!(matches!(log.sync(), Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(log.sync(), Err(Error::Io { .. })), "never retried");
+    assert!(matches!(log.append(batch(&log, &[value(60)])), Err(Error::Poisoned { .. })));
+    assert_eq!(read(&log, 0).unwrap(), 50, "reading goes on");
+    log.reopen().unwrap();
+    assert_eq!((log.epoch(), log.bounds().log_end), (1, Offset::new(50)));
+    assert!(matches!(log.check_position(Offset::new(55), 0), Err(Error::Truncated { .. })));
+    log.check_position(Offset::new(50), 0).unwrap();
+    fill(&log, 70);
+    log.sync().unwrap();
+    assert_eq!(read(&log, 0).unwrap(), 70);
+    disk.crash(Survive::Synced);
+    let (log, report) = open(&disk, None);
+    assert!(report.cuts.is_empty() && report.damaged.is_empty());
+    assert_eq!((read(&log, 0).unwrap(), log.epoch()), (70, 1));
+}
+
+#[test]
+fn a_full_disk_leaves_the_log_as_it_was() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 10);
+    for nth in 1..=3 {
+        disk.fail(Op::Write, nth, ErrorKind::StorageFull);
+        let mut refused = 0;
+        for _ in 0..8 {
+            let at = log.bounds().log_end.get();
+            match log.append(batch(&log, &[value(at)])) {
+                Ok(_) => {}
+                Err(Error::DiskFull { .. }) => refused += 1,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        assert_eq!(refused, 1, "write {nth}");
+    }
+    let end = log.bounds().log_end.get();
+    assert_eq!(read(&log, 0).unwrap(), end);
+    disk.crash(Survive::Everything);
+    let (log, report) = open(&disk, None);
+    assert!(report.cuts.is_empty(), "{:?}", report.cuts);
+    assert_eq!(read(&log, 0).unwrap(), end);
+}

@@ -1,0 +1,102 @@
+//! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
+//! `maintain`, or by a test.
+
+use super::segment::FIRST_BATCH;
+use super::{Log, Writer};
+use crate::format::checkpoint::CheckpointEntry;
+use crate::format::manifest::SegmentState;
+use crate::sync::{Arc, Ordering};
+use crate::types::Timestamp;
+
+impl Log {
+    /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
+    pub(crate) fn work(&self) {
+        self.queued.store(false, Ordering::Release);
+        if self.wants_sync.swap(false, Ordering::AcqRel) {
+            let _ = self.sync();
+        }
+        self.finish_sealed();
+    }
+
+    /// Rolls a segment whose first record has become too old although nothing is appended: it can be retained or
+    /// compacted only once it is sealed.
+    pub(crate) fn maintain(self: &Arc<Self>) {
+        let settings = self.settings();
+        let now = self.ctx.clock.now();
+        let aged = |writer: &Writer| {
+            let first = writer.point.first_timestamp.filter(|_| writer.point.position > FIRST_BATCH);
+            first.is_some_and(|first| now > first.plus(settings.segment_age))
+        };
+        let mut writer = self.writer.lock();
+        if self.check_writable().is_ok() && aged(&writer) {
+            // An error leaves the segment as it was, or poisons: the next append says so.
+            let rolled = self.roll(&mut writer).ok();
+            drop(writer);
+            if let Some(event) = rolled {
+                self.ctx.event(&event);
+            }
+        } else {
+            drop(writer);
+        }
+        self.work();
+    }
+
+    /// Syncs sealed segments, writes their indexes and has the manifest say that they need no looking at any more.
+    pub(super) fn finish_sealed(&self) {
+        let segments = self.segments();
+        let pending: Vec<_> = {
+            let manifest = self.manifest.get();
+            let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
+            sealed.map(|entry| (entry.base_offset, entry.generation)).collect()
+        };
+        if pending.is_empty() || self.poison.lock().is_some() {
+            return;
+        }
+        let mut finished = Vec::new();
+        for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation))) {
+            let Some(end) = segment.end() else { continue };
+            if !segment.is_synced() && self.commit.wait(end.get(), || self.sync_written()).is_err() {
+                return;
+            }
+            if !segment.is_synced() && segment.sync(&self.ctx).map_err(|e| self.poison(e)).is_err() {
+                return;
+            }
+            segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            finished.push((segment.base, segment.generation));
+        }
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            for entry in &mut manifest.segments {
+                if finished.contains(&(entry.base_offset, entry.generation))
+                    && entry.state == SegmentState::Sealed
+                {
+                    entry.state = SegmentState::Synced;
+                }
+            }
+        });
+        if let Err(failed) = committed
+            && failed.unknown
+        {
+            self.poison(failed.error);
+        }
+    }
+
+    /// What the broker's checkpoint says of this log: the last point known to be on the medium.
+    pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
+        if self.damage.is_some() {
+            return None;
+        }
+        let timestamp = |t: Option<Timestamp>| t.map_or(i64::MIN, Timestamp::as_millis);
+        let point = *self.durable_point.lock();
+        Some(CheckpointEntry {
+            topic_id: self.identity.topic_id,
+            partition: self.identity.partition,
+            base_offset: point.base,
+            generation: point.generation,
+            position: point.position,
+            end_offset: point.end,
+            first_timestamp: timestamp(point.first_timestamp),
+            max_timestamp: timestamp(point.max_timestamp),
+            last_crc: point.last_crc,
+        })
+    }
+}

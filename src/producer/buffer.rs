@@ -1,0 +1,577 @@
+//! What happens between `send` and the log? One open batch per producer and partition, and behind it a queue of sealed
+//! ones.
+//!
+//! A record is encoded into the open batch under a short lock. Whoever fills the batch *seals* it: the batch gets the
+//! last place of the queue, the lock is released, and the sealing thread *presses* it (compression, checksum) under no
+//! lock. Then the first thread to find the head of the queue pressed *drains* it: it appends pressed heads until one is
+//! not pressed yet, whose presser goes on from there. So pressing is parallel, appending follows the order of sealing,
+//! and nobody waits for anybody: a thread that finds another draining leaves its batch to it.
+//!
+//! If an append fails, everything that this producer has accepted for the partition and not written fails with the same
+//! error, the open batch included: whoever sends again in the old order keeps that order.
+
+use std::collections::VecDeque;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::batch::{Limits, OpenBatch, Pressed};
+use super::core::Core;
+use super::pending::{BatchState, unwound};
+use crate::error::{Error, Result};
+use crate::log::{Appended, Log, LogSettings, SealedBatch, Task};
+use crate::partitioner::Sticky;
+use crate::record::Record;
+use crate::sync::{Arc, Mutex};
+use crate::types::{Offset, PartitionId, Timestamp, TopicName};
+
+/// What a producer asks of a log.
+pub(super) trait Sink: Send + Sync {
+    fn topic(&self) -> &TopicName;
+    fn partition(&self) -> PartitionId;
+    fn settings(&self) -> LogSettings;
+    /// Writes a batch at the log's end.
+    fn append(&self, batch: SealedBatch) -> Result<Appended>;
+    /// Blocks until everything below `end` is visible.
+    fn wait_visible(&self, end: Offset) -> Result<()>;
+    /// Looks whether everything below `end` is visible, or leaves the waker.
+    fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>>;
+    /// Asks for what has been appended to become visible without anybody waiting for it.
+    fn request_sync(&self);
+}
+
+impl Sink for Arc<Log> {
+    fn topic(&self) -> &TopicName {
+        Log::topic(self)
+    }
+
+    fn partition(&self) -> PartitionId {
+        Log::partition(self)
+    }
+
+    fn settings(&self) -> LogSettings {
+        Log::settings(self)
+    }
+
+    fn append(&self, batch: SealedBatch) -> Result<Appended> {
+        Log::append(self, batch)
+    }
+
+    fn wait_visible(&self, end: Offset) -> Result<()> {
+        Log::wait_visible(self, end)
+    }
+
+    fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>> {
+        Log::poll_visible(self, end, waker)
+    }
+
+    fn request_sync(&self) {
+        Log::request_sync(self);
+    }
+}
+
+/// What one producer has for one partition.
+pub(super) struct PartitionBuffer {
+    core: Arc<Core>,
+    sink: Box<dyn Sink>,
+    /// The sink's, close at hand.
+    partition: u32,
+    /// Held while a record is encoded or a batch changes its place, never while one is pressed, appended or completed.
+    queue: Mutex<Queue>,
+}
+
+struct Queue {
+    open: Option<OpenBatch>,
+    /// In the order of sealing. A batch stays until it has been appended, so that a flush finds it.
+    sealed: VecDeque<Slot>,
+    /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
+    first_ticket: u64,
+    /// Somebody appends the heads: nobody else does, and that thread looks for a pressed head under this lock before it
+    /// stops. Whoever marks a head as pressed does so under this lock and then looks at this flag. So a pressed head
+    /// never lies there with nobody to append it.
+    draining: bool,
+    /// An entry of the timer will come for the open batch, or earlier.
+    timed: bool,
+    /// Bytes of records without a key since this partition was chosen for them.
+    produced: usize,
+    /// Behind the last record appended, until a flush has seen it become visible.
+    unconfirmed: Option<Offset>,
+}
+
+struct Slot {
+    batch: Arc<BatchState>,
+    body: Body,
+}
+
+enum Body {
+    /// The thread that sealed it is at work.
+    Pressing,
+    Pressed(Pressed),
+    /// Pressing it unwound.
+    Failed(Error),
+    /// The thread that drains the queue is at work.
+    Appending,
+}
+
+/// A batch that was taken out of the buffer to be pressed. Whatever becomes of it, its slot hears of it: else the batches
+/// behind it would wait for ever.
+pub(super) struct Sealed {
+    buffer: Arc<PartitionBuffer>,
+    ticket: u64,
+    batch: Option<OpenBatch>,
+    /// Its slot knows.
+    settled: bool,
+}
+
+/// What is left to do when the lock is released.
+#[derive(Default)]
+struct Chores {
+    /// The batch that had no room for the record, and the one that the record filled.
+    sealed: [Option<Sealed>; 2],
+    /// By when the timer should come.
+    timer: Option<Duration>,
+}
+
+/// For a record without a key: the choice that brought it here, out of so many partitions.
+#[derive(Clone, Copy)]
+pub(super) struct Sticking<'a> {
+    pub(super) sticky: &'a Sticky,
+    pub(super) partitions: u32,
+}
+
+/// Where a record was put.
+pub(super) struct Placed {
+    pub(super) batch: Arc<BatchState>,
+    pub(super) index: u32,
+}
+
+impl PartitionBuffer {
+    pub(super) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
+        let queue = Queue {
+            open: None,
+            sealed: VecDeque::new(),
+            first_ticket: 0,
+            draining: false,
+            timed: false,
+            produced: 0,
+            unconfirmed: None,
+        };
+        PartitionBuffer { core, partition: sink.partition().get(), sink, queue: Mutex::new(queue) }
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(super) fn sink(&self) -> &dyn Sink {
+        &*self.sink
+    }
+
+    /// Takes a record of this [`record_len`](super::batch::record_len). `None` if records without a key go elsewhere by
+    /// now: choose again.
+    ///
+    /// # Errors
+    /// The record is too large; nothing was taken.
+    #[inline]
+    pub(super) fn push(
+        self: &Arc<Self>,
+        record: &Record<'_>,
+        len: usize,
+        timestamp: Timestamp,
+        sticking: Option<Sticking<'_>>,
+    ) -> Result<Option<Placed>> {
+        let mut chores = Chores::default();
+        let pushed = self.push_locked(record, len, timestamp, sticking, &mut chores);
+        if !chores.is_empty() {
+            self.finish(&mut chores);
+        }
+        pushed
+    }
+
+    #[inline]
+    fn push_locked(
+        self: &Arc<Self>,
+        record: &Record<'_>,
+        len: usize,
+        timestamp: Timestamp,
+        sticking: Option<Sticking<'_>>,
+        chores: &mut Chores,
+    ) -> Result<Option<Placed>> {
+        let mut guard = self.queue.lock();
+        let queue = &mut *guard;
+        if sticking.is_some_and(|choice| !choice.sticky.is(self.partition)) {
+            return Ok(None);
+        }
+        let batch = match &mut queue.open {
+            Some(open) if open.fits(len) => open,
+            _ => match self.make_open(queue, len, timestamp, sticking, chores)? {
+                Some(open) => open,
+                None => return Ok(None),
+            },
+        };
+        let index = batch.push(record, timestamp);
+        let placed = Placed { batch: batch.state.clone(), index };
+        let full = batch.is_full() || self.core.config.linger.is_zero();
+        let share = batch.limits().body();
+        if let Some(choice) = sticking {
+            queue.produced += len;
+            if Sticky::is_time(queue.produced, share, full) {
+                self.leave(queue, choice);
+            }
+        }
+        if full && let [_, filled] = &mut chores.sealed {
+            *filled = queue.seal(self);
+        }
+        Ok(Some(placed))
+    }
+
+    /// An open batch that has room for a record of `len` bytes; `None` if a record without a key goes elsewhere, because
+    /// the batch that has no room for it completes the share of this partition.
+    #[cold]
+    fn make_open<'a>(
+        self: &Arc<Self>,
+        queue: &'a mut Queue,
+        len: usize,
+        timestamp: Timestamp,
+        sticking: Option<Sticking<'_>>,
+        chores: &mut Chores,
+    ) -> Result<Option<&'a mut OpenBatch>> {
+        let settings = self.sink.settings();
+        let limits = Limits::new(&self.core, &settings);
+        if len > limits.record {
+            return Err(Error::RecordTooLarge { size: len, limit: limits.record });
+        }
+        if let Some(left) = queue.seal(self) {
+            chores.sealed = [Some(left), None];
+            if let Some(choice) = sticking
+                && Sticky::is_time(queue.produced + len, limits.body(), true)
+            {
+                self.leave(queue, choice);
+                return Ok(None);
+            }
+        }
+        let state = Arc::new(BatchState::new(self.clone()));
+        let open = OpenBatch::new(&self.core, limits, settings.compression, timestamp, len, state);
+        let (open, timer) = self.open(queue, open);
+        chores.timer = timer;
+        Ok(Some(open))
+    }
+
+    /// Lets a batch take records, and says when the timer should come, if it would not by itself.
+    fn open<'a>(&self, queue: &'a mut Queue, mut batch: OpenBatch) -> (&'a mut OpenBatch, Option<Duration>) {
+        let linger = self.core.config.linger;
+        let mut timer = None;
+        if !linger.is_zero() {
+            batch.deadline = self.core.ctx.clock.monotonic().saturating_add(linger);
+            if !queue.timed {
+                queue.timed = true;
+                timer = Some(batch.deadline);
+            }
+        }
+        (queue.open.insert(batch), timer)
+    }
+
+    /// Records without a key go elsewhere from now on.
+    fn leave(&self, queue: &mut Queue, choice: Sticking<'_>) {
+        queue.produced = 0;
+        choice.sticky.leave(self.partition, choice.partitions);
+    }
+
+    #[cold]
+    fn finish(self: &Arc<Self>, chores: &mut Chores) {
+        if let Some(at) = chores.timer.take() {
+            self.schedule(at);
+        }
+        for sealed in &mut chores.sealed {
+            if let Some(sealed) = sealed.take() {
+                sealed.press(None);
+            }
+        }
+    }
+
+    fn schedule(self: &Arc<Self>, at: Duration) {
+        self.core.ctx.timer.schedule(at, self.clone());
+    }
+
+    /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are now: in which batch,
+    /// from which index on. The batches to be pressed are added to `sealed`. Of the bytes, `stuck` are of records without
+    /// a key.
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        batches: Vec<OpenBatch>,
+        (stuck, choice): (usize, Sticking<'_>),
+        homes: &mut Vec<(Arc<BatchState>, u32)>,
+        sealed: &mut Vec<Sealed>,
+    ) {
+        // Kept until the lock is released: their charges are given back when they are dropped.
+        let mut absorbed = Vec::new();
+        let mut timer = None;
+        let mut guard = self.queue.lock();
+        let queue = &mut *guard;
+        for batch in batches {
+            let share = batch.limits().body();
+            let mut complete = false;
+            let home = queue.open.as_mut().and_then(|open| Some((open.absorb(&batch)?, open.state.clone())));
+            if let Some((first, state)) = home {
+                homes.push((state, first));
+                absorbed.push(batch);
+            } else {
+                homes.push((batch.state.clone(), 0));
+                if let Some(left) = queue.seal(self) {
+                    sealed.push(left);
+                    complete = true;
+                }
+                timer = timer.or(self.open(queue, batch).1);
+            }
+            if queue.open.as_ref().is_some_and(OpenBatch::is_full) || self.core.config.linger.is_zero() {
+                sealed.extend(queue.seal(self));
+                complete = true;
+            }
+            if stuck > 0 && Sticky::is_time(queue.produced + stuck, share, complete) {
+                self.leave(queue, choice);
+            }
+        }
+        if stuck > 0 && choice.sticky.is(self.partition) {
+            queue.produced += stuck;
+        }
+        drop(guard);
+        drop(absorbed);
+        if let Some(at) = timer {
+            self.schedule(at);
+        }
+    }
+
+    /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append to the open one.
+    pub(super) fn base_timestamp(&self) -> Option<Timestamp> {
+        self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
+    }
+
+    /// Seals the open batch, or if one is `awaited` only that, and writes what can be written. The caller is going to
+    /// wait until the awaited one is visible, so nobody else is asked to see to that.
+    pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
+        let sealed = {
+            let mut queue = self.queue.lock();
+            match (&queue.open, awaited) {
+                (Some(open), Some(awaited)) if !Arc::ptr_eq(&open.state, awaited) => None,
+                _ => queue.seal(self),
+            }
+        };
+        if let Some(sealed) = sealed {
+            sealed.press(awaited);
+        }
+    }
+
+    /// Bytes in the open batch.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.queue.lock().open.as_ref().map_or(0, OpenBatch::len)
+    }
+
+    /// The last batch that is sealed and not in the log.
+    pub(super) fn last_sealed(&self) -> Option<Arc<BatchState>> {
+        self.queue.lock().sealed.back().map(|slot| slot.batch.clone())
+    }
+
+    /// Where what was appended ends, if no flush has seen it become visible.
+    pub(super) fn unconfirmed(&self) -> Option<Offset> {
+        self.queue.lock().unconfirmed
+    }
+
+    /// A flush has the answer for everything below `end`.
+    pub(super) fn confirm(&self, end: Offset) {
+        let mut queue = self.queue.lock();
+        if queue.unconfirmed == Some(end) {
+            queue.unconfirmed = None;
+        }
+    }
+
+    /// The producer goes: the timer writes what is open as soon as it can.
+    pub(super) fn hand_over(self: &Arc<Self>) {
+        let due = {
+            let mut queue = self.queue.lock();
+            queue.open.as_mut().map(|open| open.deadline = Duration::ZERO).is_some()
+        };
+        if due {
+            self.schedule(self.core.ctx.clock.monotonic());
+        }
+    }
+
+    /// Appends pressed heads of the queue until there is none, unless another thread does.
+    fn drain(&self, awaited: Option<&Arc<BatchState>>) {
+        let Some(mut turn) = Turn::begin(self) else { return };
+        let mut unattended = false;
+        while let Some((batch, body)) = turn.next() {
+            unattended = !awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, &batch));
+            turn.append(&batch, body);
+        }
+        if unattended {
+            self.sink.request_sync();
+        }
+    }
+}
+
+impl Task for PartitionBuffer {
+    /// Writes the open batch if it has lingered long enough.
+    fn run(self: Arc<Self>, now: Duration) {
+        let mut queue = self.queue.lock();
+        queue.timed = false;
+        let Some(deadline) = queue.open.as_ref().map(|open| open.deadline) else { return };
+        if deadline > now {
+            // The batch for which the timer was set is gone, and this one is younger.
+            queue.timed = true;
+            drop(queue);
+            self.schedule(deadline);
+            return;
+        }
+        let sealed = queue.seal(&self);
+        drop(queue);
+        if let Some(sealed) = sealed {
+            sealed.press(None);
+        }
+    }
+}
+
+impl Queue {
+    /// Gives the open batch the last place.
+    fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Sealed> {
+        let batch = self.open.take()?;
+        let ticket = self.first_ticket + self.sealed.len() as u64;
+        self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Pressing });
+        Some(Sealed { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
+    }
+
+    /// Everything that is not in the log.
+    fn take_all(&mut self) -> (VecDeque<Slot>, Option<OpenBatch>) {
+        self.first_ticket += self.sealed.len() as u64;
+        (std::mem::take(&mut self.sealed), self.open.take())
+    }
+}
+
+impl Chores {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.timer.is_none() && self.sealed.iter().all(Option::is_none)
+    }
+}
+
+impl Sealed {
+    /// Compresses and checksums it, and writes what can be written.
+    pub(super) fn press(mut self, awaited: Option<&Arc<BatchState>>) {
+        if let Some(batch) = self.batch.take() {
+            // If this unwinds, the drop settles it.
+            let pressed = batch.press(&self.buffer.core);
+            self.settle(Body::Pressed(pressed), awaited);
+        }
+    }
+
+    fn settle(&mut self, body: Body, awaited: Option<&Arc<BatchState>>) {
+        self.settled = true;
+        let mut unwanted = None;
+        {
+            let mut queue = self.buffer.queue.lock();
+            let place =
+                self.ticket.checked_sub(queue.first_ticket).and_then(|place| usize::try_from(place).ok());
+            match place.and_then(|place| queue.sealed.get_mut(place)) {
+                Some(slot) => slot.body = body,
+                // It has failed with one before it. What it held is given back outside the lock.
+                None => unwanted = Some(body),
+            }
+        }
+        drop(unwanted);
+        self.buffer.drain(awaited);
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        if !self.settled {
+            let error = unwound(&self.buffer);
+            self.settle(Body::Failed(error), None);
+        }
+    }
+}
+
+/// One thread's turn to append the heads of a queue.
+struct Turn<'a> {
+    buffer: &'a PartitionBuffer,
+    over: bool,
+    /// Something was appended in this turn.
+    served: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// `None` if it is another thread's.
+    fn begin(buffer: &'a PartitionBuffer) -> Option<Self> {
+        let mut queue = buffer.queue.lock();
+        if queue.draining {
+            return None;
+        }
+        queue.draining = true;
+        Some(Turn { buffer, over: false, served: false })
+    }
+
+    /// The head, if it is pressed; if not, the turn is over. It is over too when something was appended and a thread is
+    /// still pressing: that one goes on from here, so nobody appends for others for ever.
+    fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
+        let mut queue = self.buffer.queue.lock();
+        let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Pressing));
+        if !relieved
+            && let Some(head) = queue.sealed.front_mut()
+            && !matches!(head.body, Body::Pressing)
+        {
+            self.served = true;
+            return Some((head.batch.clone(), std::mem::replace(&mut head.body, Body::Appending)));
+        }
+        queue.draining = false;
+        self.over = true;
+        None
+    }
+
+    /// Writes the head, tells everybody, and takes it off the queue; if it fails, all behind it too.
+    fn append(&self, batch: &BatchState, body: Body) {
+        let (outcome, charge) = match body {
+            Body::Pressed(Pressed { batch, charge }) => (self.buffer.sink.append(batch), Some(charge)),
+            Body::Failed(error) => (Err(error), None),
+            Body::Pressing | Body::Appending => (Err(unwound(self.buffer)), None),
+        };
+        match outcome {
+            Ok(appended) => {
+                {
+                    let mut queue = self.buffer.queue.lock();
+                    queue.sealed.pop_front();
+                    queue.first_ticket += 1;
+                    queue.unconfirmed = Some(appended.end);
+                }
+                batch.complete(Ok(appended));
+            }
+            Err(error) => {
+                let failed = self.buffer.queue.lock().take_all();
+                fail(failed, &error);
+            }
+        }
+        drop(charge);
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// If an append unwound, nobody would ever end the turn.
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let failed = {
+            let mut queue = self.buffer.queue.lock();
+            queue.draining = false;
+            queue.take_all()
+        };
+        fail(failed, &unwound(self.buffer));
+    }
+}
+
+/// Tells everybody whose batch was taken off the queue, in order.
+fn fail((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), error: &Error) {
+    for slot in sealed {
+        slot.batch.complete(Err(error.clone()));
+    }
+    if let Some(open) = open {
+        open.state.complete(Err(error.clone()));
+    }
+}

@@ -1,0 +1,130 @@
+//! What can be set of a producer?
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::partitioner::Partitioner;
+use crate::sync::Arc;
+
+/// The settings of a producer. The defaults suit most programs; see
+/// [`Broker::producer_with`](crate::Broker::producer_with).
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::ProducerConfig;
+///
+/// let config = ProducerConfig::new().batch_bytes(256 << 10).linger(Duration::from_millis(20));
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct ProducerConfig {
+    pub(super) batch_bytes: usize,
+    pub(super) linger: Duration,
+    pub(super) buffer_bytes: usize,
+    pub(super) partitioner: Option<Arc<dyn Partitioner>>,
+}
+
+impl ProducerConfig {
+    /// The defaults named at each setter.
+    pub fn new() -> Self {
+        ProducerConfig {
+            batch_bytes: 64 << 10,
+            linger: Duration::from_millis(5),
+            buffer_bytes: 32 << 20,
+            partitioner: None,
+        }
+    }
+
+    /// How large a batch becomes before it is written, uncompressed and with its header. A record that is larger gets a
+    /// batch of its own; where a topic's segments are smaller, so are its batches.
+    ///
+    /// Default: 64 KiB. 1 KiB to 16 MiB, in bytes (Kafka's `batch.size`).
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.batch_bytes = bytes;
+        self
+    }
+
+    /// How long a batch waits for more records before it is written as it is. Waiting for a record, or flushing, ends
+    /// it at once. Zero writes every record in the call that sends it.
+    ///
+    /// Default: 5 ms (Kafka's `linger.ms` since 4.0).
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How many bytes may be sent and not written yet, over all topics. When they are reached, the sender writes what is
+    /// buffered before its record is accepted, so the bound may be exceeded by one batch or record a sending thread.
+    ///
+    /// Default: 32 MiB. At least one batch, in bytes (Kafka's `buffer.memory`).
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// Who chooses the partitions of records for which the caller names none.
+    ///
+    /// Default: the hash of the key as Kafka computes it, and without a key a partition that changes about once a batch
+    /// (KIP-794).
+    pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
+        self.partitioner = Some(Arc::new(partitioner));
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let invalid = |field, reason: &str| Err(Error::InvalidConfig { field, reason: reason.to_string() });
+        if !(BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&self.batch_bytes) {
+            return invalid("batch_bytes", "it must be 1 KiB to 16 MiB");
+        }
+        if self.buffer_bytes < self.batch_bytes {
+            return invalid("buffer_bytes", "it must hold at least one batch");
+        }
+        Ok(())
+    }
+}
+
+impl Default for ProducerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ProducerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProducerConfig")
+            .field("batch_bytes", &self.batch_bytes)
+            .field("linger", &self.linger)
+            .field("buffer_bytes", &self.buffer_bytes)
+            .field("partitioner", &self.partitioner.as_ref().map(|_| "custom"))
+            .finish()
+    }
+}
+
+const BATCH_BYTES_MIN: usize = 1 << 10;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_checked() {
+        let config = ProducerConfig::new;
+        for good in [
+            config(),
+            config().batch_bytes(1 << 10),
+            config().batch_bytes(16 << 20),
+            config().linger(Duration::MAX),
+        ] {
+            assert!(good.validate().is_ok(), "{good:?}");
+        }
+        for bad in [
+            config().batch_bytes(1023),
+            config().batch_bytes((16 << 20) + 1),
+            config().batch_bytes(4096).buffer_bytes(4095),
+        ] {
+            assert!(matches!(bad.validate(), Err(Error::InvalidConfig { .. })), "{bad:?}");
+        }
+    }
+}

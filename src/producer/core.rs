@@ -1,0 +1,122 @@
+//! What do all buffers of one producer share? The bound on their bytes, the working memory, and the errors that nobody
+//! was there to receive.
+
+use std::task::Waker;
+
+use super::config::ProducerConfig;
+use crate::error::Error;
+use crate::format::compression::Compressor;
+use crate::log::Context;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+
+/// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer; it never holds one.
+pub(super) struct Core {
+    pub(super) ctx: Arc<Context>,
+    pub(super) config: ProducerConfig,
+    /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other memory, and a sender
+    /// that reads it a moment too early is off by a batch, which the bound allows for.
+    buffered: AtomicUsize,
+    /// Whoever waits for room. A waiter leaves its waker and tries once more before it sleeps; whoever gives bytes back
+    /// subtracts them and then takes this lock. So either the second try sees the room, or the waker is found.
+    waiting: Mutex<Vec<Waker>>,
+    /// The first error since the last flush of a batch with an acknowledgement that was given up.
+    failure: Mutex<Option<Error>>,
+    compressors: Mutex<Vec<Compressor>>,
+}
+
+impl Core {
+    pub(super) fn new(ctx: Arc<Context>, config: ProducerConfig) -> Self {
+        Core {
+            ctx,
+            config,
+            buffered: AtomicUsize::new(0),
+            waiting: Mutex::new(Vec::new()),
+            failure: Mutex::new(None),
+            compressors: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Bytes in batches that are not in the log yet.
+    #[inline]
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Has `waker` woken when bytes are given back.
+    pub(super) fn wait_for_room(&self, waker: &Waker) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+
+    /// Keeps an error for the next flush, if it is the first.
+    pub(super) fn keep_failure(&self, error: &Error) {
+        self.failure.lock().get_or_insert_with(|| error.clone());
+    }
+
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().take()
+    }
+
+    pub(super) fn take_compressor(&self) -> Compressor {
+        self.compressors.lock().pop().unwrap_or_default()
+    }
+
+    pub(super) fn return_compressor(&self, compressor: Compressor) {
+        let mut stock = self.compressors.lock();
+        if stock.len() < COMPRESSORS_MAX {
+            stock.push(compressor);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        let woken = std::mem::take(&mut *self.waiting.lock());
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+/// The part of the producer's bytes that one batch has; given back when it is dropped. Never drop it under a lock: it
+/// wakes whoever waits for room.
+pub(super) struct Charge {
+    core: Arc<Core>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Charge { core: core.clone(), bytes: 0 }
+    }
+
+    /// Grows to at least `len` bytes, in steps, so that most records touch no memory that senders share.
+    #[inline]
+    pub(super) fn cover(&mut self, len: usize) -> usize {
+        if len > self.bytes {
+            self.grow(len);
+        }
+        self.bytes
+    }
+
+    #[cold]
+    fn grow(&mut self, len: usize) {
+        let bytes = len.next_multiple_of(STEP.min(self.core.config.batch_bytes));
+        self.core.buffered.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.core.give_back(self.bytes);
+        }
+    }
+}
+
+/// Bytes are charged in multiples of this.
+const STEP: usize = 4 << 10;
+/// More than this compress at the same time only on large machines, and then allocate.
+const COMPRESSORS_MAX: usize = 16;

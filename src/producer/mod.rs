@@ -1,0 +1,295 @@
+//! How do records get into a topic? Through a producer: encoded once, gathered into batches, written in order.
+//!
+//! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`] puts the record into the
+//! open batch and later the batch into the log, [`batch`] encodes, compresses and checksums, [`pending`] tells the sender
+//! how it went. [`staging`] does the same for many records at once, [`core`] holds what all buffers share.
+
+mod batch;
+mod buffer;
+mod config;
+mod core;
+mod outbox;
+mod pending;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+pub use self::config::ProducerConfig;
+pub use self::pending::Pending;
+pub(crate) use self::pending::Wait;
+
+use self::core::Core;
+use self::outbox::Outbox;
+use crate::broker::{Broker, BrokerInner, TopicState};
+use crate::error::{Error, Result};
+use crate::record::Record;
+use crate::sync::Arc;
+use crate::topic::{Partition, Topic};
+use crate::types::Receipt;
+
+/// Sends records. Clones are the same producer: one buffer, one bound, one flush. Usable from any thread.
+///
+/// Records are gathered into batches per partition. A batch is written when it is full, when it has lingered
+/// ([`ProducerConfig::linger`]), when somebody waits for one of its records, or when the producer is flushed. Records
+/// sent to one partition by one thread keep their order. If writing a batch fails, everything that was accepted for that
+/// partition behind it fails with the same error, so what is sent again in the old order stays in it.
+///
+/// Dropping the last clone hands over what is buffered, to be written as soon as possible, and waits for nothing. Flush
+/// to know how it went.
+///
+/// ```
+/// # use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.ensure_topic("orders", TopicConfig::new().partitions(4))?;
+///
+/// let producer = broker.producer();
+/// producer.send(&orders, Record::new("42 EUR").key("customer-7"))?.detach();
+/// let receipt = producer.send(&orders, Record::new("paid").key("customer-7"))?.wait()?;
+/// assert_eq!(receipt.offset.get(), 1);
+/// producer.flush()?; // reports what a detached send could not
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    outbox: Outbox<TopicState>,
+    /// Below the outbox: what is buffered is handed over before the broker may go.
+    broker: Arc<BrokerInner>,
+}
+
+/// Where records go: a topic by handle or by name, or one of its partitions.
+///
+/// One rarely names it: what takes a destination takes `&topic`, `&partition` and `"name"`. A handle spares the look-up
+/// by name.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Destination<'a> {
+    /// The topic chooses the partition by the record's key.
+    Topic(&'a Topic),
+    /// This partition, whatever the key.
+    Partition(&'a Partition),
+    /// As `Topic`, found by its name.
+    Name(&'a str),
+}
+
+impl Broker {
+    /// A producer with the default settings. It has a buffer of its own; make one and clone it.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// let receipt = broker.producer().send(&orders, Record::new("42 EUR"))?.wait()?;
+    /// assert_eq!(receipt.offset.get(), 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn producer(&self) -> Producer {
+        Producer::unchecked(self.inner().clone(), ProducerConfig::new())
+    }
+
+    /// A producer with settings of its own.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](Error::InvalidConfig).
+    pub fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
+        config.validate()?;
+        Ok(Producer::unchecked(self.inner().clone(), config))
+    }
+}
+
+impl Producer {
+    /// With settings that have been validated.
+    fn unchecked(broker: Arc<BrokerInner>, config: ProducerConfig) -> Self {
+        // The seed decides where records without a key go.
+        let outbox = Outbox::new(Core::new(broker.ctx.clone(), config), broker.next_seed());
+        Producer { shared: Arc::new(Shared { outbox, broker }) }
+    }
+
+    /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays borrowed.
+    ///
+    /// If the buffer is full, the call first writes what is in it.
+    ///
+    /// # Errors
+    /// The record was not taken, and nothing of it will be written:
+    /// [`RecordTooLarge`](Error::RecordTooLarge), [`InvalidTimestamp`](Error::InvalidTimestamp),
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or [`BufferFull`](Error::BufferFull) if other
+    /// threads are writing so much that the bound would be exceeded by more than a batch. What goes wrong with the write
+    /// itself is told by the [`Pending`].
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.ensure_topic("t", TopicConfig::new().partitions(2))?;
+    /// let producer = broker.producer();
+    /// producer.send("t", Record::new("by name"))?.detach();
+    /// producer.send(&topic, Record::new("by handle").key("k"))?.detach();
+    /// let receipt = producer.send(&topic.partition(1)?, Record::tombstone("k"))?.wait()?;
+    /// assert_eq!(receipt.partition.get(), 1);
+    /// # Ok(()) }
+    /// ```
+    #[inline]
+    pub fn send<'a>(&self, to: impl Into<Destination<'a>>, record: Record<'_>) -> Result<Pending> {
+        self.try_send(to.into(), &record)
+    }
+
+    /// Sends many records: all of them are taken, or on an error none.
+    ///
+    /// Records for the same partition stay together in their order. Each partition's are written in as many batches as
+    /// their size asks for, so a crash may keep a prefix of them.
+    ///
+    /// # Errors
+    /// As [`send`](Producer::send); `InvalidTimestamp` says which record it was. [`BufferFull`](Error::BufferFull) if the
+    /// records together are larger than [`ProducerConfig::buffer_bytes`]: send them in pieces.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.ensure_topic("t", TopicConfig::new())?;
+    /// let lines = "one\ntwo\nthree";
+    /// let receipts = broker.producer().send_all("t", lines.lines().map(Record::new))?.wait()?;
+    /// assert_eq!(receipts.last().unwrap().offset.get(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn send_all<'a, 'r>(
+        &self,
+        to: impl Into<Destination<'a>>,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Pending<Vec<Receipt>>> {
+        let outbox = &self.shared.outbox;
+        let records = records.into_iter();
+        match to.into() {
+            Destination::Topic(topic) => outbox.send_all(topic.state(), None, records),
+            Destination::Partition(partition) => {
+                outbox.send_all(partition.state(), Some(partition.id().get()), records)
+            }
+            Destination::Name(name) => outbox.send_all(&self.shared.broker.topic_state(name)?, None, records),
+        }
+    }
+
+    /// As [`send`](Producer::send) and awaiting the receipt; if the buffer is full it awaits room instead of failing.
+    ///
+    /// Nothing happens before it is first polled. Dropped before it was taken, the record is not sent; dropped later, it
+    /// is as if the acknowledgement had been detached.
+    ///
+    /// # Errors
+    /// Those of [`send`](Producer::send) but `BufferFull`, and those of [`Pending::wait`].
+    ///
+    /// ```
+    /// # use quipu::{Producer, Receipt, Record, Result};
+    /// async fn ship(producer: &Producer, order: &str) -> Result<Receipt> {
+    ///     producer.send_async("orders", Record::new(order)).await
+    /// }
+    /// ```
+    pub fn send_async<'a>(
+        &'a self,
+        to: impl Into<Destination<'a>>,
+        record: Record<'a>,
+    ) -> impl Future<Output = Result<Receipt>> + Send {
+        SendAsync { producer: self, to: to.into(), record, sent: None }
+    }
+
+    /// Writes everything that was sent before this call and blocks until each topic's durability holds for it.
+    ///
+    /// # Errors
+    /// The first error since the last flush of which no [`Pending`] could tell, because it was detached or dropped, or
+    /// what kept a topic's records from becoming durable. It is reported once; everything else has been written
+    /// nevertheless.
+    pub fn flush(&self) -> Result<()> {
+        Box::new(self.shared.outbox.flush()).wait()
+    }
+
+    /// As [`flush`](Producer::flush): writes everything now, and leaves the waiting to the [`Pending`].
+    pub fn flush_async(&self) -> Pending<()> {
+        Pending::other(self.shared.outbox.flush())
+    }
+
+    #[inline]
+    fn try_send(&self, to: Destination<'_>, record: &Record<'_>) -> Result<Pending> {
+        let outbox = &self.shared.outbox;
+        match to {
+            Destination::Topic(topic) => outbox.send(topic.state(), None, record),
+            Destination::Partition(partition) => {
+                outbox.send(partition.state(), Some(partition.id().get()), record)
+            }
+            Destination::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
+        }
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = self.shared.outbox.core();
+        f.debug_struct("Producer").field("config", &core.config).field("buffered", &core.buffered()).finish()
+    }
+}
+
+impl<'a> From<&'a Topic> for Destination<'a> {
+    fn from(topic: &'a Topic) -> Self {
+        Destination::Topic(topic)
+    }
+}
+
+impl<'a> From<&'a Partition> for Destination<'a> {
+    fn from(partition: &'a Partition) -> Self {
+        Destination::Partition(partition)
+    }
+}
+
+impl<'a> From<&'a str> for Destination<'a> {
+    fn from(name: &'a str) -> Self {
+        Destination::Name(name)
+    }
+}
+
+/// The future of [`Producer::send_async`].
+struct SendAsync<'a> {
+    producer: &'a Producer,
+    to: Destination<'a>,
+    record: Record<'a>,
+    /// Once there was room.
+    sent: Option<Pending>,
+}
+
+impl Future for SendAsync<'_> {
+    type Output = Result<Receipt>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        let this = self.get_mut();
+        let sent = match &mut this.sent {
+            Some(sent) => sent,
+            None => match this.try_send(cx) {
+                Poll::Ready(pending) => this.sent.insert(pending?),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Pin::new(sent).poll(cx)
+    }
+}
+
+impl SendAsync<'_> {
+    fn try_send(&self, cx: &Context<'_>) -> Poll<Result<Pending>> {
+        match self.producer.try_send(self.to, &self.record) {
+            Err(Error::BufferFull) => {}
+            done => return Poll::Ready(done),
+        }
+        // Once more behind leaving the waker: room that was made between is seen, room made later wakes.
+        self.producer.shared.outbox.core().wait_for_room(cx.waker());
+        match self.producer.try_send(self.to, &self.record) {
+            Err(Error::BufferFull) => Poll::Pending,
+            done => Poll::Ready(done),
+        }
+    }
+}

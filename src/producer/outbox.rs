@@ -1,0 +1,373 @@
+//! Where are the buffers of a producer, and which of them gets a record?
+
+use std::task::{Context, Poll};
+
+use super::batch::record_len;
+use super::buffer::{PartitionBuffer, Placed, Sink, Sticking};
+use super::core::Core;
+use super::pending::{BatchState, Pending, Wait};
+use super::staging::Staging;
+use crate::broker::TopicState;
+use crate::error::{Error, Result};
+use crate::partitioner::{Sticky, murmur2, partition_for_key};
+use crate::record::Record;
+use crate::sync::{Arc, OnceLock};
+use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
+
+/// What a producer asks of a topic.
+pub(super) trait Target: Send + Sync {
+    fn id(&self) -> &TopicId;
+    fn name(&self) -> &TopicName;
+    /// How many partitions there are. They only become more.
+    fn partitions(&self) -> u32;
+    /// # Errors
+    /// The topic has been deleted, or the broker closed.
+    fn check(&self) -> Result<()>;
+    /// The log of a partition, if there is such a partition.
+    fn sink(&self, partition: u32) -> Option<Box<dyn Sink>>;
+}
+
+impl Target for TopicState {
+    fn id(&self) -> &TopicId {
+        &self.id
+    }
+
+    fn name(&self) -> &TopicName {
+        &self.name
+    }
+
+    fn partitions(&self) -> u32 {
+        self.log_count()
+    }
+
+    fn check(&self) -> Result<()> {
+        TopicState::check(self)
+    }
+
+    fn sink(&self, partition: u32) -> Option<Box<dyn Sink>> {
+        let log = self.logs().get(partition as usize)?.clone();
+        Some(Box::new(log))
+    }
+}
+
+/// Everything that a producer has accepted and not written, by topic and partition. Dropping it hands that over to the
+/// timer.
+///
+/// Looking a buffer up takes no lock and writes no shared memory: topics and partitions are only ever added, in places
+/// that are set once. The price: what is left of a deleted topic is its empty buffers, until the producer goes.
+pub(super) struct Outbox<T: Target> {
+    core: Arc<Core>,
+    seed: u64,
+    /// Topics by the last bits of their random id, in chains.
+    topics: [OnceLock<Box<TopicBuffers<T>>>; CHAINS],
+}
+
+/// The buffers of one topic.
+pub(super) struct TopicBuffers<T> {
+    target: Arc<T>,
+    sticky: Sticky,
+    /// Shelf `i` has places for 2^i partitions, made when the first of them is used: so they become more and never move.
+    shelves: [OnceLock<Shelf>; SHELVES],
+    next: OnceLock<Box<TopicBuffers<T>>>,
+}
+
+type Shelf = Box<[OnceLock<Arc<PartitionBuffer>>]>;
+
+impl<T: Target> Outbox<T> {
+    /// The seed decides where records without a key go.
+    pub(super) fn new(core: Core, seed: u64) -> Self {
+        Outbox { core: Arc::new(core), seed, topics: [const { OnceLock::new() }; CHAINS] }
+    }
+
+    /// Takes a record, for this partition or for whichever its key says.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        target: &Arc<T>,
+        partition: Option<u32>,
+        record: &Record<'_>,
+    ) -> Result<Pending> {
+        target.check()?;
+        let timestamp = self.timestamp(record, 0)?;
+        self.make_room()?;
+        let topic = self.topic(target);
+        let len = record_len(record);
+        let partitions = target.partitions();
+        let chosen = self.route(target, partition, record, partitions)?;
+        loop {
+            let (partition, sticking) = match chosen {
+                Some(partition) => (partition, None),
+                None => {
+                    (topic.sticky.current(partitions), Some(Sticking { sticky: &topic.sticky, partitions }))
+                }
+            };
+            let buffer = topic.buffer(&self.core, partition)?;
+            // Only a record without a key is ever declined, and then has another partition to go to.
+            if let Some(Placed { batch, index }) = buffer.push(record, len, timestamp, sticking)? {
+                return Ok(Pending::record(batch, index, timestamp));
+            }
+        }
+    }
+
+    /// Takes all records or none.
+    pub(super) fn send_all<'r>(
+        &self,
+        target: &Arc<T>,
+        partition: Option<u32>,
+        records: impl Iterator<Item = Record<'r>>,
+    ) -> Result<Pending<Vec<Receipt>>> {
+        target.check()?;
+        self.make_room()?;
+        let topic = self.topic(target);
+        let partitions = target.partitions();
+        let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
+        let now = self.core.ctx.clock.now();
+        for (index, record) in records.enumerate() {
+            let timestamp = self.valid(record.given_timestamp().unwrap_or(now), index)?;
+            let partition = match self.route(target, partition, &record, partitions)? {
+                Some(partition) => partition,
+                None => staging.sticky_partition(record_len(&record)),
+            };
+            staging.push(partition, &record, timestamp, || topic.buffer(&self.core, partition).cloned())?;
+        }
+        Ok(staging.publish())
+    }
+
+    /// Everything that has been accepted so far, to be waited for. It is written here; what is left is its becoming
+    /// visible, and batches that other threads are about to write.
+    pub(super) fn flush(&self) -> Flush {
+        let mut parts = Vec::new();
+        for buffer in self.buffers() {
+            buffer.write(None);
+            let last = buffer.last_sealed();
+            if last.is_some() || buffer.unconfirmed().is_some() {
+                parts.push(FlushPart { buffer: buffer.clone(), last });
+            }
+        }
+        Flush { core: self.core.clone(), parts, first: Ok(()) }
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The record's own time or the time now, which is read at most once a record.
+    #[inline]
+    fn timestamp(&self, record: &Record<'_>, index: usize) -> Result<Timestamp> {
+        self.valid(record.given_timestamp().unwrap_or_else(|| self.core.ctx.clock.now()), index)
+    }
+
+    #[inline]
+    fn valid(&self, timestamp: Timestamp, index: usize) -> Result<Timestamp> {
+        if (0..=TIMESTAMP_MAX).contains(&timestamp.as_millis()) {
+            Ok(timestamp)
+        } else {
+            Err(Error::InvalidTimestamp { timestamp, index })
+        }
+    }
+
+    /// The partition of a record; `None` if it has no key and nobody chose one.
+    #[inline]
+    fn route(
+        &self,
+        target: &Arc<T>,
+        partition: Option<u32>,
+        record: &Record<'_>,
+        partitions: u32,
+    ) -> Result<Option<u32>> {
+        if partition.is_some() {
+            return Ok(partition);
+        }
+        let key = record.key_bytes();
+        if let Some(custom) = &self.core.config.partitioner
+            && let Some(chosen) = custom.partition(target.name(), key, record.value_bytes(), partitions)
+        {
+            return if chosen < partitions {
+                Ok(Some(chosen))
+            } else {
+                Err(unknown_partition(&**target, chosen))
+            };
+        }
+        Ok(key.map(|key| partition_for_key(key, partitions)))
+    }
+
+    /// Writes what is buffered if that is too much. It waits for nobody: what other threads are writing counts still.
+    ///
+    /// # Errors
+    /// `BufferFull` if others have more than a batch too much in hand.
+    #[inline]
+    fn make_room(&self) -> Result<()> {
+        if self.core.buffered() < self.core.config.buffer_bytes { Ok(()) } else { self.write_largest() }
+    }
+
+    #[cold]
+    fn write_largest(&self) -> Result<()> {
+        let max = self.core.config.buffer_bytes;
+        let mut open: Vec<_> = self.buffers().map(|buffer| (buffer.open_bytes(), buffer)).collect();
+        open.retain(|(bytes, _)| *bytes > 0);
+        open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        // Down to half, so that not every record behind this one comes here again.
+        for (_, buffer) in open {
+            if self.core.buffered() <= max / 2 {
+                break;
+            }
+            buffer.write(None);
+        }
+        if self.core.buffered() < max.saturating_add(self.core.config.batch_bytes) {
+            Ok(())
+        } else {
+            Err(Error::BufferFull)
+        }
+    }
+
+    #[inline]
+    fn topic(&self, target: &Arc<T>) -> &TopicBuffers<T> {
+        let [.., last] = target.id().0;
+        // The remainder is below the number of chains, so the first is never taken in place of another.
+        let [first, ..] = &self.topics;
+        let mut place = self.topics.get(usize::from(last) % CHAINS).unwrap_or(first);
+        loop {
+            let found = place.get_or_init(|| Box::new(TopicBuffers::new(target.clone(), self.seed)));
+            if Arc::ptr_eq(&found.target, target) {
+                return found;
+            }
+            place = &found.next;
+        }
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &TopicBuffers<T>> {
+        self.topics.iter().flat_map(|first| {
+            std::iter::successors(first.get(), |topic| topic.next.get()).map(|topic| &**topic)
+        })
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Arc<PartitionBuffer>> {
+        self.topics().flat_map(TopicBuffers::buffers)
+    }
+}
+
+impl<T: Target> Drop for Outbox<T> {
+    fn drop(&mut self) {
+        for topic in self.topics() {
+            // Where nothing can be written any more the timer may be gone too; then this tells whoever waits.
+            let ended = topic.target.check().is_err();
+            for buffer in topic.buffers() {
+                if ended { buffer.write(None) } else { buffer.hand_over() }
+            }
+        }
+    }
+}
+
+impl<T: Target> TopicBuffers<T> {
+    fn new(target: Arc<T>, seed: u64) -> Self {
+        let seed = seed ^ u64::from(murmur2(target.name().as_str().as_bytes()));
+        TopicBuffers {
+            target,
+            sticky: Sticky::new(seed),
+            shelves: [const { OnceLock::new() }; SHELVES],
+            next: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn buffer(&self, core: &Arc<Core>, partition: u32) -> Result<&Arc<PartitionBuffer>> {
+        let unknown = || unknown_partition(&*self.target, partition);
+        let number = partition.checked_add(1).ok_or_else(unknown)?;
+        let shelf = number.ilog2();
+        let shelf_len = 1usize << shelf;
+        let places = self.shelves.get(shelf as usize).ok_or_else(unknown)?;
+        let places = places.get_or_init(|| (0..shelf_len).map(|_| OnceLock::new()).collect());
+        let place = places.get(number as usize - shelf_len).ok_or_else(unknown)?;
+        if let Some(buffer) = place.get() {
+            return Ok(buffer);
+        }
+        let sink = self.target.sink(partition).ok_or_else(unknown)?;
+        Ok(place.get_or_init(|| Arc::new(PartitionBuffer::new(core.clone(), sink))))
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Arc<PartitionBuffer>> {
+        self.shelves.iter().filter_map(OnceLock::get).flatten().filter_map(OnceLock::get)
+    }
+}
+
+/// What a flush waits for.
+pub(super) struct Flush {
+    core: Arc<Core>,
+    parts: Vec<FlushPart>,
+    first: Result<()>,
+}
+
+struct FlushPart {
+    buffer: Arc<PartitionBuffer>,
+    /// The last batch that another thread had in hand.
+    last: Option<Arc<BatchState>>,
+}
+
+impl Flush {
+    /// The next part has an answer.
+    fn part_done(&mut self, buffer: &PartitionBuffer, end: Offset, result: Result<()>) {
+        buffer.confirm(end);
+        if self.first.is_ok() {
+            self.first = result;
+        }
+    }
+
+    /// What kept a batch from being written came before what keeps one from becoming visible.
+    fn result(&mut self) -> Result<()> {
+        match self.core.take_failure() {
+            Some(error) => Err(error),
+            None => std::mem::replace(&mut self.first, Ok(())),
+        }
+    }
+}
+
+impl Wait<()> for Flush {
+    fn wait(mut self: Box<Self>) -> Result<()> {
+        while let Some(FlushPart { buffer, last }) = self.parts.pop() {
+            if let Some(last) = last {
+                // Its error goes to its own acknowledgements, or to `take_failure`.
+                let _ = last.wait_appended();
+            }
+            if let Some(end) = buffer.unconfirmed() {
+                let result = buffer.sink().wait_visible(end);
+                self.part_done(&buffer, end, result);
+            }
+        }
+        self.result()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        while let Some(FlushPart { buffer, last }) = self.parts.last() {
+            if let Some(last) = last
+                && last.poll_appended(cx.waker()).is_pending()
+            {
+                return Poll::Pending;
+            }
+            let buffer = buffer.clone();
+            if let Some(end) = buffer.unconfirmed() {
+                match buffer.sink().poll_visible(end, cx.waker()) {
+                    Poll::Ready(result) => self.part_done(&buffer, end, result),
+                    Poll::Pending => {
+                        buffer.sink().request_sync();
+                        return Poll::Pending;
+                    }
+                }
+            }
+            self.parts.pop();
+        }
+        Poll::Ready(self.result())
+    }
+}
+
+fn unknown_partition(target: &impl Target, partition: u32) -> Error {
+    Error::UnknownPartition { topic: target.name().clone(), partition, count: target.partitions() }
+}
+
+/// Chains of topics. With a thousand topics a chain has sixteen.
+const CHAINS: usize = 64;
+/// Enough for the most partitions that a topic may have, 100,000.
+const SHELVES: usize = 17;
+/// The latest time that a record may have: so differences of two never overflow.
+const TIMESTAMP_MAX: i64 = 1 << 62;
+
+const _: () = assert!((1u64 << SHELVES) > crate::config::TopicConfig::MAX_PARTITIONS as u64);

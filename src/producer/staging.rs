@@ -1,0 +1,197 @@
+//! How are many records sent as one call? They are encoded on the side and handed to the buffers when all are valid.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::task::{Context, Poll};
+
+use super::batch::{Limits, OpenBatch, record_len};
+use super::buffer::{PartitionBuffer, Sticking};
+use super::core::Core;
+use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
+use crate::error::{Error, Result};
+use crate::log::LogSettings;
+use crate::partitioner::Sticky;
+use crate::record::Record;
+use crate::sync::Arc;
+use crate::types::{Receipt, Timestamp};
+
+/// Records that nobody else sees yet. Dropping it forgets them.
+pub(super) struct Staging<'a> {
+    core: &'a Arc<Core>,
+    sticky: &'a Sticky,
+    partitions: u32,
+    /// Where records without a key go, and how many of their bytes went there.
+    stuck_to: Option<(u32, usize)>,
+    parts: BTreeMap<u32, Part>,
+    places: Vec<Place>,
+    /// The lengths of all records.
+    bytes: usize,
+}
+
+/// What goes to one partition: full batches, and the last one.
+struct Part {
+    buffer: Arc<PartitionBuffer>,
+    settings: LogSettings,
+    batches: Vec<OpenBatch>,
+}
+
+/// Where a record is: in which of its partition's batches, and there at which index.
+struct Place {
+    partition: u32,
+    batch: usize,
+    index: u32,
+    timestamp: Timestamp,
+}
+
+impl<'a> Staging<'a> {
+    pub(super) fn new(core: &'a Arc<Core>, sticky: &'a Sticky, partitions: u32) -> Self {
+        Staging {
+            core,
+            sticky,
+            partitions,
+            stuck_to: None,
+            parts: BTreeMap::new(),
+            places: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The partition of the next record without a key: another one after each batch's worth.
+    pub(super) fn sticky_partition(&mut self, len: usize) -> u32 {
+        let (partition, produced) = match self.stuck_to {
+            Some((partition, produced)) if Sticky::is_time(produced, self.core.config.batch_bytes, true) => {
+                (self.sticky.leave(partition, self.partitions), 0)
+            }
+            Some(stuck) => stuck,
+            None => (self.sticky.current(self.partitions), 0),
+        };
+        self.stuck_to = Some((partition, produced + len));
+        partition
+    }
+
+    /// Encodes a record for a partition, whose buffer is asked for when it is the first.
+    ///
+    /// # Errors
+    /// It is too large, or all together do not fit the producer's buffer.
+    pub(super) fn push(
+        &mut self,
+        partition: u32,
+        record: &Record<'_>,
+        timestamp: Timestamp,
+        buffer: impl FnOnce() -> Result<Arc<PartitionBuffer>>,
+    ) -> Result<()> {
+        let len = record_len(record);
+        self.bytes = self.bytes.saturating_add(len);
+        let part = match self.parts.entry(partition) {
+            Entry::Occupied(part) => part.into_mut(),
+            Entry::Vacant(place) => {
+                let buffer = buffer()?;
+                place.insert(Part { settings: buffer.sink().settings(), buffer, batches: Vec::new() })
+            }
+        };
+        let limits = Limits::new(self.core, &part.settings);
+        if len > limits.record {
+            return Err(Error::RecordTooLarge { size: len, limit: limits.record });
+        }
+        if self.bytes > self.core.config.buffer_bytes {
+            return Err(Error::BufferFull);
+        }
+        if !part.batches.last().is_some_and(|batch| batch.fits(len)) {
+            // The first may then be appended to the open batch by copying.
+            let base = if part.batches.is_empty() { part.buffer.base_timestamp() } else { None };
+            let state = Arc::new(BatchState::new(part.buffer.clone()));
+            let base = base.unwrap_or(timestamp);
+            part.batches.push(OpenBatch::new(self.core, limits, part.settings.compression, base, len, state));
+        }
+        let batch = part.batches.len().saturating_sub(1);
+        if let Some(open) = part.batches.last_mut() {
+            let index = open.push(record, timestamp);
+            self.places.push(Place { partition, batch, index, timestamp });
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the buffers; from here on nothing is refused.
+    pub(super) fn publish(mut self) -> Pending<Vec<Receipt>> {
+        let mut sealed = Vec::new();
+        let mut homes: Vec<(Arc<BatchState>, u32)> = Vec::new();
+        let mut first_home = BTreeMap::new();
+        let choice = Sticking { sticky: self.sticky, partitions: self.partitions };
+        for (partition, part) in std::mem::take(&mut self.parts) {
+            first_home.insert(partition, homes.len());
+            let stuck =
+                self.stuck_to.map_or(0, |(stuck_to, bytes)| if stuck_to == partition { bytes } else { 0 });
+            part.buffer.adopt(part.batches, (stuck, choice), &mut homes, &mut sealed);
+        }
+        for sealed in sealed {
+            sealed.press(None);
+        }
+        let batches = homes.iter().map(|(state, _)| state.clone()).collect();
+        let records = self.places.iter().filter_map(|place| {
+            let home = first_home.get(&place.partition)? + place.batch;
+            let (_, first) = homes.get(home)?;
+            Some((home, first + place.index, place.timestamp))
+        });
+        Pending::other(ManyWait { records: records.collect(), batches, reported: false })
+    }
+}
+
+/// The acknowledgement of many records, which are all answered when the last one is.
+struct ManyWait {
+    batches: Vec<Arc<BatchState>>,
+    /// In the order of sending: which batch, which index in it, which time.
+    records: Vec<(usize, u32, Timestamp)>,
+    reported: bool,
+}
+
+impl Wait<Vec<Receipt>> for ManyWait {
+    fn wait(mut self: Box<Self>) -> Result<Vec<Receipt>> {
+        self.reported = true;
+        // All are written before the first is waited for.
+        for batch in &self.batches {
+            batch.buffer().write(Some(batch));
+        }
+        let appended = self.batches.iter().map(wait_visible).collect::<Result<Vec<_>>>()?;
+        Ok(self.receipts(&appended))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
+        let mut appended = Vec::with_capacity(self.batches.len());
+        for batch in &self.batches {
+            // Each is written by the first poll, and leaves its waker.
+            match poll_visible(batch, cx.waker()) {
+                Poll::Ready(Ok(one)) => appended.push(one),
+                Poll::Ready(Err(error)) => {
+                    self.reported = true;
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {}
+            }
+        }
+        if appended.len() < self.batches.len() {
+            return Poll::Pending;
+        }
+        self.reported = true;
+        Poll::Ready(Ok(self.receipts(&appended)))
+    }
+}
+
+impl ManyWait {
+    fn receipts(&self, appended: &[crate::log::Appended]) -> Vec<Receipt> {
+        let receipt = |(home, index, timestamp): &(usize, u32, Timestamp)| {
+            let batch = self.batches.get(*home)?;
+            Some(batch.receipt(*appended.get(*home)?, *index, *timestamp))
+        };
+        self.records.iter().filter_map(receipt).collect()
+    }
+}
+
+impl Drop for ManyWait {
+    fn drop(&mut self) {
+        if !self.reported {
+            for batch in &self.batches {
+                batch.give_up();
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One partition's place in a reader: what is delivered next, and what to do when that is not there.
+
+use super::OffsetReset;
+use super::fetcher::Limits;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::log::cursor::Cursor;
+use crate::records::{Records, SkipReason, Skipped, Unread};
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, Position, Start};
+
+/// A partition that is read, and how far.
+pub(crate) struct Assigned {
+    /// Behind the batch that is being delivered, if there is one.
+    cursor: Cursor,
+    /// What is left of the batch that the last poll could take only a part of, or none.
+    unread: Option<Unread>,
+    /// The log epoch in which the next offset was true.
+    epoch: u32,
+    paused: bool,
+    /// An error that came behind good records, or one that only a seek gets past.
+    failed: Option<Error>,
+    /// Nothing at or behind this offset is delivered.
+    until: Offset,
+}
+
+impl Assigned {
+    /// Begins at an offset that was true in `epoch`; whether it still is will be seen when it is read.
+    pub(crate) fn new(log: Arc<Log>, next: Offset, epoch: u32) -> Self {
+        Assigned {
+            cursor: Cursor::new(log, next),
+            unread: None,
+            epoch,
+            paused: false,
+            failed: None,
+            until: Offset::MAX,
+        }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        self.cursor.log()
+    }
+
+    pub(crate) fn is(&self, topic: &str, partition: PartitionId) -> bool {
+        self.log().partition() == partition && *self.log().topic() == *topic
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            topic: self.log().topic().clone(),
+            partition: self.log().partition(),
+            offset: self.next(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// Goes on elsewhere. What was loaded and what had failed is forgotten.
+    pub(crate) fn seek(&mut self, next: Offset, epoch: u32) {
+        self.cursor = Cursor::new(self.log().clone(), next);
+        self.unread = None;
+        self.epoch = epoch;
+        self.failed = None;
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Delivers nothing that is not visible now.
+    pub(crate) fn stop_at_end(&mut self) {
+        self.until = self.log().visible_end();
+    }
+
+    /// Whether there may be something to deliver, or to say. A few loads when there is not: this is all that an idle
+    /// partition costs a poll.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        if self.paused {
+            return false;
+        }
+        let log = self.log();
+        self.unread.is_some()
+            || self.cursor.has_more()
+            || log.epoch() != self.epoch
+            || log.check_readable().is_err()
+    }
+
+    /// Adds the next records, up to the limits; says whether those were what ended it.
+    ///
+    /// # Errors
+    /// What prevents reading on. Records that were added before it count, and the position is behind them.
+    pub(crate) fn deliver(&mut self, limits: &Limits, into: &mut Records) -> Result<bool> {
+        loop {
+            if !into.is_empty() && (into.len() >= limits.max_records || into.bytes() >= limits.max_bytes) {
+                return Ok(true);
+            }
+            if !self.load_or_reset(limits.reset, into)? {
+                return Ok(false);
+            }
+            let Some(unread) = &mut self.unread else { return Ok(false) };
+            if !into.is_empty() && into.bytes().saturating_add(unread.bytes()) > limits.max_bytes {
+                // It has been loaded and stays so: the next poll begins with it.
+                return Ok(true);
+            }
+            into.push(unread.take(limits.max_records.saturating_sub(into.len())));
+            if unread.is_empty() {
+                self.unread = None;
+            }
+        }
+    }
+
+    /// Notes an error for [`failure`](Assigned::failure).
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.failed = Some(error);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The error that was noted. Damage stays damaged, and looking for where it ends is expensive, so that error is kept
+    /// until somebody seeks; everything else is tried again, and fails again if nothing has changed.
+    pub(crate) fn failure(&mut self) -> Option<Error> {
+        match &self.failed {
+            _ if self.paused => None,
+            Some(error @ Error::Corrupt(_)) => Some(error.clone()),
+            _ => self.failed.take(),
+        }
+    }
+
+    /// The next offset to deliver. Behind the last record of a batch that is the batch's end by its header, and never
+    /// the last surviving record's offset plus one: compaction may have taken those behind it.
+    fn next(&self) -> Offset {
+        self.unread.as_ref().map_or(self.cursor.offset(), Unread::next_offset)
+    }
+
+    /// As [`load`](Assigned::load), and follows the policy when the position is not in the log.
+    fn load_or_reset(&mut self, policy: OffsetReset, into: &mut Records) -> Result<bool> {
+        loop {
+            // Comes round again only if the log's start or end has moved in between.
+            match self.load() {
+                Ok(found) => return Ok(found),
+                Err(error) => into.skip(self.reset(policy, error)?),
+            }
+        }
+    }
+
+    /// Sees to it that there is a batch to deliver from, checked against the log as it is now; says whether there is.
+    fn load(&mut self) -> Result<bool> {
+        loop {
+            self.check_place()?;
+            if self.unread.is_none() && !self.load_next()? {
+                return Ok(false);
+            }
+            // Without one the log was cut between the check and the load: both come again.
+            if let Some(unread) = &self.unread {
+                return Ok(unread.base_offset() < self.until);
+            }
+        }
+    }
+
+    /// Whether the position is still what it was: not cut off, not passed by retention, of a log that is there.
+    fn check_place(&mut self) -> Result<()> {
+        let log = self.cursor.log();
+        log.check_readable()?;
+        let (epoch, next) = (log.epoch(), self.next());
+        if epoch != self.epoch {
+            log.check_position(next, self.epoch)?;
+            // The place holds, but what was loaded may reach beyond the cut.
+            self.seek(next, epoch);
+        } else if self.unread.is_some() && next < log.log_start() {
+            return Err(log.out_of_range(next));
+        }
+        Ok(())
+    }
+
+    /// Loads the next batch that has a record at or behind the position. `false` if there is none; `true` without a
+    /// batch if the epoch must be looked at again.
+    fn load_next(&mut self) -> Result<bool> {
+        loop {
+            let next = self.cursor.offset();
+            if next >= self.until {
+                return Ok(false);
+            }
+            let Some(batch) = self.cursor.next_batch()? else { return Ok(false) };
+            if batch.header.log_epoch > self.epoch {
+                // IMPORTANT: a batch of a later epoch may stand where other records stood when the position was taken.
+                // The log stores its epoch before it appends in it, so the check sees it now.
+                self.seek(next, self.epoch);
+                return Ok(true);
+            }
+            let unread = Unread::new(batch, next);
+            if !unread.is_empty() {
+                self.unread = Some(unread);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Moves to where the policy wants to go on.
+    ///
+    /// # Errors
+    /// The error itself, if it is another one or the policy is to fail. The position stays.
+    fn reset(&mut self, policy: OffsetReset, error: Error) -> Result<Skipped> {
+        let from = self.next();
+        let (reason, nearest) = match &error {
+            Error::OffsetOutOfRange { .. } => (SkipReason::OutOfRange, from),
+            Error::Truncated { to, .. } => (SkipReason::Truncated { at: *to }, *to),
+            _ => return Err(error),
+        };
+        let log = self.log().clone();
+        // The epoch first: if the log is cut behind this, the next look sees another one.
+        let (epoch, start, end) = (log.epoch(), log.log_start(), log.visible_end());
+        let to = match policy {
+            OffsetReset::Earliest => start,
+            OffsetReset::Latest => end,
+            OffsetReset::Nearest => nearest.min(end).max(start),
+            OffsetReset::Fail => return Err(error),
+        };
+        self.seek(to, epoch);
+        Ok(Skipped::new(&log, from, to, reason))
+    }
+}
+
+/// The offset that a place means now.
+pub(crate) fn start_offset(log: &Log, start: Start) -> Offset {
+    match start {
+        Start::Beginning => log.log_start(),
+        Start::End => log.visible_end(),
+        Start::At(offset) => offset,
+    }
+}

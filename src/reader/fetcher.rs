@@ -1,0 +1,290 @@
+//! How are several partitions polled as one? In turns, within limits, and asleep when there is nothing.
+
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::OffsetReset;
+use super::assigned::{Assigned, start_offset};
+use crate::broker::{BrokerInner, TopicState};
+use crate::error::{Error, Result};
+use crate::log::Context;
+use crate::log::notify::Waiter;
+use crate::records::Records;
+use crate::sync::Arc;
+use crate::types::{PartitionId, Start};
+
+/// What one poll may answer with.
+pub(crate) struct Limits {
+    pub(crate) max_records: usize,
+    /// Soft for the first batch.
+    pub(crate) max_bytes: usize,
+    pub(crate) reset: OffsetReset,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { max_records: usize::MAX, max_bytes: 1 << 20, reset: OffsetReset::default() }
+    }
+}
+
+/// Reads a set of partitions, each at its own pace.
+pub(crate) struct Fetcher {
+    broker: Arc<BrokerInner>,
+    limits: Limits,
+    assigned: Vec<Assigned>,
+    /// Whose turn it is: behind the partition that was served last.
+    turn: usize,
+    /// Some partition has an error to report.
+    failed: bool,
+    /// The topics that are read whole, to be looked at for added partitions.
+    followed: Vec<Followed>,
+    /// Signalled by every log in `assigned`: registered when one is assigned, taken out on drop.
+    waiter: Arc<Waiter>,
+    /// While a future of [`poll_records`](Fetcher::poll_records) is pending.
+    parking: Option<Parking>,
+}
+
+struct Followed {
+    state: Arc<TopicState>,
+    /// How many of its partitions are assigned: those with lower numbers.
+    known: u32,
+}
+
+impl Fetcher {
+    /// Of no partition yet.
+    pub(crate) fn new(broker: Arc<BrokerInner>) -> Self {
+        Fetcher {
+            broker,
+            limits: Limits::default(),
+            assigned: Vec::new(),
+            turn: 0,
+            failed: false,
+            followed: Vec::new(),
+            waiter: Arc::default(),
+            parking: None,
+        }
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<BrokerInner> {
+        &self.broker
+    }
+
+    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+
+    pub(crate) fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
+    }
+
+    pub(crate) fn assigned(&self) -> &[Assigned] {
+        &self.assigned
+    }
+
+    pub(crate) fn assigned_mut(&mut self) -> &mut [Assigned] {
+        &mut self.assigned
+    }
+
+    /// # Errors
+    /// `NotAssigned`.
+    pub(crate) fn find(&mut self, topic: &str, partition: PartitionId) -> Result<&mut Assigned> {
+        let found = self.assigned.iter_mut().find(|assigned| assigned.is(topic, partition));
+        found.ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
+    }
+
+    /// Reads one more partition.
+    pub(crate) fn assign(&mut self, assigned: Assigned) {
+        assigned.log().waiters().add(self.waiter.clone());
+        self.assigned.push(assigned);
+    }
+
+    /// Reads all partitions of a topic, and from their beginning those that are added to it.
+    pub(crate) fn follow(&mut self, state: Arc<TopicState>, from: Start) {
+        let logs = state.logs();
+        for log in logs.iter() {
+            // The epoch first: if the log is cut behind this, the first poll sees another one.
+            let epoch = log.epoch();
+            self.assign(Assigned::new(log.clone(), start_offset(log, from), epoch));
+        }
+        self.followed.push(Followed { state, known: u32::try_from(logs.len()).unwrap_or(u32::MAX) });
+    }
+
+    /// From now on [`collect`](Fetcher::collect) delivers what is visible now, and nothing else.
+    pub(crate) fn stop_at_end(&mut self) {
+        self.broker.run_due();
+        self.adopt_added();
+        self.followed.clear();
+        for assigned in &mut self.assigned {
+            assigned.stop_at_end();
+        }
+    }
+
+    /// See [`Reader::poll`](super::Reader::poll).
+    pub(crate) fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        self.broker.run_due();
+        if let Some(records) = self.look()? {
+            return Ok(records);
+        }
+        let ctx = self.broker.ctx.clone();
+        let clock = &*ctx.clock;
+        if timeout.is_zero() || clock.is_manual() {
+            return Ok(Records::default());
+        }
+        let deadline = clock.monotonic().saturating_add(timeout);
+        let _parking = Parking::announce(&ctx);
+        loop {
+            // IMPORTANT: announced and reset before this look. What becomes visible before it is seen by it, what comes
+            // later signals the waiter; the other way round it could fall between.
+            self.waiter.reset();
+            if let Some(records) = self.look()? {
+                return Ok(records);
+            }
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Ok(Records::default());
+            }
+            self.waiter.wait(clock, left);
+        }
+    }
+
+    /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to wait. Whoever gives up
+    /// waiting calls [`stop_waiting`](Fetcher::stop_waiting).
+    pub(crate) fn poll_records(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Records>> {
+        self.broker.run_due();
+        let found = match self.look() {
+            Ok(None) => self.look_or_register(cx.waker()),
+            found => found,
+        };
+        match found.transpose() {
+            Some(done) => {
+                self.stop_waiting();
+                Poll::Ready(done)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Nobody waits any more for what [`poll_records`](Fetcher::poll_records) promised.
+    pub(crate) fn stop_waiting(&mut self) {
+        if self.parking.take().is_some() {
+            self.waiter.forget_waker();
+        }
+    }
+
+    /// Leaves the waker where the logs find it, unless there is something by now.
+    fn look_or_register(&mut self, waker: &Waker) -> Result<Option<Records>> {
+        if self.parking.is_none() {
+            self.parking = Some(Parking::announce(&self.broker.ctx));
+        }
+        loop {
+            // In the order that `poll` argues for.
+            self.waiter.reset();
+            if let Some(records) = self.look()? {
+                return Ok(Some(records));
+            }
+            if self.waiter.set_waker(waker) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What a poll answers with now: nothing at all if it was asked to return, or what there is.
+    fn look(&mut self) -> Result<Option<Records>> {
+        if self.waiter.take_wake_up() {
+            return Ok(Some(Records::default()));
+        }
+        self.collect()
+    }
+
+    /// The next records within the limits. `None` if there is neither a record nor a skipped range.
+    ///
+    /// # Errors
+    /// That of a partition, if it was met behind the records of an earlier call or before any record of this one.
+    pub(crate) fn collect(&mut self) -> Result<Option<Records>> {
+        self.adopt_added();
+        self.report_failed()?;
+        let mut records = Records::default();
+        let count = self.assigned.len();
+        let first = if self.turn < count { self.turn } else { 0 };
+        for at in (first..count).chain(0..first) {
+            let Some(assigned) = self.assigned.get_mut(at).filter(|assigned| assigned.is_ready()) else {
+                continue;
+            };
+            let before = records.len();
+            let full = assigned.deliver(&self.limits, &mut records).unwrap_or_else(|error| {
+                assigned.fail(error);
+                self.failed = true;
+                false
+            });
+            if records.len() > before {
+                self.turn = at + 1;
+            }
+            if full {
+                break;
+            }
+        }
+        if records.is_empty() && records.skipped().is_empty() {
+            self.report_failed()?;
+            return Ok(None);
+        }
+        Ok(Some(records))
+    }
+
+    /// # Errors
+    /// The error of the first partition that has one.
+    fn report_failed(&mut self) -> Result<()> {
+        if !self.failed {
+            return Ok(());
+        }
+        match self.assigned.iter_mut().find_map(Assigned::failure) {
+            Some(error) => Err(error),
+            None => {
+                // Those of paused partitions are still to come.
+                self.failed = self.assigned.iter().any(Assigned::has_failed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes in the partitions that were added to the followed topics. They are read from their beginning wherever the
+    /// reader was told to start: their records came after it.
+    fn adopt_added(&mut self) {
+        let mut added = Vec::new();
+        for followed in &mut self.followed {
+            if followed.state.log_count() > followed.known {
+                let logs = followed.state.logs();
+                added.extend(logs.iter().skip(followed.known as usize).cloned());
+                followed.known = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+            }
+        }
+        for log in added {
+            let epoch = log.epoch();
+            let start = log.log_start();
+            self.assign(Assigned::new(log, start, epoch));
+        }
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        for assigned in &self.assigned {
+            assigned.log().waiters().remove(&self.waiter);
+        }
+    }
+}
+
+/// While it lives, writers tell readers what they publish.
+struct Parking(Arc<Context>);
+
+impl Parking {
+    fn announce(ctx: &Arc<Context>) -> Self {
+        ctx.parked.announce();
+        Parking(ctx.clone())
+    }
+}
+
+impl Drop for Parking {
+    fn drop(&mut self) {
+        self.0.parked.leave();
+    }
+}

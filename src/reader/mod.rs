@@ -1,0 +1,464 @@
+//! How does one read without a group? A reader walks partitions from where it is told and keeps its place itself.
+//!
+//! Useful for: projections, exports, tests, and everything that stores its positions beside its own results. Not useful
+//! for: sharing partitions among several members, or having the broker remember what is done; that is what groups are
+//! for. Fetching itself is in [`fetcher`], one partition's place in [`assigned`]; a group's consumer stands on the same
+//! two.
+
+mod assigned;
+mod fetcher;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::iter::FusedIterator;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use self::assigned::{Assigned, start_offset};
+use self::fetcher::{Fetcher, Limits};
+use crate::broker::{Broker, BrokerInner};
+use crate::config::invalid;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::log::notify::Waiter;
+use crate::records::Records;
+use crate::sync::Arc;
+use crate::types::{PartitionId, Position, Start, TopicName};
+
+/// Where to go on when the next offset is not in the log: retention has passed it, or records were cut off the log's
+/// end since the position was taken.
+///
+/// Every such step is reported by [`Records::skipped`], also when no record comes with it. A seek in the meantime makes
+/// it void.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OffsetReset {
+    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a reader that fell behind
+    /// has not seen.
+    #[default]
+    Earliest,
+    /// At the visible end: only what comes from now on. Partitions that are added to a topic are read from their
+    /// beginning nevertheless.
+    Latest,
+    /// At the nearest offset that is in the log: its start when retention has passed the position, its end when the
+    /// position lies behind it, the cut when the log was cut. Nothing that is still there is left out.
+    Nearest,
+    /// Nowhere: each poll answers with the error, and the position stays, until the caller seeks.
+    Fail,
+}
+
+/// Reads partitions from given places on, without a group and without commits.
+///
+/// Each poll answers with records of one or several partitions, in order within each, and starts behind the partition
+/// that was served last. A batch that cannot be read does not hide the good ones before it: those are delivered, and the
+/// next poll answers with the error, again and again until the caller [seeks](Reader::seek) past the damage
+/// ([`Corruption::resume`](crate::Corruption::resume) says where to) or [pauses](Reader::pause) the partition.
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::{Broker, Record, Start, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+/// broker.producer().send(&orders, Record::new("42 EUR").key("customer-7"))?.wait()?;
+///
+/// let mut reader = broker.reader(&["orders"], Start::Beginning)?;
+/// for record in &reader.poll(Duration::from_millis(200))? {
+///     assert_eq!(record.value(), Some(&b"42 EUR"[..]));
+/// }
+///
+/// // Its place can be stored and come back to.
+/// let stored: Vec<String> = reader.positions().iter().map(ToString::to_string).collect();
+/// let positions = stored.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+/// let reader = broker.reader_at(&positions)?;
+/// assert_eq!(reader.to_end().count(), 0, "all has been read");
+/// # Ok(()) }
+/// ```
+pub struct Reader {
+    fetcher: Fetcher,
+}
+
+impl Broker {
+    /// A reader over all partitions of these topics, and, from their beginning, over those that are added to them later.
+    /// It belongs to no group and commits nothing.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
+    ///
+    /// ```
+    /// # use quipu::{Broker, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// let reader = broker.reader(&["orders"], Start::Beginning)?;
+    /// assert_eq!(reader.positions().len(), 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn reader(&self, topics: &[&str], from: Start) -> Result<Reader> {
+        Reader::new(self.inner().clone(), topics, from)
+    }
+
+    /// A reader of the partitions of these positions and of no others, each from its position on. The position names
+    /// what is read *next*: behind a record that is done, [`Position::next`].
+    ///
+    /// Whether a position is still in the log is seen by the first poll, which follows the
+    /// [reset policy](Reader::offset_reset).
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition), [`Closed`](Error::Closed);
+    /// [`InvalidConfig`](Error::InvalidConfig) for two positions in one partition.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # let producer = broker.producer();
+    /// let done = producer.send(&orders, Record::new("first"))?.wait()?.position();
+    /// producer.send(&orders, Record::new("second"))?.wait()?;
+    /// let records = broker.reader_at(&[done.next()])?.poll(std::time::Duration::ZERO)?;
+    /// assert_eq!(records.iter().next().unwrap().value(), Some(&b"second"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn reader_at(&self, next: &[Position]) -> Result<Reader> {
+        Reader::at(self.inner().clone(), next)
+    }
+}
+
+impl Reader {
+    /// A reader over all partitions of these topics, and over those that are added to them later.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `Closed`.
+    pub(crate) fn new(broker: Arc<BrokerInner>, topics: &[&str], from: Start) -> Result<Self> {
+        let mut states = Vec::with_capacity(topics.len());
+        for (at, name) in topics.iter().enumerate() {
+            if !topics.iter().take(at).any(|earlier| earlier == name) {
+                states.push(broker.topic_state(name)?);
+            }
+        }
+        let mut fetcher = Fetcher::new(broker);
+        for state in states {
+            fetcher.follow(state, from);
+        }
+        Ok(Reader { fetcher })
+    }
+
+    /// A reader of the partitions of these positions, and of no others.
+    ///
+    /// # Errors
+    /// `UnknownTopic`, `UnknownPartition`, `Closed`; `InvalidConfig` for two positions in one partition.
+    pub(crate) fn at(broker: Arc<BrokerInner>, next: &[Position]) -> Result<Self> {
+        let mut fetcher = Fetcher::new(broker);
+        let mut seen = HashSet::with_capacity(next.len());
+        for position in next {
+            if !seen.insert((&position.topic, position.partition)) {
+                let reason = format!("there are two in {}/{}", position.topic, position.partition);
+                return Err(invalid("positions", &reason));
+            }
+            let log = find_log(fetcher.broker(), position)?;
+            fetcher.assign(Assigned::new(log, position.offset, position.epoch));
+        }
+        Ok(Reader { fetcher })
+    }
+
+    /// The most records of one poll.
+    ///
+    /// Default: no limit but that on bytes (Kafka's `max.poll.records` is 500). At least 1; 0 counts as 1.
+    #[must_use]
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.fetcher.limits_mut().max_records = records.max(1);
+        self
+    }
+
+    /// About how many bytes of records one poll may answer with, uncompressed. The first batch is delivered even if it
+    /// is larger, or a reader could be stuck before it.
+    ///
+    /// Default: 1 MiB, in bytes. With 0 each poll answers with a single batch.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.fetcher.limits_mut().max_bytes = bytes;
+        self
+    }
+
+    /// What to do when the next offset is not in the log.
+    ///
+    /// Default: [`OffsetReset::Earliest`].
+    #[must_use]
+    pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
+        self.fetcher.limits_mut().reset = reset;
+        self
+    }
+
+    /// The next records, waiting for some for at most `timeout`. Empty if none came, or if
+    /// [`ReaderHandle::wakeup`] was called; without records but with [`skipped`](Records::skipped) ranges if reading
+    /// only moved on.
+    ///
+    /// Under a manual clock it runs what is due, answers with what is there, and never waits.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) and what the medium says of a partition at its turn, after the good records before
+    /// it; [`OffsetOutOfRange`](Error::OffsetOutOfRange) and [`Truncated`](Error::Truncated) with
+    /// [`OffsetReset::Fail`]; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved,
+    /// and the next poll answers with the error again if it still holds.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new())?;
+    /// let mut reader = broker.reader(&["orders"], Start::End)?;
+    /// assert!(reader.poll(std::time::Duration::from_millis(1))?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        self.fetcher.poll(timeout)
+    }
+
+    /// The next records, as soon as there are any. Needs no particular runtime, and may be dropped at any time: what
+    /// was not returned comes with the next call.
+    ///
+    /// Under a manual clock, moving the clock wakes it if that brings records.
+    ///
+    /// # Errors
+    /// As [`poll`](Reader::poll).
+    ///
+    /// ```
+    /// # use quipu::{Reader, Result};
+    /// async fn print_all(mut reader: Reader) -> Result<()> {
+    ///     loop {
+    ///         for record in &reader.recv().await? {
+    ///             println!("{record:?}");
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
+        Recv(&mut self.fetcher)
+    }
+
+    /// Everything up to the visible ends as they are now, and then the end. What is appended meanwhile, partitions that
+    /// are added, paused ones and [`wakeup`](ReaderHandle::wakeup) are left out. An error ends it too.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # let producer = broker.producer();
+    /// for n in 0..3 {
+    ///     producer.send(&orders, Record::new(n.to_string()))?.wait()?;
+    /// }
+    /// let mut values = Vec::new();
+    /// for records in broker.reader(&["orders"], Start::Beginning)?.to_end() {
+    ///     values.extend(records?.iter().map(|record| record.value().unwrap().to_vec()));
+    /// }
+    /// assert_eq!(values, [b"0", b"1", b"2"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn to_end(mut self) -> impl Iterator<Item = Result<Records>> + Send {
+        self.fetcher.stop_at_end();
+        ToEnd { fetcher: Some(self.fetcher) }
+    }
+
+    /// Goes on at a position, whatever was before. Whether it is in the log is seen by the next poll, which follows the
+    /// [reset policy](Reader::offset_reset).
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # let producer = broker.producer();
+    /// let paid = producer.send(&orders, Record::new("paid"))?.wait()?;
+    /// let mut reader = broker.reader(&["orders"], Start::End)?;
+    /// reader.seek(&paid.position())?;
+    /// let records = reader.poll(std::time::Duration::ZERO)?;
+    /// assert_eq!(records.last().unwrap().value(), Some(&b"paid"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn seek(&mut self, to: &Position) -> Result<()> {
+        self.fetcher.find(to.topic.as_str(), to.partition)?.seek(to.offset, to.epoch);
+        Ok(())
+    }
+
+    /// Goes on at the same kind of place in all partitions, with the ends as they are now.
+    pub fn seek_all(&mut self, to: Start) {
+        for assigned in self.fetcher.assigned_mut() {
+            let (epoch, offset) = (assigned.log().epoch(), start_offset(assigned.log(), to));
+            assigned.seek(offset, epoch);
+        }
+    }
+
+    /// Where each partition goes on: what to store, to come back later with
+    /// [`Broker::reader_at`](crate::Broker::reader_at).
+    pub fn positions(&self) -> Vec<Position> {
+        self.fetcher.assigned().iter().map(Assigned::position).collect()
+    }
+
+    /// Where one partition goes on; `None` if it is none of the reader's.
+    pub fn position(&self, topic: &str, partition: impl Into<PartitionId>) -> Option<Position> {
+        let partition = partition.into();
+        self.fetcher.assigned().iter().find(|assigned| assigned.is(topic, partition)).map(Assigned::position)
+    }
+
+    /// Leaves a partition out until it is [resumed](Reader::resume): its position stays, its records wait, and an error
+    /// it has does not come up.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # use std::time::Duration;
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send(&orders, Record::new("v"))?.wait()?;
+    /// let mut reader = broker.reader(&["orders"], Start::Beginning)?;
+    /// reader.pause("orders", 0)?;
+    /// assert!(reader.poll(Duration::ZERO)?.is_empty());
+    /// reader.resume("orders", 0)?;
+    /// assert_eq!(reader.poll(Duration::ZERO)?.len(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn pause(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
+        self.fetcher.find(topic, partition.into())?.set_paused(true);
+        Ok(())
+    }
+
+    /// Takes a [paused](Reader::pause) partition in again. Fine if it is not paused.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.
+    pub fn resume(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
+        self.fetcher.find(topic, partition.into())?.set_paused(false);
+        Ok(())
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> Vec<(TopicName, PartitionId)> {
+        let paused = self.fetcher.assigned().iter().filter(|assigned| assigned.is_paused());
+        paused.map(|assigned| (assigned.log().topic().clone(), assigned.log().partition())).collect()
+    }
+
+    /// A handle to interrupt this reader's waiting from elsewhere.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new())?;
+    /// let mut reader = broker.reader(&["orders"], Start::End)?;
+    /// let handle = reader.handle();
+    /// std::thread::spawn(move || handle.wakeup());
+    /// assert!(reader.poll(std::time::Duration::from_secs(3600))?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn handle(&self) -> ReaderHandle {
+        ReaderHandle { waiter: self.fetcher.waiter().clone() }
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = self.fetcher.assigned().iter().map(|assigned| assigned.position().to_string());
+        f.debug_list().entries(places).finish()
+    }
+}
+
+/// Interrupts a [`Reader`] from another thread. Clones interrupt the same one.
+#[derive(Clone)]
+pub struct ReaderHandle {
+    waiter: Arc<Waiter>,
+}
+
+impl ReaderHandle {
+    /// Makes the reader's current poll, or else its next one, answer at once without records. What is there to read
+    /// comes with the poll after that. Calls that come before that poll count as one.
+    pub fn wakeup(&self) {
+        self.waiter.wake_up();
+    }
+}
+
+impl fmt::Debug for ReaderHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReaderHandle").finish_non_exhaustive()
+    }
+}
+
+/// One read of one partition, without a reader: what is there from a place on, at least one batch if there is any.
+///
+/// # Errors
+/// Out of range, corrupt if the first batch is, deleted, closed, or what the medium says.
+pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result<Records> {
+    let limits = Limits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
+    loop {
+        let mut records = Records::default();
+        let mut place = Assigned::new(log.clone(), start_offset(log, from), log.epoch());
+        match place.deliver(&limits, &mut records) {
+            // Good records before a bad batch: who reads on from there meets the error.
+            Ok(_) => return Ok(records),
+            Err(_) if !records.is_empty() => return Ok(records),
+            // Retention or a cut was faster; the beginning, or the end, is elsewhere now.
+            Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. })
+                if !matches!(from, Start::At(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The log that a position is in.
+fn find_log(broker: &BrokerInner, position: &Position) -> Result<Arc<Log>> {
+    let state = broker.topic_state(position.topic.as_str())?;
+    let logs = state.logs();
+    logs.get(position.partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
+        topic: state.name.clone(),
+        partition: position.partition.get(),
+        count: state.log_count(),
+    })
+}
+
+/// See [`Reader::recv`].
+struct Recv<'a>(&'a mut Fetcher);
+
+impl Future for Recv<'_> {
+    type Output = Result<Records>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().0.poll_records(cx)
+    }
+}
+
+impl Drop for Recv<'_> {
+    fn drop(&mut self) {
+        self.0.stop_waiting();
+    }
+}
+
+/// See [`Reader::to_end`].
+struct ToEnd {
+    fetcher: Option<Fetcher>,
+}
+
+impl Iterator for ToEnd {
+    type Item = Result<Records>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.fetcher.as_mut()?.collect().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.fetcher = None;
+        }
+        next
+    }
+}
+
+impl FusedIterator for ToEnd {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! What does one send? A record: key, value, headers and a timestamp, borrowed from the caller until they are encoded.
+
+use std::borrow::Cow;
+
+use crate::types::Timestamp;
+
+/// A record to send.
+///
+/// Key and value are bytes, and each may be *null*, which is not the same as empty. A record with a key and a null
+/// value is a [`tombstone`](Record::tombstone): compaction takes it as the deletion of the key.
+///
+/// What is borrowed stays borrowed until the record is encoded, so a record made of slices allocates nothing (a
+/// record with headers allocates their list).
+///
+/// ```
+/// use quipu::{Record, Timestamp};
+///
+/// let payment = Record::new("42 EUR")
+///     .key("customer-7")
+///     .header("trace", b"\x01\x02")
+///     .timestamp(Timestamp::from_millis(1_700_000_000_000));
+/// assert_eq!(payment.key_bytes(), Some(&b"customer-7"[..]));
+///
+/// // Owned bytes are taken over, not copied.
+/// let owned = Record::new(vec![1, 2, 3]).key(format!("customer-{}", 7));
+/// assert_eq!(owned.value_bytes(), Some(&[1, 2, 3][..]));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record<'a> {
+    key: Option<Cow<'a, [u8]>>,
+    value: Option<Cow<'a, [u8]>>,
+    headers: Vec<Header<'a>>,
+    timestamp: Option<Timestamp>,
+}
+
+impl<'a> Record<'a> {
+    /// A record with this value and no key: the producer chooses its partition.
+    #[must_use]
+    pub fn new(value: impl IntoBytes<'a>) -> Self {
+        Record { value: Some(value.into_bytes()), ..Record::default() }
+    }
+
+    /// A record whose value is null: it deletes this key where the topic is compacted.
+    ///
+    /// ```
+    /// let gone = quipu::Record::tombstone("customer-7");
+    /// assert!(gone.is_tombstone());
+    /// ```
+    #[must_use]
+    pub fn tombstone(key: impl IntoBytes<'a>) -> Self {
+        Record { key: Some(key.into_bytes()), ..Record::default() }
+    }
+
+    /// A record whose key and value are null: perhaps its headers say it all.
+    ///
+    /// ```
+    /// let mark = quipu::Record::null().header("kind", "end of day");
+    /// assert_eq!((mark.key_bytes(), mark.value_bytes()), (None, None));
+    /// ```
+    #[must_use]
+    pub fn null() -> Self {
+        Record::default()
+    }
+
+    /// A record of a key and a value that are null or not: what one has in hand when forwarding.
+    #[must_use]
+    pub fn from_parts(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Self {
+        Record { key: key.map(Cow::Borrowed), value: value.map(Cow::Borrowed), ..Record::default() }
+    }
+
+    /// Sets the key. Records with the same key go to the same partition and keep their order; an empty key is a key.
+    ///
+    /// Default: null.
+    #[must_use]
+    pub fn key(mut self, key: impl IntoBytes<'a>) -> Self {
+        self.key = Some(key.into_bytes());
+        self
+    }
+
+    /// Adds a header. Headers keep their order, and a name may come more than once.
+    ///
+    /// Default: none.
+    ///
+    /// ```
+    /// let record = quipu::Record::new("v").header("a", "1").header("a", "2").null_header("b");
+    /// let names: Vec<_> = record.headers().iter().map(|h| (h.name(), h.value())).collect();
+    /// assert_eq!(names, [("a", Some(&b"1"[..])), ("a", Some(&b"2"[..])), ("b", None)]);
+    /// ```
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Cow<'a, str>>, value: impl IntoBytes<'a>) -> Self {
+        self.headers.push(Header { name: name.into(), value: Some(value.into_bytes()) });
+        self
+    }
+
+    /// Adds a header whose value is null.
+    #[must_use]
+    pub fn null_header(mut self, name: impl Into<Cow<'a, str>>) -> Self {
+        self.headers.push(Header { name: name.into(), value: None });
+        self
+    }
+
+    /// Sets the record's time, which must lie between 0 and 2^62 milliseconds; sending checks it.
+    ///
+    /// Default: the time of sending.
+    #[must_use]
+    pub fn timestamp(mut self, timestamp: Timestamp) -> Self {
+        self.timestamp = Some(timestamp);
+        self
+    }
+
+    /// The key; `None` is null.
+    pub fn key_bytes(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// The value; `None` is null.
+    pub fn value_bytes(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    /// The headers, in the order in which they were added.
+    pub fn headers(&self) -> &[Header<'a>] {
+        &self.headers
+    }
+
+    /// The time that was set, if any was.
+    pub fn given_timestamp(&self) -> Option<Timestamp> {
+        self.timestamp
+    }
+
+    /// Whether it has a key and no value.
+    pub fn is_tombstone(&self) -> bool {
+        self.key.is_some() && self.value.is_none()
+    }
+
+    /// The same record, borrowing nothing: to keep it, or to take it to another thread.
+    pub fn into_owned(self) -> Record<'static> {
+        Record {
+            key: self.key.map(owned),
+            value: self.value.map(owned),
+            headers: self.headers.into_iter().map(Header::into_owned).collect(),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Record<'a> {
+    fn from(value: &'a str) -> Self {
+        Record::new(value)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Record<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Record::new(value)
+    }
+}
+
+impl From<String> for Record<'_> {
+    fn from(value: String) -> Self {
+        Record::new(value)
+    }
+}
+
+impl From<Vec<u8>> for Record<'_> {
+    fn from(value: Vec<u8>) -> Self {
+        Record::new(value)
+    }
+}
+
+/// One header of a [`Record`]: a name, and a value that may be null.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    name: Cow<'a, str>,
+    value: Option<Cow<'a, [u8]>>,
+}
+
+impl Header<'_> {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value; `None` is null.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    fn into_owned(self) -> Header<'static> {
+        Header { name: Cow::Owned(self.name.into_owned()), value: self.value.map(owned) }
+    }
+}
+
+/// What a key or a value can be made of: bytes and text, borrowed or owned.
+///
+/// It is sealed: the crate may add to it, others may not.
+pub trait IntoBytes<'a>: sealed::Sealed {
+    /// The bytes, borrowed if they were.
+    fn into_bytes(self) -> Cow<'a, [u8]>;
+}
+
+impl<'a> IntoBytes<'a> for &'a [u8] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a, const N: usize> IntoBytes<'a> for &'a [u8; N] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a, const N: usize> IntoBytes<'a> for [u8; N] {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.to_vec())
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a Vec<u8> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self)
+    }
+}
+
+impl<'a> IntoBytes<'a> for Vec<u8> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self)
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a str {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+}
+
+impl<'a> IntoBytes<'a> for &'a String {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+}
+
+impl<'a> IntoBytes<'a> for String {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        Cow::Owned(String::into_bytes(self))
+    }
+}
+
+impl<'a> IntoBytes<'a> for Cow<'a, [u8]> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        self
+    }
+}
+
+impl<'a> IntoBytes<'a> for Cow<'a, str> {
+    fn into_bytes(self) -> Cow<'a, [u8]> {
+        match self {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(String::into_bytes(text)),
+        }
+    }
+}
+
+mod sealed {
+    use std::borrow::Cow;
+
+    pub trait Sealed {}
+
+    impl Sealed for &[u8] {}
+    impl<const N: usize> Sealed for &[u8; N] {}
+    impl<const N: usize> Sealed for [u8; N] {}
+    impl Sealed for &Vec<u8> {}
+    impl Sealed for Vec<u8> {}
+    impl Sealed for &str {}
+    impl Sealed for &String {}
+    impl Sealed for String {}
+    impl Sealed for Cow<'_, [u8]> {}
+    impl Sealed for Cow<'_, str> {}
+}
+
+fn owned(bytes: Cow<'_, [u8]>) -> Cow<'static, [u8]> {
+    Cow::Owned(bytes.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borrowed_bytes_stay_borrowed_and_owned_ones_are_taken_over() {
+        let text = String::from("text");
+        let bytes = vec![1u8, 2];
+        let vec = vec![7u8; 100];
+        let address = vec.as_ptr();
+        let borrowed = [
+            Record::new(&text),
+            Record::new(text.as_str()),
+            Record::new(&bytes),
+            Record::new(&bytes[..]),
+            Record::new(b"abc"),
+            Record::new(Cow::Borrowed("x")),
+        ];
+        assert!(borrowed.iter().all(|r| matches!(r.value, Some(Cow::Borrowed(_)))));
+        assert_eq!(Record::new(vec).value_bytes().unwrap().as_ptr(), address);
+        assert_eq!(Record::new(text.clone()), Record::new(text.as_bytes()));
+        assert_eq!(Record::new([1, 2]), Record::new(&bytes));
+        assert_eq!(Record::new(Cow::<str>::Owned("x".into())), Record::from("x"));
+        assert_eq!(Record::new(Cow::<[u8]>::Borrowed(b"x")), Record::from(&b"x"[..]));
+        assert_eq!(Record::from(text.clone()), Record::from(text.into_bytes()));
+    }
+
+    #[test]
+    fn null_and_empty_differ() {
+        assert_eq!(Record::null().value_bytes(), None);
+        assert_eq!(Record::new("").value_bytes(), Some(&b""[..]));
+        assert_eq!(Record::new("").key_bytes(), None);
+        assert_eq!(Record::new("").key("").key_bytes(), Some(&b""[..]));
+        assert!(Record::tombstone("").is_tombstone());
+        assert!(!Record::null().is_tombstone() && !Record::new("").key("k").is_tombstone());
+        assert_eq!(Record::from_parts(Some(b"k"), None), Record::tombstone("k"));
+    }
+
+    #[test]
+    fn an_owned_record_is_equal_and_outlives_its_parts() {
+        let owned: Record<'static> = {
+            let (key, name, value) = (String::from("k"), String::from("h"), vec![1]);
+            let record = Record::new(&value).key(&key).header(&name, &value).null_header("n");
+            let record = record.timestamp(Timestamp::from_millis(5));
+            assert_eq!(record.clone().into_owned(), record);
+            record.into_owned()
+        };
+        assert_eq!(owned.headers().len(), 2);
+        assert_eq!(owned.headers()[0].value(), Some(&[1][..]));
+        assert_eq!(owned.given_timestamp(), Some(Timestamp::from_millis(5)));
+    }
+}

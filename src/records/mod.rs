@@ -1,0 +1,440 @@
+//! What does a reader get? Batches, shared and not copied, and records that are looked at where they lie.
+
+mod consumed;
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::slice;
+use std::vec;
+
+pub use self::consumed::{ConsumedRecord, OwnedRecord};
+use crate::format::body;
+use crate::log::batch::Batch;
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, TopicName};
+
+/// The records of one poll or read, oldest first within each partition.
+///
+/// They are checked and uncompressed, and lie in the buffers or maps that they were read from: no record is allocated or
+/// copied, and the reader is free while they are used. They keep those buffers alive; to keep a few records of many for
+/// long, take [`OwnedRecord::detach`].
+///
+/// ```
+/// # use quipu::{Broker, Record, Start, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # let topic = broker.create_topic("orders", TopicConfig::new())?;
+/// # broker.producer().send(&topic, Record::new("42 EUR").key("customer-7"))?.wait()?;
+/// let records = topic.partition(0)?.read(Start::Beginning, 1 << 20)?;
+/// for record in &records {
+///     println!("{} {:?} {:?}", record.position(), record.key(), record.value());
+/// }
+/// assert_eq!(records.len(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Records {
+    chunks: Vec<Chunk>,
+    len: usize,
+    bytes: usize,
+    skipped: Vec<Skipped>,
+}
+
+impl Records {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no record. There may be [`skipped`](Records::skipped) ranges nevertheless.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The size of the records, uncompressed and with their framing, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The records, borrowed: nothing is allocated and nothing counted per record.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { chunks: self.chunks.iter(), current: None, remaining: self.len }
+    }
+
+    /// The last record. It is found by walking the last batch.
+    pub fn last(&self) -> Option<ConsumedRecord<'_>> {
+        self.chunks.last()?.iter().last()
+    }
+
+    /// Ranges of offsets that were left out before these records: what retention or a cut of the log's end has taken,
+    /// and where [`OffsetReset`](crate::OffsetReset) made reading go on. Kafka writes a line to its log instead.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// The same records apart by partition, in the order of their first records: for workers that share the partitions.
+    /// A partition of which something was skipped and nothing read has its own entry, without records.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let topic = broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+    /// # for p in topic.partitions() { broker.producer().send(&p, Record::new("v"))?.wait()?; }
+    /// let records = broker.reader(&["orders"], Start::Beginning)?.poll(std::time::Duration::ZERO)?;
+    /// std::thread::scope(|scope| {
+    ///     for part in records.by_partition() {
+    ///         scope.spawn(move || assert_eq!(part.len(), 1));
+    ///     }
+    /// });
+    /// # Ok(()) }
+    /// ```
+    pub fn by_partition(self) -> Vec<Records> {
+        let mut parts: Vec<Records> = Vec::new();
+        for chunk in self.chunks {
+            // A poll visits a partition once, so its chunks follow each other.
+            match parts.last_mut() {
+                Some(part) if part.holds(&chunk.batch.source.topic, chunk.batch.source.partition) => {
+                    part.push(chunk)
+                }
+                _ => {
+                    let mut part = Records::default();
+                    part.push(chunk);
+                    parts.push(part);
+                }
+            }
+        }
+        for skipped in self.skipped {
+            match parts.iter_mut().find(|part| part.holds(&skipped.topic, skipped.partition)) {
+                Some(part) => part.skip(skipped),
+                None => parts.push(Records { skipped: vec![skipped], ..Records::default() }),
+            }
+        }
+        parts
+    }
+
+    /// Adds a run of records.
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        self.len += chunk.count as usize;
+        self.bytes += chunk.bytes;
+        self.chunks.push(chunk);
+    }
+
+    /// Adds a range that was left out.
+    pub(crate) fn skip(&mut self, skipped: Skipped) {
+        self.skipped.push(skipped);
+    }
+
+    /// Whether these are records, or skipped ranges, of this partition; meant for those of one partition.
+    fn holds(&self, topic: &TopicName, partition: PartitionId) -> bool {
+        match (self.chunks.first(), self.skipped.first()) {
+            (Some(chunk), _) => {
+                chunk.batch.source.partition == partition && chunk.batch.source.topic == *topic
+            }
+            (None, Some(skipped)) => skipped.partition == partition && skipped.topic == *topic,
+            (None, None) => false,
+        }
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records")
+            .field("len", &self.len)
+            .field("bytes", &self.bytes)
+            .field("first", &self.iter().next())
+            .field("skipped", &self.skipped)
+            .finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Records {
+    type Item = ConsumedRecord<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+impl IntoIterator for Records {
+    type Item = OwnedRecord;
+    type IntoIter = IntoIter;
+
+    fn into_iter(self) -> IntoIter {
+        IntoIter { chunks: self.chunks.into_iter(), current: None, remaining: self.len }
+    }
+}
+
+/// A range of offsets that a reader did not deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The offset that should have been read next.
+    pub from: Offset,
+    /// Where reading goes on. It lies before `from` if the log's end was cut, or never reached so far.
+    pub to: Offset,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+impl Skipped {
+    pub(crate) fn new(batch_of: &crate::log::Log, from: Offset, to: Offset, reason: SkipReason) -> Self {
+        Skipped { topic: batch_of.topic().clone(), partition: batch_of.partition(), from, to, reason }
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Skipped { topic, partition, from, to, reason } = self;
+        write!(f, "{topic}/{partition} goes on at offset {to} instead of {from}: ")?;
+        match reason {
+            SkipReason::OutOfRange => f.write_str("it is out of range"),
+            SkipReason::Truncated { at } => write!(f, "the log was cut at offset {at}"),
+        }
+    }
+}
+
+/// Why a range of offsets was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// The offset is not in the log: retention has passed it, or it lies behind the visible end.
+    OutOfRange,
+    /// Records were cut off the log's end since the position was taken, and it lies beyond the cut.
+    Truncated {
+        /// Where the log was cut: the first offset whose record is not the one that the position knew.
+        at: Offset,
+    },
+}
+
+/// Iterates over [`Records`], borrowed.
+#[derive(Clone)]
+pub struct Iter<'a> {
+    chunks: slice::Iter<'a, Chunk>,
+    current: Option<ChunkIter<'a>>,
+    remaining: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = ConsumedRecord<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<ConsumedRecord<'a>> {
+        loop {
+            if let Some(record) = self.current.as_mut().and_then(ChunkIter::next) {
+                self.remaining = self.remaining.saturating_sub(1);
+                return Some(record);
+            }
+            match self.chunks.next() {
+                Some(chunk) => self.current = Some(chunk.iter()),
+                None => {
+                    self.remaining = 0;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.remaining, Some(self.remaining))
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+impl FusedIterator for Iter<'_> {}
+
+impl fmt::Debug for Iter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+/// Iterates over [`Records`], owned.
+pub struct IntoIter {
+    chunks: vec::IntoIter<Chunk>,
+    current: Option<Chunk>,
+    remaining: usize,
+}
+
+impl Iterator for IntoIter {
+    type Item = OwnedRecord;
+
+    fn next(&mut self) -> Option<OwnedRecord> {
+        loop {
+            if let Some(record) = self.current.as_mut().and_then(Chunk::pop_front) {
+                self.remaining = self.remaining.saturating_sub(1);
+                return Some(record);
+            }
+            match self.chunks.next() {
+                Some(chunk) => self.current = Some(chunk),
+                None => {
+                    self.remaining = 0;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.remaining, Some(self.remaining))
+    }
+}
+
+impl ExactSizeIterator for IntoIter {}
+impl FusedIterator for IntoIter {}
+
+impl fmt::Debug for IntoIter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntoIter").field("remaining", &self.remaining).finish_non_exhaustive()
+    }
+}
+
+/// A place between two records of a batch.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// In the batch's body.
+    position: usize,
+    /// How many records follow.
+    remaining: u32,
+    next_offset_delta: u32,
+}
+
+/// A run of records of one batch.
+#[derive(Clone)]
+pub(crate) struct Chunk {
+    batch: Arc<Batch>,
+    from: Mark,
+    count: u32,
+    bytes: usize,
+}
+
+impl Chunk {
+    #[inline]
+    fn iter(&self) -> ChunkIter<'_> {
+        let Mark { position, next_offset_delta, .. } = self.from;
+        // The body is looked up here, once: behind it there are owners to tell apart.
+        let body = self.batch.records.as_slice();
+        ChunkIter {
+            batch: &self.batch,
+            records: body::Records::resume(body, position, self.count, next_offset_delta),
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<OwnedRecord> {
+        let mut records = self.iter();
+        let record = records.next()?.into_owned();
+        let (position, next_offset_delta) = (records.records.position(), records.records.next_offset_delta());
+        self.count = records.records.remaining();
+        self.from = Mark { position, remaining: self.count, next_offset_delta };
+        Some(record)
+    }
+}
+
+/// Iterates over a chunk.
+#[derive(Clone)]
+struct ChunkIter<'a> {
+    batch: &'a Arc<Batch>,
+    records: body::Records<'a>,
+}
+
+impl<'a> Iterator for ChunkIter<'a> {
+    type Item = ConsumedRecord<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<ConsumedRecord<'a>> {
+        let position = self.records.position();
+        // The body has been validated: an error would mean that a mapped file was changed by somebody else since.
+        let raw = self.records.next()?.ok()?;
+        Some(ConsumedRecord::in_batch(self.batch, position, raw))
+    }
+}
+
+/// What is left of a batch that is being delivered: a poll that takes only a part of it costs no second read, check or
+/// decompression.
+pub(crate) struct Unread {
+    batch: Arc<Batch>,
+    mark: Mark,
+}
+
+impl Unread {
+    /// The records of a batch with offsets of at least `from`.
+    pub(crate) fn new(batch: Arc<Batch>, from: Offset) -> Self {
+        let mark = Mark { position: 0, remaining: batch.header.count, next_offset_delta: 0 };
+        let mut unread = Unread { batch, mark };
+        if from > unread.batch.header.base_offset {
+            unread.skip_below(from);
+        }
+        unread
+    }
+
+    /// The offset to read next: behind the last record taken, and behind the whole batch once nothing is left, however
+    /// many offsets its last surviving record left unused.
+    pub(crate) fn next_offset(&self) -> Offset {
+        match self.mark.remaining {
+            0 => self.batch.header.end_offset(),
+            _ => self.batch.header.base_offset.plus(u64::from(self.mark.next_offset_delta)),
+        }
+    }
+
+    pub(crate) fn base_offset(&self) -> Offset {
+        self.batch.header.base_offset
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mark.remaining == 0
+    }
+
+    /// The size of what is left.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.records.as_slice().len().saturating_sub(self.mark.position)
+    }
+
+    /// Takes the next `max` records, or all that are left.
+    pub(crate) fn take(&mut self, max: usize) -> Chunk {
+        let from = self.mark;
+        let count = u32::try_from(max).unwrap_or(u32::MAX).min(from.remaining);
+        self.mark = if count == from.remaining {
+            Mark { position: self.batch.records.as_slice().len(), remaining: 0, ..from }
+        } else {
+            self.mark_behind(count)
+        };
+        let bytes = self.mark.position.saturating_sub(from.position);
+        Chunk { batch: self.batch.clone(), from, count, bytes }
+    }
+
+    fn skip_below(&mut self, offset: Offset) {
+        let least = offset.since(self.batch.header.base_offset);
+        let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
+        let below = deltas.take_while(|delta| *delta < least).count();
+        self.mark = self.mark_behind(u32::try_from(below).unwrap_or(u32::MAX));
+        // Nothing lies between the last record below and the next one: what is left begins at the offset asked for.
+        let least = u32::try_from(least).unwrap_or(u32::MAX);
+        self.mark.next_offset_delta = self.mark.next_offset_delta.max(least);
+    }
+
+    /// The place behind the next `count` records.
+    fn mark_behind(&self, count: u32) -> Mark {
+        let mut records = self.records();
+        for _ in 0..count {
+            records.next();
+        }
+        Mark {
+            position: records.position(),
+            remaining: records.remaining(),
+            next_offset_delta: records.next_offset_delta(),
+        }
+    }
+
+    fn records(&self) -> body::Records<'_> {
+        let Mark { position, remaining, next_offset_delta } = self.mark;
+        body::Records::resume(self.batch.records.as_slice(), position, remaining, next_offset_delta)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,160 @@
+//! What is the broker doing? Plain numbers to look at, and events as they happen.
+
+use std::path::PathBuf;
+
+use crate::error::Error;
+use crate::sync::Arc;
+use crate::types::{Bounds, Offset, PartitionId, TopicName};
+
+/// Something worth knowing has happened to a partition. See [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A segment was sealed and the next one begun.
+    Rolled {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The first offset of the new segment.
+        base_offset: Offset,
+    },
+    /// What a crash left behind was read again when the broker was opened.
+    Recovered(Recovery),
+    /// Bytes behind the last good batch were cut off.
+    Cut(Cut),
+    /// A write or sync failed: the partition takes no more appends until it is reopened.
+    Poisoned {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        cause: Error,
+    },
+}
+
+/// Whoever wants to be told of events.
+pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// What opening a broker found and did. Everything that was skipped, cut or set aside is named here.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// Whether the broker had been closed properly, so that nothing had to be checked.
+    pub clean: bool,
+    /// The partitions of which something was read again, and how much.
+    pub recovered: Vec<Recovery>,
+    /// What was cut off, and which offsets it held.
+    pub cuts: Vec<Cut>,
+    /// The partitions that could not be opened for appending: they answer with this error, the others work.
+    pub damaged: Vec<(TopicName, PartitionId, Error)>,
+    /// Files that are not the broker's and were left alone, and derived files that were rebuilt.
+    pub warnings: Vec<String>,
+}
+
+/// How much of a partition was read again after an unclean stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where reading began: everything before was known to be on the medium.
+    pub from: Offset,
+    /// The log end that was found.
+    pub to: Offset,
+    /// How many bytes were checked, and written again so that they are on the medium.
+    pub bytes: u64,
+}
+
+/// A torn tail: what a crash left behind the last whole batch.
+///
+/// If the partition's durability was [`Sync`](crate::Durability::Sync), a cut after a mere crash can only hold records
+/// that nobody was told about. It cannot be told apart, though, from damage to the last synced batches: hence "possibly
+/// acknowledged".
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cut {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The segment file that was cut.
+    pub file: PathBuf,
+    /// The byte position of the cut.
+    pub position: u64,
+    /// How many bytes lay behind it.
+    pub bytes: u64,
+    /// What was wrong there.
+    pub reason: String,
+    /// The first offset that the cut took: the log end now.
+    pub from: Offset,
+    /// Behind the last offset that was seen in what was cut, if any could be read there.
+    pub to: Option<Offset>,
+    /// The file that keeps the bytes, for whoever wants to look.
+    pub kept: Option<PathBuf>,
+}
+
+/// A broker in numbers.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct BrokerStats {
+    /// Every topic, by name.
+    pub topics: Vec<TopicStats>,
+    /// Segment files and maps open now.
+    pub open_files: usize,
+    /// Bytes of newest batches kept in memory now.
+    pub tail_cache_bytes: usize,
+}
+
+/// A topic in numbers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// Its name.
+    pub name: TopicName,
+    /// Its partitions, by id.
+    pub partitions: Vec<PartitionStats>,
+}
+
+/// A partition in numbers. The counters start at 0 when the broker is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PartitionStats {
+    /// Its id.
+    pub id: PartitionId,
+    /// Where it begins and ends.
+    pub bounds: Bounds,
+    /// Its log epoch.
+    pub epoch: u32,
+    /// Bytes in its segments.
+    pub bytes: u64,
+    /// Its segments, oldest first.
+    pub segments: Vec<SegmentStats>,
+    /// Records appended since opening.
+    pub records_appended: u64,
+    /// Batches appended since opening.
+    pub batches_appended: u64,
+    /// Bytes appended since opening, as stored.
+    pub bytes_appended: u64,
+    /// Syncs since opening.
+    pub syncs: u64,
+    /// Whether it takes no appends, and why.
+    pub poisoned: Option<Error>,
+}
+
+/// A segment in numbers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SegmentStats {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its first offset.
+    pub base_offset: Offset,
+    /// Its bytes that count.
+    pub bytes: u64,
+    /// Whether it takes no more appends.
+    pub sealed: bool,
+}

@@ -1,0 +1,464 @@
+//! What happens if the n-th operation fails, is cut short, or does not come back for a while?
+//!
+//! Useful for: failing every operation of a run in turn, and for stopping a thread at an exact place. Not useful for:
+//! what a power loss leaves; that is [`mem`](crate::storage::mem).
+//!
+//! [`Faults`] is the plan and the count, [`FaultStorage`] a layer over any storage that obeys it. No operation blocks
+//! or runs while the plan is locked.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// The kinds of operations that a broker asks of its medium.
+///
+/// ```
+/// use std::io;
+/// use std::path::Path;
+/// use quipu::testing::{Disk, Op};
+///
+/// let disk = Disk::new();
+/// // A broker on this disk will fail at its third write.
+/// disk.fail(Op::Write, 3, io::ErrorKind::StorageFull);
+/// assert_eq!(disk.ops(), 0);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Op {
+    /// Each of the others.
+    Any,
+    /// Taking the lock of the directory.
+    Lock,
+    /// Creating a directory.
+    CreateDir,
+    /// Listing a directory.
+    List,
+    /// Opening or creating a file.
+    OpenFile,
+    /// Renaming a file or a directory.
+    Rename,
+    /// Removing a file or a directory.
+    Remove,
+    /// Making the entries of a directory durable.
+    SyncDir,
+    /// Reading from a file.
+    Read,
+    /// Writing to a file.
+    Write,
+    /// Making a file's bytes durable.
+    Sync,
+    /// Asking for a file's length.
+    Len,
+    /// Mapping a file.
+    Map,
+}
+
+/// Holds one operation until it is released: see [`Disk::hold`](crate::testing::Disk::hold).
+///
+/// Dropping it releases the operation too.
+///
+/// ```
+/// use quipu::testing::{Disk, Op};
+///
+/// let disk = Disk::new();
+/// let gate = disk.hold(Op::Sync, 1);
+/// assert!(!gate.is_reached());
+/// gate.release();
+/// ```
+pub struct Gate {
+    door: Arc<Door>,
+}
+
+impl Op {
+    /// How many kinds there are, [`Op::Any`] included: the counters' number.
+    const KINDS: usize = Op::Map as usize + 1;
+}
+
+impl Gate {
+    /// Waits until the operation has come to the gate. For ever, if it never comes.
+    pub fn wait_until_reached(&self) {
+        let mut state = self.door.state.lock();
+        while !state.is_reached {
+            self.door.changed.wait(&mut state);
+        }
+    }
+
+    /// Whether the operation has come to the gate, released since or not.
+    pub fn is_reached(&self) -> bool {
+        self.door.state.lock().is_reached
+    }
+
+    /// Lets the operation go on, also if it has not come yet.
+    pub fn release(&self) {
+        self.door.state.lock().is_open = true;
+        self.door.changed.notify_all();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("is_reached", &self.is_reached()).finish()
+    }
+}
+
+#[derive(Default)]
+struct Door {
+    state: Mutex<DoorState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct DoorState {
+    is_reached: bool,
+    is_open: bool,
+}
+
+impl Door {
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.is_reached = true;
+        self.changed.notify_all();
+        while !state.is_open {
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+/// Which operations go wrong and how, and how many there were. Cheap to clone; clones are the same plan.
+///
+/// "The n-th" is counted from the call that asks for it, 1 being the next one; 0 means 1.
+#[derive(Clone, Default)]
+pub(crate) struct Faults {
+    plan: Arc<Mutex<Plan>>,
+}
+
+#[derive(Default)]
+struct Plan {
+    /// Which storages may act: those made since the last [`Faults::revive`].
+    run: u64,
+    ops: u64,
+    ops_of: [u64; Op::KINDS],
+    rules: Vec<Rule>,
+    /// How many operations may still be done; `None` for any number.
+    left_to_live: Option<u64>,
+    /// Whether one more than that was tried.
+    is_dead: bool,
+    is_hostile: bool,
+    /// In hostile mode: whether the last read or write was interrupted.
+    was_interrupted: bool,
+}
+
+struct Rule {
+    op: Op,
+    /// How many operations of the kind pass before it applies.
+    pass: u64,
+    /// Whether it stays in force then.
+    always: bool,
+    effect: Effect,
+}
+
+#[derive(Clone)]
+enum Effect {
+    Fail(io::ErrorKind),
+    Short,
+    Tear,
+    Hold(Arc<Door>),
+}
+
+/// What a read or write may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transfer {
+    Whole,
+    /// Half of the bytes, at least one.
+    Half,
+    /// One byte.
+    Single,
+    /// Half of the bytes, then an error.
+    Torn,
+}
+
+impl Faults {
+    /// A plan without faults.
+    pub(crate) fn new() -> Self {
+        Faults::default()
+    }
+
+    /// How many operations there were.
+    pub(crate) fn ops(&self) -> u64 {
+        self.plan.lock().ops
+    }
+
+    /// How many operations of a kind there were.
+    pub(crate) fn ops_of(&self, op: Op) -> u64 {
+        let plan = self.plan.lock();
+        if op == Op::Any { plan.ops } else { plan.ops_of.get(op as usize).copied().unwrap_or_default() }
+    }
+
+    /// Fails the n-th operation of a kind. It is not executed.
+    pub(crate) fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
+        self.add(op, nth, false, Effect::Fail(kind));
+    }
+
+    /// Fails the n-th operation of a kind and all after it.
+    pub(crate) fn fail_always(&self, op: Op, nth: u64, kind: io::ErrorKind) {
+        self.add(op, nth, true, Effect::Fail(kind));
+    }
+
+    /// Cuts the n-th read or write (or whichever comes, for [`Op::Any`]) to half of its bytes, at least one.
+    pub(crate) fn short(&self, op: Op, nth: u64) {
+        self.add(op, nth, false, Effect::Short);
+    }
+
+    /// Executes half of the n-th write, then fails it.
+    pub(crate) fn tear(&self, nth: u64) {
+        self.add(Op::Write, nth, false, Effect::Tear);
+    }
+
+    /// Stops the n-th operation of a kind before it is executed, until the gate is released.
+    pub(crate) fn hold(&self, op: Op, nth: u64) -> Gate {
+        let door = Arc::new(Door::default());
+        self.add(op, nth, false, Effect::Hold(Arc::clone(&door)));
+        Gate { door }
+    }
+
+    /// The process dies at the n-th operation: neither that one is executed nor any after it; all fail.
+    pub(crate) fn crash_at(&self, nth: u64) {
+        self.plan.lock().left_to_live = Some(nth.saturating_sub(1));
+    }
+
+    /// Reads and writes move one byte a call, and every other call is interrupted.
+    #[cfg(test)]
+    pub(crate) fn be_hostile(&self) {
+        self.plan.lock().is_hostile = true;
+    }
+
+    /// Forgets all faults that have not happened yet. A process that died stays dead.
+    pub(crate) fn clear(&self) {
+        let mut plan = self.plan.lock();
+        plan.rules.clear();
+        plan.is_hostile = false;
+        plan.left_to_live = None;
+    }
+
+    /// A new process: storages made from now on work, those made before never again. Forgets a planned or past
+    /// [`crash_at`](Faults::crash_at); other faults stay planned.
+    pub(crate) fn revive(&self) {
+        let mut plan = self.plan.lock();
+        plan.run = plan.run.saturating_add(1);
+        plan.left_to_live = None;
+        plan.is_dead = false;
+    }
+
+    fn add(&self, op: Op, nth: u64, always: bool, effect: Effect) {
+        self.plan.lock().rules.push(Rule { op, pass: nth.saturating_sub(1), always, effect });
+    }
+
+    /// Counts an operation and lets it go wrong if it is to.
+    fn meet(&self, run: u64, op: Op) -> io::Result<Transfer> {
+        let verdict = self.plan.lock().judge(run, op)?;
+        for door in &verdict.doors {
+            door.pass();
+        }
+        if !verdict.doors.is_empty() {
+            // The process may have died while it was held.
+            self.plan.lock().check_alive(run)?;
+        }
+        verdict.outcome
+    }
+}
+
+struct Verdict {
+    /// The gates to pass first.
+    doors: Vec<Arc<Door>>,
+    outcome: io::Result<Transfer>,
+}
+
+impl Plan {
+    fn check_alive(&self, run: u64) -> io::Result<()> {
+        if self.run == run && !self.is_dead { Ok(()) } else { Err(io::Error::other("the process has died")) }
+    }
+
+    fn judge(&mut self, run: u64, op: Op) -> io::Result<Verdict> {
+        if run == self.run && self.left_to_live == Some(0) {
+            self.is_dead = true;
+        }
+        self.check_alive(run)?;
+        self.left_to_live = self.left_to_live.map(|left| left.saturating_sub(1));
+        self.ops = self.ops.saturating_add(1);
+        if let Some(count) = self.ops_of.get_mut(op as usize) {
+            *count = count.saturating_add(1);
+        }
+
+        let mut doors = Vec::new();
+        let mut outcome = None;
+        self.rules.retain_mut(|rule| {
+            if !rule.concerns(op) {
+                return true;
+            }
+            if rule.pass > 0 {
+                rule.pass -= 1;
+                return true;
+            }
+            match &rule.effect {
+                Effect::Hold(door) => doors.push(Arc::clone(door)),
+                Effect::Fail(kind) => drop(outcome.get_or_insert(Err((*kind).into()))),
+                Effect::Short => drop(outcome.get_or_insert(Ok(Transfer::Half))),
+                Effect::Tear => drop(outcome.get_or_insert(Ok(Transfer::Torn))),
+            }
+            rule.always
+        });
+        let outcome = outcome.unwrap_or_else(|| self.usual(op));
+        Ok(Verdict { doors, outcome })
+    }
+
+    /// The outcome of an operation that no rule concerns.
+    fn usual(&mut self, op: Op) -> io::Result<Transfer> {
+        if !self.is_hostile || !matches!(op, Op::Read | Op::Write) {
+            return Ok(Transfer::Whole);
+        }
+        self.was_interrupted = !self.was_interrupted;
+        if self.was_interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(Transfer::Single) }
+    }
+}
+
+impl Rule {
+    fn concerns(&self, op: Op) -> bool {
+        let is_transfer = matches!(op, Op::Read | Op::Write);
+        (self.op == op || self.op == Op::Any) && (is_transfer || !matches!(self.effect, Effect::Short))
+    }
+}
+
+impl Transfer {
+    fn bytes(self, asked: usize) -> usize {
+        match self {
+            Transfer::Whole => asked,
+            Transfer::Half => asked.div_ceil(2).min(asked.saturating_sub(1).max(1)),
+            Transfer::Single => asked.min(1),
+            Transfer::Torn => asked / 2,
+        }
+    }
+}
+
+/// A storage whose operations are counted and go wrong as planned.
+pub(crate) struct FaultStorage {
+    inner: Arc<dyn Storage>,
+    process: Process,
+}
+
+/// The plan, and which run of the process acts.
+#[derive(Clone)]
+struct Process {
+    faults: Faults,
+    run: u64,
+}
+
+impl Process {
+    fn meet(&self, op: Op) -> io::Result<Transfer> {
+        self.faults.meet(self.run, op)
+    }
+}
+
+impl FaultStorage {
+    /// A layer over `inner` that obeys `faults`, until the next [`Faults::revive`].
+    pub(crate) fn new(inner: Arc<dyn Storage>, faults: &Faults) -> Self {
+        let run = faults.plan.lock().run;
+        FaultStorage { inner, process: Process { faults: faults.clone(), run } }
+    }
+}
+
+impl Storage for FaultStorage {
+    fn display(&self, path: &Path) -> PathBuf {
+        self.inner.display(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.process.meet(Op::Lock)?;
+        self.inner.lock(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.process.meet(Op::CreateDir)?;
+        self.inner.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.process.meet(Op::List)?;
+        self.inner.list(dir)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        self.process.meet(Op::OpenFile)?;
+        let inner = self.inner.open(path, mode)?;
+        Ok(Arc::new(FaultFile { inner, process: self.process.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.process.meet(Op::Rename)?;
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.process.meet(Op::Remove)?;
+        self.inner.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.process.meet(Op::Remove)?;
+        self.inner.remove_dir(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.process.meet(Op::SyncDir)?;
+        self.inner.sync_dir(dir)
+    }
+}
+
+struct FaultFile {
+    inner: Arc<dyn File>,
+    process: Process,
+}
+
+impl File for FaultFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let n = self.process.meet(Op::Read)?.bytes(buffer.len());
+        self.inner.read_at(buffer.get_mut(..n).unwrap_or_default(), position)
+    }
+
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        let transfer = self.process.meet(Op::Write)?;
+        let part = bytes.get(..transfer.bytes(bytes.len())).unwrap_or_default();
+        let written = self.inner.write_at(part, position)?;
+        if transfer == Transfer::Torn {
+            return Err(io::Error::other("the write was torn"));
+        }
+        Ok(written)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.process.meet(Op::Sync).inspect_err(|_| self.inner.lose_unsynced())?;
+        self.inner.sync_data()
+    }
+
+    fn lose_unsynced(&self) {
+        self.inner.lose_unsynced();
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.process.meet(Op::Len)?;
+        self.inner.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        self.process.meet(Op::Map)?;
+        self.inner.map(len)
+    }
+}

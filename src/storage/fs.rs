@@ -1,0 +1,215 @@
+//! How does a directory tree of the operating system answer? The only user of `std::fs`.
+//!
+//! Useful for: every path a broker touches on a disk. Not useful for: knowing which operations need a sync; that is
+//! written at each method of [`Storage`].
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use crate::storage::{Entry, File, Map, OpenMode, Storage, read_up_to};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// A directory of the operating system's file system.
+#[derive(Debug)]
+pub(crate) struct FsStorage {
+    root: PathBuf,
+}
+
+impl FsStorage {
+    /// The storage below `root`. Touches nothing. A relative path is made absolute, so that a later change of the
+    /// process's working directory does not move the storage.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        let root = std::path::absolute(&root).unwrap_or(root);
+        FsStorage { root }
+    }
+
+    /// Creates the directory `path` and its missing parents, each durably. `NotADirectory` if there is something else.
+    pub(crate) fn create_root(path: &Path) -> io::Result<()> {
+        create_durably(&std::path::absolute(path)?)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        if path.as_os_str().is_empty() {
+            return Ok(self.root.clone());
+        }
+        if path.components().all(|part| matches!(part, Component::Normal(_))) {
+            Ok(self.root.join(path))
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leads out of the storage"))
+        }
+    }
+}
+
+impl Storage for FsStorage {
+    fn display(&self, path: &Path) -> PathBuf {
+        if path.as_os_str().is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let path = self.resolve(path)?;
+        // The lock belongs to this open file, not to the process: a second one in this process is refused as well.
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let path = self.resolve(path)?;
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            result => result,
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.resolve(dir)?)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            // A directory may be a link to one on another disk.
+            let is_dir = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+            entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), is_dir });
+        }
+        Ok(entries)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let path = self.resolve(path)?;
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        let file = match mode {
+            OpenMode::Read => options.open(&path)?,
+            OpenMode::Write => options.write(true).open(&path)?,
+            OpenMode::CreateNew => options.write(true).create_new(true).open(&path)?,
+            OpenMode::Truncate => {
+                // Not O_TRUNC: a file that somebody maps after all must not shrink under the map.
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => options.write(true).create_new(true).open(&path)?,
+                }
+            }
+        };
+        if mode == OpenMode::Read && file.metadata()?.is_dir() {
+            // Some systems open a directory and fail at the first read.
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Arc::new(FsFile { file, mapped: AtomicU64::new(0) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(self.resolve(from)?, self.resolve(to)?)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(self.resolve(path)?)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(self.resolve(path)?)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        sync_directory(&self.resolve(dir)?)
+    }
+}
+
+struct FsFile {
+    file: fs::File,
+    /// The longest length mapped through this handle: what lies below must not change any more.
+    mapped: AtomicU64,
+}
+
+impl FsFile {
+    /// `InvalidInput` unless the bytes to be written below the mapped length are those that are there.
+    fn check_mapped(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        let overlap = self.mapped.load(Ordering::Acquire).saturating_sub(position);
+        let rewritten = usize::try_from(overlap).ok().and_then(|n| bytes.get(..n)).unwrap_or(bytes);
+        if rewritten.is_empty() {
+            return Ok(());
+        }
+        let mut there = vec![0; rewritten.len()];
+        let n = read_up_to(self, &mut there, position)?;
+        if there.get(..n) == Some(rewritten) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "mapped bytes cannot be changed"))
+    }
+}
+
+impl File for FsFile {
+    #[cfg(unix)]
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.file, buffer, position)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(&self.file, buffer, position)
+    }
+
+    #[cfg(unix)]
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        self.check_mapped(bytes, position)?;
+        std::os::unix::fs::FileExt::write_at(&self.file, bytes, position)
+    }
+
+    #[cfg(windows)]
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        self.check_mapped(bytes, position)?;
+        std::os::windows::fs::FileExt::seek_write(&self.file, bytes, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        let map = Map::of_file(&self.file, self.len()?, len)?;
+        self.mapped.fetch_max(len, Ordering::Release);
+        Ok(map)
+    }
+}
+
+fn create_durably(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else {
+        // The root of the file system, or of a drive: it is there or it is nothing we could create.
+        return fs::metadata(path).map(drop);
+    };
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            // Somebody who died before syncing the parent may have made it. If that cannot be had (we may not be
+            // allowed to open the parent), an existing directory is its creator's to vouch for.
+            let _ = sync_directory(parent);
+            return Ok(());
+        }
+        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    create_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result?,
+    }
+    sync_directory(parent)
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let dir = fs::File::open(path)?;
+    if dir.metadata()?.is_dir() { dir.sync_all() } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Windows has no such operation; NTFS journals its metadata.
+#[cfg(windows)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::read_dir(path).map(drop)
+}

@@ -1,0 +1,318 @@
+//! Which names lead to which files: as written, and as they would be found after a power loss?
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::{Component, Path};
+
+use crate::storage::Entry;
+use crate::storage::mem::content::{Content, Fates};
+use crate::sync::{Arc, RwLock};
+
+/// A file, whatever names it has.
+pub(super) struct Inode {
+    id: u64,
+    pub(super) content: RwLock<Content>,
+}
+
+/// What a name leads to.
+#[derive(Clone)]
+pub(super) enum Node {
+    File(Arc<Inode>),
+    Dir(DirId),
+}
+
+/// A directory, whatever name it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct DirId(u64);
+
+/// A name in a directory.
+pub(super) type Key = (DirId, String);
+
+type Names = BTreeMap<String, Node>;
+
+/// All directories.
+pub(super) struct Tree {
+    dirs: BTreeMap<DirId, Dir>,
+    /// Changes that are not durable yet, oldest first. Empty without crash images.
+    changes: Vec<Change>,
+    /// Who holds the lock on which inode: a number of its own for each holder.
+    locks: HashMap<u64, u64>,
+    next_id: u64,
+    crash_images: bool,
+}
+
+#[derive(Clone, Default)]
+struct Dir {
+    written: Names,
+    /// Empty without crash images.
+    durable: Names,
+}
+
+/// One operation on directories: all its effects together, or none.
+#[derive(Clone)]
+struct Change {
+    effects: Vec<Effect>,
+}
+
+/// What becomes of one name: `None` if it is removed.
+#[derive(Clone)]
+struct Effect {
+    key: Key,
+    node: Option<Node>,
+    /// Whether the directory was synced since.
+    synced: bool,
+}
+
+impl Tree {
+    /// An empty root directory.
+    pub(super) fn new(crash_images: bool) -> Self {
+        Tree {
+            dirs: BTreeMap::from([(ROOT, Dir::default())]),
+            changes: Vec::new(),
+            locks: HashMap::new(),
+            next_id: 1,
+            crash_images,
+        }
+    }
+
+    /// The directory at `path`.
+    pub(super) fn dir(&self, path: &Path) -> io::Result<DirId> {
+        let mut dir = ROOT;
+        for part in path.components() {
+            dir = match self.node(&(dir, name_of(part)?)) {
+                Some(Node::Dir(inner)) => inner,
+                Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
+                None => return Err(io::ErrorKind::NotFound.into()),
+            };
+        }
+        Ok(dir)
+    }
+
+    /// The directory and the name that `path` ends in; whether there is such an entry is for [`Tree::node`] to say.
+    pub(super) fn key(&self, path: &Path) -> io::Result<Key> {
+        let last = path.components().next_back().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.dir(path.parent().unwrap_or(Path::new("")))?, name_of(last)?))
+    }
+
+    /// What a name leads to.
+    pub(super) fn node(&self, (dir, name): &Key) -> Option<Node> {
+        self.dirs.get(dir)?.written.get(name).cloned()
+    }
+
+    /// The entries of a directory.
+    pub(super) fn list(&self, dir: DirId) -> Vec<Entry> {
+        let entry = |(name, node): (&String, &Node)| Entry {
+            name: name.clone(),
+            is_dir: matches!(node, Node::Dir(_)),
+        };
+        self.dirs.get(&dir).map(|dir| dir.written.iter().map(entry).collect()).unwrap_or_default()
+    }
+
+    /// Creates a directory under a free name.
+    pub(super) fn create_dir(&mut self, key: Key) {
+        let id = DirId(self.new_id());
+        self.dirs.insert(id, Dir::default());
+        self.change([(key, Some(Node::Dir(id)))]);
+    }
+
+    /// Creates an empty file under a free name.
+    pub(super) fn create_file(&mut self, key: Key) -> Arc<Inode> {
+        let content = RwLock::new(Content::new(self.crash_images));
+        let inode = Arc::new(Inode { id: self.new_id(), content });
+        self.change([(key, Some(Node::File(Arc::clone(&inode))))]);
+        inode
+    }
+
+    /// Removes a name. A directory under it is empty.
+    pub(super) fn unlink(&mut self, key: Key) {
+        if let (false, Some(Node::Dir(id))) = (self.crash_images, self.node(&key)) {
+            self.dirs.remove(&id);
+        }
+        self.change([(key, None)]);
+    }
+
+    /// Moves a node from one name to another, which loses what it led to.
+    pub(super) fn rename(&mut self, from: Key, to: Key, node: Node) {
+        self.change([(from, None), (to, Some(node))]);
+    }
+
+    fn change<const N: usize>(&mut self, effects: [(Key, Option<Node>); N]) {
+        let effects: Vec<_> =
+            effects.into_iter().map(|(key, node)| Effect { key, node, synced: false }).collect();
+        for effect in &effects {
+            if let Some(dir) = self.dirs.get_mut(&effect.key.0) {
+                effect.apply(&mut dir.written);
+            }
+        }
+        if self.crash_images {
+            self.changes.push(Change { effects });
+        }
+    }
+
+    /// Makes a directory's changes durable. One that concerns two directories needs both to be synced. Changes of one
+    /// name keep their order: those before a durable one are durable.
+    pub(super) fn sync(&mut self, dir: DirId) {
+        let mut durable_names: HashSet<Key> = HashSet::new();
+        let mut durable = Vec::new();
+        let mut waiting = Vec::new();
+        for mut change in self.changes.drain(..).rev() {
+            for effect in change.effects.iter_mut().filter(|effect| effect.key.0 == dir) {
+                effect.synced = true;
+            }
+            let is_synced = change.effects.iter().all(|effect| effect.synced);
+            if is_synced || change.effects.iter().any(|effect| durable_names.contains(&effect.key)) {
+                durable_names.extend(change.effects.iter().map(|effect| effect.key.clone()));
+                durable.push(change);
+            } else {
+                waiting.push(change);
+            }
+        }
+        for effect in durable.iter().rev().flat_map(|change| &change.effects) {
+            if let Some(dir) = self.dirs.get_mut(&effect.key.0) {
+                effect.apply(&mut dir.durable);
+            }
+        }
+        waiting.reverse();
+        self.changes = waiting;
+    }
+
+    /// Takes the lock of a file for `holder`; whether that was possible.
+    pub(super) fn lock(&mut self, inode: &Inode) -> Option<LockKey> {
+        let holder = self.new_id();
+        match self.locks.entry(inode.id) {
+            std::collections::hash_map::Entry::Occupied(_) => None,
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(holder);
+                Some(LockKey { inode: inode.id, holder })
+            }
+        }
+    }
+
+    /// Frees a lock, unless a crash has freed it and somebody else holds it by now.
+    pub(super) fn unlock(&mut self, key: LockKey) {
+        if self.locks.get(&key.inode) == Some(&key.holder) {
+            self.locks.remove(&key.inode);
+        }
+    }
+
+    /// All files below a directory with their paths, in the order of their paths.
+    pub(super) fn files(&self, path: &Path, dir: DirId, visit: &mut impl FnMut(&Path, &Arc<Inode>)) {
+        for (name, node) in self.dirs.get(&dir).into_iter().flat_map(|dir| &dir.written) {
+            let path = path.join(name);
+            match node {
+                Node::File(inode) => visit(&path, inode),
+                Node::Dir(inner) => self.files(&path, *inner, visit),
+            }
+        }
+    }
+
+    /// The process has died, the machine goes on: what was written is there, and what was not synced still is not.
+    pub(super) fn after_kill(&mut self) {
+        self.locks.clear();
+        self.files(Path::new(""), ROOT, &mut |_, inode| inode.content.write().after_kill());
+    }
+
+    /// The tree that a machine finds after losing its power. Changes of one name survive in their order: one that is
+    /// lost takes the later ones of its names with it.
+    pub(super) fn after_power_loss(&self, fates: &mut Fates) -> Tree {
+        let mut found: BTreeMap<DirId, Names> =
+            self.dirs.iter().map(|(id, dir)| (*id, dir.durable.clone())).collect();
+        let mut lost: HashSet<&Key> = HashSet::new();
+        for change in &self.changes {
+            let kept = fates.keeps_entry() && !change.effects.iter().any(|effect| lost.contains(&effect.key));
+            for effect in &change.effects {
+                match found.get_mut(&effect.key.0) {
+                    Some(names) if kept => effect.apply(names),
+                    _ => drop(lost.insert(&effect.key)),
+                }
+            }
+        }
+        self.rebuilt(&found, &mut |content| content.after_power_loss(fates))
+    }
+
+    fn rebuilt(&self, found: &BTreeMap<DirId, Names>, content: &mut impl FnMut(&Content) -> Content) -> Tree {
+        let mut copy = Copier { inodes: HashMap::new(), content };
+        let mut dirs = BTreeMap::from([(ROOT, Dir::default())]);
+        let mut to_visit = vec![ROOT];
+        while let Some(id) = to_visit.pop() {
+            let names = found.get(&id).map(|names| copy.names(names)).unwrap_or_default();
+            to_visit.extend(names.values().filter_map(|node| match node {
+                Node::Dir(inner) => Some(*inner),
+                Node::File(_) => None,
+            }));
+            dirs.insert(id, Dir { durable: names.clone(), written: names });
+        }
+        Tree { dirs, changes: Vec::new(), locks: HashMap::new(), ..*self }
+    }
+
+    /// An independent copy: both images and all that is between them.
+    pub(super) fn duplicate(&self) -> Tree {
+        let mut content = Content::duplicate;
+        let mut copy = Copier { inodes: HashMap::new(), content: &mut content };
+        let dirs = self
+            .dirs
+            .iter()
+            .map(|(id, dir)| {
+                (*id, Dir { written: copy.names(&dir.written), durable: copy.names(&dir.durable) })
+            })
+            .collect();
+        let mut changes = self.changes.clone();
+        for effect in changes.iter_mut().flat_map(|change| &mut change.effects) {
+            effect.node = effect.node.as_ref().map(|node| copy.node(node));
+        }
+        Tree { dirs, changes, locks: HashMap::new(), ..*self }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id = id.saturating_add(1);
+        id
+    }
+}
+
+impl Effect {
+    fn apply(&self, names: &mut Names) {
+        match &self.node {
+            Some(node) => names.insert(self.key.1.clone(), node.clone()),
+            None => names.remove(&self.key.1),
+        };
+    }
+}
+
+/// Says whose lock is to be freed.
+#[derive(Clone, Copy)]
+pub(super) struct LockKey {
+    inode: u64,
+    holder: u64,
+}
+
+/// Copies nodes, each file once however many names lead to it.
+struct Copier<'a, F> {
+    inodes: HashMap<u64, Arc<Inode>>,
+    content: &'a mut F,
+}
+
+impl<F: FnMut(&Content) -> Content> Copier<'_, F> {
+    fn names(&mut self, names: &Names) -> Names {
+        names.iter().map(|(name, node)| (name.clone(), self.node(node))).collect()
+    }
+
+    fn node(&mut self, node: &Node) -> Node {
+        let Node::File(inode) = node else { return node.clone() };
+        let copy = self.inodes.entry(inode.id).or_insert_with(|| {
+            let content = (self.content)(&inode.content.read());
+            Arc::new(Inode { id: inode.id, content: RwLock::new(content) })
+        });
+        Node::File(Arc::clone(copy))
+    }
+}
+
+fn name_of(part: Component<'_>) -> io::Result<String> {
+    match part {
+        Component::Normal(name) => Ok(name.to_str().ok_or(io::ErrorKind::InvalidInput)?.to_owned()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leads out of the storage")),
+    }
+}
+
+/// The root directory.
+pub(super) const ROOT: DirId = DirId(0);

@@ -1,0 +1,190 @@
+//! Bytes and the medium: which operations does the engine need, and what does each promise about power loss?
+//!
+//! Useful for: running the same engine on a disk ([`fs`]), in memory with a written and a synced image ([`mem`]), and
+//! behind a layer that fails, tears or holds the n-th operation ([`faults`]). Not useful for: knowing what the bytes
+//! mean; no format is known here. `conformance` holds the one list of tests that all of them pass.
+//!
+//! Paths are relative to the storage's root; `""` is the root itself. All methods take `&self` and may be called from
+//! any thread. Errors are plain [`io::Error`]s; the caller knows what it was doing and adds the path.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sync::Arc;
+
+#[cfg(test)]
+mod conformance;
+pub(crate) mod faults;
+pub(crate) mod fs;
+pub(crate) mod mem;
+pub(crate) mod mmap;
+
+pub(crate) use mmap::Map;
+
+/// A directory tree on some medium.
+pub(crate) trait Storage: Send + Sync {
+    /// Where a relative path lies, for messages: the absolute path on a disk, `mem:/...` in memory.
+    fn display(&self, path: &Path) -> PathBuf;
+
+    /// Takes the exclusive lock file `path` (created if missing) without waiting; `WouldBlock` if somebody holds it,
+    /// in this process or another. The lock ends when the guard is dropped or the process dies.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Creates the directory `path`; its parent exists. Fine if it exists already. Durable only after the parent's
+    /// [`sync_dir`](Storage::sync_dir).
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The entries of a directory, in no particular order. `NotFound` if it does not exist.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+
+    /// Opens a file for reading and writing. `NotFound` or `AlreadyExists` as `mode` says. A file that was created is
+    /// durable only after its directory's [`sync_dir`](Storage::sync_dir).
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file or a directory over nothing or over a file. Atomic for everybody who looks; durable only after
+    /// [`sync_dir`](Storage::sync_dir) of both directories.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Unlinks a file. Maps and handles of it stay valid. Durable only after the directory's
+    /// [`sync_dir`](Storage::sync_dir).
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the entries of a directory durable: creations, renames and removals in it before this call.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// What a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    /// The name, as text. A name that is no UTF-8 is given lossily: it is foreign in any case.
+    pub(crate) name: String,
+    /// Whether it is a directory.
+    pub(crate) is_dir: bool,
+}
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenMode {
+    /// It must exist; for reading only (a file system may be mounted read-only, permissions may be narrow).
+    Read,
+    /// It must exist; for reading and writing.
+    Write,
+    /// It must not exist; created for reading and writing.
+    CreateNew,
+    /// Created empty; a file that has the name is unlinked first, so its handles keep what they see. Only for files
+    /// that nobody maps (temporary ones).
+    Truncate,
+}
+
+/// An open file. Positions are bytes from its beginning.
+pub(crate) trait File: Send + Sync {
+    /// Reads into `buffer` from `position`: as many bytes as there are, at least one unless `position` is at or behind
+    /// the end or the buffer is empty. May be short. `Interrupted` is for the caller to repeat.
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// Writes at `position`, growing the file; a hole left before it reads as zeros. May be short. In the page cache
+    /// afterwards: survives the process, not a power loss.
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
+
+    /// Makes all bytes written before this call durable, and the length needed to read them back. After an error
+    /// nothing is known of them, and a later success does not mean they are there: never retried.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Maps the first `len` bytes for reading. `InvalidInput` if the file is shorter. The bytes below `len` must never
+    /// change again: from now on a write there is refused (`InvalidInput`) unless it writes the same bytes, as a
+    /// recovery does to get them onto the medium. No method here can shrink the file.
+    fn map(&self, len: u64) -> io::Result<Map>;
+
+    /// What a system does that failed a [`sync_data`](File::sync_data): bytes that are not durable yet count as clean,
+    /// stay readable, and reach the medium only if they are written again. For the storages that play this in tests;
+    /// a real disk does it by itself.
+    fn lose_unsynced(&self) {}
+}
+
+/// Reads exactly `buffer.len()` bytes; `UnexpectedEof` if the file ends before.
+pub(crate) fn read_exact_at(file: &dyn File, buffer: &mut [u8], position: u64) -> io::Result<()> {
+    match read_up_to(file, buffer, position)? {
+        n if n == buffer.len() => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Reads until the buffer is full or the file ends; says how many bytes that were.
+pub(crate) fn read_up_to(file: &dyn File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, position + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes`. An error carries how many bytes had been written before it.
+pub(crate) fn write_all_at(file: &dyn File, bytes: &[u8], position: u64) -> Result<(), (usize, io::Error)> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match file.write_at(rest, position + done as u64) {
+            Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err((done, e)),
+        }
+    }
+    Ok(())
+}
+
+/// A whole file, if it is no longer than `limit` bytes (`InvalidData` otherwise).
+pub(crate) fn read_file(storage: &dyn Storage, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = storage.open(path, OpenMode::Read)?;
+    let len = file.len()?;
+    if len > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is larger than any such file can be",
+        ));
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?];
+    let n = read_up_to(&*file, &mut bytes, 0)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+/// Why a file could not be replaced.
+#[derive(Debug)]
+pub(crate) struct ReplaceError {
+    pub(crate) error: io::Error,
+    /// The rename was tried: a power loss may leave the old content or the new.
+    pub(crate) replaced: bool,
+}
+
+/// Replaces a file's content so that after a crash at any instant there is the old content or the new: written aside,
+/// synced, renamed over, the directory synced.
+pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), ReplaceError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let written = (|| {
+        let file = storage.open(&temporary, OpenMode::Truncate)?;
+        write_all_at(&*file, bytes, 0).map_err(|(_, e)| e)?;
+        file.sync_data()
+    })();
+    if let Err(error) = written {
+        // Best effort: a leftover is overwritten by the next try and ignored by everybody else.
+        let _ = storage.remove_file(&temporary);
+        return Err(ReplaceError { error, replaced: false });
+    }
+    storage
+        .rename(&temporary, path)
+        .and_then(|()| storage.sync_dir(path.parent().unwrap_or(Path::new(""))))
+        .map_err(|error| ReplaceError { error, replaced: true })
+}

@@ -1,0 +1,226 @@
+//! How does a test make a broker's disk fail, its power go, its time pass?
+//!
+//! Useful for: testing a program that uses this crate against everything that can happen to it, in memory and without
+//! sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use crate::clock::ManualClock;
+pub use crate::storage::faults::{Gate, Op};
+pub use crate::storage::mem::Survive;
+
+use crate::storage::Storage;
+use crate::storage::faults::{FaultStorage, Faults};
+use crate::storage::mem::MemStorage;
+use crate::sync::Arc;
+
+/// A disk in memory that remembers what was synced, counts what is asked of it, and goes wrong on demand.
+///
+/// Cheap to clone; all clones are the same disk ([`duplicate`](Disk::duplicate) makes another). Three kinds of calls:
+/// those that plan faults for the broker's operations, those that pull the plug, and those that change files as an
+/// outsider's hand would, past the broker, in a way that survives power loss, neither counted nor failing by plan.
+///
+/// Where an operation's number is asked for, 1 is the next one (of that kind) from this call on, and 0 means 1.
+///
+/// ```
+/// use std::path::Path;
+/// use quipu::testing::{Disk, Survive};
+///
+/// let disk = Disk::new();
+/// disk.write_new("dir/file", b"abc")?;
+/// let copy = disk.duplicate();
+///
+/// disk.flip_bit("dir/file", 8)?; // bit 0 of byte 1
+/// disk.crash(Survive::Synced);
+/// assert_eq!(disk.read("dir/file")?, b"acc");
+/// assert_eq!(copy.read("dir/file")?, b"abc");
+/// assert_eq!(disk.files(), [(Path::new("dir/file").to_path_buf(), 3)]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Disk {
+    medium: MemStorage,
+    faults: Faults,
+}
+
+impl Disk {
+    /// An empty disk that works.
+    pub fn new() -> Self {
+        Disk { medium: MemStorage::with_crash_images(), faults: Faults::new() }
+    }
+
+    /// An independent disk with the same content: what was written, what is durable and what lies between. Nothing is
+    /// locked on it, no fault is planned, no operation counted. So one run can be crashed in many ways.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Disk { medium: self.medium.duplicate(), faults: Faults::new() }
+    }
+
+    /// Stops whatever runs on this disk and leaves on it what `survive` says.
+    ///
+    /// Every operation of a broker that was open here fails from now on, also while it is dropped; its lock is free.
+    /// A [`crash_at`](Disk::crash_at) has come true or is cancelled, other planned faults stay.
+    pub fn crash(&self, survive: Survive) {
+        self.faults.revive();
+        self.medium.crash(survive);
+    }
+
+    /// Lets the process die at its n-th operation: that one is not executed, nor any after it, until
+    /// [`crash`](Disk::crash) says what is left.
+    pub fn crash_at(&self, nth: u64) {
+        self.faults.crash_at(nth);
+    }
+
+    /// How many operations were asked of this disk. Those of a dead process do not count.
+    pub fn ops(&self) -> u64 {
+        self.faults.ops()
+    }
+
+    /// How many operations of one kind were asked of this disk.
+    pub fn ops_of(&self, op: Op) -> u64 {
+        self.faults.ops_of(op)
+    }
+
+    /// Fails the n-th operation of a kind with an error of this kind, without executing it.
+    ///
+    /// A sync that fails leaves behind what real systems leave: the bytes stay readable and count as clean, so that a
+    /// later sync succeeds and does not make them durable.
+    pub fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
+        self.faults.fail(op, nth, kind);
+    }
+
+    /// As [`fail`](Disk::fail), for the n-th operation and all after it.
+    pub fn fail_always(&self, op: Op, nth: u64, kind: io::ErrorKind) {
+        self.faults.fail_always(op, nth, kind);
+    }
+
+    /// Cuts the n-th read or write short: half of the bytes, at least one, and no error. With [`Op::Any`] the n-th of
+    /// either; other kinds cannot be short.
+    pub fn short(&self, op: Op, nth: u64) {
+        self.faults.short(op, nth);
+    }
+
+    /// Writes half of the bytes of the n-th write, then fails it.
+    pub fn tear(&self, nth: u64) {
+        self.faults.tear(nth);
+    }
+
+    /// Stops the n-th operation of a kind before it is executed, until the gate is released or dropped.
+    #[must_use = "a gate that is dropped holds nothing"]
+    pub fn hold(&self, op: Op, nth: u64) -> Gate {
+        self.faults.hold(op, nth)
+    }
+
+    /// Cancels all faults that have not happened yet.
+    pub fn clear_faults(&self) {
+        self.faults.clear();
+    }
+
+    /// All files with their lengths, sorted by path.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.medium.files()
+    }
+
+    /// The bytes of a file as written, synced or not.
+    ///
+    /// # Errors
+    /// `NotFound`, or `IsADirectory`.
+    pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        self.medium.read(path.as_ref())
+    }
+
+    /// Puts bytes over those at `position`, or behind the end; the file counts as synced afterwards, all of it. What a
+    /// broker has mapped already keeps showing the old bytes.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`, or `InvalidInput` if `position` lies behind the end.
+    pub fn overwrite(&self, path: impl AsRef<Path>, position: u64, bytes: &[u8]) -> io::Result<()> {
+        self.medium.edit(path.as_ref(), |content| {
+            let from = usize::try_from(position)
+                .ok()
+                .filter(|from| *from <= content.len())
+                .ok_or_else(behind_end)?;
+            let until = from.saturating_add(bytes.len()).min(content.len());
+            content.splice(from..until, bytes.iter().copied());
+            Ok(())
+        })?
+    }
+
+    /// Flips one bit: bit `bit % 8` of byte `bit / 8`. Otherwise as [`overwrite`](Disk::overwrite).
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`, or `InvalidInput` if the bit lies behind the end.
+    pub fn flip_bit(&self, path: impl AsRef<Path>, bit: u64) -> io::Result<()> {
+        self.medium.edit(path.as_ref(), |content| {
+            let byte =
+                usize::try_from(bit / 8).ok().and_then(|at| content.get_mut(at)).ok_or_else(behind_end)?;
+            *byte ^= 1 << (bit % 8);
+            Ok(())
+        })?
+    }
+
+    /// Cuts a file off, or extends it with zeros. Otherwise as [`overwrite`](Disk::overwrite).
+    ///
+    /// # Errors
+    /// `NotFound`, `IsADirectory`, or `StorageFull`.
+    pub fn truncate(&self, path: impl AsRef<Path>, len: u64) -> io::Result<()> {
+        self.medium.edit(path.as_ref(), |content| {
+            let len = usize::try_from(len).map_err(|_| io::ErrorKind::StorageFull)?;
+            let missing = len.saturating_sub(content.len());
+            content.try_reserve_exact(missing).map_err(|_| io::ErrorKind::StorageFull)?;
+            content.resize(len, 0);
+            Ok(())
+        })?
+    }
+
+    /// Creates a file with these bytes, and the directories that it needs.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or `NotADirectory` on the way.
+    pub fn write_new(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+        self.medium.write_new(path.as_ref(), bytes)
+    }
+
+    /// Removes a file, or a directory with all that is in it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn remove(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.medium.remove(path.as_ref())
+    }
+
+    /// Renames a file or a directory, over a file or over nothing.
+    ///
+    /// # Errors
+    /// As the operating system's.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let here = self.medium.attach();
+        here.rename(from, to)?;
+        here.sync_dir(from.parent().unwrap_or(Path::new("")))?;
+        here.sync_dir(to.parent().unwrap_or(Path::new("")))
+    }
+
+    /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.
+    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(FaultStorage::new(Arc::new(self.medium.attach()), &self.faults))
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Disk::new()
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("files", &self.files().len()).field("ops", &self.ops()).finish()
+    }
+}
+
+fn behind_end() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "behind the file's end")
+}
