@@ -1,0 +1,187 @@
+//! A process that is killed, again and again, at any moment: whatever it had been told is stored is there.
+//!
+//! This is the death of a process (SIGKILL) and no more: the machine goes on, and so does its page cache. What a power
+//! loss takes is tested on the simulated disk (`crash_at_every_operation.rs`) and, from outside, with the same program.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::Random;
+use tempfile::tempdir;
+
+/// The example `torture`, built with the profile of this test.
+fn torture() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let deps = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+        let profile = deps.parent().unwrap();
+        let program = profile.join("examples").join(format!("torture{}", std::env::consts::EXE_SUFFIX));
+        if !program.is_file() {
+            // The examples are built with the tests, but not with one test alone.
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+                "build",
+                "--example",
+                "torture",
+                "--target-dir",
+            ]);
+            cargo.arg(profile.parent().unwrap());
+            if profile.file_name().is_some_and(|name| name == "release") {
+                cargo.arg("--release");
+            }
+            assert!(cargo.status().unwrap().success(), "the example cannot be built");
+        }
+        program
+    })
+}
+
+/// When to kill.
+enum Moment {
+    /// Once so many records have been acknowledged.
+    Acknowledged(u64),
+    /// After so much time, whatever it is doing then.
+    After(Duration),
+}
+
+/// What was promised so far: (topic, partition, offset) and the record's hash.
+type Promises = HashMap<(String, String, u64), String>;
+
+fn promise(line: &str) -> ((String, String, u64), String) {
+    let mut words = line.split(' ').skip(1);
+    let mut word = || words.next().unwrap().to_string();
+    let place = (word(), word(), word().parse().unwrap());
+    (place, word())
+}
+
+/// Runs the program until the moment, kills it, and notes what it was told until it died. Answers how much that was.
+fn run_and_kill(args: &[&str], moment: Moment, promises: &mut Promises) -> u64 {
+    let mut child = Command::new(torture()).args(args).stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = channel();
+    let reader = thread::spawn(move || {
+        for line in out.split(b'\n') {
+            let Ok(line) = line else { break };
+            if sender.send(String::from_utf8(line).unwrap()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut told = 0;
+    let mut note = |line: &str| {
+        if line.starts_with("A ") {
+            let (place, hash) = promise(line);
+            let earlier = promises.insert(place, hash);
+            assert_eq!(earlier, None, "an offset was given out twice: {line}");
+            told += 1;
+        } else {
+            // A kill in the middle of a write may tear it; nobody had been told of that record.
+            assert!(line.starts_with("W cut"), "{line}");
+        }
+        told
+    };
+    match moment {
+        Moment::Acknowledged(count) => {
+            while let Ok(line) = lines.recv() {
+                if note(&line) >= count {
+                    break;
+                }
+            }
+        }
+        Moment::After(time) => {
+            let until = Instant::now() + time;
+            while let Some(left) = until.checked_duration_since(Instant::now()) {
+                match lines.recv_timeout(left) {
+                    Ok(line) => drop(note(&line)),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                }
+            }
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Promises that were on their way count as well.
+    while let Ok(line) = lines.recv() {
+        note(&line);
+    }
+    reader.join().unwrap();
+    told
+}
+
+/// Every promise has its record, and nothing else is wrong.
+fn check(dir: &str, promises: &Promises, case: &str) {
+    let output = Command::new(torture()).args(["dump", dir]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{case}: {:?}\n{text}", output.status);
+    let mut found = Promises::new();
+    let mut last = HashMap::new();
+    for line in text.lines() {
+        if line.starts_with("R ") {
+            let (place, hash) = promise(line);
+            let next = last.entry((place.0.clone(), place.1.clone())).or_insert(0);
+            assert_eq!(place.2, *next, "{case}: offsets follow each other: {line}");
+            *next += 1;
+            found.insert(place, hash);
+        } else {
+            assert!(!line.starts_with("E "), "{case}: {line}");
+        }
+    }
+    for (place, hash) in promises {
+        assert_eq!(found.get(place), Some(hash), "{case}: {place:?} was acknowledged");
+    }
+}
+
+/// Kills `rounds` runs of one command on one directory. Answers how many of them were told something before they died.
+fn torment(command: &str, more: &[&str], rounds: u64, seed: u64) -> (u64, usize) {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("data");
+    let path = path.to_str().unwrap();
+    let mut random = Random(seed);
+    let mut promises = Promises::new();
+    let mut told = 0;
+    for round in 0..rounds {
+        let run_seed = format!("{}", seed + round);
+        let mut args = vec![command, path, &run_seed, "1000000"];
+        args.extend(more);
+        // Most die in the middle of their work, some while they open what the last one left.
+        let moment = match random.below(20) {
+            0 => Moment::After(Duration::from_micros(random.below(8_000))),
+            _ => Moment::Acknowledged(1 + random.below(25)),
+        };
+        told += u64::from(run_and_kill(&args, moment, &mut promises) > 0);
+        if round % 10 == 9 || round + 1 == rounds {
+            check(path, &promises, &format!("{command}, round {round}"));
+        }
+    }
+    let topics: HashSet<_> = promises.keys().map(|(topic, partition, _)| (topic, partition)).collect();
+    assert_eq!(topics.len(), 4, "two topics of two partitions each");
+    (told, promises.len())
+}
+
+#[test]
+fn a_writer_that_is_killed_a_hundred_times_loses_nothing_it_was_told() {
+    let (told, promises) = torment("write", &[], 100, 1000);
+    assert!(told >= 90, "{told} of 100 runs were told something");
+    assert!(promises > 1000, "{promises}");
+}
+
+#[test]
+fn writers_that_share_their_syncs_are_killed_and_lose_nothing_they_were_told() {
+    let (told, promises) = torment("gwrite", &["8"], 20, 2000);
+    assert!(told >= 15 && promises > 150, "{told} of 20 runs were told {promises} things");
+}
+
+#[test]
+fn a_writer_with_maintenance_is_killed_and_loses_nothing_it_was_told() {
+    let (told, promises) = torment("maint", &[], 20, 3000);
+    assert!(told >= 15 && promises > 150, "{told} of 20 runs were told {promises} things");
+}

@@ -1,0 +1,750 @@
+//! What a broker says and keeps when its medium fails: syncs, writes, space, interruptions, and every single operation of
+//! a run in turn.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Random, assert_filled, at, dump, fill, open, open_dir, read, send, small, value};
+use quipu::stats::Event;
+use quipu::testing::{Disk, ManualClock, Op, Survive};
+use quipu::{
+    Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record, Result, Start, TopicConfig,
+};
+
+fn with_topic(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
+    let broker = open(disk).unwrap();
+    let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
+    (broker, partition)
+}
+
+fn sync() -> TopicConfig {
+    TopicConfig::new().durability(Durability::Sync)
+}
+
+// -- a failed sync or write poisons (F7) --
+
+/// What must hold once a write or a sync has failed: nothing new is acknowledged or shown, what was visible stays, and
+/// reopening takes the partition back into service at the visible end.
+fn assert_poisoned_and_reopened(
+    disk: &Disk,
+    broker: &Broker,
+    partition: &Partition,
+    visible: u64,
+    case: &str,
+) {
+    for _ in 0..2 {
+        let error = send(broker, partition, "refused").unwrap_err();
+        assert!(matches!(&error, Error::Poisoned { topic, .. } if *topic == "t"), "{case}: {error}");
+        assert_eq!(error.outcome(), Outcome::NotWritten, "{case}: this one was not even tried");
+    }
+    assert!(partition.stats().poisoned.is_some(), "{case}");
+    assert_eq!(partition.bounds().unwrap().visible_end, visible, "{case}");
+    assert_filled(partition, visible, &format!("{case}: reading goes on"));
+
+    // A restart may keep what was not acknowledged, or not; what was is there, and stays there.
+    for survive in [Survive::Everything, Survive::Synced, Survive::Random(9)] {
+        let disk = disk.duplicate();
+        disk.crash(survive);
+        let broker = open(&disk).unwrap();
+        let (values, error) = read(&broker.topic("t").unwrap().partition(0).unwrap());
+        assert!(error.is_none() && broker.open_report().damaged.is_empty(), "{case}: {error:?}");
+        assert_eq!(
+            values[..visible as usize],
+            (0..visible).map(value).collect::<Vec<_>>(),
+            "{case}, {survive:?}"
+        );
+        disk.crash(Survive::Synced);
+        let broker = open(&disk).unwrap();
+        assert_eq!(
+            read(&broker.topic("t").unwrap().partition(0).unwrap()).0,
+            values,
+            "{case}, {survive:?}: it stays"
+        );
+    }
+
+    let epoch = partition.epoch();
+    partition.reopen().unwrap();
+    assert_eq!(partition.epoch(), epoch + 1, "{case}");
+    assert!(partition.stats().poisoned.is_none(), "{case}");
+    partition.reopen().unwrap();
+    assert_eq!(partition.epoch(), epoch + 1, "{case}: nothing is wrong any more");
+    fill(broker, partition, visible + 5);
+    assert_filled(partition, visible + 5, case);
+    disk.crash(Survive::Synced);
+    let broker = open(disk).unwrap();
+    assert!(broker.open_report().cuts.is_empty(), "{case}: {:?}", broker.open_report().cuts);
+    assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), visible + 5, case);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_until_the_partition_is_reopened() {
+    for visible in [0, 1, 6, 30] {
+        let disk = Disk::new();
+        let (broker, partition) = with_topic(&disk, small().durability(Durability::Sync));
+        fill(&broker, &partition, visible);
+        while partition.stats().segments.last().unwrap().bytes > 800 {
+            fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 1);
+        }
+        let visible = partition.bounds().unwrap().log_end.get();
+        disk.fail(Op::Sync, 1, ErrorKind::Other);
+        let error = send(&broker, &partition, "x").unwrap_err();
+        assert!(matches!(&error, Error::Io { action: "sync", path, .. } if is_below(path)), "{error}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        assert_poisoned_and_reopened(&disk, &broker, &partition, visible, &format!("{visible} records"));
+    }
+}
+
+#[test]
+fn after_a_failed_or_torn_write_nothing_is_appended_until_the_partition_is_reopened() {
+    for torn in [false, true] {
+        for visible in [0, 1, 4] {
+            let disk = Disk::new();
+            let (broker, partition) = with_topic(&disk, sync());
+            fill(&broker, &partition, visible);
+            if torn {
+                disk.tear(1)
+            } else {
+                disk.fail(Op::Write, 1, ErrorKind::Other)
+            }
+            let error = send(&broker, &partition, &"x".repeat(200)).unwrap_err();
+            assert!(matches!(&error, Error::Io { action: "write", path, .. } if is_below(path)), "{error}");
+            assert_eq!(error.outcome(), Outcome::Unknown);
+            assert_poisoned_and_reopened(
+                &disk,
+                &broker,
+                &partition,
+                visible,
+                &format!("torn: {torn}, {visible}"),
+            );
+        }
+    }
+}
+
+/// A sync that fails says nothing of what a later one covers: what it should have covered is written again.
+#[test]
+fn a_sync_that_succeeds_after_a_failed_one_is_not_believed() {
+    let disk = Disk::new();
+    let (broker, partition) = with_topic(&disk, TopicConfig::new());
+    fill(&broker, &partition, 10);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    let error = broker.sync().unwrap_err();
+    assert!(matches!(error, Error::Io { action: "sync", .. }), "{error}");
+    for _ in 0..2 {
+        broker.sync().unwrap_err();
+        assert_eq!(partition.bounds().unwrap().durable_end, 0, "it is not tried again");
+    }
+    partition.reopen().unwrap();
+    assert_eq!(partition.bounds().unwrap().durable_end, 10);
+    disk.crash(Survive::Synced);
+    assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "written again");
+}
+
+/// The page cache shows what the medium lacks, also to the next process.
+#[test]
+fn what_a_restart_accepts_after_a_failed_sync_is_on_the_medium() {
+    let disk = Disk::new();
+    let (broker, partition) = with_topic(&disk, TopicConfig::new());
+    fill(&broker, &partition, 10);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    broker.sync().unwrap_err();
+    disk.crash(Survive::Everything);
+    let again = open(&disk).unwrap();
+    assert_filled(&again.topic("t").unwrap().partition(0).unwrap(), 10, "as the page cache shows");
+    disk.crash(Survive::Synced);
+    assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "as the medium shows");
+}
+
+#[test]
+fn a_reopening_that_fails_leaves_the_partition_poisoned() {
+    for op in [Op::Sync, Op::Write, Op::OpenFile, Op::Rename, Op::SyncDir, Op::Read] {
+        for nth in 1..4 {
+            let disk = Disk::new();
+            let (broker, partition) = with_topic(&disk, sync());
+            fill(&broker, &partition, 5);
+            disk.fail(Op::Sync, 1, ErrorKind::Other);
+            send(&broker, &partition, "x").unwrap_err();
+            disk.fail(op, nth, ErrorKind::Other);
+            let case = format!("{op:?} {nth}");
+            if partition.reopen().is_err() {
+                assert!(matches!(send(&broker, &partition, "x"), Err(Error::Poisoned { .. })), "{case}");
+                assert_eq!(partition.bounds().unwrap().visible_end, 5, "{case}");
+            }
+            disk.clear_faults();
+            partition.reopen().unwrap();
+            fill(&broker, &partition, 9);
+            disk.crash(Survive::Synced);
+            let broker = open(&disk).unwrap();
+            assert!(broker.open_report().damaged.is_empty(), "{case}: {:?}", broker.open_report().damaged);
+            assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 9, &case);
+        }
+    }
+}
+
+#[test]
+fn a_poisoned_partition_does_not_touch_the_others_and_is_told() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = {
+        let told = told.clone();
+        move |event: &Event| {
+            if let Event::Poisoned { topic, partition, cause } = event {
+                told.lock().unwrap().push((topic.to_string(), partition.get(), cause.outcome()));
+            }
+        }
+    };
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).on_event(tell).on_disk(&disk).unwrap();
+    let topic = broker.create_topic("t", sync().partitions(3)).unwrap();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    send(&broker, &topic.partition(1).unwrap(), "x").unwrap_err();
+    send(&broker, &topic.partition(1).unwrap(), "x").unwrap_err();
+    assert_eq!(*told.lock().unwrap(), [("t".to_string(), 1, Outcome::Unknown)], "once");
+    for id in [0, 2] {
+        fill(&broker, &topic.partition(id).unwrap(), 4);
+    }
+    // Closing says that not all is well, and keeps what is.
+    broker.close().unwrap_err();
+    let broker = open(&disk).unwrap();
+    for id in [0, 2] {
+        assert_filled(&broker.topic("t").unwrap().partition(id).unwrap(), 4, "the others");
+    }
+}
+
+/// Os and Interval are synced behind the callers' backs.
+#[test]
+fn a_failed_background_sync_poisons_and_takes_nothing_back() {
+    let clock = ManualClock::new();
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
+    let config = TopicConfig::new().durability(Durability::Interval(Duration::from_secs(1)));
+    let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+    fill(&broker, &partition, 4);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    clock.advance(Duration::from_secs(1));
+    assert!(matches!(send(&broker, &partition, "x"), Err(Error::Poisoned { .. })));
+    assert_filled(&partition, 4, "acknowledged and visible");
+    partition.reopen().unwrap();
+    fill(&broker, &partition, 6);
+    disk.crash(Survive::Synced);
+    let (values, _) = read(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap());
+    assert!(values.len() >= 4, "the reopening synced what it kept");
+}
+
+// -- no space (F8) --
+
+fn is_below(path: &Path) -> bool {
+    path.starts_with("mem:/") && path != Path::new("mem:/")
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::DiskFull { path } if is_below(path)) && error.outcome() == Outcome::NotWritten
+}
+
+const NO_SPACE: [ErrorKind; 3] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+
+#[test]
+fn a_full_disk_refuses_a_record_and_takes_the_next_once_there_is_room() {
+    for durability in [Durability::Sync, Durability::Os, Durability::Interval(Duration::from_secs(1))] {
+        for kind in NO_SPACE {
+            // Nothing is written, or a part.
+            for partly in [false, true] {
+                let disk = Disk::new();
+                let (broker, partition) = with_topic(&disk, TopicConfig::new().durability(durability));
+                fill(&broker, &partition, 3);
+                let before = partition.bounds().unwrap();
+                for _ in 0..3 {
+                    if partly {
+                        disk.short(Op::Write, 1);
+                    }
+                    disk.fail(Op::Write, if partly { 2 } else { 1 }, kind);
+                    let error = send(&broker, &partition, &"x".repeat(300)).unwrap_err();
+                    assert!(is_full(&error), "{error}");
+                    assert_eq!(partition.bounds().unwrap(), before, "nothing of it is there");
+                }
+                assert_filled(&partition, 3, "what was there");
+                fill(&broker, &partition, 6);
+                assert_filled(&partition, 6, "without reopening");
+                assert_eq!(partition.epoch(), 0);
+                disk.crash(Survive::Everything);
+                let broker = open(&disk).unwrap();
+                assert!(
+                    broker.open_report().cuts.is_empty(),
+                    "nothing looks torn: {:?}",
+                    broker.open_report().cuts
+                );
+                assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 6, "reopened");
+            }
+        }
+    }
+}
+
+/// The part that was written is taken back; a crash before the next append shows nothing of it.
+#[test]
+fn a_part_that_was_written_before_the_disk_was_full_is_no_torn_tail() {
+    let disk = Disk::new();
+    let (broker, partition) = with_topic(&disk, TopicConfig::new());
+    fill(&broker, &partition, 3);
+    disk.short(Op::Write, 1);
+    disk.fail(Op::Write, 2, ErrorKind::StorageFull);
+    assert!(is_full(&send(&broker, &partition, &"x".repeat(300)).unwrap_err()));
+    disk.crash(Survive::Everything);
+    let broker = open(&disk).unwrap();
+    assert!(broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty());
+    assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 3, "reopened");
+}
+
+#[test]
+fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
+    for (op, nth) in
+        [(Op::OpenFile, 1), (Op::Write, 1), (Op::OpenFile, 2), (Op::Write, 2), (Op::Sync, 1), (Op::Write, 3)]
+    {
+        let disk = Disk::new();
+        let (broker, partition) = with_topic(&disk, small());
+        while partition.stats().bytes < 700 {
+            fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 1);
+        }
+        let end = partition.bounds().unwrap().log_end.get();
+        for _ in 0..3 {
+            disk.fail(op, nth, ErrorKind::StorageFull);
+            let result = send(&broker, &partition, &"x".repeat(400));
+            if op == Op::Write && nth == 3 && result.is_ok() {
+                // The roll was done by the round before.
+                break;
+            }
+            let error = result.unwrap_err();
+            assert!(is_full(&error), "{op:?} {nth}: {error}");
+            assert_eq!(partition.bounds().unwrap().log_end, end, "{op:?} {nth}");
+        }
+        disk.clear_faults();
+        fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 30);
+        assert!(partition.stats().poisoned.is_none());
+        disk.crash(Survive::Everything);
+        let broker = open(&disk).unwrap();
+        assert!(
+            broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty(),
+            "{op:?} {nth}"
+        );
+        let (values, error) = read(&broker.topic("t").unwrap().partition(0).unwrap());
+        assert!(error.is_none() && values.len() as u64 >= end + 30, "{op:?} {nth}");
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_creation_of_a_topic_leaves_no_topic() {
+    for op in [Op::CreateDir, Op::OpenFile, Op::Write, Op::Sync] {
+        for nth in 1..20 {
+            let disk = Disk::new();
+            let broker = open(&disk).unwrap();
+            disk.fail(op, nth, ErrorKind::StorageFull);
+            let Err(error) = broker.create_topic("t", small().partitions(2)) else { break };
+            // A full disk does not mind a read; a fault that hits one is told as what it is.
+            let is_read = matches!(error, Error::Io { action: "read" | "open", .. });
+            assert!(is_full(&error) || op == Op::OpenFile && is_read, "{op:?} {nth}: {error}");
+            assert!(matches!(broker.topic("t"), Err(Error::UnknownTopic { .. })));
+            disk.clear_faults();
+            let topic = broker.create_topic("t", small().partitions(2)).unwrap();
+            fill(&broker, &topic.partition(1).unwrap(), 30);
+            broker.close().unwrap();
+            assert_filled(
+                &open(&disk).unwrap().topic("t").unwrap().partition(1).unwrap(),
+                30,
+                &format!("{op:?} {nth}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_at_opening_is_told_and_nothing_is_lost() {
+    for clean in [true, false] {
+        let whole = Disk::new();
+        let (broker, partition) = with_topic(&whole, small());
+        fill(&broker, &partition, 30);
+        if clean {
+            broker.close().unwrap();
+        } else {
+            whole.crash(Survive::Everything);
+        }
+        for op in [Op::Lock, Op::OpenFile, Op::Write, Op::Sync] {
+            for nth in 1..30 {
+                let disk = whole.duplicate();
+                let ops = disk.ops_of(op);
+                disk.fail(op, nth, ErrorKind::StorageFull);
+                let case = format!("{op:?} {nth}, clean: {clean}");
+                match open(&disk) {
+                    Err(error) => {
+                        let named = matches!(&error, Error::DiskFull { .. } | Error::Io { .. });
+                        assert!(named, "{case}: {error}");
+                    }
+                    // A partition that could not be opened says so itself.
+                    Ok(broker) => {
+                        for (_, _, error) in &broker.open_report().damaged {
+                            assert!(
+                                matches!(error, Error::DiskFull { .. } | Error::Io { .. }),
+                                "{case}: {error}"
+                            );
+                        }
+                    }
+                }
+                let met = disk.ops_of(op) - ops >= nth;
+                disk.clear_faults();
+                disk.crash(Survive::Everything);
+                let broker = open(&disk).unwrap();
+                assert!(
+                    broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty(),
+                    "{case}"
+                );
+                assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 30, &case);
+                if !met {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_at_closing_is_told_and_the_next_opening_recovers() {
+    for op in [Op::OpenFile, Op::Write] {
+        let disk = Disk::new();
+        let (broker, partition) = with_topic(&disk, sync());
+        fill(&broker, &partition, 10);
+        disk.fail_always(op, 1, ErrorKind::StorageFull);
+        let error = broker.close().unwrap_err();
+        assert!(is_full(&error), "{op:?}: {error}");
+        assert!(matches!(send(&broker, &partition, "x"), Err(Error::Closed)));
+        broker.close().unwrap();
+        disk.clear_faults();
+        let broker = open(&disk).unwrap();
+        assert!(!broker.open_report().clean);
+        assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 10, "not closed properly");
+    }
+}
+
+/// A tmpfs of 256 KiB that ends with this.
+struct Tiny(PathBuf);
+
+impl Tiny {
+    fn mount() -> Option<(tempfile::TempDir, Tiny)> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("tiny");
+        fs::create_dir(&place).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&place).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some((dir, Tiny(place))),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// The same without a simulation.
+#[test]
+fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room() {
+    let Some((_dir, tiny)) = Tiny::mount() else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let (root, ballast) = (tiny.0.join("broker"), tiny.0.join("ballast"));
+    let mut ballast_kib = 128;
+    let mut make_room = || {
+        ballast_kib -= 16;
+        fs::write(&ballast, vec![1; ballast_kib << 10]).unwrap();
+    };
+    make_room();
+    let is_full = |error: &Error| matches!(error, Error::DiskFull { path } if path.starts_with(&root));
+    let mut random = Random(11);
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        // Opening and closing need some room of their own, and say so; so does a partition that is recovered.
+        let broker = loop {
+            match open_dir(&root) {
+                Ok(broker) if broker.open_report().damaged.is_empty() => break broker,
+                Ok(broker) => {
+                    let damaged = &broker.open_report().damaged;
+                    assert!(damaged.iter().all(|(_, _, error)| is_full(error)), "round {round}: {damaged:?}");
+                }
+                Err(error) => assert!(is_full(&error), "round {round}: {error}"),
+            }
+            make_room();
+        };
+        assert!(broker.open_report().cuts.is_empty(), "round {round}: {:?}", broker.open_report());
+        let config =
+            TopicConfig::new().segment_bytes(16 << 10).max_record_bytes(8 << 10).durability(Durability::Sync);
+        let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
+        assert_eq!(read(&partition).0, acknowledged, "round {round}");
+        let mut record = |acknowledged: &mut Vec<String>| {
+            let text = format!("{} {}", acknowledged.len(), "x".repeat(random.below(3000) as usize));
+            let result = send(&broker, &partition, &text);
+            if result.is_ok() {
+                acknowledged.push(text);
+            }
+            result
+        };
+        // Fill it up; what does not fit is refused, and nothing of it is seen.
+        let mut refused = 0;
+        while refused < 20 {
+            if let Err(error) = record(&mut acknowledged) {
+                assert!(is_full(&error), "round {round}: {error}");
+                assert_eq!(error.outcome(), Outcome::NotWritten);
+                refused += 1;
+            }
+        }
+        assert_eq!(read(&partition).0, acknowledged, "round {round}");
+        let _ = broker.maintain();
+        assert!(partition.stats().poisoned.is_none(), "round {round}");
+
+        // Somebody makes room: it goes on at once, in the same broker.
+        make_room();
+        record(&mut acknowledged).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        assert_eq!(read(&partition).0, acknowledged, "round {round}");
+        if let Err(error) = broker.close() {
+            assert!(is_full(&error), "round {round}: {error}");
+        }
+    }
+    assert!(acknowledged.len() > 60, "{}", acknowledged.len());
+    make_room();
+    let broker = open_dir(&root).unwrap();
+    assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+    assert_eq!(read(&broker.topic("t").unwrap().partition(0).unwrap()).0, acknowledged);
+}
+
+// -- interruptions and short transfers --
+
+/// A run with everything in it. Whatever fails is noted and the run goes on, as a program would that has read no
+/// documentation.
+fn workload(disk: &Disk, told: &mut Told) {
+    let clock = ManualClock::new();
+    for round in 0..2u64 {
+        let broker = match BrokerConfig::new().clock(clock.clone()).seed(3).max_open_files(8).on_disk(disk) {
+            Ok(broker) => broker,
+            Err(error) => {
+                told.errors.push(error);
+                continue;
+            }
+        };
+        let damaged = broker.open_report().damaged.iter().map(|(_, _, error)| error.clone());
+        told.errors.extend(damaged);
+        told.note(
+            broker
+                .ensure_topic("sync", small().partitions(1 + round as u32).durability(Durability::Sync))
+                .map(drop),
+        );
+        told.note(broker.ensure_topic("os", small().compression(quipu::Compression::Lz4)).map(drop));
+        told.note(broker.create_topic("passing", small()).map(drop));
+        for i in 0..10 {
+            for name in ["sync", "os"] {
+                let text = format!("{name} {round} {i} {}", "x".repeat(i * 50));
+                let sent = broker.topic(name).and_then(|topic| send(&broker, &topic.partition(0)?, &text));
+                match sent {
+                    Ok(receipt) => {
+                        told.acknowledged.entry(name).or_default().insert(receipt.offset.get(), text);
+                    }
+                    Err(error) => {
+                        let poisoned = matches!(error, Error::Poisoned { .. });
+                        told.errors.push(error);
+                        if poisoned
+                            && let Ok(partition) = broker.topic(name).and_then(|topic| topic.partition(0))
+                        {
+                            told.note(partition.reopen());
+                        }
+                    }
+                }
+            }
+            clock.advance(Duration::from_millis(10));
+            if i == 4 {
+                told.note(broker.maintain());
+                told.note(broker.sync());
+                let seen = broker
+                    .reader(&["sync"], Start::Beginning)
+                    .and_then(|mut reader| reader.poll(Duration::ZERO));
+                told.note(seen.map(drop));
+            }
+        }
+        told.note(broker.delete_topic("passing"));
+        told.note(broker.close());
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    acknowledged: BTreeMap<&'static str, BTreeMap<u64, String>>,
+    errors: Vec<Error>,
+}
+
+impl Told {
+    fn note(&mut self, result: Result<()>) {
+        self.errors.extend(result.err());
+    }
+}
+
+#[test]
+fn interruptions_and_short_transfers_are_invisible() {
+    let usual = {
+        let disk = Disk::new();
+        workload(&disk, &mut Told::default());
+        let broker = open(&disk).unwrap();
+        dump(&broker).unwrap()
+    };
+    for every in [2, 3, 5, 7] {
+        let disk = Disk::new();
+        for nth in (1..6000).step_by(every) {
+            disk.fail(Op::Read, nth, ErrorKind::Interrupted);
+            disk.fail(Op::Write, nth, ErrorKind::Interrupted);
+            disk.short(Op::Read, nth + 1);
+            disk.short(Op::Write, nth + 1);
+        }
+        let mut told = Told::default();
+        workload(&disk, &mut told);
+        assert!(told.errors.is_empty(), "every {every}: {:?}", told.errors);
+        let broker = open(&disk).unwrap();
+        assert!(broker.open_report().clean && broker.open_report().warnings.is_empty());
+        assert_eq!(dump(&broker).unwrap(), usual, "every {every}");
+    }
+}
+
+// -- every operation in turn --
+
+/// The path that an error names.
+fn path_of(error: &Error) -> Option<&Path> {
+    match error {
+        Error::Io { path, .. } | Error::DiskFull { path } => Some(path),
+        Error::Corrupt(corruption) => Some(&corruption.file),
+        Error::Poisoned { cause, .. } => path_of(cause),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Fails(ErrorKind),
+    Short,
+    Torn,
+}
+
+/// Each operation of the run fails once, in each way. Nothing panics, nothing that was acknowledged is missing, and every
+/// error says where.
+#[test]
+fn a_failure_of_any_operation_loses_nothing_that_was_acknowledged() {
+    let (operations, writes) = {
+        let disk = Disk::new();
+        let mut told = Told::default();
+        workload(&disk, &mut told);
+        assert!(told.errors.is_empty(), "{:?}", told.errors);
+        assert_eq!(told.acknowledged["sync"].len() + told.acknowledged["os"].len(), 40);
+        (disk.ops(), disk.ops_of(Op::Write))
+    };
+    let mut failures = 0;
+    let kinds = [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::Interrupted].map(Fault::Fails);
+    for fault in kinds.into_iter().chain([Fault::Short, Fault::Torn]) {
+        let count = if matches!(fault, Fault::Torn) { writes } else { operations };
+        for nth in 1..=count {
+            let case = format!("operation {nth} of {count}, {fault:?}");
+            let disk = Disk::new();
+            match fault {
+                Fault::Fails(kind) => disk.fail(Op::Any, nth, kind),
+                Fault::Short => disk.short(Op::Any, nth),
+                Fault::Torn => disk.tear(nth),
+            }
+            let mut told = Told::default();
+            workload(&disk, &mut told);
+            failures += told.errors.len();
+            assert!(!matches!(fault, Fault::Short) || told.errors.is_empty(), "{case}: {:?}", told.errors);
+            for error in &told.errors {
+                let named = match path_of(error) {
+                    Some(path) => path.starts_with("mem:/"),
+                    None => matches!(error, Error::UnknownTopic { .. } | Error::TopicExists { .. }),
+                };
+                assert!(named, "{case}: {error}");
+                assert!(!matches!(error, Error::Corrupt(_)), "{case}: {error}");
+            }
+            disk.clear_faults();
+            for survive in [Survive::Everything, Survive::Synced] {
+                let disk = disk.duplicate();
+                disk.crash(survive);
+                let broker = open(&disk).unwrap_or_else(|e| panic!("{case}, {survive:?}: {e}"));
+                assert!(
+                    broker.open_report().damaged.is_empty(),
+                    "{case}, {survive:?}: {:?}",
+                    broker.open_report()
+                );
+                for (name, acknowledged) in &told.acknowledged {
+                    if survive == Survive::Synced && *name == "os" {
+                        continue;
+                    }
+                    let partition = broker.topic(name).and_then(|topic| topic.partition(0));
+                    let partition = partition.unwrap_or_else(|e| panic!("{case}, {survive:?}: {e}"));
+                    let (values, error) = read(&partition);
+                    assert!(error.is_none(), "{case}, {survive:?}: {error:?}");
+                    for (offset, text) in acknowledged {
+                        assert_eq!(
+                            values.get(*offset as usize),
+                            Some(text),
+                            "{case}, {survive:?}: {name}@{offset}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(operations * 4 > 2000 && failures > 1000, "{operations} operations, {failures} errors");
+}
+
+/// A reader that met a failing medium goes on where it was, once the medium works.
+#[test]
+fn a_read_that_failed_can_be_tried_again() {
+    let disk = Disk::new();
+    let config = || BrokerConfig::new().clock(ManualClock::new()).tail_cache_bytes(0);
+    let broker = config().on_disk(&disk).unwrap();
+    let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    fill(&broker, &partition, 30);
+    broker.close().unwrap();
+    for op in [Op::Read, Op::OpenFile, Op::Map, Op::Len] {
+        for nth in 1..5 {
+            let broker = config().on_disk(&disk).unwrap();
+            let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(7);
+            disk.fail(op, nth, ErrorKind::Other);
+            let (mut found, mut failed) = (0, 0);
+            while found < 30 {
+                match reader.poll(Duration::ZERO) {
+                    Ok(records) => {
+                        for record in &records {
+                            assert_eq!(record.value(), Some(value(found).as_bytes()));
+                            found += 1;
+                        }
+                        assert!(!records.is_empty(), "{op:?} {nth}");
+                    }
+                    Err(error) => {
+                        assert!(
+                            matches!(&error, Error::Io { path, .. } if is_below(path)),
+                            "{op:?} {nth}: {error}"
+                        );
+                        failed += 1;
+                    }
+                }
+            }
+            assert!(failed <= 1, "{op:?} {nth}");
+            disk.clear_faults();
+            let records = broker.topic("t").unwrap().partition(0).unwrap().read(at(3), 1).unwrap();
+            assert_eq!(records.iter().next().unwrap().value(), Some(value(3).as_bytes()));
+        }
+    }
+    let record = Record::new("and nothing is poisoned by reading");
+    broker.producer().send("t", record).unwrap_err();
+    let broker = config().on_disk(&disk).unwrap();
+    assert_eq!(send(&broker, &broker.topic("t").unwrap().partition(0).unwrap(), "v").unwrap().offset, 30);
+}
