@@ -1,0 +1,51 @@
+//! How close does the log come to what the machine can do? `cargo bench` answers with ratios, not with times.
+//!
+//! Beside each measurement stands its limit: the same records through the least code that could do the job (encode,
+//! `lz4_flex`, `crc32fast`, a positional write or a map, and nothing else), measured in turns in the same run. So the
+//! claim is a share of the limit, and it means the same on a laptop and on a server.
+//!
+//! ```text
+//! cargo bench                            everything
+//! cargo bench -- append                  names that contain "append"; several arguments: any of them
+//! cargo bench -- --quick                 small sizes: does it run, and roughly how fast?
+//! cargo bench -- --repeat 9              more repetitions; the default is 5
+//! cargo bench -- --list                  the names
+//! ```
+
+mod append;
+mod args;
+mod durable;
+mod limit;
+mod open;
+mod random;
+mod records;
+mod scan;
+mod scratch;
+mod suite;
+mod tail;
+
+use std::process::ExitCode;
+
+use self::args::Args;
+use self::suite::Suite;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(complaint) => {
+            eprintln!("{complaint}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(dir) = &args.fill {
+        open::fill_until_killed(dir, args.sizes().open_bytes);
+    }
+    let mut suite = Suite::new(&args);
+    append::run(&mut suite);
+    durable::run(&mut suite);
+    scan::run(&mut suite);
+    tail::run(&mut suite);
+    random::run(&mut suite);
+    open::run(&mut suite);
+    suite.finish()
+}
