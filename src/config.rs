@@ -8,6 +8,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::stats::{Event, OnEvent};
 use crate::sync::Arc;
+use crate::types::Timestamp;
 
 /// How the batches of a topic are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,17 @@ pub enum Durability {
     Interval(Duration),
     /// Acknowledged once it is on the medium: survives a power loss. Appends that wait at the same time share a sync.
     Sync,
+}
+
+/// What the timestamp of a stored record says (Kafka's `message.timestamp.type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimestampType {
+    /// What its sender gave it, or the time of sending. It may be out of order.
+    #[default]
+    Create,
+    /// When its batch was appended, by the broker's clock, whatever its sender gave it. All records of a batch share it.
+    Append,
 }
 
 /// How segments that take no more appends are read.
@@ -201,6 +213,8 @@ pub struct TopicConfig {
     pub(crate) segment_age: Duration,
     pub(crate) max_record_bytes: u32,
     pub(crate) index_interval_bytes: u32,
+    pub(crate) timestamps: TimestampType,
+    pub(crate) timestamp_bounds: TimestampBounds,
 }
 
 impl Default for TopicConfig {
@@ -223,6 +237,8 @@ impl TopicConfig {
             segment_age: Duration::from_secs(7 * 24 * 3600),
             max_record_bytes: 1 << 20,
             index_interval_bytes: 4096,
+            timestamps: TimestampType::Create,
+            timestamp_bounds: TimestampBounds::default(),
         }
     }
 
@@ -285,6 +301,50 @@ impl TopicConfig {
         self
     }
 
+    /// Whose time the records have.
+    ///
+    /// Default: [`TimestampType::Create`].
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TimestampType, Timestamp, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let log = broker.create_topic("log", TopicConfig::new().timestamps(TimestampType::Append))?;
+    /// let record = Record::new("v").timestamp(Timestamp::from_millis(7));
+    /// let receipt = broker.producer().send(&log, record)?.wait()?;
+    /// assert!(receipt.timestamp > Timestamp::from_millis(7), "its own time does not count");
+    /// # Ok(()) }
+    /// ```
+    pub fn timestamps(mut self, timestamps: TimestampType) -> Self {
+        self.timestamps = timestamps;
+        self
+    }
+
+    /// How far before and after the time of sending the timestamp that a sender gives may lie (Kafka's
+    /// `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms`); `None`: as far as it likes. What lies
+    /// outside is refused with [`InvalidTimestamp`](Error::InvalidTimestamp). Of no effect with
+    /// [`TimestampType::Append`].
+    ///
+    /// Default: any time before, and one hour after, as in Kafka 4: one record from a far future would keep its segment,
+    /// and all behind it, from ever being old enough for retention by age.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Clock, Error, Record, SystemClock, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let config = TopicConfig::new().timestamp_bounds(None, Some(Duration::from_secs(60)));
+    /// let topic = broker.create_topic("t", config)?;
+    /// let ahead = SystemClock::new().now().plus(Duration::from_secs(3600));
+    /// let sent = broker.producer().send(&topic, Record::new("v").timestamp(ahead));
+    /// assert!(matches!(sent, Err(Error::InvalidTimestamp { .. })));
+    /// # Ok(()) }
+    /// ```
+    pub fn timestamp_bounds(mut self, before: Option<Duration>, after: Option<Duration>) -> Self {
+        self.timestamp_bounds = TimestampBounds { before, after };
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
             return Err(invalid("partitions", "it must be 1 to 100,000"));
@@ -315,6 +375,8 @@ impl TopicConfig {
             (TAG_SEGMENT_AGE, millis(self.segment_age).to_le_bytes().to_vec()),
             (TAG_MAX_RECORD_BYTES, self.max_record_bytes.to_le_bytes().to_vec()),
             (TAG_INDEX_INTERVAL, self.index_interval_bytes.to_le_bytes().to_vec()),
+            (TAG_TIMESTAMPS, vec![self.timestamps as u8]),
+            (TAG_TIMESTAMP_BOUNDS, self.timestamp_bounds.to_bytes()),
         ];
         if let Some(durability) = self.durability {
             let (kind, every) = match durability {
@@ -346,6 +408,14 @@ impl TopicConfig {
                 TAG_SEGMENT_AGE => config.segment_age = Duration::from_millis(u64_of(bytes)?),
                 TAG_MAX_RECORD_BYTES => config.max_record_bytes = u32_of(bytes)?,
                 TAG_INDEX_INTERVAL => config.index_interval_bytes = u32_of(bytes)?,
+                TAG_TIMESTAMPS => {
+                    config.timestamps = match bytes.as_slice() {
+                        [0] => TimestampType::Create,
+                        [1] => TimestampType::Append,
+                        _ => return None,
+                    }
+                }
+                TAG_TIMESTAMP_BOUNDS => config.timestamp_bounds = TimestampBounds::from_bytes(bytes)?,
                 TAG_DURABILITY => {
                     let (kind, every) = bytes.split_first()?;
                     config.durability = Some(match kind {
@@ -368,6 +438,42 @@ const TAG_SEGMENT_AGE: u16 = 3;
 const TAG_MAX_RECORD_BYTES: u16 = 4;
 const TAG_INDEX_INTERVAL: u16 = 5;
 const TAG_DURABILITY: u16 = 6;
+const TAG_TIMESTAMPS: u16 = 10;
+const TAG_TIMESTAMP_BOUNDS: u16 = 11;
+
+/// How far from the time of sending a given timestamp may lie; `None`: anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimestampBounds {
+    before: Option<Duration>,
+    after: Option<Duration>,
+}
+
+impl Default for TimestampBounds {
+    fn default() -> Self {
+        TimestampBounds { before: None, after: Some(Duration::from_secs(3600)) }
+    }
+}
+
+impl TimestampBounds {
+    /// The times that may be given at `now`, both included.
+    pub(crate) fn around(self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let earliest = self.before.map_or(Timestamp::default(), |before| now.minus(before));
+        let latest = self.after.map_or(Timestamp::MAX, |after| now.plus(after));
+        (earliest.max(Timestamp::default()), latest.min(Timestamp::MAX))
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        let [before, after] =
+            [self.before, self.after].map(|bound| bound.map_or(u64::MAX, millis).to_le_bytes());
+        [before, after].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (before, after) = bytes.split_first_chunk::<8>()?;
+        let bound = |millis| (millis != u64::MAX).then(|| Duration::from_millis(millis));
+        Some(TimestampBounds { before: bound(u64::from_le_bytes(*before)), after: bound(u64_of(after)?) })
+    }
+}
 
 fn u32_of(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_le_bytes)
@@ -414,6 +520,11 @@ mod tests {
                 segment_age: Duration::from_secs(5),
                 max_record_bytes: 999,
                 index_interval_bytes: 17,
+                timestamps: TimestampType::Append,
+                timestamp_bounds: TimestampBounds {
+                    before: Some(Duration::from_millis(3)),
+                    after: durability.map(|_| Duration::ZERO),
+                },
             };
             let mut tags = config.to_tags();
             tags.push((60_000, vec![1, 2, 3]));
@@ -423,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in 1..=6u16 {
+        for tag in (1..=6).chain(10..=11) {
             assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
         }
         assert_eq!(TopicConfig::from_tags(0, &[]), None);

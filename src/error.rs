@@ -54,13 +54,18 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A timestamp before 1970, or one that no stored record may have. Nothing was appended.
-    #[error("timestamp {timestamp} of record {index} is not between 0 and 2^62 milliseconds")]
+    /// A timestamp before 1970, or one that no stored record may have, or out of the topic's
+    /// [bounds](crate::TopicConfig::timestamp_bounds). Nothing was appended.
+    #[error("timestamp {timestamp} (number {index} of the call) is not between {earliest} and {latest}")]
     InvalidTimestamp {
         /// The timestamp given.
         timestamp: Timestamp,
         /// Which record of the call it was, from 0.
         index: usize,
+        /// The earliest timestamp that could have been given.
+        earliest: Timestamp,
+        /// The latest one.
+        latest: Timestamp,
     },
     /// The producer's buffer is full and cannot be written just now.
     #[error("the producer's buffer is full")]

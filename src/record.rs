@@ -99,7 +99,9 @@ impl<'a> Record<'a> {
         self
     }
 
-    /// Sets the record's time, which must lie between 0 and 2^62 milliseconds; sending checks it.
+    /// Sets the record's time, which must lie between 0 and 2^62 milliseconds and within the topic's
+    /// [bounds](crate::TopicConfig::timestamp_bounds), by default at most an hour ahead; sending checks it. With
+    /// [`TimestampType::Append`](crate::TimestampType::Append) it does not count.
     ///
     /// Default: the time of sending.
     #[must_use]

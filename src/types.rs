@@ -90,6 +90,9 @@ impl fmt::Display for PartitionId {
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The latest time that a record may have: so differences of two never overflow.
+    pub(crate) const MAX: Timestamp = Timestamp(1 << 62);
+
     /// A timestamp from milliseconds since the Unix epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Timestamp(millis)
@@ -104,6 +107,12 @@ impl Timestamp {
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// This time minus a duration (whole milliseconds); it stops at the smallest timestamp.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Timestamp(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 }
 

@@ -178,7 +178,8 @@ fn the_age_is_measured_from_the_segments_first_batch() {
     let age = AGE.as_millis() as i64;
     for clean in [true, false] {
         let broker = config.clone().on_disk(&disk).unwrap();
-        broker.ensure_topic("t", TopicConfig::new().segment_age(AGE)).unwrap();
+        let topic = TopicConfig::new().segment_age(AGE).timestamp_bounds(None, None);
+        broker.ensure_topic("t", topic).unwrap();
         let base = if clean { 0 } else { 10 * age };
         let had = append(&broker, base);
         assert_eq!(append(&broker, base - 5 * age), had);

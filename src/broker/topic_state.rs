@@ -1,6 +1,6 @@
 //! A topic as the broker knows it: its identity, its settings, and the logs of its partitions.
 
-use crate::config::TopicConfig;
+use crate::config::{TimestampType, TopicConfig};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, RwLock};
@@ -42,6 +42,15 @@ impl TopicState {
 
     pub(crate) fn config(&self) -> Arc<TopicConfig> {
         self.config.read().clone()
+    }
+
+    /// The times that a record sent `now` may be given, both included; `None` if the one it is given does not count.
+    pub(crate) fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let config = self.config.read();
+        match config.timestamps {
+            TimestampType::Create => Some(config.timestamp_bounds.around(now)),
+            TimestampType::Append => None,
+        }
     }
 
     /// The logs of the partitions, by id. They only become more.

@@ -126,7 +126,6 @@ impl Attributes {
 
     /// With append time or without.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "the format has it; the feature that writes it comes"))]
     pub(crate) fn with_append_time(self, append_time: bool) -> Self {
         Attributes((self.0 & !Self::APPEND_TIME) | if append_time { Self::APPEND_TIME } else { 0 })
     }

@@ -5,7 +5,7 @@ use super::batch::{Batch, ByteView};
 use super::recovery::{Point, active_entry, create_segment};
 use super::segment::{FIRST_BATCH, Segment};
 use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
-use crate::config::Durability;
+use crate::config::{Durability, TimestampType};
 use crate::error::{Error, Result, is_space};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
@@ -49,6 +49,11 @@ impl Log {
         {
             return Err(Error::OffsetConflict { end: writer.point.end });
         }
+        let append_time = (settings.timestamps == TimestampType::Append).then(|| self.append_time());
+        if let Some(now) = append_time {
+            header.attributes = header.attributes.with_append_time(true);
+            header.max_timestamp = now;
+        }
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
         header.base_offset = writer.point.end;
@@ -80,7 +85,12 @@ impl Log {
         if let Durability::Interval(every) = settings.durability {
             self.arm_interval(every);
         }
-        Ok(Appended { base_offset: header.base_offset, end, epoch })
+        Ok(Appended { base_offset: header.base_offset, end, epoch, append_time })
+    }
+
+    /// The time now, within what a record may have: a clock may show anything.
+    fn append_time(&self) -> Timestamp {
+        self.ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX)
     }
 
     /// Moves the writer behind a batch that has just been written.

@@ -45,7 +45,7 @@ use self::recovery::{Note, Point, active_entry, create_segment, recover};
 use self::segment::{FIRST_BATCH, Segment};
 use self::tail::Tail;
 pub(crate) use self::timer::Task;
-use crate::config::{Compression, Durability, TopicConfig};
+use crate::config::{Compression, Durability, TimestampType, TopicConfig};
 use crate::error::{Corruption, Error, Result};
 use crate::format::batch::{BatchHeader, Seed};
 use crate::format::checkpoint::CheckpointEntry;
@@ -55,7 +55,7 @@ use crate::format::reader::Malformed;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::stats::{OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
-use crate::types::{Bounds, Offset};
+use crate::types::{Bounds, Offset, Timestamp};
 
 /// The segments of a log, oldest first; the last one is active.
 pub(crate) type Segments = Arc<[Arc<Segment>]>;
@@ -69,6 +69,7 @@ pub(crate) struct LogSettings {
     pub(crate) segment_bytes: u32,
     pub(crate) segment_age: Duration,
     pub(crate) index_interval_bytes: u32,
+    pub(crate) timestamps: TimestampType,
 }
 
 impl LogSettings {
@@ -80,6 +81,7 @@ impl LogSettings {
             segment_bytes: config.segment_bytes,
             segment_age: config.segment_age,
             index_interval_bytes: config.index_interval_bytes,
+            timestamps: config.timestamps,
         }
     }
 
@@ -105,6 +107,8 @@ pub(crate) struct Appended {
     pub(crate) base_offset: Offset,
     pub(crate) end: Offset,
     pub(crate) epoch: u32,
+    /// The time of all its records, if that is the time of the append.
+    pub(crate) append_time: Option<Timestamp>,
 }
 
 /// One partition's log.

@@ -23,6 +23,8 @@ pub(super) trait Target: Send + Sync {
     /// # Errors
     /// The topic has been deleted, or the broker closed.
     fn check(&self) -> Result<()>;
+    /// The times that a record sent `now` may be given, both included; `None` if the one it is given does not count.
+    fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)>;
     /// The log of a partition, if there is such a partition.
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>>;
 }
@@ -42,6 +44,10 @@ impl Target for TopicState {
 
     fn check(&self) -> Result<()> {
         TopicState::check(self)
+    }
+
+    fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        TopicState::timestamps(self, now)
     }
 
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>> {
@@ -88,7 +94,7 @@ impl<T: Target> Outbox<T> {
         record: &Record<'_>,
     ) -> Result<Pending> {
         target.check()?;
-        let timestamp = self.timestamp(record, 0)?;
+        let timestamp = timestamp(&**target, record, self.core.ctx.clock.now(), 0)?;
         self.make_room()?;
         let topic = self.topic(target);
         let len = record_len(record);
@@ -123,7 +129,7 @@ impl<T: Target> Outbox<T> {
         let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
         let now = self.core.ctx.clock.now();
         for (index, record) in records.enumerate() {
-            let timestamp = self.valid(record.given_timestamp().unwrap_or(now), index)?;
+            let timestamp = timestamp(&**target, &record, now, index)?;
             let partition = match self.route(target, partition, &record, partitions)? {
                 Some(partition) => partition,
                 None => staging.sticky_partition(record_len(&record)),
@@ -149,21 +155,6 @@ impl<T: Target> Outbox<T> {
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
-    }
-
-    /// The record's own time or the time now, which is read at most once a record.
-    #[inline]
-    fn timestamp(&self, record: &Record<'_>, index: usize) -> Result<Timestamp> {
-        self.valid(record.given_timestamp().unwrap_or_else(|| self.core.ctx.clock.now()), index)
-    }
-
-    #[inline]
-    fn valid(&self, timestamp: Timestamp, index: usize) -> Result<Timestamp> {
-        if (0..=TIMESTAMP_MAX).contains(&timestamp.as_millis()) {
-            Ok(timestamp)
-        } else {
-            Err(Error::InvalidTimestamp { timestamp, index })
-        }
     }
 
     /// The partition of a record; `None` if it has no key and nobody chose one.
@@ -359,6 +350,18 @@ impl Wait<()> for Flush {
     }
 }
 
+/// The record's own time, if it may have that, or the time now.
+#[inline]
+fn timestamp(target: &impl Target, record: &Record<'_>, now: Timestamp, index: usize) -> Result<Timestamp> {
+    let given = record.given_timestamp().and_then(|given| Some((given, target.timestamps(now)?)));
+    let (timestamp, (earliest, latest)) = given.unwrap_or((now, (Timestamp::default(), Timestamp::MAX)));
+    if earliest <= timestamp && timestamp <= latest {
+        Ok(timestamp)
+    } else {
+        Err(Error::InvalidTimestamp { timestamp, index, earliest, latest })
+    }
+}
+
 fn unknown_partition(target: &impl Target, partition: u32) -> Error {
     Error::UnknownPartition { topic: target.name().clone(), partition, count: target.partitions() }
 }
@@ -367,7 +370,5 @@ fn unknown_partition(target: &impl Target, partition: u32) -> Error {
 const CHAINS: usize = 64;
 /// Enough for the most partitions that a topic may have, 100,000.
 const SHELVES: usize = 17;
-/// The latest time that a record may have: so differences of two never overflow.
-const TIMESTAMP_MAX: i64 = 1 << 62;
 
 const _: () = assert!((1u64 << SHELVES) > crate::config::TopicConfig::MAX_PARTITIONS as u64);

@@ -239,7 +239,7 @@ impl BatchState {
             topic: sink.topic().clone(),
             partition: sink.partition(),
             offset: appended.base_offset.plus(u64::from(index)),
-            timestamp,
+            timestamp: appended.append_time.unwrap_or(timestamp),
             epoch: appended.epoch,
         }
     }

@@ -415,7 +415,7 @@ fn what_is_refused_leaves_nothing_behind() {
         let sent = send(Record::null().timestamp(Timestamp::from_millis(millis)));
         match sent {
             Ok(()) => assert!(good, "{millis}"),
-            Err(Error::InvalidTimestamp { timestamp, index: 0 }) => {
+            Err(Error::InvalidTimestamp { timestamp, index: 0, .. }) => {
                 assert!(!good && timestamp.as_millis() == millis)
             }
             Err(other) => panic!("{other}"),
@@ -777,6 +777,10 @@ impl Target for FakeTopic {
         if self.ended.load(Ordering::SeqCst) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    fn timestamps(&self, _: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        Some((Timestamp::default(), Timestamp::MAX))
+    }
+
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>> {
         (partition < self.partitions())
             .then(|| Box::new(self.logs[partition as usize].clone()) as Box<dyn Sink>)
@@ -937,7 +941,7 @@ impl Sink for Arc<FakeLog> {
         if self.settings.durability == Durability::Os {
             state.visible = end;
         }
-        Ok(Appended { base_offset: Offset::new(base), end: Offset::new(end), epoch: 7 })
+        Ok(Appended { base_offset: Offset::new(base), end: Offset::new(end), epoch: 7, append_time: None })
     }
 
     fn wait_visible(&self, end: Offset) -> Result<()> {
