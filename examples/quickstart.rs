@@ -113,7 +113,7 @@ fn read_back(dir: &Path, input: &Input, offsets: &Offsets) -> Result<(u64, u64),
         let mut from = *first;
         loop {
             let records = partition.read(Start::At(from), 1 << 20)?;
-            let Some(last) = records.iter().last() else { break };
+            let Some(last) = records.last() else { break };
             from = last.position().next().offset;
             for record in &records {
                 read += 1;

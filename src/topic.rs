@@ -4,11 +4,11 @@ use crate::broker::{BrokerInner, TopicState};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::reader::read_once;
+use crate::reader::{read_last, read_once};
 use crate::records::Records;
 use crate::stats::PartitionStats;
 use crate::sync::Arc;
-use crate::types::{Bounds, PartitionId, Start, Timestamp, TopicName};
+use crate::types::{Bounds, Offset, PartitionId, Start, Timestamp, TopicName};
 
 /// A topic of a broker. Clones are the same topic.
 ///
@@ -142,7 +142,8 @@ impl Partition {
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
     /// [`Corrupt`](Error::Corrupt) if the first batch is damaged; [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed), or what the medium says.
+    /// [`Closed`](Error::Closed), or what the medium says; with [`Start::Time`] those of
+    /// [`offset_for_time`](Partition::offset_for_time).
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -157,6 +158,83 @@ impl Partition {
     pub fn read(&self, from: Start, max_bytes: usize) -> Result<Records> {
         self.state.check()?;
         read_once(&self.log, from, max_bytes)
+    }
+
+    /// The newest `n` visible records, or all if there are not so many, *oldest first*; `iter().rev()` goes through them
+    /// from the newest on. Only the batches that they lie in are read.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) if one of these batches is damaged, since what is left would not be the newest `n`;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// for n in 0..10 {
+    ///     broker.producer().send(&topic, Record::new(n.to_string()))?.wait()?;
+    /// }
+    /// let newest = topic.partition(0)?.last_n(3)?;
+    /// assert_eq!(newest.iter().map(|r| r.offset().get()).collect::<Vec<_>>(), [7, 8, 9]);
+    /// assert_eq!(newest.iter().rev().map(|r| r.offset().get()).collect::<Vec<_>>(), [9, 8, 7]);
+    /// # Ok(()) }
+    /// ```
+    pub fn last_n(&self, n: usize) -> Result<Records> {
+        self.state.check()?;
+        read_last(&self.log, n)
+    }
+
+    /// The smallest offset of a visible record with a timestamp of at least `time` (Kafka's `offsetsForTimes`); `None` if
+    /// there is none. Timestamps need not be in order: records behind it may be older, those before it are all older.
+    ///
+    /// Segments and batches whose greatest timestamp is too small are passed over unread.
+    ///
+    /// # Errors
+    /// [`InvalidTimestamp`](Error::InvalidTimestamp) before 1970; [`Corrupt`](Error::Corrupt) where a batch that has to be
+    /// looked at is damaged; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Timestamp, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// let at = Timestamp::from_millis;
+    /// for time in [100, 300, 200] {
+    ///     broker.producer().send(&topic, Record::new("v").timestamp(at(time)))?.wait()?;
+    /// }
+    /// let partition = topic.partition(0)?;
+    /// assert_eq!(partition.offset_for_time(at(200))?.map(|offset| offset.get()), Some(1));
+    /// assert_eq!(partition.offset_for_time(at(301))?, None);
+    /// # Ok(()) }
+    /// ```
+    pub fn offset_for_time(&self, time: Timestamp) -> Result<Option<Offset>> {
+        self.state.check()?;
+        Ok(self.log.find_time(time)?.map(|(offset, _)| offset))
+    }
+
+    /// The greatest timestamp of all visible records, and the first record that has it (Kafka's `ListOffsets` with
+    /// `MAX_TIMESTAMP`). `None` if there is no record.
+    ///
+    /// # Errors
+    /// As [`offset_for_time`](Partition::offset_for_time).
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Timestamp, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// for time in [100, 300, 200, 300] {
+    ///     let record = Record::new("v").timestamp(Timestamp::from_millis(time));
+    ///     broker.producer().send(&topic, record)?.wait()?;
+    /// }
+    /// let (offset, timestamp) = topic.partition(0)?.max_timestamp()?.unwrap();
+    /// assert_eq!((offset.get(), timestamp.as_millis()), (1, 300));
+    /// # Ok(()) }
+    /// ```
+    pub fn max_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
+        self.state.check()?;
+        self.log.find_latest()
     }
 
     /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): what was

@@ -312,6 +312,10 @@ pub enum Start {
     End,
     /// At this offset; in a gap, at the next record behind it.
     At(Offset),
+    /// At the record with the smallest offset of those with at least this timestamp
+    /// ([`Partition::offset_for_time`](crate::Partition::offset_for_time)); where there is none, at the end. Behind it
+    /// older ones may come: timestamps need not be in order.
+    Time(Timestamp),
 }
 
 impl From<Offset> for Start {

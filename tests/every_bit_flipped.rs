@@ -50,7 +50,7 @@ fn read(broker: &Broker) -> (Dump, Vec<Error>) {
             loop {
                 match partition.read(Start::At(from), 1 << 20) {
                     Ok(some) => {
-                        let Some(last) = some.iter().last() else { break };
+                        let Some(last) = some.last() else { break };
                         from = last.offset().plus(1);
                         for r in &some {
                             // All of a record is compared: a flipped bit in a key or a header counts too.

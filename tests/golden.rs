@@ -58,7 +58,7 @@ fn describe_partition(partition: &quipu::Partition, dir: &Path, text: &mut Strin
     loop {
         match partition.read(Start::At(from), 1 << 20) {
             Ok(records) => {
-                let Some(last) = records.iter().last() else { return };
+                let Some(last) = records.last() else { return };
                 from = last.offset().plus(1);
                 for r in &records {
                     let show = |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());

@@ -160,6 +160,12 @@ fn append_time_is_that_of_the_append_for_all_records_of_the_batch_whatever_they_
         assert_eq!(all(&partition), expected, "as producers share it");
         let look = |partition: &Partition, case: &str| {
             assert_eq!(all(partition), expected, "{case}");
+            let offset = |time| partition.offset_for_time(time).unwrap().map(|offset| offset.get());
+            assert_eq!(
+                [first, first.plus(TICK), second, second.plus(TICK)].map(offset),
+                [Some(0), Some(4), Some(4), None]
+            );
+            assert_eq!(partition.max_timestamp().unwrap().map(|(o, t)| (o.get(), t)), Some((4, second)));
         };
         look(&partition, "shared");
         disk.crash(Survive::Everything);

@@ -352,7 +352,7 @@ fn records_that_were_read_outlive_their_topic() {
     fill(&broker, &partition, 20);
     broker.maintain().unwrap();
     let records = broker.reader(&["t"], Start::Beginning).unwrap().poll(Duration::ZERO).unwrap();
-    let owned = records.iter().last().unwrap().into_owned();
+    let owned = records.last().unwrap().into_owned();
     broker.delete_topic("t").unwrap();
     broker.close().unwrap();
     for (offset, record) in records.iter().enumerate() {

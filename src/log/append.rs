@@ -3,7 +3,7 @@
 
 use super::batch::{Batch, ByteView};
 use super::recovery::{Point, active_entry, create_segment};
-use super::segment::{FIRST_BATCH, Segment};
+use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
 use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
 use crate::config::{Durability, TimestampType};
 use crate::error::{Error, Result, is_space};
@@ -100,7 +100,7 @@ impl Log {
             && let (Ok(offset_delta), Ok(position)) =
                 (u32::try_from(header.base_offset.since(point.base)), u32::try_from(point.position))
         {
-            let max_before = point.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+            let max_before = timestamp_or_unknown(point.max_timestamp);
             writer.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
             writer.indexed = point.position;
         }
@@ -109,7 +109,7 @@ impl Log {
         point.last_crc = crc;
         point.first_timestamp.get_or_insert(header.max_timestamp);
         point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
-        writer.segment.grow(point.position);
+        writer.segment.grow(point.position, point.max_timestamp);
         self.records_appended.fetch_add(u64::from(header.count), Ordering::Relaxed);
         self.batches_appended.fetch_add(1, Ordering::Relaxed);
         self.bytes_appended.fetch_add(stored, Ordering::Relaxed);
@@ -186,7 +186,7 @@ impl Log {
                 last.size = old.position;
                 last.end_offset = old.end;
                 last.last_crc = old.last_crc;
-                last.max_timestamp = old.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+                last.max_timestamp = timestamp_or_unknown(old.max_timestamp);
             }
             manifest.segments.push(next);
         });
@@ -198,7 +198,7 @@ impl Log {
             let _ = self.ctx.storage.remove_file(&self.dir.join(names::segment_file(base, 0)));
             return Err(failed.error);
         }
-        writer.segment.seal(old.end, old.position);
+        writer.segment.seal(old.end, old.position, old.max_timestamp);
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, Some((base, old.last_crc))));
         segment.adopt_file(&self.ctx, file);
         self.publish_segments(|segments| segments.push(segment.clone()));

@@ -53,13 +53,7 @@ impl Cursor {
     /// # Errors
     /// Out of range, corrupt, closed, or what the medium says. The cursor stays where it is.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Arc<Batch>>> {
-        self.log.check_readable()?;
-        let visible = self.log.visible_end();
-        let start = self.log.log_start();
-        if self.next < start || self.next > visible {
-            self.place = None;
-            return Err(self.log.out_of_range(self.next));
-        }
+        let visible = self.check()?;
         while self.next < visible {
             let batch = match self.log.tail().get(self.next) {
                 Some(batch) => self.adopt(batch),
@@ -82,6 +76,43 @@ impl Cursor {
         Ok(None)
     }
 
+    /// The header of the batch that [`next_batch`](Cursor::next_batch) would answer with. Its records are neither read
+    /// nor checked, and the cursor stays before it: [`pass`](Cursor::pass) moves on.
+    ///
+    /// # Errors
+    /// As `next_batch`, but for what is wrong with the records.
+    pub(crate) fn peek(&mut self) -> Result<Option<BatchHeader>> {
+        let visible = self.check()?;
+        while self.next < visible {
+            let header = match self.log.tail().get(self.next) {
+                Some(batch) => Some(batch.header),
+                None => self.find(visible)?,
+            };
+            let Some(header) = header.filter(|header| header.base_offset < visible) else { return Ok(None) };
+            if header.count > 0 {
+                return Ok(Some(header));
+            }
+            self.pass(&header);
+        }
+        Ok(None)
+    }
+
+    /// Moves behind a batch without reading it.
+    pub(crate) fn pass(&mut self, header: &BatchHeader) {
+        self.next = header.end_offset();
+    }
+
+    /// The visible end, if the cursor's offset is in the log.
+    fn check(&mut self) -> Result<Offset> {
+        self.log.check_readable()?;
+        let visible = self.log.visible_end();
+        if self.next < self.log.log_start() || self.next > visible {
+            self.place = None;
+            return Err(self.log.out_of_range(self.next));
+        }
+        Ok(visible)
+    }
+
     /// Goes on behind a batch of the tail cache.
     fn adopt(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
         let here = self.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.segment, &batch.segment));
@@ -94,6 +125,15 @@ impl Cursor {
 
     /// The batch at the cursor's place in the files.
     fn load(&mut self, visible: Offset) -> Result<Option<Arc<Batch>>> {
+        let Some(header) = self.find(visible)? else { return Ok(None) };
+        let Some(mut place) = self.place.take() else { return Ok(None) };
+        let loaded = self.load_at(&mut place, header);
+        self.place = Some(place);
+        loaded.map(Some)
+    }
+
+    /// Moves the cursor's place to the batch of its offset, or the first one behind it, and reads its header.
+    fn find(&mut self, visible: Offset) -> Result<Option<BatchHeader>> {
         loop {
             let place = match self.place.take() {
                 // A segment that ended, by a roll or by a cut, is left for whatever the list says now.
@@ -107,17 +147,17 @@ impl Cursor {
                 window.forget();
                 place.seen = visible;
             }
-            let loaded = self.load_at(&mut place);
+            let looked = self.look_at(&mut place);
             self.place = Some(place);
-            match loaded? {
-                Loaded::Batch(batch) => return Ok(Some(batch)),
-                Loaded::Before => {}
+            match looked? {
+                Looked::Here(header) => return Ok(Some(header)),
+                Looked::Before => {}
             }
         }
     }
 
-    /// Reads, checks and decompresses the batch at a place; one that ends before the cursor is stepped over unread.
-    fn load_at(&self, place: &mut Place) -> Result<Loaded> {
+    /// Reads and checks the header at a place; a batch that ends before the cursor is stepped over unread.
+    fn look_at(&self, place: &mut Place) -> Result<Looked> {
         let ctx = self.log.ctx();
         let seed = self.log.seed();
         let position = place.position;
@@ -131,7 +171,7 @@ impl Cursor {
                     && header.base_offset <= self.next
                 {
                     place.position = found;
-                    return Ok(Loaded::Before);
+                    return Ok(Looked::Before);
                 }
                 return Err(self.damaged(place, malformed(ctx, &place.segment.path, position, &m)));
             }
@@ -140,10 +180,9 @@ impl Cursor {
             let what = "a batch of another epoch or segment stands here";
             return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, what)));
         }
-        let next_position = position + header.stored_bytes();
         if header.end_offset() <= self.next {
-            place.position = next_position;
-            return Ok(Loaded::Before);
+            place.position += header.stored_bytes();
+            return Ok(Looked::Before);
         }
         if header.base_offset > self.next && place.segment.generation == 0 && self.next > place.segment.base {
             // Within a segment that was never compacted offsets follow each other; a seek starts at or before its
@@ -151,19 +190,25 @@ impl Cursor {
             let what = format!("offset {} is expected here, not {}", self.next, header.base_offset);
             return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, &what)));
         }
+        Ok(Looked::Here(header))
+    }
+
+    /// Reads, checks and decompresses the batch at a place, whose header this is.
+    fn load_at(&self, place: &mut Place, header: BatchHeader) -> Result<Arc<Batch>> {
+        let ctx = self.log.ctx();
         let stored = header.body_len as usize;
-        let body_position = position + HEADER_BYTES as u64;
+        let body_position = place.position + HEADER_BYTES as u64;
         let bytes = place.source.get(ctx, body_position, stored)?;
         let records =
             check_body(&header, bytes).and_then(|()| self.uncompressed(place, &header, body_position));
         match records {
-            Ok(records) => Ok(Loaded::Batch(Arc::new(Batch {
+            Ok(records) => Ok(Arc::new(Batch {
                 source: self.log.identity().clone(),
                 header,
                 records,
                 segment: place.segment.clone(),
-                next_position,
-            }))),
+                next_position: place.position + header.stored_bytes(),
+            })),
             Err(m) => Err(self.damaged(place, malformed(ctx, &place.segment.path, body_position, &m))),
         }
     }
@@ -280,8 +325,8 @@ impl Cursor {
     }
 }
 
-enum Loaded {
-    Batch(Arc<Batch>),
+enum Looked {
+    Here(BatchHeader),
     /// The batch there lies before the cursor; the place has moved behind it.
     Before,
 }

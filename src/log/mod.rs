@@ -19,6 +19,7 @@ pub(crate) mod context;
 pub(crate) mod cursor;
 mod durability;
 pub(crate) mod files;
+mod lookup;
 pub(crate) mod manifest;
 pub(crate) mod notify;
 pub(crate) mod pool;

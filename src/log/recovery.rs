@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::batch::Identity;
 use super::context::Context;
 use super::manifest;
-use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, Source, known_timestamp, timestamp_or_unknown};
 use super::window::Window;
 use super::{corrupt, malformed};
 use crate::error::{Error, Result};
@@ -237,7 +237,7 @@ impl Recoverer<'_> {
         if let Some(error) = self.header_damage(&active)? {
             return self.damaged(error, Some(point));
         }
-        active.grow(point.position);
+        active.grow(point.position, point.max_timestamp);
         active.set_index_missing_below(point.position);
         Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
     }
@@ -407,7 +407,7 @@ impl Recoverer<'_> {
         {
             return broken(point.position, "the segment ends before the manifest says", None);
         }
-        segment.grow(point.position);
+        segment.grow(point.position, point.max_timestamp);
         segment.set_index_missing_below(point.position);
         Ok(None)
     }
@@ -510,7 +510,7 @@ impl Recoverer<'_> {
                 last.size = point.position;
                 last.end_offset = point.end;
                 last.last_crc = point.last_crc;
-                last.max_timestamp = point.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+                last.max_timestamp = timestamp_or_unknown(point.max_timestamp);
             }
         } else {
             self.manifest.segments.pop();
@@ -597,7 +597,7 @@ impl Recoverer<'_> {
             && let Ok(file) = self.open(active)
             && let Ok(len) = self.len(&*file, active)
         {
-            active.grow(len);
+            active.grow(len, None);
             active.set_index_missing_below(len);
         }
         let point = known.unwrap_or_else(|| {
@@ -667,14 +667,13 @@ impl Recoverer<'_> {
 }
 
 fn point_of(entry: &CheckpointEntry) -> Point {
-    let timestamp = |millis: i64| (millis != i64::MIN).then(|| Timestamp::from_millis(millis));
     Point {
         base: entry.base_offset,
         generation: entry.generation,
         position: entry.position,
         end: entry.end_offset,
-        first_timestamp: timestamp(entry.first_timestamp),
-        max_timestamp: timestamp(entry.max_timestamp),
+        first_timestamp: known_timestamp(entry.first_timestamp),
+        max_timestamp: known_timestamp(entry.max_timestamp),
         last_crc: entry.last_crc,
     }
 }

@@ -2,13 +2,13 @@
 //! on in a new segment. No file is shortened.
 
 use super::recovery::{self, Point, active_entry, create_segment};
-use super::segment::{FIRST_BATCH, HeaderError, Segment};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, known_timestamp, timestamp_or_unknown};
 use super::{Log, Writer, malformed};
 use crate::error::{Error, Result};
 use crate::format::manifest::{EpochStart, SegmentState};
 use crate::format::segment::SegmentHeader;
 use crate::sync::{Arc, Ordering};
-use crate::types::{Offset, Timestamp};
+use crate::types::Offset;
 
 impl Log {
     /// Takes a poisoned partition back into service: what is visible is written again and synced, whatever lies behind
@@ -67,7 +67,8 @@ impl Log {
             let manifest = self.manifest.get();
             let entry = manifest.segments.iter().find(|s| s.base_offset == segment.base);
             let last_crc = entry.map_or(0, |entry| entry.last_crc);
-            return Ok(Point { position: segment.size(), end, last_crc, ..start });
+            let max_timestamp = entry.and_then(|entry| known_timestamp(entry.max_timestamp));
+            return Ok(Point { position: segment.size(), end, last_crc, max_timestamp, ..start });
         }
         let mut source = segment.source(&self.ctx, &self.identity)?;
         let mut point = start;
@@ -115,14 +116,14 @@ impl Log {
                 last.size = cut.position;
                 last.end_offset = cut.end;
                 last.last_crc = cut.last_crc;
-                last.max_timestamp = cut.max_timestamp.map_or(i64::MIN, Timestamp::as_millis);
+                last.max_timestamp = timestamp_or_unknown(cut.max_timestamp);
             }
             manifest.epochs.push(EpochStart { epoch, start: cut.end });
             manifest.segments.push(next);
         });
         committed.map_err(|failed| failed.error)?;
         if !emptied && let Some(last) = kept.checked_sub(1).and_then(|at| segments.get(at)) {
-            last.seal(cut.end, cut.position);
+            last.seal(cut.end, cut.position, cut.max_timestamp);
         }
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, None));
         segment.adopt_file(&self.ctx, file);
@@ -132,7 +133,7 @@ impl Log {
         });
         for gone in segments.iter().skip(kept) {
             // A reader that stands at its beginning goes on in the new one.
-            gone.seal(gone.base, FIRST_BATCH);
+            gone.seal(gone.base, FIRST_BATCH, None);
             let _ = self.ctx.storage.remove_file(&gone.path);
             let _ = self.ctx.storage.remove_file(&gone.index_path());
         }

@@ -15,8 +15,8 @@ use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::types::Offset;
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering};
+use crate::types::{Offset, Timestamp};
 
 /// Where the first batch of a segment lies.
 pub(crate) const FIRST_BATCH: u64 = SEGMENT_HEADER_BYTES as u64;
@@ -36,6 +36,9 @@ pub(crate) struct Segment {
     end: AtomicU64,
     /// The bytes that count; while it is active, the bytes written so far.
     size: AtomicU64,
+    /// The greatest `max_timestamp` of its batches; `i64::MIN` where there is none, or it is not known. Of the active
+    /// one it is stored before a batch becomes visible: whoever sees a record sees a time that is not less than its own.
+    max_timestamp: AtomicI64,
     /// Whether some written bytes may not be on the medium.
     dirty: AtomicBool,
     synced: AtomicBool,
@@ -69,6 +72,7 @@ impl Segment {
             previous,
             end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
+            max_timestamp: AtomicI64::new(entry.max_timestamp),
             dirty: AtomicBool::new(entry.state != SegmentState::Synced),
             synced: AtomicBool::new(entry.state == SegmentState::Synced),
             file: Mutex::new(None),
@@ -101,14 +105,22 @@ impl Segment {
         self.size.load(Ordering::Acquire)
     }
 
-    /// Notes that it was written up to `size`.
-    pub(crate) fn grow(&self, size: u64) {
+    /// The greatest timestamp of its records, or more; `None` if it is not known, which it always is of an active one
+    /// that takes appends and is not empty.
+    pub(crate) fn max_timestamp(&self) -> Option<Timestamp> {
+        known_timestamp(self.max_timestamp.load(Ordering::Acquire))
+    }
+
+    /// Notes that it was written up to `size`, and the greatest timestamp up to there.
+    pub(crate) fn grow(&self, size: u64, max_timestamp: Option<Timestamp>) {
+        self.max_timestamp.store(timestamp_or_unknown(max_timestamp), Ordering::Release);
         self.size.store(size, Ordering::Release);
         self.dirty.store(true, Ordering::Release);
     }
 
     /// Gives the segment its end: it takes no more appends.
-    pub(crate) fn seal(&self, end: Offset, size: u64) {
+    pub(crate) fn seal(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        self.max_timestamp.store(timestamp_or_unknown(max_timestamp), Ordering::Release);
         self.size.store(size, Ordering::Release);
         self.end.store(end.get(), Ordering::Release);
     }
@@ -322,6 +334,23 @@ impl Segment {
             .map_or(FIRST_BATCH, |e| u64::from(e.position)))
     }
 
+    /// An offset before which every batch of the segment is older than `time`: where to start walking.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source), if the index has to be rebuilt.
+    pub(crate) fn seek_time(
+        self: &Arc<Self>,
+        ctx: &Context,
+        identity: &Identity,
+        time: Timestamp,
+    ) -> Result<Offset> {
+        self.complete_index(ctx, identity)?;
+        let index = self.index.lock();
+        let at = index.entries.partition_point(|entry| entry.max_before < time.as_millis());
+        let last = at.checked_sub(1).and_then(|at| index.entries.get(at));
+        Ok(last.map_or(self.base, |entry| self.base.plus(u64::from(entry.offset_delta))))
+    }
+
     /// Loads or rebuilds the entries that are not in memory.
     fn complete_index(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
         let missing = self.index.lock().missing_below;
@@ -421,6 +450,16 @@ impl Segment {
     pub(crate) fn index_path(&self) -> PathBuf {
         self.path.with_file_name(names::index_file(self.base, self.generation))
     }
+}
+
+/// A timestamp as the files keep it, which know -2^63 as "none, or not known".
+pub(crate) fn known_timestamp(millis: i64) -> Option<Timestamp> {
+    (millis != i64::MIN).then(|| Timestamp::from_millis(millis))
+}
+
+/// The other way.
+pub(crate) fn timestamp_or_unknown(timestamp: Option<Timestamp>) -> i64 {
+    timestamp.map_or(i64::MIN, Timestamp::as_millis)
 }
 
 /// The bytes of a segment, however they are read.

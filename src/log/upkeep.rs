@@ -1,12 +1,11 @@
 //! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
 //! `maintain`, or by a test.
 
-use super::segment::FIRST_BATCH;
+use super::segment::{FIRST_BATCH, timestamp_or_unknown};
 use super::{Log, Writer};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
 use crate::sync::{Arc, Ordering};
-use crate::types::Timestamp;
 
 impl Log {
     /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
@@ -85,7 +84,6 @@ impl Log {
         if self.damage.is_some() {
             return None;
         }
-        let timestamp = |t: Option<Timestamp>| t.map_or(i64::MIN, Timestamp::as_millis);
         let point = *self.durable_point.lock();
         Some(CheckpointEntry {
             topic_id: self.identity.topic_id,
@@ -94,8 +92,8 @@ impl Log {
             generation: point.generation,
             position: point.position,
             end_offset: point.end,
-            first_timestamp: timestamp(point.first_timestamp),
-            max_timestamp: timestamp(point.max_timestamp),
+            first_timestamp: timestamp_or_unknown(point.first_timestamp),
+            max_timestamp: timestamp_or_unknown(point.max_timestamp),
             last_crc: point.last_crc,
         })
     }

@@ -227,10 +227,18 @@ impl Assigned {
 }
 
 /// The offset that a place means now.
-pub(crate) fn start_offset(log: &Log, start: Start) -> Offset {
-    match start {
+///
+/// # Errors
+/// Those of looking for a time.
+pub(crate) fn start_offset(log: &Arc<Log>, start: Start) -> Result<Offset> {
+    Ok(match start {
         Start::Beginning => log.log_start(),
         Start::End => log.visible_end(),
         Start::At(offset) => offset,
-    }
+        Start::Time(time) => {
+            // The end first: what comes while nothing is found may be what is looked for.
+            let end = log.visible_end();
+            log.find_time(time)?.map_or(end, |(offset, _)| offset)
+        }
+    })
 }

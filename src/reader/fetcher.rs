@@ -99,14 +99,18 @@ impl Fetcher {
     }
 
     /// Reads all partitions of a topic, and from their beginning those that are added to it.
-    pub(crate) fn follow(&mut self, state: Arc<TopicState>, from: Start) {
+    ///
+    /// # Errors
+    /// Those of looking for a time.
+    pub(crate) fn follow(&mut self, state: Arc<TopicState>, from: Start) -> Result<()> {
         let logs = state.logs();
         for log in logs.iter() {
             // The epoch first: if the log is cut behind this, the first poll sees another one.
             let epoch = log.epoch();
-            self.assign(Assigned::new(log.clone(), start_offset(log, from), epoch));
+            self.assign(Assigned::new(log.clone(), start_offset(log, from)?, epoch));
         }
         self.followed.push(Followed { state, known: u32::try_from(logs.len()).unwrap_or(u32::MAX) });
+        Ok(())
     }
 
     /// From now on [`collect`](Fetcher::collect) delivers what is visible now, and nothing else.

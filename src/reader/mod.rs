@@ -85,7 +85,8 @@ impl Broker {
     /// It belongs to no group and commits nothing.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed); with [`Start::Time`] those of
+    /// [`Partition::offset_for_time`](crate::Partition::offset_for_time).
     ///
     /// ```
     /// # use quipu::{Broker, Start, TopicConfig};
@@ -131,7 +132,7 @@ impl Reader {
     /// A reader over all partitions of these topics, and over those that are added to them later.
     ///
     /// # Errors
-    /// `UnknownTopic`, `Closed`.
+    /// `UnknownTopic`, `Closed`, those of looking for a time.
     pub(crate) fn new(broker: Arc<BrokerInner>, topics: &[&str], from: Start) -> Result<Self> {
         let mut states = Vec::with_capacity(topics.len());
         for (at, name) in topics.iter().enumerate() {
@@ -141,7 +142,7 @@ impl Reader {
         }
         let mut fetcher = Fetcher::new(broker);
         for state in states {
-            fetcher.follow(state, from);
+            fetcher.follow(state, from)?;
         }
         Ok(Reader { fetcher })
     }
@@ -288,11 +289,38 @@ impl Reader {
     }
 
     /// Goes on at the same kind of place in all partitions, with the ends as they are now.
-    pub fn seek_all(&mut self, to: Start) {
-        for assigned in self.fetcher.assigned_mut() {
-            let (epoch, offset) = (assigned.log().epoch(), start_offset(assigned.log(), to));
+    ///
+    /// # Errors
+    /// With [`Start::Time`] those of [`Partition::offset_for_time`](crate::Partition::offset_for_time); then no
+    /// position has moved. Otherwise none.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, Start, Timestamp, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # let producer = broker.producer();
+    /// for time in [1_000, 2_000, 3_000] {
+    ///     let record = Record::new(time.to_string()).timestamp(Timestamp::from_millis(time));
+    ///     producer.send(&orders, record)?.wait()?;
+    /// }
+    /// let mut reader = broker.reader(&["orders"], Start::End)?;
+    /// reader.seek_all(Start::Time(Timestamp::from_millis(1_500)))?;
+    /// let records = reader.poll(std::time::Duration::ZERO)?;
+    /// assert_eq!(records.iter().next().unwrap().value(), Some(&b"2000"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn seek_all(&mut self, to: Start) -> Result<()> {
+        let mut places = Vec::with_capacity(self.fetcher.assigned().len());
+        for assigned in self.fetcher.assigned() {
+            // The epoch first: if the log is cut behind this, the next poll sees another one.
+            let epoch = assigned.log().epoch();
+            places.push((start_offset(assigned.log(), to)?, epoch));
+        }
+        for (assigned, (offset, epoch)) in self.fetcher.assigned_mut().iter_mut().zip(places) {
             assigned.seek(offset, epoch);
         }
+        Ok(())
     }
 
     /// Where each partition goes on: what to store, to come back later with
@@ -400,7 +428,8 @@ pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result
     let limits = Limits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
     loop {
         let mut records = Records::default();
-        let mut place = Assigned::new(log.clone(), start_offset(log, from), log.epoch());
+        let epoch = log.epoch();
+        let mut place = Assigned::new(log.clone(), start_offset(log, from)?, epoch);
         match place.deliver(&limits, &mut records) {
             // Good records before a bad batch: who reads on from there meets the error.
             Ok(_) => return Ok(records),
@@ -408,6 +437,29 @@ pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result
             // Retention or a cut was faster; the beginning, or the end, is elsewhere now.
             Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. })
                 if !matches!(from, Start::At(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The newest `n` visible records of one partition, oldest first.
+///
+/// # Errors
+/// Corrupt if any of them is, deleted, closed, or what the medium says.
+pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
+    log.check_readable()?;
+    if n == 0 {
+        return Ok(Records::default());
+    }
+    let limits = Limits { max_records: n, max_bytes: usize::MAX, reset: OffsetReset::Fail };
+    loop {
+        let epoch = log.epoch();
+        let from = log.nth_newest(n as u64)?;
+        let mut records = Records::default();
+        match Assigned::new(log.clone(), from, epoch).deliver(&limits, &mut records) {
+            Ok(_) => return Ok(records),
+            // Retention or a cut was faster.
+            Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. }) => {}
             Err(error) => return Err(error),
         }
     }

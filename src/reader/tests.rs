@@ -130,7 +130,7 @@ fn a_paused_partition_is_left_out_with_its_errors() {
     assert_eq!(reader.paused().len(), 2);
     reader.resume("t", 1).unwrap();
     assert!(reader.poll(NOW).is_err());
-    reader.seek_all(Start::Beginning);
+    reader.seek_all(Start::Beginning).unwrap();
     assert_eq!(reader.poll(NOW).unwrap().last().unwrap().partition().get(), 1);
     assert!(matches!(reader.pause("t", 2), Err(Error::NotAssigned { .. })));
     assert!(matches!(reader.resume("u", 0), Err(Error::NotAssigned { .. })));

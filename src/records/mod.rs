@@ -56,9 +56,10 @@ impl Records {
         self.bytes
     }
 
-    /// The records, borrowed: nothing is allocated and nothing counted per record.
+    /// The records, borrowed: nothing is allocated and nothing counted per record. Backwards (`rev()`) each batch is walked
+    /// forwards once, noting where its records are.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { chunks: self.chunks.iter(), current: None, remaining: self.len }
+        Iter { chunks: self.chunks.iter(), current: None, back: Vec::new().into_iter(), remaining: self.len }
     }
 
     /// The last record. It is found by walking the last batch.
@@ -217,6 +218,8 @@ pub enum SkipReason {
 pub struct Iter<'a> {
     chunks: slice::Iter<'a, Chunk>,
     current: Option<ChunkIter<'a>>,
+    /// What is left of the chunk that `next_back` takes from.
+    back: vec::IntoIter<ConsumedRecord<'a>>,
     remaining: usize,
 }
 
@@ -233,8 +236,9 @@ impl<'a> Iterator for Iter<'a> {
             match self.chunks.next() {
                 Some(chunk) => self.current = Some(chunk.iter()),
                 None => {
-                    self.remaining = 0;
-                    return None;
+                    let record = self.back.next();
+                    self.remaining = self.back.len();
+                    return record;
                 }
             }
         }
@@ -242,6 +246,25 @@ impl<'a> Iterator for Iter<'a> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.remaining, Some(self.remaining))
+    }
+}
+
+impl DoubleEndedIterator for Iter<'_> {
+    /// A batch can only be walked forwards: it is, and what was met is given out from its end.
+    fn next_back(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.back.next_back() {
+                self.remaining = self.remaining.saturating_sub(1);
+                return Some(record);
+            }
+            match self.chunks.next_back().map(Chunk::iter).or_else(|| self.current.take()) {
+                Some(chunk) => self.back = chunk.collect::<Vec<_>>().into_iter(),
+                None => {
+                    self.remaining = 0;
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub fn dump(broker: &Broker) -> quipu::Result<Dump> {
             let mut from = partition.bounds()?.log_start;
             loop {
                 let some = partition.read(Start::At(from), 64 << 10)?;
-                let Some(last) = some.iter().last() else { break };
+                let Some(last) = some.last() else { break };
                 from = last.offset().plus(1);
                 records
                     .extend(some.iter().map(|r| (r.offset().get(), r.value().unwrap_or(b"<null>").to_vec())));

@@ -1,0 +1,372 @@
+//! Where in the log is a time, and where is the n-th newest record? Found by what segments, index entries and batch headers
+//! say of what they hold; only a batch that may hold the answer is read.
+//!
+//! All three are upper bounds: a segment or a batch whose greatest time is below the one that is looked for holds no such
+//! record, and one whose greatest time is not may still hold none that is visible.
+
+use std::cmp::Reverse;
+
+use super::Log;
+use super::batch::Batch;
+use super::cursor::Cursor;
+use super::segment::Segment;
+use crate::error::{Error, Result};
+use crate::format::batch::BatchHeader;
+use crate::format::body;
+use crate::sync::Arc;
+use crate::types::{Offset, Timestamp};
+
+/// A segment's part of what is visible.
+struct Span {
+    segment: Arc<Segment>,
+    from: Offset,
+    until: Offset,
+    /// No record of it is later; unknown where a manifest does not say.
+    max_timestamp: Option<Timestamp>,
+}
+
+impl Log {
+    /// The first visible record with a timestamp of at least `time`: its offset and its timestamp.
+    ///
+    /// # Errors
+    /// `InvalidTimestamp` before 1970; corrupt where it has to look, closed, or what the medium says.
+    pub(crate) fn find_time(self: &Arc<Self>, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
+        let (earliest, latest) = (Timestamp::default(), Timestamp::MAX);
+        if time < earliest {
+            return Err(Error::InvalidTimestamp { timestamp: time, index: 0, earliest, latest });
+        }
+        self.look(|spans| {
+            for span in spans {
+                if span.max_timestamp.is_none_or(|max| max >= time)
+                    && let Some(found) = self.first_in(span, time)?
+                {
+                    return Ok(Some(found));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The first of the visible records with the greatest timestamp: its offset and its timestamp.
+    ///
+    /// # Errors
+    /// Corrupt where it has to look, closed, or what the medium says.
+    pub(crate) fn find_latest(self: &Arc<Self>) -> Result<Option<(Offset, Timestamp)>> {
+        let latest = self.look(|spans| {
+            // Those that may hold the greatest come first; a segment of which it is not known may.
+            spans.sort_by_key(|span| Reverse(span.max_timestamp.unwrap_or(Timestamp::MAX)));
+            let mut best = None;
+            for span in spans {
+                if span.max_timestamp.is_some_and(|max| is_beaten(max, best)) {
+                    break;
+                }
+                best = best.max(self.latest_in(span)?);
+            }
+            Ok(best)
+        })?;
+        Ok(latest.map(|(timestamp, Reverse(offset))| (offset, timestamp)))
+    }
+
+    /// The offset of the `n`-th newest visible record, or the log start if there are not so many.
+    ///
+    /// # Errors
+    /// Corrupt where it has to look, closed, or what the medium says.
+    pub(crate) fn nth_newest(self: &Arc<Self>, n: u64) -> Result<Offset> {
+        self.look(|spans| {
+            let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+                return Ok(self.visible_end());
+            };
+            let (start, mut until) = (first.from, last.until);
+            let (mut missing, mut step) = (n, n);
+            // Where offsets follow each other without gaps, the first step back is the last.
+            loop {
+                let from = Offset::new(until.get().saturating_sub(step)).max(start);
+                if from == start && until.since(start) <= missing {
+                    return Ok(start);
+                }
+                let headers = self.headers(from, until)?;
+                for header in headers.iter().rev() {
+                    match missing.checked_sub(u64::from(header.count)) {
+                        None | Some(0) => return Ok(self.nth_newest_in(header, missing)?.max(start)),
+                        Some(left) => missing = left,
+                    }
+                }
+                if from == start {
+                    return Ok(start);
+                }
+                // The first batch may begin before the step's end; then it has been counted whole.
+                until = headers.first().map_or(from, |header| header.base_offset.min(from));
+                step = step.saturating_mul(2);
+            }
+        })
+    }
+
+    /// Looks at the segments with visible records, oldest first, and again if retention or a cut took what is looked at.
+    fn look<T>(&self, mut at: impl FnMut(&mut [Span]) -> Result<T>) -> Result<T> {
+        loop {
+            self.check_readable()?;
+            let start = self.log_start();
+            match at(&mut self.spans()) {
+                Err(Error::OffsetOutOfRange { .. }) => {}
+                // A file that retention takes away looks like damage.
+                Err(_) if self.log_start() > start => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        // The end first: what is visible below it is in the segments, and within their greatest times.
+        let end = self.visible_end();
+        let (segments, start) = (self.segments(), self.log_start());
+        let span = |segment: &Arc<Segment>| Span {
+            segment: segment.clone(),
+            from: segment.base.max(start),
+            until: segment.end().unwrap_or(end).min(end),
+            max_timestamp: segment.max_timestamp(),
+        };
+        segments.iter().map(span).filter(|span| span.from < span.until).collect()
+    }
+
+    /// The first record of a segment with a timestamp of at least `time`.
+    fn first_in(self: &Arc<Self>, span: &Span, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
+        let from = span.segment.seek_time(self.ctx(), self.identity(), time)?.max(span.from);
+        if from >= span.until {
+            return Ok(None);
+        }
+        let mut cursor = Cursor::new(self.clone(), from);
+        while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < span.until) {
+            if header.max_timestamp < time {
+                cursor.pass(&header);
+                continue;
+            }
+            let Some(batch) = cursor.next_batch()? else { break };
+            let found = times(&batch).find(|(offset, timestamp)| *offset >= from && *timestamp >= time);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first of the records of a segment with the greatest timestamp.
+    fn latest_in(self: &Arc<Self>, span: &Span) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
+        if let Some(max) = span.max_timestamp
+            && let Some((offset, timestamp)) = self.first_in(span, max)?
+        {
+            return Ok(Some((timestamp, Reverse(offset))));
+        }
+        // That record is not visible, or below the log start: whichever batch may come next, until none may.
+        let mut headers = self.headers(span.from, span.until)?;
+        headers.sort_by_key(|header| Reverse(header.max_timestamp));
+        let mut best = None;
+        for header in headers {
+            if is_beaten(header.max_timestamp, best) {
+                break;
+            }
+            let from = header.base_offset.max(span.from);
+            let batch = Cursor::new(self.clone(), from).next_batch()?;
+            let records = batch.iter().flat_map(|batch| times(batch)).filter(|(offset, _)| *offset >= from);
+            best = best.max(records.map(|(offset, timestamp)| (timestamp, Reverse(offset))).max());
+        }
+        Ok(best)
+    }
+
+    /// The headers of the batches with offsets in `from..until`, oldest first.
+    fn headers(self: &Arc<Self>, from: Offset, until: Offset) -> Result<Vec<BatchHeader>> {
+        let (mut cursor, mut headers) = (Cursor::new(self.clone(), from), Vec::new());
+        while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < until) {
+            cursor.pass(&header);
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+
+    /// The offset of the `n`-th newest record of a batch that has so many.
+    fn nth_newest_in(self: &Arc<Self>, header: &BatchHeader, n: u64) -> Result<Offset> {
+        let older = u64::from(header.count).saturating_sub(n);
+        if header.last_offset_delta.checked_add(1) == Some(header.count) {
+            return Ok(header.base_offset.plus(older));
+        }
+        // Compaction has left gaps in it.
+        let from = header.base_offset.max(self.log_start());
+        let batch = Cursor::new(self.clone(), from).next_batch()?;
+        let nth =
+            batch.iter().flat_map(|batch| times(batch)).nth(usize::try_from(older).unwrap_or(usize::MAX));
+        Ok(nth.map_or(header.base_offset, |(offset, _)| offset))
+    }
+}
+
+/// Whether nothing that is no later than `max` can take the place of the best.
+fn is_beaten(max: Timestamp, best: Option<(Timestamp, Reverse<Offset>)>) -> bool {
+    best.is_some_and(|(greatest, _)| max < greatest)
+}
+
+/// Offsets and timestamps of a batch's records.
+fn times(batch: &Batch) -> impl Iterator<Item = (Offset, Timestamp)> {
+    let header = batch.header;
+    // The records are valid: none is left out.
+    body::Records::new(batch.records.as_slice(), header.count).map_while(std::result::Result::ok).map(
+        move |record| {
+            (
+                header.base_offset.plus(u64::from(record.offset_delta)),
+                header.timestamp(record.timestamp_delta),
+            )
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::config::{BrokerConfig, Durability, TopicConfig};
+    use crate::record::Record;
+    use crate::records::tests::{append, value};
+    use crate::sync::Ordering;
+    use crate::testing::{Disk, Op, Survive};
+    use crate::{Broker, Partition};
+
+    fn open(disk: &Disk) -> Broker {
+        BrokerConfig::new().clock(ManualClock::new()).on_disk(disk).unwrap()
+    }
+
+    fn small() -> TopicConfig {
+        TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700).index_interval_bytes(150)
+    }
+
+    fn send(broker: &Broker, to: &Partition, times: &[i64]) -> Result<()> {
+        let records = times.iter().map(|t| Record::new("some text").timestamp(Timestamp::from_millis(*t)));
+        broker.producer().send_all(to, records)?.wait().map(drop)
+    }
+
+    /// Every question has the answer that a list of offsets and times gives, from every log start.
+    fn assert_like(log: &Arc<Log>, records: &[(u64, i64)]) {
+        let end = log.visible_end().get();
+        let old = log.log_start();
+        for start in 0..=end {
+            log.log_start.store(start, Ordering::Release);
+            let left: Vec<_> = records.iter().filter(|(offset, _)| *offset >= start).copied().collect();
+            let raw = |found: (Offset, Timestamp)| (found.0.get(), found.1.as_millis());
+            for probe in records.iter().flat_map(|(_, t)| [*t, t + 1]).chain([0, 5_000]) {
+                let expected = left.iter().find(|(_, t)| *t >= probe).copied();
+                let found = log.find_time(Timestamp::from_millis(probe)).unwrap().map(raw);
+                assert_eq!(found, expected, "{probe} from {start} in {records:?}");
+            }
+            let greatest = left.iter().map(|(offset, t)| (*t, Reverse(*offset))).max();
+            let expected = greatest.map(|(t, Reverse(offset))| (offset, t));
+            assert_eq!(log.find_latest().unwrap().map(raw), expected, "from {start} in {records:?}");
+            for n in 1..=end + 1 {
+                let nth = usize::try_from(n).ok().and_then(|n| left.len().checked_sub(n));
+                let found = log.nth_newest(n).unwrap();
+                match nth {
+                    Some(nth) if nth > 0 => assert_eq!(found, left[nth].0, "{n} from {start}"),
+                    // The oldest, or the log start before it: reading from there is the same.
+                    _ => assert!(
+                        found.get() >= start && left.first().is_none_or(|first| found.get() <= first.0)
+                    ),
+                }
+            }
+        }
+        log.log_start.store(old.get(), Ordering::Release);
+    }
+
+    /// T5, and better than Kafka: what lies below the log start hides nothing in later segments.
+    #[test]
+    fn only_what_is_at_or_above_the_log_start_counts() {
+        let broker = open(&Disk::new());
+        let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        let mut times = Vec::new();
+        for batch in
+            [&[100, 900][..], &[200, 150, 300], &[120], &[400, 10, 20, 30], &[350]].iter().cycle().take(17)
+        {
+            send(&broker, &partition, batch).unwrap();
+            times.extend_from_slice(batch);
+        }
+        assert!(partition.log().segments().len() > 2);
+        let records: Vec<_> = (0..).zip(times).collect();
+        assert_like(partition.log(), &records);
+        // A manifest that does not know the greatest time of a segment hides nothing either.
+        for segment in partition.log().segments().iter().filter(|segment| segment.is_sealed()) {
+            segment.seal(segment.end().unwrap(), segment.size(), None);
+        }
+        assert_like(partition.log(), &records);
+    }
+
+    /// As compaction leaves them: with gaps, emptied, and with a greatest time that no record has any more.
+    #[test]
+    fn batches_with_gaps_are_looked_at_record_by_record() {
+        let broker = open(&Disk::new());
+        let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        let log = partition.log();
+        let mut records = Vec::new();
+        for (span, deltas) in
+            [(10, &[2, 7, 8][..]), (5, &[]), (1, &[0]), (30, &[29]), (4, &[0, 1, 2, 3]), (6, &[])]
+        {
+            let base = log.visible_end().get();
+            append(log, span, &deltas.iter().map(|delta| value(*delta, b"v")).collect::<Vec<_>>());
+            records.extend(deltas.iter().zip(1_000..).map(|(delta, t)| (base + u64::from(*delta), t)));
+        }
+        assert_like(log, &records);
+        for n in 0..=records.len() + 1 {
+            let newest = partition.last_n(n).unwrap();
+            let expected = records.iter().skip(records.len().saturating_sub(n)).map(|(offset, _)| *offset);
+            assert!(newest.iter().map(|record| record.offset().get()).eq(expected), "{n}");
+        }
+    }
+
+    /// Each segment knows the greatest time of its batches, no less and no more.
+    fn assert_known(log: &Arc<Log>, case: &str) {
+        for span in log.spans() {
+            let max = log.headers(span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
+            assert_eq!(span.max_timestamp, max, "{case}: the segment of {}", span.from);
+        }
+        let manifest = log.manifest.get().segments.clone();
+        for (entry, segment) in manifest.iter().zip(log.segments().iter()).filter(|(_, s)| s.is_sealed()) {
+            assert_eq!(
+                super::super::segment::known_timestamp(entry.max_timestamp),
+                segment.max_timestamp(),
+                "{case}"
+            );
+        }
+    }
+
+    /// T4 and 22
+    #[test]
+    fn segments_know_their_greatest_time_after_rolls_recoveries_and_cuts() {
+        for count in 1..25i64 {
+            let disk = Disk::new();
+            let broker = open(&disk);
+            let config = small().durability(Durability::Sync);
+            let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+            for n in 0..count {
+                send(&broker, &partition, &[500 + n * 7 % 13]).unwrap();
+            }
+            assert_known(partition.log(), "rolled");
+            disk.fail(Op::Sync, 1, std::io::ErrorKind::Other);
+            let _ = send(&broker, &partition, &[9_000]);
+            partition.reopen().unwrap();
+            assert_known(partition.log(), "reopened");
+            send(&broker, &partition, &[100]).unwrap();
+            disk.tear(1);
+            let _ = send(&broker, &partition, &[9_000]);
+            drop((broker, partition));
+            disk.crash(Survive::Everything);
+
+            let broker = open(&disk);
+            let partition = broker.topic("t").unwrap().partition(0).unwrap();
+            assert_known(partition.log(), "cut by recovery");
+            send(&broker, &partition, &[300]).unwrap();
+            send(&broker, &partition, &[200]).unwrap();
+            drop((broker, partition));
+            disk.crash(Survive::Synced);
+            let broker = open(&disk);
+            let partition = broker.topic("t").unwrap().partition(0).unwrap();
+            assert_known(partition.log(), "recovered whole");
+            send(&broker, &partition, &[250]).unwrap();
+            broker.close().unwrap();
+            let broker = open(&disk);
+            assert_known(broker.topic("t").unwrap().partition(0).unwrap().log(), "closed");
+        }
+    }
+}
