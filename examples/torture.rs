@@ -2,11 +2,13 @@
 //!
 //!     torture write DIR SEED N            N records, one thread, each waited for (Sync)
 //!     torture gwrite DIR SEED N THREADS   N records by several threads that share syncs
-//!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is
+//!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is: rolls,
+//!                                         retention by size, deleted records, topics that come and go
 //!     torture dump DIR                    opens, recovers, and prints everything that is readable
 //!
-//! Lines, unbuffered, printed after the library made the promise:
+//! Lines, unbuffered, printed after the library made the promise, unless it says otherwise:
 //!     A topic partition offset hash       this record was acknowledged as durable
+//!     T topic partition log_start         printed before: records below this offset may be deleted from now on
 //!     E text                              an error was returned to the caller
 //! and by `dump`:
 //!     R topic partition offset hash       a readable record, in the order of offsets
@@ -18,8 +20,11 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
 use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Error, Offset, Receipt, Record, Start, Topic, TopicConfig,
+    Broker, BrokerConfig, Compression, Durability, Error, Offset, Partition, Receipt, Record, Retention,
+    Start, Topic, TopicConfig,
 };
 
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
@@ -59,14 +64,26 @@ fn main() -> ExitCode {
 const SEGMENT_BYTES: u32 = 1 << 20;
 const SMALL_SEGMENT_BYTES: u32 = 16 << 10;
 
-fn open(dir: &str, segment_bytes: u32) -> Result<(Broker, Vec<Topic>), Error> {
-    let broker = BrokerConfig::new().durability(Durability::Sync).open(dir)?;
+/// What `maint` keeps of a partition.
+const KEPT_BYTES: u64 = 6 * SMALL_SEGMENT_BYTES as u64;
+
+/// The broker's own rounds of maintenance are put off: nothing is deleted that was not announced.
+fn broker(dir: &str) -> Result<Broker, Error> {
+    let unannounced = Duration::from_secs(24 * 3600);
+    let broker =
+        BrokerConfig::new().durability(Durability::Sync).checkpoint_interval(unannounced).open(dir)?;
     report(&broker);
+    Ok(broker)
+}
+
+fn open(dir: &str, segment_bytes: u32, retention: Retention) -> Result<(Broker, Vec<Topic>), Error> {
+    let broker = broker(dir)?;
     let topics = TOPICS.map(|(name, compression)| {
         let config = TopicConfig::new()
             .partitions(PARTITIONS)
             .compression(compression)
             .segment_bytes(segment_bytes)
+            .retention(retention)
             .max_record_bytes(segment_bytes / 4);
         broker.ensure_topic(name, config)
     });
@@ -75,7 +92,7 @@ fn open(dir: &str, segment_bytes: u32) -> Result<(Broker, Vec<Topic>), Error> {
 }
 
 fn write(dir: &str, seed: u64, n: u64, threads: u64, segment_bytes: u32) -> Result<(), Error> {
-    let (broker, topics) = open(dir, segment_bytes)?;
+    let (broker, topics) = open(dir, segment_bytes, Retention::forever())?;
     let failed = AtomicBool::new(false);
     let share = |thread: u64| n / threads + u64::from(thread < n % threads);
     let work = |thread: u64| -> Result<(), Error> {
@@ -106,7 +123,7 @@ fn write(dir: &str, seed: u64, n: u64, threads: u64, segment_bytes: u32) -> Resu
 }
 
 fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
-    let (broker, topics) = open(dir, SMALL_SEGMENT_BYTES)?;
+    let (broker, topics) = open(dir, SMALL_SEGMENT_BYTES, Retention::for_bytes(KEPT_BYTES))?;
     let producer = broker.producer();
     let mut random = Random(seed);
     for i in 0..n {
@@ -115,7 +132,12 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
         let record = Record::new(value.as_slice()).key(key.as_str());
         acknowledged(&producer.send(topic, record)?.wait()?, key.as_bytes(), &value);
         match random.below(200) {
-            0 => broker.maintain()?,
+            0 => {
+                for partition in topics.iter().flat_map(Topic::partitions) {
+                    may_go(&partition, kept_by_size(&partition)?);
+                }
+                broker.maintain()?;
+            }
             1 => broker.sync()?,
             2 => {
                 // A topic that comes and goes: nothing of it is promised, and nothing of it may disturb the others.
@@ -123,15 +145,43 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
                 producer.send(&passing, Record::new("soon gone"))?.wait()?;
                 broker.delete_topic("passing")?;
             }
+            3 => {
+                let topic = &topics[random.below(topics.len() as u64) as usize];
+                let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
+                let bounds = partition.bounds()?;
+                let some = random.below(bounds.visible_end.since(bounds.log_start) / 4 + 2);
+                let before = bounds.log_start.plus(some).min(bounds.visible_end);
+                may_go(&partition, before);
+                partition.delete_records(before)?;
+            }
             _ => {}
         }
     }
     broker.close()
 }
 
+/// Where the log starts when retention by size has let go all that it may: Kafka's rule, looked at from outside.
+fn kept_by_size(partition: &Partition) -> Result<Offset, Error> {
+    let segments = partition.stats().segments;
+    let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut start = partition.bounds()?.log_start;
+    for pair in segments.windows(2) {
+        left -= pair[0].bytes;
+        if left < KEPT_BYTES {
+            break;
+        }
+        start = start.max(pair[1].base_offset);
+    }
+    Ok(start)
+}
+
+/// Announces that the log may start here from now on.
+fn may_go(partition: &Partition, before: Offset) {
+    say(&format!("T {} {} {before}", partition.topic(), partition.id()));
+}
+
 fn dump(dir: &str) -> Result<(), Error> {
-    let broker = BrokerConfig::new().durability(Durability::Sync).open(dir)?;
-    report(&broker);
+    let broker = broker(dir)?;
     let mut damage = None;
     for topic in broker.topics() {
         for partition in topic.partitions() {

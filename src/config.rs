@@ -2,8 +2,11 @@
 //!
 //! Consuming setters; everything is validated in one place, when the broker is opened or the topic created.
 
+mod retention;
+
 use std::time::Duration;
 
+pub use self::retention::Retention;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::stats::{Event, OnEvent};
@@ -215,6 +218,7 @@ pub struct TopicConfig {
     pub(crate) index_interval_bytes: u32,
     pub(crate) timestamps: TimestampType,
     pub(crate) timestamp_bounds: TimestampBounds,
+    pub(crate) retention: Retention,
 }
 
 impl Default for TopicConfig {
@@ -239,6 +243,7 @@ impl TopicConfig {
             index_interval_bytes: 4096,
             timestamps: TimestampType::Create,
             timestamp_bounds: TimestampBounds::default(),
+            retention: Retention::forever(),
         }
     }
 
@@ -345,6 +350,15 @@ impl TopicConfig {
         self
     }
 
+    /// When the oldest records may be deleted (Kafka's `retention.ms` and `retention.bytes`). It is looked at from time
+    /// to time, and by [`Broker::maintain`](crate::Broker::maintain).
+    ///
+    /// Default: [`Retention::forever`].
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
             return Err(invalid("partitions", "it must be 1 to 100,000"));
@@ -388,6 +402,12 @@ impl TopicConfig {
             bytes.extend_from_slice(&every.to_le_bytes());
             tags.push((TAG_DURABILITY, bytes));
         }
+        if let Some(age) = self.retention.age {
+            tags.push((TAG_RETENTION_AGE, millis(age).to_le_bytes().to_vec()));
+        }
+        if let Some(bytes) = self.retention.bytes {
+            tags.push((TAG_RETENTION_BYTES, bytes.to_le_bytes().to_vec()));
+        }
         tags
     }
 
@@ -425,6 +445,8 @@ impl TopicConfig {
                         _ => return None,
                     });
                 }
+                TAG_RETENTION_AGE => config.retention.age = Some(Duration::from_millis(u64_of(bytes)?)),
+                TAG_RETENTION_BYTES => config.retention.bytes = Some(u64_of(bytes)?),
                 _ => {}
             }
         }
@@ -438,6 +460,8 @@ const TAG_SEGMENT_AGE: u16 = 3;
 const TAG_MAX_RECORD_BYTES: u16 = 4;
 const TAG_INDEX_INTERVAL: u16 = 5;
 const TAG_DURABILITY: u16 = 6;
+const TAG_RETENTION_AGE: u16 = 7;
+const TAG_RETENTION_BYTES: u16 = 8;
 const TAG_TIMESTAMPS: u16 = 10;
 const TAG_TIMESTAMP_BOUNDS: u16 = 11;
 
@@ -525,6 +549,7 @@ mod tests {
                     before: Some(Duration::from_millis(3)),
                     after: durability.map(|_| Duration::ZERO),
                 },
+                retention: Retention::for_age(Duration::from_millis(3)).and_bytes(u64::MAX),
             };
             let mut tags = config.to_tags();
             tags.push((60_000, vec![1, 2, 3]));
@@ -534,7 +559,7 @@ mod tests {
 
     #[test]
     fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in (1..=6).chain(10..=11) {
+        for tag in (1..=8).chain(10..=11) {
             assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
         }
         assert_eq!(TopicConfig::from_tags(0, &[]), None);

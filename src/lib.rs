@@ -69,7 +69,7 @@ mod types;
 
 pub use broker::Broker;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use config::{BrokerConfig, Compression, Durability, ReadMode, TimestampType, TopicConfig};
+pub use config::{BrokerConfig, Compression, Durability, ReadMode, Retention, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, Outcome, Result};
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig};

@@ -19,6 +19,20 @@ pub enum Event {
         /// The first offset of the new segment.
         base_offset: Offset,
     },
+    /// The log start moved, by retention or by [`delete_records`](crate::Partition::delete_records), and the segments
+    /// before it were deleted.
+    Retained {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The oldest offset that can be read from now on.
+        log_start: Offset,
+        /// How many segments were deleted.
+        segments: usize,
+        /// How many bytes were in them.
+        bytes: u64,
+    },
     /// What a crash left behind was read again when the broker was opened.
     Recovered(Recovery),
     /// Bytes behind the last good batch were cut off.

@@ -237,6 +237,40 @@ impl Partition {
         self.log.find_latest()
     }
 
+    /// Deletes the records before an offset: the log starts there from now on, also after a crash, for every reader. The
+    /// files of segments that lie wholly before it are deleted; the one that holds the offset is kept as it is until all
+    /// of it may go. Answers with the log start, which never goes back: an offset before it changes nothing.
+    ///
+    /// Readers keep the records that they have. One whose position lies before the log start finds out at its next
+    /// poll and follows its [reset policy](crate::Reader::offset_reset).
+    ///
+    /// What is deleted is on the medium first, whatever the topic's durability: so offsets are not used again even after
+    /// a power loss.
+    ///
+    /// # Errors
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) behind the visible end; [`Poisoned`](Error::Poisoned) or
+    /// [`Corrupt`](Error::Corrupt) if the partition takes no appends; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has changed. Or what else the medium says: the
+    /// log start is where it was, and the partition is poisoned if a restart may find it elsewhere.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Offset, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// let partition = topic.partition(0)?;
+    /// for value in ["first", "second", "third"] {
+    ///     broker.producer().send(&partition, Record::new(value))?.wait()?;
+    /// }
+    /// assert_eq!(partition.delete_records(Offset::new(2))?, 2);
+    /// assert_eq!(partition.bounds()?.log_start, 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn delete_records(&self, before: Offset) -> Result<Offset> {
+        self.state.check()?;
+        self.log.delete_records(before)
+    }
+
     /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): what was
     /// visible is written and synced again, what was not is cut off, and the log epoch rises. Fine if nothing is wrong.
     ///

@@ -3,7 +3,7 @@
 //!
 //! Not for what can be read off the segments: how far the active one reaches is known only when it is scanned.
 
-use crate::types::{Offset, PartitionId, TopicId};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
@@ -137,6 +137,11 @@ impl Manifest {
 }
 
 impl SegmentEntry {
+    /// The greatest timestamp, where it is known.
+    pub(crate) fn max_timestamp(&self) -> Option<Timestamp> {
+        (self.max_timestamp != i64::MIN).then(|| Timestamp::from_millis(self.max_timestamp))
+    }
+
     fn encode(&self, writer: &mut Writer) {
         writer.u64(self.base_offset.get());
         writer.u32(self.generation);

@@ -13,6 +13,7 @@ use crate::config::{BrokerConfig, ReadMode};
 use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex};
+use crate::types::Timestamp;
 
 /// One per broker. It holds no log, so a log may hold it.
 pub(crate) struct Context {
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) parked: Parked,
     pub(crate) tail_bytes_max: usize,
     pub(crate) tail_bytes: AtomicUsize,
+    /// The wall clock and the monotonic one when the broker was opened.
+    opened: (Timestamp, Duration),
     on_event: Option<OnEvent>,
 }
 
@@ -44,6 +47,7 @@ impl Context {
             parked: Parked::default(),
             tail_bytes_max: config.tail_cache_bytes,
             tail_bytes: AtomicUsize::new(0),
+            opened: (config.clock.now(), config.clock.monotonic()),
             on_event: config.on_event.clone(),
         }
     }
@@ -53,6 +57,14 @@ impl Context {
         if let Some(f) = &self.on_event {
             f(event);
         }
+    }
+
+    /// What time it is for whoever deletes what is old: no later than the wall clock says, and no later than it can be by
+    /// the time that has passed since the broker was opened. So a wall clock that jumps ahead makes nothing old.
+    pub(crate) fn cautious_now(&self) -> Timestamp {
+        let (wall, monotonic) = self.opened;
+        let passed = self.clock.monotonic().saturating_sub(monotonic);
+        self.clock.now().min(wall.plus(passed))
     }
 
     /// A path for messages.

@@ -56,9 +56,16 @@ impl Cursor {
         let visible = self.check()?;
         while self.next < visible {
             let batch = match self.log.tail().get(self.next) {
-                Some(batch) => self.adopt(batch),
-                None => self.load(visible)?,
+                Some(batch) => Ok(self.adopt(batch)),
+                None => self.load(visible),
             };
+            // IMPORTANT: behind the load. If retention passed the cursor meanwhile, the segment list may have begun behind
+            // it already, which looks like a gap, or a file may have been gone, which looks like damage.
+            if self.next < self.log.log_start() {
+                self.place = None;
+                return Err(self.log.out_of_range(self.next));
+            }
+            let batch = batch?;
             let Some(batch) = batch else { return Ok(None) };
             if batch.header.base_offset >= visible {
                 // A gap reaches up to the visible end, and what lies behind it is not visible yet.

@@ -8,9 +8,11 @@
 //!   that loads the visible end (acquire) therefore finds every byte below it in the file, or in the tail cache.
 //! - *Segments* are an immutable list behind an `Arc`, replaced as a whole; a reader keeps the list it started with and
 //!   asks for a newer one when it comes to the end. A segment's end and size are stored before the list with its
-//!   successor is published, and that before any offset of the successor becomes visible.
-//! - *Locks* are taken in this order: writer, manifest, segment list, one segment's slots. The group commit's lock and
-//!   the readers' are taken with none of them held, or last.
+//!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
+//!   reopen or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
+//!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
+//! - *Locks* are taken in this order: shape, writer, manifest, segment list, one segment's slots. The group commit's lock
+//!   and the readers' are taken with none of them held but the shape's, or last.
 
 mod append;
 pub(crate) mod batch;
@@ -25,6 +27,7 @@ pub(crate) mod notify;
 pub(crate) mod pool;
 pub(crate) mod recovery;
 mod reopen;
+mod retention;
 pub(crate) mod segment;
 pub(crate) mod tail;
 #[cfg(test)]
@@ -46,7 +49,7 @@ use self::recovery::{Note, Point, active_entry, create_segment, recover};
 use self::segment::{FIRST_BATCH, Segment};
 use self::tail::Tail;
 pub(crate) use self::timer::Task;
-use crate::config::{Compression, Durability, TimestampType, TopicConfig};
+use crate::config::{Compression, Durability, Retention, TimestampType, TopicConfig};
 use crate::error::{Corruption, Error, Result};
 use crate::format::batch::{BatchHeader, Seed};
 use crate::format::checkpoint::CheckpointEntry;
@@ -71,6 +74,7 @@ pub(crate) struct LogSettings {
     pub(crate) segment_age: Duration,
     pub(crate) index_interval_bytes: u32,
     pub(crate) timestamps: TimestampType,
+    pub(crate) retention: Retention,
 }
 
 impl LogSettings {
@@ -83,6 +87,7 @@ impl LogSettings {
             segment_age: config.segment_age,
             index_interval_bytes: config.index_interval_bytes,
             timestamps: config.timestamps,
+            retention: config.retention,
         }
     }
 
@@ -140,7 +145,8 @@ pub(crate) struct Log {
     /// Mirrors `damage`, `poison` and `ended`, so that an append that may go on looks at one flag.
     refuses_appends: AtomicBool,
     refuses_reads: AtomicBool,
-    reopening: Mutex<()>,
+    /// Held by whoever takes segments out of the list. Appending and rolling go on.
+    shape: Mutex<()>,
     queued: AtomicBool,
     wants_sync: AtomicBool,
     interval_armed: AtomicBool,
@@ -248,7 +254,7 @@ impl Log {
             damage,
             poison: Mutex::new(None),
             ended: Mutex::new(None),
-            reopening: Mutex::new(()),
+            shape: Mutex::new(()),
             queued: AtomicBool::new(false),
             wants_sync: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),
@@ -434,6 +440,7 @@ impl Log {
     /// may name, if everything is on the medium.
     pub(crate) fn close(&self) -> Result<Option<CheckpointEntry>> {
         {
+            let _shape = self.shape.lock();
             let _writer = self.writer.lock();
             let mut ended = self.ended.lock();
             if ended.is_some() {
@@ -476,6 +483,7 @@ impl Log {
     /// From now on every call answers with `error`: the broker was closed or the topic deleted. Readers are woken.
     pub(crate) fn end(&self, error: Error) {
         {
+            let _shape = self.shape.lock();
             let _writer = self.writer.lock();
             self.ended.lock().get_or_insert(error.clone());
             self.refuses_appends.store(true, Ordering::Release);

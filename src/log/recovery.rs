@@ -270,9 +270,19 @@ impl Recoverer<'_> {
             }
         }
         let Scanned { point, accepted, broken } = self.read_batches(first, from)?;
-        let Some(broken) = broken else {
-            self.make_durable(&accepted)?;
-            return self.resume(point, begin, &accepted);
+        let broken = match broken {
+            Some(broken) => broken,
+            None if point.end < self.manifest.log_start => Break {
+                at: self.segments.len().saturating_sub(1),
+                position: point.position,
+                what: "the log ends before its start".to_string(),
+                header_end: None,
+                is_foreign: false,
+            },
+            None => {
+                self.make_durable(&accepted)?;
+                return self.resume(point, begin, &accepted);
+            }
         };
         let behind = self.look_behind(&broken, point.end)?;
         let has_witness = behind.synced_upto.is_some_and(|upto| upto > point.end);
@@ -501,9 +511,11 @@ impl Recoverer<'_> {
         let known_end = behind.end.max(sealed_end).filter(|end| *end > point.end);
         let dropped: Vec<Arc<Segment>> = self.segments.iter().skip(broken.at + 1).cloned().collect();
         self.manifest.segments.truncate(broken.at + 1);
+        // Offsets before the log start have been given out, whatever became of their records.
+        let base = point.end.max(self.manifest.log_start);
         let mut gone = dropped;
         let mut generation =
-            gone.iter().filter(|s| s.base == point.end).map(|s| s.generation + 1).max().unwrap_or(0);
+            gone.iter().filter(|s| s.base == base).map(|s| s.generation + 1).max().unwrap_or(0);
         if point.position > FIRST_BATCH {
             if let Some(last) = self.manifest.segments.last_mut() {
                 last.state = SegmentState::Synced;
@@ -525,7 +537,7 @@ impl Recoverer<'_> {
         let created = SegmentHeader {
             partition: self.identity.partition,
             topic_id: self.identity.topic_id,
-            base_offset: point.end,
+            base_offset: base,
             prev_end: point.end,
             prev_crc: point.last_crc,
             generation,
@@ -533,7 +545,7 @@ impl Recoverer<'_> {
             created_at: self.ctx.clock.now(),
         };
         create_segment(self.ctx, self.dir, &created, true)?;
-        self.manifest.segments.push(active_entry(point.end, generation, epoch));
+        self.manifest.segments.push(active_entry(base, generation, epoch));
         self.write_manifest()?;
         for segment in gone {
             // Named as leftovers by the next open if this fails.
@@ -557,7 +569,7 @@ impl Recoverer<'_> {
             self.ctx.event(&Event::Cut(cut.clone()));
             self.report.cuts.push(cut);
         }
-        let point = Point::start_of(point.end, generation, point.last_crc);
+        let point = Point::start_of(base, generation, point.last_crc);
         Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
     }
 
@@ -604,6 +616,7 @@ impl Recoverer<'_> {
             let base = self.segments.last().map_or(self.manifest.log_start, |last| last.base);
             Point::start_of(base, 0, 0)
         });
+        let point = Point { end: point.end.max(self.manifest.log_start), ..point };
         Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: Some(error) })
     }
 

@@ -2,7 +2,7 @@
 //! on in a new segment. No file is shortened.
 
 use super::recovery::{self, Point, active_entry, create_segment};
-use super::segment::{FIRST_BATCH, HeaderError, Segment, known_timestamp, timestamp_or_unknown};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, timestamp_or_unknown};
 use super::{Log, Writer, malformed};
 use crate::error::{Error, Result};
 use crate::format::manifest::{EpochStart, SegmentState};
@@ -17,7 +17,7 @@ impl Log {
     /// # Errors
     /// The medium refuses again: the partition stays poisoned.
     pub(crate) fn reopen(&self) -> Result<()> {
-        let _one_at_a_time = self.reopening.lock();
+        let _shape = self.shape.lock();
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
         }
@@ -67,7 +67,7 @@ impl Log {
             let manifest = self.manifest.get();
             let entry = manifest.segments.iter().find(|s| s.base_offset == segment.base);
             let last_crc = entry.map_or(0, |entry| entry.last_crc);
-            let max_timestamp = entry.and_then(|entry| known_timestamp(entry.max_timestamp));
+            let max_timestamp = entry.and_then(|entry| entry.max_timestamp());
             return Ok(Point { position: segment.size(), end, last_crc, max_timestamp, ..start });
         }
         let mut source = segment.source(&self.ctx, &self.identity)?;

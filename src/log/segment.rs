@@ -42,6 +42,8 @@ pub(crate) struct Segment {
     /// Whether some written bytes may not be on the medium.
     dirty: AtomicBool,
     synced: AtomicBool,
+    /// It lies before the log start, and its files are being deleted.
+    retired: AtomicBool,
     file: Mutex<Option<Counted<Arc<dyn File>>>>,
     map: Mutex<Option<Counted<Arc<Map>>>>,
     header_checked: AtomicBool,
@@ -75,6 +77,7 @@ impl Segment {
             max_timestamp: AtomicI64::new(entry.max_timestamp),
             dirty: AtomicBool::new(entry.state != SegmentState::Synced),
             synced: AtomicBool::new(entry.state == SegmentState::Synced),
+            retired: AtomicBool::new(false),
             file: Mutex::new(None),
             map: Mutex::new(None),
             header_checked: AtomicBool::new(false),
@@ -138,7 +141,11 @@ impl Segment {
         // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
         let sealed = self.is_sealed();
         self.dirty.store(false, Ordering::Release);
-        let file = self.file(ctx)?;
+        let file = match self.file(ctx) {
+            // Retention was faster: nobody needs the bytes any more, wherever they are.
+            Err(_) if self.retired.load(Ordering::Acquire) => return Ok(()),
+            file => file?,
+        };
         file.sync_data().map_err(|e| {
             self.dirty.store(true, Ordering::Release);
             Error::io("sync", &ctx.display(&self.path), e)
@@ -307,6 +314,16 @@ impl Segment {
         }
     }
 
+    /// Deletes the files of a segment that is not part of the log any more. Whoever uses them just now keeps them until
+    /// done; what cannot be deleted is removed by the next opening, since no manifest lists it.
+    pub(crate) fn retire(&self, ctx: &Context) {
+        // Before the files go: whoever misses one of them finds out here why.
+        self.retired.store(true, Ordering::Release);
+        let _ = ctx.storage.remove_file(&self.path);
+        let _ = ctx.storage.remove_file(&self.index_path());
+        self.release();
+    }
+
     // -- the index --
 
     /// Notes where a batch is about to be written.
@@ -438,9 +455,9 @@ impl Segment {
             .open(&self.index_path(), OpenMode::Truncate)
             .and_then(|file| write_all_at(&*file, &bytes, 0).map_err(|(_, e)| e));
         match written {
-            Ok(()) => self.index.lock().saved = self.is_sealed(),
-            Err(_) => {
-                // Half an index is rebuilt like none at all.
+            Ok(()) if !self.retired.load(Ordering::Acquire) => self.index.lock().saved = self.is_sealed(),
+            _ => {
+                // Half an index is rebuilt like none at all; that of a retired segment nobody reads.
                 let _ = ctx.storage.remove_file(&self.index_path());
             }
         }

@@ -221,3 +221,61 @@ fn a_full_disk_leaves_the_log_as_it_was() {
     assert!(report.cuts.is_empty(), "{:?}", report.cuts);
     assert_eq!(read(&log, 0).unwrap(), end);
 }
+
+// S10
+#[test]
+fn what_is_not_visible_is_not_retained() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Sync);
+    log.set_settings(LogSettings { retention: Retention::for_bytes(0), ..settings(Durability::Sync) });
+    fill(&log, 60);
+    assert!(log.segments().len() > 3 && log.visible_end() == 0);
+    log.retain();
+    assert_eq!(log.log_start(), 0);
+    log.sync().unwrap();
+    fill(&log, 61);
+    log.retain();
+    let bounds = log.bounds();
+    assert!(bounds.log_start > Offset::new(40) && bounds.log_start <= Offset::new(60), "{bounds:?}");
+    assert_eq!((bounds.visible_end, bounds.log_end), (Offset::new(60), Offset::new(61)));
+    assert_eq!(log.segments().len(), 1, "the active segment holds what nobody can see yet");
+    log.sync().unwrap();
+    log.retain();
+    assert_eq!((log.log_start(), log.bounds().log_end), (Offset::new(61), Offset::new(61)));
+}
+
+#[test]
+fn a_segment_begun_behind_the_last_sync_is_on_the_medium_after_a_close() {
+    for synced in [true, false] {
+        let disk = Disk::new();
+        let log = create(&disk, Durability::Os);
+        fill(&log, 10);
+        if synced {
+            log.sync().unwrap();
+        }
+        log.roll(&mut log.writer.lock()).unwrap();
+        let entry = log.close().unwrap().unwrap();
+        disk.crash(Survive::Synced);
+        let (log, report) = open(&disk, Some((&entry, true)));
+        assert!(report.damaged.is_empty(), "{:?}", report.damaged);
+        fill(&log, 12);
+        assert_eq!(read(&log, 0).unwrap(), 12);
+    }
+}
+
+#[test]
+fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 40);
+    // As a leader's sync sees it that took the list of segments before.
+    let segments = log.segments();
+    log.delete_records(Offset::new(35)).unwrap();
+    assert!(log.segments().len() < segments.len());
+    segments[0].sync(&log.ctx).unwrap();
+    // Nor does an index come back that is written late.
+    let (size, end) = (segments[0].size(), segments[0].end().unwrap());
+    segments[0].save_index(&log.ctx, &log.identity, size, end);
+    let left = disk.files().into_iter().filter(|(path, _)| path.starts_with("p")).count();
+    assert_eq!(left, log.segments().len() + 1, "{:?}", disk.files());
+}

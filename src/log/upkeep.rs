@@ -18,7 +18,7 @@ impl Log {
     }
 
     /// Rolls a segment whose first record has become too old although nothing is appended: it can be retained or
-    /// compacted only once it is sealed.
+    /// compacted only once it is sealed. Then deletes what need not be kept, and does the rest for what is.
     pub(crate) fn maintain(self: &Arc<Self>) {
         let settings = self.settings();
         let now = self.ctx.clock.now();
@@ -37,6 +37,7 @@ impl Log {
         } else {
             drop(writer);
         }
+        self.retain();
         self.work();
     }
 

@@ -1,0 +1,258 @@
+//! What may go, and how does it go? Whole segments, from the oldest on: first the log start moves behind them, durably, in
+//! the same manifest that lists them no more; then their files are deleted.
+//!
+//! The decision is a function of what there is and what time it is. That the log start never lies behind what a power
+//! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
+
+use super::Log;
+use crate::config::Retention;
+use crate::error::Result;
+use crate::format::manifest::SegmentState;
+use crate::stats::Event;
+use crate::sync::{Arc, Ordering};
+use crate::types::{Offset, Timestamp};
+
+/// What the decision needs to know of a segment.
+#[derive(Clone, Copy)]
+struct Span {
+    /// Behind its last record so far.
+    end: Offset,
+    bytes: u64,
+    /// `None` if it is not known, or if there is no record.
+    max_timestamp: Option<Timestamp>,
+    is_empty: bool,
+}
+
+/// How many of the oldest segments may go. Kafka's `deleteOldSegments`, in one pass: a segment goes if it lies before the
+/// log start, if its largest timestamp is too old, or if enough is left without it; the first that stays keeps all
+/// behind it. Nothing goes that is not visible yet, and an empty segment has nothing that could.
+fn expired(
+    retention: &Retention,
+    segments: &[Span],
+    log_start: Offset,
+    visible: Offset,
+    now: Timestamp,
+) -> usize {
+    let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let goes = |at: usize, segment: &Span, left: u64| {
+        // Where the timestamp is not known, that of the next one has to do: it is hardly older.
+        let newest = || segments.iter().skip(at).find_map(|segment| segment.max_timestamp);
+        segment.end <= log_start
+            || retention.age.is_some_and(|age| newest().is_some_and(|newest| now > newest.plus(age)))
+            || retention.bytes.is_some_and(|bytes| left >= bytes)
+    };
+    for (at, segment) in segments.iter().enumerate() {
+        left -= segment.bytes;
+        if segment.is_empty || segment.end > visible || !goes(at, segment, left) {
+            return at;
+        }
+    }
+    segments.len()
+}
+
+impl Log {
+    /// Deletes what retention lets go. If that is all there is, appending goes on in a new segment: the log end stays,
+    /// and no offset is used twice.
+    ///
+    /// An error leaves everything as it was, to be tried the next time, or poisons.
+    pub(super) fn retain(self: &Arc<Self>) {
+        let shape = self.shape.lock();
+        if self.check_writable().is_err() {
+            return;
+        }
+        let mut rolled = None;
+        let start = {
+            let mut writer = self.writer.lock();
+            let mut spans = self.sealed_spans();
+            spans.push(Span {
+                end: writer.point.end,
+                bytes: writer.point.position,
+                max_timestamp: writer.point.max_timestamp,
+                is_empty: writer.point.end == writer.point.base,
+            });
+            let now = self.ctx.cautious_now();
+            let retention = self.settings().retention;
+            let mut count = expired(&retention, &spans, self.log_start(), self.visible_end(), now);
+            if count == spans.len() {
+                rolled = self.roll(&mut writer).ok();
+                count -= usize::from(rolled.is_none());
+            }
+            count.checked_sub(1).and_then(|last| spans.get(last)).map(|last| last.end)
+        };
+        let retained = start.map(|start| self.begin_at(start));
+        drop(shape);
+        if let Some(event) = rolled {
+            self.ctx.event(&event);
+        }
+        if let Some(Ok(event)) = retained {
+            self.ctx.event(&event);
+        }
+    }
+
+    /// Moves the log start up to `before`, durably, and answers where it is; it never goes back.
+    ///
+    /// # Errors
+    /// Out of range behind the visible end; the partition takes no appends; or what the medium says, and then nothing
+    /// has changed, or it is unknown what has and the partition is poisoned.
+    pub(crate) fn delete_records(&self, before: Offset) -> Result<Offset> {
+        self.check_writable()?;
+        if before > self.visible_end() {
+            return Err(self.out_of_range(before));
+        }
+        if before.get() > self.durable_end.load(Ordering::Acquire) {
+            // IMPORTANT: before the manifest says that the log starts there. A power loss could leave a log that ends
+            // before its start, and offsets that were read and acknowledged would be given out again.
+            self.sync()?;
+        }
+        let shape = self.shape.lock();
+        if before <= self.log_start() {
+            return Ok(self.log_start());
+        }
+        let event = self.begin_at(before)?;
+        drop(shape);
+        self.ctx.event(&event);
+        Ok(before)
+    }
+
+    /// The sealed segments as the manifest knows them.
+    fn sealed_spans(&self) -> Vec<Span> {
+        let manifest = self.manifest.get();
+        let sealed = manifest.segments.iter().filter(|entry| entry.state != SegmentState::Active);
+        sealed
+            .map(|entry| Span {
+                end: entry.end_offset,
+                bytes: entry.size,
+                max_timestamp: entry.max_timestamp(),
+                is_empty: false,
+            })
+            .collect()
+    }
+
+    /// Lets the log begin at `start`, or where it does if that is later, without the sealed segments that lie wholly before
+    /// it. The manifest is the commit point. The caller holds the shape's lock.
+    fn begin_at(&self, start: Offset) -> Result<Event> {
+        self.check_writable()?;
+        let start = start.max(self.log_start());
+        let mut gone = Vec::new();
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            manifest.log_start = start;
+            manifest.segments.retain(|entry| {
+                let stays = entry.state == SegmentState::Active || entry.end_offset > start;
+                if !stays {
+                    gone.push((entry.base_offset, entry.generation));
+                }
+                stays
+            });
+        });
+        committed.map_err(|failed| match failed.unknown {
+            true => self.poison(failed.error),
+            false => failed.error,
+        })?;
+        // Before the shorter list: see the head of `mod.rs`.
+        self.log_start.store(start.get(), Ordering::Release);
+        let mut bytes = 0;
+        let segments = self.segments();
+        // Exactly those that the manifest dropped: a segment that was sealed in between is still listed there.
+        let is_gone = |base, generation| gone.contains(&(base, generation));
+        self.publish_segments(|list| list.retain(|segment| !is_gone(segment.base, segment.generation)));
+        for segment in segments.iter().filter(|segment| is_gone(segment.base, segment.generation)) {
+            bytes += segment.size();
+            segment.retire(&self.ctx);
+        }
+        Ok(Event::Retained {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            log_start: start,
+            segments: gone.len(),
+            bytes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    fn span(end: u64, bytes: u64, max_timestamp: i64) -> Span {
+        let known = (max_timestamp >= 0).then(|| Timestamp::from_millis(max_timestamp));
+        Span { end: Offset::new(end), bytes, max_timestamp: known, is_empty: false }
+    }
+
+    fn gone(retention: Retention, segments: &[Span]) -> usize {
+        expired(&retention, segments, Offset::ZERO, Offset::new(u64::MAX), NOW)
+    }
+
+    fn for_age(millis: u64) -> Retention {
+        Retention::for_age(Duration::from_millis(millis))
+    }
+
+    // S4, 36
+    #[test]
+    fn by_age_the_largest_timestamp_decides_strictly_and_the_first_that_stays_keeps_the_rest() {
+        let segments = [span(1, 1, 100), span(2, 1, 200), span(3, 1, 900), span(4, 1, 50)];
+        for (age, expected) in [(900, 0), (899, 1), (800, 1), (799, 2), (100, 2), (99, 4), (0, 4)] {
+            assert_eq!(gone(for_age(age), &segments), expected, "{age}");
+        }
+        assert_eq!(gone(for_age(u64::MAX), &segments), 0);
+        assert_eq!(gone(for_age(0), &[span(1, 1, 1_000)]), 0, "not before the clock ticks");
+    }
+
+    // T8
+    #[test]
+    fn a_record_of_the_future_keeps_all_behind_it() {
+        assert_eq!(gone(for_age(10), &[span(1, 1, 5), span(2, 1, i64::MAX), span(3, 1, 5)]), 1);
+    }
+
+    // S4
+    #[test]
+    fn a_segment_that_knows_no_timestamp_goes_with_the_next_that_does() {
+        let segments = [span(1, 1, -1), span(2, 1, -1), span(3, 1, 500)];
+        assert_eq!(gone(for_age(500), &segments), 0);
+        assert_eq!(gone(for_age(499), &segments), 3);
+        assert_eq!(gone(for_age(0), &segments[..2]), 0, "nothing says that they are old");
+    }
+
+    // S5, 35
+    #[test]
+    fn by_size_at_least_the_bound_stays() {
+        let segments = [span(5, 5, 0), span(10, 5, 0), span(15, 5, 0)];
+        for (bytes, expected) in [(u64::MAX, 0), (15, 0), (11, 0), (10, 1), (6, 1), (5, 2), (1, 2), (0, 3)] {
+            assert_eq!(gone(Retention::for_bytes(bytes), &segments), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_goes_by_one_limit_counts_for_the_other() {
+        let segments = [span(5, 5, 0), span(10, 5, 900), span(15, 5, 900)];
+        assert_eq!(gone(for_age(500).and_bytes(10), &segments), 1);
+        assert_eq!(gone(for_age(500).and_bytes(5), &segments), 2);
+    }
+
+    // S8, S10
+    #[test]
+    fn what_lies_before_the_log_start_goes_and_what_is_not_visible_stays() {
+        let segments = [span(5, 5, 0), span(10, 5, 0), span(15, 5, 0)];
+        let at = |start, visible, retention| {
+            expired(&retention, &segments, Offset::new(start), Offset::new(visible), NOW)
+        };
+        for (start, expected) in [(0, 0), (4, 0), (5, 1), (9, 1), (10, 2), (15, 3)] {
+            assert_eq!(at(start, 15, Retention::forever()), expected, "{start}");
+        }
+        for (visible, expected) in [(0, 0), (4, 0), (5, 1), (14, 2), (15, 3)] {
+            assert_eq!(at(0, visible, for_age(1)), expected, "{visible}");
+            assert_eq!(at(0, visible, Retention::for_bytes(0)), expected, "{visible}");
+        }
+    }
+
+    // S6, 41
+    #[test]
+    fn an_empty_segment_has_nothing_to_let_go() {
+        let empty = Span { is_empty: true, ..span(5, 96, -1) };
+        assert_eq!(gone(Retention::for_bytes(0).and_age(Duration::ZERO), &[empty]), 0);
+        assert_eq!(gone(Retention::for_bytes(0), &[span(5, 5, 0), empty]), 1);
+    }
+}
