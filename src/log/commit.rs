@@ -7,7 +7,7 @@
 use std::task::Waker;
 
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, thread};
 
 /// The shared state of everybody who waits for one log's durable end.
 pub(crate) struct GroupCommit {
@@ -20,6 +20,8 @@ struct State {
     durable: u64,
     /// A leader is syncing.
     syncing: bool,
+    /// Somebody waited while the last sync ran: the next leader lets others catch up before it syncs.
+    crowded: bool,
     /// A sync failed: nobody is acknowledged any more until [`GroupCommit::restart`].
     failed: Option<Error>,
     /// Futures to wake when a sync has finished, whatever came of it.
@@ -29,7 +31,13 @@ struct State {
 impl GroupCommit {
     pub(crate) fn new(durable: u64) -> Self {
         GroupCommit {
-            state: Mutex::new(State { durable, syncing: false, failed: None, wakers: Vec::new() }),
+            state: Mutex::new(State {
+                durable,
+                syncing: false,
+                crowded: false,
+                failed: None,
+                wakers: Vec::new(),
+            }),
             finished: Condvar::new(),
         }
     }
@@ -51,11 +59,18 @@ impl GroupCommit {
             if !state.syncing {
                 break;
             }
+            state.crowded = true;
             self.finished.wait(&mut state);
         }
         state.syncing = true;
+        let crowded = std::mem::take(&mut state.crowded);
         drop(state);
         let lead = Lead { commit: self };
+        if crowded {
+            // Those whom the last sync answered are about to write again: a moment's patience has them share this one.
+            // Alone, nobody is kept waiting.
+            thread::yield_now();
+        }
         let result = sync();
         lead.finish(result)
     }
