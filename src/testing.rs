@@ -11,6 +11,9 @@ pub use crate::clock::ManualClock;
 pub use crate::storage::faults::{Gate, Op};
 pub use crate::storage::mem::Survive;
 
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::error::Result;
 use crate::storage::Storage;
 use crate::storage::faults::{FaultStorage, Faults};
 use crate::storage::mem::MemStorage;
@@ -43,6 +46,17 @@ use crate::sync::Arc;
 pub struct Disk {
     medium: MemStorage,
     faults: Faults,
+}
+
+impl BrokerConfig {
+    /// Opens a simulated disk, for tests that crash it or have its operations fail.
+    ///
+    /// # Errors
+    /// As [`open`](BrokerConfig::open), and whatever the disk was told to do.
+    pub fn on_disk(self, disk: &Disk) -> Result<Broker> {
+        self.validate()?;
+        self.open_on(disk.storage())
+    }
 }
 
 impl Disk {

@@ -1,6 +1,6 @@
 //! How does one hold a topic, and one of its partitions? Cheap handles, usable from any thread.
 
-use crate::broker::{BrokerInner, TopicState};
+use crate::broker::{Broker, BrokerInner, TopicState};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::log::Log;
@@ -9,6 +9,57 @@ use crate::records::Records;
 use crate::stats::PartitionStats;
 use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Start, Timestamp, TopicName};
+
+impl Broker {
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// [`TopicExists`](Error::TopicExists), also for a name that differs only in case;
+    /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed),
+    /// or what the medium says: then the topic does not exist.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// assert_eq!(orders.partition_count(), 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        let state = self.inner().create_topic(name, config)?;
+        Ok(Topic::new(self.inner().clone(), state))
+    }
+
+    /// The topic of this name, created if it is missing, altered if its settings differ.
+    ///
+    /// # Errors
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for; otherwise those of
+    /// [`create_topic`](Broker::create_topic) and [`alter_topic`](Broker::alter_topic).
+    pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        match self.create_topic(name, config.clone()) {
+            Err(Error::TopicExists { topic }) if topic == name => {
+                self.alter_topic(name, config)?;
+                self.topic(name)
+            }
+            other => other,
+        }
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        Ok(Topic::new(self.inner().clone(), self.inner().topic_state(name)?))
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        let states = self.inner().topic_states();
+        states.into_iter().map(|state| Topic::new(self.inner().clone(), state)).collect()
+    }
+}
 
 /// A topic of a broker. Clones are the same topic.
 ///

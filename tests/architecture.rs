@@ -19,13 +19,6 @@ const ROWS: [(&str, &[&str]); 6] = [
     ("root", &["lib"]),
 ];
 
-/// Modules that are seen from above although they stand lower, each with its reason.
-const EXCEPTIONS: [(&str, &str, &str); 3] = [
-    ("broker", "topic", "the broker hands out topic handles"),
-    ("broker", "testing", "`on_disk` names the simulated disk"),
-    ("config", "testing", "named in a doc link only"),
-];
-
 fn row_of(module: &str) -> usize {
     ROWS.iter()
         .position(|(_, modules)| modules.contains(&module))
@@ -93,8 +86,7 @@ fn a_module_imports_only_from_above() {
                 }
                 let (from, to) = (row_of(&module), row_of(&name));
                 let handles = from == to && (from == 0 || from == 4);
-                let excepted = EXCEPTIONS.iter().any(|(a, b, _)| *a == module && *b == name);
-                if (to > from || (to == from && !handles)) && !excepted {
+                if to > from || (to == from && !handles) {
                     wrong.push(format!("{}:{}: {module} uses {name}", path.display(), number + 1));
                 }
             }

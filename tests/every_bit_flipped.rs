@@ -127,7 +127,8 @@ fn after_a_clean_close_it_is_corruption_or_it_changes_nothing() {
             }
         }
     }
-    assert!(reported > 10 * harmless / 10 && reported > 5_000, "{reported} reported, {harmless} harmless");
+    println!("{} bits: {reported} reported, {harmless} harmless", reported + harmless);
+    assert!(reported > harmless && reported > 5_000, "{reported} reported, {harmless} harmless");
 }
 
 #[test]
@@ -178,6 +179,7 @@ fn after_an_unclean_stop_a_cut_names_what_it_took() {
             (true, true) => harmless += 1,
         }
     }
+    println!("{} bits: {reported} reported, {cut} cut, {harmless} harmless", reported + cut + harmless);
     assert!(reported > 1_000 && cut > 100, "{reported} reported, {cut} cut, {harmless} harmless");
 }
 

@@ -88,7 +88,7 @@ impl CatalogStore {
 }
 
 impl BrokerInner {
-    pub(super) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+    pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         let name = topic_name(name)?;
         check_config(&config)?;
         // Held throughout: creations, alterations and deletions are one after the other.

@@ -20,7 +20,6 @@ use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
-use crate::topic::Topic;
 use crate::types::TopicName;
 
 /// The broker: topics in one directory, owned by one process.
@@ -85,16 +84,7 @@ impl BrokerConfig {
         self.open_on(Arc::new(MemStorage::new()))
     }
 
-    /// Opens a simulated disk, for tests that crash it or have its operations fail.
-    ///
-    /// # Errors
-    /// As [`open`](BrokerConfig::open), and whatever the disk was told to do.
-    pub fn on_disk(self, disk: &crate::testing::Disk) -> Result<Broker> {
-        self.validate()?;
-        self.open_on(disk.storage())
-    }
-
-    fn open_on(self, storage: Arc<dyn Storage>) -> Result<Broker> {
+    pub(crate) fn open_on(self, storage: Arc<dyn Storage>) -> Result<Broker> {
         Ok(Broker { inner: open::open(&self, storage)? })
     }
 }
@@ -121,41 +111,6 @@ impl Broker {
         BrokerConfig::new().in_memory()
     }
 
-    /// Creates a topic.
-    ///
-    /// # Errors
-    /// [`TopicExists`](Error::TopicExists), also for a name that differs only in case;
-    /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed),
-    /// or what the medium says: then the topic does not exist.
-    ///
-    /// ```
-    /// # use quipu::{Broker, TopicConfig};
-    /// # fn main() -> quipu::Result<()> {
-    /// let broker = Broker::in_memory()?;
-    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
-    /// assert_eq!(orders.partition_count(), 4);
-    /// # Ok(()) }
-    /// ```
-    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
-        let state = self.inner.create_topic(name, config)?;
-        Ok(Topic::new(self.inner.clone(), state))
-    }
-
-    /// The topic of this name, created if it is missing, altered if its settings differ.
-    ///
-    /// # Errors
-    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for; otherwise those of
-    /// [`create_topic`](Broker::create_topic) and [`alter_topic`](Broker::alter_topic).
-    pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
-        match self.create_topic(name, config.clone()) {
-            Err(Error::TopicExists { topic }) if topic == name => {
-                self.alter_topic(name, config)?;
-                self.topic(name)
-            }
-            other => other,
-        }
-    }
-
     /// Gives a topic other settings, effective from the next batch on. Partitions can be added, not removed; keys then
     /// belong to other partitions than before, and no record is moved.
     ///
@@ -165,20 +120,6 @@ impl Broker {
     /// changed.
     pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.inner.alter_topic(name, config)
-    }
-
-    /// The topic of this name.
-    ///
-    /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
-    pub fn topic(&self, name: &str) -> Result<Topic> {
-        Ok(Topic::new(self.inner.clone(), self.inner.topic_state(name)?))
-    }
-
-    /// All topics, by name.
-    pub fn topics(&self) -> Vec<Topic> {
-        let states = self.inner.upkeep.topics.read().clone();
-        states.into_iter().map(|state| Topic::new(self.inner.clone(), state)).collect()
     }
 
     /// Deletes a topic with all its records. Handles to it answer [`TopicDeleted`](Error::TopicDeleted) from now on;
@@ -262,6 +203,11 @@ impl std::fmt::Debug for Broker {
 }
 
 impl BrokerInner {
+    /// All topics, by name.
+    pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
+        self.upkeep.topics.read().clone()
+    }
+
     /// The topic of this name.
     pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
         self.check_open()?;
