@@ -279,3 +279,26 @@ fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
     let left = disk.files().into_iter().filter(|(path, _)| path.starts_with("p")).count();
     assert_eq!(left, log.segments().len() + 1, "{:?}", disk.files());
 }
+
+// R9
+#[test]
+fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    let sparse = |value: &str| {
+        let mut batch = batch(&log, &[value.to_string()]);
+        // What compaction leaves: a batch that owns many offsets and holds one record.
+        batch.header.last_offset_delta = 1_200_000_000;
+        batch
+    };
+    for value in ["a", "b", "c"] {
+        log.append(sparse(value)).unwrap();
+    }
+    let bases: Vec<u64> = log.segments().iter().map(|segment| segment.base.get()).collect();
+    assert_eq!(bases, [0, 1_200_000_001, 2_400_000_002], "the second batch would have reached beyond 2^31");
+    log.tail.clear(&log.ctx);
+    let mut cursor = Cursor::new(log.clone(), Offset::new(1_300_000_000));
+    assert_eq!(cursor.next_batch().unwrap().unwrap().header.base_offset, 1_200_000_001);
+    assert_eq!(cursor.next_batch().unwrap().unwrap().header.base_offset, 2_400_000_002);
+    assert!(cursor.next_batch().unwrap().is_none());
+}
