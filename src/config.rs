@@ -154,7 +154,7 @@ impl BrokerConfig {
     }
 
     /// How many bytes of the newest batches are kept in memory for consumers that follow the end of the log, over
-    /// all partitions.
+    /// all partitions. Only partitions that somebody reads just then keep any.
     ///
     /// Default: 32 MiB. 0 turns it off.
     pub fn tail_cache_bytes(mut self, bytes: usize) -> Self {

@@ -117,6 +117,10 @@ impl Log {
 
     /// Keeps the batch for readers that follow the end of the log.
     fn remember(&self, writer: &Writer, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
+        if !self.waiters.anybody() {
+            // Nobody follows this log: the buffers serve the next batch, while they are still in the processor's cache.
+            return;
+        }
         let records = Arc::new(raw.unwrap_or(stored));
         let len = records.len();
         if let Some(records) = ByteView::of_buffer(records, HEADER_BYTES, len) {

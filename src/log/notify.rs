@@ -106,20 +106,33 @@ impl Parked {
 
 /// The readers of one log.
 #[derive(Default)]
-pub(crate) struct Waiters(Mutex<Vec<Arc<Waiter>>>);
+pub(crate) struct Waiters {
+    list: Mutex<Vec<Arc<Waiter>>>,
+    /// The length of the list: a hint for whoever only wants to know whether anybody reads this log just now.
+    count: AtomicUsize,
+}
 
 impl Waiters {
     pub(crate) fn add(&self, waiter: Arc<Waiter>) {
-        self.0.lock().push(waiter);
+        let mut list = self.list.lock();
+        list.push(waiter);
+        self.count.store(list.len(), Ordering::Relaxed);
     }
 
     pub(crate) fn remove(&self, waiter: &Arc<Waiter>) {
-        self.0.lock().retain(|other| !Arc::ptr_eq(other, waiter));
+        let mut list = self.list.lock();
+        list.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.count.store(list.len(), Ordering::Relaxed);
+    }
+
+    /// Whether any reader has this log among those that it reads.
+    pub(crate) fn anybody(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
     }
 
     /// Signals all readers of this log.
     pub(crate) fn signal(&self) {
-        for waiter in self.0.lock().iter() {
+        for waiter in self.list.lock().iter() {
             waiter.signal();
         }
     }

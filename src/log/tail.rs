@@ -31,14 +31,20 @@ impl Tail {
         Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Batches::default()) }
     }
 
-    /// Adds the batch that was just written, and forgets the oldest beyond the budget.
+    /// Adds the batch that was just written, and forgets the oldest beyond the budget; all of them if it does not follow
+    /// the last one, since [`get`](Tail::get) takes what is here for all there is.
     pub(crate) fn push(&self, ctx: &Context, batch: Batch) {
         let bytes = batch.records.as_slice().len();
         let mut batches = self.batches.lock();
+        let mut forgotten = Vec::new();
+        if batches.queue.back().is_some_and(|last| last.header.end_offset() != batch.header.base_offset) {
+            ctx.tail_bytes.fetch_sub(batches.bytes, Ordering::Relaxed);
+            batches.bytes = 0;
+            forgotten.extend(batches.queue.drain(..));
+        }
         let mut used = ctx.tail_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         batches.bytes += bytes;
         batches.queue.push_back(Arc::new(batch));
-        let mut forgotten = Vec::new();
         while used > ctx.tail_bytes_max || batches.bytes > BYTES_PER_LOG_MAX {
             let Some(oldest) = batches.queue.pop_front() else { break };
             let bytes = oldest.records.as_slice().len();

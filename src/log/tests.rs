@@ -124,8 +124,10 @@ fn read(log: &Arc<Log>, from: u64) -> Result<u64> {
 fn every_offset_is_a_place_to_start_from() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
+    log.waiters().add(Arc::default());
     fill(&log, 200);
     assert!(log.segments().len() > 5, "rolled");
+    assert!(log.tail.get(Offset::new(199)).is_some());
     for pass in ["with the tail cache", "from the files"] {
         for from in 0..=200 {
             assert_eq!(read(&log, from).unwrap(), 200, "{pass}, from {from}");
@@ -133,6 +135,24 @@ fn every_offset_is_a_place_to_start_from() {
         log.tail.clear(&log.ctx);
     }
     assert!(matches!(read(&log, 201), Err(Error::OffsetOutOfRange { .. })));
+}
+
+#[test]
+fn the_tail_cache_serves_readers_that_are_there_and_never_passes_over_what_it_lacks() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    let reader = Arc::new(notify::Waiter::default());
+    for to in [20, 40, 60, 80] {
+        match to % 40 {
+            20 => log.waiters().add(reader.clone()),
+            _ => log.waiters().remove(&reader),
+        }
+        fill(&log, to);
+        assert_eq!(log.tail.get(Offset::new(to - 1)).is_some(), to % 40 == 20);
+        for from in 0..to {
+            assert_eq!(read(&log, from).unwrap(), to, "from {from}");
+        }
+    }
 }
 
 #[test]
