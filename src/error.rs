@@ -16,7 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An append was conditioned on the log's end, and the log ends elsewhere. Read on from there and decide again.
+    /// An append was conditioned on the log's end, and the log ends elsewhere. Read on from there and decide again (raw
+    /// batches: fetch from there).
     #[error("the partition ends at offset {end}, not where the append expected it")]
     OffsetConflict {
         /// Where the log ends now.
@@ -157,6 +158,26 @@ pub enum Error {
     /// Bytes on the medium are not what was written.
     #[error("{0}")]
     Corrupt(Corruption),
+    /// These bytes are no [`RawBatches`](crate::RawBatches), or not whole, or not any more: fetch them again. Nothing was
+    /// appended.
+    #[error("no raw batches: {what} at byte {position}")]
+    InvalidBatches {
+        /// Where in the bytes.
+        position: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The partition has other records at an offset than the raw batches that were to be appended: it is no copy of their
+    /// source up to there. Nothing was appended.
+    #[error("{topic}/{partition} holds other records from offset {offset} on than the batches to append")]
+    Diverged {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The first offset of the first batch that differs.
+        offset: Offset,
+    },
     /// A write or sync of this partition failed earlier, so what it holds past the visible end is unknown. It takes
     /// no appends until `Partition::reopen` or a restart; reading goes on.
     #[error("{topic}/{partition} takes no appends since an earlier failure: {cause}")]

@@ -71,6 +71,7 @@ pub use broker::Broker;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{BrokerConfig, Compression, Durability, ReadMode, Retention, TimestampType, TopicConfig};
 pub use error::{Corruption, Error, Outcome, Result};
+pub use log::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig};
 pub use reader::{OffsetReset, Reader, ReaderHandle};

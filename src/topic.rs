@@ -3,7 +3,7 @@
 use crate::broker::{Broker, BrokerInner, TopicState};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
-use crate::log::Log;
+use crate::log::{Log, RawBatches};
 use crate::reader::{read_last, read_once};
 use crate::records::Records;
 use crate::stats::PartitionStats;
@@ -320,6 +320,64 @@ impl Partition {
     pub fn delete_records(&self, before: Offset) -> Result<Offset> {
         self.state.check()?;
         self.log.delete_records(before)
+    }
+
+    /// The batches from an offset on as they are stored, compressed ones compressed: to be shipped to a copy of this
+    /// partition, which takes them with [`append_raw`](Partition::append_raw). Whole visible batches, as many as
+    /// `max_bytes` has room for, at least one, so the first may begin before `from`; none at the visible end, which is no
+    /// error. Where offsets are missing, a shipment ends before the gap, and one from within begins behind it.
+    ///
+    /// Both checksums of every batch are checked; nothing is decompressed.
+    ///
+    /// # Errors
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
+    /// [`Corrupt`](Error::Corrupt) if the first batch is damaged; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed), or what the medium says.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Offset, RawBatches, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let (here, there) = (Broker::in_memory()?, Broker::in_memory()?);
+    /// let orders = here.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// let copy = there.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// here.producer().send(&orders, Record::new("first"))?.wait()?;
+    ///
+    /// let bytes = orders.read_raw(copy.bounds()?.log_end, 1 << 20)?.into_bytes();
+    /// // ... over any transport ...
+    /// let end = copy.append_raw(&RawBatches::from_bytes(bytes)?)?;
+    /// assert_eq!(end, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn read_raw(&self, from: Offset, max_bytes: usize) -> Result<RawBatches> {
+        self.state.check()?;
+        self.log.read_raw(from, max_bytes)
+    }
+
+    /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in whatever topic and
+    /// broker: offsets, timestamps and stored bodies are kept, so this partition becomes a copy of that one. Answers with
+    /// the new log end, once everything below it is visible: safe as the *receiving* topic's durability says.
+    ///
+    /// *Sending again is harmless:* batches that lie wholly below the log end are skipped. Those that can still be read
+    /// here are compared first, by length, offsets and checksum.
+    ///
+    /// Everything is checked before anything is written, down to the single record. The first batch that is not skipped
+    /// must begin at the log end, so a copy begins where its source does: at offset 0, before retention took anything
+    /// there. A copy that somebody else appends to is none for long.
+    ///
+    /// What is not kept: transaction ids and log epochs, which mean something only in the source. Limits on the size of
+    /// records and [timestamps of the append](crate::TimestampType::Append) are the source's business, too.
+    ///
+    /// # Errors
+    /// Nothing was appended: [`OffsetConflict`](Error::OffsetConflict) if there is a gap, or a batch overlaps the log end;
+    /// [`Diverged`](Error::Diverged) if a batch to be skipped is not the one that is here;
+    /// [`InvalidBatches`](Error::InvalidBatches) if a body cannot be decompressed or its records are none;
+    /// [`RecordTooLarge`](Error::RecordTooLarge) if a batch fits no segment of this topic;
+    /// [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed). With [`DiskFull`](Error::DiskFull) the batches up to some point may have been appended,
+    /// and no others; sending all of them again goes on from there. Or what else the medium says.
+    pub fn append_raw(&self, batches: &RawBatches) -> Result<Offset> {
+        self.state.check()?;
+        self.log.append_raw(batches)
     }
 
     /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): what was

@@ -22,6 +22,7 @@ pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod reader;
 pub(crate) mod segment;
+pub(crate) mod shipment;
 pub(crate) mod varint;
 
 #[cfg(test)]

@@ -56,24 +56,9 @@ impl Log {
         }
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
-        header.base_offset = writer.point.end;
-        header.log_epoch = epoch;
-        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
-        let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
-            return Err(Error::RecordTooLarge { size: 0, limit: 0 });
-        };
-        let crc = encode_header(&header, self.seed, room);
-        let file = writer.segment.file(&self.ctx)?;
-        if let Err((written, e)) = write_all_at(&*file, &stored, writer.point.position) {
-            return Err(self.write_failed(&writer, &*file, written, e));
-        }
-        let end = header.end_offset();
-        self.advance(&mut writer, &header, crc, stored.len() as u64, settings.index_interval_bytes);
+        let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
         self.remember(&writer, header, stored, raw);
-        self.log_end.store(end.get(), Ordering::Release);
-        if settings.durability != Durability::Sync {
-            self.visible_end.fetch_max(end.get(), Ordering::AcqRel);
-        }
+        self.publish_end(end, &settings);
         drop(writer);
         if settings.durability != Durability::Sync {
             self.wake_readers();
@@ -86,6 +71,42 @@ impl Log {
             self.arm_interval(every);
         }
         Ok(Appended { base_offset: header.base_offset, end, epoch, append_time })
+    }
+
+    /// Fills in what only the log knows of a batch, writes it at the log's end, and moves the writer behind it.
+    /// [`publish_end`](Log::publish_end) is next. The batch, of which the header is `header`, has room for that in front.
+    ///
+    /// # Errors
+    /// `DiskFull`: nothing was appended. After another failure of the write the partition is poisoned.
+    pub(super) fn write_batch(
+        &self,
+        writer: &mut Writer,
+        header: &mut BatchHeader,
+        stored: &mut [u8],
+        settings: &LogSettings,
+    ) -> Result<Offset> {
+        header.base_offset = writer.point.end;
+        header.log_epoch = self.epoch();
+        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
+        let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
+            return Err(Error::RecordTooLarge { size: 0, limit: 0 });
+        };
+        let crc = encode_header(header, self.seed, room);
+        let file = writer.segment.file(&self.ctx)?;
+        if let Err((written, e)) = write_all_at(&*file, stored, writer.point.position) {
+            return Err(self.write_failed(writer, &*file, written, e));
+        }
+        self.advance(writer, header, crc, stored.len() as u64, settings.index_interval_bytes);
+        Ok(header.end_offset())
+    }
+
+    /// Moves the log's end, and the visible one where no sync is waited for, behind a batch that was written. Under the
+    /// writer's lock.
+    pub(super) fn publish_end(&self, end: Offset, settings: &LogSettings) {
+        self.log_end.store(end.get(), Ordering::Release);
+        if settings.durability != Durability::Sync {
+            self.visible_end.fetch_max(end.get(), Ordering::AcqRel);
+        }
     }
 
     /// The time now, within what a record may have: a clock may show anything.
@@ -149,7 +170,7 @@ impl Log {
     }
 
     /// Seals the active segment and begins the next one if this batch asks for it. Kafka's `LogSegment.shouldRoll`.
-    fn roll_if_due(
+    pub(super) fn roll_if_due(
         &self,
         writer: &mut Writer,
         header: &BatchHeader,

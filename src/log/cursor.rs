@@ -42,6 +42,14 @@ impl Cursor {
         self.next
     }
 
+    /// Goes on from another offset, if that is not where it stands.
+    pub(crate) fn go_to(&mut self, next: Offset) {
+        if next < self.next {
+            self.place = None;
+        }
+        self.next = next;
+    }
+
     /// Whether there may be something to read.
     pub(crate) fn has_more(&self) -> bool {
         self.next != self.log.visible_end()
@@ -102,6 +110,65 @@ impl Cursor {
             self.pass(&header);
         }
         Ok(None)
+    }
+
+    /// Appends the next visible batch, header and body as they are stored, to `out`, and moves behind it, if it is
+    /// `wanted`. Both checksums are checked; nothing is decompressed. `None` at the visible end, and before a batch that
+    /// is not wanted.
+    ///
+    /// # Errors
+    /// As `next_batch`, but for what only decompression or the records would show. `out` is as it was.
+    pub(crate) fn next_stored(
+        &mut self,
+        out: &mut Vec<u8>,
+        wanted: impl FnOnce(&BatchHeader) -> bool,
+    ) -> Result<Option<BatchHeader>> {
+        let visible = self.check()?;
+        if self.next >= visible {
+            return Ok(None);
+        }
+        let before = out.len();
+        let found = self.find(visible).and_then(|header| match (header, self.place.take()) {
+            (Some(header), Some(mut place)) if header.base_offset < visible && wanted(&header) => {
+                let copied = self.copy_stored(&mut place, &header, out);
+                self.place = Some(place);
+                copied.map(|()| Some(header))
+            }
+            (_, place) => {
+                self.place = place;
+                Ok(None)
+            }
+        });
+        // As in `next_batch`: retention may have been faster.
+        if self.next < self.log.log_start() {
+            out.truncate(before);
+            self.place = None;
+            return Err(self.log.out_of_range(self.next));
+        }
+        if let Some(header) = found.as_ref().ok().and_then(Option::as_ref) {
+            self.next = header.end_offset();
+            if let Some(place) = &mut self.place {
+                place.position += header.stored_bytes();
+            }
+        }
+        found
+    }
+
+    /// Copies the batch at a place, whose header this is, once its body has passed its checksum.
+    fn copy_stored(&self, place: &mut Place, header: &BatchHeader, out: &mut Vec<u8>) -> Result<()> {
+        let ctx = self.log.ctx();
+        let (position, stored) = (place.position, HEADER_BYTES + header.body_len as usize);
+        let bytes = place.source.get(ctx, position, stored)?;
+        match check_body(header, bytes.get(HEADER_BYTES..).unwrap_or_default()) {
+            Ok(()) => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+            Err(m) => {
+                let body = position + HEADER_BYTES as u64;
+                Err(self.damaged(place, malformed(ctx, &place.segment.path, body, &m)))
+            }
+        }
     }
 
     /// Moves behind a batch without reading it.

@@ -29,6 +29,7 @@ pub(crate) mod recovery;
 mod reopen;
 mod retention;
 pub(crate) mod segment;
+mod ship;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use self::notify::Waiters;
 pub(crate) use self::pool::Buffer;
 use self::recovery::{Note, Point, active_entry, create_segment, recover};
 use self::segment::{FIRST_BATCH, Segment};
+pub use self::ship::RawBatches;
 use self::tail::Tail;
 pub(crate) use self::timer::Task;
 use crate::config::{Compression, Durability, Retention, TimestampType, TopicConfig};

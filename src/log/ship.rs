@@ -1,0 +1,294 @@
+//! How does a partition become a copy of another? It takes that one's batches as they are stored, and writes new headers.
+
+use super::batch::Identity;
+use super::cursor::Cursor;
+use super::{Log, Writer};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::format::FORMAT_VERSION;
+use crate::format::batch::HEADER_BYTES;
+use crate::format::body;
+use crate::format::compression::{Codec, decompress};
+use crate::format::reader::Malformed;
+use crate::format::shipment::{self, Batches, ENVELOPE_BYTES, Envelope, Shipped};
+use crate::stats::Event;
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+
+/// Batches of one partition as they are stored there, on their way to a copy of it over whatever transport.
+///
+/// Made by [`Partition::read_raw`](crate::Partition::read_raw), taken by
+/// [`Partition::append_raw`](crate::Partition::append_raw). The bytes carry checksums over everything; what they mean is
+/// told in the format's documentation under "Raw shipping".
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawBatches {
+    /// Whole: has passed [`shipment::check`], or was made of batches that were checked as they were read.
+    bytes: Vec<u8>,
+    envelope: Envelope,
+}
+
+impl RawBatches {
+    /// Takes the bytes that [`as_bytes`](RawBatches::as_bytes) gave on the other side. Every checksum is checked here;
+    /// what is inside the batches is checked when they are appended.
+    ///
+    /// # Errors
+    /// [`InvalidBatches`](Error::InvalidBatches) if these are not all of the bytes, unchanged.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
+        let bytes = bytes.into();
+        let envelope = shipment::check(&bytes).map_err(|m| invalid(&m))?;
+        Ok(RawBatches { bytes, envelope })
+    }
+
+    /// The bytes to send.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes to send, owned.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Whether there is no batch: the source had none at or behind the offset asked for.
+    pub fn is_empty(&self) -> bool {
+        self.envelope.batches == 0
+    }
+
+    /// How many batches there are.
+    pub fn len(&self) -> usize {
+        self.envelope.batches as usize
+    }
+
+    /// The first offset of the first batch; without any, the offset that was asked for.
+    pub fn base_offset(&self) -> Offset {
+        self.envelope.base_offset
+    }
+
+    /// The offset behind the last batch: where to ask for more.
+    pub fn end_offset(&self) -> Offset {
+        self.envelope.end_offset
+    }
+
+    /// The topic that they were read from.
+    pub fn topic_id(&self) -> TopicId {
+        self.envelope.topic_id
+    }
+
+    /// The partition of that topic.
+    pub fn partition(&self) -> PartitionId {
+        self.envelope.partition
+    }
+
+    /// The log epoch of that partition when they were read. Where it has risen since the last shipment, the end of that
+    /// log was cut off: a copy may hold records that its source has lost. Ask for what the copy holds already, and
+    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it does.
+    pub fn epoch(&self) -> u32 {
+        self.envelope.log_epoch
+    }
+}
+
+impl std::fmt::Debug for RawBatches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawBatches")
+            .field("base_offset", &self.base_offset())
+            .field("end_offset", &self.end_offset())
+            .field("len", &self.len())
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// The stored bytes of the visible batches from `from` on: at least one if there is one, then as many as `max_bytes`
+    /// has room for, and none behind a gap.
+    ///
+    /// # Errors
+    /// Out of range, closed, what the medium says; corrupt if the first batch is.
+    pub(crate) fn read_raw(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
+        // Before anything is read: a cut that comes between shows in the next shipment, if not in this one.
+        let log_epoch = self.epoch();
+        let Identity { topic_id, partition, .. } = **self.identity();
+        let mut envelope = Envelope {
+            partition,
+            topic_id,
+            log_epoch,
+            batches: 0,
+            base_offset: from,
+            end_offset: from,
+            bytes: 0,
+        };
+        // Its place is kept for the envelope, which is known last.
+        let mut bytes = vec![0; ENVELOPE_BYTES];
+        let mut cursor = Cursor::new(self.clone(), from);
+        loop {
+            let (batches, end, taken) = (envelope.batches, envelope.end_offset, bytes.len());
+            let next = cursor.next_stored(&mut bytes, |header| {
+                let room = max_bytes.saturating_sub(taken - ENVELOPE_BYTES) as u64;
+                batches == 0
+                    || (header.base_offset == end && header.stored_bytes() <= room && batches < u32::MAX)
+            });
+            let header = match next {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                // Good batches before a bad one: who asks on from there meets the error.
+                Err(_) if batches > 0 => break,
+                Err(error) => return Err(error),
+            };
+            if batches == 0 {
+                envelope.base_offset = header.base_offset;
+            }
+            envelope.batches += 1;
+            envelope.end_offset = header.end_offset();
+        }
+        envelope.bytes = (bytes.len() - ENVELOPE_BYTES) as u64;
+        if let Some(room) = bytes.first_chunk_mut::<ENVELOPE_BYTES>()
+            && let Ok(encoded) = envelope.encode().try_into()
+        {
+            *room = encoded;
+        }
+        Ok(RawBatches { bytes, envelope })
+    }
+
+    /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end.
+    ///
+    /// # Errors
+    /// With those of the type `Malformed`, of offsets and of sizes nothing was written.
+    pub(crate) fn append_raw(self: &Arc<Self>, shipment: &RawBatches) -> Result<Offset> {
+        self.check_writable()?;
+        let settings = self.settings();
+        let mut room = self.ctx.pool.take_used();
+        let mut batches = Vec::with_capacity(shipment.len());
+        for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
+            let batch = batch.map_err(|m| invalid(&m))?;
+            check_records(&batch, &mut room)
+                .map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?;
+            if batch.stored.len() > settings.max_batch_bytes() {
+                let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
+                return Err(Error::RecordTooLarge { size, limit });
+            }
+            batches.push(batch);
+        }
+        self.compare(&batches)?;
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        let end = writer.point.end;
+        let new = batches.get(batches.partition_point(|batch| batch.header.end_offset() <= end)..);
+        let new = new.unwrap_or_default();
+        let follows = match new.first() {
+            Some(first) => first.header.base_offset == end,
+            None => shipment.base_offset() <= end,
+        };
+        if !follows {
+            return Err(Error::OffsetConflict { end });
+        }
+        if !new.is_empty() {
+            // What is shipped is not kept for those who follow the end, and a reader must not take what comes behind it
+            // for what comes next.
+            self.tail().clear(&self.ctx);
+        }
+        let mut rolls = Vec::new();
+        let mut written = Ok(());
+        for batch in new {
+            written = self.append_shipped(&mut writer, batch, &mut room, &mut rolls);
+            if written.is_err() {
+                break;
+            }
+        }
+        let end = writer.point.end;
+        drop(writer);
+        if settings.durability != Durability::Sync {
+            self.wake_readers();
+        }
+        if !rolls.is_empty() {
+            rolls.iter().for_each(|event| self.ctx.event(event));
+            self.request_work();
+        }
+        if let Durability::Interval(every) = settings.durability
+            && !new.is_empty()
+        {
+            self.arm_interval(every);
+        }
+        written?;
+        self.wait_visible(end)?;
+        Ok(end)
+    }
+
+    /// Writes one batch of a shipment, which begins at the log's end, under a header of this log.
+    fn append_shipped(
+        &self,
+        writer: &mut Writer,
+        batch: &Shipped<'_>,
+        room: &mut Vec<u8>,
+        rolls: &mut Vec<Event>,
+    ) -> Result<()> {
+        // Under the lock: they are what `set_settings` has published.
+        let settings = self.settings();
+        let mut header = batch.header;
+        // It names a commit in the journal of the source.
+        header.transaction_id = 0;
+        rolls.extend(self.roll_if_due(writer, &header, batch.stored.len(), &settings)?);
+        room.clear();
+        room.extend_from_slice(batch.stored);
+        let end = self.write_batch(writer, &mut header, room, &settings)?;
+        self.publish_end(end, &settings);
+        Ok(())
+    }
+
+    /// Whether the batches of a shipment that are here already are those that are here, as far as that can be seen.
+    fn compare(self: &Arc<Self>, batches: &[Shipped<'_>]) -> Result<()> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        // Unlike the end, which is looked at again under the writer's lock, what is visible does not change.
+        let (start, visible) = (self.log_start(), self.visible_end());
+        let mut cursor = Cursor::new(self.clone(), first.header.base_offset);
+        let here =
+            |batch: &&Shipped<'_>| batch.header.base_offset >= start && batch.header.end_offset() <= visible;
+        for Shipped { header: theirs, .. } in batches.iter().filter(here) {
+            cursor.go_to(theirs.base_offset);
+            let ours = match cursor.peek() {
+                Ok(ours) => ours,
+                // Retention was faster.
+                Err(Error::OffsetOutOfRange { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let same = ours.is_some_and(|ours| {
+                (ours.base_offset, ours.last_offset_delta) == (theirs.base_offset, theirs.last_offset_delta)
+                    && (ours.body_len, ours.body_crc) == (theirs.body_len, theirs.body_crc)
+                    && (ours.base_timestamp, ours.max_timestamp)
+                        == (theirs.base_timestamp, theirs.max_timestamp)
+            });
+            if !same {
+                return Err(Error::Diverged {
+                    topic: self.topic().clone(),
+                    partition: self.partition(),
+                    offset: theirs.base_offset,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks what is inside a body that has passed its checksum: that it decompresses to what its header says, and to
+/// records that a reader may walk over.
+fn check_records(batch: &Shipped<'_>, room: &mut Vec<u8>) -> Result<(), Malformed> {
+    let Shipped { header, .. } = batch;
+    if header.max_timestamp > Timestamp::MAX {
+        return Err(Malformed::new(0, "timestamp later than any record may have"));
+    }
+    match Codec::from_bits(header.attributes.codec_bits()) {
+        Some(Codec::None) => body::validate(header, batch.body()),
+        Some(codec) => {
+            decompress(codec, batch.body(), header.uncompressed_len as usize, room)?;
+            body::validate(header, room)
+        }
+        None => Err(Malformed::new(0, "a codec that this version does not know")),
+    }
+}
+
+fn invalid(malformed: &Malformed) -> Error {
+    let what = match malformed.version {
+        Some(found) => format!("version {found}, of which this build reads up to {FORMAT_VERSION},"),
+        None => malformed.what.to_string(),
+    };
+    Error::InvalidBatches { position: malformed.position, what }
+}
