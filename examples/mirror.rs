@@ -26,7 +26,9 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
 const PARTITIONS: u32 = 2;
 /// Records are sent so many at a time: many batches, many shipments.
-const CHUNK: usize = 50;
+const CHUNK: usize = 20;
+/// Writers have a pace, so that they are still at it when the kill comes.
+const PAUSE: Duration = Duration::from_millis(1);
 const SHIPMENT_BYTES: usize = 16 << 10;
 const KILLS: usize = 4;
 /// A child is killed after so many shipments, and a few more each time.
@@ -62,6 +64,8 @@ fn run(mut inputs: Vec<PathBuf>) -> Outcome<()> {
     }
     let unique = std::time::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_nanos();
     let dir = std::env::temp_dir().join(format!("quipu-mirror-{}-{unique}", std::process::id()));
+    let lines = read_input(&inputs)?;
+    println!("input:    {} lines (at most {LINES_MAX} are taken)", lines.len());
     let mut kills = 0;
     for life in 0..=KILLS {
         let limit = if life < KILLS { SHIPMENTS_PER_LIFE + 7 * life } else { usize::MAX };
@@ -71,7 +75,7 @@ fn run(mut inputs: Vec<PathBuf>) -> Outcome<()> {
         kills += 1;
     }
     println!("killed:   {kills} times while writing and shipping");
-    let (batches, records) = compare(&dir, &read_input(&inputs)?)?;
+    let (batches, records) = compare(&dir, &lines)?;
     promote(&dir)?;
     std::fs::remove_dir_all(&dir)?;
     println!("ok: {batches} batches shipped, {records} records equal");
@@ -224,6 +228,7 @@ fn write<'a>(
             producer.send(&partition, Record::new(line.as_slice()))?.detach();
         }
         producer.flush()?;
+        std::thread::sleep(PAUSE);
     }
     Ok(())
 }
