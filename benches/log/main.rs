@@ -21,6 +21,7 @@ mod random;
 mod records;
 mod scan;
 mod scratch;
+mod ship;
 mod suite;
 mod tail;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
     append::run(&mut suite);
     durable::run(&mut suite);
     scan::run(&mut suite);
+    ship::run(&mut suite);
     tail::run(&mut suite);
     random::run(&mut suite);
     open::run(&mut suite);
