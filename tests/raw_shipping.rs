@@ -5,9 +5,11 @@
 
 mod common;
 
+use std::io::ErrorKind;
+
 use common::{Random, assert_filled, at, dump, fill, open, read, small, value};
 use proptest::prelude::*;
-use quipu::testing::{Disk, Survive};
+use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, Compression, Durability, Error, Offset, Partition, RawBatches, Record, TimestampType, TopicConfig,
 };
@@ -428,6 +430,56 @@ fn a_receiver_that_dies_at_any_operation_is_resumed() {
             }
         }
     }
+}
+
+#[test]
+fn a_full_disk_keeps_what_fitted_and_a_failed_write_poisons() {
+    let here = open(&Disk::new()).unwrap();
+    let source = partition(&here, "t", small());
+    fill(&here, &source, 30);
+    let all = source.read_raw(offset(0), 1 << 20).unwrap();
+    for (kind, poisons) in [(ErrorKind::StorageFull, false), (ErrorKind::Other, true)] {
+        for nth in 1..30 {
+            let disk = Disk::new();
+            let there = open(&disk).unwrap();
+            let copy = partition(&there, "t", small());
+            disk.fail(Op::Write, nth, kind);
+            match copy.append_raw(&all) {
+                Err(Error::DiskFull { .. }) => assert!(!poisons),
+                Err(Error::Io { .. }) => assert!(poisons, "write {nth}"),
+                other => panic!("write {nth}: {other:?}"),
+            }
+            let kept = end(&copy);
+            assert!(kept < 30 && kept >= nth / 4, "write {nth}: {kept}");
+            assert_filled(&copy, kept, "before it went wrong");
+            if copy.stats().poisoned.is_some() {
+                assert!(matches!(copy.append_raw(&all), Err(Error::Poisoned { .. })));
+                copy.reopen().unwrap();
+            }
+            assert_eq!(copy.append_raw(&all).unwrap(), 30);
+            assert_filled(&copy, 30, "sent again");
+        }
+    }
+}
+
+#[test]
+fn a_copy_stays_one_while_others_try_to_append_the_same() {
+    let broker = Broker::in_memory().unwrap();
+    let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
+    fill(&broker, &source, 200);
+    std::thread::scope(|scope| {
+        for max_bytes in [0, 300, 3000] {
+            let (source, copy) = (&source, &copy);
+            scope.spawn(move || {
+                let mut next = offset(0);
+                while next < offset(200) {
+                    next = copy.append_raw(&source.read_raw(next, max_bytes).unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    assert_filled(&copy, 200, "three at once");
+    assert_eq!(copy.stats().batches_appended, 200);
 }
 
 #[test]

@@ -152,7 +152,8 @@ impl Log {
     /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end.
     ///
     /// # Errors
-    /// With those of the type `Malformed`, of offsets and of sizes nothing was written.
+    /// Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
+    /// the one that found no room are in the log. After another failure of a write the partition is poisoned.
     pub(crate) fn append_raw(self: &Arc<Self>, shipment: &RawBatches) -> Result<Offset> {
         self.check_writable()?;
         let settings = self.settings();
@@ -237,7 +238,8 @@ impl Log {
     /// Whether the batches of a shipment that are here already are those that are here, as far as that can be seen.
     fn compare(self: &Arc<Self>, batches: &[Shipped<'_>]) -> Result<()> {
         let Some(first) = batches.first() else { return Ok(()) };
-        // Unlike the end, which is looked at again under the writer's lock, what is visible does not change.
+        // Without the writer's lock, since this may read: what is visible stays as it is, and if it is cut off meanwhile,
+        // more of the shipment is new.
         let (start, visible) = (self.log_start(), self.visible_end());
         let mut cursor = Cursor::new(self.clone(), first.header.base_offset);
         let here =
