@@ -748,3 +748,22 @@ fn a_read_that_failed_can_be_tried_again() {
     let broker = config().on_disk(&disk).unwrap();
     assert_eq!(send(&broker, &broker.topic("t").unwrap().partition(0).unwrap(), "v").unwrap().offset, 30);
 }
+
+// F7
+#[test]
+fn an_acknowledgement_of_what_a_reopen_cut_off_is_never_given_for_what_came_instead() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = BrokerConfig::new().clock(clock).on_disk(&disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
+    let config = quipu::ProducerConfig::new().linger(std::time::Duration::ZERO);
+    let producer = broker.producer_with(config).unwrap();
+    let first = producer.send(&topic, Record::new("cut off")).unwrap();
+    disk.fail(Op::Sync, 1, std::io::ErrorKind::Other);
+    producer.send(&topic, Record::new("cut off too")).unwrap().wait().unwrap_err();
+    topic.partition(0).unwrap().reopen().unwrap();
+    for value in ["other", "records"] {
+        producer.send(&topic, Record::new(value)).unwrap().wait().unwrap();
+    }
+    let error = first.wait().unwrap_err();
+    assert!(matches!(error, Error::Truncated { to, .. } if to == 0), "{error}");
+}

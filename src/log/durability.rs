@@ -11,31 +11,40 @@ use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
 impl Log {
-    /// Returns once everything below `end`, which has been appended, is visible. Under `Sync` the caller syncs, or
+    /// Returns once everything below `end`, which was appended in `epoch`, is visible. Under `Sync` the caller syncs, or
     /// shares the sync of somebody who does.
     ///
     /// # Errors
-    /// The sync failed, or the log ended before.
-    pub(crate) fn wait_visible(&self, end: Offset) -> Result<()> {
-        if self.visible_end() >= end {
-            return Ok(());
+    /// The sync failed, or the log ended before; `Truncated` if the records were cut off.
+    pub(crate) fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
+        if self.visible_end() < end {
+            self.commit.wait(end.get(), || self.sync_written())?;
         }
-        self.commit.wait(end.get(), || self.sync_written())
+        self.check_uncut(end, epoch)
+    }
+
+    /// Whether what was appended in `epoch` up to `end` is still in the log: a reopen may have cut it off, and other
+    /// records may have come in its place.
+    fn check_uncut(&self, end: Offset, epoch: u32) -> Result<()> {
+        if self.epoch() == epoch { Ok(()) } else { self.check_position(end, epoch) }
     }
 
     /// As [`wait_visible`](Log::wait_visible) for a future: leaves the waker if it has to wait. Under a manual clock
     /// there is nobody else to sync, so it is done here.
-    pub(crate) fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>> {
+    pub(crate) fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
         if self.visible_end() >= end {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.check_uncut(end, epoch));
         }
         if self.ctx.clock.is_manual() {
-            return Poll::Ready(self.wait_visible(end));
+            return Poll::Ready(self.wait_visible(end, epoch));
         }
         self.commit.register(waker);
         // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
         if self.commit.durable() >= end.get() || self.visible_end() >= end {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.check_uncut(end, epoch));
+        }
+        if let Err(cut_off) = self.check_uncut(end, epoch) {
+            return Poll::Ready(Err(cut_off));
         }
         match self.commit.failure() {
             Some(error) => Poll::Ready(Err(error)),

@@ -195,7 +195,7 @@ impl Log {
                 break;
             }
         }
-        let end = writer.point.end;
+        let (end, epoch) = (writer.point.end, self.epoch());
         drop(writer);
         if settings.durability != Durability::Sync {
             self.wake_readers();
@@ -210,7 +210,7 @@ impl Log {
             self.arm_interval(every);
         }
         written?;
-        self.wait_visible(end)?;
+        self.wait_visible(end, epoch)?;
         Ok(end)
     }
 

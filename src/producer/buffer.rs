@@ -32,9 +32,9 @@ pub(super) trait Sink: Send + Sync {
     /// Writes a batch at the log's end.
     fn append(&self, batch: SealedBatch) -> Result<Appended>;
     /// Blocks until everything below `end` is visible.
-    fn wait_visible(&self, end: Offset) -> Result<()>;
+    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
     /// Looks whether everything below `end` is visible, or leaves the waker.
-    fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>>;
+    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
     /// Asks for what has been appended to become visible without anybody waiting for it.
     fn request_sync(&self);
 }
@@ -56,12 +56,12 @@ impl Sink for Arc<Log> {
         Log::append(self, batch)
     }
 
-    fn wait_visible(&self, end: Offset) -> Result<()> {
-        Log::wait_visible(self, end)
+    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
+        Log::wait_visible(self, end, epoch)
     }
 
-    fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>> {
-        Log::poll_visible(self, end, waker)
+    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
+        Log::poll_visible(self, end, epoch, waker)
     }
 
     fn request_sync(&self) {
@@ -94,7 +94,7 @@ struct Queue {
     /// Bytes of records without a key since this partition was chosen for them.
     produced: usize,
     /// Behind the last record appended, until a flush has seen it become visible.
-    unconfirmed: Option<Offset>,
+    unconfirmed: Option<(Offset, u32)>,
 }
 
 struct Slot {
@@ -371,14 +371,14 @@ impl PartitionBuffer {
     }
 
     /// Where what was appended ends, if no flush has seen it become visible.
-    pub(super) fn unconfirmed(&self) -> Option<Offset> {
+    pub(super) fn unconfirmed(&self) -> Option<(Offset, u32)> {
         self.queue.lock().unconfirmed
     }
 
     /// A flush has the answer for everything below `end`.
     pub(super) fn confirm(&self, end: Offset) {
         let mut queue = self.queue.lock();
-        if queue.unconfirmed == Some(end) {
+        if queue.unconfirmed.is_some_and(|(last, _)| last == end) {
             queue.unconfirmed = None;
         }
     }
@@ -538,7 +538,7 @@ impl<'a> Turn<'a> {
                     let mut queue = self.buffer.queue.lock();
                     queue.sealed.pop_front();
                     queue.first_ticket += 1;
-                    queue.unconfirmed = Some(appended.end);
+                    queue.unconfirmed = Some((appended.end, appended.epoch));
                 }
                 batch.complete(Ok(appended));
             }

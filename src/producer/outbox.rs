@@ -319,8 +319,8 @@ impl Wait<()> for Flush {
                 // Its error goes to its own acknowledgements, or to `take_failure`.
                 let _ = last.wait_appended();
             }
-            if let Some(end) = buffer.unconfirmed() {
-                let result = buffer.sink().wait_visible(end);
+            if let Some((end, epoch)) = buffer.unconfirmed() {
+                let result = buffer.sink().wait_visible(end, epoch);
                 self.part_done(&buffer, end, result);
             }
         }
@@ -335,8 +335,8 @@ impl Wait<()> for Flush {
                 return Poll::Pending;
             }
             let buffer = buffer.clone();
-            if let Some(end) = buffer.unconfirmed() {
-                match buffer.sink().poll_visible(end, cx.waker()) {
+            if let Some((end, epoch)) = buffer.unconfirmed() {
+                match buffer.sink().poll_visible(end, epoch, cx.waker()) {
                     Poll::Ready(result) => self.part_done(&buffer, end, result),
                     Poll::Pending => {
                         buffer.sink().request_sync();

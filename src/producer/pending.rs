@@ -251,7 +251,7 @@ pub(super) fn wait_visible(batch: &Arc<BatchState>) -> Result<Appended> {
         batch.buffer.write(Some(batch));
     }
     let appended = batch.wait_appended()?;
-    batch.buffer.sink().wait_visible(appended.end)?;
+    batch.buffer.sink().wait_visible(appended.end, appended.epoch)?;
     Ok(appended)
 }
 
@@ -263,7 +263,7 @@ pub(super) fn poll_visible(batch: &Arc<BatchState>, waker: &Waker) -> Poll<Resul
     match batch.poll_appended(waker) {
         Poll::Ready(Ok(appended)) => {
             let sink = batch.buffer.sink();
-            let polled = sink.poll_visible(appended.end, waker).map_ok(|()| appended);
+            let polled = sink.poll_visible(appended.end, appended.epoch, waker).map_ok(|()| appended);
             if polled.is_pending() {
                 sink.request_sync();
             }

@@ -944,14 +944,14 @@ impl Sink for Arc<FakeLog> {
         Ok(Appended { base_offset: Offset::new(base), end: Offset::new(end), epoch: 7, append_time: None })
     }
 
-    fn wait_visible(&self, end: Offset) -> Result<()> {
+    fn wait_visible(&self, end: Offset, _: u32) -> Result<()> {
         let mut state = self.state.lock();
         state.waits += 1;
         state.visible = state.visible.max(end.get());
         Ok(())
     }
 
-    fn poll_visible(&self, end: Offset, waker: &Waker) -> Poll<Result<()>> {
+    fn poll_visible(&self, end: Offset, _: u32, waker: &Waker) -> Poll<Result<()>> {
         let mut state = self.state.lock();
         if state.visible >= end.get() {
             return Poll::Ready(Ok(()));

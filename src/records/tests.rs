@@ -54,7 +54,7 @@ fn append_with(log: &Arc<Log>, span: u32, records: &[Made<'_>], attributes: Attr
         body_crc: crc32fast::hash(body),
     };
     let appended = log.append(SealedBatch { header, stored, raw: None }).unwrap();
-    log.wait_visible(appended.end).unwrap();
+    log.wait_visible(appended.end, appended.epoch).unwrap();
 }
 
 pub(crate) fn value(offset_delta: u32, value: &[u8]) -> Made<'_> {
