@@ -182,11 +182,7 @@ impl Log {
         if !follows {
             return Err(Error::OffsetConflict { end });
         }
-        if !new.is_empty() {
-            // What is shipped is not kept for those who follow the end, and a reader must not take what comes behind it
-            // for what comes next.
-            self.tail().clear(&self.ctx);
-        }
+        // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
         let mut rolls = Vec::new();
         let mut written = Ok(());
         for batch in new {
