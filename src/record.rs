@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::error::{Error, Result};
 use crate::types::Timestamp;
 
 /// A record to send.
@@ -128,6 +129,24 @@ impl<'a> Record<'a> {
     /// The time that was set, if any was.
     pub fn given_timestamp(&self) -> Option<Timestamp> {
         self.timestamp
+    }
+
+    /// Its own time, if it may have that, or the time now. `bounds` answers with the times that may be given, or with
+    /// `None` where given ones do not count; `index` says which record of a call it is.
+    #[inline]
+    pub(crate) fn timestamp_within(
+        &self,
+        now: Timestamp,
+        index: usize,
+        bounds: impl FnOnce() -> Option<(Timestamp, Timestamp)>,
+    ) -> Result<Timestamp> {
+        let given = self.timestamp.and_then(|given| Some((given, bounds()?)));
+        let (timestamp, (earliest, latest)) = given.unwrap_or((now, (Timestamp::default(), Timestamp::MAX)));
+        if earliest <= timestamp && timestamp <= latest {
+            Ok(timestamp)
+        } else {
+            Err(Error::InvalidTimestamp { timestamp, index, earliest, latest })
+        }
     }
 
     /// Whether it has a key and no value.

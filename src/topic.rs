@@ -1,14 +1,15 @@
 //! How does one hold a topic, and one of its partitions? Cheap handles, usable from any thread.
 
-use crate::broker::{Broker, BrokerInner, TopicState};
+use crate::broker::{Broker, BrokerInner, Prepared, TopicState};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::log::{Log, RawBatches};
 use crate::reader::{read_last, read_once};
+use crate::record::Record;
 use crate::records::Records;
 use crate::stats::PartitionStats;
 use crate::sync::Arc;
-use crate::types::{Bounds, Offset, PartitionId, Start, Timestamp, TopicName};
+use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName};
 
 impl Broker {
     /// Creates a topic.
@@ -145,8 +146,6 @@ impl std::fmt::Debug for Topic {
 /// One partition of a topic: a handle without a position of its own.
 #[derive(Clone)]
 pub struct Partition {
-    /// Keeps the broker open.
-    #[allow(dead_code, reason = "held for its drop")]
     broker: Arc<BrokerInner>,
     state: Arc<TopicState>,
     log: Arc<Log>,
@@ -286,6 +285,47 @@ impl Partition {
     pub fn max_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.state.check()?;
         self.log.find_latest()
+    }
+
+    /// Appends records as one batch, if the partition ends at `end`: what has been read up to there is all there is, and
+    /// nobody has written since. Answers with the receipt of the first record, the others follow it without a gap, once
+    /// all of them are as safe as the topic's durability says. All of them are appended or none.
+    ///
+    /// # Errors
+    /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read on from `end` and
+    /// decide again. Those of [`Producer::send`](crate::Producer::send); [`RecordTooLarge`](Error::RecordTooLarge) also
+    /// if no segment has room for the batch; [`InvalidConfig`](Error::InvalidConfig) if there are no records.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Error, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.create_topic("ledger", TopicConfig::new())?;
+    /// let ledger = topic.partition(0)?;
+    /// let seen = ledger.bounds()?.log_end;
+    /// let receipt = ledger.append_at(seen, [Record::new("opened"), Record::new("paid in")])?;
+    /// assert_eq!(receipt.offset, 0);
+    /// let late = ledger.append_at(seen, [Record::new("paid out")]);
+    /// assert!(matches!(late, Err(Error::OffsetConflict { end }) if end == 2));
+    /// # Ok(()) }
+    /// ```
+    pub fn append_at<'r>(
+        &self,
+        end: Offset,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Receipt> {
+        let prepared = Prepared::new(&self.broker.ctx, &self.state, &self.log, records)?;
+        let (batch, timestamps) = prepared.into_parts();
+        let appended = self.log.append_at(batch, Some(end)).inspect_err(|error| {
+            if matches!(error, Error::OffsetConflict { .. }) {
+                // Whoever reads on after a conflict is to find what it was about. If that cannot be made visible, the
+                // next append says why.
+                let _ = self.log.sync();
+            }
+        })?;
+        self.log.wait_visible(appended.end, appended.epoch)?;
+        // There is at least one record, so there is a first receipt.
+        Prepared::receipts(&self.log, &timestamps, appended).next().ok_or(Error::Closed)
     }
 
     /// Deletes the records before an offset: the log starts there from now on, also after a crash, for every reader. The

@@ -4,12 +4,14 @@ mod catalog;
 mod checkpoint;
 mod maintenance;
 mod open;
+mod prepare;
 mod topic_state;
 
 use std::path::{Path, PathBuf};
 
 use self::catalog::CatalogStore;
 use self::maintenance::{Threads, Upkeep};
+pub(crate) use self::prepare::Prepared;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};

@@ -16,6 +16,7 @@
 
 mod append;
 pub(crate) mod batch;
+pub(crate) mod builder;
 pub(crate) mod commit;
 pub(crate) mod context;
 pub(crate) mod cursor;

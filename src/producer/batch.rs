@@ -1,26 +1,20 @@
-//! How do records become a batch? Encoded once, one behind the other, then compressed and checksummed once.
+//! How does a producer gather records? Into a batch that is within limits, charged to its buffer, and acknowledged as one.
 
 use std::time::Duration;
 
 use super::core::{Charge, Core};
 use super::pending::BatchState;
 use crate::config::Compression;
-use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
-use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
-use crate::format::compression::Codec;
-use crate::log::{Buffer, LogSettings, SealedBatch};
-use crate::record::{Header, Record};
+use crate::format::batch::HEADER_BYTES;
+use crate::log::builder::{BatchBuilder, DELTA_BYTES_MAX};
+use crate::log::{LogSettings, SealedBatch};
+use crate::record::Record;
 use crate::sync::Arc;
-use crate::types::{Offset, Timestamp};
+use crate::types::Timestamp;
 
 /// A batch that takes records.
 pub(super) struct OpenBatch {
-    /// Room for the header, then the records.
-    bytes: Buffer,
-    count: u32,
-    /// Deltas count from here: the time of the first record, or of the batch that this one may be appended to.
-    base_timestamp: Timestamp,
-    max_timestamp: Timestamp,
+    records: BatchBuilder,
     limits: Limits,
     compression: Compression,
     charge: Charge,
@@ -41,19 +35,8 @@ impl OpenBatch {
     ) -> Self {
         let mut charge = Charge::new(core);
         let capacity = charge.cover(HEADER_BYTES + first_len);
-        let mut bytes = core.ctx.pool.take(capacity);
-        bytes.resize(HEADER_BYTES, 0);
-        OpenBatch {
-            bytes,
-            count: 0,
-            base_timestamp,
-            max_timestamp: Timestamp::default(),
-            limits,
-            compression,
-            charge,
-            deadline: Duration::MAX,
-            state,
-        }
+        let records = BatchBuilder::new(&core.ctx, capacity, base_timestamp);
+        OpenBatch { records, limits, compression, charge, deadline: Duration::MAX, state }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -61,82 +44,58 @@ impl OpenBatch {
     }
 
     pub(super) fn base_timestamp(&self) -> Timestamp {
-        self.base_timestamp
+        self.records.base_timestamp()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+        self.records.len()
     }
 
-    /// Whether a record of this [`record_len`] is allowed and finds room.
+    /// Whether a record of this [`record_len`](crate::log::builder::record_len) is allowed and finds room.
     #[inline]
     pub(super) fn fits(&self, len: usize) -> bool {
-        len <= self.limits.record && self.bytes.len() + len + DELTA_BYTES_MAX <= self.limits.batch
+        len <= self.limits.record && self.len() + len + DELTA_BYTES_MAX <= self.limits.batch
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() >= self.limits.batch
+        self.len() >= self.limits.batch
     }
 
     /// Encodes a record behind the others, and says which of the batch it is.
     #[inline]
     pub(super) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
-        // Valid timestamps lie between 0 and 2^62, so this cannot overflow.
-        let delta = timestamp.as_millis() - self.base_timestamp.as_millis();
-        encode(&fields(record, delta), &mut self.bytes);
-        self.charge.cover(self.bytes.len());
-        self.max_timestamp = self.max_timestamp.max(timestamp);
-        let index = self.count;
-        self.count += 1;
+        let index = self.records.push(record, timestamp);
+        self.charge.cover(self.records.len());
         index
     }
 
     /// Puts the records of `other` behind its own, if they count their times from the same base and find room, and says
     /// which of the batch the first of them is now.
     pub(super) fn absorb(&mut self, other: &OpenBatch) -> Option<u32> {
-        let records = other.bytes.get(HEADER_BYTES..)?;
-        if other.base_timestamp != self.base_timestamp || self.bytes.len() + records.len() > self.limits.batch
+        let records = &other.records;
+        if records.base_timestamp() != self.base_timestamp()
+            || self.len() + records.body().len() > self.limits.batch
         {
             return None;
         }
-        self.bytes.extend_from_slice(records);
-        self.charge.cover(self.bytes.len());
-        self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
-        let first = self.count;
-        self.count += other.count;
+        let first = self.records.absorb(records);
+        self.charge.cover(self.records.len());
         Some(first)
     }
 
     /// Compresses and checksums the body: everything that can be done before the offset is known. Under no lock.
     pub(super) fn press(self, core: &Core) -> Pressed {
-        let OpenBatch { bytes, count, base_timestamp, max_timestamp, compression, charge, .. } = self;
-        let uncompressed_len = body_len(&bytes);
-        let (codec, stored, raw) = match compression {
-            Compression::None => (Codec::None, bytes, None),
-            Compression::Lz4 => match compress(core, &bytes) {
-                Some(compressed) => (Codec::Lz4, compressed, Some(bytes)),
-                None => (Codec::None, bytes, None),
-            },
+        let OpenBatch { records, compression, charge, .. } = self;
+        let batch = match compression {
+            Compression::None => records.seal(&core.ctx, None),
+            Compression::Lz4 => {
+                let mut compressor = core.take_compressor();
+                let batch = records.seal(&core.ctx, Some(&mut compressor));
+                core.return_compressor(compressor);
+                batch
+            }
         };
-        let header = BatchHeader {
-            body_len: body_len(&stored),
-            base_offset: Offset::ZERO,
-            last_offset_delta: count.saturating_sub(1),
-            count,
-            base_timestamp,
-            max_timestamp,
-            producer_id: 0,
-            base_sequence: 0,
-            producer_epoch: 0,
-            attributes: Attributes::default().with_codec_bits(codec.bits()),
-            uncompressed_len,
-            transaction_id: 0,
-            synced_upto: Offset::ZERO,
-            extra: 0,
-            log_epoch: 0,
-            body_crc: body_crc(stored.get(HEADER_BYTES..).unwrap_or_default()),
-        };
-        Pressed { batch: SealedBatch { header, stored, raw }, charge }
+        Pressed { batch, charge }
     }
 }
 
@@ -152,7 +111,7 @@ pub(super) struct Pressed {
 pub(super) struct Limits {
     /// A batch with its header; only a single record may make it larger.
     pub(super) batch: usize,
-    /// A record as [`record_len`] counts it.
+    /// A record as [`record_len`](crate::log::builder::record_len) counts it.
     pub(super) record: usize,
 }
 
@@ -172,49 +131,3 @@ impl Limits {
         self.batch.saturating_sub(HEADER_BYTES)
     }
 }
-
-/// The encoded size of a record in bytes, its place in time not counted.
-#[inline]
-pub(super) fn record_len(record: &Record<'_>) -> usize {
-    encoded_len(&fields(record, 0))
-}
-
-#[inline]
-fn fields<'a>(record: &'a Record<'_>, timestamp_delta: i64) -> RecordFields<'a, Header<'a>> {
-    RecordFields {
-        offset_delta: None,
-        timestamp_delta,
-        key: record.key_bytes(),
-        value: record.value_bytes(),
-        headers: record.headers(),
-    }
-}
-
-impl HeaderFields for Header<'_> {
-    fn name(&self) -> &str {
-        Header::name(self)
-    }
-
-    fn value(&self) -> Option<&[u8]> {
-        Header::value(self)
-    }
-}
-
-/// The compressed body behind room for a header; `None` if it would not be smaller.
-fn compress(core: &Core, bytes: &[u8]) -> Option<Buffer> {
-    let body = bytes.get(HEADER_BYTES..)?;
-    let mut out = core.ctx.pool.take(HEADER_BYTES + body.len());
-    out.resize(HEADER_BYTES, 0);
-    let mut compressor = core.take_compressor();
-    let smaller = compressor.compress(body, &mut out);
-    core.return_compressor(compressor);
-    smaller.then_some(out)
-}
-
-/// A batch is 16 MiB, or one record of 32 MiB, at most: this fits.
-fn body_len(bytes: &[u8]) -> u32 {
-    bytes.len().saturating_sub(HEADER_BYTES) as u32
-}
-
-/// What a record's place in time adds to its size at most: the delta (a varint of 63 bits) and one more byte of length.
-const DELTA_BYTES_MAX: usize = 11;

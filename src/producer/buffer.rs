@@ -166,7 +166,7 @@ impl PartitionBuffer {
         &*self.sink
     }
 
-    /// Takes a record of this [`record_len`](super::batch::record_len). `None` if records without a key go elsewhere by
+    /// Takes a record of this [`record_len`](crate::log::builder::record_len). `None` if records without a key go elsewhere by
     /// now: choose again.
     ///
     /// # Errors

@@ -2,13 +2,13 @@
 
 use std::task::{Context, Poll};
 
-use super::batch::record_len;
 use super::buffer::{PartitionBuffer, Placed, Sink, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait};
 use super::staging::Staging;
 use crate::broker::TopicState;
 use crate::error::{Error, Result};
+use crate::log::builder::record_len;
 use crate::partitioner::{Sticky, murmur2, partition_for_key};
 use crate::record::Record;
 use crate::sync::{Arc, OnceLock};
@@ -94,7 +94,8 @@ impl<T: Target> Outbox<T> {
         record: &Record<'_>,
     ) -> Result<Pending> {
         target.check()?;
-        let timestamp = timestamp(&**target, record, self.core.ctx.clock.now(), 0)?;
+        let now = self.core.ctx.clock.now();
+        let timestamp = record.timestamp_within(now, 0, || target.timestamps(now))?;
         self.make_room()?;
         let topic = self.topic(target);
         let len = record_len(record);
@@ -129,7 +130,7 @@ impl<T: Target> Outbox<T> {
         let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
         let now = self.core.ctx.clock.now();
         for (index, record) in records.enumerate() {
-            let timestamp = timestamp(&**target, &record, now, index)?;
+            let timestamp = record.timestamp_within(now, index, || target.timestamps(now))?;
             let partition = match self.route(target, partition, &record, partitions)? {
                 Some(partition) => partition,
                 None => staging.sticky_partition(record_len(&record)),
@@ -347,18 +348,6 @@ impl Wait<()> for Flush {
             self.parts.pop();
         }
         Poll::Ready(self.result())
-    }
-}
-
-/// The record's own time, if it may have that, or the time now.
-#[inline]
-fn timestamp(target: &impl Target, record: &Record<'_>, now: Timestamp, index: usize) -> Result<Timestamp> {
-    let given = record.given_timestamp().and_then(|given| Some((given, target.timestamps(now)?)));
-    let (timestamp, (earliest, latest)) = given.unwrap_or((now, (Timestamp::default(), Timestamp::MAX)));
-    if earliest <= timestamp && timestamp <= latest {
-        Ok(timestamp)
-    } else {
-        Err(Error::InvalidTimestamp { timestamp, index, earliest, latest })
     }
 }
 

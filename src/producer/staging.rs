@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::task::{Context, Poll};
 
-use super::batch::{Limits, OpenBatch, record_len};
+use super::batch::{Limits, OpenBatch};
 use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
 use crate::error::{Error, Result};
 use crate::log::LogSettings;
+use crate::log::builder::record_len;
 use crate::partitioner::Sticky;
 use crate::record::Record;
 use crate::sync::Arc;

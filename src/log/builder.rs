@@ -1,0 +1,137 @@
+//! How do records become a batch? Encoded once, one behind the other, then compressed and checksummed once; all of it
+//! before anybody holds a lock.
+
+use super::{Buffer, Context, SealedBatch};
+use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
+use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
+use crate::format::compression::{Codec, Compressor};
+use crate::record::{Header, Record};
+use crate::types::{Offset, Timestamp};
+
+/// A batch that still takes records.
+pub(crate) struct BatchBuilder {
+    /// Room for the header, then the records as encoded so far.
+    bytes: Buffer,
+    count: u32,
+    base_timestamp: Timestamp,
+    max_timestamp: Timestamp,
+}
+
+impl BatchBuilder {
+    /// An empty one whose buffer has room for `capacity` bytes, header included.
+    pub(crate) fn new(ctx: &Context, capacity: usize, base_timestamp: Timestamp) -> Self {
+        let mut bytes = ctx.pool.take(capacity.max(HEADER_BYTES));
+        bytes.resize(HEADER_BYTES, 0);
+        BatchBuilder { bytes, count: 0, base_timestamp, max_timestamp: Timestamp::default() }
+    }
+
+    /// The time that the records' times are told from.
+    pub(crate) fn base_timestamp(&self) -> Timestamp {
+        self.base_timestamp
+    }
+
+    /// How many bytes it has, header included.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Encodes one more record; answers with its place in the batch.
+    #[inline]
+    pub(crate) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
+        // Valid timestamps lie between 0 and 2^62, so this cannot overflow.
+        let delta = timestamp.as_millis() - self.base_timestamp.as_millis();
+        encode(&fields(record, delta), &mut self.bytes);
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let index = self.count;
+        self.count += 1;
+        index
+    }
+
+    /// Takes over all records of a batch with the same base timestamp as they are encoded; answers with the place of
+    /// the first.
+    pub(crate) fn absorb(&mut self, other: &BatchBuilder) -> u32 {
+        self.bytes.extend_from_slice(other.body());
+        self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
+        let first = self.count;
+        self.count += other.count;
+        first
+    }
+
+    /// The encoded records.
+    pub(crate) fn body(&self) -> &[u8] {
+        self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// Compresses, if a compressor is given, and checksums what there is. A batch that does not shrink is stored as it
+    /// is. Under no lock.
+    pub(crate) fn seal(self, ctx: &Context, compressor: Option<&mut Compressor>) -> SealedBatch {
+        let BatchBuilder { bytes, count, base_timestamp, max_timestamp } = self;
+        let uncompressed_len = body_len(&bytes);
+        let (codec, stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
+            Some(compressed) => (Codec::Lz4, compressed, Some(bytes)),
+            None => (Codec::None, bytes, None),
+        };
+        let header = BatchHeader {
+            body_len: body_len(&stored),
+            base_offset: Offset::ZERO,
+            last_offset_delta: count.saturating_sub(1),
+            count,
+            base_timestamp,
+            max_timestamp,
+            producer_id: 0,
+            base_sequence: 0,
+            producer_epoch: 0,
+            attributes: Attributes::default().with_codec_bits(codec.bits()),
+            uncompressed_len,
+            transaction_id: 0,
+            synced_upto: Offset::ZERO,
+            extra: 0,
+            log_epoch: 0,
+            body_crc: body_crc(stored.get(HEADER_BYTES..).unwrap_or_default()),
+        };
+        SealedBatch { header, stored, raw }
+    }
+}
+
+/// The encoded size of a record in bytes, its place in time not counted.
+#[inline]
+pub(crate) fn record_len(record: &Record<'_>) -> usize {
+    encoded_len(&fields(record, 0))
+}
+
+/// What a record's place in time adds to its size at most: the delta (a varint of 63 bits) and one more byte of length.
+pub(crate) const DELTA_BYTES_MAX: usize = 11;
+
+#[inline]
+fn fields<'a>(record: &'a Record<'_>, timestamp_delta: i64) -> RecordFields<'a, Header<'a>> {
+    RecordFields {
+        offset_delta: None,
+        timestamp_delta,
+        key: record.key_bytes(),
+        value: record.value_bytes(),
+        headers: record.headers(),
+    }
+}
+
+impl HeaderFields for Header<'_> {
+    fn name(&self) -> &str {
+        Header::name(self)
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        Header::value(self)
+    }
+}
+
+/// The compressed body behind room for a header; `None` if it would not be smaller.
+fn compress(ctx: &Context, bytes: &[u8], compressor: &mut Compressor) -> Option<Buffer> {
+    let body = bytes.get(HEADER_BYTES..)?;
+    let mut out = ctx.pool.take(HEADER_BYTES + body.len());
+    out.resize(HEADER_BYTES, 0);
+    compressor.compress(body, &mut out).then_some(out)
+}
+
+/// A batch is 16 MiB, or one record of 32 MiB, at most: this fits.
+fn body_len(bytes: &[u8]) -> u32 {
+    bytes.len().saturating_sub(HEADER_BYTES) as u32
+}
