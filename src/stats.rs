@@ -33,6 +33,18 @@ pub enum Event {
         /// How many bytes were in them.
         bytes: u64,
     },
+    /// Records were cut off the end of the log, by [`truncate_to`](crate::Partition::truncate_to) or
+    /// [`reset_to`](crate::Partition::reset_to).
+    Truncated {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// Where the log ends now.
+        to: Offset,
+        /// The log epoch that begins there.
+        epoch: u32,
+    },
     /// What a crash left behind was read again when the broker was opened.
     Recovered(Recovery),
     /// Bytes behind the last good batch were cut off.

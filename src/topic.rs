@@ -420,6 +420,69 @@ impl Partition {
         self.log.append_raw(batches)
     }
 
+    /// Drops the tail: the log ends at `offset` from now on, also after a crash, and the next record gets that offset. At or
+    /// behind the log end there is nothing to do. The cost does not depend on how much is dropped.
+    ///
+    /// The [log epoch](Partition::epoch) rises. Positions, and acknowledgements that are still waited for, beyond `offset`
+    /// get [`Truncated`](Error::Truncated), and readers follow their [reset policy](crate::Reader::offset_reset); readers
+    /// keep the records that they have. Records that a producer has not written yet are appended afterwards.
+    ///
+    /// What is kept is on the medium on return, whatever the topic's durability.
+    ///
+    /// # Errors
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start; [`Poisoned`](Error::Poisoned) if the partition
+    /// takes no appends; [`Corrupt`](Error::Corrupt) if what is kept of the last segment or batch cannot be read;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has
+    /// changed. Or what else the medium says: the log is what it was, and the partition is poisoned if a restart may find
+    /// something else.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Offset, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// let partition = topic.partition(0)?;
+    /// for value in ["first", "second", "third"] {
+    ///     broker.producer().send(&partition, Record::new(value))?.wait()?;
+    /// }
+    /// partition.truncate_to(Offset::new(1))?;
+    /// assert_eq!(partition.bounds()?.log_end, 1);
+    /// let receipt = broker.producer().send(&partition, Record::new("another second"))?.wait()?;
+    /// assert_eq!(receipt.offset, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn truncate_to(&self, offset: Offset) -> Result<()> {
+        self.state.check()?;
+        self.log.truncate_to(offset)
+    }
+
+    /// Drops everything and goes on at `offset`, which may lie before, within or beyond what there was: the log starts and
+    /// ends there from now on, also after a crash. For a copy that begins anew where its original is.
+    ///
+    /// The [log epoch](Partition::epoch) rises. Every older position beyond the first offset that the log had, or beyond
+    /// `offset` if that is less, gets [`Truncated`](Error::Truncated), whose `to` may therefore lie before the log start;
+    /// any other is out of range, or still is what it was: before everything. Otherwise as
+    /// [`truncate_to`](Partition::truncate_to).
+    ///
+    /// # Errors
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) beyond 2^63; otherwise as [`truncate_to`](Partition::truncate_to).
+    ///
+    /// ```
+    /// # use quipu::{Broker, Offset, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// let partition = topic.partition(0)?;
+    /// partition.reset_to(Offset::new(1_000))?;
+    /// let receipt = broker.producer().send(&partition, Record::new("first"))?.wait()?;
+    /// assert_eq!((partition.bounds()?.log_start.get(), receipt.offset.get()), (1_000, 1_000));
+    /// # Ok(()) }
+    /// ```
+    pub fn reset_to(&self, offset: Offset) -> Result<()> {
+        self.state.check()?;
+        self.log.reset_to(offset)
+    }
+
     /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): what was
     /// visible is written and synced again, what was not is cut off, and the log epoch rises. Fine if nothing is wrong.
     ///

@@ -56,7 +56,7 @@ fn send_batch(broker: &Broker, to: &Partition, values: impl IntoIterator<Item = 
 
 /// Everything that a reader sees of a partition.
 fn everything(partition: &Partition) -> Vec<String> {
-    let (mut all, mut from) = (Vec::new(), 0);
+    let (mut all, mut from) = (Vec::new(), partition.bounds().unwrap().log_start.get());
     loop {
         let records = partition.read(at(from), 1 << 20).unwrap();
         let Some(last) = records.last() else { return all };
@@ -554,4 +554,132 @@ proptest! {
         ship(&source, &copy, 500);
         prop_assert_eq!(read(&copy).0, model);
     }
+}
+
+// 24
+#[test]
+fn a_copy_that_fell_behind_its_source_begins_anew_there() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let (disk, broker) = (Disk::new(), open(&Disk::new()).unwrap());
+        let source = partition(&broker, "a", small().compression(compression));
+        let there = open(&disk).unwrap();
+        let copy = partition(&there, "b", small());
+        let batches = |from: u64, to: u64| {
+            for base in (from..to).step_by(4) {
+                send_batch(&broker, &source, (base..base + 4).map(value));
+            }
+        };
+        batches(0, 20);
+        ship(&source, &copy, 0);
+        batches(20, 60);
+        source.delete_records(offset(42)).unwrap();
+
+        let Err(Error::OffsetOutOfRange { earliest, .. }) = source.read_raw(offset(20), 1 << 20) else {
+            panic!("that is gone")
+        };
+        let shipment = carried(&source.read_raw(earliest, 1 << 20).unwrap());
+        assert_eq!((earliest.get(), shipment.base_offset().get()), (42, 40), "whole batches");
+        assert!(matches!(copy.append_raw(&shipment), Err(Error::OffsetConflict { end }) if end == 20));
+        copy.reset_to(shipment.base_offset()).unwrap();
+        assert_eq!(copy.append_raw(&shipment).unwrap(), 60);
+        assert_eq!(copy.append_raw(&shipment).unwrap(), 60, "sent again");
+        copy.delete_records(earliest).unwrap();
+        assert_eq!(everything(&copy), everything(&source));
+        batches(60, 80);
+        ship(&source, &copy, 300);
+        there.sync().unwrap();
+        disk.crash(Survive::Synced);
+        let there = open(&disk).unwrap();
+        let copy = partition(&there, "b", small());
+        assert_eq!(copy.bounds().unwrap().log_start, earliest);
+        assert_eq!(everything(&copy), everything(&source));
+    }
+}
+
+// 20
+#[test]
+fn a_copy_drops_what_its_source_dropped_and_goes_on() {
+    for compression in [Compression::None, Compression::Lz4] {
+        // At a batch's end, within one, within the first, to nothing; and whether the copy is told where.
+        for (to, told) in [12, 10, 8, 3, 1, 0].into_iter().flat_map(|to| [(to, false), (to, true)]) {
+            let (here, there) = (open(&Disk::new()).unwrap(), open(&Disk::new()).unwrap());
+            let source = partition(&here, "a", small().compression(compression));
+            let copy = partition(&there, "b", small());
+            for base in (0..20).step_by(4) {
+                send_batch(&here, &source, (base..base + 4).map(value));
+            }
+            ship(&source, &copy, 0);
+            let before = source.read_raw(offset(0), 0).unwrap().epoch();
+            source.truncate_to(offset(to)).unwrap();
+            assert!(matches!(source.read_raw(offset(20), 1), Err(Error::OffsetOutOfRange { .. })));
+            let left = source.read_raw(offset(0), 1 << 20).unwrap();
+            assert_eq!((left.end_offset().get(), left.epoch()), (to, before + 1));
+            for n in 0..4 {
+                send_batch(&here, &source, (0..5).map(|i| format!("other {n} {i}")));
+            }
+            if told {
+                // The same records are cut in the same way: what is left is equal down to its bytes.
+                copy.truncate_to(offset(to)).unwrap();
+                assert_eq!(copy.append_raw(&carried(&left)).unwrap(), to, "{to}");
+            } else {
+                let refused = copy.append_raw(&carried(&source.read_raw(offset(0), 1 << 20).unwrap()));
+                let Err(Error::Diverged { offset, .. }) = refused else { panic!("{to}: {refused:?}") };
+                assert_eq!(offset, to / 4 * 4, "the batch that differs, which may have been cut");
+                copy.truncate_to(offset).unwrap();
+            }
+            ship(&source, &copy, 0);
+            assert_eq!(everything(&copy), everything(&source), "{to}");
+            assert_eq!(end(&copy), to + 20);
+            // And every window of the source agrees.
+            for from in 0..to + 20 {
+                assert_eq!(copy.append_raw(&source.read_raw(offset(from), 500).unwrap()).unwrap(), to + 20);
+            }
+        }
+    }
+}
+
+/// A shipment is of one log: not some batches of before a cut and some that came instead.
+#[test]
+fn cuts_race_with_shipments() {
+    let broker = Broker::in_memory().unwrap();
+    let source = partition(&broker, "a", small());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (source, broker, done) = (&source, &broker, &done);
+        scope.spawn(move || {
+            let (mut random, mut log, mut written) = (Random(3), vec![0u64], 0);
+            for _ in 0..2_000 {
+                let to = random.below(log.len() as u64) as usize;
+                source.truncate_to(offset(to as u64)).unwrap();
+                log.truncate(to + 1);
+                while log.len() < 12 {
+                    // Each says which one it follows.
+                    written += 1;
+                    common::send(broker, source, &format!("{} {written}", log.last().unwrap())).unwrap();
+                    log.push(written);
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut several = 0;
+        for copy in 0.. {
+            if done.load(std::sync::atomic::Ordering::Relaxed) {
+                break;
+            }
+            let Ok(shipment) = source.read_raw(offset(copy % 3), 1 << 20) else { continue };
+            let copies = Broker::in_memory().unwrap();
+            let copy = partition(&copies, "b", small());
+            copy.reset_to(shipment.base_offset()).unwrap();
+            copy.append_raw(&shipment).unwrap();
+            let mut before = None;
+            for record in &copy.read(quipu::Start::Beginning, 1 << 20).unwrap() {
+                let text = String::from_utf8(record.value().unwrap().to_vec()).unwrap();
+                let (follows, this) = text.split_once(' ').unwrap();
+                assert!(before.as_ref().is_none_or(|before| before == follows), "{text} behind {before:?}");
+                before = Some(this.to_string());
+            }
+            several += usize::from(shipment.len() > 1);
+        }
+        assert!(several > 10, "{several}");
+    });
 }

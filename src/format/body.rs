@@ -57,8 +57,7 @@ pub(crate) fn encode<H: HeaderFields>(fields: &RecordFields<'_, H>, out: &mut Ve
     }
 }
 
-/// Appends a record that was read to another body, with other deltas: how compaction and shipping move records.
-#[cfg_attr(not(test), expect(dead_code, reason = "the format has it; the features that move records come"))]
+/// Appends a record that was read to another body, with other deltas: how a batch is written again with fewer records.
 pub(crate) fn encode_raw(
     record: &RawRecord<'_>,
     offset_delta: Option<u32>,

@@ -38,6 +38,8 @@ pub(crate) struct CheckpointEntry {
     pub(crate) max_timestamp: i64,
     /// The header CRC of the last batch before that position; 0 without one.
     pub(crate) last_crc: u32,
+    /// The epoch of the segment: after a cut another file may have its name.
+    pub(crate) log_epoch: u32,
 }
 
 impl Checkpoint {
@@ -83,7 +85,7 @@ impl CheckpointEntry {
         writer.i64(self.first_timestamp);
         writer.i64(self.max_timestamp);
         writer.u32(self.last_crc);
-        writer.bytes(&[0; 4]);
+        writer.u32(self.log_epoch);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -98,8 +100,8 @@ impl CheckpointEntry {
             first_timestamp: reader.i64("first timestamp")?,
             max_timestamp: reader.i64("max timestamp")?,
             last_crc: reader.u32("last crc")?,
+            log_epoch: reader.u32("log epoch")?,
         };
-        reader.zeros::<4>("reserved bytes")?;
         if entry.end_offset < entry.base_offset {
             return Err(start.malformed("end offset before the base offset"));
         }
@@ -128,6 +130,7 @@ mod tests {
             first_timestamp: 1_700_000_000_000,
             max_timestamp: 1_700_000_000_001,
             last_crc: 0xdead_beef,
+            log_epoch: 5,
         };
         let empty = CheckpointEntry {
             base_offset: Offset::new(1_100),
@@ -135,6 +138,7 @@ mod tests {
             first_timestamp: i64::MIN,
             max_timestamp: i64::MIN,
             last_crc: 0,
+            log_epoch: 6,
             ..entry
         };
         Checkpoint { clean: true, entries: vec![entry, empty] }
@@ -146,9 +150,9 @@ mod tests {
             hex(&example().encode()),
             "515549505543484b0100000001020000003031323334353637383961626364656603000000e80300\
              00000000000400000028230000000000004c040000000000000068e5cf8b0100000168e5cf8b0100\
-             00efbeadde0000000030313233343536373839616263646566030000004c04000000000000040000\
-             0060000000000000004c040000000000000000000000000080000000000000008000000000000000\
-             00c65ee6c8"
+             00efbeadde0500000030313233343536373839616263646566030000004c04000000000000040000\
+             0060000000000000004c040000000000000000000000000080000000000000008000000000060000\
+             001f7e5637"
         );
     }
 
@@ -175,7 +179,6 @@ mod tests {
         };
         assert_eq!(refused(12, 2), (12, "clean mark"));
         assert_eq!(refused(13, 3), (13, "entry count"));
-        assert_eq!(refused(17 + 71, 1), (17 + 68, "reserved bytes"));
         assert_eq!(refused(17 + 27, 1), (17, "end offset before the base offset"));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Manifest {
 pub(crate) struct EpochStart {
     /// The epoch.
     pub(crate) epoch: u32,
-    /// The end of the log when it began.
+    /// Positions of earlier epochs are good up to here: the end of the log when it began, or where it was that began anew.
     pub(crate) start: Offset,
 }
 
@@ -70,6 +70,17 @@ impl Manifest {
     /// The current log epoch.
     pub(crate) fn epoch(&self) -> u32 {
         self.epochs.last().map_or(0, |epoch| epoch.epoch)
+    }
+
+    /// Begins the next epoch: of what was, only the offsets up to `start` are what they were. An earlier cut that this one
+    /// reaches behind is forgotten, since whoever is beyond that is beyond this; so are those before the log start, but
+    /// for the last: they would all refuse the same positions.
+    pub(crate) fn begin_epoch(&mut self, start: Offset) {
+        let epoch = self.epoch() + 1;
+        self.epochs.retain(|earlier| earlier.start < start);
+        self.epochs.push(EpochStart { epoch, start });
+        let before = self.epochs.iter().filter(|earlier| earlier.start < self.log_start).count();
+        self.epochs.drain(..before.saturating_sub(1));
     }
 
     /// The file's bytes.
@@ -212,6 +223,23 @@ mod tests {
             last_crc: if active { 0 } else { 0xdead_beef },
             max_timestamp: if active { i64::MIN } else { 1_700_000_000_000 },
         }
+    }
+
+    #[test]
+    fn of_the_epochs_those_are_kept_that_say_something() {
+        let mut manifest = Manifest { log_start: Offset::ZERO, ..example() };
+        let starts = |manifest: &Manifest| -> Vec<(u32, u64)> {
+            manifest.epochs.iter().map(|epoch| (epoch.epoch, epoch.start.get())).collect()
+        };
+        manifest.begin_epoch(Offset::new(120));
+        assert_eq!(starts(&manifest), [(0, 0), (2, 90), (3, 120)]);
+        manifest.begin_epoch(Offset::new(90));
+        assert_eq!(starts(&manifest), [(0, 0), (4, 90)]);
+        manifest.log_start = Offset::new(95);
+        manifest.begin_epoch(Offset::new(200));
+        assert_eq!(starts(&manifest), [(4, 90), (5, 200)]);
+        manifest.begin_epoch(Offset::ZERO);
+        assert_eq!(starts(&manifest), [(6, 0)]);
     }
 
     fn example() -> Manifest {

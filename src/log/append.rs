@@ -227,7 +227,11 @@ impl Log {
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, Some((base, old.last_crc))));
         segment.adopt_file(&self.ctx, file);
         self.publish_segments(|segments| segments.push(segment.clone()));
-        *writer = Writer { segment, point: Point::start_of(base, 0, old.last_crc), indexed: FIRST_BATCH };
+        *writer = Writer {
+            segment,
+            point: Point::start_of(base, 0, header.log_epoch, old.last_crc),
+            indexed: FIRST_BATCH,
+        };
         Ok(Event::Rolled {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,

@@ -110,6 +110,16 @@ impl GroupCommit {
         }
     }
 
+    /// Takes the lead without syncing, once no sync is under way: until the answer is dropped everybody else waits.
+    pub(crate) fn hold(&self) -> Lead<'_> {
+        let mut state = self.state.lock();
+        while state.syncing {
+            self.finished.wait(&mut state);
+        }
+        state.syncing = true;
+        Lead { commit: self }
+    }
+
     /// Begins anew at a durable end that may lie before the old one: the log was cut and everything kept was synced.
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
@@ -134,7 +144,7 @@ impl GroupCommit {
 }
 
 /// The right and the duty to sync: dropping it, on whatever path, lets the next waiter lead.
-struct Lead<'a> {
+pub(crate) struct Lead<'a> {
     commit: &'a GroupCommit,
 }
 

@@ -61,7 +61,8 @@ impl Cursor {
     /// # Errors
     /// Out of range, corrupt, closed, or what the medium says. The cursor stays where it is.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Arc<Batch>>> {
-        let visible = self.check()?;
+        let mut cuts = self.log.cuts();
+        let mut visible = self.check()?;
         while self.next < visible {
             let batch = match self.log.tail().get(self.next) {
                 Some(batch) => Ok(self.adopt(batch)),
@@ -72,6 +73,15 @@ impl Cursor {
             if self.next < self.log.log_start() {
                 self.place = None;
                 return Err(self.log.out_of_range(self.next));
+            }
+            let now = self.log.cuts();
+            if cuts != now {
+                // The log was cut meanwhile: what was loaded may not be in it any more, or be half of it and half of
+                // what came instead.
+                cuts = now;
+                self.place = None;
+                visible = self.check()?;
+                continue;
             }
             let batch = batch?;
             let Some(batch) = batch else { return Ok(None) };
@@ -97,13 +107,21 @@ impl Cursor {
     /// # Errors
     /// As `next_batch`, but for what is wrong with the records.
     pub(crate) fn peek(&mut self) -> Result<Option<BatchHeader>> {
-        let visible = self.check()?;
+        let mut cuts = self.log.cuts();
+        let mut visible = self.check()?;
         while self.next < visible {
             let header = match self.log.tail().get(self.next) {
-                Some(batch) => Some(batch.header),
-                None => self.find(visible)?,
+                Some(batch) => Ok(Some(batch.header)),
+                None => self.find(visible),
             };
-            let Some(header) = header.filter(|header| header.base_offset < visible) else { return Ok(None) };
+            let now = self.log.cuts();
+            if cuts != now {
+                cuts = now;
+                self.place = None;
+                visible = self.check()?;
+                continue;
+            }
+            let Some(header) = header?.filter(|header| header.base_offset < visible) else { return Ok(None) };
             if header.count > 0 {
                 return Ok(Some(header));
             }
@@ -215,6 +233,14 @@ impl Cursor {
                 _ => self.seek(visible)?,
             };
             let Some(mut place) = place else { return Ok(None) };
+            if self.next < place.segment.base
+                && place.segment.end().is_none()
+                && place.segment.size() <= FIRST_BATCH
+            {
+                // A gap reaches up to the log's end, where nothing has been appended since the cut.
+                self.place = Some(place);
+                return Ok(None);
+            }
             if let Source::Window(window) = &mut place.source
                 && place.seen <= self.next
             {

@@ -23,8 +23,9 @@ impl Log {
         self.check_uncut(end, epoch)
     }
 
-    /// Whether what was appended in `epoch` up to `end` is still in the log: a reopen may have cut it off, and other
-    /// records may have come in its place.
+    /// Whether what was appended in `epoch` up to `end` is still in the log: it may have been cut off, and other records
+    /// may have come in its place. Asked behind a look at an end: a cut stores its epoch behind the ends, and what is
+    /// appended in place of what was cut comes behind that.
     fn check_uncut(&self, end: Offset, epoch: u32) -> Result<()> {
         if self.epoch() == epoch { Ok(()) } else { self.check_position(end, epoch) }
     }

@@ -105,11 +105,12 @@ impl Log {
     fn look<T>(&self, mut at: impl FnMut(&mut [Span]) -> Result<T>) -> Result<T> {
         loop {
             self.check_readable()?;
-            let start = self.log_start();
+            let (cuts, start) = (self.cuts(), self.log_start());
             match at(&mut self.spans()) {
                 Err(Error::OffsetOutOfRange { .. }) => {}
                 // A file that retention takes away looks like damage.
                 Err(_) if self.log_start() > start => {}
+                _ if self.cuts() != cuts => {}
                 done => return done,
             }
         }

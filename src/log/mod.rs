@@ -3,16 +3,19 @@
 //! The concurrency argument, in one place:
 //! - *Appending* is serialized by the writer's lock. Under it: the roll if one is due, the base offset and the header's
 //!   checksum, one positional write. Never under it: compression, a body's checksum, a sync of records.
-//! - *Ends* are atomics that only grow (but for a reopen, which nobody can race: see there): `log_end` is stored behind
-//!   the write, `durable_end` behind a sync, `visible_end` behind whichever of the two the durability asks for. A reader
-//!   that loads the visible end (acquire) therefore finds every byte below it in the file, or in the tail cache.
+//! - *Ends* are atomics that only grow, but for a cut: `log_end` is stored behind the write, `durable_end` behind a sync,
+//!   `visible_end` behind whichever of the two the durability asks for. A reader that loads the visible end (acquire)
+//!   therefore finds every byte below it in the file, or in the tail cache.
+//! - *Cuts* hold the `shape` lock, the group commit's lead and the writer's lock: nobody appends, syncs or deletes. The
+//!   manifest is replaced; then ends, epoch, tail cache and segment list change while `cuts` is odd. Who puts two of them
+//!   together, as every cursor does, notes `cuts` before and looks again if it is another one behind.
 //! - *Segments* are an immutable list behind an `Arc`, replaced as a whole; a reader keeps the list it started with and
 //!   asks for a newer one when it comes to the end. A segment's end and size are stored before the list with its
 //!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
-//!   reopen or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
+//!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
 //! - *Locks* are taken in this order: shape, writer, manifest, segment list, one segment's slots. The group commit's lock
-//!   and the readers' are taken with none of them held but the shape's, or last.
+//!   and the readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
 mod append;
 pub(crate) mod batch;
@@ -20,6 +23,7 @@ pub(crate) mod builder;
 pub(crate) mod commit;
 pub(crate) mod context;
 pub(crate) mod cursor;
+mod cut;
 mod durability;
 pub(crate) mod files;
 mod lookup;
@@ -27,7 +31,6 @@ pub(crate) mod manifest;
 pub(crate) mod notify;
 pub(crate) mod pool;
 pub(crate) mod recovery;
-mod reopen;
 mod retention;
 pub(crate) mod segment;
 mod ship;
@@ -150,6 +153,10 @@ pub(crate) struct Log {
     refuses_reads: AtomicBool,
     /// Held by whoever takes segments out of the list. Appending and rolling go on.
     shape: Mutex<()>,
+    /// Held while a cut moves the ends, and by whoever wants to see them together.
+    ends: Mutex<()>,
+    /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
+    cuts: AtomicU64,
     queued: AtomicBool,
     wants_sync: AtomicBool,
     interval_armed: AtomicBool,
@@ -224,7 +231,7 @@ impl Log {
                     epochs: Vec::new(),
                     segments: Vec::new(),
                 };
-                (manifest, Vec::new(), Point::start_of(Offset::ZERO, 0, 0), Some(error))
+                (manifest, Vec::new(), Point::start_of(Offset::ZERO, 0, 0, 0), Some(error))
             }
         };
         if let Some(error) = &damage {
@@ -258,6 +265,8 @@ impl Log {
             poison: Mutex::new(None),
             ended: Mutex::new(None),
             shape: Mutex::new(()),
+            ends: Mutex::new(()),
+            cuts: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             wants_sync: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),
@@ -288,6 +297,7 @@ impl Log {
             first_timestamp: i64::MIN,
             max_timestamp: i64::MIN,
             last_crc: 0,
+            log_epoch: 0,
         };
         Log::open(ctx, identity, dir, settings, Some(Note { entry: &entry, clean: true }), report)
     }
@@ -323,6 +333,7 @@ impl Log {
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
+        let _no_cut = self.ends.lock();
         // Each end is read before those that it cannot pass.
         let (log_start, visible_end, durable_end) =
             (self.log_start(), self.visible_end(), Offset::new(self.durable_end.load(Ordering::Acquire)));
@@ -368,6 +379,17 @@ impl Log {
             requested,
             earliest: self.log_start(),
             latest: self.visible_end(),
+        }
+    }
+
+    /// A number that changes with every cut. Waits for the end of one that is under way, which takes no I/O.
+    pub(crate) fn cuts(&self) -> u64 {
+        loop {
+            let cuts = self.cuts.load(Ordering::Acquire);
+            if cuts.is_multiple_of(2) {
+                return cuts;
+            }
+            drop(self.ends.lock());
         }
     }
 

@@ -18,7 +18,7 @@ use super::{corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Seed, check_body, find_batch, is_zero};
 use crate::format::checkpoint::CheckpointEntry;
-use crate::format::manifest::{EpochStart, Manifest, SegmentEntry, SegmentState};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::names::{self, PartitionFile};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::stats::{Cut, Event, OpenReport, Recovery};
@@ -39,6 +39,8 @@ pub(crate) struct Note<'a> {
 pub(crate) struct Point {
     pub(crate) base: Offset,
     pub(crate) generation: u32,
+    /// That of the segment.
+    pub(crate) epoch: u32,
     pub(crate) position: u64,
     pub(crate) end: Offset,
     /// The largest timestamp of the segment's first batch.
@@ -51,10 +53,11 @@ pub(crate) struct Point {
 
 impl Point {
     /// The beginning of an empty segment that follows a batch with the header CRC `last_crc`.
-    pub(crate) fn start_of(base: Offset, generation: u32, last_crc: u32) -> Self {
+    pub(crate) fn start_of(base: Offset, generation: u32, epoch: u32, last_crc: u32) -> Self {
         Point {
             base,
             generation,
+            epoch,
             position: FIRST_BATCH,
             end: base,
             first_timestamp: None,
@@ -218,9 +221,7 @@ struct Scanned {
 
 impl Recoverer<'_> {
     fn is_at_active_segment(&self, entry: &CheckpointEntry) -> bool {
-        self.segments
-            .last()
-            .is_some_and(|last| last.base == entry.base_offset && last.generation == entry.generation)
+        self.segments.last().is_some_and(|last| is_of(entry, last))
     }
 
     /// After a clean close: the end is where the checkpoint says.
@@ -305,10 +306,7 @@ impl Recoverer<'_> {
     /// The last point known to be durable: that of the checkpoint, or else the first segment not known to be synced.
     fn scan_start(&self, entry: Option<&CheckpointEntry>) -> (usize, Point) {
         let noted = entry.and_then(|entry| {
-            let at = self
-                .segments
-                .iter()
-                .position(|s| s.base == entry.base_offset && s.generation == entry.generation)?;
+            let at = self.segments.iter().position(|segment| is_of(entry, segment))?;
             // A segment that was cut since ends before the note.
             let holds = self.segments.get(at)?.end().is_none_or(|end| entry.end_offset <= end);
             holds.then(|| (at, point_of(entry)))
@@ -321,9 +319,9 @@ impl Recoverer<'_> {
                     .checked_sub(1)
                     .and_then(|i| self.manifest.segments.get(i))
                     .map_or(0, |s| s.last_crc);
-                let (base, generation) =
-                    self.segments.get(unsynced).map_or((Offset::ZERO, 0), |s| (s.base, s.generation));
-                (unsynced, Point::start_of(base, generation, last_crc))
+                let start = self.segments.get(unsynced).map(|s| (s.base, s.generation, s.epoch));
+                let (base, generation, epoch) = start.unwrap_or((Offset::ZERO, 0, 0));
+                (unsynced, Point::start_of(base, generation, epoch, last_crc))
             }
         }
     }
@@ -334,7 +332,7 @@ impl Recoverer<'_> {
         let mut accepted = Vec::new();
         for (at, segment) in self.segments.iter().enumerate().skip(first) {
             if at > first {
-                point = Point::start_of(segment.base, segment.generation, point.last_crc);
+                point = Point::start_of(segment.base, segment.generation, segment.epoch, point.last_crc);
             }
             let begin = point.position;
             let broken = self.read_segment(at, segment, &mut point)?;
@@ -532,7 +530,7 @@ impl Recoverer<'_> {
         let something_lost = bytes > 0 || known_end.is_some();
         let epoch = self.manifest.epoch() + u32::from(something_lost);
         if something_lost {
-            self.manifest.epochs.push(EpochStart { epoch, start: point.end });
+            self.manifest.begin_epoch(point.end);
         }
         let created = SegmentHeader {
             partition: self.identity.partition,
@@ -569,7 +567,7 @@ impl Recoverer<'_> {
             self.ctx.event(&Event::Cut(cut.clone()));
             self.report.cuts.push(cut);
         }
-        let point = Point::start_of(base, generation, point.last_crc);
+        let point = Point::start_of(base, generation, epoch, point.last_crc);
         Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
     }
 
@@ -614,7 +612,7 @@ impl Recoverer<'_> {
         }
         let point = known.unwrap_or_else(|| {
             let base = self.segments.last().map_or(self.manifest.log_start, |last| last.base);
-            Point::start_of(base, 0, 0)
+            Point::start_of(base, 0, 0, 0)
         });
         let point = Point { end: point.end.max(self.manifest.log_start), ..point };
         Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: Some(error) })
@@ -679,10 +677,17 @@ impl Recoverer<'_> {
     }
 }
 
+/// Whether a checkpoint speaks of this segment. IMPORTANT: not of another one of its name, that was cut off since.
+fn is_of(entry: &CheckpointEntry, segment: &Segment) -> bool {
+    (entry.base_offset, entry.generation, entry.log_epoch)
+        == (segment.base, segment.generation, segment.epoch)
+}
+
 fn point_of(entry: &CheckpointEntry) -> Point {
     Point {
         base: entry.base_offset,
         generation: entry.generation,
+        epoch: entry.log_epoch,
         position: entry.position,
         end: entry.end_offset,
         first_timestamp: known_timestamp(entry.first_timestamp),

@@ -128,6 +128,17 @@ impl Segment {
         self.end.store(end.get(), Ordering::Release);
     }
 
+    /// Gives the segment an earlier end than it had. All that it keeps is on the medium.
+    pub(crate) fn cut(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        self.seal(end, size, max_timestamp);
+        self.mark_synced();
+        *self.map.lock() = None;
+        let mut index = self.index.lock();
+        index.entries.retain(|entry| u64::from(entry.position) < size);
+        index.missing_below = index.missing_below.min(size);
+        index.saved = false;
+    }
+
     /// Whether all its bytes are known to be on the medium and the manifest may say so.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Acquire)
@@ -319,8 +330,11 @@ impl Segment {
     pub(crate) fn retire(&self, ctx: &Context) {
         // Before the files go: whoever misses one of them finds out here why.
         self.retired.store(true, Ordering::Release);
-        let _ = ctx.storage.remove_file(&self.path);
-        let _ = ctx.storage.remove_file(&self.index_path());
+        // The index first: where it stays, so does the segment, whose name shows that something is left here.
+        let index = ctx.storage.remove_file(&self.index_path());
+        if index.is_ok() || index.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            let _ = ctx.storage.remove_file(&self.path);
+        }
         self.release();
     }
 

@@ -100,12 +100,22 @@ impl std::fmt::Debug for RawBatches {
 
 impl Log {
     /// The stored bytes of the visible batches from `from` on: at least one if there is one, then as many as `max_bytes`
-    /// has room for, and none behind a gap.
+    /// has room for, and none behind a gap. All are of one log: not some of before a cut and some of behind it.
     ///
     /// # Errors
     /// Out of range, closed, what the medium says; corrupt if the first batch is.
     pub(crate) fn read_raw(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
-        // Before anything is read: a cut that comes between shows in the next shipment, if not in this one.
+        loop {
+            let cuts = self.cuts();
+            let gathered = self.gather(from, max_bytes);
+            if self.cuts() == cuts {
+                return gathered;
+            }
+        }
+    }
+
+    /// As [`read_raw`](Log::read_raw), if the log is not cut meanwhile.
+    fn gather(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
         let log_epoch = self.epoch();
         let Identity { topic_id, partition, .. } = **self.identity();
         let mut envelope = Envelope {

@@ -322,3 +322,85 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
     assert_eq!(cursor.next_batch().unwrap().unwrap().header.base_offset, 2_400_000_002);
     assert!(cursor.next_batch().unwrap().is_none());
 }
+
+// F11, 21
+#[test]
+fn a_cut_in_a_gap_takes_what_lies_behind_it() {
+    use crate::records::tests::{append, value as made};
+    let offsets = |log: &Arc<Log>| -> Vec<u64> {
+        let (mut cursor, mut offsets) = (Cursor::new(log.clone(), log.log_start()), Vec::new());
+        while let Some(batch) = cursor.next_batch().unwrap() {
+            let records = crate::format::body::Records::new(batch.records.as_slice(), batch.header.count);
+            let base = batch.header.base_offset;
+            offsets.extend(records.map(|record| base.plus(u64::from(record.unwrap().offset_delta)).get()));
+        }
+        offsets
+    };
+    for (to, left) in [
+        (46, vec![40, 43, 45]),
+        (45, vec![40, 43]),
+        (44, vec![40, 43]),
+        (43, vec![40]),
+        (42, vec![40]),
+        (41, vec![40]),
+        (40, vec![]),
+    ] {
+        let disk = Disk::new();
+        let open = || BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk).unwrap();
+        let log_of = |broker: &crate::Broker| {
+            broker.ensure_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap().log().clone()
+        };
+        let broker = open();
+        let log = log_of(&broker);
+        log.reset_to(Offset::new(40)).unwrap();
+        // 40 and 43 in one batch, then one of which only the second record is left.
+        append(&log, 4, &[made(0, b"40"), made(3, b"43")]);
+        append(&log, 3, &[made(1, b"45")]);
+        assert_eq!(offsets(&log), [40, 43, 45]);
+        log.truncate_to(Offset::new(to)).unwrap();
+        assert_eq!(offsets(&log), left, "{to}");
+        assert_eq!(log.bounds().log_end, Offset::new(to));
+        let latest = log.find_latest().unwrap().map(|(offset, _)| offset.get());
+        assert_eq!(latest.is_some(), !left.is_empty(), "{to}");
+        broker.close().unwrap();
+        drop((broker, log));
+        let broker = open();
+        assert!(broker.open_report().damaged.is_empty(), "{:?}", broker.open_report().damaged);
+        let log = log_of(&broker);
+        assert_eq!(offsets(&log), left, "{to}");
+        assert_eq!(log.bounds().log_end, Offset::new(to));
+        append(&log, 1, &[made(0, b"new")]);
+        assert_eq!(offsets(&log), [&left[..], &[to]].concat(), "{to}");
+    }
+}
+
+// 22
+#[test]
+fn the_tail_cache_serves_nothing_of_a_batch_that_was_cut() {
+    use crate::records::tests::{append, value as made};
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    log.waiters().add(Arc::default());
+    let three = |text: &[u8]| append(&log, 3, &[made(0, text), made(1, text), made(2, text)]);
+    three(b"first");
+    three(b"second");
+    let mut reader = Cursor::new(log.clone(), Offset::ZERO);
+    reader.next_batch().unwrap().unwrap();
+    assert!(log.tail.get(Offset::new(5)).is_some());
+    log.truncate_to(Offset::new(4)).unwrap();
+    assert!(log.tail.get(Offset::new(3)).is_none());
+    let rest = reader.next_batch().unwrap().unwrap();
+    assert_eq!((rest.header.base_offset.get(), rest.header.end_offset().get(), rest.header.count), (3, 4, 1));
+    three(b"third");
+    assert!(log.tail.get(Offset::new(3)).is_none() && log.tail.get(Offset::new(4)).is_some());
+    let mut reader = Cursor::new(log.clone(), Offset::ZERO);
+    for end in [3, 4, 7] {
+        assert_eq!(reader.next_batch().unwrap().unwrap().header.end_offset(), end);
+    }
+    log.reset_to(Offset::new(5)).unwrap();
+    assert!(log.tail.get(Offset::new(5)).is_none());
+    three(b"fourth");
+    let found = Cursor::new(log.clone(), Offset::new(5)).next_batch().unwrap().unwrap();
+    assert_eq!(found.header.base_offset, 5);
+    assert!(found.records.as_slice().windows(6).any(|bytes| bytes == b"fourth"));
+}

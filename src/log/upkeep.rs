@@ -47,13 +47,13 @@ impl Log {
         let pending: Vec<_> = {
             let manifest = self.manifest.get();
             let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
-            sealed.map(|entry| (entry.base_offset, entry.generation)).collect()
+            sealed.map(|entry| (entry.base_offset, entry.generation, entry.log_epoch)).collect()
         };
         if pending.is_empty() || self.poison.lock().is_some() {
             return;
         }
         let mut finished = Vec::new();
-        for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation))) {
+        for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
             let Some(end) = segment.end() else { continue };
             if !segment.is_synced() && self.commit.wait(end.get(), || self.sync_written()).is_err() {
                 return;
@@ -62,11 +62,11 @@ impl Log {
                 return;
             }
             segment.save_index(&self.ctx, &self.identity, segment.size(), end);
-            finished.push((segment.base, segment.generation));
+            finished.push((segment.base, segment.generation, segment.epoch));
         }
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             for entry in &mut manifest.segments {
-                if finished.contains(&(entry.base_offset, entry.generation))
+                if finished.contains(&(entry.base_offset, entry.generation, entry.log_epoch))
                     && entry.state == SegmentState::Sealed
                 {
                     entry.state = SegmentState::Synced;
@@ -96,6 +96,7 @@ impl Log {
             first_timestamp: timestamp_or_unknown(point.first_timestamp),
             max_timestamp: timestamp_or_unknown(point.max_timestamp),
             last_crc: point.last_crc,
+            log_epoch: point.epoch,
         })
     }
 }

@@ -31,9 +31,9 @@ pub(super) trait Sink: Send + Sync {
     fn settings(&self) -> LogSettings;
     /// Writes a batch at the log's end.
     fn append(&self, batch: SealedBatch) -> Result<Appended>;
-    /// Blocks until everything below `end` is visible.
+    /// Blocks until everything below `end`, appended up to `epoch`, is visible.
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
-    /// Looks whether everything below `end` is visible, or leaves the waker.
+    /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the waker.
     fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
     /// Asks for what has been appended to become visible without anybody waiting for it.
     fn request_sync(&self);
@@ -93,7 +93,7 @@ struct Queue {
     timed: bool,
     /// Bytes of records without a key since this partition was chosen for them.
     produced: usize,
-    /// Behind the last record appended, until a flush has seen it become visible.
+    /// Behind the last record appended, and in which epoch, until a flush has seen it become visible.
     unconfirmed: Option<(Offset, u32)>,
 }
 
@@ -370,15 +370,15 @@ impl PartitionBuffer {
         self.queue.lock().sealed.back().map(|slot| slot.batch.clone())
     }
 
-    /// Where what was appended ends, if no flush has seen it become visible.
+    /// Where, and in which epoch, what was appended ends, if no flush has seen it become visible.
     pub(super) fn unconfirmed(&self) -> Option<(Offset, u32)> {
         self.queue.lock().unconfirmed
     }
 
-    /// A flush has the answer for everything below `end`.
-    pub(super) fn confirm(&self, end: Offset) {
+    /// A flush has the answer for everything up to this [`unconfirmed`](PartitionBuffer::unconfirmed) end.
+    pub(super) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
-        if queue.unconfirmed.is_some_and(|(last, _)| last == end) {
+        if queue.unconfirmed == Some(end) {
             queue.unconfirmed = None;
         }
     }

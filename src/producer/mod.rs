@@ -205,7 +205,8 @@ impl Producer {
     ///
     /// # Errors
     /// The first error since the last flush of which no [`Pending`] could tell, because it was detached or dropped, or
-    /// what kept a topic's records from becoming durable. It is reported once; everything else has been written
+    /// what kept a topic's records from becoming durable, [`Truncated`](Error::Truncated) if some that no flush has
+    /// covered were cut off. It is reported once; everything else has been written
     /// nevertheless.
     pub fn flush(&self) -> Result<()> {
         Box::new(self.shared.outbox.flush()).wait()

@@ -297,8 +297,8 @@ struct FlushPart {
 
 impl Flush {
     /// The next part has an answer.
-    fn part_done(&mut self, buffer: &PartitionBuffer, end: Offset, result: Result<()>) {
-        buffer.confirm(end);
+    fn part_done(&mut self, buffer: &PartitionBuffer, upto: (Offset, u32), result: Result<()>) {
+        buffer.confirm(upto);
         if self.first.is_ok() {
             self.first = result;
         }
@@ -322,7 +322,7 @@ impl Wait<()> for Flush {
             }
             if let Some((end, epoch)) = buffer.unconfirmed() {
                 let result = buffer.sink().wait_visible(end, epoch);
-                self.part_done(&buffer, end, result);
+                self.part_done(&buffer, (end, epoch), result);
             }
         }
         self.result()
@@ -338,7 +338,7 @@ impl Wait<()> for Flush {
             let buffer = buffer.clone();
             if let Some((end, epoch)) = buffer.unconfirmed() {
                 match buffer.sink().poll_visible(end, epoch, cx.waker()) {
-                    Poll::Ready(result) => self.part_done(&buffer, end, result),
+                    Poll::Ready(result) => self.part_done(&buffer, (end, epoch), result),
                     Poll::Pending => {
                         buffer.sink().request_sync();
                         return Poll::Pending;

@@ -212,13 +212,19 @@ impl RecordWait {
     fn wait(mut self) -> Result<Receipt> {
         let appended = wait_visible(&self.batch);
         self.reported = true;
-        appended.map(|appended| self.batch.receipt(appended, self.index, self.timestamp))
+        self.batch
+            .unless_kept(self.index, appended)
+            .map(|appended| self.batch.receipt(appended, self.index, self.timestamp))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let polled = poll_visible(&self.batch, cx.waker());
         self.reported |= polled.is_ready();
-        polled.map_ok(|appended| self.batch.receipt(appended, self.index, self.timestamp))
+        polled.map(|appended| {
+            self.batch
+                .unless_kept(self.index, appended)
+                .map(|appended| self.batch.receipt(appended, self.index, self.timestamp))
+        })
     }
 }
 
@@ -232,6 +238,20 @@ impl Drop for RecordWait {
 }
 
 impl BatchState {
+    /// What became of the records of this batch up to one of them: if the log was cut behind that, they are what they
+    /// were, whatever became of the rest.
+    pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
+        match outcome {
+            Err(Error::Truncated { to, .. })
+                if let Ok(appended) = self.wait_appended()
+                    && appended.base_offset.plus(u64::from(last)) < to =>
+            {
+                Ok(appended)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// What the sender of a record of this batch gets.
     pub(super) fn receipt(&self, appended: Appended, index: u32, timestamp: Timestamp) -> Receipt {
         let sink = self.buffer.sink();

@@ -9,8 +9,8 @@ use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
 use crate::error::{Error, Result};
-use crate::log::LogSettings;
 use crate::log::builder::record_len;
+use crate::log::{Appended, LogSettings};
 use crate::partitioner::Sticky;
 use crate::record::Record;
 use crate::sync::Arc;
@@ -152,15 +152,16 @@ impl Wait<Vec<Receipt>> for ManyWait {
         for batch in &self.batches {
             batch.buffer().write(Some(batch));
         }
-        let appended = self.batches.iter().map(wait_visible).collect::<Result<Vec<_>>>()?;
+        let wait = |(home, batch)| self.unless_kept(home, wait_visible(batch));
+        let appended = self.batches.iter().enumerate().map(wait).collect::<Result<Vec<_>>>()?;
         Ok(self.receipts(&appended))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
         let mut appended = Vec::with_capacity(self.batches.len());
-        for batch in &self.batches {
+        for (home, batch) in self.batches.iter().enumerate() {
             // Each is written by the first poll, and leaves its waker.
-            match poll_visible(batch, cx.waker()) {
+            match poll_visible(batch, cx.waker()).map(|outcome| self.unless_kept(home, outcome)) {
                 Poll::Ready(Ok(one)) => appended.push(one),
                 Poll::Ready(Err(error)) => {
                     self.reported = true;
@@ -178,7 +179,19 @@ impl Wait<Vec<Receipt>> for ManyWait {
 }
 
 impl ManyWait {
-    fn receipts(&self, appended: &[crate::log::Appended]) -> Vec<Receipt> {
+    /// Others may have records behind these in the same batch.
+    fn unless_kept(&self, home: usize, outcome: Result<Appended>) -> Result<Appended> {
+        if outcome.is_ok() {
+            return outcome;
+        }
+        let last = self.records.iter().filter(|(at, ..)| *at == home).map(|(_, index, _)| *index).max();
+        match (self.batches.get(home), last) {
+            (Some(batch), Some(last)) => batch.unless_kept(last, outcome),
+            _ => outcome,
+        }
+    }
+
+    fn receipts(&self, appended: &[Appended]) -> Vec<Receipt> {
         let receipt = |(home, index, timestamp): &(usize, u32, Timestamp)| {
             let batch = self.batches.get(*home)?;
             Some(batch.receipt(*appended.get(*home)?, *index, *timestamp))

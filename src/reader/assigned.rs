@@ -186,7 +186,15 @@ impl Assigned {
             if next >= self.until {
                 return Ok(false);
             }
-            let Some(batch) = self.cursor.next_batch()? else { return Ok(false) };
+            let batch = match self.cursor.next_batch() {
+                Err(error @ Error::OffsetOutOfRange { .. }) => {
+                    // That the log was cut since the position was checked says more.
+                    self.log().check_position(next, self.epoch)?;
+                    return Err(error);
+                }
+                found => found?,
+            };
+            let Some(batch) = batch else { return Ok(false) };
             if batch.header.log_epoch > self.epoch {
                 // IMPORTANT: a batch of a later epoch may stand where other records stood when the position was taken.
                 // The log stores its epoch before it appends in it, so the check sees it now.

@@ -1,0 +1,379 @@
+//! How does a log end earlier than it did, or go on elsewhere? The manifest gives the last segment that is kept a new end,
+//! the epoch rises, and appending goes on in a new segment. No file is shortened.
+//!
+//! A batch is never split on the medium: of one that lies across the cut, the records before it are written again, into the
+//! new segment, before the manifest lists that.
+
+use super::cursor::Cursor;
+use super::manifest::ManifestError;
+use super::recovery::{self, Point, active_entry, create_segment};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, timestamp_or_unknown};
+use super::{Log, Writer, corrupt, malformed};
+use crate::error::{Error, Result, is_space};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, body_crc, encode_header};
+use crate::format::body;
+use crate::format::compression::{Codec, Compressor};
+use crate::format::manifest::SegmentState;
+use crate::format::segment::SegmentHeader;
+use crate::stats::Event;
+use crate::storage::write_all_at;
+use crate::sync::{Arc, Ordering};
+use crate::types::{Offset, Timestamp};
+
+/// What a cut leaves.
+struct Cut {
+    /// As many segments, from the oldest on.
+    kept: usize,
+    /// Where the last of them ends, if that is not where it ended.
+    last: Option<Point>,
+    /// The records before the cut of the batch that lies across it: the first batch of the new segment.
+    rest: Option<Rest>,
+    /// The log's start and end from now on.
+    start: Offset,
+    end: Offset,
+    /// Positions of earlier epochs are good up to here.
+    common: Offset,
+}
+
+/// A batch that is written again with fewer records.
+struct Rest {
+    header: BatchHeader,
+    /// Room for the header, then the body as it is stored.
+    stored: Vec<u8>,
+}
+
+impl Log {
+    /// Takes a poisoned partition back into service: what is visible is written again and synced, whatever lies behind
+    /// is cut off, the epoch rises, and appending goes on in a new segment. Nothing to do if it is not poisoned.
+    ///
+    /// # Errors
+    /// The medium refuses again: the partition stays poisoned.
+    pub(crate) fn reopen(&self) -> Result<()> {
+        let _shape = self.shape.lock();
+        if let Some(error) = &*self.ended.lock() {
+            return Err(error.clone());
+        }
+        if let Some(error) = &self.damage {
+            return Err(error.clone());
+        }
+        let Some(cause) = self.poison.lock().clone() else { return Ok(()) };
+        // Nobody appends (poisoned) and, behind this, nobody syncs any more: the ends stand still. Before the writer's
+        // lock, since a sync that is under way takes that too.
+        self.commit.halt(Error::clone(&cause));
+        let mut writer = self.writer.lock();
+        let end = self.visible_end();
+        let durable = *self.durable_point.lock();
+        // What is visible ends between two batches.
+        let (kept, last, _) = self.find_cut(&writer, end)?;
+        for segment in self.segments().iter().filter(|s| s.is_dirty() && s.base < end) {
+            segment.release();
+            let (from, to) = (
+                if segment.base == durable.base { durable.position } else { 0 },
+                last.filter(|last| last.base == segment.base).map_or(segment.size(), |last| last.position),
+            );
+            let from = if from == FIRST_BATCH { 0 } else { from };
+            let file = segment.file(&self.ctx)?;
+            recovery::rewrite(&self.ctx, &*file, &segment.path, from.min(to), to)?;
+            segment.mark_synced();
+        }
+        let cut = Cut { kept, last, rest: None, start: self.log_start(), end, common: end };
+        self.begin_epoch_at(&mut writer, cut).map_err(|failed| failed.error)?;
+        self.commit.restart(end.get());
+        *self.poison.lock() = None;
+        self.refuses_appends.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lets the log end at `to`: whatever lies at or behind it is not part of the log any more. Nothing to do if the log
+    /// ends there or before.
+    ///
+    /// # Errors
+    /// Out of range below the log start; the partition takes no appends; corrupt where it has to look; or what the medium
+    /// says, and then nothing has changed, or it is unknown what has and the partition is poisoned.
+    pub(crate) fn truncate_to(self: &Arc<Self>, to: Offset) -> Result<()> {
+        let shape = self.shape.lock();
+        // Nobody else syncs until this is dropped; before the writer's lock, as every leader does.
+        let lead = self.commit.hold();
+        self.check_writable()?;
+        let start = self.log_start();
+        if to < start {
+            return Err(self.out_of_range(to));
+        }
+        if to.get() >= self.log_end.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // IMPORTANT: what is kept is on the medium before the manifest calls it synced.
+        let synced = self.sync_written().inspect_err(|error| self.commit.fail(error.clone()))?;
+        if to.get() >= synced {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        let cut = if to == start {
+            // Nothing that may be read is kept, even where the log starts within a batch.
+            Cut { kept: 0, last: None, rest: None, start, end: to, common: to }
+        } else {
+            let (kept, last, split) = self.find_cut(&writer, to)?;
+            let rest = split.map(|header| self.shorten(&header, to)).transpose()?.flatten();
+            Cut { kept, last, rest, start, end: to, common: to }
+        };
+        let event = self.cut(&mut writer, cut)?;
+        drop((writer, lead, shape));
+        self.waiters.signal();
+        self.ctx.event(&event);
+        Ok(())
+    }
+
+    /// Drops every record and lets the log go on at `offset`, wherever that lies.
+    ///
+    /// # Errors
+    /// Out of range if it lies so far that offsets would run out; the partition takes no appends; or what the medium says,
+    /// and then nothing has changed, or it is unknown what has and the partition is poisoned.
+    pub(crate) fn reset_to(&self, offset: Offset) -> Result<()> {
+        if offset > MAX_RESET {
+            return Err(self.out_of_range(offset));
+        }
+        let shape = self.shape.lock();
+        let lead = self.commit.hold();
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        // Not a record is what it was, from the first one on, and no offset that comes was anybody's.
+        let common = offset.min(self.log_start());
+        let cut = Cut { kept: 0, last: None, rest: None, start: offset, end: offset, common };
+        let event = self.cut(&mut writer, cut)?;
+        drop((writer, lead, shape));
+        self.waiters.signal();
+        self.ctx.event(&event);
+        Ok(())
+    }
+
+    /// Makes a cut that was asked for. The caller holds the shape's lock and the group commit's lead.
+    fn cut(&self, writer: &mut Writer, cut: Cut) -> Result<Event> {
+        let to = cut.end;
+        self.begin_epoch_at(writer, cut).map_err(|failed| match failed.unknown {
+            true => self.poison(failed.error),
+            false => failed.error,
+        })?;
+        self.commit.restart(to.get());
+        Ok(Event::Truncated {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            to,
+            epoch: self.epoch(),
+        })
+    }
+
+    /// What is kept below `end`: how many segments, where the last of them ends if it becomes shorter, and the batch across
+    /// the cut, if there is one.
+    fn find_cut(&self, writer: &Writer, end: Offset) -> Result<(usize, Option<Point>, Option<BatchHeader>)> {
+        let segments = self.segments();
+        let kept = segments.partition_point(|segment| segment.base < end);
+        let Some(segment) = kept.checked_sub(1).and_then(|at| segments.get(at)) else {
+            return Ok((0, None, None));
+        };
+        if segment.end().is_some_and(|at| at <= end) {
+            return Ok((kept, None, None));
+        }
+        if Arc::ptr_eq(segment, &writer.segment) && writer.point.end <= end {
+            return Ok((kept, Some(writer.point), None));
+        }
+        let mut source = segment.source(&self.ctx, &self.identity)?;
+        let mut point = Point::start_of(segment.base, segment.generation, segment.epoch, 0);
+        let mut split = None;
+        while point.end < end && point.position < segment.size() {
+            let (header, crc) = source.header(&self.ctx, point.position, self.seed).map_err(|e| match e {
+                HeaderError::Io(e) => e,
+                HeaderError::Malformed(m) => malformed(&self.ctx, &segment.path, point.position, &m),
+            })?;
+            if header.end_offset() > end {
+                // It lies behind the cut, or across it.
+                split = Some(header).filter(|header| header.base_offset < end);
+                break;
+            }
+            point.position += header.stored_bytes();
+            point.end = header.end_offset();
+            point.last_crc = crc;
+            point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+        }
+        let emptied = point.position == FIRST_BATCH;
+        Ok((kept - usize::from(emptied), Some(point).filter(|_| !emptied), split))
+    }
+
+    /// The batch of a header with its records before `to` only, if there are any.
+    fn shorten(self: &Arc<Self>, header: &BatchHeader, to: Offset) -> Result<Option<Rest>> {
+        // Within the batch, and not below the log start: a cursor finds and checks it.
+        let within = Offset::new(to.get().saturating_sub(1)).max(self.log_start());
+        let batch = match header.count {
+            0 => None,
+            _ => Cursor::new(self.clone(), within).next_batch()?,
+        };
+        let Some(batch) = batch.filter(|batch| batch.header.base_offset == header.base_offset) else {
+            return Ok(None);
+        };
+        let mut header = batch.header;
+        let kept = to.since(header.base_offset);
+        let mut stored = vec![0; HEADER_BYTES];
+        let (mut count, mut next, mut latest) = (0, 0, None::<Timestamp>);
+        let records = body::Records::new(batch.records.as_slice(), header.count);
+        // They are valid: none is left out.
+        for record in records.map_while(std::result::Result::ok) {
+            if u64::from(record.offset_delta) >= kept {
+                break;
+            }
+            let stated = (record.offset_delta != next).then_some(record.offset_delta);
+            body::encode_raw(&record, stated, record.timestamp_delta, &mut stored);
+            latest = latest.max(Some(header.timestamp(record.timestamp_delta)));
+            count += 1;
+            next = record.offset_delta.saturating_add(1);
+        }
+        let Some(latest) = latest else { return Ok(None) };
+        let raw_len = stored.len() - HEADER_BYTES;
+        if header.attributes.codec_bits() != Codec::None.bits() {
+            let mut packed = vec![0; HEADER_BYTES];
+            let shrunk =
+                Compressor::default().compress(stored.get(HEADER_BYTES..).unwrap_or(&[]), &mut packed);
+            let codec = if shrunk { Codec::Lz4 } else { Codec::None };
+            header.attributes = header.attributes.with_codec_bits(codec.bits());
+            if shrunk {
+                stored = packed;
+            }
+        }
+        let body = stored.get(HEADER_BYTES..).unwrap_or(&[]);
+        let (Ok(owned), Ok(uncompressed_len), Ok(body_len)) =
+            (u32::try_from(kept), u32::try_from(raw_len), u32::try_from(body.len()))
+        else {
+            return Err(corrupt(
+                &self.ctx,
+                &batch.segment.path,
+                0,
+                "a batch that is larger than batches are",
+            ));
+        };
+        header.last_offset_delta = owned.saturating_sub(1);
+        header.count = count;
+        header.max_timestamp = latest;
+        header.uncompressed_len = uncompressed_len;
+        header.body_len = body_len;
+        header.body_crc = body_crc(body);
+        header.synced_upto = header.base_offset;
+        Ok(Some(Rest { header, stored }))
+    }
+
+    /// Ends the log where the cut says, raises the epoch, and goes on in a new segment. The manifest is the commit point.
+    /// The caller holds the shape's lock and sees to it that nobody syncs, and that what is kept is on the medium.
+    fn begin_epoch_at(&self, writer: &mut Writer, cut: Cut) -> std::result::Result<(), ManifestError> {
+        let Cut { kept, last, rest, start, end, common } = cut;
+        let unchanged = |error| ManifestError { error, unknown: false };
+        let epoch = self.epoch() + 1;
+        let segments = self.segments();
+        let base = rest.as_ref().map_or(end, |rest| rest.header.base_offset);
+        let generation =
+            segments.iter().filter(|s| s.base == base).map(|s| s.generation + 1).max().unwrap_or(0);
+        let (prev_end, prev_crc) = match (last, kept.checked_sub(1)) {
+            (Some(last), _) => (last.end, last.last_crc),
+            (None, Some(at)) => {
+                let manifest = self.manifest.get();
+                manifest.segments.get(at).map_or((base, 0), |entry| (entry.end_offset, entry.last_crc))
+            }
+            (None, None) => (base, 0),
+        };
+        let header = SegmentHeader {
+            partition: self.identity.partition,
+            topic_id: self.identity.topic_id,
+            base_offset: base,
+            prev_end,
+            prev_crc,
+            generation,
+            log_epoch: epoch,
+            created_at: self.ctx.clock.now(),
+        };
+        let next = active_entry(base, generation, epoch);
+        let segment = Arc::new(Segment::from_entry(&self.dir, &next, None));
+        let file = create_segment(&self.ctx, &self.dir, &header, true).map_err(unchanged)?;
+        let mut point = Point::start_of(base, generation, epoch, prev_crc);
+        if let Some(Rest { mut header, mut stored }) = rest {
+            header.log_epoch = epoch;
+            if let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() {
+                point.last_crc = encode_header(&header, self.seed, room);
+            }
+            let written = write_all_at(&*file, &stored, FIRST_BATCH).map_err(|(_, e)| e);
+            if let Err(e) = written.and_then(|()| file.sync_data()) {
+                let _ = self.ctx.storage.remove_file(&segment.path);
+                let path = self.ctx.display(&segment.path);
+                // Nothing of the log has changed: "create" is not among the actions of unknown outcome.
+                let error = if is_space(&e) { Error::DiskFull { path } } else { Error::create(&path, e) };
+                return Err(unchanged(error));
+            }
+            point.position += stored.len() as u64;
+            point.end = header.end_offset();
+            point.first_timestamp = Some(header.max_timestamp);
+            point.max_timestamp = Some(header.max_timestamp);
+        }
+        let mut unindexed = Vec::new();
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            manifest.log_start = start;
+            manifest.segments.truncate(kept);
+            for entry in manifest.segments.iter_mut().filter(|entry| entry.state != SegmentState::Synced) {
+                entry.state = SegmentState::Synced;
+                unindexed.push(entry.base_offset);
+            }
+            if let (Some(last), Some(entry)) = (last, manifest.segments.last_mut()) {
+                entry.size = last.position;
+                entry.end_offset = last.end;
+                entry.last_crc = last.last_crc;
+                entry.max_timestamp = timestamp_or_unknown(last.max_timestamp);
+                unindexed.push(entry.base_offset);
+            }
+            manifest.begin_epoch(common);
+            manifest.segments.push(next);
+        });
+        if let Err(failed) = committed {
+            if !failed.unknown {
+                let _ = self.ctx.storage.remove_file(&segment.path);
+            }
+            return Err(failed);
+        }
+        segment.adopt_file(&self.ctx, file);
+        segment.grow(point.position, point.max_timestamp);
+        segment.mark_synced();
+        let gone = segments.get(kept..).unwrap_or(&[]);
+        {
+            let _ends = self.ends.lock();
+            // Odd from here to the end of the block: what is seen meanwhile may be half old, half new.
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+            self.log_start.store(start.get(), Ordering::Release);
+            for stored in [&self.durable_end, &self.visible_end, &self.log_end] {
+                stored.store(end.get(), Ordering::Release);
+            }
+            self.epoch.store(epoch, Ordering::Release);
+            self.tail.clear(&self.ctx);
+            if let (Some(last), Some(shorter)) = (last, kept.checked_sub(1).and_then(|at| segments.get(at))) {
+                shorter.cut(last.end, last.position, last.max_timestamp);
+            }
+            self.publish_segments(|list| {
+                list.truncate(kept);
+                list.push(segment.clone());
+            });
+            for segment in gone {
+                // A reader that stands in it goes on wherever the list says now.
+                segment.seal(segment.base, FIRST_BATCH, None);
+            }
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+        }
+        *self.durable_point.lock() = point;
+        *writer = Writer { segment, point, indexed: FIRST_BATCH };
+        for segment in segments.iter().take(kept).filter(|segment| unindexed.contains(&segment.base)) {
+            segment.mark_synced();
+            if let Some(end) = segment.end() {
+                segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            }
+        }
+        for segment in gone {
+            segment.retire(&self.ctx);
+        }
+        Ok(())
+    }
+}
+
+/// A log goes on at most here: half of all offsets are left to be given out.
+const MAX_RESET: Offset = Offset::new(1 << 63);
