@@ -168,7 +168,7 @@ pub enum Error {
         what: String,
     },
     /// The partition has other records at an offset than the raw batches that were to be appended: it is no copy of their
-    /// source up to there. Nothing was appended.
+    /// source up to there. Nothing was appended. If it is to be one, `Partition::truncate_to` that offset.
     #[error("{topic}/{partition} holds other records from offset {offset} on than the batches to append")]
     Diverged {
         /// The topic.

@@ -367,7 +367,8 @@ impl Partition {
     /// `max_bytes` has room for, at least one, so the first may begin before `from`; none at the visible end, which is no
     /// error. Where offsets are missing, a shipment ends before the gap, and one from within begins behind it.
     ///
-    /// Both checksums of every batch are checked; nothing is decompressed.
+    /// Both checksums of every batch are checked; nothing is decompressed. All batches of a shipment are of one log: none of
+    /// before a cut beside some that came instead.
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
@@ -401,8 +402,16 @@ impl Partition {
     /// here are compared first, by length, offsets and checksum.
     ///
     /// Everything is checked before anything is written, down to the single record. The first batch that is not skipped
-    /// must begin at the log end, so a copy begins where its source does: at offset 0, before retention took anything
-    /// there. A copy that somebody else appends to is none for long.
+    /// must begin at the log end. A copy that somebody else appends to is none for long.
+    ///
+    /// *A copy that begins late, or fell so far behind* that the source's log start has passed its end, reads from that log
+    /// start, begins anew at the shipment's [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to),
+    /// and appends the shipment.
+    ///
+    /// *A copy that holds what its source does not*, since its source was [truncated](Partition::truncate_to) or is another
+    /// one by now (its [`epoch`](RawBatches::epoch) has risen, its end lies before the copy's): truncate the copy to an
+    /// offset up to which both are known to agree, or send it batches from before that. `Diverged` then names the offset to
+    /// truncate it to, and from which to read on; if that is where the shipment begins, what lies before was not compared.
     ///
     /// What is not kept: transaction ids and log epochs, which mean something only in the source. Limits on the size of
     /// records and [timestamps of the append](crate::TimestampType::Append) are the source's business, too.
@@ -414,7 +423,8 @@ impl Partition {
     /// [`RecordTooLarge`](Error::RecordTooLarge) if a batch fits no segment of this topic;
     /// [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed). With [`DiskFull`](Error::DiskFull) the batches up to some point may have been appended,
-    /// and no others; sending all of them again goes on from there. Or what else the medium says.
+    /// and no others; sending all of them again goes on from there. [`Truncated`](Error::Truncated) if they were cut off
+    /// while this waited for them to become visible. Or what else the medium says.
     pub fn append_raw(&self, batches: &RawBatches) -> Result<Offset> {
         self.state.check()?;
         self.log.append_raw(batches)

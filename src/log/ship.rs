@@ -81,7 +81,8 @@ impl RawBatches {
 
     /// The log epoch of that partition when they were read. Where it has risen since the last shipment, the end of that
     /// log was cut off: a copy may hold records that its source has lost. Ask for what the copy holds already, and
-    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it does.
+    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it does, with the offset to
+    /// [truncate](crate::Partition::truncate_to) the copy to.
     pub fn epoch(&self) -> u32 {
         self.envelope.log_epoch
     }
