@@ -1,15 +1,20 @@
-//! A workload of rolls, deleted records, cuts and new beginnings on a simulated disk, cut at every single operation, and the
-//! disk left in every way a power loss leaves it: the log is the one before a cut or the one behind it, never a mix.
+//! A workload of rolls, retention, deleted records, cuts and new beginnings on a simulated disk, cut at every single operation,
+//! and the disk left in every way a power loss leaves it: the log is the one before an act or the one behind it, never a mix.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
-use common::{files, small};
+use common::{files, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
-use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Record, Result, Start, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Compression, Durability, Partition, Record, Result, Retention, Start, TopicConfig,
+};
 
 const NAMES: [&str; 2] = ["sync", "os"];
+
+/// What retention leaves of a log, at least.
+const KEPT_BYTES: u64 = 1 << 10;
 
 /// One log as it may be found: from here on, these values, and so many of them for certain.
 #[derive(Clone, Debug, Default)]
@@ -37,9 +42,10 @@ struct Model {
 type Told = [Model; 2];
 
 fn config(name: &str) -> TopicConfig {
+    let config = small().retention(Retention::for_bytes(KEPT_BYTES));
     match name {
-        "sync" => small().durability(Durability::Sync),
-        _ => small().compression(Compression::Lz4),
+        "sync" => config.durability(Durability::Sync),
+        _ => config.compression(Compression::Lz4),
     }
 }
 
@@ -94,20 +100,58 @@ fn reset(broker: &Broker, name: &str, model: &mut Model, offset: u64) -> Result<
     act(model, next, || partition.reset_to(offset.into()))
 }
 
+/// What is left when the oldest records are gone.
+fn begun_later(state: &State, start: u64) -> State {
+    let mut next = state.clone();
+    next.values.drain(..(start - state.start) as usize);
+    next.start = start;
+    next.durable = next.durable.max(start);
+    next
+}
+
 fn delete(broker: &Broker, name: &str, model: &mut Model, count: u64) -> Result<()> {
-    let mut next = model.now.clone();
-    next.start += count;
-    next.values.drain(..count as usize);
-    next.durable = next.durable.max(next.start);
+    let next = begun_later(&model.now, model.now.start + count);
     let (partition, before) = (partition(broker, name)?, next.start);
     act(model, next, || partition.delete_records(before.into()).map(drop))
+}
+
+/// Where a log starts when whole segments are gone, the oldest first, as long as enough is left.
+fn kept_by_size(partition: &Partition) -> u64 {
+    let stats = partition.stats();
+    let (mut left, mut start) = (stats.bytes, stats.bounds.log_start);
+    for pair in stats.segments.windows(2) {
+        left -= pair[0].bytes;
+        if left < KEPT_BYTES {
+            break;
+        }
+        start = start.max(pair[1].base_offset);
+    }
+    start.get()
+}
+
+/// Retention, of every log there is. Answers how many records went.
+fn retain(broker: &Broker, told: &mut Told) -> Result<u64> {
+    let mut gone = 0;
+    for (name, model) in NAMES.iter().zip(told.iter_mut()) {
+        if let Ok(topic) = broker.topic(name) {
+            let start = kept_by_size(&topic.partition(0)?);
+            gone += start - model.now.start;
+            model.next = Some(begun_later(&model.now, start));
+        }
+    }
+    broker.maintain()?;
+    for model in told.iter_mut() {
+        model.now = model.next.take().unwrap_or_else(|| model.now.clone());
+    }
+    Ok(gone)
 }
 
 fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
     let clock = ManualClock::new();
     for round in 0..2 {
         let broker = broker(disk, &clock)?;
-        for (name, model) in NAMES.iter().zip(told.iter_mut()) {
+        for (at, name) in NAMES.iter().enumerate() {
+            let model = &mut told[at];
             for _ in 0..8 {
                 send(&broker, name, model)?;
             }
@@ -116,10 +160,12 @@ fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
             send(&broker, name, model)?;
             truncate(&broker, name, model, 3)?;
             delete(&broker, name, model, 4)?;
-            for _ in 0..5 {
+            for _ in 0..7 {
                 send(&broker, name, model)?;
             }
-            broker.maintain()?;
+            let gone = retain(&broker, told)?;
+            assert!(gone > 0, "retention has something to do");
+            let model = &mut told[at];
             truncate(&broker, name, model, 1)?;
             truncate(&broker, name, model, 1)?;
             send(&broker, name, model)?;
@@ -131,10 +177,16 @@ fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
                 send(&broker, name, model)?;
                 reset(&broker, name, model, 0)?;
                 // Rolls where segments began before.
-                for _ in 0..6 {
+                for _ in 0..16 {
                     send(&broker, name, model)?;
                 }
+                // Retention behind a reset, and a cut behind that.
+                assert!(retain(&broker, told)? > 0, "retention has something to do again");
+                let model = &mut told[at];
+                truncate(&broker, name, model, 4)?;
+                send(&broker, name, model)?;
                 broker.sync()?;
+                let model = &mut told[at];
                 model.now.durable = model.now.end();
             }
         }
@@ -235,7 +287,7 @@ fn a_crash_at_any_operation_leaves_the_old_log_or_the_new_one() {
         disk.crash_at(operation);
         assert!(workload(&disk, &mut told).is_err(), "operation {operation} was not reached");
         let ways = [Survive::Everything, Survive::Synced, Survive::Zeroed(operation)];
-        let random = (0..3).map(|n| Survive::Random(operation * 31 + n));
+        let random = (0..if thorough() { 30 } else { 3 }).map(|n| Survive::Random(operation * 31 + n));
         for survive in ways.into_iter().chain(random) {
             check(&disk.duplicate(), &told, survive, &format!("cut at operation {operation}, {survive:?}"));
             cases += 1;
@@ -248,7 +300,7 @@ fn a_crash_at_any_operation_leaves_the_old_log_or_the_new_one() {
 #[test]
 fn a_crash_at_any_operation_of_the_recovery_too() {
     let mut cases = 0;
-    for operation in (7..complete()).step_by(29) {
+    for operation in (7..complete()).step_by(if thorough() { 1 } else { 29 }) {
         let (disk, mut told) = (Disk::new(), Told::default());
         disk.crash_at(operation);
         workload(&disk, &mut told).unwrap_err();
