@@ -305,6 +305,31 @@ fn whoever_still_waits_for_a_dropped_record_is_told() {
     assert_eq!(open.wait().unwrap().offset, 10);
 }
 
+#[test]
+fn a_flush_asks_nothing_of_records_that_somebody_wanted_to_go() {
+    for reset in [false, true] {
+        let disk = Disk::new();
+        let (broker, partition) = with(&disk, small().durability(Durability::Sync));
+        let producer = broker.producer();
+        producer.send(&partition, Record::new("acknowledged")).unwrap().wait().unwrap();
+        producer.send(&partition, Record::new("detached")).unwrap().detach();
+        producer.send(&partition, Record::new("acknowledged too")).unwrap().wait().unwrap();
+        match reset {
+            false => partition.truncate_to(0.into()).unwrap(),
+            true => partition.reset_to(9.into()).unwrap(),
+        }
+        producer.flush().unwrap();
+        // What a failure took is another matter: nobody wanted that.
+        producer.send(&partition, Record::new("detached")).unwrap().detach();
+        disk.fail(Op::Sync, 1, ErrorKind::Other);
+        producer.send(&partition, Record::new("lost")).unwrap().wait().unwrap_err();
+        partition.reopen().unwrap();
+        let told = producer.flush();
+        assert!(matches!(told, Err(Error::Truncated { .. })), "{told:?}");
+        producer.flush().unwrap();
+    }
+}
+
 /// Under a manual clock nothing has to be waited for.
 fn polled_once<F: Future>(future: F) -> F::Output {
     match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {

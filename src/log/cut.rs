@@ -76,6 +76,8 @@ impl Log {
             recovery::rewrite(&self.ctx, &*file, &segment.path, from.min(to), to)?;
             segment.mark_synced();
         }
+        // Before the epoch: whoever finds out that something was cut off knows why.
+        self.reopened.store(self.epoch() + 1, Ordering::Release);
         let cut = Cut { kept, last, rest: None, start: self.log_start(), end, common: end };
         self.begin_epoch_at(&mut writer, cut).map_err(|failed| failed.error)?;
         self.commit.restart(end.get());

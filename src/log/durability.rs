@@ -30,6 +30,11 @@ impl Log {
         if self.epoch() == epoch { Ok(()) } else { self.check_position(end, epoch) }
     }
 
+    /// Whether something that was appended up to `epoch` may have been cut off by a reopen, which nobody asked to.
+    pub(crate) fn may_have_lost(&self, epoch: u32) -> bool {
+        self.reopened.load(Ordering::Acquire) > epoch
+    }
+
     /// As [`wait_visible`](Log::wait_visible) for a future: leaves the waker if it has to wait. Under a manual clock
     /// there is nobody else to sync, so it is done here.
     pub(crate) fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {

@@ -157,6 +157,8 @@ pub(crate) struct Log {
     ends: Mutex<()>,
     /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
     cuts: AtomicU64,
+    /// The epoch that the last reopen began.
+    reopened: AtomicU32,
     queued: AtomicBool,
     wants_sync: AtomicBool,
     interval_armed: AtomicBool,
@@ -267,6 +269,7 @@ impl Log {
             shape: Mutex::new(()),
             ends: Mutex::new(()),
             cuts: AtomicU64::new(0),
+            reopened: AtomicU32::new(0),
             queued: AtomicBool::new(false),
             wants_sync: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),

@@ -35,6 +35,9 @@ pub(super) trait Sink: Send + Sync {
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
     /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the waker.
     fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
+    /// Whether something appended up to `epoch` may have been cut off because it could not be stored, not because somebody
+    /// wanted it to go.
+    fn may_have_lost(&self, epoch: u32) -> bool;
     /// Asks for what has been appended to become visible without anybody waiting for it.
     fn request_sync(&self);
 }
@@ -62,6 +65,10 @@ impl Sink for Arc<Log> {
 
     fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
         Log::poll_visible(self, end, epoch, waker)
+    }
+
+    fn may_have_lost(&self, epoch: u32) -> bool {
+        Log::may_have_lost(self, epoch)
     }
 
     fn request_sync(&self) {

@@ -205,9 +205,9 @@ impl Producer {
     ///
     /// # Errors
     /// The first error since the last flush of which no [`Pending`] could tell, because it was detached or dropped, or
-    /// what kept a topic's records from becoming durable, [`Truncated`](Error::Truncated) if some that no flush has
-    /// covered were cut off. It is reported once; everything else has been written
-    /// nevertheless.
+    /// what kept a topic's records from becoming durable. It is reported once; everything else has been written
+    /// nevertheless. That somebody has cut records off since, with [`truncate_to`](crate::Partition::truncate_to) or
+    /// [`reset_to`](crate::Partition::reset_to), is no error here.
     pub fn flush(&self) -> Result<()> {
         Box::new(self.shared.outbox.flush()).wait()
     }

@@ -299,6 +299,11 @@ impl Flush {
     /// The next part has an answer.
     fn part_done(&mut self, buffer: &PartitionBuffer, upto: (Offset, u32), result: Result<()>) {
         buffer.confirm(upto);
+        let result = match result {
+            // Somebody wanted it to go: there is nothing left that would have to become durable.
+            Err(Error::Truncated { .. }) if !buffer.sink().may_have_lost(upto.1) => Ok(()),
+            result => result,
+        };
         if self.first.is_ok() {
             self.first = result;
         }

@@ -960,6 +960,10 @@ impl Sink for Arc<FakeLog> {
         Poll::Pending
     }
 
+    fn may_have_lost(&self, _: u32) -> bool {
+        false
+    }
+
     fn request_sync(&self) {
         self.state.lock().sync_requests += 1;
     }
