@@ -3,7 +3,8 @@
 //!     torture write DIR SEED N            N records, one thread, each waited for (Sync)
 //!     torture gwrite DIR SEED N THREADS   N records by several threads that share syncs
 //!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is: rolls,
-//!                                         retention by size, deleted records, topics that come and go
+//!                                         retention by size, deleted records, cuts of records that were never called
+//!                                         acknowledged, logs that begin anew, topics that come and go
 //!     torture dump DIR                    opens, recovers, and prints everything that is readable
 //!
 //! Lines, unbuffered, printed after the library made the promise, unless it says otherwise:
@@ -23,8 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Error, Offset, Partition, Receipt, Record, Retention,
-    Start, Topic, TopicConfig,
+    Broker, BrokerConfig, Compression, Durability, Error, Offset, Partition, Producer, Receipt, Record,
+    Retention, Start, Topic, TopicConfig,
 };
 
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
@@ -154,10 +155,42 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
                 may_go(&partition, before);
                 partition.delete_records(before)?;
             }
+            4 => {
+                // As a copy that fell behind does: nothing is kept, and no offset is given out twice.
+                let topic = &topics[random.below(topics.len() as u64) as usize];
+                let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
+                let end = partition.bounds()?.log_end;
+                may_go(&partition, end);
+                partition.reset_to(end)?;
+            }
+            5..=8 => {
+                let topic = &topics[random.below(topics.len() as u64) as usize];
+                let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
+                truncate(&producer, &partition, &mut random, i)?;
+            }
             _ => {}
         }
     }
     broker.close()
+}
+
+/// Sends a batch and more behind it, calls only the first few records acknowledged, and cuts the others off: within that
+/// batch, before it or behind it, maybe some segments back. Of what was acknowledged nothing may go, and of what was cut
+/// nothing may come back over what gets its offsets.
+fn truncate(producer: &Producer, partition: &Partition, random: &mut Random, i: u64) -> Result<(), Error> {
+    let values: Vec<_> = (0..1 + random.below(8)).map(|_| random.value(i)).collect();
+    let batch = values.iter().map(|value| Record::new(value.as_slice()));
+    let receipts = producer.send_all(partition, batch)?.wait()?;
+    for _ in 0..random.below(40) {
+        producer.send(partition, Record::new(random.value(i)))?.detach();
+    }
+    producer.flush()?;
+    let kept = random.below(values.len() as u64 + 1) as usize;
+    let Some(first) = receipts.first() else { return Ok(()) };
+    for (receipt, value) in receipts.iter().zip(&values).take(kept) {
+        acknowledged(receipt, &[], value);
+    }
+    partition.truncate_to(first.offset.plus(kept as u64))
 }
 
 /// Where the log starts when retention by size has let go all that it may: Kafka's rule, looked at from outside.

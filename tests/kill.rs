@@ -16,7 +16,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::Random;
+use common::{Random, thorough};
 use tempfile::tempdir;
 
 /// The example `torture`, built with the profile of this test.
@@ -161,8 +161,9 @@ fn check(dir: &str, promises: &Promises, case: &str) {
     }
 }
 
-/// Kills `rounds` runs of one command on one directory. Answers how many of them were told something before they died.
-fn torment(command: &str, more: &[&str], rounds: u64, seed: u64) -> (u64, usize) {
+/// Kills `rounds` runs of one command on one directory, most of them before they have been told more than so much. Answers
+/// how many were told something before they died, how much all of them were told, and how often logs were cut.
+fn torment(command: &str, more: &[&str], rounds: u64, most: u64, seed: u64) -> (u64, usize, u32) {
     let dir = tempdir().unwrap();
     let path = dir.path().join("data");
     let path = path.to_str().unwrap();
@@ -176,7 +177,7 @@ fn torment(command: &str, more: &[&str], rounds: u64, seed: u64) -> (u64, usize)
         // Most die in the middle of their work, some while they open what the last one left.
         let moment = match random.below(20) {
             0 => Moment::After(Duration::from_micros(random.below(8_000))),
-            _ => Moment::Acknowledged(1 + random.below(25)),
+            _ => Moment::Acknowledged(1 + random.below(most)),
         };
         told += u64::from(run_and_kill(&args, moment, &mut promises) > 0);
         if round % 10 == 9 || round + 1 == rounds {
@@ -186,24 +187,28 @@ fn torment(command: &str, more: &[&str], rounds: u64, seed: u64) -> (u64, usize)
     let topics: HashSet<_> =
         promises.records.keys().map(|(topic, partition, _)| (topic, partition)).collect();
     assert_eq!(topics.len(), 4, "two topics of two partitions each");
-    (told, promises.records.len())
+    let broker = quipu::Broker::open(path).unwrap();
+    let partitions = broker.topics().into_iter().flat_map(|topic| topic.partitions());
+    (told, promises.records.len(), partitions.map(|partition| partition.epoch()).sum())
 }
 
 #[test]
 fn a_writer_that_is_killed_a_hundred_times_loses_nothing_it_was_told() {
-    let (told, promises) = torment("write", &[], 100, 1000);
+    let (told, promises, _) = torment("write", &[], 100, 25, 1000);
     assert!(told >= 90, "{told} of 100 runs were told something");
     assert!(promises > 1000, "{promises}");
 }
 
 #[test]
 fn writers_that_share_their_syncs_are_killed_and_lose_nothing_they_were_told() {
-    let (told, promises) = torment("gwrite", &["8"], 20, 2000);
+    let (told, promises, _) = torment("gwrite", &["8"], 20, 25, 2000);
     assert!(told >= 15 && promises > 150, "{told} of 20 runs were told {promises} things");
 }
 
 #[test]
 fn a_writer_with_maintenance_is_killed_and_loses_nothing_it_was_told() {
-    let (told, promises) = torment("maint", &[], 20, 3000);
-    assert!(told >= 15 && promises > 150, "{told} of 20 runs were told {promises} things");
+    let rounds = if thorough() { 400 } else { 20 };
+    let (told, promises, cuts) = torment("maint", &[], rounds, 250, 3000);
+    assert!(told >= rounds * 3 / 4 && promises > 1000, "{told} of {rounds} runs were told {promises} things");
+    assert!(cuts > 20, "logs were cut {cuts} times");
 }
