@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::types::{Offset, PartitionId, Timestamp, TopicName};
+use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -131,6 +131,46 @@ pub enum Error {
         /// Its bounds, or what it conflicts with.
         reason: String,
     },
+    /// A name that no consumer group may have.
+    #[error("{name:?} is no group name: {reason}")]
+    InvalidGroupName {
+        /// The name given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Nothing of this commit was stored, because some of it may not be: its partitions are others' by now, or were in
+    /// between. Poll again; whoever owns them has begun where the last commit ended.
+    #[error("group {group}: the commit was rejected: {}", list(offenders))]
+    CommitRejected {
+        /// The group.
+        group: GroupId,
+        /// The partitions that prevent it.
+        offenders: Vec<Offender>,
+    },
+    /// These partitions have no committed offset, and the [reset policy](crate::OffsetReset) is to fail. Seek in each.
+    #[error("group {group} has no committed offset in {}", places(partitions))]
+    NoCommittedOffset {
+        /// The group.
+        group: GroupId,
+        /// All partitions without one.
+        partitions: Vec<(TopicName, PartitionId)>,
+    },
+    /// This can only be done to a group without members: close its consumers first.
+    #[error("group {group} has members")]
+    GroupNotEmpty {
+        /// The group.
+        group: GroupId,
+    },
+    /// An [`Assignor`](crate::Assignor) left a partition out, gave one out twice or to a member that does not subscribe to
+    /// its topic. Nothing has changed.
+    #[error("assignor {assignor:?}: {reason}")]
+    InvalidAssignment {
+        /// The assignor's name.
+        assignor: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The directory is open already, in this process or another. Nothing was touched.
     #[error("{} is already open, in this process or another", path.display())]
     AlreadyOpen {
@@ -208,6 +248,58 @@ pub enum Error {
     /// The broker, or this handle, has been closed.
     #[error("the broker is closed")]
     Closed,
+}
+
+/// A partition of which an offset may not be committed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offender {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// Why an offset may not be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// The committer is no member of the group (any more), or has no place in a group that has members.
+    #[error("the committer is no member of the group")]
+    NotAMember,
+    /// The partition is not the committer's.
+    #[error("it is not the committer's")]
+    NotOwned,
+    /// The partition has been somebody else's since the records were polled.
+    #[error("it was somebody else's since the records were polled")]
+    Stale,
+    /// The offset lies behind the visible end.
+    #[error("it ends at offset {end}")]
+    BeyondEnd {
+        /// The visible end.
+        end: Offset,
+    },
+    /// The log was cut before the offset since.
+    #[error("it was cut at offset {to} since")]
+    Truncated {
+        /// Where it was cut.
+        to: Offset,
+    },
+    /// There is no such partition (any more).
+    #[error("there is no such partition")]
+    UnknownPartition,
+}
+
+fn list(offenders: &[Offender]) -> String {
+    let offenders = offenders.iter().map(|o| format!("{}/{}: {}", o.topic, o.partition, o.reason));
+    offenders.collect::<Vec<_>>().join("; ")
+}
+
+fn places(partitions: &[(TopicName, PartitionId)]) -> String {
+    let places = partitions.iter().map(|(topic, partition)| format!("{topic}/{partition}"));
+    places.collect::<Vec<_>>().join(", ")
 }
 
 /// What an error says of the records that were being appended.

@@ -11,8 +11,9 @@
 //! | bytes | `format` | What do the bytes mean? Pure: no I/O, no locks, no clock, no panic on any input. |
 //! | medium | `storage` | How do bytes get onto a medium, and when are they safe there? Knows files, not formats. |
 //! | log | `log` | One partition: append, roll, sync, recover, read. |
+//! | groups | `group` | Who owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
 //! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
@@ -51,8 +52,10 @@
 mod broker;
 mod clock;
 mod config;
+mod consumer;
 mod error;
 mod format;
+mod group;
 mod log;
 mod partitioner;
 mod producer;
@@ -70,7 +73,14 @@ mod types;
 pub use broker::Broker;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{BrokerConfig, Compression, Durability, ReadMode, Retention, TimestampType, TopicConfig};
-pub use error::{Corruption, Error, Outcome, Result};
+pub use consumer::{
+    CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
+    GroupPartition, Offsets, Rebalance, RebalanceEvent, ResetTo,
+};
+pub use error::{Corruption, Error, Offender, Outcome, RejectReason, Result};
+pub use group::assign::{
+    Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor,
+};
 pub use log::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig};
@@ -79,5 +89,6 @@ pub use record::{Header, IntoBytes, Record};
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};
 pub use topic::{Partition, Topic};
 pub use types::{
-    Bounds, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId, TopicName,
+    Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
+    TopicName,
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 use crate::sync::Arc;
-use crate::types::{Bounds, Offset, PartitionId, TopicName};
+use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName};
 
 /// Something worth knowing has happened to a partition. See [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
 #[derive(Clone, Debug)]
@@ -73,10 +73,29 @@ pub struct OpenReport {
     pub recovered: Vec<Recovery>,
     /// What was cut off, and which offsets it held.
     pub cuts: Vec<Cut>,
+    /// Commits of groups that spoke of records which a power loss took: they were set back to the log end, so that what
+    /// comes there now is delivered.
+    pub clamped: Vec<ClampedCommit>,
     /// The partitions that could not be opened for appending: they answer with this error, the others work.
     pub damaged: Vec<(TopicName, PartitionId, Error)>,
     /// Files that are not the broker's and were left alone, and derived files that were rebuilt.
     pub warnings: Vec<String>,
+}
+
+/// A group's commit that was set back to the log end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClampedCommit {
+    /// The group.
+    pub group: GroupId,
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// What was committed.
+    pub from: Offset,
+    /// What is committed now.
+    pub to: Offset,
 }
 
 /// How much of a partition was read again after an unclean stop.

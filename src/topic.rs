@@ -3,6 +3,7 @@
 use crate::broker::{Broker, BrokerInner, Prepared, TopicState};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
+use crate::format::names;
 use crate::log::{Log, RawBatches};
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
@@ -28,7 +29,12 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        if names::is_own_topic(name) {
+            let reason = "the broker keeps a topic of its own under this name";
+            return Err(Error::InvalidTopicName { name: name.to_string(), reason });
+        }
         let state = self.inner().create_topic(name, config)?;
+        self.inner().topics_changed();
         Ok(Topic::new(self.inner().clone(), state))
     }
 
@@ -156,7 +162,6 @@ impl Partition {
         &self.state
     }
 
-    #[cfg(test)]
     pub(crate) fn log(&self) -> &Arc<Log> {
         &self.log
     }

@@ -180,6 +180,60 @@ impl fmt::Display for TopicName {
     }
 }
 
+/// The name of a consumer group: 1 to 249 bytes without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(Arc<str>);
+
+impl GroupId {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 249;
+
+    /// A name that a group may have.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(name: &str) -> Result<Self, &'static str> {
+        if name.is_empty() {
+            Err("it is empty")
+        } else if name.len() > Self::MAX_LEN {
+            Err("it is longer than 249 bytes")
+        } else if name.chars().any(char::is_control) {
+            Err("it has a control character")
+        } else {
+            Ok(GroupId(Arc::from(name)))
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for GroupId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for GroupId {
+    fn eq(&self, other: &str) -> bool {
+        &*self.0 == other
+    }
+}
+
+impl PartialEq<&str> for GroupId {
+    fn eq(&self, other: &&str) -> bool {
+        &*self.0 == *other
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The random identity a topic gets when it is created: a topic that is deleted and created again under the same
 /// name is another topic (KIP-516).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the house, top to bottom. A module may use its own row's modules only where that row is a directory of its
 /// own, or where the row says so.
-const ROWS: [(&str, &[&str]); 6] = [
+const ROWS: [(&str, &[&str]); 7] = [
     ("words", &["types", "error", "record", "config", "clock", "sync", "stats", "rng"]),
     ("bytes and medium", &["format", "storage"]),
     ("log", &["log"]),
+    ("groups", &["group"]),
     ("broker", &["broker"]),
-    ("handles", &["topic", "records", "reader", "producer", "partitioner", "testing"]),
+    ("handles", &["consumer", "topic", "records", "reader", "producer", "partitioner", "testing"]),
     ("root", &["lib"]),
 ];
 
@@ -85,7 +86,7 @@ fn a_module_imports_only_from_above() {
                     continue;
                 }
                 let (from, to) = (row_of(&module), row_of(&name));
-                let handles = from == to && (from == 0 || from == 4);
+                let handles = from == to && (from == 0 || from == 5);
                 if to > from || (to == from && !handles) {
                     wrong.push(format!("{}:{}: {module} uses {name}", path.display(), number + 1));
                 }

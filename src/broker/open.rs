@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::catalog::{Catalog, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
+use crate::group::Coordinator;
 use crate::log::recovery::Note;
 use crate::log::{Context, Log, LogSettings, malformed};
 use crate::rng::SplitMix64;
@@ -37,6 +38,10 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     empty_trash(&ctx, &mut report)?;
     let topics = open_topics(config, &ctx, catalog.current(), checkpoint.as_ref(), is_new, &mut report);
     report.clean = is_new || (checkpoint.as_ref().is_some_and(|c| c.clean) && report.recovered.is_empty());
+    let groups = Coordinator::new();
+    if !report.clean {
+        settle_groups(&ctx, &groups, &topics, &mut report);
+    }
     let entries = topics
         .iter()
         .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
@@ -51,6 +56,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         durability: config.durability,
         catalog: Mutex::new(catalog),
         upkeep: upkeep.clone(),
+        groups,
         random: Mutex::new(SplitMix64::new(seed)),
         report,
         threads: Threads::none(),
@@ -73,6 +79,18 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         broker.threads.start(&upkeep, config.checkpoint_interval);
     }
     Ok(broker)
+}
+
+/// Has no commit speak of records that the last stop took. If that cannot be done now, groups answer with the reason.
+fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &[Arc<TopicState>], report: &mut OpenReport) {
+    let logs = |id: &TopicId| topics.iter().find(|state| state.id == *id).map(|state| state.logs());
+    let own = topics.iter().find(|state| names::is_own_topic(state.name.as_str()));
+    let Some(log) = own.and_then(|state| state.logs().first().cloned()) else { return };
+    let find = |id: &TopicId, partition: PartitionId| logs(id)?.get(partition.get() as usize).cloned();
+    match groups.offsets().settle(ctx, log, find) {
+        Ok(clamped) => report.clamped = clamped,
+        Err(error) => report.warnings.push(format!("what groups have committed cannot be used: {error}")),
+    }
 }
 
 /// Looks at what is there, without touching it. Answers whether a broker has to be made.

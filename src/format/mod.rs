@@ -20,6 +20,7 @@ pub(crate) mod envelope;
 pub(crate) mod index;
 pub(crate) mod manifest;
 pub(crate) mod names;
+pub(crate) mod offsets;
 pub(crate) mod reader;
 pub(crate) mod segment;
 pub(crate) mod shipment;

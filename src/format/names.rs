@@ -8,6 +8,14 @@ use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 /// Locked while a broker has the directory open.
 pub(crate) const LOCK: &str = "LOCK";
+/// The topic that groups' offsets are committed to. Kafka's name.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Whether no user may have a topic of this name: names that differ only in case are the same to some file systems.
+pub(crate) fn is_own_topic(name: &str) -> bool {
+    name.eq_ignore_ascii_case(OFFSETS_TOPIC)
+}
+
 /// The list of topics.
 pub(crate) const CATALOG: &str = "catalog";
 /// What one open leaves to the next.

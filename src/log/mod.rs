@@ -431,6 +431,11 @@ impl Log {
         self.damage.clone().map_or(Ok(()), Err)
     }
 
+    /// Whether durable bytes were found damaged when it was opened.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
     fn check_writable(&self) -> Result<()> {
         if !self.refuses_appends.load(Ordering::Acquire) {
             return Ok(());

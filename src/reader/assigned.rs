@@ -18,6 +18,8 @@ pub(crate) struct Assigned {
     /// The log epoch in which the next offset was true.
     epoch: u32,
     paused: bool,
+    /// It has no position yet: nothing is delivered until somebody seeks.
+    unset: bool,
     /// An error that came behind good records, or one that only a seek gets past.
     failed: Option<Error>,
     /// Nothing at or behind this offset is delivered.
@@ -32,6 +34,7 @@ impl Assigned {
             unread: None,
             epoch,
             paused: false,
+            unset: false,
             failed: None,
             until: Offset::MAX,
         }
@@ -60,6 +63,16 @@ impl Assigned {
         self.unread = None;
         self.epoch = epoch;
         self.failed = None;
+        self.unset = false;
+    }
+
+    /// Has no position until somebody seeks.
+    pub(crate) fn set_unset(&mut self) {
+        self.unset = true;
+    }
+
+    pub(crate) fn is_unset(&self) -> bool {
+        self.unset
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -79,7 +92,7 @@ impl Assigned {
     /// partition costs a poll.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        if self.paused {
+        if self.paused || self.unset {
             return false;
         }
         let log = self.log();

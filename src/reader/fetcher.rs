@@ -98,6 +98,18 @@ impl Fetcher {
         self.assigned.push(assigned);
     }
 
+    /// Reads a partition no more.
+    pub(crate) fn unassign(&mut self, is_it: impl Fn(&Assigned) -> bool) {
+        let waiter = &self.waiter;
+        self.assigned.retain(|assigned| {
+            let stays = !is_it(assigned);
+            if !stays {
+                assigned.log().waiters().remove(waiter);
+            }
+            stays
+        });
+    }
+
     /// Reads all partitions of a topic, and from their beginning those that are added to it.
     ///
     /// # Errors
@@ -123,9 +135,15 @@ impl Fetcher {
         }
     }
 
-    /// See [`Reader::poll`](super::Reader::poll).
-    pub(crate) fn poll(&mut self, timeout: Duration) -> Result<Records> {
+    /// See [`Reader::poll`](super::Reader::poll). `before` comes before every look for records: it may assign and
+    /// unassign.
+    pub(crate) fn poll(
+        &mut self,
+        timeout: Duration,
+        mut before: impl FnMut(&mut Fetcher) -> Result<()>,
+    ) -> Result<Records> {
         self.broker.run_due();
+        before(self)?;
         if let Some(records) = self.look()? {
             return Ok(records);
         }
@@ -140,6 +158,7 @@ impl Fetcher {
             // IMPORTANT: announced and reset before this look. What becomes visible before it is seen by it, what comes
             // later signals the waiter; the other way round it could fall between.
             self.waiter.reset();
+            before(self)?;
             if let Some(records) = self.look()? {
                 return Ok(records);
             }
@@ -153,10 +172,14 @@ impl Fetcher {
 
     /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to wait. Whoever gives up
     /// waiting calls [`stop_waiting`](Fetcher::stop_waiting).
-    pub(crate) fn poll_records(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Records>> {
+    pub(crate) fn poll_records(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        mut before: impl FnMut(&mut Fetcher) -> Result<()>,
+    ) -> Poll<Result<Records>> {
         self.broker.run_due();
-        let found = match self.look() {
-            Ok(None) => self.look_or_register(cx.waker()),
+        let found = match before(self).and_then(|()| self.look()) {
+            Ok(None) => self.look_or_register(cx.waker(), before),
             found => found,
         };
         match found.transpose() {
@@ -176,13 +199,18 @@ impl Fetcher {
     }
 
     /// Leaves the waker where the logs find it, unless there is something by now.
-    fn look_or_register(&mut self, waker: &Waker) -> Result<Option<Records>> {
+    fn look_or_register(
+        &mut self,
+        waker: &Waker,
+        mut before: impl FnMut(&mut Fetcher) -> Result<()>,
+    ) -> Result<Option<Records>> {
         if self.parking.is_none() {
             self.parking = Some(Parking::announce(&self.broker.ctx));
         }
         loop {
             // In the order that `poll` argues for.
             self.waiter.reset();
+            before(self)?;
             if let Some(records) = self.look()? {
                 return Ok(Some(records));
             }

@@ -5,8 +5,8 @@
 //! for. Fetching itself is in [`fetcher`], one partition's place in [`assigned`]; a group's consumer stands on the same
 //! two.
 
-mod assigned;
-mod fetcher;
+pub(crate) mod assigned;
+pub(crate) mod fetcher;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -215,7 +215,7 @@ impl Reader {
     /// # Ok(()) }
     /// ```
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
-        self.fetcher.poll(timeout)
+        self.fetcher.poll(timeout, |_| Ok(()))
     }
 
     /// The next records, as soon as there are any. Needs no particular runtime, and may be dropped at any time: what
@@ -483,7 +483,7 @@ impl Future for Recv<'_> {
     type Output = Result<Records>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().0.poll_records(cx)
+        self.get_mut().0.poll_records(cx, |_| Ok(()))
     }
 }
 

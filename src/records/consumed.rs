@@ -3,10 +3,11 @@
 use std::fmt;
 
 use crate::format::body::{self, RawHeaders, RawRecord};
+use crate::group::state::Stamp;
 use crate::log::batch::{Batch, Identity};
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
+use crate::types::{Offset, PartitionId, Position, Timestamp, TopicId, TopicName};
 
 /// A record as a reader gets it: slices of the batch it lies in. Cheap to copy.
 ///
@@ -31,6 +32,8 @@ use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 pub struct ConsumedRecord<'a> {
     raw: RawRecord<'a>,
     origin: Origin<'a>,
+    /// What it was polled under.
+    stamp: Stamp,
 }
 
 /// Where the slices of a record come from, which also knows what all records of a batch share.
@@ -43,8 +46,16 @@ enum Origin<'a> {
 
 impl<'a> ConsumedRecord<'a> {
     #[inline]
-    pub(super) fn in_batch(batch: &'a Arc<Batch>, position: usize, raw: RawRecord<'a>) -> Self {
-        ConsumedRecord { raw, origin: Origin::Batch(batch, position) }
+    pub(super) fn in_batch(batch: &'a Arc<Batch>, position: usize, raw: RawRecord<'a>, stamp: Stamp) -> Self {
+        ConsumedRecord { raw, origin: Origin::Batch(batch, position), stamp }
+    }
+
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    pub(crate) fn topic_id(&self) -> TopicId {
+        self.source().topic_id
     }
 
     /// The key; `None` is null, which is not the same as empty.
@@ -115,9 +126,12 @@ impl<'a> ConsumedRecord<'a> {
     /// The same record, to keep: it shares the buffer of its whole batch and keeps it alive.
     pub fn into_owned(self) -> OwnedRecord {
         OwnedRecord(match self.origin {
-            Origin::Batch(batch, position) => {
-                Owned::Shared { batch: batch.clone(), position, offset_delta: self.raw.offset_delta }
-            }
+            Origin::Batch(batch, position) => Owned::Shared {
+                batch: batch.clone(),
+                position,
+                offset_delta: self.raw.offset_delta,
+                stamp: self.stamp,
+            },
             Origin::Copy(copy) => Owned::Detached(copy.clone()),
         })
     }
@@ -169,7 +183,7 @@ pub struct OwnedRecord(Owned);
 
 #[derive(Clone)]
 enum Owned {
-    Shared { batch: Arc<Batch>, position: usize, offset_delta: u32 },
+    Shared { batch: Arc<Batch>, position: usize, offset_delta: u32, stamp: Stamp },
     Detached(Arc<Detached>),
 }
 
@@ -180,6 +194,7 @@ struct Detached {
     offset: Offset,
     timestamp: Timestamp,
     offset_delta: u32,
+    stamp: Stamp,
     bytes: Box<[u8]>,
 }
 
@@ -187,13 +202,13 @@ impl OwnedRecord {
     /// The same record, borrowed. Decodes it: for several looks at one record, keep the answer.
     pub fn as_record(&self) -> ConsumedRecord<'_> {
         match &self.0 {
-            Owned::Shared { batch, position, offset_delta } => {
+            Owned::Shared { batch, position, offset_delta, stamp } => {
                 let (raw, _) = decode(batch.records.as_slice(), *position, *offset_delta);
-                ConsumedRecord::in_batch(batch, *position, raw)
+                ConsumedRecord::in_batch(batch, *position, raw, *stamp)
             }
             Owned::Detached(copy) => {
                 let (raw, _) = decode(&copy.bytes, 0, copy.offset_delta);
-                ConsumedRecord { raw, origin: Origin::Copy(copy) }
+                ConsumedRecord { raw, origin: Origin::Copy(copy), stamp: copy.stamp }
             }
         }
     }
@@ -201,7 +216,7 @@ impl OwnedRecord {
     /// Copies the record's bytes, so that its batch is not kept alive any more.
     #[must_use]
     pub fn detach(self) -> OwnedRecord {
-        let Owned::Shared { batch, position, offset_delta } = &self.0 else { return self };
+        let Owned::Shared { batch, position, offset_delta, stamp } = &self.0 else { return self };
         let record = self.as_record();
         let body = batch.records.as_slice();
         let (_, end) = decode(body, *position, *offset_delta);
@@ -211,6 +226,7 @@ impl OwnedRecord {
             offset: record.offset(),
             timestamp: record.timestamp(),
             offset_delta: *offset_delta,
+            stamp: *stamp,
             bytes: body.get(*position..end).unwrap_or_default().into(),
         })))
     }

@@ -9,7 +9,8 @@ use std::vec;
 
 pub use self::consumed::{ConsumedRecord, OwnedRecord};
 use crate::format::body;
-use crate::log::batch::Batch;
+use crate::group::state::Stamp;
+use crate::log::batch::{Batch, Identity};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicName};
 
@@ -122,6 +123,24 @@ impl Records {
     }
 
     /// Adds a range that was left out.
+    /// Notes what all of them were polled under.
+    pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
+        for chunk in &mut self.chunks {
+            chunk.stamp = stamp;
+        }
+    }
+
+    /// How far each partition has been delivered, in the order of the chunks: of several of one partition the last
+    /// counts.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = ChunkEnd<'_>> {
+        self.chunks.iter().map(|chunk| ChunkEnd {
+            source: &chunk.batch.source,
+            next: chunk.end,
+            epoch: chunk.batch.header.log_epoch,
+            stamp: chunk.stamp,
+        })
+    }
+
     pub(crate) fn skip(&mut self, skipped: Skipped) {
         self.skipped.push(skipped);
     }
@@ -327,6 +346,16 @@ struct Mark {
     next_offset_delta: u32,
 }
 
+/// Where a run of records ends.
+pub(crate) struct ChunkEnd<'a> {
+    pub(crate) source: &'a Identity,
+    /// The next offset to read.
+    pub(crate) next: Offset,
+    /// The log epoch in which that is true.
+    pub(crate) epoch: u32,
+    pub(crate) stamp: Stamp,
+}
+
 /// A run of records of one batch.
 #[derive(Clone)]
 pub(crate) struct Chunk {
@@ -334,6 +363,9 @@ pub(crate) struct Chunk {
     from: Mark,
     count: u32,
     bytes: usize,
+    /// Where reading goes on behind it.
+    end: Offset,
+    stamp: Stamp,
 }
 
 impl Chunk {
@@ -345,6 +377,7 @@ impl Chunk {
         ChunkIter {
             batch: &self.batch,
             records: body::Records::resume(body, position, self.count, next_offset_delta),
+            stamp: self.stamp,
         }
     }
 
@@ -363,6 +396,7 @@ impl Chunk {
 struct ChunkIter<'a> {
     batch: &'a Arc<Batch>,
     records: body::Records<'a>,
+    stamp: Stamp,
 }
 
 impl<'a> Iterator for ChunkIter<'a> {
@@ -373,7 +407,7 @@ impl<'a> Iterator for ChunkIter<'a> {
         let position = self.records.position();
         // The body has been validated: an error would mean that a mapped file was changed by somebody else since.
         let raw = self.records.next()?.ok()?;
-        Some(ConsumedRecord::in_batch(self.batch, position, raw))
+        Some(ConsumedRecord::in_batch(self.batch, position, raw, self.stamp))
     }
 }
 
@@ -427,7 +461,14 @@ impl Unread {
             self.mark_behind(count)
         };
         let bytes = self.mark.position.saturating_sub(from.position);
-        Chunk { batch: self.batch.clone(), from, count, bytes }
+        Chunk {
+            batch: self.batch.clone(),
+            from,
+            count,
+            bytes,
+            end: self.next_offset(),
+            stamp: Stamp::default(),
+        }
     }
 
     fn skip_below(&mut self, offset: Offset) {

@@ -1,0 +1,63 @@
+//! What do groups get from the broker? Its topics and their logs, and one topic more that is the broker's own.
+
+use super::{BrokerInner, TopicState};
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::format::names::{OFFSETS_TOPIC, is_own_topic};
+use crate::group::state::TopicInfo;
+use crate::group::{Coordinator, Host};
+use crate::log::{Context, Log};
+use crate::sync::Arc;
+use crate::types::{PartitionId, TopicId};
+
+impl Host for BrokerInner {
+    fn ctx(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    fn topics(&self) -> Vec<TopicInfo> {
+        let topics = self.upkeep.topics.read();
+        let info = |state: &Arc<TopicState>| TopicInfo {
+            name: state.name.clone(),
+            id: state.id,
+            partitions: state.log_count(),
+        };
+        topics.iter().filter(|state| !is_own_topic(state.name.as_str())).map(info).collect()
+    }
+
+    fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>> {
+        let topics = self.upkeep.topics.read();
+        let state = topics.iter().find(|state| state.id == *topic)?;
+        state.logs().get(partition.get() as usize).cloned()
+    }
+
+    fn offsets_log(&self) -> Result<Arc<Log>> {
+        self.check_open()?;
+        if let Some(log) = self.existing_offsets_log() {
+            return Ok(log);
+        }
+        match self.create_topic(OFFSETS_TOPIC, TopicConfig::new()) {
+            // Somebody else was faster.
+            Err(Error::TopicExists { .. }) => {}
+            created => drop(created?),
+        }
+        self.existing_offsets_log().ok_or_else(|| Error::UnknownTopic { topic: OFFSETS_TOPIC.to_string() })
+    }
+
+    fn existing_offsets_log(&self) -> Option<Arc<Log>> {
+        let topics = self.upkeep.topics.read();
+        let state = topics.iter().find(|state| is_own_topic(state.name.as_str()))?;
+        state.logs().first().cloned()
+    }
+
+    fn coordinator(&self) -> &Coordinator {
+        &self.groups
+    }
+}
+
+impl BrokerInner {
+    /// Topics came, grew or went.
+    pub(crate) fn topics_changed(&self) {
+        self.groups.topics_changed(self);
+    }
+}

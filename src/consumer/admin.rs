@@ -1,0 +1,310 @@
+//! How is a group looked at, and set to another place, from outside? Kafka's `kafka-consumer-groups`.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::CommittedOffset;
+use crate::broker::{Broker, BrokerInner};
+use crate::error::{Error, Result};
+use crate::group::Host;
+use crate::group::offsets::{Change, Committed};
+use crate::log::Log;
+use crate::log::notify::Waiter;
+use crate::reader::assigned::start_offset;
+use crate::sync::Arc;
+use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName};
+
+impl Broker {
+    /// A group, whether or not it has members or has committed anything.
+    ///
+    /// # Errors
+    /// [`InvalidGroupName`](Error::InvalidGroupName), [`Closed`](Error::Closed), or what the medium says.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+    /// let mut consumer = broker.consumer("billing").subscribe(&["orders"])?;
+    /// let records = consumer.poll(Duration::from_millis(200))?;
+    /// consumer.commit(&records)?;
+    ///
+    /// let group = broker.group("billing")?;
+    /// assert_eq!((group.describe()?.members.len(), group.lag()?), (1, 0));
+    ///
+    /// consumer.close()?; // once nobody is in it any more, it can be set back
+    /// group.reset("orders", Start::Beginning)?;
+    /// assert_eq!(group.lag()?, 3);
+    /// # Ok(()) }
+    /// ```
+    pub fn group(&self, name: &str) -> Result<Group> {
+        let name = GroupId::new(name)
+            .map_err(|reason| Error::InvalidGroupName { name: name.to_string(), reason })?;
+        let broker = self.inner().clone();
+        broker.check_open()?;
+        broker.coordinator().offsets().open_existing(&*broker)?;
+        Ok(Group { group: broker.coordinator().group(&name), broker })
+    }
+
+    /// The groups that have members or have committed anything, by name.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed), or what the medium says.
+    pub fn groups(&self) -> Result<Vec<GroupId>> {
+        let broker = self.inner();
+        broker.check_open()?;
+        broker.coordinator().offsets().open_existing(&**broker)?;
+        let mut names = broker.coordinator().active();
+        names.extend(broker.coordinator().offsets().groups());
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+}
+
+/// A consumer group, from outside.
+#[derive(Clone)]
+pub struct Group {
+    broker: Arc<BrokerInner>,
+    group: Arc<crate::group::Group>,
+}
+
+/// What a group is and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupDescription {
+    /// Its name.
+    pub name: GroupId,
+    /// How often its partitions were shared out anew since the broker was opened.
+    pub generation: u32,
+    /// Every member owns what it is to own: no rebalance is under way.
+    pub stable: bool,
+    /// Its members, by number.
+    pub members: Vec<GroupMember>,
+    /// Every partition that it subscribes to or has committed an offset of, by topic.
+    pub partitions: Vec<GroupPartition>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupMember {
+    /// Its number, which no other member of any group has had since the broker was opened.
+    pub id: u32,
+    /// What it owns now.
+    pub partitions: Vec<(TopicName, PartitionId)>,
+}
+
+/// How far a group is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupPartition {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The member that owns it now.
+    pub owner: Option<u32>,
+    /// What is committed.
+    pub committed: Option<CommittedOffset>,
+    /// The visible end.
+    pub end: Offset,
+    /// How many offsets there are between what is committed, or else the log start, and the visible end.
+    pub lag: u64,
+}
+
+/// Where a group is to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResetTo {
+    /// A place in each partition.
+    Start(Start),
+    /// So many offsets on from what is committed, or back if it is negative.
+    Shift(i64),
+}
+
+impl From<Start> for ResetTo {
+    fn from(start: Start) -> Self {
+        ResetTo::Start(start)
+    }
+}
+
+impl Group {
+    /// Its name.
+    pub fn name(&self) -> &GroupId {
+        &self.group.name
+    }
+
+    /// Its members, what they own, and how far it has come.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed), or what the medium says.
+    pub fn describe(&self) -> Result<GroupDescription> {
+        self.open()?;
+        let topics = self.broker.topics();
+        let membership = self.group.lock();
+        let members: Vec<_> = membership
+            .members()
+            .map(|id| {
+                let partitions = membership.owned(id).iter().map(|share| share.place()).collect();
+                GroupMember { id, partitions }
+            })
+            .collect();
+        let (generation, stable) = (membership.generation(), membership.is_stable());
+        let subscribed: Vec<_> = membership.topics().to_vec();
+        drop(membership);
+        let offsets = self.broker.coordinator().offsets();
+        let commits = offsets.commits(&self.group.name);
+        let mut partitions = Vec::new();
+        for topic in topics {
+            for number in 0..topic.partitions {
+                let partition = PartitionId::new(number);
+                let committed = commits.iter().find(|(id, p, _)| *id == topic.id && *p == partition);
+                let committed = committed.map(|(_, _, committed)| committed.clone());
+                if committed.is_none() && !subscribed.iter().any(|other| other.id == topic.id) {
+                    continue;
+                }
+                let Some(log) = self.broker.log(&topic.id, partition) else { continue };
+                let place = (topic.name.clone(), partition);
+                let owner = members.iter().find(|member| member.partitions.contains(&place));
+                partitions.push(GroupPartition {
+                    owner: owner.map(|member| member.id),
+                    end: log.visible_end(),
+                    lag: lag(&log, committed.as_ref()),
+                    committed: committed.map(CommittedOffset::from),
+                    topic: place.0,
+                    partition,
+                });
+            }
+        }
+        Ok(GroupDescription { name: self.group.name.clone(), generation, stable, members, partitions })
+    }
+
+    /// How many offsets lie between what is committed and the visible ends, over all its partitions; where nothing is
+    /// committed it counts from the log start.
+    ///
+    /// # Errors
+    /// As [`describe`](Group::describe).
+    pub fn lag(&self) -> Result<u64> {
+        Ok(self.describe()?.partitions.iter().map(|partition| partition.lag).sum())
+    }
+
+    /// Waits until the lag is at most `lag`, and says whether that came within `timeout`. Under a
+    /// [`ManualClock`](crate::ManualClock) it never waits.
+    ///
+    /// # Errors
+    /// As [`describe`](Group::describe).
+    pub fn wait_lag_below(&self, lag: u64, timeout: Duration) -> Result<bool> {
+        /// A commit tells nobody, so this looks again from time to time.
+        const EVERY: Duration = Duration::from_millis(5);
+        let clock = &*self.broker.ctx.clock;
+        let deadline = clock.monotonic().saturating_add(timeout);
+        let waiter = Waiter::default();
+        loop {
+            if self.lag()? <= lag {
+                return Ok(true);
+            }
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() || clock.is_manual() {
+                return Ok(false);
+            }
+            waiter.wait(clock, left.min(EVERY));
+        }
+    }
+
+    /// What is committed of a partition.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says.
+    pub fn committed(
+        &self,
+        topic: &str,
+        partition: impl Into<PartitionId>,
+    ) -> Result<Option<CommittedOffset>> {
+        self.open()?;
+        let state = self.broker.topic_state(topic)?;
+        let offsets = self.broker.coordinator().offsets();
+        Ok(offsets.committed(&self.group.name, &state.id, partition.into()).map(CommittedOffset::from))
+    }
+
+    /// Sets the group to another place in all partitions of a topic, and answers where that is; a place outside the log
+    /// is moved to its nearer end. [`Start::Time`] without such a record means the end.
+    ///
+    /// # Errors
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set;
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says: then nothing is changed.
+    pub fn reset(&self, topic: &str, to: impl Into<ResetTo>) -> Result<Vec<Position>> {
+        let coordinator = self.broker.coordinator();
+        coordinator.offsets().open(&*self.broker)?;
+        let (to, state) = (to.into(), self.broker.topic_state(topic)?);
+        let (mut changes, mut positions) = (Vec::new(), Vec::new());
+        let at = self.broker.ctx.clock.now();
+        // Held to the end: nobody joins in between.
+        let membership = self.group.lock();
+        if !membership.is_empty() {
+            return Err(Error::GroupNotEmpty { group: self.group.name.clone() });
+        }
+        for log in state.logs().iter() {
+            let epoch = log.epoch();
+            let committed = coordinator.offsets().committed(&self.group.name, &state.id, log.partition());
+            let wanted = match to {
+                ResetTo::Start(start) => start_offset(log, start)?,
+                ResetTo::Shift(by) => {
+                    let from = committed.map_or(log.log_start(), |committed| committed.offset);
+                    Offset::new(from.get().saturating_add_signed(by))
+                }
+            };
+            let offset = wanted.min(log.visible_end()).max(log.log_start());
+            let committed = Committed { offset, epoch, at, metadata: Arc::from("") };
+            changes.push(Change::Commit(state.id, log.partition(), committed));
+            let topic = state.name.clone();
+            positions.push(Position { topic, partition: log.partition(), offset, epoch });
+        }
+        let written = coordinator.offsets().append(&self.broker.ctx, &self.group.name, &changes)?;
+        drop(membership);
+        wait(written)?;
+        Ok(positions)
+    }
+
+    /// Forgets all that the group has committed.
+    ///
+    /// # Errors
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty), [`Closed`](Error::Closed), or what the medium says.
+    pub fn delete(&self) -> Result<()> {
+        self.open()?;
+        let coordinator = self.broker.coordinator();
+        let membership = self.group.lock();
+        if !membership.is_empty() {
+            return Err(Error::GroupNotEmpty { group: self.group.name.clone() });
+        }
+        let erasure = coordinator.offsets().erasure(&self.group.name);
+        let written = coordinator.offsets().append(&self.broker.ctx, &self.group.name, &erasure)?;
+        drop(membership);
+        wait(written)
+    }
+
+    fn open(&self) -> Result<()> {
+        self.broker.check_open()?;
+        self.broker.coordinator().offsets().open_existing(&*self.broker).map(drop)
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.group.name).finish()
+    }
+}
+
+fn wait(written: crate::group::Written) -> Result<()> {
+    match written {
+        Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
+        None => Ok(()),
+    }
+}
+
+fn lag(log: &Log, committed: Option<&Committed>) -> u64 {
+    let from = committed.map_or(log.log_start(), |committed| committed.offset.max(log.log_start()));
+    log.visible_end().since(from)
+}

@@ -1,0 +1,120 @@
+//! How does a commit get from wherever it is made into the group's log? Through what a consumer shares with its handles.
+
+use std::task::{Context, Poll};
+
+use super::{Offsets, Place};
+use crate::broker::BrokerInner;
+use crate::error::Result;
+use crate::group::offsets::Committed;
+use crate::group::state::Stamp;
+use crate::group::{Commit, Group, Host, Written};
+use crate::log::notify::Waiter;
+use crate::producer::Wait;
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+
+/// What a consumer shares with its handles. It outlives the consumer; then its commits are those of no member.
+pub(super) struct Committer {
+    pub(super) broker: Arc<BrokerInner>,
+    pub(super) group: Arc<Group>,
+    pub(super) waiter: Arc<Waiter>,
+    /// What the consumer polls under now: the member in the upper half, its generation in the lower.
+    stamp: AtomicU64,
+}
+
+impl Committer {
+    pub(super) fn new(broker: Arc<BrokerInner>, group: Arc<Group>, waiter: Arc<Waiter>) -> Self {
+        Committer { broker, group, waiter, stamp: AtomicU64::new(0) }
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        let stamp = self.stamp.load(Ordering::Acquire);
+        Stamp { member: (stamp >> 32) as u32, generation: stamp as u32 }
+    }
+
+    pub(super) fn set_stamp(&self, stamp: Stamp) {
+        let packed = u64::from(stamp.member) << 32 | u64::from(stamp.generation);
+        self.stamp.store(packed, Ordering::Release);
+    }
+
+    pub(super) fn commit(&self, done: Offsets) -> Committing {
+        self.commit_all(&done.into_commits())
+    }
+
+    pub(super) fn commit_all(&self, commits: &[Commit]) -> Committing {
+        Committing(self.group.commit(&*self.broker, self.stamp(), commits))
+    }
+
+    /// What the group has committed of a partition.
+    pub(super) fn committed(&self, place: &Place) -> Result<Option<CommittedOffset>> {
+        let offsets = self.broker.coordinator().offsets();
+        offsets.open(&*self.broker)?;
+        let state = self.broker.topic_state(place.0.as_str())?;
+        Ok(offsets.committed(&self.group.name, &state.id, place.1).map(CommittedOffset::from))
+    }
+
+    pub(super) fn committed_by_id(&self, topic: &TopicId, partition: PartitionId) -> Option<Committed> {
+        self.broker.coordinator().offsets().committed(&self.group.name, topic, partition)
+    }
+}
+
+/// How far a group is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: Offset,
+    /// The log epoch in which that was true.
+    pub epoch: u32,
+    /// When it was committed, by the broker's clock.
+    pub at: Timestamp,
+    /// What the committer noted beside it; see [`Offsets::metadata`].
+    pub metadata: String,
+}
+
+impl From<Committed> for CommittedOffset {
+    fn from(committed: Committed) -> Self {
+        let Committed { offset, epoch, at, metadata } = committed;
+        CommittedOffset { offset, epoch, at, metadata: metadata.to_string() }
+    }
+}
+
+/// A commit that is written, and as safe as the broker's durability says once it has been waited for.
+pub(super) struct Committing(Result<Written>);
+
+impl Committing {
+    pub(super) fn done(self) -> Result<()> {
+        match self.0? {
+            Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves the sync to the worker.
+    pub(super) fn detach(self) -> Result<()> {
+        if let Some((log, _)) = self.0? {
+            log.request_sync();
+        }
+        Ok(())
+    }
+}
+
+impl Wait<()> for Committing {
+    fn wait(self: Box<Self>) -> Result<()> {
+        self.done()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &self.0 {
+            Ok(Some((log, appended))) => {
+                let polled = log.poll_visible(appended.end, appended.epoch, cx.waker());
+                if polled.is_pending() {
+                    log.request_sync();
+                }
+                polled
+            }
+            Ok(None) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! How does a consumer keep up with its group? Before each look for records it compares versions, which costs one load;
+//! if they differ it gives up what moves away, takes what is free, and tells its listener.
+
+use std::time::Duration;
+
+use super::commit::Committer;
+use super::rebalance::{Rebalance, RebalanceEvent};
+use super::{OffsetReset, Place};
+use crate::error::{Error, Result};
+use crate::group::assign::Assignor;
+use crate::group::state::{Joining, Liveness, Pattern, Share, Stamp};
+use crate::group::{Commit, Host, Seat};
+use crate::log::Log;
+use crate::reader::assigned::Assigned;
+use crate::reader::fetcher::Fetcher;
+use crate::sync::Arc;
+use crate::types::TopicId;
+
+/// Called with every change of what the consumer owns.
+pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
+
+/// A consumer's side of its group.
+pub(super) struct Membership {
+    pub(super) committer: Arc<Committer>,
+    pub(super) reset: OffsetReset,
+    /// `None` if the partitions were assigned by hand.
+    member: Option<Member>,
+    auto_commit: Option<AutoCommit>,
+}
+
+struct Member {
+    subscription: Subscription,
+    seat: Seat,
+    liveness: Arc<Liveness>,
+    /// The group's version that it has come to; `None` before the first time.
+    seen: Option<u64>,
+}
+
+/// What a member asks for whenever it joins.
+pub(super) struct Subscription {
+    pub(super) topics: Vec<Pattern>,
+    pub(super) assignor: Arc<dyn Assignor>,
+    pub(super) max_poll_interval: Duration,
+    pub(super) listener: Option<Listener>,
+}
+
+struct AutoCommit {
+    every: Duration,
+    next: Duration,
+}
+
+impl Membership {
+    pub(super) fn new(committer: Arc<Committer>, reset: OffsetReset, auto_commit: Option<Duration>) -> Self {
+        let now = committer.broker.ctx.clock.monotonic();
+        let auto_commit = auto_commit.map(|every| AutoCommit { every, next: now.saturating_add(every) });
+        Membership { committer, reset, member: None, auto_commit }
+    }
+
+    /// Becomes a member of the group.
+    ///
+    /// # Errors
+    /// Those of joining.
+    pub(super) fn join(&mut self, subscription: Subscription) -> Result<()> {
+        let (seat, liveness) = take_seat(&self.committer, &subscription)?;
+        self.member = Some(Member { subscription, seat, liveness, seen: None });
+        Ok(())
+    }
+
+    pub(super) fn begin_poll(&self) {
+        if let Some(member) = &self.member {
+            member.liveness.begin();
+        }
+    }
+
+    pub(super) fn end_poll(&self) {
+        if let Some(member) = &self.member {
+            let now = self.committer.broker.ctx.clock.monotonic();
+            member.liveness.end(now.saturating_add(member.subscription.max_poll_interval));
+        }
+    }
+
+    /// Comes before each look for records.
+    ///
+    /// # Errors
+    /// The first of the listener's, which changes nothing about what is owned; `NoCommittedOffset`; those of joining
+    /// again after an expulsion, and of an automatic commit.
+    pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        self.committer.broker.check_open()?;
+        let behind = |member: &Member| member.seen != Some(member.seat.group.version());
+        let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
+        self.commit_if_due(fetcher)?;
+        told?;
+        let unset: Vec<Place> =
+            fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(place).collect();
+        if unset.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::NoCommittedOffset { group: self.committer.group.name.clone(), partitions: unset })
+        }
+    }
+
+    /// Does what the group asks for until it asks for nothing more.
+    fn reconcile(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        let mut told = Ok(());
+        loop {
+            let Some(member) = &mut self.member else { return told };
+            // The version first: what changes behind this look is seen by the next one.
+            let version = member.seat.group.version();
+            let (steps, stamp) = {
+                let mut membership = member.seat.group.lock();
+                (membership.reconcile(member.seat.id), membership.stamp(member.seat.id))
+            };
+            let Some(steps) = steps else {
+                told = told.and(self.come_back(fetcher));
+                if self.member.as_ref().is_some_and(|member| member.seen == Some(version)) {
+                    return told;
+                }
+                continue;
+            };
+            self.committer.set_stamp(stamp.unwrap_or_default());
+            if !steps.revoke.is_empty() {
+                told = told.and(self.give_up(fetcher, &steps.revoke));
+                continue;
+            }
+            member.seen = Some(version);
+            let places: Vec<Place> = steps.take.iter().map(Share::place).collect();
+            for share in &steps.take {
+                if let Some(log) = self.committer.broker.log(&share.id, share.partition) {
+                    fetcher.assign(self.start(log));
+                }
+            }
+            if steps.settled || !places.is_empty() {
+                told = told.and(self.tell(fetcher, RebalanceEvent::Assigned, &places));
+            }
+            return told;
+        }
+    }
+
+    /// It has been expelled: everything is lost, and it joins anew.
+    fn come_back(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        // What it still says of itself is worth nothing.
+        let lost: Vec<Place> = fetcher.assigned().iter().map(place).collect();
+        let told = if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost) };
+        fetcher.unassign(|_| true);
+        let Some(member) = &mut self.member else { return told };
+        match take_seat(&self.committer, &member.subscription) {
+            Ok((seat, liveness)) => {
+                liveness.begin();
+                (member.seat, member.liveness, member.seen) = (seat, liveness, None);
+                told
+            }
+            Err(error) => {
+                // Tried again at the next poll, and not before.
+                member.seen = Some(member.seat.group.version());
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets partitions go to others, behind the last commit that they allow.
+    fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share]) -> Result<()> {
+        let places: Vec<Place> = shares.iter().map(Share::place).collect();
+        let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
+        let told = self.tell(fetcher, RebalanceEvent::Revoked, &places);
+        fetcher.unassign(|assigned| {
+            let identity = assigned.log().identity();
+            shares.iter().any(|share| share.id == identity.topic_id && share.partition == identity.partition)
+        });
+        if let Some(member) = &self.member {
+            member.seat.group.lock().release(member.seat.id, shares);
+        }
+        committed.and(told)
+    }
+
+    /// Calls the listener, if there is one.
+    fn tell(&mut self, fetcher: &mut Fetcher, event: RebalanceEvent, partitions: &[Place]) -> Result<()> {
+        let Some(member) = &mut self.member else { return Ok(()) };
+        let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
+        listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
+    }
+
+    /// Where a partition is begun: at the committed offset; in one that is newer than the group, at its beginning; else
+    /// where the policy says.
+    pub(super) fn start(&self, log: Arc<Log>) -> Assigned {
+        let Committer { broker, group, .. } = &*self.committer;
+        let offsets = broker.coordinator().offsets();
+        let (id, partition) = (log.identity().topic_id, log.partition());
+        // The epoch first: if the log is cut behind this, the first poll sees another one.
+        let epoch = log.epoch();
+        if let Some(committed) = offsets.committed(&group.name, &id, partition) {
+            return Assigned::new(log, committed.offset, committed.epoch);
+        }
+        let beginning = log.log_start();
+        if self.member.is_some() && offsets.joined(&group.name, &id).is_some_and(|had| partition.get() >= had)
+        {
+            return Assigned::new(log, beginning, epoch);
+        }
+        match self.reset {
+            OffsetReset::Latest => {
+                let end = log.visible_end();
+                Assigned::new(log, end, epoch)
+            }
+            OffsetReset::Fail => {
+                let mut assigned = Assigned::new(log, beginning, epoch);
+                assigned.set_unset();
+                assigned
+            }
+            _ => Assigned::new(log, beginning, epoch),
+        }
+    }
+
+    fn commit_if_due(&mut self, fetcher: &Fetcher) -> Result<()> {
+        let now = self.committer.broker.ctx.clock.monotonic();
+        match &mut self.auto_commit {
+            Some(auto) if auto.next <= now => {
+                auto.next = now.saturating_add(auto.every);
+                self.commit_positions(fetcher)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Commits what earlier polls have answered with.
+    fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
+        let commits: Vec<Commit> = fetcher
+            .assigned()
+            .iter()
+            .filter(|assigned| !assigned.is_unset())
+            .filter_map(|assigned| {
+                let (id, position) = (assigned.log().identity().topic_id, assigned.position());
+                let known = self.committer.committed_by_id(&id, position.partition);
+                let moved = known
+                    .is_none_or(|known| (known.offset, known.epoch) != (position.offset, position.epoch));
+                moved.then(|| commit_of(id, position))
+            })
+            .collect();
+        if commits.is_empty() { Ok(()) } else { self.committer.commit_all(&commits).detach() }
+    }
+
+    /// Gives everything up and leaves.
+    ///
+    /// # Errors
+    /// The first of the listener's, or of the automatic commit.
+    pub(super) fn close(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        let Some(member) = &self.member else {
+            return if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
+        };
+        let owned = member.seat.group.lock().owned(member.seat.id);
+        let told = if owned.is_empty() { Ok(()) } else { self.give_up(fetcher, &owned) };
+        self.leave();
+        told
+    }
+
+    fn leave(&mut self) {
+        if let Some(member) = self.member.take() {
+            self.committer.set_stamp(Stamp { member: u32::MAX, generation: 0 });
+            member.seat.group.leave(&*self.committer.broker, member.seat.id);
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn take_seat(committer: &Committer, subscription: &Subscription) -> Result<(Seat, Arc<Liveness>)> {
+    let liveness = Arc::new(Liveness::polling());
+    let joining = Joining {
+        topics: subscription.topics.clone(),
+        assignor: subscription.assignor.clone(),
+        waiter: committer.waiter.clone(),
+        liveness: liveness.clone(),
+    };
+    let host: Arc<dyn Host> = committer.broker.clone();
+    let seat = committer.group.join(&host, joining, subscription.max_poll_interval)?;
+    Ok((seat, liveness))
+}
+
+pub(super) fn place(assigned: &Assigned) -> Place {
+    (assigned.log().topic().clone(), assigned.log().partition())
+}
+
+fn commit_of(id: TopicId, position: crate::types::Position) -> Commit {
+    Commit {
+        topic: position.topic,
+        id: Some(id),
+        partition: position.partition,
+        next: position.offset,
+        epoch: position.epoch,
+        stamp: None,
+        metadata: Arc::from(""),
+    }
+}

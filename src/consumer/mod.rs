@@ -1,0 +1,519 @@
+//! How do several readers share topics, and go on where they were? As members of a group: each partition is one member's,
+//! what is done is committed, and whoever gets a partition next begins there.
+//!
+//! Useful for: workers that share the load, and everything that wants the broker to remember what is done. Not useful
+//! for: those who keep their positions beside their own results; that is what a [`Reader`](crate::Reader) is for.
+//!
+//! [`member`] keeps a consumer in step with its group, [`commit`] carries commits, [`offsets`] is what they are made of,
+//! [`rebalance`] what a listener gets to see. [`admin`] looks at groups from outside.
+
+mod admin;
+mod commit;
+mod member;
+mod offsets;
+mod rebalance;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition, ResetTo};
+pub use self::commit::CommittedOffset;
+use self::commit::Committer;
+use self::member::{Membership, Subscription};
+pub use self::offsets::Offsets;
+pub use self::rebalance::{Rebalance, RebalanceEvent};
+use crate::broker::{Broker, BrokerInner};
+use crate::config::invalid;
+use crate::error::{Error, Result};
+use crate::group::Host;
+use crate::group::assign::{Assignor, CooperativeStickyAssignor};
+use crate::group::state::Pattern;
+use crate::producer::Pending;
+use crate::reader::OffsetReset;
+use crate::reader::assigned::{Assigned, start_offset};
+use crate::reader::fetcher::Fetcher;
+use crate::records::Records;
+use crate::sync::Arc;
+use crate::topic::Partition;
+use crate::types::{GroupId, PartitionId, Position, Start, TopicName};
+
+/// A partition by its topic's name and its number.
+type Place = (TopicName, PartitionId);
+
+impl Broker {
+    /// A consumer of the group `group`, to be configured and [subscribed](ConsumerBuilder::subscribe). The group is made
+    /// by its first member.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// broker.producer().send(&orders, Record::new("42 EUR").key("customer-7"))?.wait()?;
+    ///
+    /// let mut billing = broker.consumer("billing").subscribe(&["orders"])?;
+    /// let records = billing.poll(Duration::from_millis(200))?;
+    /// assert_eq!(records.len(), 1);
+    /// billing.commit(&records)?; // whoever gets this partition next goes on behind it
+    /// # Ok(()) }
+    /// ```
+    pub fn consumer(&self, group: &str) -> ConsumerBuilder {
+        ConsumerBuilder {
+            broker: self.inner().clone(),
+            group: group.to_string(),
+            reset: OffsetReset::default(),
+            max_records: usize::MAX,
+            max_bytes: None,
+            max_poll_interval: Duration::from_secs(300),
+            assignor: Arc::new(CooperativeStickyAssignor),
+            auto_commit: None,
+            listener: None,
+        }
+    }
+}
+
+/// A consumer to be.
+#[must_use = "it consumes nothing until it is subscribed or assigned partitions"]
+pub struct ConsumerBuilder {
+    broker: Arc<BrokerInner>,
+    group: String,
+    reset: OffsetReset,
+    max_records: usize,
+    max_bytes: Option<usize>,
+    max_poll_interval: Duration,
+    assignor: Arc<dyn Assignor>,
+    auto_commit: Option<Duration>,
+    listener: Option<member::Listener>,
+}
+
+impl ConsumerBuilder {
+    /// Where to begin in a partition of which the group has committed nothing, and where to go on when the next offset
+    /// is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
+    ///
+    /// Partitions that came after the group first subscribed to their topic are begun at their beginning whatever this
+    /// says: their records are new to the group (Kafka's `latest` loses them, KAFKA-20539).
+    pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
+        self.reset = reset;
+        self
+    }
+
+    /// How many records a poll answers with at most. Default: no limit but [`max_bytes`](ConsumerBuilder::max_bytes).
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.max_records = records.max(1);
+        self
+    }
+
+    /// About how many bytes of records a poll answers with at most, at least one batch. Default: 1 MiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How long the consumer may stay away between two polls before its partitions go to others. Default: 5 minutes, as
+    /// Kafka's `max.poll.interval.ms`. There is no other sign of life in one process: a consumer that is dropped leaves
+    /// at once.
+    pub fn max_poll_interval(mut self, interval: Duration) -> Self {
+        self.max_poll_interval = interval;
+        self
+    }
+
+    /// How the group shares its partitions out. All members have to agree. Default: [`CooperativeStickyAssignor`].
+    pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
+        self.assignor = Arc::new(assignor);
+        self
+    }
+
+    /// Commits by itself what earlier polls have answered with: at the first poll after each `interval`, before
+    /// partitions are given up, and at [`close`](Consumer::close). Off by default: what was polled counts as done even if
+    /// the program never came to it, and is not delivered again after a crash.
+    pub fn auto_commit(mut self, interval: Duration) -> Self {
+        self.auto_commit = Some(interval);
+        self
+    }
+
+    /// Called with every change of what the consumer owns, from within [`poll`](Consumer::poll) and
+    /// [`close`](Consumer::close), on the thread that calls those. It may commit and seek. An error that it returns comes
+    /// out of that poll; what is owned changes all the same. Not called when the consumer is dropped.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, RebalanceEvent, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+    /// let mut consumer = broker
+    ///     .consumer("billing")
+    ///     .on_rebalance(|rebalance| {
+    ///         match rebalance.event() {
+    ///             RebalanceEvent::Assigned => println!("mine now: {:?}", rebalance.partitions()),
+    ///             RebalanceEvent::Revoked => println!("finish these: {:?}", rebalance.partitions()),
+    ///             _ => println!("somebody else's: {:?}", rebalance.partitions()),
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .subscribe(&["orders"])?;
+    /// consumer.poll(Duration::ZERO)?;
+    /// assert_eq!(consumer.assignment().len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn on_rebalance(
+        mut self,
+        listener: impl FnMut(&mut Rebalance<'_>) -> Result<()> + Send + 'static,
+    ) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Joins the group and shares these topics with its other members. A name with `*` (any characters) or `?` (one)
+    /// stands for all topics that match it, also those created later. What the consumer owns it learns at its first
+    /// poll.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern; [`InvalidGroupName`](Error::InvalidGroupName);
+    /// [`InvalidConfig`](Error::InvalidConfig) without a topic, or if the group's members use another assignor;
+    /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or what the medium says.
+    pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
+        if topics.is_empty() {
+            return Err(invalid("topics", "there is none to subscribe to"));
+        }
+        if self.max_poll_interval.is_zero() {
+            return Err(invalid("max_poll_interval", "it must be longer than nothing"));
+        }
+        let patterns: Vec<_> = topics.iter().map(|topic| Pattern((*topic).to_string())).collect();
+        for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {
+            self.broker.topic_state(&pattern.0)?;
+        }
+        let (mut consumer, subscription) = self.build(patterns)?;
+        consumer.membership.join(subscription)?;
+        Ok(consumer)
+    }
+
+    /// Takes exactly these partitions, without sharing and without being a member, and begins where the group has
+    /// committed. It may commit only as long as the group has no members.
+    ///
+    /// # Errors
+    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a partition named twice;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    pub fn assign(self, partitions: &[Partition]) -> Result<Consumer> {
+        let broker = self.broker.clone();
+        broker.coordinator().offsets().open(&*broker)?;
+        let (mut consumer, _) = self.build(Vec::new())?;
+        for (at, partition) in partitions.iter().enumerate() {
+            partition.state().check()?;
+            let same =
+                |other: &Partition| other.state().id == partition.state().id && other.id() == partition.id();
+            if partitions.iter().take(at).any(same) {
+                let place = format!("{}/{} is named twice", partition.topic(), partition.id());
+                return Err(invalid("partitions", &place));
+            }
+            let assigned = consumer.membership.start(partition.log().clone());
+            consumer.fetcher.assign(assigned);
+        }
+        Ok(consumer)
+    }
+
+    fn build(self, topics: Vec<Pattern>) -> Result<(Consumer, Subscription)> {
+        let group = GroupId::new(&self.group)
+            .map_err(|reason| Error::InvalidGroupName { name: self.group.clone(), reason })?;
+        let group = self.broker.coordinator().group(&group);
+        let mut fetcher = Fetcher::new(self.broker.clone());
+        let limits = fetcher.limits_mut();
+        limits.max_records = self.max_records;
+        limits.max_bytes = self.max_bytes.unwrap_or(limits.max_bytes);
+        limits.reset = self.reset;
+        let committer = Arc::new(Committer::new(self.broker, group, fetcher.waiter().clone()));
+        let membership = Membership::new(committer, self.reset, self.auto_commit);
+        let subscription = Subscription {
+            topics,
+            assignor: self.assignor,
+            max_poll_interval: self.max_poll_interval,
+            listener: self.listener,
+        };
+        Ok((Consumer { membership, fetcher }, subscription))
+    }
+}
+
+impl fmt::Debug for ConsumerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder")
+            .field("group", &self.group)
+            .field("offset_reset", &self.reset)
+            .field("assignor", &self.assignor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A member of a consumer group, or a consumer of partitions assigned by hand.
+///
+/// It polls records of the partitions that it owns and commits what is done. Delivery is *at least once*: what was polled
+/// and not committed when a partition changes hands is delivered again, to its next owner. Dropping a consumer leaves the
+/// group at once and commits nothing.
+///
+/// Ignoring the error of one batch of records and committing a later one skips what failed: [`rewind`](Consumer::rewind)
+/// goes back to what is committed.
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.create_topic("orders", TopicConfig::new())?;
+/// broker.producer().send_all(&orders, ["a", "b"].map(Record::new))?.wait()?;
+///
+/// let mut first = broker.consumer("billing").max_records(1).subscribe(&["orders"])?;
+/// let records = first.poll(Duration::from_millis(200))?;
+/// first.commit(&records)?;
+/// first.poll(Duration::from_millis(200))?; // "b", but never committed
+/// drop(first);
+///
+/// let mut second = broker.consumer("billing").subscribe(&["orders"])?;
+/// let again = second.poll(Duration::from_millis(200))?;
+/// assert_eq!(again.iter().next().unwrap().value(), Some(&b"b"[..]));
+/// # Ok(()) }
+/// ```
+pub struct Consumer {
+    membership: Membership,
+    fetcher: Fetcher,
+}
+
+impl Consumer {
+    /// The next records of the partitions that it owns, waiting up to `timeout` for the first. It is also how a consumer
+    /// keeps its place in the group: rebalances happen in here. Empty if there is nothing in time, or after a
+    /// [wake-up](ConsumerHandle::wakeup). Under a [`ManualClock`](crate::ManualClock) it never waits.
+    ///
+    /// # Errors
+    /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; what the listener returned;
+    /// [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and [`Truncated`](Error::Truncated) as
+    /// [`Reader::poll`](crate::Reader::poll); [`Closed`](Error::Closed), or what the medium says.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        let Consumer { membership, fetcher } = self;
+        membership.begin_poll();
+        let polled = fetcher.poll(timeout, |fetcher| membership.keep_up(fetcher));
+        membership.end_poll();
+        let mut records = polled?;
+        records.set_stamp(membership.committer.stamp());
+        Ok(records)
+    }
+
+    /// As [`poll`](Consumer::poll) for async code, without a time limit. A future that is dropped loses nothing. While it
+    /// waits the consumer counts as polling.
+    pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
+        self.membership.begin_poll();
+        Recv(self)
+    }
+
+    /// Commits what is done, all of it or nothing, and returns when it is as safe as the broker's
+    /// [durability](crate::BrokerConfig::durability) says.
+    ///
+    /// # Errors
+    /// [`CommitRejected`](Error::CommitRejected) if a partition is somebody else's by now, or was in between; those of an
+    /// append.
+    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+        self.membership.committer.commit(done.into()).done()
+    }
+
+    /// As [`commit`](Consumer::commit), to be waited for later or awaited.
+    pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
+        Pending::other(self.membership.committer.commit(done.into()))
+    }
+
+    /// What the group has committed of a partition, whoever owns it.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says.
+    pub fn committed(
+        &self,
+        topic: &str,
+        partition: impl Into<PartitionId>,
+    ) -> Result<Option<CommittedOffset>> {
+        let committer = &self.membership.committer;
+        let state = committer.broker.topic_state(topic)?;
+        committer.committed(&(state.name.clone(), partition.into()))
+    }
+
+    /// Goes on at a position, of a partition that it owns.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned).
+    pub fn seek(&mut self, to: &Position) -> Result<()> {
+        self.fetcher.find(to.topic.as_str(), to.partition)?.seek(to.offset, to.epoch);
+        Ok(())
+    }
+
+    /// Goes on at a place in each partition that it owns now.
+    ///
+    /// # Errors
+    /// Those of [`Partition::offset_for_time`]; then nothing has moved.
+    pub fn seek_all(&mut self, to: Start) -> Result<()> {
+        let mut places = Vec::with_capacity(self.fetcher.assigned().len());
+        for assigned in self.fetcher.assigned() {
+            // The epoch first: if the log is cut behind this, the next poll sees another one.
+            let epoch = assigned.log().epoch();
+            places.push((start_offset(assigned.log(), to)?, epoch));
+        }
+        for (assigned, (offset, epoch)) in self.fetcher.assigned_mut().iter_mut().zip(places) {
+            assigned.seek(offset, epoch);
+        }
+        Ok(())
+    }
+
+    /// Goes back to what is committed in every partition that it owns, or to where it would begin: whatever was polled
+    /// since is delivered again.
+    pub fn rewind(&mut self) {
+        let Consumer { membership, fetcher } = self;
+        for assigned in fetcher.assigned_mut() {
+            let start = membership.start(assigned.log().clone());
+            let position = start.position();
+            assigned.seek(position.offset, position.epoch);
+            if start.is_unset() {
+                assigned.set_unset();
+            }
+        }
+    }
+
+    /// The partitions that it owns, as of its last poll.
+    pub fn assignment(&self) -> Vec<(TopicName, PartitionId)> {
+        let mut owned: Vec<_> = self.fetcher.assigned().iter().map(member::place).collect();
+        owned.sort();
+        owned
+    }
+
+    /// What it would deliver next, per partition that it owns.
+    pub fn positions(&self) -> Vec<Position> {
+        let set = self.fetcher.assigned().iter().filter(|assigned| !assigned.is_unset());
+        set.map(Assigned::position).collect()
+    }
+
+    /// What it would deliver next of one partition; `None` if it does not own it.
+    pub fn position(&self, topic: &str, partition: impl Into<PartitionId>) -> Option<Position> {
+        let partition = partition.into();
+        let owned = self.fetcher.assigned().iter().find(|assigned| assigned.is(topic, partition))?;
+        (!owned.is_unset()).then(|| owned.position())
+    }
+
+    /// Delivers nothing of this partition until [`resume`](Consumer::resume); it stays the consumer's.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned).
+    pub fn pause(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
+        self.fetcher.find(topic, partition.into())?.set_paused(true);
+        Ok(())
+    }
+
+    /// Delivers of this partition again.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](Error::NotAssigned).
+    pub fn resume(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
+        self.fetcher.find(topic, partition.into())?.set_paused(false);
+        Ok(())
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> Vec<(TopicName, PartitionId)> {
+        let paused = self.fetcher.assigned().iter().filter(|assigned| assigned.is_paused());
+        paused.map(member::place).collect()
+    }
+
+    /// The group's name.
+    pub fn group(&self) -> &GroupId {
+        &self.membership.committer.group.name
+    }
+
+    /// What other threads may do with it: commit and wake it up.
+    pub fn handle(&self) -> ConsumerHandle {
+        ConsumerHandle { committer: self.membership.committer.clone() }
+    }
+
+    /// Gives its partitions up, telling its listener, and leaves the group. With
+    /// [`auto_commit`](ConsumerBuilder::auto_commit) it commits first.
+    ///
+    /// # Errors
+    /// The first of the listener's, or of the commit. It has left in any case.
+    pub fn close(mut self) -> Result<()> {
+        let Consumer { membership, fetcher } = &mut self;
+        membership.close(fetcher)
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("group", self.group())
+            .field("positions", &self.positions().iter().map(ToString::to_string).collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// The future of [`Consumer::recv`].
+struct Recv<'a>(&'a mut Consumer);
+
+impl Future for Recv<'_> {
+    type Output = Result<Records>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Consumer { membership, fetcher } = &mut *self.get_mut().0;
+        let polled = fetcher.poll_records(cx, |fetcher| membership.keep_up(fetcher));
+        polled.map_ok(|mut records| {
+            records.set_stamp(membership.committer.stamp());
+            records
+        })
+    }
+}
+
+impl Drop for Recv<'_> {
+    fn drop(&mut self) {
+        self.0.fetcher.stop_waiting();
+        self.0.membership.end_poll();
+    }
+}
+
+/// What other threads may do with a consumer. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct ConsumerHandle {
+    committer: Arc<Committer>,
+}
+
+impl ConsumerHandle {
+    /// See [`Consumer::commit`].
+    ///
+    /// # Errors
+    /// Those of [`Consumer::commit`]; [`CommitRejected`](Error::CommitRejected) also once the consumer is gone.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send(&orders, Record::new("v"))?.wait()?;
+    /// let mut consumer = broker.consumer("billing").subscribe(&["orders"])?;
+    /// let (records, handle) = (consumer.poll(Duration::from_millis(200))?, consumer.handle());
+    /// std::thread::spawn(move || handle.commit(&records)).join().unwrap()?;
+    /// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+        self.committer.commit(done.into()).done()
+    }
+
+    /// See [`Consumer::commit_async`].
+    pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
+        Pending::other(self.committer.commit(done.into()))
+    }
+
+    /// Has the consumer's poll return at once: the one that waits, or the next one.
+    pub fn wakeup(&self) {
+        self.committer.waiter.wake_up();
+    }
+}
+
+impl fmt::Debug for ConsumerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerHandle").field("group", &self.committer.group.name).finish()
+    }
+}

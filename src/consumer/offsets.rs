@@ -1,0 +1,181 @@
+//! What is done? A list of places up to which a consumer has processed its partitions, to be committed.
+
+use std::collections::BTreeMap;
+
+use crate::group::Commit;
+use crate::group::state::Stamp;
+use crate::records::{ConsumedRecord, OwnedRecord, Records};
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, Position, TopicId, TopicName};
+
+/// How far partitions are done: what [`Consumer::commit`](crate::Consumer::commit) takes.
+///
+/// Made from what a poll answered with, or from one of its records, which is then done *inclusive* of itself and of what
+/// comes before it in its partition. What it says per partition is the *next* offset to read. It remembers under which
+/// assignment the records were polled: a commit that comes after its partitions have gone to somebody else is
+/// [rejected](crate::Error::CommitRejected).
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::{Broker, Offsets, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+/// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+/// let mut consumer = broker.consumer("billing").subscribe(&["orders"])?;
+/// let records = consumer.poll(Duration::from_millis(200))?;
+///
+/// let mut done = Offsets::new();
+/// for record in records.iter().take(2) {
+///     done.add(&record); // processed
+/// }
+/// consumer.commit(done)?;
+/// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 2);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Offsets {
+    places: BTreeMap<(TopicName, PartitionId), Place>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    id: Option<TopicId>,
+    next: Offset,
+    epoch: u32,
+    stamp: Option<Stamp>,
+    metadata: Arc<str>,
+}
+
+impl Offsets {
+    /// Nothing is done.
+    pub fn new() -> Self {
+        Offsets::default()
+    }
+
+    /// Whether it names no partition.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Adds what is done; where both name a partition the one that was added last counts.
+    pub fn add(&mut self, done: impl Into<Offsets>) -> &mut Self {
+        self.places.extend(done.into().places);
+        self
+    }
+
+    /// Names the next offset to read of a partition, wherever it comes from. It is taken for one of the assignment at
+    /// the time of the commit.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Offsets, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// let stored = "orders/0@0#0".parse().unwrap();
+    /// let consumer = broker.consumer("billing").assign(&[orders.partition(0)?])?;
+    /// consumer.commit(Offsets::new().next(&stored))?;
+    /// # Ok(()) }
+    /// ```
+    pub fn next(&mut self, position: &Position) -> &mut Self {
+        let place = Place {
+            id: None,
+            next: position.offset,
+            epoch: position.epoch,
+            stamp: None,
+            metadata: Arc::from(""),
+        };
+        self.places.insert((position.topic.clone(), position.partition), place);
+        self
+    }
+
+    /// Notes a text beside every offset named so far, for whoever [asks](crate::Group::describe) for it.
+    pub fn metadata(&mut self, metadata: &str) -> &mut Self {
+        let metadata: Arc<str> = Arc::from(metadata);
+        for place in self.places.values_mut() {
+            place.metadata = metadata.clone();
+        }
+        self
+    }
+
+    /// The next offset to read, per partition.
+    pub fn positions(&self) -> Vec<Position> {
+        let position = |((topic, partition), place): (&(TopicName, PartitionId), &Place)| Position {
+            topic: topic.clone(),
+            partition: *partition,
+            offset: place.next,
+            epoch: place.epoch,
+        };
+        self.places.iter().map(position).collect()
+    }
+
+    pub(crate) fn into_commits(self) -> Vec<Commit> {
+        let commit = |((topic, partition), place): ((TopicName, PartitionId), Place)| Commit {
+            topic,
+            id: place.id,
+            partition,
+            next: place.next,
+            epoch: place.epoch,
+            stamp: place.stamp,
+            metadata: place.metadata,
+        };
+        self.places.into_iter().map(commit).collect()
+    }
+}
+
+/// Of an offset that was read without a group the one who commits it answers for it.
+fn polled(stamp: Stamp) -> Option<Stamp> {
+    (stamp != Stamp::default()).then_some(stamp)
+}
+
+/// All of them are done.
+impl From<&Records> for Offsets {
+    fn from(records: &Records) -> Self {
+        let mut offsets = Offsets::new();
+        for end in records.ends() {
+            let place = Place {
+                id: Some(end.source.topic_id),
+                next: end.next,
+                epoch: end.epoch,
+                stamp: polled(end.stamp),
+                metadata: Arc::from(""),
+            };
+            offsets.places.insert((end.source.topic.clone(), end.source.partition), place);
+        }
+        offsets
+    }
+}
+
+/// It is done, and what comes before it in its partition.
+impl From<&ConsumedRecord<'_>> for Offsets {
+    fn from(record: &ConsumedRecord<'_>) -> Self {
+        let next = record.position().next();
+        let place = Place {
+            id: Some(record.topic_id()),
+            next: next.offset,
+            epoch: next.epoch,
+            stamp: polled(record.stamp()),
+            metadata: Arc::from(""),
+        };
+        Offsets { places: BTreeMap::from([((next.topic, next.partition), place)]) }
+    }
+}
+
+/// It is done, and what comes before it in its partition.
+impl From<&OwnedRecord> for Offsets {
+    fn from(record: &OwnedRecord) -> Self {
+        Offsets::from(&record.as_record())
+    }
+}
+
+impl From<&Offsets> for Offsets {
+    fn from(offsets: &Offsets) -> Self {
+        offsets.clone()
+    }
+}
+
+impl From<&mut Offsets> for Offsets {
+    fn from(offsets: &mut Offsets) -> Self {
+        offsets.clone()
+    }
+}

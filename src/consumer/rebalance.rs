@@ -1,0 +1,79 @@
+//! What is a consumer's listener told, and what may it do? It commits and seeks, on the thread that polls.
+
+use std::fmt;
+
+use super::commit::Committer;
+use super::{Offsets, Place};
+use crate::error::Result;
+use crate::reader::assigned::Assigned;
+use crate::reader::fetcher::Fetcher;
+use crate::sync::Arc;
+use crate::types::{PartitionId, Position, TopicName};
+
+/// A change of what a consumer owns, handed to [`on_rebalance`](crate::ConsumerBuilder::on_rebalance).
+///
+/// Kafka's `ConsumerRebalanceListener`: partitions are *revoked* before anybody else is *assigned* them, and what was
+/// processed can still be committed in that call. They are *lost* if the member had been expelled before, because it did
+/// not poll for too long: others may own them by now, and nothing can be committed.
+pub struct Rebalance<'a> {
+    pub(super) event: RebalanceEvent,
+    pub(super) partitions: &'a [Place],
+    pub(super) fetcher: &'a mut Fetcher,
+    pub(super) committer: &'a Arc<Committer>,
+}
+
+/// What happens to the partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RebalanceEvent {
+    /// They are the consumer's from now on. Told at the end of every rebalance that the consumer goes through, also if
+    /// nothing came to it.
+    Assigned,
+    /// They are the consumer's until this call returns, and then somebody else's.
+    Revoked,
+    /// They have not been the consumer's for some time.
+    Lost,
+}
+
+impl Rebalance<'_> {
+    /// What happens.
+    pub fn event(&self) -> RebalanceEvent {
+        self.event
+    }
+
+    /// The partitions that it happens to.
+    pub fn partitions(&self) -> &[(TopicName, PartitionId)] {
+        self.partitions
+    }
+
+    /// The next offset to read in each of them, as of now.
+    pub fn positions(&self) -> Vec<Position> {
+        let concerned =
+            |assigned: &&Assigned| self.partitions.iter().any(|place| assigned.is(place.0.as_str(), place.1));
+        let set = self.fetcher.assigned().iter().filter(concerned).filter(|assigned| !assigned.is_unset());
+        set.map(Assigned::position).collect()
+    }
+
+    /// Commits what is done, as [`Consumer::commit`](crate::Consumer::commit) does.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::commit`](crate::Consumer::commit).
+    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+        self.committer.commit(done.into()).done()
+    }
+
+    /// Goes on elsewhere in one of the partitions that the consumer owns.
+    ///
+    /// # Errors
+    /// [`NotAssigned`](crate::Error::NotAssigned).
+    pub fn seek(&mut self, to: &Position) -> Result<()> {
+        self.fetcher.find(to.topic.as_str(), to.partition)?.seek(to.offset, to.epoch);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Rebalance<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rebalance").field("event", &self.event).field("partitions", &self.partitions).finish()
+    }
+}

@@ -1,0 +1,172 @@
+//! How does a group's progress look as a record? A key that says whose it is and of which partition, a value that says how
+//! far; a null value takes it back. The log of these records is compacted like any changelog.
+
+use super::reader::{Malformed, Reader};
+use super::varint::put_varint;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+
+/// What a record of the offsets log is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key<'a> {
+    /// How far a group is in a partition.
+    Commit { group: &'a str, topic: TopicId, partition: PartitionId },
+    /// How many partitions a topic had when the group first subscribed to it.
+    Joined { group: &'a str, topic: TopicId },
+}
+
+/// How far a group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommitValue<'a> {
+    /// The next offset to read.
+    pub(crate) offset: Offset,
+    /// The log epoch in which that was true.
+    pub(crate) epoch: u32,
+    /// When it was committed.
+    pub(crate) at: Timestamp,
+    /// What the committer noted beside it.
+    pub(crate) metadata: &'a str,
+}
+
+impl<'a> Key<'a> {
+    /// The record's key.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (kind, group) = match self {
+            Key::Commit { group, .. } => (COMMIT, group),
+            Key::Joined { group, .. } => (JOINED, group),
+        };
+        let mut out = Vec::with_capacity(24 + group.len());
+        out.extend([VERSION, kind]);
+        put_str(&mut out, group);
+        match self {
+            Key::Commit { topic, partition, .. } => {
+                out.extend(topic.0);
+                out.extend(partition.get().to_le_bytes());
+            }
+            Key::Joined { topic, .. } => out.extend(topic.0),
+        }
+        out
+    }
+
+    /// Reads a record's key. `None` if it is of a kind that a later version writes.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let (version, kind) = (reader.u8("version")?, reader.u8("kind")?);
+        if version != VERSION || !matches!(kind, COMMIT | JOINED) {
+            return Ok(None);
+        }
+        let group = take_str(&mut reader, "group")?;
+        let topic = TopicId(reader.array("topic id")?);
+        let key = match kind {
+            COMMIT => {
+                let partition = PartitionId::new(reader.u32("partition")?);
+                Key::Commit { group, topic, partition }
+            }
+            _ => Key::Joined { group, topic },
+        };
+        reader.expect_end("bytes behind the key")?;
+        Ok(Some(key))
+    }
+}
+
+impl<'a> CommitValue<'a> {
+    /// The record's value.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24 + self.metadata.len());
+        out.extend(self.offset.get().to_le_bytes());
+        out.extend(self.epoch.to_le_bytes());
+        out.extend(self.at.as_millis().to_le_bytes());
+        put_str(&mut out, self.metadata);
+        out
+    }
+
+    /// Reads a record's value.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let value = CommitValue {
+            offset: Offset::new(reader.u64("offset")?),
+            epoch: reader.u32("epoch")?,
+            at: Timestamp::from_millis(reader.i64("commit time")?),
+            metadata: take_str(&mut reader, "metadata")?,
+        };
+        reader.expect_end("bytes behind the value")?;
+        Ok(value)
+    }
+}
+
+/// The value of a [`Key::Joined`].
+pub(crate) fn encode_partitions(partitions: u32) -> [u8; 4] {
+    partitions.to_le_bytes()
+}
+
+/// Reads what [`encode_partitions`] wrote.
+pub(crate) fn decode_partitions(bytes: &[u8]) -> Result<u32, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let partitions = reader.u32("partitions")?;
+    reader.expect_end("bytes behind the value")?;
+    Ok(partitions)
+}
+
+fn put_str(out: &mut Vec<u8>, text: &str) {
+    put_varint(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_str<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<&'a str, Malformed> {
+    let start = *reader;
+    let bytes = reader.prefixed(what)?;
+    std::str::from_utf8(bytes).map_err(|_| start.malformed(what))
+}
+
+const VERSION: u8 = 1;
+const COMMIT: u8 = 1;
+const JOINED: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: TopicId = TopicId([7; 16]);
+
+    #[test]
+    fn what_is_written_is_read() {
+        for key in [
+            Key::Commit { group: "billing", topic: TOPIC, partition: PartitionId::new(3) },
+            Key::Commit { group: "é", topic: TOPIC, partition: PartitionId::new(u32::MAX) },
+            Key::Joined { group: "billing", topic: TOPIC },
+        ] {
+            assert_eq!(Key::decode(&key.encode()).unwrap(), Some(key));
+        }
+        let value = CommitValue {
+            offset: Offset::new(u64::MAX),
+            epoch: 3,
+            at: Timestamp::from_millis(1_600_000_000_000),
+            metadata: "row 17",
+        };
+        assert_eq!(CommitValue::decode(&value.encode()).unwrap(), value);
+        assert_eq!(decode_partitions(&encode_partitions(12)).unwrap(), 12);
+    }
+
+    #[test]
+    fn every_cut_and_every_surplus_is_refused() {
+        let key = Key::Commit { group: "billing", topic: TOPIC, partition: PartitionId::new(3) }.encode();
+        let value = CommitValue { offset: Offset::new(5), epoch: 0, at: Timestamp::default(), metadata: "m" }
+            .encode();
+        for cut in 0..key.len() {
+            assert!(Key::decode(&key[..cut]).is_err(), "{cut}");
+        }
+        for cut in 0..value.len() {
+            assert!(CommitValue::decode(&value[..cut]).is_err(), "{cut}");
+        }
+        assert!(Key::decode(&[&key[..], &[0]].concat()).is_err());
+        assert!(CommitValue::decode(&[&value[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_later_versions_records_are_told_from_broken_ones() {
+        let mut key = Key::Joined { group: "g", topic: TOPIC }.encode();
+        key[1] = 99;
+        assert_eq!(Key::decode(&key).unwrap(), None);
+        key[0] = 2;
+        assert_eq!(Key::decode(&key).unwrap(), None);
+    }
+}

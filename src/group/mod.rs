@@ -1,0 +1,358 @@
+//! Who owns which partition, and how far is each group? What a server's group coordinator does, as function calls.
+//!
+//! [`state`] is one group's membership, a value without locks; [`assign`] shares partitions out; [`offsets`] keeps what is
+//! committed. This file puts a lock around each group and lets commits through to the log.
+//!
+//! *Locks*: a group's is held over validation and the append of a commit, so that a partition cannot change hands between
+//! the two; a sync is always waited for outside. A transaction, which takes longer, pins its partitions instead: they
+//! change hands only when it is over. Topics, the offsets table and logs are asked with a group's lock held; the catalog
+//! never, and whoever holds the catalog's lock may take a group's.
+
+pub(crate) mod assign;
+pub(crate) mod offsets;
+pub(crate) mod state;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use self::offsets::{Change, Committed, OffsetStore};
+use self::state::{Joining, Liveness, Membership, Share, Stamp, TopicInfo};
+use crate::error::{Error, Offender, RejectReason, Result};
+use crate::log::{Appended, Context, Log, Task};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Weak};
+use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
+
+/// What groups need of the broker.
+pub(crate) trait Host: Send + Sync {
+    fn ctx(&self) -> &Arc<Context>;
+
+    /// All topics, by name.
+    fn topics(&self) -> Vec<TopicInfo>;
+
+    /// The log of a partition, if that is (still) there.
+    fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>>;
+
+    /// The log that offsets are committed to, created if it is missing.
+    ///
+    /// # Errors
+    /// Those of creating a topic.
+    fn offsets_log(&self) -> Result<Arc<Log>>;
+
+    /// The same, if it is there.
+    fn existing_offsets_log(&self) -> Option<Arc<Log>>;
+
+    fn coordinator(&self) -> &Coordinator;
+}
+
+/// All groups of a broker.
+pub(crate) struct Coordinator {
+    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    offsets: OffsetStore,
+    /// The number of the next member of any group; 0 is nobody's.
+    next_member: AtomicU32,
+}
+
+/// One group.
+pub(crate) struct Group {
+    pub(crate) name: GroupId,
+    membership: Mutex<Membership>,
+    version: Arc<AtomicU64>,
+}
+
+/// An offset that somebody wants committed.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) topic: TopicName,
+    /// `None` if only the name is known: the topic that has it now.
+    pub(crate) id: Option<TopicId>,
+    pub(crate) partition: PartitionId,
+    /// The next offset to read.
+    pub(crate) next: Offset,
+    pub(crate) epoch: u32,
+    /// What it was polled under; `None` for an offset that does not come from a poll.
+    pub(crate) stamp: Option<Stamp>,
+    pub(crate) metadata: Arc<str>,
+}
+
+/// An append to the offsets log that is still to be waited for.
+pub(crate) type Written = Option<(Arc<Log>, Appended)>;
+
+impl Coordinator {
+    pub(crate) fn new() -> Self {
+        Coordinator {
+            groups: Mutex::new(HashMap::new()),
+            offsets: OffsetStore::new(),
+            next_member: AtomicU32::new(1),
+        }
+    }
+
+    pub(crate) fn offsets(&self) -> &OffsetStore {
+        &self.offsets
+    }
+
+    /// The group of this name, made if nobody has asked for it before.
+    pub(crate) fn group(&self, name: &GroupId) -> Arc<Group> {
+        let mut groups = self.groups.lock();
+        groups.entry(name.clone()).or_insert_with(|| Arc::new(Group::new(name.clone()))).clone()
+    }
+
+    /// The groups that have members.
+    pub(crate) fn active(&self) -> Vec<GroupId> {
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        groups.iter().filter(|group| !group.lock().is_empty()).map(|group| group.name.clone()).collect()
+    }
+
+    /// Topics came, grew or went: whoever subscribes to them rebalances.
+    pub(crate) fn topics_changed(&self, host: &dyn Host) {
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        if groups.is_empty() {
+            return;
+        }
+        let topics = host.topics();
+        for group in groups {
+            let mut membership = group.lock();
+            // An assignor of the user's that fails keeps everything as it is: the next member to come hears of it.
+            if membership.topics_changed(&topics).is_ok() {
+                // What is new to a group that was there before is read from its beginning, whatever the policy.
+                let _ = self.note_joined(host, &group.name, &membership, true);
+            }
+        }
+    }
+
+    /// Notes of each topic how many partitions it had when the group first subscribed to it: those that come later are
+    /// read from their beginning.
+    fn note_joined(
+        &self,
+        host: &dyn Host,
+        group: &GroupId,
+        membership: &Membership,
+        late: bool,
+    ) -> Result<Written> {
+        let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
+        let changes: Vec<_> =
+            new.map(|topic| Change::Joined(topic.id, if late { 0 } else { topic.partitions })).collect();
+        self.offsets.append(host.ctx(), group, &changes)
+    }
+}
+
+/// A member's place in its group.
+pub(crate) struct Seat {
+    pub(crate) group: Arc<Group>,
+    pub(crate) id: u32,
+}
+
+impl Group {
+    fn new(name: GroupId) -> Self {
+        let membership = Membership::new();
+        Group { name, version: membership.version().clone(), membership: Mutex::new(membership) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock()
+    }
+
+    /// See [`Membership::version`].
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Takes in a member that polls at least every `max_poll_interval`.
+    ///
+    /// # Errors
+    /// Those of [`Membership::join`] and of opening the offsets log.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        host: &Arc<dyn Host>,
+        joining: Joining,
+        max_poll_interval: Duration,
+    ) -> Result<Seat> {
+        let coordinator = host.coordinator();
+        coordinator.offsets.open(&**host)?;
+        let id = coordinator.next_member.fetch_add(1, Ordering::Relaxed);
+        let liveness = joining.liveness.clone();
+        let topics = host.topics();
+        let mut membership = self.lock();
+        membership.join(id, joining, &topics)?;
+        if let Err(error) = coordinator.note_joined(&**host, &self.name, &membership, false) {
+            let _ = membership.leave(id, &topics);
+            return Err(error);
+        }
+        drop(membership);
+        let now = host.ctx().clock.monotonic();
+        liveness.end(now.saturating_add(max_poll_interval));
+        let group = Arc::downgrade(self);
+        let expiry = Expiry { host: Arc::downgrade(host), group, id, liveness, every: max_poll_interval };
+        expiry.schedule(host.ctx(), now);
+        Ok(Seat { group: self.clone(), id })
+    }
+
+    /// Lets a member go; its partitions go to the others at once. Fine if it has been expelled.
+    pub(crate) fn leave(&self, host: &dyn Host, id: u32) {
+        let topics = host.topics();
+        // An assignor that fails leaves its partitions to nobody until the next member comes or goes.
+        let _ = self.lock().leave(id, &topics);
+    }
+
+    /// Commits offsets, all of them or none. `own` is what holds for offsets that come from no poll: the caller's stamp
+    /// now, or that of no member, who may commit as long as the group has none.
+    ///
+    /// # Errors
+    /// `CommitRejected` naming every offset that may not be committed; those of an append.
+    pub(crate) fn commit(&self, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<Written> {
+        let coordinator = host.coordinator();
+        coordinator.offsets.open(host)?;
+        let membership = self.lock();
+        let changes = self.check(host, &membership, own, commits)?;
+        let changes: Vec<_> = changes.into_iter().map(|(_, change)| change).collect();
+        coordinator.offsets.append(host.ctx(), &self.name, &changes)
+    }
+
+    /// Checks offsets that are to be committed with a transaction, and keeps their partitions where they are until the
+    /// pin is dropped.
+    ///
+    /// # Errors
+    /// `CommitRejected` naming every offset that may not be committed.
+    #[expect(dead_code, reason = "transactions come")]
+    pub(crate) fn pin(self: &Arc<Self>, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<Pin> {
+        host.coordinator().offsets.open(host)?;
+        let mut membership = self.lock();
+        let (shares, changes): (Vec<_>, Vec<_>) =
+            self.check(host, &membership, own, commits)?.into_iter().unzip();
+        for share in &shares {
+            membership.pin(share);
+        }
+        drop(membership);
+        Ok(Pin { group: self.clone(), shares, changes })
+    }
+
+    /// What committing would change.
+    fn check(
+        &self,
+        host: &dyn Host,
+        membership: &Membership,
+        own: Stamp,
+        commits: &[Commit],
+    ) -> Result<Vec<(Share, Change)>> {
+        let at = host.ctx().clock.now();
+        let topics =
+            if commits.iter().any(|commit| commit.id.is_none()) { host.topics() } else { Vec::new() };
+        let mut changes = Vec::with_capacity(commits.len());
+        let mut offenders = Vec::new();
+        for commit in commits {
+            let named = || topics.iter().find(|topic| topic.name == commit.topic).map(|topic| topic.id);
+            let checked = match commit.id.or_else(named) {
+                Some(id) => {
+                    let share = Share { topic: commit.topic.clone(), id, partition: commit.partition };
+                    let stamp = commit.stamp.unwrap_or(own);
+                    match objection(host, membership, stamp, &share, commit) {
+                        Some(reason) => Err(reason),
+                        None => Ok(share),
+                    }
+                }
+                None => Err(RejectReason::UnknownPartition),
+            };
+            match checked {
+                Ok(share) => {
+                    let committed = Committed {
+                        offset: commit.next,
+                        epoch: commit.epoch,
+                        at,
+                        metadata: commit.metadata.clone(),
+                    };
+                    let change = Change::Commit(share.id, share.partition, committed);
+                    changes.push((share, change));
+                }
+                Err(reason) => offenders.push(Offender {
+                    topic: commit.topic.clone(),
+                    partition: commit.partition,
+                    reason,
+                }),
+            }
+        }
+        if offenders.is_empty() {
+            Ok(changes)
+        } else {
+            Err(Error::CommitRejected { group: self.name.clone(), offenders })
+        }
+    }
+}
+
+/// Why an offset may not be committed, if it may not.
+fn objection(
+    host: &dyn Host,
+    membership: &Membership,
+    stamp: Stamp,
+    share: &Share,
+    commit: &Commit,
+) -> Option<RejectReason> {
+    let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
+    let stranger = stamp.member == 0;
+    if stranger && !membership.is_empty() {
+        return Some(RejectReason::NotAMember);
+    }
+    if !stranger && let Some(reason) = membership.objection(stamp, share) {
+        return Some(reason);
+    }
+    if let Err(Error::Truncated { to, .. }) = log.check_position(commit.next, commit.epoch) {
+        return Some(RejectReason::Truncated { to });
+    }
+    let end = log.visible_end();
+    (commit.next > end).then_some(RejectReason::BeyondEnd { end })
+}
+
+/// Partitions that do not change hands while it lives, and what is to be committed of them.
+#[allow(dead_code, reason = "transactions come")]
+pub(crate) struct Pin {
+    group: Arc<Group>,
+    shares: Vec<Share>,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut membership = self.group.lock();
+        for share in &self.shares {
+            membership.unpin(share);
+        }
+    }
+}
+
+/// Looks whether a member still polls.
+struct Expiry {
+    host: Weak<dyn Host>,
+    group: Weak<Group>,
+    id: u32,
+    liveness: Arc<Liveness>,
+    every: Duration,
+}
+
+impl Expiry {
+    fn schedule(self, ctx: &Context, now: Duration) {
+        let at = self.liveness.deadline().unwrap_or(now.saturating_add(self.every));
+        ctx.timer.schedule(at, Arc::new(self));
+    }
+}
+
+impl Task for Expiry {
+    fn run(self: Arc<Self>, now: Duration) {
+        let (Some(host), Some(group)) = (self.host.upgrade(), self.group.upgrade()) else { return };
+        if now == Duration::MAX {
+            // The broker is being closed.
+            return;
+        }
+        let membership = group.lock();
+        let (is_member, is_overdue) =
+            (membership.stamp(self.id).is_some(), membership.is_overdue(self.id, now));
+        drop(membership);
+        if !is_member {
+            return;
+        }
+        if is_overdue {
+            group.leave(&*host, self.id);
+            return;
+        }
+        if let Ok(this) = Arc::try_unwrap(self) {
+            this.schedule(host.ctx(), now);
+        }
+    }
+}

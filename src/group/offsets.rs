@@ -1,0 +1,293 @@
+//! Where is kept how far each group is? As records in a log of the broker's own, written like any others, and in a table
+//! of what they say, which is all that is ever asked.
+//!
+//! The table is read from the log at first use, or at an unclean opening: commits may have survived a power loss that took
+//! the records they speak of. Such a commit is put back to the log end before anything new can be appended there.
+
+use std::collections::HashMap;
+
+use super::Host;
+use crate::error::Result;
+use crate::format::body;
+use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
+use crate::log::builder::BatchBuilder;
+use crate::log::cursor::Cursor;
+use crate::log::{Appended, Context, Log};
+use crate::record::Record;
+use crate::stats::ClampedCommit;
+use crate::sync::{Arc, Mutex};
+use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicId};
+
+/// How far a group is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// The next offset to read.
+    pub(crate) offset: Offset,
+    /// The log epoch in which that was true.
+    pub(crate) epoch: u32,
+    pub(crate) at: Timestamp,
+    pub(crate) metadata: Arc<str>,
+}
+
+/// One change to what is kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Commit(TopicId, PartitionId, Committed),
+    Forget(TopicId, PartitionId),
+    /// How many partitions a topic had when the group first subscribed to it.
+    Joined(TopicId, u32),
+    Part(TopicId),
+}
+
+/// All groups' offsets.
+pub(crate) struct OffsetStore {
+    state: Mutex<Store>,
+}
+
+#[derive(Default)]
+struct Store {
+    log: Option<Arc<Log>>,
+    groups: HashMap<GroupId, Progress>,
+}
+
+/// What is known of one group. A value's place in the log decides which of two is newer.
+#[derive(Default)]
+struct Progress {
+    commits: HashMap<(TopicId, PartitionId), (Offset, Committed)>,
+    joined: HashMap<TopicId, u32>,
+}
+
+impl OffsetStore {
+    pub(crate) fn new() -> Self {
+        OffsetStore { state: Mutex::new(Store::default()) }
+    }
+
+    /// Sees to it that the log is there and has been read. Never under a group's lock: the log may have to be created.
+    ///
+    /// # Errors
+    /// What the medium says, `Corrupt` if the log is damaged, `Closed`.
+    pub(crate) fn open(&self, host: &dyn Host) -> Result<Arc<Log>> {
+        if let Some(log) = &self.state.lock().log {
+            return Ok(log.clone());
+        }
+        let log = host.offsets_log()?;
+        self.attach(log.clone())?;
+        Ok(log)
+    }
+
+    /// As [`open`](OffsetStore::open) where there may be no log, and none is to be made.
+    ///
+    /// # Errors
+    /// As [`open`](OffsetStore::open).
+    pub(crate) fn open_existing(&self, host: &dyn Host) -> Result<Option<Arc<Log>>> {
+        match host.existing_offsets_log() {
+            Some(_) => self.open(host).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// After an unclean stop, before anything is appended anywhere: commits may speak of records that are gone. Those are
+    /// set back to the log end, and of partitions that are gone too nothing is kept. Durable on return.
+    ///
+    /// # Errors
+    /// Those of reading and appending.
+    pub(crate) fn settle(
+        &self,
+        ctx: &Context,
+        log: Arc<Log>,
+        find: impl Fn(&TopicId, PartitionId) -> Option<Arc<Log>>,
+    ) -> Result<Vec<ClampedCommit>> {
+        self.attach(log.clone())?;
+        let mut clamped = Vec::new();
+        for group in self.groups() {
+            let mut changes = Vec::new();
+            for (topic, partition, committed) in self.commits(&group) {
+                let Some(about) = find(&topic, partition) else {
+                    changes.push(Change::Forget(topic, partition));
+                    continue;
+                };
+                let end = about.bounds().log_end;
+                // Where a damaged log ends nobody knows.
+                if committed.offset <= end || about.is_damaged() {
+                    continue;
+                }
+                clamped.push(ClampedCommit {
+                    group: group.clone(),
+                    topic: about.topic().clone(),
+                    partition,
+                    from: committed.offset,
+                    to: end,
+                });
+                let epoch = about.epoch();
+                changes.push(Change::Commit(topic, partition, Committed { offset: end, epoch, ..committed }));
+            }
+            self.append(ctx, &group, &changes)?;
+        }
+        log.sync()?;
+        Ok(clamped)
+    }
+
+    fn attach(&self, log: Arc<Log>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.log.is_some() {
+            return Ok(());
+        }
+        log.check_readable()?;
+        let mut cursor = Cursor::new(log.clone(), log.log_start());
+        let mut groups = HashMap::new();
+        while let Some(batch) = cursor.next_batch()? {
+            for raw in
+                body::Records::new(batch.records.as_slice(), batch.header.count).map_while(|raw| raw.ok())
+            {
+                let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
+                if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {
+                    apply(&mut groups, &group, at, change);
+                }
+            }
+        }
+        state.groups = groups;
+        state.log = Some(log);
+        Ok(())
+    }
+
+    /// Appends changes as one batch, all of them or none, and takes them into the table. What the append answers is
+    /// still to be waited for. `None` if there is nothing to change.
+    ///
+    /// # Errors
+    /// Those of an append.
+    pub(crate) fn append(
+        &self,
+        ctx: &Context,
+        group: &GroupId,
+        changes: &[Change],
+    ) -> Result<Option<(Arc<Log>, Appended)>> {
+        let Some(log) = self.state.lock().log.clone().filter(|_| !changes.is_empty()) else {
+            return Ok(None);
+        };
+        let batch = batch(ctx, group, changes).seal(ctx, None);
+        let appended = log.append(batch)?;
+        self.apply(group, changes, appended.base_offset);
+        Ok(Some((log, appended)))
+    }
+
+    /// Takes changes into the table whose records begin at `base`.
+    pub(crate) fn apply(&self, group: &GroupId, changes: &[Change], base: Offset) {
+        let mut state = self.state.lock();
+        for (index, change) in (0..).zip(changes) {
+            apply(&mut state.groups, group, base.plus(index), change.clone());
+        }
+    }
+
+    pub(crate) fn committed(
+        &self,
+        group: &GroupId,
+        topic: &TopicId,
+        partition: PartitionId,
+    ) -> Option<Committed> {
+        let state = self.state.lock();
+        let (_, committed) = state.groups.get(group)?.commits.get(&(*topic, partition))?;
+        Some(committed.clone())
+    }
+
+    /// How many partitions a topic had when a group first subscribed to it; `None` if it never has.
+    pub(crate) fn joined(&self, group: &GroupId, topic: &TopicId) -> Option<u32> {
+        self.state.lock().groups.get(group)?.joined.get(topic).copied()
+    }
+
+    /// All that is kept of a group, in the form of what would take it back.
+    pub(crate) fn erasure(&self, group: &GroupId) -> Vec<Change> {
+        let state = self.state.lock();
+        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let commits = progress.commits.keys().map(|(topic, partition)| Change::Forget(*topic, *partition));
+        commits.chain(progress.joined.keys().map(|topic| Change::Part(*topic))).collect()
+    }
+
+    /// All commits of a group.
+    pub(crate) fn commits(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, Committed)> {
+        let state = self.state.lock();
+        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let commits = progress.commits.iter();
+        commits.map(|((topic, partition), (_, committed))| (*topic, *partition, committed.clone())).collect()
+    }
+
+    /// The groups of which anything is kept.
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        let state = self.state.lock();
+        state.groups.iter().filter(|(_, p)| !p.is_empty()).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Progress {
+    fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.joined.is_empty()
+    }
+}
+
+fn apply(groups: &mut HashMap<GroupId, Progress>, group: &GroupId, at: Offset, change: Change) {
+    let progress = groups.entry(group.clone()).or_default();
+    match change {
+        Change::Commit(topic, partition, committed) => {
+            let known = progress.commits.entry((topic, partition));
+            let known = known.or_insert_with(|| (at, committed.clone()));
+            if known.0 <= at {
+                *known = (at, committed);
+            }
+        }
+        Change::Forget(topic, partition) => {
+            if progress.commits.get(&(topic, partition)).is_some_and(|known| known.0 <= at) {
+                progress.commits.remove(&(topic, partition));
+            }
+        }
+        Change::Joined(topic, partitions) => {
+            progress.joined.insert(topic, partitions);
+        }
+        Change::Part(topic) => {
+            progress.joined.remove(&topic);
+        }
+    }
+}
+
+/// The records of changes, as they go into the log.
+pub(crate) fn batch(ctx: &Context, group: &GroupId, changes: &[Change]) -> BatchBuilder {
+    let now = ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX);
+    let mut builder = BatchBuilder::new(ctx, 0, now);
+    for change in changes {
+        let group = group.as_str();
+        let record = match change {
+            Change::Commit(topic, partition, committed) => {
+                let Committed { offset, epoch, at, metadata } = committed;
+                let key = Key::Commit { group, topic: *topic, partition: *partition };
+                let value = CommitValue { offset: *offset, epoch: *epoch, at: *at, metadata };
+                Record::new(value.encode()).key(key.encode())
+            }
+            Change::Forget(topic, partition) => {
+                Record::tombstone(Key::Commit { group, topic: *topic, partition: *partition }.encode())
+            }
+            Change::Joined(topic, partitions) => {
+                Record::new(encode_partitions(*partitions)).key(Key::Joined { group, topic: *topic }.encode())
+            }
+            Change::Part(topic) => Record::tombstone(Key::Joined { group, topic: *topic }.encode()),
+        };
+        builder.push(&record, now);
+    }
+    builder
+}
+
+/// What a record says. `None` if it is none of ours, or of a later version: the log passed its checksums.
+fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, Change)> {
+    let key = Key::decode(key).ok()??;
+    Some(match (key, value) {
+        (Key::Commit { group, topic, partition }, Some(value)) => {
+            let CommitValue { offset, epoch, at, metadata } = CommitValue::decode(value).ok()?;
+            let committed = Committed { offset, epoch, at, metadata: metadata.into() };
+            (GroupId::new(group).ok()?, Change::Commit(topic, partition, committed))
+        }
+        (Key::Commit { group, topic, partition }, None) => {
+            (GroupId::new(group).ok()?, Change::Forget(topic, partition))
+        }
+        (Key::Joined { group, topic }, Some(value)) => {
+            (GroupId::new(group).ok()?, Change::Joined(topic, decode_partitions(value).ok()?))
+        }
+        (Key::Joined { group, topic }, None) => (GroupId::new(group).ok()?, Change::Part(topic)),
+    })
+}

@@ -1,0 +1,412 @@
+//! Who is in a group, what should each member own, and what does it own now? One group's membership as a value: every
+//! step is a function of it, its arguments and the time; nothing here waits, writes or calls anybody.
+//!
+//! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target assignment: it rises
+//! whenever a member comes or goes or the topics change. Between polls a member reconciles what it owns with its target:
+//! it gives up what moves away, and takes what nobody else owns any more. So a partition never has two owners, and what
+//! stays where it is keeps being read.
+//!
+//! What a member may commit follows KIP-1251: it must own the partition, and must have owned it without a break since it
+//! polled the records it speaks of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::assign::{Assignor, AssignorMember, AssignorTopic, checked};
+use crate::error::{Error, RejectReason, Result};
+use crate::log::notify::Waiter;
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::types::{PartitionId, TopicId, TopicName};
+
+/// A topic as a group sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TopicInfo {
+    pub(crate) name: TopicName,
+    pub(crate) id: TopicId,
+    pub(crate) partitions: u32,
+}
+
+/// One partition of one topic, which is that topic for ever: one that is created anew under its name is another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Share {
+    pub(crate) topic: TopicName,
+    pub(crate) id: TopicId,
+    pub(crate) partition: PartitionId,
+}
+
+impl Share {
+    /// Its name and number.
+    pub(crate) fn place(&self) -> (TopicName, PartitionId) {
+        (self.topic.clone(), self.partition)
+    }
+}
+
+/// What a member polled under: which member it was, and which generation it had come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// 0: no member of a group.
+    pub(crate) member: u32,
+    pub(crate) generation: u32,
+}
+
+/// What a member has asked for.
+pub(crate) struct Joining {
+    pub(crate) topics: Vec<Pattern>,
+    pub(crate) assignor: Arc<dyn Assignor>,
+    /// Signalled when there is something to reconcile.
+    pub(crate) waiter: Arc<Waiter>,
+    pub(crate) liveness: Arc<Liveness>,
+}
+
+/// Until when a member need not poll again. Told by the member without asking anybody.
+#[derive(Debug)]
+pub(crate) struct Liveness(AtomicU64);
+
+impl Liveness {
+    /// Of a member that is inside a poll.
+    pub(crate) fn polling() -> Self {
+        Liveness(AtomicU64::new(u64::MAX))
+    }
+
+    /// A poll begins.
+    pub(crate) fn begin(&self) {
+        self.0.store(u64::MAX, Ordering::Release);
+    }
+
+    /// A poll has ended; the next one is to begin before `deadline`.
+    pub(crate) fn end(&self, deadline: Duration) {
+        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        self.0.store(nanos, Ordering::Release);
+    }
+
+    /// The monotonic time at which its member is expelled; `None` inside a poll.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        Some(self.0.load(Ordering::Acquire)).filter(|nanos| *nanos != u64::MAX).map(Duration::from_nanos)
+    }
+}
+
+/// A topic's name, or a glob that stands for all that match it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern(pub(crate) String);
+
+/// A group's members and who owns what.
+pub(crate) struct Membership {
+    generation: u32,
+    members: BTreeMap<u32, Member>,
+    owners: BTreeMap<Share, Owner>,
+    /// The topics that anybody subscribes to, as of the last rebalance.
+    topics: Vec<TopicInfo>,
+    version: Arc<AtomicU64>,
+}
+
+struct Member {
+    topics: Vec<Pattern>,
+    assignor: Arc<dyn Assignor>,
+    waiter: Arc<Waiter>,
+    liveness: Arc<Liveness>,
+    /// The generation it has come to: what it polls is stamped with it.
+    generation: u32,
+    target: BTreeSet<Share>,
+}
+
+struct Owner {
+    member: u32,
+    /// The generation in which it was taken.
+    since: u32,
+    /// How many transactions are under way that commit offsets of it: it cannot change hands meanwhile.
+    pins: u32,
+    /// Its owner has gone, or has given it up: free once nothing pins it.
+    released: bool,
+}
+
+/// What a member has to do next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Steps {
+    /// To be given up: stop reading it, tell the listener, then [`Membership::release`].
+    pub(crate) revoke: Vec<Share>,
+    /// Taken just now: begin reading it, tell the listener.
+    pub(crate) take: Vec<Share>,
+    /// It has come to a generation that it had not come to before: the listener is told, even if nothing was taken.
+    pub(crate) settled: bool,
+}
+
+impl Membership {
+    pub(crate) fn new() -> Self {
+        Membership {
+            generation: 0,
+            members: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            topics: Vec::new(),
+            version: Arc::default(),
+        }
+    }
+
+    /// Rises whenever a member may have something to reconcile: as long as it stays, nobody has.
+    pub(crate) fn version(&self) -> &Arc<AtomicU64> {
+        &self.version
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(crate) fn topics(&self) -> &[TopicInfo] {
+        &self.topics
+    }
+
+    /// Takes in a member.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then it is not a member.
+    pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &[TopicInfo]) -> Result<()> {
+        let Joining { topics: patterns, assignor, waiter, liveness } = joining;
+        if let Some(other) = self.members.values().find(|other| other.assignor.name() != assignor.name()) {
+            let reason = format!("the group's other members use {:?}", other.assignor.name());
+            return Err(Error::InvalidConfig { field: "assignor", reason });
+        }
+        let target = BTreeSet::new();
+        let member = Member { topics: patterns, assignor, waiter, liveness, generation: 0, target };
+        self.members.insert(id, member);
+        self.rebalance(topics).inspect_err(|_| {
+            self.members.remove(&id);
+        })
+    }
+
+    /// Lets a member go. Answers whether it was one.
+    ///
+    /// # Errors
+    /// `InvalidAssignment` of those who stay: they keep what they have.
+    pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) -> Result<bool> {
+        if self.members.remove(&id).is_none() {
+            return Ok(false);
+        }
+        for owner in self.owners.values_mut().filter(|owner| owner.member == id) {
+            owner.released = true;
+        }
+        self.owners.retain(|_, owner| !owner.is_free());
+        self.rebalance(topics)?;
+        Ok(true)
+    }
+
+    /// Whether a member has not polled for too long at `now`.
+    pub(crate) fn is_overdue(&self, id: u32, now: Duration) -> bool {
+        let deadline = self.members.get(&id).and_then(|member| member.liveness.deadline());
+        deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that is gone.
+    ///
+    /// # Errors
+    /// `InvalidAssignment`: nothing changes.
+    pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) -> Result<()> {
+        if self.members.is_empty() || self.subscribed(topics) == self.topics {
+            return Ok(());
+        }
+        self.rebalance(topics)
+    }
+
+    /// What a member has to do to come to the current generation. What it may take is its own on return; what it gives
+    /// up is its own until [`release`](Membership::release). `None` if it is no member any more.
+    pub(crate) fn reconcile(&mut self, id: u32) -> Option<Steps> {
+        let member = self.members.get_mut(&id)?;
+        let owned = |(_, owner): &(&Share, &Owner)| owner.member == id && !owner.released;
+        let mut steps = Steps::default();
+        for (share, _) in self.owners.iter().filter(owned) {
+            if !member.target.contains(share) {
+                steps.revoke.push(share.clone());
+            }
+        }
+        if !steps.revoke.is_empty() {
+            // First things first: what is taken, is taken in the generation that the member has come to then.
+            return Some(steps);
+        }
+        for share in &member.target {
+            if !self.owners.contains_key(share) {
+                let owner = Owner { member: id, since: self.generation, pins: 0, released: false };
+                self.owners.insert(share.clone(), owner);
+                steps.take.push(share.clone());
+            }
+        }
+        steps.settled = member.generation != self.generation;
+        member.generation = self.generation;
+        Some(steps)
+    }
+
+    /// A member has given up what it was asked to. The others are told.
+    pub(crate) fn release(&mut self, id: u32, shares: &[Share]) {
+        for share in shares {
+            if let Some(owner) = self.owners.get_mut(share).filter(|owner| owner.member == id) {
+                owner.released = true;
+            }
+        }
+        self.owners.retain(|_, owner| !owner.is_free());
+        self.signal_all();
+    }
+
+    /// The stamp of what a member polls now.
+    pub(crate) fn stamp(&self, id: u32) -> Option<Stamp> {
+        self.members.get(&id).map(|member| Stamp { member: id, generation: member.generation })
+    }
+
+    /// Why the holder of a stamp may not commit a partition, if it may not. KIP-1251's rule.
+    pub(crate) fn objection(&self, stamp: Stamp, share: &Share) -> Option<RejectReason> {
+        let Some(member) = self.members.get(&stamp.member) else { return Some(RejectReason::NotAMember) };
+        match self.owners.get(share) {
+            Some(owner) if owner.member == stamp.member && !owner.released => {
+                let held = owner.since <= stamp.generation && stamp.generation <= member.generation;
+                (!held).then_some(RejectReason::Stale)
+            }
+            _ => Some(RejectReason::NotOwned),
+        }
+    }
+
+    /// Keeps a partition where it is until [`unpin`](Membership::unpin).
+    pub(crate) fn pin(&mut self, share: &Share) {
+        if let Some(owner) = self.owners.get_mut(share) {
+            owner.pins += 1;
+        }
+    }
+
+    pub(crate) fn unpin(&mut self, share: &Share) {
+        if let Some(owner) = self.owners.get_mut(share) {
+            owner.pins = owner.pins.saturating_sub(1);
+            if owner.is_free() {
+                self.owners.remove(share);
+                self.signal_all();
+            }
+        }
+    }
+
+    /// What a member owns.
+    pub(crate) fn owned(&self, id: u32) -> Vec<Share> {
+        let owned = self.owners.iter().filter(|(_, owner)| owner.member == id && !owner.released);
+        owned.map(|(share, _)| share.clone()).collect()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = u32> + '_ {
+        self.members.keys().copied()
+    }
+
+    /// Nobody moves, and every partition is with the member that should have it.
+    pub(crate) fn is_stable(&self) -> bool {
+        self.members.iter().all(|(id, member)| {
+            member.generation == self.generation && self.owned(*id).iter().eq(member.target.iter())
+        })
+    }
+
+    /// Computes a new target for everybody.
+    fn rebalance(&mut self, topics: &[TopicInfo]) -> Result<()> {
+        let topics = self.subscribed(topics);
+        let targets = self.targets(&topics)?;
+        self.topics = topics;
+        self.generation += 1;
+        for (member, target) in self.members.values_mut().zip(targets) {
+            member.target = target;
+        }
+        self.signal_all();
+        Ok(())
+    }
+
+    fn targets(&self, topics: &[TopicInfo]) -> Result<Vec<BTreeSet<Share>>> {
+        let Some(first) = self.members.values().next() else { return Ok(Vec::new()) };
+        let assignor = first.assignor.clone();
+        let views: Vec<_> = self
+            .members
+            .iter()
+            .map(|(id, member)| {
+                let matching = topics.iter().filter(|topic| member.subscribes(&topic.name));
+                let subscribed: Vec<_> = matching.map(|topic| topic.name.clone()).collect();
+                // What it owns, and what it was to own: a rebalance that overtakes another is to move no more for it.
+                let owned: BTreeSet<_> = self
+                    .owned(*id)
+                    .into_iter()
+                    .chain(member.target.iter().filter(|share| !self.owners.contains_key(share)).cloned())
+                    .filter(|share| topics.iter().any(|topic| topic.id == share.id))
+                    .map(|share| (share.topic, share.partition))
+                    .collect();
+                (format!("{id:010}"), subscribed, owned.into_iter().collect::<Vec<_>>())
+            })
+            .collect();
+        let members: Vec<_> =
+            views.iter().map(|(id, topics, owned)| AssignorMember { id, topics, owned }).collect();
+        let infos: Vec<_> = topics
+            .iter()
+            .map(|topic| AssignorTopic { name: &topic.name, partitions: topic.partitions })
+            .collect();
+        let assigned = checked(&*assignor, &members, &infos)?;
+        let share = |(name, partition): (TopicName, PartitionId)| {
+            let at = topics.binary_search_by(|topic| topic.name.cmp(&name)).ok()?;
+            topics.get(at).map(|topic| Share { topic: name, id: topic.id, partition })
+        };
+        Ok(assigned.into_iter().map(|shares| shares.into_iter().filter_map(share).collect()).collect())
+    }
+
+    /// The topics that some member subscribes to, by name.
+    fn subscribed(&self, topics: &[TopicInfo]) -> Vec<TopicInfo> {
+        let wanted = |topic: &&TopicInfo| self.members.values().any(|member| member.subscribes(&topic.name));
+        topics.iter().filter(wanted).cloned().collect()
+    }
+
+    fn signal_all(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+        for member in self.members.values() {
+            member.waiter.signal();
+        }
+    }
+}
+
+impl Member {
+    fn subscribes(&self, topic: &TopicName) -> bool {
+        self.topics.iter().any(|pattern| pattern.matches(topic.as_str()))
+    }
+}
+
+impl Owner {
+    fn is_free(&self) -> bool {
+        self.released && self.pins == 0
+    }
+}
+
+impl Pattern {
+    /// Whether it stands for names that need not exist.
+    pub(crate) fn is_glob(&self) -> bool {
+        self.0.contains(['*', '?'])
+    }
+
+    /// Whether a topic's name matches: `*` stands for any characters, also none, `?` for one.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        if !self.is_glob() {
+            return self.0 == name;
+        }
+        glob(self.0.as_bytes(), name.as_bytes())
+    }
+}
+
+/// Backtracks to the last `*` only, so it takes no more than the product of the lengths.
+fn glob(mut pattern: &[u8], mut name: &[u8]) -> bool {
+    let mut retry: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern.split_first(), name.split_first()) {
+            (Some((b'*', rest)), _) => {
+                retry = Some((rest, name));
+                pattern = rest;
+            }
+            (Some((p, p_rest)), Some((n, n_rest))) if *p == b'?' || p == n => {
+                (pattern, name) = (p_rest, n_rest);
+            }
+            (None, None) => return true,
+            _ => match retry {
+                Some((after_star, from)) => {
+                    let Some((_, shorter)) = from.split_first() else { return false };
+                    retry = Some((after_star, shorter));
+                    (pattern, name) = (after_star, shorter);
+                }
+                None => return false,
+            },
+        }
+    }
+}
