@@ -31,6 +31,7 @@ pub(crate) struct Sizes {
     /// How long one repetition of a measurement of latencies takes.
     pub(crate) duration: Duration,
     pub(crate) random_reads: usize,
+    pub(crate) lookup_batches: usize,
 }
 
 impl Args {
@@ -73,6 +74,7 @@ impl Args {
                 open_bytes: 1000 * mib,
                 duration: seconds(1),
                 random_reads: 50_000,
+                lookup_batches: 1_000_000,
             },
             true => Sizes {
                 records_bytes: 4 << 20,
@@ -81,6 +83,7 @@ impl Args {
                 open_bytes: 64 * mib,
                 duration: seconds(1) / 5,
                 random_reads: 2_000,
+                lookup_batches: 20_000,
             },
         }
     }

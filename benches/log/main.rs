@@ -16,6 +16,7 @@ mod append;
 mod args;
 mod durable;
 mod limit;
+mod lookup;
 mod open;
 mod random;
 mod records;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     ship::run(&mut suite);
     tail::run(&mut suite);
     random::run(&mut suite);
+    lookup::run(&mut suite);
     open::run(&mut suite);
     suite.finish()
 }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Instant;
 
 use quipu::{Compression, Offset, Start};
@@ -55,7 +56,7 @@ fn limit(places: &Places, count: usize, reads: usize) -> Vec<f64> {
     })
 }
 
-fn measure(count: usize, reads: usize, mut read: impl FnMut(u64)) -> Vec<f64> {
+pub(super) fn measure(count: usize, reads: usize, mut read: impl FnMut(u64)) -> Vec<f64> {
     let mut random = Random(1);
     let mut latencies = Latencies::default();
     let start = Instant::now();
@@ -69,22 +70,26 @@ fn measure(count: usize, reads: usize, mut read: impl FnMut(u64)) -> Vec<f64> {
 }
 
 /// Where every batch of a log lies.
-struct Places {
-    files: Vec<File>,
-    batches: Vec<Place>,
+pub(super) struct Places {
+    pub(super) files: Vec<File>,
+    pub(super) batches: Vec<Place>,
 }
 
-struct Place {
+pub(super) struct Place {
     base_offset: u64,
-    file: usize,
-    position: u64,
-    len: usize,
+    pub(super) file: usize,
+    pub(super) position: u64,
+    pub(super) len: usize,
 }
 
 impl Places {
     fn of(log: &Log) -> Self {
+        Places::below(log.scratch.path())
+    }
+
+    pub(super) fn below(dir: &Path) -> Self {
         let mut places = Places { files: Vec::new(), batches: Vec::new() };
-        for (file, path) in files_below(log.scratch.path(), ".log").iter().enumerate() {
+        for (file, path) in files_below(dir, ".log").iter().enumerate() {
             places.files.push(File::open(path).unwrap());
             places.batches.extend(batches(&map(path)).map(|batch| Place {
                 base_offset: batch.base_offset,

@@ -158,3 +158,16 @@ impl Random {
 pub fn thorough() -> bool {
     std::env::var_os("QUIPU_THOROUGH").is_some()
 }
+
+/// All records from a place on, by offset.
+pub fn read_from(partition: &Partition, from: Start) -> BTreeMap<u64, String> {
+    let mut found = BTreeMap::new();
+    let mut from = from;
+    loop {
+        let records = partition.read(from, 64 << 10).unwrap();
+        let Some(last) = records.last() else { return found };
+        from = Start::At(last.offset().plus(1));
+        let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+        found.extend(records.iter().map(|record| (record.offset().get(), text(record.value()))));
+    }
+}
