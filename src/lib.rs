@@ -13,7 +13,7 @@
 //! | log | `log` | One partition: append, roll, sync, recover, read. |
 //! | groups | `group` | Who owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
 //! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
@@ -68,6 +68,7 @@ mod storage;
 mod sync;
 pub mod testing;
 mod topic;
+mod transaction;
 mod types;
 
 pub use broker::Broker;
@@ -88,6 +89,7 @@ pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};
 pub use topic::{Partition, Topic};
+pub use transaction::Transaction;
 pub use types::{
     Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
     TopicName,

@@ -16,7 +16,10 @@ const ROWS: [(&str, &[&str]); 7] = [
     ("log", &["log"]),
     ("groups", &["group"]),
     ("broker", &["broker"]),
-    ("handles", &["consumer", "topic", "records", "reader", "producer", "partitioner", "testing"]),
+    (
+        "handles",
+        &["consumer", "transaction", "topic", "records", "reader", "producer", "partitioner", "testing"],
+    ),
     ("root", &["lib"]),
 ];
 

@@ -268,12 +268,13 @@ impl BrokerInner {
                 }
             }
         }
+        let journal = self.ctx.journal.close(&self.ctx, first.is_ok());
         // What was sent while this went on is told that it came too late.
         self.run_all_tasks();
         drop(self.ctx.work.take());
         let written = self.upkeep.checkpoints.write(&self.ctx, true, entries);
         *self.lock.lock() = None;
-        first.and(written)
+        first.and(journal).and(written)
     }
 
     fn run_all_tasks(&self) {

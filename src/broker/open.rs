@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::catalog::{CatalogStore, identity, settle};
+use super::catalog::{self, CatalogStore, identity};
 use super::checkpoint::CheckpointStore;
 use super::maintenance::{Threads, Upkeep};
 use super::{BrokerInner, TopicState};
@@ -15,6 +15,7 @@ use crate::format::catalog::{Catalog, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
 use crate::group::Coordinator;
+use crate::log::journal::settle;
 use crate::log::recovery::Note;
 use crate::log::{Context, Log, LogSettings, malformed};
 use crate::rng::SplitMix64;
@@ -34,9 +35,12 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     let is_new = look(&ctx, &mut report)?;
     let mut catalog = if is_new { create(&ctx)? } else { read_catalog(&ctx)? };
     let checkpoint = take_checkpoint(&ctx, &mut report)?;
-    settle(&ctx, &mut catalog)?;
+    catalog::settle(&ctx, &mut catalog)?;
     empty_trash(&ctx, &mut report)?;
     let topics = open_topics(config, &ctx, catalog.current(), checkpoint.as_ref(), is_new, &mut report);
+    if !is_new {
+        settle_transactions(&ctx, &topics, &mut report)?;
+    }
     report.clean = is_new || (checkpoint.as_ref().is_some_and(|c| c.clean) && report.recovered.is_empty());
     let groups = Coordinator::new();
     if !report.clean {
@@ -79,6 +83,20 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         broker.threads.start(&upkeep, config.checkpoint_interval);
     }
     Ok(broker)
+}
+
+/// Makes transactions whole that the last stop interrupted, and takes back those that never happened.
+fn settle_transactions(
+    ctx: &Arc<Context>,
+    topics: &[Arc<TopicState>],
+    report: &mut OpenReport,
+) -> Result<()> {
+    let logs: Vec<Arc<Log>> = topics.iter().flat_map(|topic| topic.logs().to_vec()).collect();
+    let find = |id: &TopicId, partition: PartitionId| {
+        let topic = topics.iter().find(|topic| topic.id == *id)?;
+        topic.logs().get(partition.get() as usize).cloned()
+    };
+    settle(ctx, &logs, find, report)
 }
 
 /// Has no commit speak of records that the last stop took. If that cannot be done now, groups answer with the reason.

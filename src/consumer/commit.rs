@@ -7,14 +7,14 @@ use crate::broker::BrokerInner;
 use crate::error::Result;
 use crate::group::offsets::Committed;
 use crate::group::state::Stamp;
-use crate::group::{Commit, Group, Host, Written};
+use crate::group::{Commit, Group, Host, Pin, Written};
 use crate::log::notify::Waiter;
 use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// What a consumer shares with its handles. It outlives the consumer; then its commits are those of no member.
-pub(super) struct Committer {
+pub(crate) struct Committer {
     pub(super) broker: Arc<BrokerInner>,
     pub(super) group: Arc<Group>,
     pub(super) waiter: Arc<Waiter>,
@@ -43,6 +43,19 @@ impl Committer {
 
     pub(super) fn commit_all(&self, commits: &[Commit]) -> Committing {
         Committing(self.group.commit(&*self.broker, self.stamp(), commits))
+    }
+
+    /// Checks what a transaction is to commit, and keeps the partitions where they are until the pin is dropped.
+    ///
+    /// # Errors
+    /// `CommitRejected`; those of opening the offsets log.
+    pub(crate) fn pin(&self, done: Offsets) -> Result<Pin> {
+        self.group.pin(&*self.broker, self.stamp(), &done.into_commits())
+    }
+
+    /// Whether it commits to this broker.
+    pub(crate) fn is_of(&self, broker: &Arc<BrokerInner>) -> bool {
+        Arc::ptr_eq(&self.broker, broker)
     }
 
     /// What the group has committed of a partition.

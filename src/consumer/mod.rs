@@ -8,7 +8,7 @@
 //! [`rebalance`] what a listener gets to see. [`admin`] looks at groups from outside.
 
 mod admin;
-mod commit;
+pub(crate) mod commit;
 mod member;
 mod offsets;
 mod rebalance;
@@ -429,6 +429,11 @@ impl Consumer {
         ConsumerHandle { committer: self.membership.committer.clone() }
     }
 
+    /// What a transaction commits its offsets through.
+    pub(crate) fn committer(&self) -> Arc<Committer> {
+        self.membership.committer.clone()
+    }
+
     /// Gives its partitions up, telling its listener, and leaves the group. With
     /// [`auto_commit`](ConsumerBuilder::auto_commit) it commits first.
     ///
@@ -504,6 +509,10 @@ impl ConsumerHandle {
     /// See [`Consumer::commit_async`].
     pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
         Pending::other(self.committer.commit(done.into()))
+    }
+
+    pub(crate) fn committer(&self) -> Arc<Committer> {
+        self.committer.clone()
     }
 
     /// Has the consumer's poll return at once: the one that waits, or the next one.

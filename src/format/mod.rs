@@ -18,6 +18,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod compression;
 pub(crate) mod envelope;
 pub(crate) mod index;
+pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod offsets;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use self::offsets::{Change, Committed, OffsetStore};
 use self::state::{Joining, Liveness, Membership, Share, Stamp, TopicInfo};
 use crate::error::{Error, Offender, RejectReason, Result};
+use crate::log::builder::BatchBuilder;
 use crate::log::{Appended, Context, Log, Task};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Weak};
 use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
@@ -212,7 +213,6 @@ impl Group {
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed.
-    #[expect(dead_code, reason = "transactions come")]
     pub(crate) fn pin(self: &Arc<Self>, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<Pin> {
         host.coordinator().offsets.open(host)?;
         let mut membership = self.lock();
@@ -301,11 +301,27 @@ fn objection(
 }
 
 /// Partitions that do not change hands while it lives, and what is to be committed of them.
-#[allow(dead_code, reason = "transactions come")]
 pub(crate) struct Pin {
     group: Arc<Group>,
     shares: Vec<Share>,
-    pub(crate) changes: Vec<Change>,
+    changes: Vec<Change>,
+}
+
+impl Pin {
+    /// The records of the commit, for the offsets log.
+    pub(crate) fn batch(&self, ctx: &Context) -> BatchBuilder {
+        offsets::batch(ctx, &self.group.name, &self.changes)
+    }
+
+    /// How many records that are.
+    pub(crate) fn len(&self) -> u64 {
+        self.changes.len() as u64
+    }
+
+    /// The commit has been written to the offsets log, from `base` on.
+    pub(crate) fn written(&self, host: &dyn Host, base: Offset) {
+        host.coordinator().offsets().apply(&self.group.name, &self.changes, base);
+    }
 }
 
 impl Drop for Pin {

@@ -17,6 +17,12 @@ use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, Ordering};
 use crate::types::{Offset, Timestamp};
 
+/// A header that is complete.
+#[derive(Clone, Copy)]
+pub(super) struct Filled {
+    pub(super) crc: u32,
+}
+
 impl Log {
     /// Appends a batch: assigns its offsets and writes it. With `Os` and `Interval` it is visible on return; with `Sync`
     /// somebody calls [`wait_visible`](Log::wait_visible) or the worker is asked to.
@@ -49,11 +55,7 @@ impl Log {
         {
             return Err(Error::OffsetConflict { end: writer.point.end });
         }
-        let append_time = (settings.timestamps == TimestampType::Append).then(|| self.append_time());
-        if let Some(now) = append_time {
-            header.attributes = header.attributes.with_append_time(true);
-            header.max_timestamp = now;
-        }
+        let append_time = self.set_append_time(&mut header, &settings);
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
         let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
@@ -85,19 +87,44 @@ impl Log {
         stored: &mut [u8],
         settings: &LogSettings,
     ) -> Result<Offset> {
-        header.base_offset = writer.point.end;
-        header.log_epoch = self.epoch();
-        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
-        let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
+        let Some(filled) = self.fill_header(writer, header, stored) else {
             return Err(Error::RecordTooLarge { size: 0, limit: 0 });
         };
-        let crc = encode_header(header, self.seed, room);
         let file = writer.segment.file(&self.ctx)?;
         if let Err((written, e)) = write_all_at(&*file, stored, writer.point.position) {
             return Err(self.write_failed(writer, &*file, written, e));
         }
-        self.advance(writer, header, crc, stored.len() as u64, settings.index_interval_bytes);
+        self.advance(writer, header, filled.crc, stored.len() as u64, settings.index_interval_bytes);
         Ok(header.end_offset())
+    }
+
+    /// Fills in what only the log knows of a batch that goes to its end. `None` if there is no room for the header in
+    /// front.
+    pub(super) fn fill_header(
+        &self,
+        writer: &Writer,
+        header: &mut BatchHeader,
+        stored: &mut [u8],
+    ) -> Option<Filled> {
+        header.base_offset = writer.point.end;
+        header.log_epoch = self.epoch();
+        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
+        let crc = encode_header(header, self.seed, stored.first_chunk_mut::<HEADER_BYTES>()?);
+        Some(Filled { crc })
+    }
+
+    /// Gives a batch the time of its append, where the topic asks for that.
+    pub(super) fn set_append_time(
+        &self,
+        header: &mut BatchHeader,
+        settings: &LogSettings,
+    ) -> Option<Timestamp> {
+        if settings.timestamps != TimestampType::Append {
+            return None;
+        }
+        header.attributes = header.attributes.with_append_time(true);
+        header.max_timestamp = self.append_time();
+        Some(header.max_timestamp)
     }
 
     /// Moves the log's end, and the visible one where no sync is waited for, behind a batch that was written. Under the
@@ -115,7 +142,14 @@ impl Log {
     }
 
     /// Moves the writer behind a batch that has just been written.
-    fn advance(&self, writer: &mut Writer, header: &BatchHeader, crc: u32, stored: u64, index_interval: u32) {
+    pub(super) fn advance(
+        &self,
+        writer: &mut Writer,
+        header: &BatchHeader,
+        crc: u32,
+        stored: u64,
+        index_interval: u32,
+    ) {
         let point = &mut writer.point;
         if point.position - writer.indexed >= u64::from(index_interval)
             && let (Ok(offset_delta), Ok(position)) =
@@ -137,7 +171,7 @@ impl Log {
     }
 
     /// Keeps the batch for readers that follow the end of the log.
-    fn remember(&self, writer: &Writer, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
+    pub(super) fn remember(&self, writer: &Writer, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
         if !self.waiters.anybody() {
             // Nobody follows this log: the buffers serve the next batch, while they are still in the processor's cache.
             return;
@@ -157,7 +191,13 @@ impl Log {
     }
 
     /// A write failed: either nothing of it counts and the log goes on, or the partition is poisoned.
-    fn write_failed(&self, writer: &Writer, file: &dyn File, written: usize, e: std::io::Error) -> Error {
+    pub(super) fn write_failed(
+        &self,
+        writer: &Writer,
+        file: &dyn File,
+        written: usize,
+        e: std::io::Error,
+    ) -> Error {
         let path = self.ctx.display(&writer.segment.path);
         if is_space(&e) {
             // The part that was written lies behind the log's end and is no whole batch. Zeros over it, where there is
@@ -231,6 +271,7 @@ impl Log {
             segment,
             point: Point::start_of(base, 0, header.log_epoch, old.last_crc),
             indexed: FIRST_BATCH,
+            journal_upto: writer.journal_upto,
         };
         Ok(Event::Rolled {
             topic: self.identity.topic.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Log;
 use super::files::FileBudget;
+use super::journal::Journal;
 use super::notify::Parked;
 use super::pool::BufferPool;
 use super::timer::Timer;
@@ -15,7 +16,7 @@ use crate::storage::Storage;
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex};
 use crate::types::Timestamp;
 
-/// One per broker. It holds no log, so a log may hold it.
+/// One per broker. It holds no log for long, so a log may hold it.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) parked: Parked,
     pub(crate) tail_bytes_max: usize,
     pub(crate) tail_bytes: AtomicUsize,
+    /// Empty of logs whenever the broker is closed.
+    pub(crate) journal: Journal,
     /// The wall clock and the monotonic one when the broker was opened.
     opened: (Timestamp, Duration),
     on_event: Option<OnEvent>,
@@ -47,6 +50,7 @@ impl Context {
             parked: Parked::default(),
             tail_bytes_max: config.tail_cache_bytes,
             tail_bytes: AtomicUsize::new(0),
+            journal: Journal::new(),
             opened: (config.clock.now(), config.clock.monotonic()),
             on_event: config.on_event.clone(),
         }

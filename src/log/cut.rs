@@ -49,6 +49,7 @@ impl Log {
     /// # Errors
     /// The medium refuses again: the partition stays poisoned.
     pub(crate) fn reopen(&self) -> Result<()> {
+        let _entered = self.ctx.journal.enter();
         let _shape = self.shape.lock();
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
@@ -57,6 +58,10 @@ impl Log {
             return Err(error.clone());
         }
         let Some(cause) = self.poison.lock().clone() else { return Ok(()) };
+        if self.ctx.journal.involves(self) {
+            // A transaction that has happened may not be in the log yet: opening the broker puts it there.
+            return Err(Error::Poisoned { topic: self.topic().clone(), partition: self.partition(), cause });
+        }
         // Nobody appends (poisoned) and, behind this, nobody syncs any more: the ends stand still. Before the writer's
         // lock, since a sync that is under way takes that too.
         self.commit.halt(Error::clone(&cause));
@@ -93,6 +98,8 @@ impl Log {
     /// Out of range below the log start; the partition takes no appends; corrupt where it has to look; or what the medium
     /// says, and then nothing has changed, or it is unknown what has and the partition is poisoned.
     pub(crate) fn truncate_to(self: &Arc<Self>, to: Offset) -> Result<()> {
+        // No record of the journal may speak of what is cut off.
+        let _alone = self.ctx.journal.checkpoint(&self.ctx)?;
         let shape = self.shape.lock();
         // Nobody else syncs until this is dropped; before the writer's lock, as every leader does.
         let lead = self.commit.hold();
@@ -135,6 +142,7 @@ impl Log {
         if offset > MAX_RESET {
             return Err(self.out_of_range(offset));
         }
+        let _alone = self.ctx.journal.checkpoint(&self.ctx)?;
         let shape = self.shape.lock();
         let lead = self.commit.hold();
         let mut writer = self.writer.lock();
@@ -363,7 +371,7 @@ impl Log {
             self.cuts.fetch_add(1, Ordering::AcqRel);
         }
         *self.durable_point.lock() = point;
-        *writer = Writer { segment, point, indexed: FIRST_BATCH };
+        *writer = Writer { segment, point, indexed: FIRST_BATCH, journal_upto: 0 };
         for segment in segments.iter().take(kept).filter(|segment| unindexed.contains(&segment.base)) {
             segment.mark_synced();
             if let Some(end) = segment.end() {

@@ -72,11 +72,17 @@ impl Log {
 
     /// The leader's part: syncs every segment with unsynced bytes, oldest first, and publishes what that made durable.
     pub(super) fn sync_written(&self) -> Result<u64> {
-        let point = self.writer.lock().point;
+        let (point, journal_upto) = {
+            let writer = self.writer.lock();
+            (writer.point, writer.journal_upto)
+        };
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        for segment in self.segments().iter().filter(|segment| segment.is_dirty() && segment.base < point.end)
-        {
-            segment.sync(&self.ctx).map_err(|e| self.poison(e))?;
+        for segment in self.segments().iter().filter(|segment| segment.base < point.end) {
+            segment.sync_if_dirty(&self.ctx).map_err(|e| self.poison(e))?;
+        }
+        if journal_upto > 0 {
+            // IMPORTANT: before any of it is called durable. A batch of a transaction counts only with its record.
+            self.ctx.journal.make_durable(&self.ctx, journal_upto).map_err(|e| self.poison(e))?;
         }
         *self.durable_point.lock() = point;
         self.durable_end.fetch_max(point.end.get(), Ordering::AcqRel);

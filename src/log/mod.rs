@@ -26,6 +26,7 @@ pub(crate) mod cursor;
 mod cut;
 mod durability;
 pub(crate) mod files;
+pub(crate) mod journal;
 mod lookup;
 pub(crate) mod manifest;
 pub(crate) mod notify;
@@ -38,6 +39,7 @@ pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timer;
+pub(crate) mod transaction;
 mod upkeep;
 mod window;
 
@@ -145,6 +147,8 @@ pub(crate) struct Log {
     durable_point: Mutex<Point>,
     /// Set at opening if durable bytes are damaged: for reading only.
     damage: Option<Error>,
+    /// What opening found at its end.
+    recovered: journal::Tail,
     poison: Mutex<Option<Arc<Error>>>,
     /// What every call answers once the broker is closed or the topic deleted.
     ended: Mutex<Option<Error>>,
@@ -174,6 +178,8 @@ struct Writer {
     point: Point,
     /// Where the last index entry points.
     indexed: u64,
+    /// Up to where the journal has to be durable before what has been appended may be called so.
+    journal_upto: u64,
 }
 
 impl Log {
@@ -217,13 +223,13 @@ impl Log {
     ) -> Arc<Self> {
         let identity = Arc::new(identity);
         let seed = Seed::new(&identity.topic_id, identity.partition);
-        let (manifest, segments, point, damage) = match recover(ctx, &identity, &dir, note, report) {
+        let (manifest, segments, point, damage, tail) = match recover(ctx, &identity, &dir, note, report) {
             Ok(found) => {
                 if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
                     // All of it is on the medium, as the recovery saw to it.
                     active.mark_synced();
                 }
-                (found.manifest, found.segments, found.point, found.damage)
+                (found.manifest, found.segments, found.point, found.damage, found.tail)
             }
             Err(error) => {
                 let manifest = Manifest {
@@ -233,7 +239,13 @@ impl Log {
                     epochs: Vec::new(),
                     segments: Vec::new(),
                 };
-                (manifest, Vec::new(), Point::start_of(Offset::ZERO, 0, 0, 0), Some(error))
+                (
+                    manifest,
+                    Vec::new(),
+                    Point::start_of(Offset::ZERO, 0, 0, 0),
+                    Some(error),
+                    journal::Tail::default(),
+                )
             }
         };
         if let Some(error) = &damage {
@@ -249,7 +261,7 @@ impl Log {
             ctx: ctx.clone(),
             seed,
             settings: RwLock::new(settings),
-            writer: Mutex::new(Writer { segment: active, point, indexed: point.position }),
+            writer: Mutex::new(Writer { segment: active, point, indexed: point.position, journal_upto: 0 }),
             segments: RwLock::new(segments.into()),
             tail: Tail::new(),
             commit: GroupCommit::new(end),
@@ -264,6 +276,7 @@ impl Log {
             refuses_appends: AtomicBool::new(damage.is_some()),
             refuses_reads: AtomicBool::new(unusable),
             damage,
+            recovered: tail,
             poison: Mutex::new(None),
             ended: Mutex::new(None),
             shape: Mutex::new(()),
@@ -429,6 +442,11 @@ impl Log {
             return Err(error.clone());
         }
         self.damage.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether its topic has been deleted.
+    fn is_deleted(&self) -> bool {
+        matches!(&*self.ended.lock(), Some(Error::TopicDeleted { .. }))
     }
 
     /// Whether durable bytes were found damaged when it was opened.

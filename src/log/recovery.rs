@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::batch::Identity;
 use super::context::Context;
+use super::journal::Tail;
 use super::manifest;
 use super::segment::{FIRST_BATCH, HeaderError, Segment, Source, known_timestamp, timestamp_or_unknown};
 use super::window::Window;
@@ -75,6 +76,7 @@ pub(crate) struct Recovered {
     pub(crate) point: Point,
     /// Set if bytes are damaged that had been durable: the partition is for reading only, up to `point.end`.
     pub(crate) damage: Option<Error>,
+    pub(crate) tail: Tail,
 }
 
 /// Opens a partition's directory.
@@ -93,7 +95,8 @@ pub(crate) fn recover(
     let present = sweep(ctx, dir, &manifest, report)?;
     let segments = segments_of(dir, &manifest);
     let seed = Seed::new(&identity.topic_id, identity.partition);
-    let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments, report };
+    let tail = Tail::default();
+    let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments, report, tail };
     if let Some(missing) = recovery.segments.iter().find(|segment| !present.contains(&segment.path)).cloned()
     {
         let what = "the manifest lists it and it is missing";
@@ -187,6 +190,7 @@ struct Recoverer<'a> {
     manifest: Manifest,
     segments: Vec<Arc<Segment>>,
     report: &'a mut OpenReport,
+    tail: Tail,
 }
 
 /// Where and why a scan stopped before the end.
@@ -217,6 +221,8 @@ struct Scanned {
     point: Point,
     accepted: Vec<(Arc<Segment>, u64, u64)>,
     broken: Option<Break>,
+    /// The batches of transactions: base offset and transaction.
+    transactions: Vec<(Offset, u64)>,
 }
 
 impl Recoverer<'_> {
@@ -240,7 +246,8 @@ impl Recoverer<'_> {
         }
         active.grow(point.position, point.max_timestamp);
         active.set_index_missing_below(point.position);
-        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
+        let tail = Tail { from: point.end, transactions: Vec::new() };
+        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None, tail })
     }
 
     /// What is wrong with the header of a segment that is not read from its beginning. Appending goes on in it: it had
@@ -254,7 +261,7 @@ impl Recoverer<'_> {
     }
 
     /// After anything else: read what is not known to be synced, decide, repair.
-    fn scan(self, entry: Option<&CheckpointEntry>) -> Result<Recovered> {
+    fn scan(mut self, entry: Option<&CheckpointEntry>) -> Result<Recovered> {
         let (first, from) = self.scan_start(entry);
         let begin = from.end;
         if from.position > FIRST_BATCH {
@@ -270,7 +277,8 @@ impl Recoverer<'_> {
                 return self.damaged(error, Some(from));
             }
         }
-        let Scanned { point, accepted, broken } = self.read_batches(first, from)?;
+        let Scanned { point, accepted, broken, transactions } = self.read_batches(first, from)?;
+        self.tail = Tail { from: begin, transactions };
         let broken = match broken {
             Some(broken) => broken,
             None if point.end < self.manifest.log_start => Break {
@@ -329,27 +337,33 @@ impl Recoverer<'_> {
     /// Walks and checks every batch from a point to the end.
     fn read_batches(&self, first: usize, from: Point) -> Result<Scanned> {
         let mut point = from;
-        let mut accepted = Vec::new();
+        let (mut accepted, mut transactions) = (Vec::new(), Vec::new());
         for (at, segment) in self.segments.iter().enumerate().skip(first) {
             if at > first {
                 point = Point::start_of(segment.base, segment.generation, segment.epoch, point.last_crc);
             }
             let begin = point.position;
-            let broken = self.read_segment(at, segment, &mut point)?;
+            let broken = self.read_segment(at, segment, &mut point, &mut transactions)?;
             if point.position > FIRST_BATCH || broken.is_none() {
                 // The header is written again too: nothing says that it is on the medium.
                 let begin = if begin == FIRST_BATCH { 0 } else { begin };
                 accepted.push((segment.clone(), begin, point.position));
             }
             if broken.is_some() {
-                return Ok(Scanned { point, accepted, broken });
+                return Ok(Scanned { point, accepted, broken, transactions });
             }
         }
-        Ok(Scanned { point, accepted, broken: None })
+        Ok(Scanned { point, accepted, broken: None, transactions })
     }
 
     /// Walks one segment from `point` on and moves the point behind the last good batch.
-    fn read_segment(&self, at: usize, segment: &Arc<Segment>, point: &mut Point) -> Result<Option<Break>> {
+    fn read_segment(
+        &self,
+        at: usize,
+        segment: &Arc<Segment>,
+        point: &mut Point,
+        transactions: &mut Vec<(Offset, u64)>,
+    ) -> Result<Option<Break>> {
         let file = self.open(segment)?;
         let len = self.len(&*file, segment)?;
         let limit = if segment.is_sealed() { segment.size().min(len) } else { len };
@@ -403,6 +417,9 @@ impl Recoverer<'_> {
             let body = source.get(self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
             if let Err(m) = check_body(&header, body) {
                 return broken(position, m.what, Some(header.end_offset()));
+            }
+            if header.transaction_id > 0 {
+                transactions.push((header.base_offset, header.transaction_id));
             }
             point.position += header.stored_bytes();
             point.end = header.end_offset();
@@ -489,7 +506,13 @@ impl Recoverer<'_> {
             }
         }
         self.note_recovery(begin, point.end, accepted);
-        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
+        Ok(Recovered {
+            manifest: self.manifest,
+            segments: self.segments,
+            point,
+            damage: None,
+            tail: self.tail,
+        })
     }
 
     /// Cuts a torn tail: keeps its bytes aside, ends the log before it, raises the epoch and goes on in a new segment.
@@ -568,7 +591,13 @@ impl Recoverer<'_> {
             self.report.cuts.push(cut);
         }
         let point = Point::start_of(base, generation, epoch, point.last_crc);
-        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None })
+        Ok(Recovered {
+            manifest: self.manifest,
+            segments: self.segments,
+            point,
+            damage: None,
+            tail: self.tail,
+        })
     }
 
     /// Copies every byte that a cut will take into files beside the segments. Answers how many bytes that were, without
@@ -615,7 +644,13 @@ impl Recoverer<'_> {
             Point::start_of(base, 0, 0, 0)
         });
         let point = Point { end: point.end.max(self.manifest.log_start), ..point };
-        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: Some(error) })
+        Ok(Recovered {
+            manifest: self.manifest,
+            segments: self.segments,
+            point,
+            damage: Some(error),
+            tail: self.tail,
+        })
     }
 
     fn note_recovery(&mut self, from: Offset, to: Offset, accepted: &[(Arc<Segment>, u64, u64)]) {

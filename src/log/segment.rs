@@ -41,6 +41,8 @@ pub(crate) struct Segment {
     max_timestamp: AtomicI64,
     /// Whether some written bytes may not be on the medium.
     dirty: AtomicBool,
+    /// Held during a sync: whoever finds it clean knows that no sync of it is still under way.
+    syncing: Mutex<()>,
     synced: AtomicBool,
     /// It lies before the log start, and its files are being deleted.
     retired: AtomicBool,
@@ -76,6 +78,7 @@ impl Segment {
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
             dirty: AtomicBool::new(entry.state != SegmentState::Synced),
+            syncing: Mutex::new(()),
             synced: AtomicBool::new(entry.state == SegmentState::Synced),
             retired: AtomicBool::new(false),
             file: Mutex::new(None),
@@ -149,6 +152,11 @@ impl Segment {
     /// # Errors
     /// What the medium says; nothing is known of the bytes then.
     pub(crate) fn sync(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+        let _syncing = self.syncing.lock();
+        self.sync_alone(ctx)
+    }
+
+    fn sync_alone(self: &Arc<Self>, ctx: &Context) -> Result<()> {
         // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
         let sealed = self.is_sealed();
         self.dirty.store(false, Ordering::Release);
@@ -165,6 +173,15 @@ impl Segment {
             self.synced.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// As [`sync`](Segment::sync), if something was written since the last one; one that is under way is waited for.
+    ///
+    /// # Errors
+    /// As [`sync`](Segment::sync).
+    pub(crate) fn sync_if_dirty(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+        let _syncing = self.syncing.lock();
+        if self.is_dirty() { self.sync_alone(ctx) } else { Ok(()) }
     }
 
     /// Notes that all its bytes have been synced by other means.

@@ -1,0 +1,405 @@
+//! What makes a transaction whole after any crash? One record, written before anything of it is written elsewhere, in a
+//! file that all partitions of a broker share.
+//!
+//! The concurrency argument:
+//! - The *gate* is shared by whoever commits and taken alone by whoever starts the file anew, or cuts a log: so no record
+//!   ever speaks of offsets that were given to something else. It comes before every lock of a log.
+//! - The journal's own lock is taken with the writers' locks of the partitions held, and held over the choice of an id and
+//!   the write of a record: positions rise in the order in which records are written.
+//! - *Durable* means: what precedes the transaction in each of its partitions is on the medium, and so is the record. Who
+//!   leads a sync of the journal therefore syncs those segments first, by themselves and not through their logs: a log's
+//!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it.
+
+use std::path::Path;
+
+use super::commit::GroupCommit;
+use super::{Context, Log, malformed};
+use crate::error::{Error, Result, is_space};
+use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
+use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
+use crate::format::names;
+use crate::format::reader::Malformed;
+use crate::stats::{Cut, Event, OpenReport};
+use crate::storage::{File, OpenMode, read_file, replace_file, write_all_at};
+use crate::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::types::{Offset, PartitionId, TopicId};
+
+/// A broker's journal. There is no file before the first transaction.
+pub(crate) struct Journal {
+    gate: RwLock<()>,
+    state: Mutex<State>,
+    commit: GroupCommit,
+}
+
+pub(crate) struct State {
+    file: Option<Arc<dyn File>>,
+    /// Where the next record goes in the file.
+    position: u64,
+    /// As [`position`](State::position), counted on through all files: what is waited for.
+    written: u64,
+    /// `written` at the beginning of the file.
+    begun: u64,
+    floor: u64,
+    next_id: u64,
+    /// The logs that records of this file speak of, with what comes before each batch.
+    involved: Vec<(Arc<Log>, Offset)>,
+    /// How many of them the last sync took care of.
+    settled: usize,
+    /// Which records a restart finds is unknown: nothing more is committed.
+    failed: Option<Error>,
+}
+
+/// No file is begun anew while it lives, and no log is cut.
+pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
+
+/// Nobody commits while it lives, and the file has no record.
+pub(crate) type Alone<'a> = RwLockWriteGuard<'a, ()>;
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            file: None,
+            position: 0,
+            written: 0,
+            begun: 0,
+            floor: 1,
+            next_id: 1,
+            involved: Vec::new(),
+            settled: 0,
+            failed: None,
+        };
+        Journal { gate: RwLock::new(()), state: Mutex::new(state), commit: GroupCommit::new(0) }
+    }
+
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        self.gate.read()
+    }
+
+    /// The right to write the next record. With the writers' locks of its partitions held.
+    ///
+    /// # Errors
+    /// An earlier failure; or what the medium says to a first file.
+    pub(crate) fn begin(&self, ctx: &Context) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
+        if state.file.is_none() {
+            state.start_file(ctx)?;
+        }
+        Ok(state)
+    }
+
+    /// Returns once everything written up to `upto` is durable.
+    ///
+    /// # Errors
+    /// A sync failed, now or before.
+    pub(crate) fn make_durable(&self, ctx: &Context, upto: u64) -> Result<()> {
+        self.commit.wait(upto, || self.sync(ctx))
+    }
+
+    /// Up to where it is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.commit.durable()
+    }
+
+    /// The leader's part. After a failure nothing is committed any more.
+    fn sync(&self, ctx: &Context) -> Result<u64> {
+        self.try_sync(ctx).inspect_err(|error| self.state.lock().fail(error))
+    }
+
+    fn try_sync(&self, ctx: &Context) -> Result<u64> {
+        let (file, written, involved, settled) = {
+            let state = self.state.lock();
+            let fresh = state.involved.get(state.settled..).unwrap_or_default().to_vec();
+            (state.file.clone(), state.written, fresh, state.involved.len())
+        };
+        let Some(file) = file else { return Ok(written) };
+        for (log, before) in involved {
+            log.sync_before(before)?;
+        }
+        file.sync_data().map_err(|e| Error::io("sync", &ctx.display(Path::new(names::JOURNAL)), e))?;
+        let mut state = self.state.lock();
+        // The file is begun anew only by who is alone, and that one waits for this sync.
+        state.settled = state.settled.max(settled);
+        Ok(written)
+    }
+
+    /// Has everything that is committed on the medium, in the segments, and begins an empty file, if there is a record.
+    /// Nobody commits until the answer is dropped.
+    ///
+    /// # Errors
+    /// Some partition cannot be synced, or what the medium says: the file stays as it is.
+    pub(crate) fn checkpoint(&self, ctx: &Context) -> Result<Alone<'_>> {
+        let alone = self.gate.write();
+        let (involved, written) = {
+            let state = self.state.lock();
+            if state.written == state.begun {
+                return Ok(alone);
+            }
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            (state.involved.clone(), state.written)
+        };
+        let mut logs: Vec<&Arc<Log>> = involved.iter().map(|(log, _)| log).collect();
+        logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
+        logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for log in logs.into_iter().filter(|log| !log.is_deleted()) {
+            log.sync()?;
+        }
+        self.make_durable(ctx, written)?;
+        self.state.lock().start_file(ctx)?;
+        Ok(alone)
+    }
+
+    /// Whether a record of the file speaks of this log.
+    pub(crate) fn involves(&self, log: &Log) -> bool {
+        self.state.lock().involved.iter().any(|(other, _)| std::ptr::eq(&**other, log))
+    }
+
+    /// Whether the file has become so large that it should begin anew.
+    pub(crate) fn is_large(&self) -> bool {
+        self.state.lock().position > FILE_BYTES
+    }
+
+    /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could be synced.
+    pub(crate) fn close(&self, ctx: &Context, all_synced: bool) -> Result<()> {
+        let _alone = self.gate.write();
+        let mut state = self.state.lock();
+        state.involved.clear();
+        let begun = state.written != state.begun;
+        let result =
+            if begun && all_synced && state.failed.is_none() { state.start_file(ctx) } else { Ok(()) };
+        state.file = None;
+        result
+    }
+}
+
+impl State {
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on it has happened. Answers
+    /// up to where the journal has to be durable for it.
+    ///
+    /// # Errors
+    /// `DiskFull`: nothing has happened. Or what else the medium says: a restart may find the record, and nothing is
+    /// committed any more until then.
+    pub(crate) fn write(
+        &mut self,
+        ctx: &Context,
+        durable: u64,
+        parts: Vec<CommittedPart<'_>>,
+        logs: impl Iterator<Item = Arc<Log>>,
+    ) -> Result<u64> {
+        let path = ctx.display(Path::new(names::JOURNAL));
+        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let synced_upto = durable.saturating_sub(self.begun) + JOURNAL_HEADER_BYTES as u64;
+        let before: Vec<Offset> = parts.iter().map(|part| part.base_offset).collect();
+        let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
+        if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
+            // Zeros over the part, where there is room by now: it cannot look like a record that was torn.
+            if is_space(&e) && write_all_at(&*file, &vec![0; written], self.position).is_ok() {
+                return Err(Error::DiskFull { path });
+            }
+            let error = Error::io("write", &path, e);
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        self.next_id += 1;
+        self.position += record.len() as u64;
+        self.written += record.len() as u64;
+        self.involved.extend(logs.zip(before));
+        Ok(self.written)
+    }
+
+    /// Nothing is committed any more until the broker is opened again.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.clone());
+    }
+
+    /// Puts an empty file in the place of the old one. Everything in that is in the segments, on the medium.
+    fn start_file(&mut self, ctx: &Context) -> Result<()> {
+        let path = Path::new(names::JOURNAL);
+        let floor = self.next_id;
+        let replaced = replace_file(&*ctx.storage, path, &journal::encode_header(floor)).map_err(|failed| {
+            let path = ctx.display(path);
+            match failed.error {
+                e if is_space(&e) => Error::DiskFull { path },
+                e => Error::io("replace", &path, e),
+            }
+        });
+        let opened = replaced.and_then(|()| {
+            ctx.storage.open(path, OpenMode::Write).map_err(|e| Error::io("open", &ctx.display(path), e))
+        });
+        match opened {
+            Ok(file) => self.file = Some(file),
+            Err(error) => {
+                // Either file will do for the next opening, but no more can be written to the old one.
+                self.failed = Some(error.clone());
+                return Err(error);
+            }
+        }
+        self.floor = floor;
+        self.position = JOURNAL_HEADER_BYTES as u64;
+        self.begun = self.written;
+        self.involved.clear();
+        self.settled = 0;
+        Ok(())
+    }
+}
+
+/// Makes every committed transaction whole and takes back every other, before anybody is served. All of that is on the
+/// medium on return, and the journal is empty.
+///
+/// A transaction whose record is there counts if every part is in its partition or can be appended there. Under `Os` a
+/// power loss may have taken what came before a part; then nobody was promised it, and none of it counts. Crashing in
+/// between changes nothing about these answers: a part that has been appended is there, and one that could not be
+/// appended cannot be appended after the others have been cut off either.
+///
+/// # Errors
+/// `Corrupt` if the journal is damaged where it had been on the medium; `UnsupportedFormat`; or what the medium says.
+pub(crate) fn settle(
+    ctx: &Arc<Context>,
+    logs: &[Arc<Log>],
+    find: impl Fn(&TopicId, PartitionId) -> Option<Arc<Log>>,
+    report: &mut OpenReport,
+) -> Result<()> {
+    const LIMIT: u64 = 1 << 32;
+    let path = Path::new(names::JOURNAL);
+    let seen: Vec<(&Arc<Log>, Offset, u64)> = logs
+        .iter()
+        .flat_map(|log| log.recovered().transactions.iter().map(move |(base, id)| (log, *base, *id)))
+        .collect();
+    let largest = seen.iter().map(|(_, _, id)| *id).max().unwrap_or(0);
+    let file = match read_file(&*ctx.storage, path, LIMIT) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            // No transaction was ever committed, or somebody has deleted the file: then each batch counts by itself.
+            if largest > 0 {
+                let path = ctx.display(path);
+                report.warnings.push(format!("{} is missing: batches count one by one", path.display()));
+            }
+            ctx.journal.state.lock().next_id = largest + 1;
+            return Ok(());
+        }
+        Err(e) => return Err(Error::io("read", &ctx.display(path), e)),
+    };
+    let floor = journal::decode_header(&file).map_err(|m| malformed(ctx, path, 0, &m))?;
+    let (records, torn) = read_records(&file, floor).map_err(|m| malformed(ctx, path, 0, &m))?;
+    let mut whole = Vec::new();
+    for record in &records {
+        let possible = record.parts.iter().all(|part| {
+            find(&part.topic, part.partition).is_none_or(|log| match log.place_of(part, record.id) {
+                Place::Present => true,
+                Place::Next => check_part(&log, part),
+                Place::Elsewhere => false,
+            })
+        });
+        if possible {
+            for part in &record.parts {
+                if let Some(log) = find(&part.topic, part.partition)
+                    && log.place_of(part, record.id) == Place::Next
+                {
+                    log.redo(part.batch)?;
+                }
+            }
+            whole.push(record.id);
+        }
+    }
+    // What of these is in a log counts no more, nor does what was put behind it.
+    for (log, base, id) in seen {
+        if id >= floor && !whole.contains(&id) && base < log.bounds().log_end && base >= log.log_start() {
+            take_back(ctx, log, base, report)?;
+        }
+    }
+    for log in logs.iter().filter(|log| log.is_usable()) {
+        log.sync()?;
+    }
+    let mut state = ctx.journal.state.lock();
+    state.next_id =
+        records.iter().map(|record| record.id + 1).chain([floor, largest + 1]).max().unwrap_or(floor);
+    if records.is_empty() && !torn {
+        let opened = ctx.storage.open(path, OpenMode::Write);
+        state.file = Some(opened.map_err(|e| Error::io("open", &ctx.display(path), e))?);
+        state.floor = floor;
+        state.position = JOURNAL_HEADER_BYTES as u64;
+        return Ok(());
+    }
+    state.start_file(ctx)
+}
+
+/// The records of a file, and whether anything comes behind the last of them.
+fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, bool), Malformed> {
+    let mut records = Vec::new();
+    let mut position = JOURNAL_HEADER_BYTES;
+    while position < file.len() {
+        match Committed::decode(file, floor, position) {
+            Ok((record, end)) => {
+                records.push(record);
+                position = end;
+            }
+            // A later record that was written when this had been on the medium makes it damage; otherwise it is what a
+            // crash leaves.
+            Err(m) => {
+                let synced = journal::synced_upto_behind(file, floor, position + 1);
+                return if synced.is_some_and(|upto| upto > position as u64) {
+                    Err(m)
+                } else {
+                    Ok((records, true))
+                };
+            }
+        }
+    }
+    Ok((records, false))
+}
+
+/// Whether a part is a batch of this log: the record has passed its own checksum.
+fn check_part(log: &Log, part: &CommittedPart<'_>) -> bool {
+    let body = part.batch.get(HEADER_BYTES..).unwrap_or_default();
+    decode_header(part.batch, log.seed()).is_ok_and(|(header, _)| check_body(&header, body).is_ok())
+}
+
+fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenReport) -> Result<()> {
+    let to = log.bounds().log_end;
+    log.truncate_to(base)?;
+    let cut = Cut {
+        topic: log.topic().clone(),
+        partition: log.partition(),
+        file: ctx.display(Path::new(names::JOURNAL)),
+        position: 0,
+        bytes: 0,
+        reason: "a transaction that was never committed whole".to_string(),
+        from: base,
+        to: Some(to),
+        kept: None,
+    };
+    ctx.event(&Event::Cut(cut.clone()));
+    report.cuts.push(cut);
+    Ok(())
+}
+
+/// Where a part of a transaction stands in its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is there, or has been and was let go since.
+    Present,
+    /// It would be the next batch.
+    Next,
+    /// Something else is there, or something before it is missing.
+    Elsewhere,
+}
+
+/// What a scan found at the end of a log that was not closed.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// Everything before was known to be on the medium.
+    pub(crate) from: Offset,
+    /// The batches of transactions behind it: base offset and transaction.
+    pub(crate) transactions: Vec<(Offset, u64)>,
+}
+
+/// The file is begun anew once it is larger than this.
+const FILE_BYTES: u64 = 16 << 20;

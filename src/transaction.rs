@@ -1,0 +1,321 @@
+//! How are records of several partitions, and a consumer's progress, committed as one? Collected here, encoded as they come,
+//! and written in one step; nothing is open in between that anybody could wait behind.
+//!
+//! Useful for: consume-transform-produce exactly once, an event with its outbox entry, moving something from one stream to
+//! another. Not useful for: throughput; records that need not be there together are sent with a
+//! [`Producer`](crate::Producer).
+
+use std::fmt;
+
+use crate::broker::{Broker, BrokerInner, TopicState};
+use crate::config::Compression;
+use crate::consumer::commit::Committer;
+use crate::consumer::{Consumer, ConsumerHandle, Offsets};
+use crate::error::{Error, Result};
+use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
+use crate::format::compression::Compressor;
+use crate::group::{Host, Pin};
+use crate::log::builder::{BatchBuilder, record_len};
+use crate::log::transaction::{Condition, Part, commit};
+use crate::log::{Appended, Log};
+use crate::partitioner::partition_for_key;
+use crate::producer::Destination;
+use crate::record::Record;
+use crate::rng::SplitMix64;
+use crate::sync::Arc;
+use crate::topic::Partition;
+use crate::types::{Offset, Receipt, Timestamp};
+
+/// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed together or not at all.
+///
+/// After any crash either all of it is there or nothing, whatever the topics' durabilities; it survives a power loss if one
+/// of the topics is [`Sync`](crate::Durability::Sync). Readers see it partition by partition, and all of it once
+/// [`commit`](Transaction::commit) returns; there are no markers in the partitions, and nobody ever waits behind a
+/// transaction. Dropping it does nothing at all.
+///
+/// Consume, transform, produce, exactly once:
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+/// # let totals = broker.create_topic("totals", TopicConfig::new())?;
+/// # broker.producer().send("orders", Record::new("42 EUR").key("customer-7"))?.wait()?;
+/// let mut consumer = broker.consumer("totals").subscribe(&["orders"])?;
+/// let records = consumer.poll(Duration::from_millis(200))?;
+/// let mut transaction = broker.transaction();
+/// for record in &records {
+///     transaction.send(&totals, Record::from(&record));
+/// }
+/// transaction.offsets(&consumer, &records);
+/// let receipts = transaction.commit()?;
+/// assert_eq!(receipts.len(), 1);
+/// assert_eq!(broker.group("totals")?.lag()?, 0);
+/// # Ok(()) }
+/// ```
+#[must_use = "it does nothing until it is committed"]
+pub struct Transaction {
+    broker: Arc<BrokerInner>,
+    parts: Vec<Building>,
+    /// Of each record, which part it is in.
+    order: Vec<usize>,
+    offsets: Vec<(Arc<Committer>, Offsets)>,
+    /// Chooses partitions for records without a key: one a topic.
+    random: u64,
+    error: Option<Error>,
+}
+
+/// What it does to one partition.
+struct Building {
+    topic: Option<Arc<TopicState>>,
+    log: Arc<Log>,
+    builder: Option<BatchBuilder>,
+    timestamps: Vec<Timestamp>,
+    condition: Option<Condition>,
+}
+
+impl Broker {
+    /// A transaction without anything in it.
+    pub fn transaction(&self) -> Transaction {
+        Transaction {
+            broker: self.inner().clone(),
+            parts: Vec::new(),
+            order: Vec::new(),
+            offsets: Vec::new(),
+            random: self.inner().next_seed(),
+            error: None,
+        }
+    }
+}
+
+impl Transaction {
+    /// Adds a record. Its partition is chosen as a producer with default settings would, but that all records of one topic
+    /// without a key go to one partition. What is wrong with it is said by [`commit`](Transaction::commit), which then does
+    /// nothing.
+    pub fn send<'a>(&mut self, to: impl Into<Destination<'a>>, record: Record<'_>) -> &mut Self {
+        let sent = self.try_send(to.into(), &record);
+        self.note(sent)
+    }
+
+    /// Makes it a condition that a partition ends at `end`, as for
+    /// [`Partition::append_at`]: what has been read of it up to there is all there is.
+    pub fn expect_end(&mut self, partition: &Partition, end: Offset) -> &mut Self {
+        let place = self.part(partition.state(), partition.log());
+        let mut contradiction = None;
+        if let Some(part) = self.parts.get_mut(place) {
+            match part.condition {
+                Some(Condition::End(other)) if other != end => {
+                    contradiction = Some(Error::OffsetConflict { end: other });
+                }
+                _ => part.condition = Some(Condition::End(end)),
+            }
+        }
+        self.note(contradiction.map_or(Ok(()), Err))
+    }
+
+    /// Adds what a consumer has done: its group has committed it if and only if everything else is committed. The whole
+    /// transaction fails if it may not be committed any more, since partitions have gone to somebody else.
+    pub fn offsets(&mut self, consumer: &Consumer, done: impl Into<Offsets>) -> &mut Self {
+        self.add_offsets(consumer.committer(), done.into())
+    }
+
+    /// As [`offsets`](Transaction::offsets), on another thread than the consumer's.
+    pub fn offsets_of(&mut self, consumer: &ConsumerHandle, done: impl Into<Offsets>) -> &mut Self {
+        self.add_offsets(consumer.committer(), done.into())
+    }
+
+    /// Commits all of it, and answers with the receipts of its records in the order in which they were sent, once all of it
+    /// is visible and as safe as the strictest durability among its topics. A transaction over one partition is a plain
+    /// append.
+    ///
+    /// # Errors
+    /// Nothing was done: the first error of [`send`](Transaction::send); [`OffsetConflict`](Error::OffsetConflict);
+    /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has
+    /// room for; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed and it is unknown whether
+    /// it will be there: all of it or nothing, once the broker has been opened again; until then its partitions take no
+    /// appends.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.create_topic("outbox", TopicConfig::new())?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.send("orders", Record::new("42 EUR")).send("outbox", Record::new("tell customer-7"));
+    /// let receipts = transaction.commit()?;
+    /// assert_eq!(receipts[1].topic, "outbox");
+    /// # Ok(()) }
+    /// ```
+    pub fn commit(self) -> Result<Vec<Receipt>> {
+        let Transaction { broker, parts, order, offsets, error, .. } = self;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        broker.check_open()?;
+        let ctx = broker.ctx.clone();
+        // Pinned first: no partition changes hands until all is written.
+        let pins = offsets.into_iter().map(|(committer, done)| committer.pin(done));
+        let pins: Vec<Pin> = pins.collect::<Result<_>>()?;
+        let mut work = Vec::with_capacity(parts.len() + 1);
+        let mut times = Vec::with_capacity(parts.len());
+        for part in parts {
+            if let Some(topic) = &part.topic {
+                topic.check()?;
+            }
+            let compression = part.log.settings().compression;
+            let batch = part.builder.map(|builder| match compression {
+                Compression::None => builder.seal(&ctx, None),
+                Compression::Lz4 => builder.seal(&ctx, Some(&mut Compressor::default())),
+            });
+            times.push(part.timestamps);
+            work.push(Part { log: part.log, batch, condition: part.condition });
+        }
+        let records = work.len();
+        if !pins.is_empty() {
+            let mut all = BatchBuilder::new(&ctx, 0, Timestamp::default());
+            let mut first = true;
+            for pin in &pins {
+                let batch = pin.batch(&ctx);
+                if std::mem::take(&mut first) {
+                    all = batch;
+                } else {
+                    all.absorb(&batch);
+                }
+            }
+            let log = broker.coordinator().offsets().open(&*broker)?;
+            work.push(Part { log, batch: Some(all.seal(&ctx, None)), condition: None });
+        }
+        if work.is_empty() {
+            return Ok(Vec::new());
+        }
+        let logs: Vec<Arc<Log>> = work.iter().map(|part| part.log.clone()).collect();
+        let answers = commit(&ctx, work, |answers| {
+            if let Some(Some(appended)) = answers.get(records) {
+                let mut base = appended.base_offset;
+                for pin in &pins {
+                    pin.written(&*broker, base);
+                    base = base.plus(pin.len());
+                }
+            }
+        })?;
+        drop(pins);
+        Ok(receipts(&order, &logs, &times, &answers))
+    }
+
+    fn note(&mut self, result: Result<()>) -> &mut Self {
+        if let Err(error) = result {
+            self.error.get_or_insert(error);
+        }
+        self
+    }
+
+    fn add_offsets(&mut self, committer: Arc<Committer>, done: Offsets) -> &mut Self {
+        let foreign = !committer.is_of(&self.broker);
+        self.offsets.push((committer, done));
+        let reason = || "it is another broker's".to_string();
+        self.note(if foreign {
+            Err(Error::InvalidConfig { field: "consumer", reason: reason() })
+        } else {
+            Ok(())
+        })
+    }
+
+    fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
+        let (state, partition) = match to {
+            Destination::Topic(topic) => (topic.state().clone(), None),
+            Destination::Partition(partition) => (partition.state().clone(), Some(partition.id().get())),
+            Destination::Name(name) => (self.broker.topic_state(name)?, None),
+        };
+        state.check()?;
+        let count = state.log_count();
+        let chosen = partition.unwrap_or_else(|| match record.key_bytes() {
+            Some(key) => partition_for_key(key, count),
+            None => {
+                let [first, ..] = state.id.0;
+                let mut random = SplitMix64::new(self.random ^ u64::from(first));
+                u32::try_from(random.next_u64() % u64::from(count.max(1))).unwrap_or(0)
+            }
+        });
+        let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
+        let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
+        let ctx = self.broker.ctx.clone();
+        let now = ctx.clock.now();
+        let index = self.order.len();
+        let timestamp = record.timestamp_within(now, index, || state.timestamps(now))?;
+        let settings = log.settings();
+        let largest =
+            (settings.max_record_bytes as usize).min(settings.max_batch_bytes().saturating_sub(HEADER_BYTES));
+        let size = record_len(record);
+        if size > largest {
+            return Err(Error::RecordTooLarge { size, limit: largest });
+        }
+        let place = self.part(&state, &log);
+        if let Some(part) = self.parts.get_mut(place) {
+            let builder =
+                part.builder.get_or_insert_with(|| BatchBuilder::new(&ctx, HEADER_BYTES + size, timestamp));
+            builder.push(record, timestamp);
+            let (size, limit) = (builder.body().len(), MAX_UNCOMPRESSED as usize);
+            if size > limit {
+                return Err(Error::RecordTooLarge { size, limit });
+            }
+            part.timestamps.push(timestamp);
+            self.order.push(place);
+        }
+        Ok(())
+    }
+
+    /// The place of a partition's part.
+    fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> usize {
+        let known = self.parts.iter().position(|part| Arc::ptr_eq(&part.log, log));
+        known.unwrap_or_else(|| {
+            self.parts.push(Building {
+                topic: Some(topic.clone()),
+                log: log.clone(),
+                builder: None,
+                timestamps: Vec::new(),
+                condition: None,
+            });
+            self.parts.len() - 1
+        })
+    }
+}
+
+/// The receipts of the records in the order of sending.
+fn receipts(
+    order: &[usize],
+    logs: &[Arc<Log>],
+    times: &[Vec<Timestamp>],
+    answers: &[Option<Appended>],
+) -> Vec<Receipt> {
+    let mut next = vec![0; logs.len()];
+    let mut receipts = Vec::with_capacity(order.len());
+    for place in order {
+        let part = (logs.get(*place), times.get(*place), answers.get(*place), next.get_mut(*place));
+        if let (Some(log), Some(times), Some(Some(appended)), Some(next)) = part {
+            let timestamp = times.get(*next).copied().unwrap_or_default();
+            receipts.push(Receipt {
+                topic: log.topic().clone(),
+                partition: log.partition(),
+                offset: appended.base_offset.plus(*next as u64),
+                timestamp: appended.append_time.unwrap_or(timestamp),
+                epoch: appended.epoch,
+            });
+            *next += 1;
+        }
+    }
+    receipts
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("records", &self.order.len())
+            .field("partitions", &self.parts.len())
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
