@@ -24,8 +24,12 @@
 //! producer sealed; behind that it reads maps of sealed segments, or the file of the active one up to the visible end. Every
 //! byte from a file is checked before it is seen. Records are borrowed from that one buffer.
 //!
+//! **Several at once.** A [`Transaction`] writes one record to the journal, its commit point, and then to each partition;
+//! opening makes whole what a crash interrupted. A group's coordinator checks commits and writes them, as records of a topic
+//! of the broker's own, under one lock, so that no partition changes hands in between.
+//!
 //! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head of
-//! `src/log/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
+//! `src/log/mod.rs`, `src/log/journal.rs` and `src/group/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
 //! medium that crashes and fails on demand is public: [`testing::Disk`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -109,7 +109,11 @@ const RESERVED: [(&[&str], &[&str], &str); 8] = [
         &["sync.rs", "types.rs", "error.rs"],
         "locks, atomics and threads",
     ),
-    (&["crc32fast"], &["format/batch.rs", "format/envelope.rs", "format/segment.rs"], "checksums"),
+    (
+        &["crc32fast"],
+        &["format/batch.rs", "format/envelope.rs", "format/journal.rs", "format/segment.rs"],
+        "checksums",
+    ),
     (&["lz4_flex"], &["format/compression.rs"], "compression"),
     (&["memmap2"], &["storage/mmap.rs", "storage/fs.rs"], "maps"),
     (

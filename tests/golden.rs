@@ -47,6 +47,12 @@ fn describe(dir: &Path) -> String {
             describe_partition(&partition, dir, &mut text);
         }
     }
+    for group in broker.groups().unwrap() {
+        for at in broker.group(group.as_str()).unwrap().describe().unwrap().partitions {
+            let committed = at.committed.map(|committed| (committed.offset.get(), committed.metadata));
+            writeln!(text, "group {group}: {}/{} {committed:?}", at.topic, at.partition).unwrap();
+        }
+    }
     text
 }
 
@@ -146,6 +152,16 @@ fn first_segment(disk: &Disk, partition: &str) -> (PathBuf, u64) {
 fn make(name: &str) -> Disk {
     let disk = Disk::new();
     let broker = fill(&disk);
+    if name == "transaction" {
+        let consumer =
+            broker.consumer("readers").assign(&broker.topic("plain").unwrap().partitions()).unwrap();
+        let mut transaction = broker.transaction();
+        transaction.send("plain", Record::new("in both").timestamp(Timestamp::from_millis(20)));
+        transaction.send("packed", Record::new("in both").timestamp(Timestamp::from_millis(20)));
+        let done = quipu::Offsets::new().next(&"plain/0@2#0".parse().unwrap()).metadata("two done").clone();
+        transaction.offsets(&consumer, done);
+        transaction.commit().unwrap();
+    }
     if name == "clean" || name == "corrupt-batch" || name == "corrupt-catalog" {
         broker.close().unwrap();
     } else {
@@ -170,6 +186,11 @@ fn damage(name: &str, disk: Disk) -> Disk {
         "corrupt-synced" => {
             let (path, _) = first_segment(&disk, "topics/plain/0");
             disk.flip_bit(&path, (96 + 30) * 8).unwrap();
+        }
+        // The kill came between the journal and one of the segments.
+        "transaction" => {
+            let (path, len) = last_segment(&disk, "topics/packed/0");
+            disk.truncate(&path, len - (100 + 13)).unwrap();
         }
         "corrupt-catalog" => disk.flip_bit("catalog", 100).unwrap(),
         _ => {}
@@ -223,6 +244,11 @@ fn a_cleanly_closed_directory() {
 #[test]
 fn a_directory_whose_process_was_killed() {
     says_what_it_said("unclean");
+}
+
+#[test]
+fn a_transaction_of_which_one_segment_has_nothing_and_a_commit_of_a_group() {
+    says_what_it_said("transaction");
 }
 
 #[test]

@@ -289,30 +289,27 @@ pub(crate) fn settle(
     };
     let floor = journal::decode_header(&file).map_err(|m| malformed(ctx, path, 0, &m))?;
     let (records, torn) = read_records(&file, floor).map_err(|m| malformed(ctx, path, 0, &m))?;
-    let mut whole = Vec::new();
-    for record in &records {
-        let possible = record.parts.iter().all(|part| {
-            find(&part.topic, part.partition).is_none_or(|log| match log.place_of(part, record.id) {
-                Place::Present => true,
-                Place::Next => check_part(&log, part),
-                Place::Elsewhere => false,
-            })
-        });
-        if possible {
-            for part in &record.parts {
-                if let Some(log) = find(&part.topic, part.partition)
-                    && log.place_of(part, record.id) == Place::Next
-                {
-                    log.redo(part.batch)?;
-                }
-            }
-            whole.push(record.id);
+    // First what has no record: what others have put behind it does not count either.
+    for (log, base, id) in &seen {
+        if *id >= floor && !records.iter().any(|record| record.id == *id) {
+            take_back(ctx, log, *base, report)?;
         }
     }
-    // What of these is in a log counts no more, nor does what was put behind it.
-    for (log, base, id) in seen {
-        if id >= floor && !whole.contains(&id) && base < log.bounds().log_end && base >= log.log_start() {
-            take_back(ctx, log, base, report)?;
+    for record in &records {
+        let parts: Vec<_> =
+            record.parts.iter().filter_map(|part| Some((part, find(&part.topic, part.partition)?))).collect();
+        let possible = parts.iter().all(|(part, log)| match log.place_of(part, record.id) {
+            Place::Present => true,
+            Place::Next => check_part(log, part),
+            Place::Elsewhere => false,
+        });
+        for (part, log) in &parts {
+            match log.place_of(part, record.id) {
+                Place::Next if possible => log.redo(part.batch)?,
+                // IMPORTANT: before the next record is looked at. It may stand on this one.
+                Place::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
+                _ => {}
+            }
         }
     }
     for log in logs.iter().filter(|log| log.is_usable()) {
@@ -362,8 +359,12 @@ fn check_part(log: &Log, part: &CommittedPart<'_>) -> bool {
     decode_header(part.batch, log.seed()).is_ok_and(|(header, _)| check_body(&header, body).is_ok())
 }
 
+/// Lets a log end before a batch that does not count, if that is (still) there.
 fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenReport) -> Result<()> {
     let to = log.bounds().log_end;
+    if base >= to || base < log.log_start() || !log.is_usable() {
+        return Ok(());
+    }
     log.truncate_to(base)?;
     let cut = Cut {
         topic: log.topic().clone(),

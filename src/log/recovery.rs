@@ -344,7 +344,8 @@ impl Recoverer<'_> {
             }
             let begin = point.position;
             let broken = self.read_segment(at, segment, &mut point, &mut transactions)?;
-            if point.position > FIRST_BATCH || broken.is_none() {
+            // What the manifest calls synced is, whatever comes before it.
+            if !segment.is_synced() && (point.position > FIRST_BATCH || broken.is_none()) {
                 // The header is written again too: nothing says that it is on the medium.
                 let begin = if begin == FIRST_BATCH { 0 } else { begin };
                 accepted.push((segment.clone(), begin, point.position));
@@ -482,6 +483,13 @@ impl Recoverer<'_> {
         self.ctx.storage.sync_dir(self.dir).map_err(|e| Error::io("sync", &self.ctx.display(self.dir), e))
     }
 
+    /// What the manifest may say of a segment that has been checked and written again. IMPORTANT: not that it need never
+    /// be read again, while it has to be seen yet whether the transactions in it happened: a crash before that is settled
+    /// must find them once more.
+    fn state_of_checked(&self) -> SegmentState {
+        if self.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
+    }
+
     /// Goes on in the active segment: nothing was cut.
     fn resume(
         mut self,
@@ -490,8 +498,9 @@ impl Recoverer<'_> {
         accepted: &[(Arc<Segment>, u64, u64)],
     ) -> Result<Recovered> {
         let mut changed = false;
+        let state = self.state_of_checked();
         for entry in &mut self.manifest.segments {
-            if entry.state == SegmentState::Sealed {
+            if entry.state == SegmentState::Sealed && state == SegmentState::Synced {
                 entry.state = SegmentState::Synced;
                 changed = true;
             }
@@ -538,8 +547,9 @@ impl Recoverer<'_> {
         let mut generation =
             gone.iter().filter(|s| s.base == base).map(|s| s.generation + 1).max().unwrap_or(0);
         if point.position > FIRST_BATCH {
+            let state = self.state_of_checked();
             if let Some(last) = self.manifest.segments.last_mut() {
-                last.state = SegmentState::Synced;
+                last.state = state;
                 last.size = point.position;
                 last.end_offset = point.end;
                 last.last_crc = point.last_crc;
