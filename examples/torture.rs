@@ -4,15 +4,18 @@
 //!     torture gwrite DIR SEED N THREADS   N records by several threads that share syncs
 //!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is: rolls,
 //!                                         retention by size, deleted records, cuts of records that were never called
-//!                                         acknowledged, logs that begin anew, topics that come and go
+//!                                         acknowledged, logs that begin anew, topics that come and go, and a group
+//!                                         that commits how far it is, by itself or with records in one transaction
 //!     torture dump DIR                    opens, recovers, and prints everything that is readable
 //!
 //! Lines, unbuffered, printed after the library made the promise, unless it says otherwise:
 //!     A topic partition offset hash       this record was acknowledged as durable
 //!     T topic partition log_start         printed before: records below this offset may be deleted from now on
+//!     C group topic partition offset      this offset was acknowledged as committed: that one or a later one is found
 //!     E text                              an error was returned to the caller
 //! and by `dump`:
 //!     R topic partition offset hash       a readable record, in the order of offsets
+//!     G group topic partition offset      what is committed
 //!     W text                              a warning or a report
 //! The hash is FNV-1a (64 bits) over key and value, each with its length in front. Exit codes: 0 fine, 2 wrong arguments,
 //! 10 corruption reported, 11 already open, 12 an I/O error was returned. On a directory that exists each command goes on.
@@ -24,8 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Error, Offset, Partition, Producer, Receipt, Record,
-    Retention, Start, Topic, TopicConfig,
+    Broker, BrokerConfig, Compression, Durability, Error, Offset, Offsets, Partition, Producer, Receipt,
+    Record, Retention, Start, Topic, TopicConfig,
 };
 
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
@@ -168,10 +171,43 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
                 let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
                 truncate(&producer, &partition, &mut random, i)?;
             }
+            9..=30 => {
+                let topic = &topics[random.below(topics.len() as u64) as usize];
+                let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
+                commit(&broker, &partition, &mut random, i)?;
+            }
             _ => {}
         }
     }
     broker.close()
+}
+
+const GROUP: &str = "followers";
+
+/// Commits that the group has come to the end of a partition: alone, or with a record in each other one. What is cut later
+/// had never been called acknowledged, so no commit ever has to go back.
+fn commit(broker: &Broker, partition: &Partition, random: &mut Random, i: u64) -> Result<(), Error> {
+    let consumer = broker.consumer(GROUP).assign(std::slice::from_ref(partition))?;
+    let bounds = partition.bounds()?;
+    let mut next = consumer.position(partition.topic().as_str(), partition.id()).expect("it is assigned");
+    // One that was cut off since is not there to be counted from.
+    (next.offset, next.epoch) = (bounds.visible_end, partition.epoch());
+    let done = Offsets::new().next(&next).clone();
+    if random.below(2) == 0 {
+        consumer.commit(done)?;
+    } else {
+        let values: Vec<_> = TOPICS.iter().map(|_| random.value(i)).collect();
+        let mut transaction = broker.transaction();
+        for ((topic, _), value) in TOPICS.iter().zip(&values) {
+            transaction.send(*topic, Record::new(value.as_slice()).key("together"));
+        }
+        transaction.offsets(&consumer, done);
+        for (receipt, value) in transaction.commit()?.iter().zip(&values) {
+            acknowledged(receipt, b"together", value);
+        }
+    }
+    say(&format!("C {GROUP} {} {} {}", partition.topic(), partition.id(), next.offset));
+    Ok(())
 }
 
 /// Sends a batch and more behind it, calls only the first few records acknowledged, and cuts the others off: within that
@@ -256,6 +292,13 @@ fn dump(dir: &str) -> Result<(), Error> {
                     Some(next) => from = next,
                     None => break,
                 }
+            }
+        }
+    }
+    for group in broker.groups()? {
+        for at in broker.group(group.as_str())?.describe()?.partitions {
+            if let Some(committed) = at.committed {
+                say(&format!("G {group} {} {} {}", at.topic, at.partition, committed.offset));
             }
         }
     }

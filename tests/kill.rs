@@ -62,6 +62,8 @@ struct Promises {
     records: Records,
     /// By topic and partition, below which offset records may vanish.
     may_begin: HashMap<(String, String), u64>,
+    /// By topic and partition, what was last acknowledged as committed.
+    committed: HashMap<(String, String), u64>,
 }
 
 fn promise(line: &str) -> ((String, String, u64), String) {
@@ -97,6 +99,11 @@ fn run_and_kill(args: &[&str], moment: Moment, promises: &mut Promises) -> u64 {
             let offset: u64 = words.next().unwrap().parse().unwrap();
             let bound = promises.may_begin.entry(place).or_default();
             *bound = offset.max(*bound);
+        } else if let Some(committed) = line.strip_prefix("C followers ") {
+            let mut words = committed.split(' ').map(str::to_string);
+            let place = (words.next().unwrap(), words.next().unwrap());
+            let offset = words.next().unwrap().parse().unwrap();
+            promises.committed.insert(place, offset);
         } else {
             // A kill in the middle of a write may tear it; nobody had been told of that record.
             assert!(line.starts_with("W cut"), "{line}");
@@ -138,6 +145,7 @@ fn check(dir: &str, promises: &Promises, case: &str) {
     assert!(output.status.success(), "{case}: {:?}\n{text}", output.status);
     let mut found = Records::new();
     let mut last = HashMap::new();
+    let mut committed = HashMap::new();
     for line in text.lines() {
         if line.starts_with("R ") {
             let (place, hash) = promise(line);
@@ -147,9 +155,17 @@ fn check(dir: &str, promises: &Promises, case: &str) {
             assert_eq!(place.2, *next, "{case}: offsets follow each other: {line}");
             *next += 1;
             found.insert(place, hash);
+        } else if let Some(found) = line.strip_prefix("G followers ") {
+            let mut words = found.split(' ').map(str::to_string);
+            let place = (words.next().unwrap(), words.next().unwrap());
+            committed.insert(place, words.next().unwrap().parse::<u64>().unwrap());
         } else {
             assert!(!line.starts_with("E "), "{case}: {line}");
         }
+    }
+    for (place, offset) in &promises.committed {
+        let found = committed.get(place).copied().unwrap_or(0);
+        assert!(found >= *offset, "{case}: {place:?} was committed up to {offset} and is at {found}");
     }
     for (place, hash) in &promises.records {
         let may_be_gone =
