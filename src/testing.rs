@@ -3,6 +3,7 @@
 //! Useful for: testing a program that uses this crate against everything that can happen to it, in memory and without
 //! sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,12 @@ pub use crate::storage::mem::Survive;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::error::Result;
+use crate::records::OwnedRecord;
 use crate::storage::Storage;
 use crate::storage::faults::{FaultStorage, Faults};
 use crate::storage::mem::MemStorage;
 use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, Start, TopicName};
 
 /// A disk in memory that remembers what was synced, counts what is asked of it, and goes wrong on demand.
 ///
@@ -218,9 +221,94 @@ impl Disk {
     }
 
     /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.
+    /// Crashes, and opens what is left. Handles of the broker before answer with errors from now on: dropping them changes
+    /// nothing any more.
+    ///
+    /// # Errors
+    /// Those of [`BrokerConfig::open`].
+    ///
+    /// ```
+    /// use quipu::testing::{Disk, Survive, produced};
+    /// use quipu::{BrokerConfig, Durability, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let disk = Disk::new();
+    /// let broker = BrokerConfig::new().on_disk(&disk)?;
+    /// broker.create_topic("safe", TopicConfig::new().durability(Durability::Sync))?;
+    /// broker.create_topic("quick", TopicConfig::new())?;
+    /// for topic in ["safe", "quick"] {
+    ///     broker.producer().send(topic, Record::new("v"))?.wait()?;
+    /// }
+    /// let broker = disk.crash_and_reopen(Survive::Synced, BrokerConfig::new())?;
+    /// assert_eq!((produced(&broker, "safe")?.len(), produced(&broker, "quick")?.len()), (1, 0));
+    /// # Ok(()) }
+    /// ```
+    pub fn crash_and_reopen(&self, survive: Survive, config: BrokerConfig) -> Result<Broker> {
+        self.crash(survive);
+        config.on_disk(self)
+    }
+
     pub(crate) fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(FaultStorage::new(Arc::new(self.medium.attach()), &self.faults))
     }
+}
+
+/// Everything that is in a topic now, partition by partition.
+///
+/// # Errors
+/// Those of [`Broker::reader`] and of reading.
+///
+/// ```
+/// use quipu::testing::produced;
+/// # use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// broker.create_topic("orders", TopicConfig::new())?;
+/// broker.producer().send("orders", Record::new("42 EUR").key("customer-7"))?.wait()?;
+/// assert_eq!(produced(&broker, "orders")?[0].value(), Some(&b"42 EUR"[..]));
+/// # Ok(()) }
+/// ```
+pub fn produced(broker: &Broker, topic: &str) -> Result<Vec<OwnedRecord>> {
+    let mut all = Vec::new();
+    for records in broker.reader(&[topic], Start::Beginning)?.to_end() {
+        all.extend(records?);
+    }
+    all.sort_by_key(|record| (record.partition(), record.offset()));
+    Ok(all)
+}
+
+/// What a group has committed: the next offset to read, by topic and partition.
+///
+/// # Errors
+/// Those of [`Group::describe`](crate::Group::describe).
+///
+/// ```
+/// use quipu::testing::{committed, owners};
+/// # use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # broker.create_topic("orders", TopicConfig::new())?;
+/// # broker.producer().send("orders", Record::new("42 EUR"))?.wait()?;
+/// let mut consumer = broker.consumer("billing").subscribe(&["orders"])?;
+/// let records = consumer.poll(std::time::Duration::ZERO)?;
+/// assert!(committed(&broker, "billing")?.is_empty());
+/// consumer.commit(&records)?;
+/// assert_eq!(committed(&broker, "billing")?.into_values().next().unwrap(), 1);
+/// assert_eq!(owners(&broker, "billing")?.len(), 1);
+/// # Ok(()) }
+/// ```
+pub fn committed(broker: &Broker, group: &str) -> Result<BTreeMap<(TopicName, PartitionId), Offset>> {
+    let partitions = broker.group(group)?.describe()?.partitions.into_iter();
+    let committed = partitions.filter_map(|at| Some(((at.topic, at.partition), at.committed?.offset)));
+    Ok(committed.collect())
+}
+
+/// Who owns what of a group's partitions now: the member's number, by topic and partition. Nobody owns what is not there.
+///
+/// # Errors
+/// Those of [`Group::describe`](crate::Group::describe).
+pub fn owners(broker: &Broker, group: &str) -> Result<BTreeMap<(TopicName, PartitionId), u32>> {
+    let partitions = broker.group(group)?.describe()?.partitions.into_iter();
+    Ok(partitions.filter_map(|at| Some(((at.topic, at.partition), at.owner?))).collect())
 }
 
 impl Default for Disk {
