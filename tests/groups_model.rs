@@ -18,6 +18,8 @@ use quipu::{
 const INTERVAL: Duration = Duration::from_secs(10);
 
 type Place = (String, u32);
+/// By partition: under which ownership, up to where.
+type Done = BTreeMap<Place, (u64, u64)>;
 type Events = Arc<Mutex<Vec<(RebalanceEvent, Vec<Place>)>>>;
 
 /// A small generator of its own: a sequence is its seed.
@@ -39,7 +41,7 @@ struct Member {
     /// What it knows to own: the number of each ownership, and the next offset to be delivered.
     owned: BTreeMap<Place, (u64, u64)>,
     /// What it has polled and may commit at any time: by partition, under which ownership, up to where.
-    polled: Vec<(Records, BTreeMap<Place, (u64, u64)>)>,
+    polled: Vec<(Records, Done)>,
     last_poll: Duration,
 }
 
@@ -144,7 +146,7 @@ impl World {
             }
         }
         self.counts.lost += u64::from(had_lost);
-        let mut done: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
+        let mut done = Done::new();
         for record in &records {
             let place = (record.topic().to_string(), record.partition().get());
             let (ownership, next) = member.owned.get_mut(&place).expect("delivered what it does not own");

@@ -15,6 +15,7 @@
 mod append;
 mod args;
 mod durable;
+mod groups;
 mod limit;
 mod lookup;
 mod open;
@@ -25,6 +26,7 @@ mod scratch;
 mod ship;
 mod suite;
 mod tail;
+mod together;
 
 use std::process::ExitCode;
 
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
     ship::run(&mut suite);
     tail::run(&mut suite);
     random::run(&mut suite);
+    groups::run(&mut suite);
+    together::run(&mut suite);
     lookup::run(&mut suite);
     open::run(&mut suite);
     suite.finish()
