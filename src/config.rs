@@ -2,10 +2,13 @@
 //!
 //! Consuming setters; everything is validated in one place, when the broker is opened or the topic created.
 
+mod cleanup;
 mod retention;
 
 use std::time::Duration;
 
+pub use self::cleanup::Cleanup;
+pub(crate) use self::cleanup::CompactionSettings;
 pub use self::retention::Retention;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
@@ -80,6 +83,8 @@ pub struct BrokerConfig {
     pub(crate) max_open_files: usize,
     pub(crate) tail_cache_bytes: usize,
     pub(crate) checkpoint_interval: Duration,
+    pub(crate) compaction_memory: usize,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) read_mode: ReadMode,
     pub(crate) on_event: Option<OnEvent>,
 }
@@ -113,6 +118,8 @@ impl BrokerConfig {
             max_open_files: 512,
             tail_cache_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(10),
+            compaction_memory: 128 << 20,
+            compaction_bytes_per_second: None,
             read_mode: ReadMode::Map,
             on_event: None,
         }
@@ -170,6 +177,24 @@ impl BrokerConfig {
         self
     }
 
+    /// How many bytes the keys of one cleaning may take in memory (Kafka's `log.cleaner.dedupe.buffer.size`). A log with more
+    /// is cleaned in several passes. Whole batches are taken, so it may be one batch's keys more.
+    ///
+    /// Default: 128 MiB.
+    pub fn compaction_memory(mut self, bytes: usize) -> Self {
+        self.compaction_memory = bytes;
+        self
+    }
+
+    /// How many bytes cleaning reads and writes in a second (Kafka's `log.cleaner.io.max.bytes.per.second`). Of no effect
+    /// under a manual clock.
+    ///
+    /// Default: as many as it can.
+    pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.compaction_bytes_per_second = Some(bytes);
+        self
+    }
+
     /// How sealed segments are read.
     ///
     /// Default: [`ReadMode::Map`].
@@ -195,6 +220,9 @@ impl BrokerConfig {
         if self.checkpoint_interval < Duration::from_millis(1) {
             return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
         }
+        if self.compaction_bytes_per_second == Some(0) {
+            return Err(invalid("compaction_bytes_per_second", "it must be at least 1"));
+        }
         Ok(())
     }
 }
@@ -219,6 +247,8 @@ pub struct TopicConfig {
     pub(crate) timestamps: TimestampType,
     pub(crate) timestamp_bounds: TimestampBounds,
     pub(crate) retention: Retention,
+    pub(crate) cleanup: Cleanup,
+    pub(crate) compaction: CompactionSettings,
 }
 
 impl Default for TopicConfig {
@@ -244,6 +274,8 @@ impl TopicConfig {
             timestamps: TimestampType::Create,
             timestamp_bounds: TimestampBounds::default(),
             retention: Retention::forever(),
+            cleanup: Cleanup::Delete,
+            compaction: CompactionSettings::default(),
         }
     }
 
@@ -359,6 +391,51 @@ impl TopicConfig {
         self
     }
 
+    /// What keeps the topic from growing for ever (Kafka's `cleanup.policy`).
+    ///
+    /// Default: [`Cleanup::Delete`].
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.cleanup = cleanup;
+        self
+    }
+
+    /// A log is cleaned once more than this share of its sealed bytes has never been (Kafka's
+    /// `min.cleanable.dirty.ratio`).
+    ///
+    /// Default: 0.5. 0 to 1.
+    pub fn min_cleanable_dirty_ratio(mut self, ratio: f64) -> Self {
+        // Out of bounds becomes what validation refuses.
+        self.compaction.min_dirty_ratio =
+            if (0.0..=1.0).contains(&ratio) { (ratio * 1e6) as u32 } else { u32::MAX };
+        self
+    }
+
+    /// How long a tombstone is kept from the first cleaning that sees it, so that readers see it too (Kafka's
+    /// `delete.retention.ms`).
+    ///
+    /// Default: 24 hours.
+    pub fn delete_retention(mut self, retention: Duration) -> Self {
+        self.compaction.delete_retention = retention;
+        self
+    }
+
+    /// How old a record must be before it may be cleaned away (Kafka's `min.compaction.lag.ms`).
+    ///
+    /// Default: 0.
+    pub fn min_compaction_lag(mut self, lag: Duration) -> Self {
+        self.compaction.min_lag = lag;
+        self
+    }
+
+    /// How old a record may become before its log is cleaned, whatever the ratio (Kafka's `max.compaction.lag.ms`). It
+    /// has to be sealed for that: see [`segment_age`](TopicConfig::segment_age).
+    ///
+    /// Default: any age.
+    pub fn max_compaction_lag(mut self, lag: Duration) -> Self {
+        self.compaction.max_lag = Some(lag);
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
             return Err(invalid("partitions", "it must be 1 to 100,000"));
@@ -374,6 +451,9 @@ impl TopicConfig {
         }
         if self.index_interval_bytes == 0 {
             return Err(invalid("index_interval_bytes", "it must be at least 1"));
+        }
+        if self.compaction.min_dirty_ratio > 1_000_000 {
+            return Err(invalid("min_cleanable_dirty_ratio", "it must be 0 to 1"));
         }
         match self.durability {
             Some(durability) => validate_durability(durability),
@@ -392,6 +472,22 @@ impl TopicConfig {
             (TAG_TIMESTAMPS, vec![self.timestamps as u8]),
             (TAG_TIMESTAMP_BOUNDS, self.timestamp_bounds.to_bytes()),
         ];
+        if self.cleanup.compacts() {
+            tags.push((TAG_CLEANUP, vec![self.cleanup as u8]));
+        }
+        let (compaction, usual) = (&self.compaction, CompactionSettings::default());
+        if compaction.min_dirty_ratio != usual.min_dirty_ratio {
+            tags.push((TAG_MIN_DIRTY_RATIO, compaction.min_dirty_ratio.to_le_bytes().to_vec()));
+        }
+        if compaction.delete_retention != usual.delete_retention {
+            tags.push((TAG_DELETE_RETENTION, millis(compaction.delete_retention).to_le_bytes().to_vec()));
+        }
+        if compaction.min_lag != usual.min_lag {
+            tags.push((TAG_MIN_LAG, millis(compaction.min_lag).to_le_bytes().to_vec()));
+        }
+        if let Some(lag) = compaction.max_lag {
+            tags.push((TAG_MAX_LAG, millis(lag).to_le_bytes().to_vec()));
+        }
         if let Some(durability) = self.durability {
             let (kind, every) = match durability {
                 Durability::Os => (0u8, 0),
@@ -446,6 +542,20 @@ impl TopicConfig {
                     });
                 }
                 TAG_RETENTION_AGE => config.retention.age = Some(Duration::from_millis(u64_of(bytes)?)),
+                TAG_CLEANUP => {
+                    config.cleanup = match bytes.as_slice() {
+                        [0] => Cleanup::Delete,
+                        [1] => Cleanup::Compact,
+                        [2] => Cleanup::CompactAndDelete,
+                        _ => return None,
+                    }
+                }
+                TAG_MIN_DIRTY_RATIO => config.compaction.min_dirty_ratio = u32_of(bytes)?,
+                TAG_DELETE_RETENTION => {
+                    config.compaction.delete_retention = Duration::from_millis(u64_of(bytes)?);
+                }
+                TAG_MIN_LAG => config.compaction.min_lag = Duration::from_millis(u64_of(bytes)?),
+                TAG_MAX_LAG => config.compaction.max_lag = Some(Duration::from_millis(u64_of(bytes)?)),
                 TAG_RETENTION_BYTES => config.retention.bytes = Some(u64_of(bytes)?),
                 _ => {}
             }
@@ -464,6 +574,11 @@ const TAG_RETENTION_AGE: u16 = 7;
 const TAG_RETENTION_BYTES: u16 = 8;
 const TAG_TIMESTAMPS: u16 = 10;
 const TAG_TIMESTAMP_BOUNDS: u16 = 11;
+const TAG_CLEANUP: u16 = 12;
+const TAG_MIN_DIRTY_RATIO: u16 = 13;
+const TAG_DELETE_RETENTION: u16 = 14;
+const TAG_MIN_LAG: u16 = 15;
+const TAG_MAX_LAG: u16 = 16;
 
 /// How far from the time of sending a given timestamp may lie; `None`: anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -550,6 +665,13 @@ mod tests {
                     after: durability.map(|_| Duration::ZERO),
                 },
                 retention: Retention::for_age(Duration::from_millis(3)).and_bytes(u64::MAX),
+                cleanup: durability.map_or(Cleanup::Compact, |_| Cleanup::CompactAndDelete),
+                compaction: CompactionSettings {
+                    min_dirty_ratio: 1,
+                    delete_retention: Duration::from_millis(2),
+                    min_lag: Duration::from_millis(3),
+                    max_lag: durability.map(|_| Duration::from_millis(4)),
+                },
             };
             let mut tags = config.to_tags();
             tags.push((60_000, vec![1, 2, 3]));
@@ -559,7 +681,7 @@ mod tests {
 
     #[test]
     fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in (1..=8).chain(10..=11) {
+        for tag in (1..=8).chain(10..=16) {
             assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
         }
         assert_eq!(TopicConfig::from_tags(0, &[]), None);

@@ -55,6 +55,32 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A record without a key was sent to a [compacted](crate::Cleanup::Compact) topic. Nothing was appended.
+    #[error("record number {index} of the call has no key, which a compacted topic needs")]
+    MissingKey {
+        /// Which record of the call it was, from 0.
+        index: usize,
+    },
+    /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by tombstones, not by offset.
+    #[error("records of {topic} are not deleted by offset: it is only compacted")]
+    CompactedTopic {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// There is nothing to compact: the topic's [cleanup](crate::TopicConfig::cleanup) does not say so.
+    #[error("{topic} is not a compacted topic")]
+    NotCompacted {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The log was cut, shortened or closed while it was cleaned. Nothing has changed; it may be tried again.
+    #[error("the cleaning of {topic}/{partition} was overtaken by another change")]
+    CompactionAborted {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+    },
     /// A timestamp before 1970, or one that no stored record may have, or out of the topic's
     /// [bounds](crate::TopicConfig::timestamp_bounds). Nothing was appended.
     #[error("timestamp {timestamp} (number {index} of the call) is not between {earliest} and {latest}")]

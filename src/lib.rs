@@ -10,7 +10,7 @@
 //! | words | `types` `error` `record` `config` `clock` `sync` [`stats`] | What are things called? |
 //! | bytes | `format` | What do the bytes mean? Pure: no I/O, no locks, no clock, no panic on any input. |
 //! | medium | `storage` | How do bytes get onto a medium, and when are they safe there? Knows files, not formats. |
-//! | log | `log` | One partition: append, roll, sync, recover, read. |
+//! | log | `log` | One partition: append, roll, sync, recover, read, compact. |
 //! | groups | `group` | Who owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
 //! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` [`testing`] | What does the user hold? |
@@ -77,7 +77,9 @@ mod types;
 
 pub use broker::Broker;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use config::{BrokerConfig, Compression, Durability, ReadMode, Retention, TimestampType, TopicConfig};
+pub use config::{
+    BrokerConfig, Cleanup, Compression, Durability, ReadMode, Retention, TimestampType, TopicConfig,
+};
 pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
     GroupPartition, Offsets, Rebalance, RebalanceEvent, ResetTo,

@@ -33,6 +33,8 @@ pub enum Event {
         /// How many bytes were in them.
         bytes: u64,
     },
+    /// A cleaning has ended, and what it wrote has taken the place of what was there.
+    Compacted(Compacted),
     /// Records were cut off the end of the log, by [`truncate_to`](crate::Partition::truncate_to) or
     /// [`reset_to`](crate::Partition::reset_to).
     Truncated {
@@ -186,8 +188,58 @@ pub struct PartitionStats {
     pub bytes_appended: u64,
     /// Syncs since opening.
     pub syncs: u64,
+    /// What compaction did, and has to do.
+    pub compaction: CompactionStats,
     /// Whether it takes no appends, and why.
     pub poisoned: Option<Error>,
+}
+
+/// What one cleaning did. See [`Partition::compact`](crate::Partition::compact).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Everything before this offset is clean now.
+    pub clean_to: Offset,
+    /// Whether there is nothing left to clean; else the keys did not fit the memory, and the next pass goes on.
+    pub complete: bool,
+    /// How many segments were replaced, and their bytes and records.
+    pub segments_before: usize,
+    /// Bytes before.
+    pub bytes_before: u64,
+    /// Records before.
+    pub records_before: u64,
+    /// How many segments replaced them.
+    pub segments_after: usize,
+    /// Bytes after.
+    pub bytes_after: u64,
+    /// Records after.
+    pub records_after: u64,
+}
+
+/// Compaction of one partition, in numbers since opening.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CompactionStats {
+    /// How many cleanings came to their end.
+    pub cleanings: u64,
+    /// Whether one is under way, and how many bytes it has read.
+    pub running: Option<u64>,
+    /// Bytes that were read, and bytes that were written instead.
+    pub bytes_read: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Records that went.
+    pub records_removed: u64,
+    /// Sealed bytes that have been cleaned.
+    pub clean_bytes: u64,
+    /// Sealed bytes that have not.
+    pub dirty_bytes: u64,
+    /// Why the last cleaning failed, if it did.
+    pub failed: Option<Error>,
 }
 
 /// A segment in numbers.

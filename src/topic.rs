@@ -344,6 +344,7 @@ impl Partition {
     /// a power loss.
     ///
     /// # Errors
+    /// [`CompactedTopic`](Error::CompactedTopic) if the topic is only compacted;
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) behind the visible end; [`Poisoned`](Error::Poisoned) or
     /// [`Corrupt`](Error::Corrupt) if the partition takes no appends; [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has changed. Or what else the medium says: the
@@ -365,6 +366,24 @@ impl Partition {
     pub fn delete_records(&self, before: Offset) -> Result<Offset> {
         self.state.check()?;
         self.log.delete_records(before)
+    }
+
+    /// Cleans this partition of a [compacted](crate::Cleanup) topic now, whatever the dirty ratio says: of every key in its
+    /// sealed segments only the newest record stays, and tombstones until their time is over. One pass: where
+    /// [`complete`](crate::stats::Compacted::complete) is false, the keys did not fit
+    /// [the memory](crate::BrokerConfig::compaction_memory), and another call goes on. Appending and reading go on meanwhile.
+    /// `None` if there is nothing to clean.
+    ///
+    /// The active segment is left alone. What is written has to fit beside what it replaces until the end.
+    ///
+    /// # Errors
+    /// [`NotCompacted`](Error::NotCompacted), [`CompactionAborted`](Error::CompactionAborted),
+    /// [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`DiskFull`](Error::DiskFull),
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what else the medium says: the log is what it
+    /// was.
+    pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
+        self.state.check()?;
+        self.log.compact()
     }
 
     /// The batches from an offset on as they are stored, compressed ones compressed: to be shipped to a copy of this
@@ -407,7 +426,8 @@ impl Partition {
     /// here are compared first, by length, offsets and checksum.
     ///
     /// Everything is checked before anything is written, down to the single record. The first batch that is not skipped
-    /// must begin at the log end. A copy that somebody else appends to is none for long.
+    /// must begin at the log end. A copy that somebody else appends to is none for long. Where [compaction](crate::Cleanup) took
+    /// whole batches of the source that the copy does not have yet, there is a gap, which is refused as any other.
     ///
     /// *A copy that begins late, or fell so far behind* that the source's log start has passed its end, reads from that log
     /// start, begins anew at the shipment's [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to),

@@ -246,6 +246,9 @@ impl Transaction {
         let now = ctx.clock.now();
         let index = self.order.len();
         let timestamp = record.timestamp_within(now, index, || state.timestamps(now))?;
+        if record.key_bytes().is_none() && state.needs_keys() {
+            return Err(Error::MissingKey { index });
+        }
         let settings = log.settings();
         let largest =
             (settings.max_record_bytes as usize).min(settings.max_batch_bytes().saturating_sub(HEADER_BYTES));

@@ -10,7 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use quipu::testing::{Disk, ManualClock, Survive};
-use quipu::{Broker, BrokerConfig, Compression, Durability, Error, Record, Start, Timestamp, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Cleanup, Compression, Durability, Error, Record, Start, Timestamp, TopicConfig,
+};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
@@ -148,9 +150,39 @@ fn first_segment(disk: &Disk, partition: &str) -> (PathBuf, u64) {
     disk.files().into_iter().filter(|(path, _)| of_partition(path)).min().unwrap()
 }
 
+/// A compacted log: batches with gaps, stamped tombstones, segments of a later generation, and a tail that was never cleaned.
+fn fill_compacted(disk: &Disk) {
+    let clock = ManualClock::new();
+    let broker = BrokerConfig::new().clock(clock.clone()).seed(42).on_disk(disk).unwrap();
+    let small = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(400).index_interval_bytes(128);
+    let config = small
+        .cleanup(Cleanup::Compact)
+        .compression(Compression::Lz4)
+        .min_compaction_lag(std::time::Duration::from_millis(1));
+    broker.create_topic("table", config).unwrap();
+    let at = Timestamp::from_millis;
+    for i in 0..30 {
+        let records = (0..3).map(|n| match (i + n) % 9 {
+            0 => Record::tombstone(format!("key {n}")).timestamp(at(i)),
+            _ => Record::new(format!("{i} {}", "z".repeat(40)))
+                .key(format!("key {}", i * n % 7))
+                .timestamp(at(i)),
+        });
+        broker.producer().send_all("table", records.collect::<Vec<_>>()).unwrap().wait().unwrap();
+    }
+    let partition = broker.topic("table").unwrap().partition(0).unwrap();
+    clock.advance(std::time::Duration::from_secs(1));
+    assert!(partition.compact().unwrap().is_some());
+    broker.close().unwrap();
+}
+
 /// The disk of each golden directory.
 fn make(name: &str) -> Disk {
     let disk = Disk::new();
+    if name == "compacted" {
+        fill_compacted(&disk);
+        return disk;
+    }
     let broker = fill(&disk);
     if name == "transaction" {
         let consumer =
@@ -269,4 +301,9 @@ fn a_flipped_bit_in_what_later_batches_vouch_for() {
 #[test]
 fn a_flipped_bit_in_the_catalog() {
     says_what_it_said("corrupt-catalog");
+}
+
+#[test]
+fn a_compacted_log() {
+    says_what_it_said("compacted");
 }

@@ -14,6 +14,7 @@
 
 mod append;
 mod args;
+mod compact;
 mod durable;
 mod groups;
 mod limit;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     durable::run(&mut suite);
     scan::run(&mut suite);
     ship::run(&mut suite);
+    compact::run(&mut suite);
     tail::run(&mut suite);
     random::run(&mut suite);
     groups::run(&mut suite);

@@ -1,7 +1,7 @@
 //! What do groups get from the broker? Its topics and their logs, and one topic more that is the broker's own.
 
 use super::{BrokerInner, TopicState};
-use crate::config::TopicConfig;
+use crate::config::{Cleanup, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::names::{OFFSETS_TOPIC, is_own_topic};
 use crate::group::state::TopicInfo;
@@ -36,7 +36,9 @@ impl Host for BrokerInner {
         if let Some(log) = self.existing_offsets_log() {
             return Ok(log);
         }
-        match self.create_topic(OFFSETS_TOPIC, TopicConfig::new()) {
+        // Of each commit only the last counts: the log stays as small as what it says.
+        let config = TopicConfig::new().cleanup(Cleanup::Compact);
+        match self.create_topic(OFFSETS_TOPIC, config) {
             // Somebody else was faster.
             Err(Error::TopicExists { .. }) => {}
             created => drop(created?),

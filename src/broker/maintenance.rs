@@ -93,6 +93,32 @@ impl Upkeep {
                 entries.extend(log.checkpoint());
             }
         }
-        self.checkpoints.write(&self.ctx, false, entries)
+        let written = self.checkpoints.write(&self.ctx, false, entries);
+        self.compact();
+        written
+    }
+
+    /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the
+    /// next time.
+    fn compact(&self) {
+        let logs = self.topics.read().clone();
+        let logs = logs.iter().flat_map(|state| state.logs().to_vec());
+        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning()?, log))).collect();
+        dirty.sort_by_key(|(dirtiness, _)| std::cmp::Reverse(*dirtiness));
+        for (_, log) in dirty {
+            // As long as passes get somewhere.
+            while let Ok(Some(done)) = log.clean(|| self.do_due_work()) {
+                if done.complete || self.ctx.work.is_stopped() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What was asked of the worker while it cleans.
+    fn do_due_work(&self) {
+        for log in self.ctx.work.take() {
+            log.work();
+        }
     }
 }

@@ -165,7 +165,7 @@ impl Broker {
 
     /// Does now what the background threads do from time to time: lingering batches are written, sealed segments synced
     /// and indexed, old ones rolled, those that the topic's [`Retention`](crate::Retention) lets go deleted, the
-    /// checkpoint written. Under a manual clock nobody else does.
+    /// checkpoint written, [compacted](crate::Cleanup) logs cleaned. Under a manual clock nobody else does.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed), or what the medium says of the checkpoint. A failing partition is poisoned and says so

@@ -38,6 +38,9 @@ impl Prepared {
         let mut builder: Option<BatchBuilder> = None;
         for (index, record) in records.into_iter().enumerate() {
             let timestamp = record.timestamp_within(now, index, || topic.timestamps(now))?;
+            if record.key_bytes().is_none() && topic.needs_keys() {
+                return Err(Error::MissingKey { index });
+            }
             let size = record_len(&record);
             if size > largest {
                 return Err(Error::RecordTooLarge { size, limit: largest });

@@ -15,6 +15,8 @@ pub(crate) struct TopicState {
     logs: RwLock<Arc<[Arc<Log>]>>,
     /// The length of `logs`, for whoever only wants to know whether it has grown. Stored behind the logs.
     count: AtomicU32,
+    /// Mirrors the configuration: records must have keys.
+    needs_keys: AtomicBool,
     deleted: AtomicBool,
     closed: AtomicBool,
 }
@@ -28,6 +30,7 @@ impl TopicState {
         logs: Vec<Arc<Log>>,
     ) -> Self {
         let count = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+        let needs_keys = AtomicBool::new(config.cleanup.compacts());
         TopicState {
             id,
             name,
@@ -35,6 +38,7 @@ impl TopicState {
             config: RwLock::new(Arc::new(config)),
             logs: RwLock::new(logs.into()),
             count: AtomicU32::new(count),
+            needs_keys,
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -51,6 +55,12 @@ impl TopicState {
             TimestampType::Create => Some(config.timestamp_bounds.around(now)),
             TimestampType::Append => None,
         }
+    }
+
+    /// Whether records must have a key.
+    #[inline]
+    pub(crate) fn needs_keys(&self) -> bool {
+        self.needs_keys.load(Ordering::Acquire)
     }
 
     /// The logs of the partitions, by id. They only become more.
@@ -76,6 +86,7 @@ impl TopicState {
 
     /// Takes new settings and partitions that have been added.
     pub(super) fn alter(&self, config: TopicConfig, added: Vec<Arc<Log>>) {
+        self.needs_keys.store(config.cleanup.compacts(), Ordering::Release);
         *self.config.write() = Arc::new(config);
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();

@@ -141,7 +141,6 @@ impl Attributes {
 
     /// With this meaning of the header's `extra`.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "the format has it; the feature that writes it comes"))]
     pub(crate) fn with_extra(self, extra: Extra) -> Self {
         Attributes((self.0 & !Self::EXTRA) | ((extra as u16) << Self::EXTRA_SHIFT))
     }

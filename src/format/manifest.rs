@@ -64,6 +64,8 @@ pub(crate) enum SegmentState {
     Sealed = 2,
     /// Complete and on the medium.
     Synced = 3,
+    /// As `Synced`, and compacted: no key in it has an older record in or before it.
+    Cleaned = 4,
 }
 
 impl Manifest {
@@ -180,7 +182,7 @@ impl SegmentEntry {
     fn check(&self) -> Result<(), &'static str> {
         let known = match self.state {
             SegmentState::Active => self.size == 0 && self.end_offset == Offset::ZERO && self.last_crc == 0,
-            SegmentState::Sealed | SegmentState::Synced => {
+            SegmentState::Sealed | SegmentState::Synced | SegmentState::Cleaned => {
                 self.size >= SEGMENT_HEADER_BYTES as u64 && self.end_offset >= self.base_offset
             }
         };
@@ -189,12 +191,18 @@ impl SegmentEntry {
 }
 
 impl SegmentState {
+    /// Whether all of it is on the medium.
+    pub(crate) fn is_synced(self) -> bool {
+        matches!(self, SegmentState::Synced | SegmentState::Cleaned)
+    }
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let start = *reader;
         match reader.u8("segment state")? {
             1 => Ok(SegmentState::Active),
             2 => Ok(SegmentState::Sealed),
             3 => Ok(SegmentState::Synced),
+            4 => Ok(SegmentState::Cleaned),
             _ => Err(start.malformed("segment state")),
         }
     }
@@ -315,7 +323,7 @@ mod tests {
         let bytes = damage::resealed(&example().encode(), |bytes| bytes[second_epoch] = 0);
         assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(40, "order of the log epochs")));
         let state = 44 + 2 * EPOCH_BYTES + 4 + 16;
-        for value in [0, 4, 255] {
+        for value in [0, 5, 255] {
             let bytes = damage::resealed(&example().encode(), |bytes| bytes[state] = value);
             assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(state as u64, "segment state")));
         }

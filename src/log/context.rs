@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) files: FileBudget,
     pub(crate) parked: Parked,
     pub(crate) tail_bytes_max: usize,
+    pub(crate) compaction_memory: usize,
+    pub(crate) compaction_rate: Option<u64>,
     pub(crate) tail_bytes: AtomicUsize,
     /// Empty of logs whenever the broker is closed.
     pub(crate) journal: Journal,
@@ -49,6 +51,8 @@ impl Context {
             files: FileBudget::new(config.max_open_files),
             parked: Parked::default(),
             tail_bytes_max: config.tail_cache_bytes,
+            compaction_memory: config.compaction_memory,
+            compaction_rate: config.compaction_bytes_per_second,
             tail_bytes: AtomicUsize::new(0),
             journal: Journal::new(),
             opened: (config.clock.now(), config.clock.monotonic()),
@@ -109,6 +113,11 @@ impl WorkQueue {
             crate::clock::wait_timeout(clock, &self.changed, &mut state, timeout);
         }
         if state.stopped { None } else { Some(std::mem::take(&mut state.logs)) }
+    }
+
+    /// Whether the broker is being closed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
     }
 
     /// Ends [`wait`](WorkQueue::wait).

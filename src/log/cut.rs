@@ -323,7 +323,7 @@ impl Log {
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             manifest.log_start = start;
             manifest.segments.truncate(kept);
-            for entry in manifest.segments.iter_mut().filter(|entry| entry.state != SegmentState::Synced) {
+            for entry in manifest.segments.iter_mut().filter(|entry| !entry.state.is_synced()) {
                 entry.state = SegmentState::Synced;
                 unindexed.push(entry.base_offset);
             }

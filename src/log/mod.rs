@@ -20,7 +20,9 @@
 mod append;
 pub(crate) mod batch;
 pub(crate) mod builder;
+mod clean;
 pub(crate) mod commit;
+mod compaction;
 pub(crate) mod context;
 pub(crate) mod cursor;
 mod cut;
@@ -30,6 +32,7 @@ pub(crate) mod journal;
 mod lookup;
 pub(crate) mod manifest;
 pub(crate) mod notify;
+mod offset_map;
 pub(crate) mod pool;
 pub(crate) mod recovery;
 mod retention;
@@ -57,7 +60,9 @@ use self::segment::{FIRST_BATCH, Segment};
 pub use self::ship::RawBatches;
 use self::tail::Tail;
 pub(crate) use self::timer::Task;
-use crate::config::{Compression, Durability, Retention, TimestampType, TopicConfig};
+use crate::config::{
+    Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
+};
 use crate::error::{Corruption, Error, Result};
 use crate::format::batch::{BatchHeader, Seed};
 use crate::format::checkpoint::CheckpointEntry;
@@ -65,7 +70,7 @@ use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::stats::{OpenReport, PartitionStats, SegmentStats};
+use crate::stats::{CompactionStats, OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 use crate::types::{Bounds, Offset, Timestamp};
 
@@ -83,6 +88,8 @@ pub(crate) struct LogSettings {
     pub(crate) index_interval_bytes: u32,
     pub(crate) timestamps: TimestampType,
     pub(crate) retention: Retention,
+    pub(crate) cleanup: Cleanup,
+    pub(crate) compaction: CompactionSettings,
 }
 
 impl LogSettings {
@@ -96,6 +103,8 @@ impl LogSettings {
             index_interval_bytes: config.index_interval_bytes,
             timestamps: config.timestamps,
             retention: config.retention,
+            cleanup: config.cleanup,
+            compaction: config.compaction,
         }
     }
 
@@ -157,6 +166,9 @@ pub(crate) struct Log {
     refuses_reads: AtomicBool,
     /// Held by whoever takes segments out of the list. Appending and rolling go on.
     shape: Mutex<()>,
+    /// Held over a whole cleaning, before any other lock; what the cleanings so far have done.
+    cleaning: Mutex<()>,
+    cleaned: Mutex<CompactionStats>,
     /// Held while a cut moves the ends, and by whoever wants to see them together.
     ends: Mutex<()>,
     /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
@@ -280,6 +292,8 @@ impl Log {
             poison: Mutex::new(None),
             ended: Mutex::new(None),
             shape: Mutex::new(()),
+            cleaning: Mutex::new(()),
+            cleaned: Mutex::new(CompactionStats::default()),
             ends: Mutex::new(()),
             cuts: AtomicU64::new(0),
             reopened: AtomicU32::new(0),
@@ -570,6 +584,7 @@ impl Log {
             batches_appended: self.batches_appended.load(Ordering::Relaxed),
             bytes_appended: self.bytes_appended.load(Ordering::Relaxed),
             syncs: self.syncs.load(Ordering::Relaxed),
+            compaction: self.compaction_stats(),
             poisoned: self
                 .damage
                 .clone()

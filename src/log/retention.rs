@@ -6,7 +6,7 @@
 
 use super::Log;
 use crate::config::Retention;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
 use crate::stats::Event;
 use crate::sync::{Arc, Ordering};
@@ -71,7 +71,10 @@ impl Log {
                 is_empty: writer.point.end == writer.point.base,
             });
             let now = self.ctx.cautious_now();
-            let retention = self.settings().retention;
+            let settings = self.settings();
+            // Compacted only: what lies before the log start goes nevertheless.
+            let retention =
+                if settings.cleanup.deletes() { settings.retention } else { Retention::forever() };
             let mut count = expired(&retention, &spans, self.log_start(), self.visible_end(), now);
             if count == spans.len() {
                 rolled = self.roll(&mut writer).ok();
@@ -96,6 +99,9 @@ impl Log {
     /// has changed, or it is unknown what has and the partition is poisoned.
     pub(crate) fn delete_records(&self, before: Offset) -> Result<Offset> {
         self.check_writable()?;
+        if !self.settings().cleanup.deletes() {
+            return Err(Error::CompactedTopic { topic: self.identity.topic.clone() });
+        }
         if before > self.visible_end() {
             return Err(self.out_of_range(before));
         }

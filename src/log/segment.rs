@@ -15,7 +15,7 @@ use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
-use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering};
 use crate::types::{Offset, Timestamp};
 
 /// Where the first batch of a segment lies.
@@ -27,6 +27,10 @@ pub(crate) struct Segment {
     pub(crate) generation: u32,
     pub(crate) epoch: u32,
     pub(crate) path: PathBuf,
+    /// Compaction has been through it: the manifest says so.
+    pub(crate) cleaned: bool,
+    /// When the first of its tombstones may go, once that was looked up.
+    pub(crate) horizon: OnceLock<Option<Timestamp>>,
     /// What its header must say of the segment before it, if that one is known and unchanged.
     previous: Option<(Offset, u32)>,
     /// Behind its last record; `u64::MAX` while it is active.
@@ -77,9 +81,11 @@ impl Segment {
             end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
-            dirty: AtomicBool::new(entry.state != SegmentState::Synced),
             syncing: Mutex::new(()),
-            synced: AtomicBool::new(entry.state == SegmentState::Synced),
+            cleaned: entry.state == SegmentState::Cleaned,
+            horizon: OnceLock::new(),
+            dirty: AtomicBool::new(!entry.state.is_synced()),
+            synced: AtomicBool::new(entry.state.is_synced()),
             retired: AtomicBool::new(false),
             file: Mutex::new(None),
             map: Mutex::new(None),

@@ -25,6 +25,10 @@ pub(super) trait Target: Send + Sync {
     fn check(&self) -> Result<()>;
     /// The times that a record sent `now` may be given, both included; `None` if the one it is given does not count.
     fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)>;
+    /// Whether records must have a key.
+    fn needs_keys(&self) -> bool {
+        false
+    }
     /// The log of a partition, if there is such a partition.
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>>;
 }
@@ -48,6 +52,10 @@ impl Target for TopicState {
 
     fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
         TopicState::timestamps(self, now)
+    }
+
+    fn needs_keys(&self) -> bool {
+        TopicState::needs_keys(self)
     }
 
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>> {
@@ -96,6 +104,9 @@ impl<T: Target> Outbox<T> {
         target.check()?;
         let now = self.core.ctx.clock.now();
         let timestamp = record.timestamp_within(now, 0, || target.timestamps(now))?;
+        if record.key_bytes().is_none() && target.needs_keys() {
+            return Err(Error::MissingKey { index: 0 });
+        }
         self.make_room()?;
         let topic = self.topic(target);
         let len = record_len(record);
@@ -131,6 +142,9 @@ impl<T: Target> Outbox<T> {
         let now = self.core.ctx.clock.now();
         for (index, record) in records.enumerate() {
             let timestamp = record.timestamp_within(now, index, || target.timestamps(now))?;
+            if record.key_bytes().is_none() && target.needs_keys() {
+                return Err(Error::MissingKey { index });
+            }
             let partition = match self.route(target, partition, &record, partitions)? {
                 Some(partition) => partition,
                 None => staging.sticky_partition(record_len(&record)),

@@ -1,0 +1,660 @@
+//! How is a log compacted? What stays is written into new segments beside the old ones; then the manifest, in one step, lists
+//! those instead. Before that nothing has changed, behind it everything has.
+//!
+//! Readers go on: whoever stands in a replaced segment keeps it until its end, where it finds the list as it is then. A
+//! writer is never waited for. Whatever takes segments away meanwhile (a cut, retention, the end of the log) wins: the
+//! cleaning is given up.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::compaction::{Span, amounts, cleanable, dirtiness, is_due, stays};
+use super::offset_map::OffsetMap;
+use super::recovery::create_segment;
+use super::segment::{FIRST_BATCH, HeaderError, Segment, Source, timestamp_or_unknown};
+use super::{Log, corrupt, malformed};
+use crate::error::{Error, Result, is_space};
+use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, body_crc, check_body, encode_header};
+use crate::format::body::{self, encode_raw};
+use crate::format::compression::{Codec, Compressor, decompress};
+use crate::format::manifest::{SegmentEntry, SegmentState};
+use crate::format::segment::SegmentHeader;
+use crate::stats::{Compacted, CompactionStats, Event};
+use crate::storage::{File, write_all_at};
+use crate::sync::{Arc, Condvar, Mutex, Ordering};
+use crate::types::{Offset, Timestamp};
+
+/// What one cleaning reads.
+struct Plan {
+    /// Neighbours in the list.
+    inputs: Vec<Arc<Segment>>,
+    /// The first of them that was never cleaned; their number if all were.
+    dirty: usize,
+    cuts: u64,
+    now: Timestamp,
+}
+
+/// What of the inputs matters to all of their batches.
+struct Known {
+    map: OffsetMap,
+    /// What lies before this is cleaned.
+    upto: Offset,
+    /// The newest batch of each producer, and the very last one: they stay, if need be without records.
+    producers: HashMap<u64, Offset>,
+    last: Option<Offset>,
+}
+
+/// Where the time goes that cleaning must not take from others.
+struct Pace<'a> {
+    log: &'a Log,
+    tick: &'a dyn Fn(),
+    begun: Duration,
+    bytes: u64,
+    ticked: u64,
+}
+
+impl Log {
+    /// How dirty the log is, in millionths, if it is time to clean it.
+    pub(crate) fn wants_cleaning(self: &Arc<Self>) -> Option<u32> {
+        let settings = self.settings();
+        if !settings.cleanup.compacts() || self.check_writable().is_err() {
+            return None;
+        }
+        let now = self.ctx.cautious_now();
+        let (segments, spans) = self.sealed()?;
+        let count = cleanable(&settings.compaction, &spans, now);
+        let spans = spans.get(..count)?;
+        let (clean, dirty) = amounts(spans);
+        let oldest = settings.compaction.max_lag.and_then(|_| {
+            let first = segments.iter().take(count).find(|segment| !segment.cleaned)?;
+            let mut source = first.source(&self.ctx, &self.identity).ok()?;
+            source.header(&self.ctx, FIRST_BATCH, self.seed).ok().map(|(header, _)| header.max_timestamp)
+        });
+        let expired = || segments.iter().take(count).any(|segment| self.is_expired(segment, now));
+        (is_due(&settings.compaction, clean, dirty, oldest, now) || expired())
+            .then(|| dirtiness(clean, dirty))
+    }
+
+    /// One cleaning now, if there is anything to clean.
+    ///
+    /// # Errors
+    /// Not compacted, aborted, the partition takes no appends, or what the medium says: then nothing has changed.
+    pub(crate) fn compact(self: &Arc<Self>) -> Result<Option<Compacted>> {
+        if !self.settings().cleanup.compacts() {
+            return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
+        }
+        self.clean(|| {})
+    }
+
+    /// As [`compact`](Log::compact); calls `tick` now and then, under no lock but that of cleaning.
+    pub(crate) fn clean(self: &Arc<Self>, tick: impl Fn()) -> Result<Option<Compacted>> {
+        let alone = self.cleaning.lock();
+        self.check_writable()?;
+        self.finish_sealed();
+        let done = match self.plan()? {
+            Some(plan) => {
+                let begun = self.ctx.clock.monotonic();
+                let mut pace = Pace { log: self, tick: &tick, begun, bytes: 0, ticked: 0 };
+                self.cleaned.lock().running = Some(0);
+                let done = self.carry_out(&plan, &mut pace);
+                let mut stats = self.cleaned.lock();
+                stats.running = None;
+                stats.failed = done.as_ref().err().cloned();
+                if let Ok(done) = &done {
+                    stats.cleanings += 1;
+                    stats.bytes_read += done.bytes_before;
+                    stats.bytes_written += done.bytes_after;
+                    stats.records_removed += done.records_before - done.records_after;
+                }
+                Some(done?)
+            }
+            None => None,
+        };
+        drop(alone);
+        if let Some(done) = &done {
+            self.ctx.event(&Event::Compacted(done.clone()));
+        }
+        Ok(done)
+    }
+
+    /// What compaction did, and has to do.
+    pub(super) fn compaction_stats(&self) -> CompactionStats {
+        let mut stats = self.cleaned.lock().clone();
+        if self.settings().cleanup.compacts()
+            && let Some((_, spans)) = self.sealed()
+        {
+            (stats.clean_bytes, stats.dirty_bytes) = amounts(&spans);
+        }
+        stats
+    }
+
+    /// The oldest segments that are on the medium and take no appends. `None` while they are being replaced.
+    fn sealed(&self) -> Option<(Vec<Arc<Segment>>, Vec<Span>)> {
+        let manifest = self.manifest.get();
+        let list = self.segments();
+        let entries = manifest.segments.iter().take_while(|entry| entry.state.is_synced());
+        let mut found = (Vec::new(), Vec::new());
+        for (at, entry) in entries.enumerate() {
+            let segment = list.get(at).filter(|segment| is_entry(segment, entry))?;
+            found.0.push(segment.clone());
+            found.1.push(Span {
+                bytes: entry.size,
+                max_timestamp: entry.max_timestamp(),
+                cleaned: segment.cleaned,
+            });
+        }
+        Some(found)
+    }
+
+    fn plan(self: &Arc<Self>) -> Result<Option<Plan>> {
+        let (cuts, now) = (self.cuts(), self.ctx.cautious_now());
+        let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
+        inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
+        let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
+        if dirty == inputs.len() {
+            // Nothing but tombstones whose time is over: only where they are.
+            let expired = |segment: &Arc<Segment>| self.is_expired(segment, now);
+            let (Some(first), Some(last)) =
+                (inputs.iter().position(expired), inputs.iter().rposition(expired))
+            else {
+                return Ok(None);
+            };
+            inputs.truncate(last + 1);
+            let inputs = inputs.split_off(first);
+            return Ok(Some(Plan { dirty: inputs.len(), inputs, cuts, now }));
+        }
+        Ok(Some(Plan { inputs, dirty, cuts, now }))
+    }
+
+    /// Whether tombstones of a cleaned segment may go by now.
+    fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp) -> bool {
+        if !segment.cleaned {
+            return false;
+        }
+        let known = segment.horizon.get().copied().or_else(|| {
+            let mut least = None;
+            self.walk(segment, |_, header, _| {
+                if let Some(horizon) = horizon_of(header) {
+                    least = Some(least.map_or(horizon, |least: Timestamp| least.min(horizon)));
+                }
+                Ok(true)
+            })
+            .ok()?;
+            // Somebody else has found the same.
+            let _ = segment.horizon.set(least);
+            Some(least)
+        });
+        known.flatten().is_some_and(|horizon| horizon <= now)
+    }
+
+    fn aborted(&self) -> Error {
+        Error::CompactionAborted { topic: self.identity.topic.clone(), partition: self.identity.partition }
+    }
+
+    /// Calls `each` with every batch of a segment, until it says that it is enough.
+    fn walk(
+        &self,
+        segment: &Arc<Segment>,
+        mut each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+    ) -> Result<()> {
+        let mut source = segment.source(&self.ctx, &self.identity)?;
+        let mut position = FIRST_BATCH;
+        while position < segment.size() {
+            let header = match source.header(&self.ctx, position, self.seed) {
+                Ok((header, _)) => header,
+                Err(HeaderError::Io(e)) => return Err(e),
+                Err(HeaderError::Malformed(m)) => {
+                    return Err(malformed(&self.ctx, &segment.path, position, &m));
+                }
+            };
+            if header.log_epoch != segment.epoch {
+                let what = "a batch of another epoch or segment stands here";
+                return Err(corrupt(&self.ctx, &segment.path, position, what));
+            }
+            if !each(&mut source, &header, position)? {
+                return Ok(());
+            }
+            position += header.stored_bytes();
+        }
+        Ok(())
+    }
+
+    /// The records of a batch as they are encoded, checked.
+    fn records_of<'a>(
+        &self,
+        segment: &Segment,
+        header: &BatchHeader,
+        position: u64,
+        stored: &'a [u8],
+        room: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let body = stored.get(HEADER_BYTES..).unwrap_or_default();
+        let records = check_body(header, body).and_then(|()| {
+            let records = match Codec::from_bits(header.attributes.codec_bits()) {
+                Some(Codec::None) => body,
+                Some(codec) => {
+                    decompress(codec, body, header.uncompressed_len as usize, room)?;
+                    room.as_slice()
+                }
+                None => {
+                    return Err(crate::format::reader::Malformed::new(
+                        0,
+                        "a codec that this version does not know",
+                    ));
+                }
+            };
+            body::validate(header, records)?;
+            Ok(records)
+        });
+        records.map_err(|m| malformed(&self.ctx, &segment.path, position + HEADER_BYTES as u64, &m))
+    }
+
+    /// Looks through the inputs: the newest offset of each key that was never cleaned, as far as memory allows.
+    fn look_through(&self, plan: &Plan, pace: &mut Pace<'_>) -> Result<Known> {
+        let mut map = OffsetMap::new(self.ctx.compaction_memory);
+        let end = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
+        let (mut upto, mut room) = (end, Vec::new());
+        for segment in plan.inputs.iter().skip(plan.dirty) {
+            self.walk(segment, |source, header, position| {
+                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+                let records = self.records_of(segment, header, position, stored, &mut room)?;
+                for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
+                    if let Some(key) = record.key {
+                        map.put(key, header.base_offset.plus(u64::from(record.offset_delta)));
+                    }
+                }
+                pace.keep(header.stored_bytes())?;
+                if map.is_full() {
+                    upto = header.end_offset();
+                }
+                Ok(!map.is_full())
+            })?;
+            if map.is_full() {
+                break;
+            }
+        }
+        let mut known = Known { map, upto, producers: HashMap::new(), last: None };
+        for segment in plan.inputs.iter().filter(|segment| segment.base < upto) {
+            self.walk(segment, |_, header, _| {
+                if header.base_offset < upto {
+                    known.last = Some(header.base_offset);
+                    if header.producer_id != 0 {
+                        known.producers.insert(header.producer_id, header.base_offset);
+                    }
+                }
+                Ok(header.base_offset < upto)
+            })?;
+        }
+        Ok(known)
+    }
+
+    fn carry_out(self: &Arc<Self>, plan: &Plan, pace: &mut Pace<'_>) -> Result<Compacted> {
+        let known = self.look_through(plan, pace)?;
+        let count = plan.inputs.partition_point(|segment| segment.base < known.upto);
+        let inputs = plan.inputs.get(..count).unwrap_or_default();
+        let generation = inputs.iter().map(|s| s.generation).max().unwrap_or(0).saturating_add(1);
+        let mut done = Compacted {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            clean_to: known.upto,
+            complete: plan.inputs.last().and_then(|last| last.end()) == Some(known.upto),
+            segments_before: inputs.len(),
+            bytes_before: inputs.iter().map(|segment| segment.size()).sum(),
+            records_before: 0,
+            segments_after: 0,
+            bytes_after: 0,
+            records_after: 0,
+        };
+        let mut outputs = Outputs {
+            log: self,
+            generation,
+            segment_bytes: u64::from(self.settings().segment_bytes),
+            open: None,
+            entries: Vec::new(),
+            horizons: Vec::new(),
+        };
+        let written = self
+            .rewrite_all(plan, &known, inputs, &mut outputs, &mut done, pace)
+            .and_then(|()| outputs.finish())
+            .and_then(|()| {
+                done.segments_after = outputs.entries.len();
+                done.bytes_after = outputs.entries.iter().map(|entry| entry.size).sum();
+                self.swap(plan, inputs, &outputs)
+            });
+        match written {
+            Ok(()) => Ok(done),
+            Err((error, unknown)) => {
+                if !unknown {
+                    outputs.remove();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn rewrite_all(
+        &self,
+        plan: &Plan,
+        known: &Known,
+        inputs: &[Arc<Segment>],
+        outputs: &mut Outputs<'_>,
+        done: &mut Compacted,
+        pace: &mut Pace<'_>,
+    ) -> Result<(), (Error, bool)> {
+        let delete_retention = self.settings().compaction.delete_retention;
+        let mut tools = (Vec::new(), Vec::new(), Compressor::default());
+        for segment in inputs {
+            self.walk(segment, |source, header, position| {
+                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+                done.records_before += u64::from(header.count);
+                let before = header.stored_bytes();
+                if header.base_offset >= known.upto {
+                    if let Err(m) = check_body(header, stored.get(HEADER_BYTES..).unwrap_or_default()) {
+                        return Err(malformed(&self.ctx, &segment.path, position, &m));
+                    }
+                    done.records_after += u64::from(header.count);
+                    outputs.put(header, stored, false)?;
+                    pace.keep(2 * before)?;
+                    return Ok(true);
+                }
+                let (room, kept, compressor) = &mut tools;
+                let records = self.records_of(segment, header, position, stored, room)?;
+                let horizon = horizon_of(header);
+                kept.clear();
+                kept.resize(HEADER_BYTES, 0);
+                let (mut count, mut next, mut latest, mut tombstones) = (0, 0, None::<Timestamp>, false);
+                for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
+                    let offset = header.base_offset.plus(u64::from(record.offset_delta));
+                    let dead = record.value.is_none();
+                    if !stays(&known.map, record.key, dead, offset, horizon, plan.now) {
+                        continue;
+                    }
+                    let stated = (record.offset_delta != next).then_some(record.offset_delta);
+                    encode_raw(&record, stated, record.timestamp_delta, kept);
+                    count += 1;
+                    next = record.offset_delta.saturating_add(1);
+                    latest = latest.max(Some(header.timestamp(record.timestamp_delta)));
+                    tombstones |= dead;
+                }
+                let must_stay = known.last == Some(header.base_offset)
+                    || (header.producer_id != 0
+                        && known.producers.get(&header.producer_id) == Some(&header.base_offset));
+                if count == 0 && !must_stay {
+                    return pace.keep(before).map(|()| true);
+                }
+                done.records_after += u64::from(count);
+                let mut new = *header;
+                match new.attributes.extra() {
+                    // A version counts what is no longer all there; it is nobody's business here.
+                    Extra::StreamVersion => {}
+                    Extra::DeleteHorizon | Extra::Nothing if tombstones => {
+                        let until = horizon.unwrap_or_else(|| plan.now.plus(delete_retention));
+                        new.extra = u64::try_from(until.as_millis()).unwrap_or(0);
+                        new.attributes = new.attributes.with_extra(Extra::DeleteHorizon);
+                    }
+                    Extra::DeleteHorizon | Extra::Nothing => {
+                        new.extra = 0;
+                        new.attributes = new.attributes.with_extra(Extra::Nothing);
+                    }
+                }
+                if count == header.count {
+                    kept.clear();
+                    kept.extend_from_slice(stored);
+                } else {
+                    pack(&mut new, count, latest, kept, compressor).ok_or_else(|| {
+                        corrupt(&self.ctx, &segment.path, position, "a batch larger than batches are")
+                    })?;
+                }
+                outputs.put(&new, kept, true)?;
+                pace.keep(before + new.stored_bytes()).map(|()| true)
+            })
+            .map_err(|error| (error, false))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the new segments in the place of the old ones: the manifest is the commit point.
+    fn swap(&self, plan: &Plan, inputs: &[Arc<Segment>], outputs: &Outputs<'_>) -> Result<(), (Error, bool)> {
+        let known = |error| (error, false);
+        let shape = self.shape.lock();
+        self.check_writable().map_err(known)?;
+        let first = inputs.first().and_then(|first| {
+            let list = self.segments();
+            let at = list.iter().position(|segment| Arc::ptr_eq(segment, first))?;
+            let there = list.get(at..at + inputs.len())?;
+            there.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)).then_some(at)
+        });
+        let Some(first) = first.filter(|_| self.cuts() == plan.cuts) else {
+            return Err(known(self.aborted()));
+        };
+        let behind = first + inputs.len();
+        // The list and the manifest name the same, one by one; both only grow at their ends while the shape is locked.
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            manifest.segments.splice(first..behind, outputs.entries.iter().copied());
+        });
+        committed.map_err(|failed| match failed.unknown {
+            true => (self.poison(failed.error), true),
+            false => known(failed.error),
+        })?;
+        let segments: Vec<_> = outputs
+            .entries
+            .iter()
+            .zip(&outputs.horizons)
+            .map(|(entry, horizon)| {
+                let segment = Segment::from_entry(&self.dir, entry, None);
+                let _ = segment.horizon.set(*horizon);
+                Arc::new(segment)
+            })
+            .collect();
+        {
+            let _ends = self.ends.lock();
+            // As in a cut: whoever looked something up in the old list meanwhile looks again.
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+            self.tail.clear(&self.ctx);
+            self.publish_segments(|list| {
+                list.splice(first..behind, segments.iter().cloned());
+            });
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+        }
+        for segment in inputs {
+            segment.retire(&self.ctx);
+        }
+        drop(shape);
+        for segment in &segments {
+            if let Some(end) = segment.end() {
+                segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_entry(segment: &Segment, entry: &SegmentEntry) -> bool {
+    (segment.base, segment.generation, segment.epoch)
+        == (entry.base_offset, entry.generation, entry.log_epoch)
+}
+
+/// When the tombstones of a batch may go, if a cleaning has seen them.
+fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
+    let stamped = header.attributes.extra() == Extra::DeleteHorizon;
+    stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))
+}
+
+/// Makes of encoded records, behind room for a header, a body, and says so in the header. `None` if it is too large.
+fn pack(
+    header: &mut BatchHeader,
+    count: u32,
+    latest: Option<Timestamp>,
+    stored: &mut Vec<u8>,
+    compressor: &mut Compressor,
+) -> Option<()> {
+    let records = stored.get(HEADER_BYTES..)?;
+    header.uncompressed_len = u32::try_from(records.len()).ok()?;
+    let mut codec = Codec::None;
+    if header.attributes.codec_bits() != Codec::None.bits() {
+        let mut packed = vec![0; HEADER_BYTES];
+        if compressor.compress(records, &mut packed) {
+            codec = Codec::Lz4;
+            *stored = packed;
+        }
+    }
+    let body = stored.get(HEADER_BYTES..)?;
+    header.attributes = header.attributes.with_codec_bits(codec.bits());
+    header.count = count;
+    header.body_len = u32::try_from(body.len()).ok()?;
+    header.body_crc = body_crc(body);
+    if let Some(latest) = latest {
+        header.max_timestamp = latest;
+    }
+    Some(())
+}
+
+/// The segments that a cleaning writes.
+struct Outputs<'a> {
+    log: &'a Log,
+    generation: u32,
+    segment_bytes: u64,
+    open: Option<Output>,
+    entries: Vec<SegmentEntry>,
+    horizons: Vec<Option<Timestamp>>,
+}
+
+struct Output {
+    file: Arc<dyn File>,
+    entry: SegmentEntry,
+    horizon: Option<Timestamp>,
+    /// Not written yet.
+    pending: Vec<u8>,
+}
+
+const PENDING_MAX: usize = 1 << 20;
+
+impl Outputs<'_> {
+    /// Adds a batch, under a header made anew, to the open segment or to another one.
+    fn put(&mut self, header: &BatchHeader, stored: &[u8], cleaned: bool) -> Result<()> {
+        let state = if cleaned { SegmentState::Cleaned } else { SegmentState::Synced };
+        let fits = self.open.as_ref().is_some_and(|open| {
+            let entry = &open.entry;
+            entry.log_epoch == header.log_epoch
+                && entry.state == state
+                && entry.size + stored.len() as u64 <= self.segment_bytes
+                && header.last_offset().since(entry.base_offset) <= i32::MAX as u64
+        });
+        if !fits {
+            self.finish().map_err(|(error, _)| error)?;
+            self.open(header, state)?;
+        }
+        let seed = self.log.seed;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let at = open.pending.len();
+        open.pending.extend_from_slice(stored);
+        if let Some(room) = open.pending.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<HEADER_BYTES>) {
+            open.entry.last_crc = encode_header(header, seed, room);
+        }
+        open.entry.size += stored.len() as u64;
+        open.entry.end_offset = header.end_offset();
+        open.entry.max_timestamp = open.entry.max_timestamp.max(header.max_timestamp.as_millis());
+        if let Some(horizon) = horizon_of(header) {
+            open.horizon = Some(open.horizon.map_or(horizon, |least| least.min(horizon)));
+        }
+        if open.pending.len() >= PENDING_MAX { self.write().map_err(|(error, _)| error) } else { Ok(()) }
+    }
+
+    fn open(&mut self, first: &BatchHeader, state: SegmentState) -> Result<()> {
+        let (log, base) = (self.log, first.base_offset);
+        let before = self.entries.last();
+        let header = SegmentHeader {
+            partition: log.identity.partition,
+            topic_id: log.identity.topic_id,
+            base_offset: base,
+            prev_end: before.map_or(base, |entry| entry.end_offset),
+            prev_crc: before.map_or(0, |entry| entry.last_crc),
+            generation: self.generation,
+            log_epoch: first.log_epoch,
+            created_at: log.ctx.clock.now(),
+        };
+        let file = create_segment(&log.ctx, &log.dir, &header, false)?;
+        let entry = SegmentEntry {
+            base_offset: base,
+            generation: self.generation,
+            log_epoch: first.log_epoch,
+            state,
+            size: FIRST_BATCH,
+            end_offset: base,
+            last_crc: 0,
+            max_timestamp: timestamp_or_unknown(None),
+        };
+        self.open = Some(Output { file, entry, horizon: None, pending: Vec::new() });
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), (Error, bool)> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let at = open.entry.size - open.pending.len() as u64;
+        let path = Segment::from_entry(&self.log.dir, &open.entry, None).path;
+        write_all_at(&*open.file, &open.pending, at)
+            .map_err(|(_, e)| (failed(&self.log.ctx.display(&path), e), false))?;
+        open.pending.clear();
+        Ok(())
+    }
+
+    /// Writes and syncs the open segment: with it, all of them are on the medium.
+    fn finish(&mut self) -> Result<(), (Error, bool)> {
+        self.write()?;
+        let Some(open) = &self.open else { return Ok(()) };
+        let path = Segment::from_entry(&self.log.dir, &open.entry, None).path;
+        open.file.sync_data().map_err(|e| (failed(&self.log.ctx.display(&path), e), false))?;
+        self.entries.push(open.entry);
+        self.horizons.push(open.horizon);
+        self.open = None;
+        Ok(())
+    }
+
+    /// Removes what was written. What stays is a leftover, which no manifest lists.
+    fn remove(&self) {
+        for entry in self.entries.iter().chain(self.open.iter().map(|open| &open.entry)) {
+            let path = Segment::from_entry(&self.log.dir, entry, None).path;
+            let _ = self.log.ctx.storage.remove_file(&path);
+        }
+    }
+}
+
+/// Nothing of the log has changed: "create" is not among the actions of unknown outcome.
+fn failed(path: &std::path::Path, e: std::io::Error) -> Error {
+    if is_space(&e) { Error::DiskFull { path: path.to_path_buf() } } else { Error::create(path, e) }
+}
+
+impl Pace<'_> {
+    /// Notes bytes that were read or written, and waits where they were too many for the time.
+    fn keep(&mut self, bytes: u64) -> Result<()> {
+        const TICK_BYTES: u64 = 1 << 20;
+        const SLICE: Duration = Duration::from_millis(50);
+        self.bytes += bytes;
+        let ctx = &self.log.ctx;
+        let due = self.bytes - self.ticked >= TICK_BYTES;
+        if due {
+            self.ticked = self.bytes;
+            self.log.cleaned.lock().running = Some(self.bytes);
+            self.check()?;
+        }
+        if let Some(rate) = ctx.compaction_rate
+            && !ctx.clock.is_manual()
+        {
+            let takes = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
+            let (never, waiting) = (Condvar::new(), Mutex::new(()));
+            while let Some(left) = takes.checked_sub(ctx.clock.monotonic().saturating_sub(self.begun))
+                && !left.is_zero()
+            {
+                self.check()?;
+                crate::clock::wait_timeout(&*ctx.clock, &never, &mut waiting.lock(), left.min(SLICE));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        (self.tick)();
+        self.log.check_writable()?;
+        if self.log.ctx.work.is_stopped() { Err(Error::Closed) } else { Ok(()) }
+    }
+}
