@@ -34,6 +34,8 @@ pub(crate) mod manifest;
 pub(crate) mod notify;
 mod offset_map;
 pub(crate) mod pool;
+#[cfg_attr(not(test), expect(dead_code, reason = "the rules come before the producers that they judge"))]
+mod producers;
 pub(crate) mod recovery;
 mod retention;
 pub(crate) mod segment;
