@@ -155,7 +155,7 @@ fn create(ctx: &Context) -> Result<CatalogStore> {
     // A catalog promises that the directories are there.
     let root = Path::new("");
     ctx.storage.sync_dir(root).map_err(|e| Error::io("sync", &ctx.display(root), e))?;
-    let mut catalog = CatalogStore::new(Catalog { next_id: 1, topics: Vec::new() });
+    let mut catalog = CatalogStore::new(Catalog { next_id: 1, topics: Vec::new(), producers: Vec::new() });
     catalog.commit(ctx, |_| {})?;
     Ok(catalog)
 }

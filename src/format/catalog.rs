@@ -1,4 +1,4 @@
-//! Which topics are there? The one list of the broker, and the ids that it gives out.
+//! Which topics are there, and which producers have a name? The lists of the broker, and the ids that it gives out.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,19 @@ pub(crate) struct Catalog {
     pub(crate) next_id: u64,
     /// The topics. No two have the same id; of two with the same name at most one is not being deleted.
     pub(crate) topics: Vec<TopicEntry>,
+    /// The producers that have a name; no two have the same name or id.
+    pub(crate) producers: Vec<ProducerEntry>,
+}
+
+/// A producer that is the same over restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProducerEntry {
+    /// Which producer its batches are of: above 0, never used again.
+    pub(crate) id: u64,
+    /// That of its last handle: earlier handles append no more.
+    pub(crate) epoch: u16,
+    /// 1 to 249 bytes.
+    pub(crate) name: String,
 }
 
 /// One topic.
@@ -57,6 +70,13 @@ impl Catalog {
         for topic in &self.topics {
             topic.encode(&mut writer);
         }
+        // Without any, the file is what it was before producers had names.
+        if !self.producers.is_empty() {
+            writer.count(self.producers.len());
+            for producer in &self.producers {
+                producer.encode(&mut writer);
+            }
+        }
         writer.finish()
     }
 
@@ -70,8 +90,21 @@ impl Catalog {
         for _ in 0..count {
             topics.push(TopicEntry::decode(&mut reader)?);
         }
-        reader.expect_end("bytes behind the last topic")?;
-        let catalog = Catalog { next_id, topics };
+        let mut producers = Vec::new();
+        if reader.remaining() > 0 {
+            let at_count = reader;
+            let count = reader.count(PRODUCER_BYTES_MIN, "producer count")?;
+            if count == 0 {
+                // One content, one encoding.
+                return Err(at_count.malformed("producer count"));
+            }
+            producers.reserve_exact(count);
+            for _ in 0..count {
+                producers.push(ProducerEntry::decode(&mut reader)?);
+            }
+        }
+        reader.expect_end("bytes behind the last producer")?;
+        let catalog = Catalog { next_id, topics, producers };
         catalog.check().map_err(|what| start.malformed(what))?;
         Ok(catalog)
     }
@@ -91,6 +124,21 @@ impl Catalog {
             let mut tags = BTreeSet::new();
             if !topic.config.iter().all(|(tag, _)| tags.insert(*tag)) {
                 return Err("a setting twice");
+            }
+        }
+        let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for producer in &self.producers {
+            if producer.id == 0 || producer.id >= self.next_id {
+                return Err("a producer id that was not given out");
+            }
+            if !ids.insert(producer.id) {
+                return Err("two producers with one id");
+            }
+            if !is_producer_name(&producer.name) {
+                return Err("producer name");
+            }
+            if !names.insert(&producer.name) {
+                return Err("two producers with one name");
             }
         }
         Ok(())
@@ -128,6 +176,31 @@ impl TopicEntry {
     }
 }
 
+impl ProducerEntry {
+    fn encode(&self, writer: &mut Writer) {
+        writer.u64(self.id);
+        writer.u16(self.epoch);
+        // It has at most 249 bytes.
+        writer.u8(self.name.len() as u8);
+        writer.bytes(self.name.as_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (id, epoch) = (reader.u64("producer id")?, reader.u16("producer epoch")?);
+        let start = *reader;
+        let len = reader.u8("producer name")?;
+        let bytes = reader.take(usize::from(len), "producer name")?;
+        let name = std::str::from_utf8(bytes).ok().filter(|name| is_producer_name(name));
+        let name = name.ok_or_else(|| start.malformed("producer name"))?.to_string();
+        Ok(ProducerEntry { id, epoch, name })
+    }
+}
+
+/// Whether a producer may have this name.
+pub(crate) fn is_producer_name(name: &str) -> bool {
+    (1..=PRODUCER_NAME_MAX).contains(&name.len())
+}
+
 impl TopicState {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let start = *reader;
@@ -162,6 +235,10 @@ fn decode_config(reader: &mut Reader<'_>) -> Result<Vec<(u16, Vec<u8>)>, Malform
 const MAGIC: [u8; 8] = *b"QUIPUCAT";
 /// Bytes of a topic with a name of one character and without settings.
 const TOPIC_BYTES_MIN: usize = 16 + 2 + 1 + 4 + 4 + 8 + 4;
+/// Bytes of a producer with a name of one character.
+const PRODUCER_BYTES_MIN: usize = 8 + 2 + 1 + 1;
+/// The longest name of a producer, in bytes: as long as a topic's.
+const PRODUCER_NAME_MAX: usize = 249;
 /// Bytes of an empty setting.
 const SETTING_BYTES_MIN: usize = 2 + 4;
 
@@ -190,7 +267,56 @@ mod tests {
                 topic(2, "orders", TopicState::Deleting),
                 TopicEntry { partitions: 0, config: Vec::new(), ..topic(3, "x", TopicState::Creating) },
             ],
+            producers: Vec::new(),
         }
+    }
+
+    fn with_producers() -> Catalog {
+        let producer = |id, epoch, name: &str| ProducerEntry { id, epoch, name: name.to_string() };
+        Catalog {
+            next_id: 9,
+            topics: Vec::new(),
+            producers: vec![producer(8, 1, "outbox"), producer(1, u16::MAX, "\u{fc}")],
+        }
+    }
+
+    #[test]
+    fn bytes_of_producers_are_pinned() {
+        assert_eq!(
+            hex(&with_producers().encode()),
+            "5155495055434154010000000900000000000000000000000200000008000000000000000100066f\
+             7574626f780100000000000000ffff02c3bcdf99a24e"
+        );
+    }
+
+    #[test]
+    fn producers_come_back_and_every_damage_to_them_is_noticed() {
+        let longest = ProducerEntry { id: 2, epoch: 0, name: "n".repeat(249) };
+        let mut catalog = with_producers();
+        catalog.producers.push(longest);
+        assert_eq!(Catalog::decode(&catalog.encode()), Ok(catalog));
+        let both = Catalog { producers: with_producers().producers, ..example() };
+        assert_eq!(Catalog::decode(&both.encode()), Ok(both));
+        damage::is_always_noticed(&with_producers().encode(), Catalog::decode);
+    }
+
+    #[test]
+    fn what_cannot_be_a_list_of_producers_is_refused() {
+        let wrong = |change: fn(&mut Vec<ProducerEntry>)| {
+            let mut catalog = with_producers();
+            change(&mut catalog.producers);
+            catalog.check().unwrap_err()
+        };
+        assert_eq!(wrong(|p| p[0].id = 0), "a producer id that was not given out");
+        assert_eq!(wrong(|p| p[0].id = 9), "a producer id that was not given out");
+        assert_eq!(wrong(|p| p[0].id = p[1].id), "two producers with one id");
+        assert_eq!(wrong(|p| p[0].name = p[1].name.clone()), "two producers with one name");
+        assert_eq!(wrong(|p| p[0].name.clear()), "producer name");
+        assert_eq!(wrong(|p| p[0].name = "n".repeat(250)), "producer name");
+        // Behind the CRC too: no list is written where it would be empty.
+        let empty = Catalog { producers: Vec::new(), ..with_producers() }.encode();
+        let bytes = damage::resealed(&empty, |bytes| bytes.extend([0; 4]));
+        assert_eq!(Catalog::decode(&bytes).unwrap_err().what, "producer count");
     }
 
     #[test]
@@ -208,10 +334,10 @@ mod tests {
     #[test]
     fn a_catalog_comes_back() {
         assert_eq!(Catalog::decode(&example().encode()), Ok(example()));
-        let empty = Catalog { next_id: 0, topics: Vec::new() };
+        let empty = Catalog { next_id: 0, topics: Vec::new(), producers: Vec::new() };
         assert_eq!(Catalog::decode(&empty.encode()), Ok(empty));
-        let longest =
-            Catalog { next_id: u64::MAX, topics: vec![topic(1, &"n".repeat(249), TopicState::Live)] };
+        let topics = vec![topic(1, &"n".repeat(249), TopicState::Live)];
+        let longest = Catalog { next_id: u64::MAX, topics, producers: Vec::new() };
         assert_eq!(Catalog::decode(&longest.encode()), Ok(longest));
     }
 
