@@ -182,6 +182,32 @@ pub enum Error {
         /// All partitions without one.
         partitions: Vec<(TopicName, PartitionId)>,
     },
+    /// A producer was opened under the same name since: this one sends no more.
+    #[error("a later producer has the same name")]
+    Fenced,
+    /// A sequence does not rise above that of the record sent before it. Nothing was appended.
+    #[error("sequence {sequence} does not follow {last:?}")]
+    OutOfOrderSequence {
+        /// The sequence given.
+        sequence: u64,
+        /// The last one before it, where it is known.
+        last: Option<u64>,
+    },
+    /// The record with this sequence is in the log already, but so far back, or in a batch with gaps between its sequences,
+    /// that its offset is not known any more. Nothing was appended, and nothing is missing: go on behind `last`.
+    #[error("sequence {sequence} is in the log already, which is at {last}")]
+    DuplicateSequence {
+        /// The sequence given.
+        sequence: u64,
+        /// The last one that is in the log.
+        last: u64,
+    },
+    /// A name that no producer may have: it has 1 to 249 bytes.
+    #[error("{name:?} is no producer's name: it has 1 to 249 bytes")]
+    InvalidProducerName {
+        /// The name given.
+        name: String,
+    },
     /// This can only be done to a group without members: close its consumers first.
     #[error("group {group} has members")]
     GroupNotEmpty {

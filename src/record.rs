@@ -32,6 +32,7 @@ pub struct Record<'a> {
     value: Option<Cow<'a, [u8]>>,
     headers: Vec<Header<'a>>,
     timestamp: Option<Timestamp>,
+    sequence: Option<u64>,
 }
 
 impl<'a> Record<'a> {
@@ -126,6 +127,21 @@ impl<'a> Record<'a> {
         &self.headers
     }
 
+    /// Gives it a sequence: the row id of an outbox, the position in a source. For producers with a
+    /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not appended again. Sequences rise
+    /// within a partition, gaps do not matter.
+    #[must_use]
+    pub fn sequence(mut self, sequence: u64) -> Self {
+        self.sequence = Some(sequence);
+        self
+    }
+
+    /// The sequence that was given, if any was.
+    #[inline]
+    pub fn given_sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
     /// The time that was set, if any was.
     pub fn given_timestamp(&self) -> Option<Timestamp> {
         self.timestamp
@@ -161,6 +177,7 @@ impl<'a> Record<'a> {
             value: self.value.map(owned),
             headers: self.headers.into_iter().map(Header::into_owned).collect(),
             timestamp: self.timestamp,
+            sequence: self.sequence,
         }
     }
 }

@@ -6,13 +6,16 @@ mod groups;
 mod maintenance;
 mod open;
 mod prepare;
+mod producers;
 mod topic_state;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use self::catalog::CatalogStore;
 use self::maintenance::{Threads, Upkeep};
 pub(crate) use self::prepare::Prepared;
+pub(crate) use self::producers::Named;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};
@@ -24,7 +27,7 @@ use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, Ordering};
 use crate::types::TopicName;
 
 /// The broker: topics in one directory, owned by one process.
@@ -54,6 +57,8 @@ pub(crate) struct BrokerInner {
     catalog: Mutex<CatalogStore>,
     upkeep: Arc<Upkeep>,
     groups: Coordinator,
+    /// By producer id: the epoch of its last handle.
+    producers: Mutex<HashMap<u64, Arc<AtomicU32>>>,
     random: Mutex<SplitMix64>,
     report: OpenReport,
     threads: Threads,

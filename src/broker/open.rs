@@ -61,6 +61,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         catalog: Mutex::new(catalog),
         upkeep: upkeep.clone(),
         groups,
+        producers: Mutex::new(HashMap::new()),
         random: Mutex::new(SplitMix64::new(seed)),
         report,
         threads: Threads::none(),

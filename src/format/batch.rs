@@ -106,6 +106,8 @@ impl Attributes {
     const APPEND_TIME: u16 = 0b0000_1000;
     const EXTRA: u16 = 0b0011_0000;
     const EXTRA_SHIFT: u32 = 4;
+    const GIVEN: u16 = 0b0100_0000;
+    const DENSE: u16 = 0b1000_0000;
 
     /// The codec's number, known to this build or not; see [`Codec::from_bits`](super::compression::Codec).
     pub(crate) fn codec_bits(self) -> u8 {
@@ -145,8 +147,27 @@ impl Attributes {
         Attributes((self.0 & !Self::EXTRA) | ((extra as u16) << Self::EXTRA_SHIFT))
     }
 
+    /// Whether the caller gave its records sequences, of which the header has the last, and whether those have no gaps.
+    pub(crate) fn given_sequences(self) -> Option<bool> {
+        (self.0 & Self::GIVEN != 0).then_some(self.0 & Self::DENSE != 0)
+    }
+
+    /// With sequences of the caller, with gaps between them or without; or without sequences.
+    #[must_use]
+    pub(crate) fn with_given_sequences(self, dense: Option<bool>) -> Self {
+        let bits = match dense {
+            Some(true) => Self::GIVEN | Self::DENSE,
+            Some(false) => Self::GIVEN,
+            None => 0,
+        };
+        Attributes((self.0 & !(Self::GIVEN | Self::DENSE)) | bits)
+    }
+
     fn is_valid(self) -> bool {
-        self.0 & !(Self::CODEC | Self::APPEND_TIME | Self::EXTRA) == 0 && self.0 & Self::EXTRA != Self::EXTRA
+        let known = Self::CODEC | Self::APPEND_TIME | Self::EXTRA | Self::GIVEN | Self::DENSE;
+        self.0 & !known == 0
+            && self.0 & Self::EXTRA != Self::EXTRA
+            && (self.0 & Self::GIVEN != 0 || self.0 & Self::DENSE == 0)
     }
 }
 
@@ -438,7 +459,7 @@ mod tests {
             (8, &(u64::MAX - 9).to_le_bytes(), "last offset"),
             (20, &11u32.to_le_bytes(), "record count"),
             (58, &0b0011_0001u16.to_le_bytes(), "attributes"),
-            (58, &0b0101_0001u16.to_le_bytes(), "attributes"),
+            (58, &0b1001_0001u16.to_le_bytes(), "attributes"),
             (58, &0b0001_0000u16.to_le_bytes(), "uncompressed length"),
             (60, &(MAX_UNCOMPRESSED + 1).to_le_bytes(), "uncompressed length"),
             (72, &1_000_001u64.to_le_bytes(), "synced_upto"),

@@ -2,6 +2,7 @@
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
 use super::batch::{Batch, ByteView};
+use super::named::Judged;
 use super::recovery::{Point, active_entry, create_segment};
 use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
 use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
@@ -55,10 +56,19 @@ impl Log {
         {
             return Err(Error::OffsetConflict { end: writer.point.end });
         }
+        // Held to the end: what is noted is what was judged.
+        let mut judged = match self.judge(&header)? {
+            Judged::Repetition(appended) => return Ok(appended),
+            Judged::New(producers) => producers,
+        };
         let append_time = self.set_append_time(&mut header, &settings);
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
         let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
+        if let Some(producers) = &mut judged {
+            producers.note_batch(&header);
+        }
+        drop(judged);
         self.remember(&writer, header, stored, raw);
         self.publish_end(end, &settings);
         drop(writer);

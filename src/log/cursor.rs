@@ -107,6 +107,20 @@ impl Cursor {
     /// # Errors
     /// As `next_batch`, but for what is wrong with the records.
     pub(crate) fn peek(&mut self) -> Result<Option<BatchHeader>> {
+        while let Some(header) = self.peek_any()? {
+            if header.count > 0 {
+                return Ok(Some(header));
+            }
+            self.pass(&header);
+        }
+        Ok(None)
+    }
+
+    /// As [`peek`](Cursor::peek), also of a batch that has been emptied.
+    ///
+    /// # Errors
+    /// As [`peek`](Cursor::peek).
+    pub(crate) fn peek_any(&mut self) -> Result<Option<BatchHeader>> {
         let mut cuts = self.log.cuts();
         let mut visible = self.check()?;
         while self.next < visible {
@@ -121,11 +135,7 @@ impl Cursor {
                 visible = self.check()?;
                 continue;
             }
-            let Some(header) = header?.filter(|header| header.base_offset < visible) else { return Ok(None) };
-            if header.count > 0 {
-                return Ok(Some(header));
-            }
-            self.pass(&header);
+            return Ok(header?.filter(|header| header.base_offset < visible));
         }
         Ok(None)
     }

@@ -259,6 +259,17 @@ impl Log {
                 "a batch that is larger than batches are",
             ));
         };
+        let dropped = u64::from(header.last_offset_delta).saturating_sub(kept.saturating_sub(1));
+        match header.attributes.given_sequences() {
+            Some(true) => header.base_sequence = header.base_sequence.saturating_sub(dropped),
+            // Only the caller knows which sequences the records that are left had. IMPORTANT: it does not say the old one, or
+            // what is sent again would be taken for a repetition and lost.
+            Some(false) => {
+                (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
+                header.attributes = header.attributes.with_given_sequences(None);
+            }
+            None => {}
+        }
         header.last_offset_delta = owned.saturating_sub(1);
         header.count = count;
         header.max_timestamp = latest;
@@ -272,6 +283,7 @@ impl Log {
     /// Ends the log where the cut says, raises the epoch, and goes on in a new segment. The manifest is the commit point.
     /// The caller holds the shape's lock and sees to it that nobody syncs, and that what is kept is on the medium.
     fn begin_epoch_at(&self, writer: &mut Writer, cut: Cut) -> std::result::Result<(), ManifestError> {
+        *self.producers.lock() = None;
         let Cut { kept, last, rest, start, end, common } = cut;
         let unchanged = |error| ManifestError { error, unknown: false };
         let epoch = self.epoch() + 1;

@@ -58,6 +58,14 @@ impl Log {
         }
     }
 
+    /// Sees to it that a record that is in the log can be read.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub(crate) fn sync_to_see(&self, offset: Offset) -> Result<()> {
+        if self.visible_end() > offset { Ok(()) } else { self.sync() }
+    }
+
     /// Makes everything appended so far durable.
     ///
     /// # Errors

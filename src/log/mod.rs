@@ -31,11 +31,11 @@ pub(crate) mod files;
 pub(crate) mod journal;
 mod lookup;
 pub(crate) mod manifest;
+mod named;
 pub(crate) mod notify;
 mod offset_map;
 pub(crate) mod pool;
-#[cfg_attr(not(test), expect(dead_code, reason = "the rules come before the producers that they judge"))]
-mod producers;
+pub(crate) mod producers;
 pub(crate) mod recovery;
 mod retention;
 pub(crate) mod segment;
@@ -158,6 +158,8 @@ pub(crate) struct Log {
     durable_point: Mutex<Point>,
     /// Set at opening if durable bytes are damaged: for reading only.
     damage: Option<Error>,
+    /// What is remembered of producers that have a name; read from the log when the first of them comes.
+    producers: Mutex<Option<producers::Producers>>,
     /// What opening found at its end.
     recovered: journal::Tail,
     poison: Mutex<Option<Arc<Error>>>,
@@ -290,6 +292,7 @@ impl Log {
             refuses_appends: AtomicBool::new(damage.is_some()),
             refuses_reads: AtomicBool::new(unusable),
             damage,
+            producers: Mutex::new(None),
             recovered: tail,
             poison: Mutex::new(None),
             ended: Mutex::new(None),

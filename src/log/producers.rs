@@ -184,45 +184,12 @@ impl Producers {
             Some(batch) if batch.is_dense() => {
                 Located::At(batch.base_offset.plus(sequence.saturating_sub(batch.first)))
             }
-            Some(batch) if sequence == batch.first => Located::At(batch.base_offset),
+            // The last one first: of a batch that was found again with gaps in it, nothing else is known.
             Some(batch) if sequence == batch.last => Located::At(batch.last_offset),
+            Some(batch) if sequence == batch.first => Located::At(batch.base_offset),
             Some(batch) => Located::Within(*batch),
             None => Located::Unknown,
         }
-    }
-
-    /// Forgets what lies at or behind `end`, because the log was cut there. Answers whether every producer's last sequence
-    /// is known still; older batches that had made room are not remembered again, so fewer repetitions are answered and
-    /// the others refused. If it is not known, this has to be rebuilt from the batches that are left: of a producer
-    /// nothing is left here although it may have older batches in the log, or the cut goes through a batch of which only
-    /// its records say where.
-    #[must_use]
-    pub(crate) fn cut(&mut self, end: Offset) -> bool {
-        let mut exact = true;
-        self.by_id.retain(|_, producer| {
-            producer.batches.retain_mut(|batch| {
-                if batch.last_offset < end {
-                    return true;
-                }
-                if batch.base_offset >= end {
-                    return false;
-                }
-                let kept = end.since(batch.base_offset);
-                match producer.sequencing {
-                    Sequencing::Counted => batch.last = counted_behind(batch.first, kept - 1),
-                    Sequencing::Given if batch.is_dense() => batch.last = batch.first + (kept - 1),
-                    Sequencing::Given => exact = false,
-                }
-                batch.last_offset = batch.base_offset.plus(kept - 1);
-                true
-            });
-            match producer.batches.back() {
-                Some(last) => producer.epoch = last.epoch,
-                None => exact = false,
-            }
-            !producer.batches.is_empty()
-        });
-        exact
     }
 }
 
@@ -378,48 +345,5 @@ mod tests {
         append(&mut producers, &mut end, counted(0, 0, 1), 1).unwrap();
         assert_eq!(producers.check(&given(0, 5, 5)), Err(Refusal::Mixed));
         assert_eq!(producers.check(&given(1, 5, 5)), Err(Refusal::Mixed));
-    }
-
-    #[test]
-    fn i7_a_cut_takes_back_what_lies_behind_it() {
-        for (sequencing, make) in
-            [("counted", counted as fn(u16, u64, u64) -> Claim), ("given", |e, f, n| given(e, f, f + n - 1))]
-        {
-            let (mut producers, mut end) = (Producers::default(), 0);
-            for i in 0..3 {
-                append(&mut producers, &mut end, make(0, 4 * i, 4), 4).unwrap();
-            }
-            // Across a batch, at a boundary, and behind the end.
-            for (cut, last) in [(12, 11), (10, 9), (8, 7), (5, 4), (1, 0)] {
-                assert!(producers.cut(Offset::new(cut)), "{sequencing}");
-                assert_eq!(producers.last_sequence(7), Some(last), "{sequencing}");
-                assert_eq!(producers.check(&make(0, last + 1, 1)), Ok(Verdict::New), "{sequencing}");
-            }
-            // Nothing is left, and nobody knows here whether it had more.
-            assert!(!producers.cut(Offset::ZERO), "{sequencing}");
-            assert_eq!(producers, Producers::default());
-        }
-    }
-
-    #[test]
-    fn i7_a_cut_says_when_it_cannot_be_exact() {
-        let (mut producers, mut end) = (Producers::default(), 0);
-        append(&mut producers, &mut end, given(0, 10, 30), 3).unwrap();
-        assert!(producers.clone().cut(Offset::new(3)));
-        assert!(!producers.cut(Offset::new(2)), "which sequences the first two have only they say");
-        // A newer epoch that counts has pushed the older one out.
-        let (mut producers, mut end) = (Producers::default(), 0);
-        append(&mut producers, &mut end, counted(0, 0, 1), 1).unwrap();
-        append(&mut producers, &mut end, counted(1, 0, 1), 1).unwrap();
-        assert!(!producers.cut(Offset::new(1)));
-    }
-
-    #[test]
-    fn i7_a_cut_brings_the_epoch_back_that_is_left() {
-        let (mut producers, mut end) = (Producers::default(), 0);
-        append(&mut producers, &mut end, given(1, 1, 1), 1).unwrap();
-        append(&mut producers, &mut end, given(2, 2, 2), 1).unwrap();
-        assert!(producers.cut(Offset::new(1)));
-        assert_eq!(producers.check(&given(1, 2, 2)), Ok(Verdict::New));
     }
 }

@@ -234,6 +234,9 @@ impl Log {
         let mut header = batch.header;
         // It names a commit in the journal of the source.
         header.transaction_id = 0;
+        // So do these: other producers may have that id here.
+        (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
+        header.attributes = header.attributes.with_given_sequences(None);
         rolls.extend(self.roll_if_due(writer, &header, batch.stored.len(), &settings)?);
         room.clear();
         room.extend_from_slice(batch.stored);

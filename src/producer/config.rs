@@ -23,6 +23,7 @@ pub struct ProducerConfig {
     pub(super) linger: Duration,
     pub(super) buffer_bytes: usize,
     pub(super) partitioner: Option<Arc<dyn Partitioner>>,
+    pub(super) name: Option<String>,
 }
 
 impl ProducerConfig {
@@ -33,6 +34,7 @@ impl ProducerConfig {
             linger: Duration::from_millis(5),
             buffer_bytes: 32 << 20,
             partitioner: None,
+            name: None,
         }
     }
 
@@ -72,10 +74,41 @@ impl ProducerConfig {
         self
     }
 
+    /// A name that lasts: the producer is the one that had this name before, and the one that had it until now is
+    /// [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98). Records that have a
+    /// [sequence](crate::Record::sequence) are in each partition once, however often they are sent, also by a later run of
+    /// the program. Default: none.
+    ///
+    /// ```
+    /// use quipu::{Broker, ProducerConfig, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let topic = broker.create_topic("orders", TopicConfig::new())?;
+    /// let rows = [(1, "a"), (4, "b"), (9, "c")];
+    /// for _run in 0..2 {
+    ///     let outbox = broker.producer_with(ProducerConfig::new().name("outbox"))?;
+    ///     let sent = outbox.last_sequence(&topic.partition(0)?)?.unwrap_or(0);
+    ///     for (id, row) in rows.iter().filter(|(id, _)| *id > sent) {
+    ///         outbox.send(&topic, Record::new(*row).sequence(*id))?.wait()?;
+    ///     }
+    ///     // One that is sent again is answered as it was the first time.
+    ///     assert_eq!(outbox.send(&topic, Record::new("c").sequence(9))?.wait()?.offset, 2);
+    /// }
+    /// assert_eq!(topic.partition(0)?.bounds()?.log_end, 3);
+    /// # Ok(()) }
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let invalid = |field, reason: &str| Err(Error::InvalidConfig { field, reason: reason.to_string() });
         if !(BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&self.batch_bytes) {
             return invalid("batch_bytes", "it must be 1 KiB to 16 MiB");
+        }
+        if let Some(name) = self.name.as_ref().filter(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+            return Err(Error::InvalidProducerName { name: name.clone() });
         }
         if self.buffer_bytes < self.batch_bytes {
             return invalid("buffer_bytes", "it must hold at least one batch");
@@ -96,11 +129,13 @@ impl fmt::Debug for ProducerConfig {
             .field("batch_bytes", &self.batch_bytes)
             .field("linger", &self.linger)
             .field("buffer_bytes", &self.buffer_bytes)
+            .field("name", &self.name)
             .field("partitioner", &self.partitioner.as_ref().map(|_| "custom"))
             .finish()
     }
 }
 
+const NAME_BYTES_MAX: usize = 249;
 const BATCH_BYTES_MIN: usize = 1 << 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 

@@ -10,6 +10,7 @@ mod config;
 mod core;
 mod outbox;
 mod pending;
+mod sequenced;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ pub(crate) use self::pending::Wait;
 
 use self::core::Core;
 use self::outbox::Outbox;
-use crate::broker::{Broker, BrokerInner, TopicState};
+use crate::broker::{Broker, BrokerInner, Named, TopicState};
+use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::sync::Arc;
@@ -64,6 +66,8 @@ struct Shared {
     outbox: Outbox<TopicState>,
     /// Below the outbox: what is buffered is handed over before the broker may go.
     broker: Arc<BrokerInner>,
+    /// Who it is, if it has a name.
+    named: Option<Named>,
 }
 
 /// Where records go: a topic by handle or by name, or one of its partitions.
@@ -94,7 +98,7 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn producer(&self) -> Producer {
-        Producer::unchecked(self.inner().clone(), ProducerConfig::new())
+        Producer::unchecked(self.inner().clone(), ProducerConfig::new(), None)
     }
 
     /// A producer with settings of its own.
@@ -103,16 +107,17 @@ impl Broker {
     /// [`InvalidConfig`](Error::InvalidConfig).
     pub fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
         config.validate()?;
-        Ok(Producer::unchecked(self.inner().clone(), config))
+        let named = config.name.as_deref().map(|name| self.inner().open_producer(name)).transpose()?;
+        Ok(Producer::unchecked(self.inner().clone(), config, named))
     }
 }
 
 impl Producer {
     /// With settings that have been validated.
-    fn unchecked(broker: Arc<BrokerInner>, config: ProducerConfig) -> Self {
+    fn unchecked(broker: Arc<BrokerInner>, config: ProducerConfig, named: Option<Named>) -> Self {
         // The seed decides where records without a key go.
         let outbox = Outbox::new(Core::new(broker.ctx.clone(), config), broker.next_seed());
-        Producer { shared: Arc::new(Shared { outbox, broker }) }
+        Producer { shared: Arc::new(Shared { outbox, broker, named }) }
     }
 
     /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays borrowed.
@@ -169,7 +174,11 @@ impl Producer {
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Pending<Vec<Receipt>>> {
         let outbox = &self.shared.outbox;
-        let records = records.into_iter();
+        let mut records = records.into_iter().peekable();
+        self.check_name()?;
+        if records.peek().is_some_and(|record| record.given_sequence().is_some()) {
+            return Ok(Pending::other(self.send_sequenced(to.into(), records.collect())?));
+        }
         match to.into() {
             Destination::Topic(topic) => outbox.send_all(topic.state(), None, records),
             Destination::Partition(partition) => {
@@ -219,6 +228,11 @@ impl Producer {
 
     #[inline]
     fn try_send(&self, to: Destination<'_>, record: &Record<'_>) -> Result<Pending> {
+        self.check_name()?;
+        if record.given_sequence().is_some() {
+            let sent = self.send_sequenced(to, vec![record.clone()])?;
+            return Ok(Pending::other(sequenced::One(sent)));
+        }
         let outbox = &self.shared.outbox;
         match to {
             Destination::Topic(topic) => outbox.send(topic.state(), None, record),
@@ -226,6 +240,48 @@ impl Producer {
                 outbox.send(partition.state(), Some(partition.id().get()), record)
             }
             Destination::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
+        }
+    }
+}
+
+impl Producer {
+    /// The last sequence that the producer of this name has sent to a partition, now or in an earlier run: what comes behind
+    /// it is still to be sent. `None` if it has sent none.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name); [`Fenced`](Error::Fenced);
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), [`Corrupt`](Error::Corrupt) if what there is cannot
+    /// be read, or what the medium says. See [`ProducerConfig::name`] for an example.
+    pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
+        let named = self.named()?;
+        named.check()?;
+        partition.state().check()?;
+        partition.log().know_producers()?;
+        Ok(partition.log().locate(named.id, u64::MAX).0)
+    }
+
+    /// # Errors
+    /// `Fenced` if another has its name by now.
+    #[inline]
+    fn check_name(&self) -> Result<()> {
+        self.shared.named.as_ref().map_or(Ok(()), Named::check)
+    }
+
+    fn named(&self) -> Result<&Named> {
+        let reason = "only a producer with a name knows what it has sent before";
+        self.shared.named.as_ref().ok_or_else(|| invalid("sequence", reason))
+    }
+
+    fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
+        let (broker, named) = (&self.shared.broker, self.named()?);
+        let partitioner = self.shared.outbox.core().config.partitioner.as_ref();
+        let send = |topic: &TopicState, partition| {
+            sequenced::send(broker, named, partitioner, topic, partition, records)
+        };
+        match to {
+            Destination::Topic(topic) => send(topic.state(), None),
+            Destination::Partition(partition) => send(partition.state(), Some(partition.id().get())),
+            Destination::Name(name) => send(&*broker.topic_state(name)?, None),
         }
     }
 }

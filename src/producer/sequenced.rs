@@ -1,0 +1,219 @@
+//! How does a record that has a sequence get into a partition once? Past the buffers: what is there already is left out, the
+//! rest is appended as one batch, and the log judges that batch under the lock that it is written under.
+
+use std::task::{Context, Poll};
+
+use super::pending::Wait;
+use crate::broker::{BrokerInner, Named, Prepared, TopicState};
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::log::producers::Located;
+use crate::partitioner::{Partitioner, partition_for_key};
+use crate::reader::read_once;
+use crate::record::Record;
+use crate::sync::Arc;
+use crate::types::{Offset, Receipt, Start};
+
+/// The records of one call that go to one partition.
+struct Share<'r> {
+    log: Arc<Log>,
+    records: Vec<Record<'r>>,
+    /// Which of the call's they are.
+    places: Vec<usize>,
+}
+
+/// What is waited for: everything is written.
+pub(super) struct Sent {
+    waits: Vec<(Arc<Log>, Offset, u32)>,
+    receipts: Vec<Receipt>,
+}
+
+/// Appends records with sequences, those that are not there yet, and answers for all of them.
+///
+/// # Errors
+/// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. Partition by partition: what went before
+/// into other partitions is there, and found there by the next try.
+pub(super) fn send<'r>(
+    broker: &BrokerInner,
+    named: &Named,
+    partitioner: Option<&Arc<dyn Partitioner>>,
+    topic: &TopicState,
+    partition: Option<u32>,
+    records: Vec<Record<'r>>,
+) -> Result<Sent> {
+    let total = records.len();
+    let mut shares: Vec<Share<'r>> = Vec::new();
+    for (place, record) in records.into_iter().enumerate() {
+        let log = route(partitioner, topic, partition, &record)?;
+        match shares.iter_mut().find(|share| Arc::ptr_eq(&share.log, &log)) {
+            Some(share) => {
+                share.records.push(record);
+                share.places.push(place);
+            }
+            None => shares.push(Share { log, records: vec![record], places: vec![place] }),
+        }
+    }
+    shares.iter().try_for_each(Share::check_rising)?;
+    let mut receipts: Vec<Option<Receipt>> = vec![None; total];
+    let mut waits = Vec::new();
+    for share in &shares {
+        waits.push(share.send(broker, named, topic, &mut receipts)?);
+    }
+    Ok(Sent { waits, receipts: receipts.into_iter().flatten().collect() })
+}
+
+/// The partition as ever; where neither caller nor key says which, the sequence does, so that it is the same one when the
+/// record is sent again.
+fn route(
+    partitioner: Option<&Arc<dyn Partitioner>>,
+    topic: &TopicState,
+    partition: Option<u32>,
+    record: &Record<'_>,
+) -> Result<Arc<Log>> {
+    let (key, count) = (record.key_bytes(), topic.log_count());
+    let custom = || partitioner?.partition(&topic.name, key, record.value_bytes(), count);
+    let by_sequence = || {
+        let turn = record.given_sequence().unwrap_or(0) % u64::from(count.max(1));
+        u32::try_from(turn).unwrap_or(0)
+    };
+    let chosen = partition
+        .or_else(custom)
+        .or_else(|| key.map(|key| partition_for_key(key, count)))
+        .unwrap_or_else(by_sequence);
+    let logs = topic.logs();
+    let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen, count };
+    logs.get(chosen as usize).cloned().ok_or_else(unknown)
+}
+
+impl Share<'_> {
+    /// # Errors
+    /// `OutOfOrderSequence` if they do not rise, or one is missing.
+    fn check_rising(&self) -> Result<()> {
+        let mut last = None;
+        for record in &self.records {
+            let Some(sequence) = record.given_sequence() else {
+                let reason = "either all records of a call have one, or none";
+                return Err(crate::config::invalid("sequence", reason));
+            };
+            if last.is_some_and(|last| sequence <= last) {
+                return Err(Error::OutOfOrderSequence { sequence, last });
+            }
+            last = Some(sequence);
+        }
+        Ok(())
+    }
+
+    /// Answers up to where it has to be waited.
+    fn send(
+        &self,
+        broker: &BrokerInner,
+        named: &Named,
+        topic: &TopicState,
+        receipts: &mut [Option<Receipt>],
+    ) -> Result<(Arc<Log>, Offset, u32)> {
+        topic.check()?;
+        // Comes again if another thread was faster with some of them, or the log was cut.
+        loop {
+            named.check()?;
+            self.log.know_producers()?;
+            let mut known = 0;
+            let mut end = (Offset::ZERO, self.log.epoch());
+            let mut before = None;
+            for (record, place) in self.records.iter().zip(&self.places) {
+                let sequence = record.given_sequence().unwrap_or(0);
+                let (last, located) = self.log.locate(named.id, sequence);
+                before = last;
+                match located {
+                    Located::New => break,
+                    Located::At(offset) => {
+                        let receipt = self.original(offset)?;
+                        end.0 = end.0.max(offset.plus(1));
+                        if let Some(answer) = receipts.get_mut(*place) {
+                            *answer = Some(receipt);
+                        }
+                    }
+                    Located::Within(_) | Located::Unknown => {
+                        return Err(Error::DuplicateSequence { sequence, last: last.unwrap_or(sequence) });
+                    }
+                }
+                known += 1;
+            }
+            let fresh = self.records.get(known..).unwrap_or_default();
+            let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else {
+                return Ok((self.log.clone(), end.0, end.1));
+            };
+            let (first, last) = (first.given_sequence().unwrap_or(0), last.given_sequence().unwrap_or(0));
+            let prepared = Prepared::new(&broker.ctx, topic, &self.log, fresh.iter().cloned())?;
+            let (mut batch, timestamps) = prepared.into_parts();
+            let dense = last.checked_sub(first) == Some(fresh.len() as u64 - 1);
+            batch.header.producer_id = named.id;
+            batch.header.producer_epoch = named.epoch;
+            batch.header.base_sequence = last;
+            batch.header.attributes = batch.header.attributes.with_given_sequences(Some(dense));
+            named.check()?;
+            match self.log.append(batch) {
+                Ok(appended) => {
+                    let places = self.places.iter().skip(known);
+                    let made = Prepared::receipts(&self.log, &timestamps, appended);
+                    for (place, receipt) in places.zip(made) {
+                        if let Some(answer) = receipts.get_mut(*place) {
+                            *answer = Some(receipt);
+                        }
+                    }
+                    return Ok((self.log.clone(), appended.end, appended.epoch));
+                }
+                Err(Error::OutOfOrderSequence { last, .. }) if last != before => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The receipt of a record that is there.
+    fn original(&self, offset: Offset) -> Result<Receipt> {
+        // It may be written and not visible yet; then its first sender waits for the same.
+        self.log.sync_to_see(offset)?;
+        let records = read_once(&self.log, Start::At(offset), 1)?;
+        let found = records.iter().next().filter(|record| record.offset() == offset);
+        let epoch = found.as_ref().map_or(self.log.epoch(), |record| record.position().epoch);
+        let timestamp = found.map(|record| record.timestamp()).unwrap_or_default();
+        let topic = self.log.topic().clone();
+        Ok(Receipt { topic, partition: self.log.partition(), offset, timestamp, epoch })
+    }
+}
+
+impl Wait<Vec<Receipt>> for Sent {
+    fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
+        for (log, end, epoch) in &self.waits {
+            log.wait_visible(*end, *epoch)?;
+        }
+        Ok(self.receipts)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
+        while let Some((log, end, epoch)) = self.waits.last() {
+            match log.poll_visible(*end, *epoch, cx.waker()) {
+                Poll::Ready(Ok(())) => drop(self.waits.pop()),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    log.request_sync();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(std::mem::take(&mut self.receipts)))
+    }
+}
+
+/// The only one of them.
+pub(super) struct One(pub(super) Sent);
+
+impl Wait<Receipt> for One {
+    fn wait(self: Box<Self>) -> Result<Receipt> {
+        let receipts = Box::new(self.0).wait()?;
+        receipts.into_iter().next().ok_or(Error::Closed)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        self.0.poll(cx).map(|receipts| receipts?.into_iter().next().ok_or(Error::Closed))
+    }
+}

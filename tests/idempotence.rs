@@ -1,0 +1,282 @@
+//! Named producers: what has a sequence is in a partition once, however often it is sent, and the older handle of a name is
+//! fenced (I1-I9, 2.13 nos. 53-59).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::io::ErrorKind;
+
+use common::{Random, open, read_from, send};
+use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
+use quipu::{
+    Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, Producer, ProducerConfig, Record,
+    Start, TopicConfig,
+};
+
+fn named(broker: &Broker) -> Producer {
+    broker.producer_with(ProducerConfig::new().name("outbox")).unwrap()
+}
+
+fn topic(broker: &Broker, partitions: u32) -> Partition {
+    broker.ensure_topic("t", TopicConfig::new().partitions(partitions)).unwrap().partition(0).unwrap()
+}
+
+fn row(sequence: u64) -> Record<'static> {
+    Record::new(format!("row {sequence}")).sequence(sequence)
+}
+
+fn offsets(producer: &Producer, partition: &Partition, rows: &[u64]) -> quipu::Result<Vec<u64>> {
+    let receipts = producer.send_all(partition, rows.iter().map(|n| row(*n)))?.wait()?;
+    Ok(receipts.iter().map(|receipt| receipt.offset.get()).collect())
+}
+
+fn values(partition: &Partition) -> Vec<String> {
+    read_from(partition, Start::Beginning).into_values().collect()
+}
+
+/// I1, I2, no. 53.
+#[test]
+fn i2_what_was_sent_before_is_answered_as_it_was_the_first_time() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    let first = producer.send_all(&partition, [10, 11, 12].map(row)).unwrap().wait().unwrap();
+    send(&broker, &partition, "of somebody else").unwrap();
+    assert_eq!(offsets(&producer, &partition, &[13]).unwrap(), [4]);
+    // The same batch, a part of it, one record, and some with new ones behind them.
+    assert_eq!(producer.send_all(&partition, [10, 11, 12].map(row)).unwrap().wait().unwrap(), first);
+    assert_eq!(offsets(&producer, &partition, &[11, 12]).unwrap(), [1, 2]);
+    assert_eq!(producer.send(&partition, row(12)).unwrap().wait().unwrap(), first[2]);
+    assert_eq!(offsets(&producer, &partition, &[12, 13, 14, 15]).unwrap(), [2, 4, 5, 6]);
+    assert_eq!(partition.bounds().unwrap().log_end, 7);
+}
+
+/// I3: five batches back the offset is known, beyond that only that it is there.
+#[test]
+fn i3_older_than_five_batches_or_within_gaps_is_refused_as_a_repetition() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    for n in 1..=6 {
+        offsets(&producer, &partition, &[n * 10]).unwrap();
+    }
+    assert_eq!(offsets(&producer, &partition, &[20]).unwrap(), [1]);
+    match offsets(&producer, &partition, &[10]) {
+        Err(Error::DuplicateSequence { sequence: 10, last: 60 }) => {}
+        other => panic!("{other:?}"),
+    }
+    offsets(&producer, &partition, &[70, 75, 80]).unwrap();
+    assert_eq!(offsets(&producer, &partition, &[80]).unwrap(), [8]);
+    for within in [70, 75] {
+        let refused = offsets(&producer, &partition, &[within]);
+        assert!(matches!(refused, Err(Error::DuplicateSequence { last: 80, .. })), "{refused:?}");
+    }
+    assert_eq!(partition.bounds().unwrap().log_end, 9);
+}
+
+/// I4, no. 54, for sequences that the caller gives: they rise.
+#[test]
+fn i4_sequences_that_do_not_rise_are_refused_before_anything_is_written() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    for wrong in [vec![2, 1], vec![3, 3]] {
+        let refused = offsets(&producer, &partition, &wrong);
+        assert!(matches!(refused, Err(Error::OutOfOrderSequence { .. })), "{refused:?}");
+    }
+    let mixed = producer.send_all(&partition, [row(1), Record::new("without")]);
+    assert!(matches!(mixed, Err(Error::InvalidConfig { field: "sequence", .. })));
+    let nameless = broker.producer().send(&partition, row(1));
+    assert!(matches!(nameless, Err(Error::InvalidConfig { field: "sequence", .. })));
+    assert_eq!(partition.bounds().unwrap().log_end, 0);
+    assert_eq!(offsets(&producer, &partition, &[u64::MAX - 1, u64::MAX]).unwrap(), [0, 1]);
+}
+
+/// I5, I8, no. 55.
+#[test]
+fn i8_who_takes_a_name_over_fences_who_had_it() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let old = named(&broker);
+    offsets(&old, &partition, &[1]).unwrap();
+    let new = named(&broker);
+    assert!(matches!(offsets(&old, &partition, &[2]), Err(Error::Fenced)));
+    assert!(matches!(old.send(&partition, Record::new("without a sequence")), Err(Error::Fenced)));
+    assert!(matches!(old.last_sequence(&partition), Err(Error::Fenced)));
+    assert_eq!(new.last_sequence(&partition).unwrap(), Some(1));
+    assert_eq!(offsets(&new, &partition, &[1, 2]).unwrap(), [0, 1]);
+    // Another name is another producer.
+    let other = broker.producer_with(ProducerConfig::new().name("other")).unwrap();
+    assert_eq!(offsets(&other, &partition, &[1]).unwrap(), [2]);
+    for name in ["", &"x".repeat(250)] {
+        let refused = broker.producer_with(ProducerConfig::new().name(name));
+        assert!(matches!(refused, Err(Error::InvalidProducerName { .. })));
+    }
+}
+
+/// I6, no. 57: nothing is forgotten with time, only with the records.
+#[test]
+fn i6_a_producer_of_which_nothing_is_left_may_begin_anywhere() {
+    let disk = Disk::new();
+    let clock = ManualClock::new();
+    let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    offsets(&producer, &partition, &[100]).unwrap();
+    clock.advance(std::time::Duration::from_secs(3600 * 24 * 365));
+    broker.maintain().unwrap();
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(100));
+    broker.delete_topic("t").unwrap();
+    let partition = topic(&broker, 1);
+    assert_eq!(producer.last_sequence(&partition).unwrap(), None);
+    assert_eq!(offsets(&producer, &partition, &[5]).unwrap(), [0]);
+}
+
+/// I7, nos. 56 and 58.
+#[test]
+fn i7_it_survives_restarts_and_follows_what_is_cut_off() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    offsets(&producer, &partition, &[1, 2, 3, 4]).unwrap();
+    offsets(&producer, &partition, &[10, 20, 30]).unwrap();
+    drop((producer, partition));
+    broker.close().unwrap();
+    drop(broker);
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(30));
+    assert_eq!(offsets(&producer, &partition, &[2, 3]).unwrap(), [1, 2]);
+    // Within the batch with gaps: what is left of it is nobody's, so that nothing of it can be taken for lost rows.
+    partition.truncate_to(Offset::new(6)).unwrap();
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(4));
+    // Within the one without: it ends earlier.
+    partition.truncate_to(Offset::new(2)).unwrap();
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(2));
+    assert_eq!(offsets(&producer, &partition, &[2, 3]).unwrap(), [1, 2]);
+    assert_eq!(values(&partition), ["row 1", "row 2", "row 3"]);
+    partition.reset_to(Offset::new(50)).unwrap();
+    assert_eq!(producer.last_sequence(&partition).unwrap(), None);
+    assert_eq!(offsets(&producer, &partition, &[1]).unwrap(), [50]);
+}
+
+/// No. 59, C9.
+#[test]
+fn a_repetition_is_found_after_compaction_too() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = common::small().cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(0.0);
+    let partition = broker.create_topic("table", config).unwrap().partition(0).unwrap();
+    let producer = named(&broker);
+    for n in 1..=60u64 {
+        let record = Record::new(format!("{n} {}", "x".repeat(100))).key("the same").sequence(n);
+        producer.send(&partition, record).unwrap().wait().unwrap();
+    }
+    broker.maintain().unwrap();
+    partition.compact().unwrap();
+    assert!(produced(&broker, "table").unwrap().len() < 20);
+    drop((producer, partition));
+    broker.close().unwrap();
+    drop(broker);
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("table").unwrap().partition(0).unwrap();
+    let producer = named(&broker);
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(60));
+    let again = Record::new("again").key("the same").sequence(60);
+    assert_eq!(producer.send(&partition, again).unwrap().wait().unwrap().offset, 59);
+}
+
+#[test]
+fn a_failed_append_is_not_remembered() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    offsets(&producer, &partition, &[1]).unwrap();
+    disk.fail(Op::Write, 1, ErrorKind::StorageFull);
+    assert!(matches!(offsets(&producer, &partition, &[2]), Err(Error::DiskFull { .. })));
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(1));
+    assert_eq!(offsets(&producer, &partition, &[2]).unwrap(), [1]);
+}
+
+#[test]
+fn records_without_a_key_go_where_their_sequence_says_each_time() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    topic(&broker, 4);
+    let topic = broker.topic("t").unwrap();
+    let send = |producer: &Producer, n: u64| producer.send(&topic, row(n)).unwrap().wait().unwrap();
+    let first = named(&broker);
+    let sent: Vec<_> = (0..20).map(|n| send(&first, n)).collect();
+    let later = named(&broker);
+    let again: Vec<_> = (0..20).map(|n| send(&later, n)).collect();
+    assert_eq!(again, sent);
+    assert!(topic.partitions().iter().all(|partition| partition.bounds().unwrap().log_end == 5));
+}
+
+/// An outbox whose program dies at any operation and begins anew: from where it is told that it was, or from the beginning.
+#[test]
+fn every_row_of_an_outbox_is_there_once_whatever_happens_to_its_program() {
+    const ROWS: u64 = 40;
+    let mut deaths = 0;
+    for seed in 0..240 {
+        let mut random = Random(seed);
+        let (durability, survive) = match seed % 2 {
+            0 => (Durability::Os, Survive::Everything),
+            _ => (Durability::Sync, Survive::Synced),
+        };
+        let disk = Disk::new();
+        let run = |random: &mut Random| -> quipu::Result<()> {
+            let config = BrokerConfig::new().clock(ManualClock::new()).seed(seed).durability(durability);
+            let broker = config.on_disk(&disk)?;
+            let topic = broker.ensure_topic("t", common::small().partitions(2))?;
+            let outbox = broker.producer_with(ProducerConfig::new().name("outbox"))?;
+            for partition in topic.partitions() {
+                let own = |n: &u64| *n % 2 == u64::from(partition.id().get());
+                let sent = outbox.last_sequence(&partition)?;
+                let from_start = random.below(3) == 0;
+                let rows: Vec<u64> = (1..=ROWS)
+                    .filter(own)
+                    .filter(|n| from_start || sent.is_none_or(|sent| *n > sent))
+                    .collect();
+                let mut rest = &rows[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(1 + random.below(rest.len().min(6) as u64) as usize);
+                    match outbox.send_all(&partition, now.iter().map(|n| row(*n))) {
+                        Ok(sent) => drop(sent.wait()?),
+                        // There already, all up to `last`.
+                        Err(Error::DuplicateSequence { last, .. }) => {
+                            rest = &rows[rows.partition_point(|n| *n <= last)..];
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    rest = later;
+                }
+            }
+            broker.close()
+        };
+        for _ in 0..4 {
+            disk.crash_at(1 + random.below(400));
+            deaths += u64::from(run(&mut random).is_err());
+            disk.crash(survive);
+        }
+        run(&mut random).unwrap();
+        let broker = open(&disk).unwrap();
+        for partition in broker.topic("t").unwrap().partitions() {
+            let expected: Vec<_> = (1..=ROWS)
+                .filter(|n| *n % 2 == u64::from(partition.id().get()))
+                .map(|n| format!("row {n}"))
+                .collect();
+            assert_eq!(values(&partition), expected, "seed {seed}");
+        }
+    }
+    assert!(deaths > 150, "{deaths}");
+}
