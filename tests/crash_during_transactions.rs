@@ -169,7 +169,7 @@ fn cut_everywhere(durability: Durability) {
             let case = format!("{durability:?}, cut at operation {nth} of {whole}, {survive:?}");
             let left = disk.duplicate();
             left.crash(survive);
-            // The recovery is cut too: at one operation by default, at each of them to be thorough.
+            // The recovery is cut too: at one operation by default, at many of them to be thorough.
 
             let recovery = {
                 let disk = left.duplicate();
@@ -178,7 +178,7 @@ fn cut_everywhere(durability: Durability) {
             };
 
             let cuts: Vec<u64> = match thorough() {
-                true => (1..=recovery).step_by(3).collect(),
+                true => (1 + nth % 29..=recovery).step_by(29).collect(),
                 false => vec![1 + (nth * 31) % recovery.max(1)],
             };
             for cut in cuts {
