@@ -307,6 +307,24 @@ fn g6_whoever_was_expelled_has_lost_and_not_given_up_and_only_what_he_had() {
     );
 }
 
+/// He says so at every poll, and is not quiet for ever because it went wrong once.
+#[test]
+fn whoever_cannot_come_back_says_so_until_he_can() {
+    let (broker, clock) = broker();
+    topic(&broker, "t", 1);
+    fill(&broker, "t", 1);
+    let builder = || broker.consumer("g").max_poll_interval(Duration::from_secs(10));
+    let mut a = builder().subscribe(&["t"]).unwrap();
+    poll(&mut a);
+    clock.advance(Duration::from_secs(10));
+    let other = builder().assignor(RangeAssignor).subscribe(&["t"]).unwrap();
+    for _ in 0..3 {
+        assert!(matches!(a.poll(NOW), Err(Error::InvalidConfig { field: "assignor", .. })));
+    }
+    drop(other);
+    assert_eq!(a.poll(NOW).unwrap().len(), 1);
+}
+
 #[test]
 fn g6_a_listeners_error_comes_out_of_poll_and_changes_nothing() {
     let (broker, _) = broker();

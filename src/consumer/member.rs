@@ -111,11 +111,11 @@ impl Membership {
                 (membership.reconcile(member.seat.id), membership.stamp(member.seat.id))
             };
             let Some(steps) = steps else {
-                told = told.and(self.come_back(fetcher));
-                if self.member.as_ref().is_some_and(|member| member.seen == Some(version)) {
-                    return told;
+                told = told.and(self.lose_all(fetcher));
+                match self.come_back() {
+                    Ok(()) => continue,
+                    Err(error) => return told.and(Err(error)),
                 }
-                continue;
             };
             self.committer.set_stamp(stamp.unwrap_or_default());
             if !steps.revoke.is_empty() {
@@ -136,25 +136,21 @@ impl Membership {
         }
     }
 
-    /// It has been expelled: everything is lost, and it joins anew.
-    fn come_back(&mut self, fetcher: &mut Fetcher) -> Result<()> {
-        // What it still says of itself is worth nothing.
+    /// It has been expelled: what it still says of itself is worth nothing.
+    fn lose_all(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         let lost: Vec<Place> = fetcher.assigned().iter().map(place).collect();
         let told = if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost) };
         fetcher.unassign(|_| true);
-        let Some(member) = &mut self.member else { return told };
-        match take_seat(&self.committer, &member.subscription) {
-            Ok((seat, liveness)) => {
-                liveness.begin();
-                (member.seat, member.liveness, member.seen) = (seat, liveness, None);
-                told
-            }
-            Err(error) => {
-                // Tried again at the next poll, and not before.
-                member.seen = Some(member.seat.group.version());
-                Err(error)
-            }
-        }
+        told
+    }
+
+    /// Joins anew. If that fails it stays behind, so that the next poll tries again.
+    fn come_back(&mut self) -> Result<()> {
+        let Some(member) = &mut self.member else { return Ok(()) };
+        member.seen = None;
+        (member.seat, member.liveness) = take_seat(&self.committer, &member.subscription)?;
+        member.liveness.begin();
+        Ok(())
     }
 
     /// Lets partitions go to others, behind the last commit that they allow.
