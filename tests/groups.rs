@@ -307,6 +307,30 @@ fn g6_whoever_was_expelled_has_lost_and_not_given_up_and_only_what_he_had() {
     );
 }
 
+/// Whoever closes after he was expelled hears of it as if he had polled.
+#[test]
+fn g6_whoever_was_expelled_and_closes_has_lost_what_he_had() {
+    let (broker, clock) = broker();
+    topic(&broker, "t", 2);
+    let story = Story::default();
+    let builder = || broker.consumer("g").max_poll_interval(Duration::from_secs(10));
+    let mut a = listening(builder(), "a", &story).subscribe(&["t"]).unwrap();
+    poll(&mut a);
+    clock.advance(Duration::from_secs(10));
+    let mut heir = builder().subscribe(&["t"]).unwrap();
+    poll(&mut heir);
+    story.lock().unwrap().clear();
+    a.close().unwrap();
+    let both = vec![("t".to_string(), 0), ("t".to_string(), 1)];
+    assert_eq!(*story.lock().unwrap(), [("a", RebalanceEvent::Lost, both)]);
+    assert_eq!(owned(&heir), [0, 1]);
+    // He who had nothing has lost nothing.
+    let idle = listening(builder(), "idle", &story).subscribe(&["t"]).unwrap();
+    clock.advance(Duration::from_secs(10));
+    idle.close().unwrap();
+    assert_eq!(story.lock().unwrap().len(), 1);
+}
+
 /// He says so at every poll, and is not quiet for ever because it went wrong once.
 #[test]
 fn whoever_cannot_come_back_says_so_until_he_can() {

@@ -241,8 +241,15 @@ impl Membership {
         let Some(member) = &self.member else {
             return if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
         };
-        let owned = member.seat.group.lock().owned(member.seat.id);
-        let told = if owned.is_empty() { Ok(()) } else { self.give_up(fetcher, &owned) };
+        let owned = {
+            let membership = member.seat.group.lock();
+            membership.stamp(member.seat.id).map(|_| membership.owned(member.seat.id))
+        };
+        let told = match owned {
+            None => self.lose_all(fetcher),
+            Some(owned) if owned.is_empty() => Ok(()),
+            Some(owned) => self.give_up(fetcher, &owned),
+        };
         self.leave();
         told
     }
