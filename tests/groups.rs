@@ -498,6 +498,26 @@ fn g10_automatic_commits_come_before_giving_up_and_dropping_commits_nothing() {
     assert_eq!(broker.group("h").unwrap().committed("u", 0).unwrap(), None);
 }
 
+/// Nothing of what is gone can be committed, and the rest does not suffer from it.
+#[test]
+fn g10_automatic_commits_leave_out_what_was_deleted_or_cut() {
+    let (broker, _) = broker();
+    for name in ["cut", "gone", "kept"] {
+        topic(&broker, name, 1);
+        fill(&broker, name, 3);
+    }
+    let mut a = broker.consumer("g").auto_commit(NOW).subscribe(&["*"]).unwrap();
+    assert_eq!(a.poll(NOW).unwrap().len(), 9);
+    broker.delete_topic("gone").unwrap();
+    partition(&broker, "cut", 0).truncate_to(Offset::new(1)).unwrap();
+    // Goes on where the log was cut.
+    fill(&broker, "cut", 1);
+    let records = a.poll(NOW);
+    assert!(matches!(records, Ok(_) | Err(Error::Truncated { .. })), "{records:?}");
+    assert_eq!(a.committed("kept", 0).unwrap().unwrap().offset, 3);
+    assert_eq!(owned(&a).len(), 2);
+}
+
 #[test]
 fn g11_what_is_committed_is_the_next_offset_to_read() {
     let (broker, _) = broker();

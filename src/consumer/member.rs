@@ -216,12 +216,18 @@ impl Membership {
         }
     }
 
-    /// Commits what earlier polls have answered with.
+    /// Commits what earlier polls have answered with. Of a topic that was deleted, or a log that was cut since, there is
+    /// nothing to commit, and nothing of the rest is to wait for it.
     fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
+        let is_there = |assigned: &Assigned| {
+            let (log, position) = (assigned.log(), assigned.position());
+            let found = self.committer.broker.log(&log.identity().topic_id, position.partition);
+            found.is_some() && log.check_position(position.offset, position.epoch).is_ok()
+        };
         let commits: Vec<Commit> = fetcher
             .assigned()
             .iter()
-            .filter(|assigned| !assigned.is_unset())
+            .filter(|assigned| !assigned.is_unset() && is_there(assigned))
             .filter_map(|assigned| {
                 let (id, position) = (assigned.log().identity().topic_id, assigned.position());
                 let known = self.committer.committed_by_id(&id, position.partition);
