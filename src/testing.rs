@@ -220,7 +220,6 @@ impl Disk {
         here.sync_dir(to.parent().unwrap_or(Path::new("")))
     }
 
-    /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.
     /// Crashes, and opens what is left. Handles of the broker before answer with errors from now on: dropping them changes
     /// nothing any more.
     ///
@@ -247,6 +246,7 @@ impl Disk {
         config.on_disk(self)
     }
 
+    /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.
     pub(crate) fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(FaultStorage::new(Arc::new(self.medium.attach()), &self.faults))
     }
