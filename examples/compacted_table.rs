@@ -15,7 +15,11 @@ use quipu::{Broker, Cleanup, Compression, Offset, Record, Start, TopicConfig};
 const CHANGES: usize = 200_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let file = std::env::args().nth(1).unwrap_or("../shared/data/OpenSSH.log".to_string());
+    let file = match std::env::args().nth(1) {
+        Some(file) if !Path::new(&file).is_file() => return Err("usage: compacted_table [FILE]".into()),
+        Some(file) => file,
+        None => "../shared/data/OpenSSH.log".to_string(),
+    };
     let keys: Vec<String> = if Path::new(&file).exists() {
         let text = String::from_utf8_lossy(&std::fs::read(&file)?).into_owned();
         text.lines().filter_map(|line| line.split_whitespace().nth(4)).map(str::to_string).collect()
