@@ -1,11 +1,10 @@
-//! What a broker says and keeps when its medium fails: syncs, writes, space, interruptions, and every single operation of
-//! a run in turn.
+//! What a broker says and keeps when its medium fails: syncs, writes, space, reads. (Every single operation of whole runs in
+//! turn: `fault_matrix.rs`.)
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,12 +12,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Random, assert_filled, at, dump, fill, open, open_dir, read, send, small, value};
+use common::{Random, assert_filled, at, fill, open, open_dir, read, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{
-    Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record, Result, Start, TopicConfig,
-};
+use quipu::{Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record, Start, TopicConfig};
 
 fn with_topic(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
     let broker = open(disk).unwrap();
@@ -523,186 +520,7 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
     assert_eq!(read(&broker.topic("t").unwrap().partition(0).unwrap()).0, acknowledged);
 }
 
-// -- interruptions and short transfers --
-
-/// A run with everything in it. Whatever fails is noted and the run goes on, as a program would that has read no
-/// documentation.
-fn workload(disk: &Disk, told: &mut Told) {
-    let clock = ManualClock::new();
-    for round in 0..2u64 {
-        let broker = match BrokerConfig::new().clock(clock.clone()).seed(3).max_open_files(8).on_disk(disk) {
-            Ok(broker) => broker,
-            Err(error) => {
-                told.errors.push(error);
-                continue;
-            }
-        };
-        let damaged = broker.open_report().damaged.iter().map(|(_, _, error)| error.clone());
-        told.errors.extend(damaged);
-        told.note(
-            broker
-                .ensure_topic("sync", small().partitions(1 + round as u32).durability(Durability::Sync))
-                .map(drop),
-        );
-        told.note(broker.ensure_topic("os", small().compression(quipu::Compression::Lz4)).map(drop));
-        told.note(broker.create_topic("passing", small()).map(drop));
-        for i in 0..10 {
-            for name in ["sync", "os"] {
-                let text = format!("{name} {round} {i} {}", "x".repeat(i * 50));
-                let sent = broker.topic(name).and_then(|topic| send(&broker, &topic.partition(0)?, &text));
-                match sent {
-                    Ok(receipt) => {
-                        told.acknowledged.entry(name).or_default().insert(receipt.offset.get(), text);
-                    }
-                    Err(error) => {
-                        let poisoned = matches!(error, Error::Poisoned { .. });
-                        told.errors.push(error);
-                        if poisoned
-                            && let Ok(partition) = broker.topic(name).and_then(|topic| topic.partition(0))
-                        {
-                            told.note(partition.reopen());
-                        }
-                    }
-                }
-            }
-            clock.advance(Duration::from_millis(10));
-            if i == 4 {
-                told.note(broker.maintain());
-                told.note(broker.sync());
-                let seen = broker
-                    .reader(&["sync"], Start::Beginning)
-                    .and_then(|mut reader| reader.poll(Duration::ZERO));
-                told.note(seen.map(drop));
-            }
-        }
-        told.note(broker.delete_topic("passing"));
-        told.note(broker.close());
-    }
-}
-
-#[derive(Default)]
-struct Told {
-    acknowledged: BTreeMap<&'static str, BTreeMap<u64, String>>,
-    errors: Vec<Error>,
-}
-
-impl Told {
-    fn note(&mut self, result: Result<()>) {
-        self.errors.extend(result.err());
-    }
-}
-
-#[test]
-fn interruptions_and_short_transfers_are_invisible() {
-    let usual = {
-        let disk = Disk::new();
-        workload(&disk, &mut Told::default());
-        let broker = open(&disk).unwrap();
-        dump(&broker).unwrap()
-    };
-    for every in [2, 3, 5, 7] {
-        let disk = Disk::new();
-        for nth in (1..6000).step_by(every) {
-            disk.fail(Op::Read, nth, ErrorKind::Interrupted);
-            disk.fail(Op::Write, nth, ErrorKind::Interrupted);
-            disk.short(Op::Read, nth + 1);
-            disk.short(Op::Write, nth + 1);
-        }
-        let mut told = Told::default();
-        workload(&disk, &mut told);
-        assert!(told.errors.is_empty(), "every {every}: {:?}", told.errors);
-        let broker = open(&disk).unwrap();
-        assert!(broker.open_report().clean && broker.open_report().warnings.is_empty());
-        assert_eq!(dump(&broker).unwrap(), usual, "every {every}");
-    }
-}
-
-// -- every operation in turn --
-
-/// The path that an error names.
-fn path_of(error: &Error) -> Option<&Path> {
-    match error {
-        Error::Io { path, .. } | Error::DiskFull { path } => Some(path),
-        Error::Corrupt(corruption) => Some(&corruption.file),
-        Error::Poisoned { cause, .. } => path_of(cause),
-        _ => None,
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    Fails(ErrorKind),
-    Short,
-    Torn,
-}
-
-/// Each operation of the run fails once, in each way. Nothing panics, nothing that was acknowledged is missing, and every
-/// error says where.
-#[test]
-fn a_failure_of_any_operation_loses_nothing_that_was_acknowledged() {
-    let (operations, writes) = {
-        let disk = Disk::new();
-        let mut told = Told::default();
-        workload(&disk, &mut told);
-        assert!(told.errors.is_empty(), "{:?}", told.errors);
-        assert_eq!(told.acknowledged["sync"].len() + told.acknowledged["os"].len(), 40);
-        (disk.ops(), disk.ops_of(Op::Write))
-    };
-    let mut failures = 0;
-    let kinds = [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::Interrupted].map(Fault::Fails);
-    for fault in kinds.into_iter().chain([Fault::Short, Fault::Torn]) {
-        let count = if matches!(fault, Fault::Torn) { writes } else { operations };
-        for nth in 1..=count {
-            let case = format!("operation {nth} of {count}, {fault:?}");
-            let disk = Disk::new();
-            match fault {
-                Fault::Fails(kind) => disk.fail(Op::Any, nth, kind),
-                Fault::Short => disk.short(Op::Any, nth),
-                Fault::Torn => disk.tear(nth),
-            }
-            let mut told = Told::default();
-            workload(&disk, &mut told);
-            failures += told.errors.len();
-            assert!(!matches!(fault, Fault::Short) || told.errors.is_empty(), "{case}: {:?}", told.errors);
-            for error in &told.errors {
-                let named = match path_of(error) {
-                    Some(path) => path.starts_with("mem:/"),
-                    None => matches!(error, Error::UnknownTopic { .. } | Error::TopicExists { .. }),
-                };
-                assert!(named, "{case}: {error}");
-                assert!(!matches!(error, Error::Corrupt(_)), "{case}: {error}");
-            }
-            disk.clear_faults();
-            for survive in [Survive::Everything, Survive::Synced] {
-                let disk = disk.duplicate();
-                disk.crash(survive);
-                let broker = open(&disk).unwrap_or_else(|e| panic!("{case}, {survive:?}: {e}"));
-                assert!(
-                    broker.open_report().damaged.is_empty(),
-                    "{case}, {survive:?}: {:?}",
-                    broker.open_report()
-                );
-                for (name, acknowledged) in &told.acknowledged {
-                    if survive == Survive::Synced && *name == "os" {
-                        continue;
-                    }
-                    let partition = broker.topic(name).and_then(|topic| topic.partition(0));
-                    let partition = partition.unwrap_or_else(|e| panic!("{case}, {survive:?}: {e}"));
-                    let (values, error) = read(&partition);
-                    assert!(error.is_none(), "{case}, {survive:?}: {error:?}");
-                    for (offset, text) in acknowledged {
-                        assert_eq!(
-                            values.get(*offset as usize),
-                            Some(text),
-                            "{case}, {survive:?}: {name}@{offset}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-    assert!(operations * 4 > 2000 && failures > 1000, "{operations} operations, {failures} errors");
-}
+// -- reading, and what is waited for --
 
 /// A reader that met a failing medium goes on where it was, once the medium works.
 #[test]
