@@ -1,7 +1,8 @@
 //! How long does it take to find a time, and to let a thousand segments go?
 //!
-//! The limit of a lookup knows by itself where the batch lies: one positional read of that batch, and its checksum. The
-//! limit of retention deletes as many files of the same size from one directory, and syncs that.
+//! The first limit of a lookup knows by itself where the batch lies: one positional read of that batch, and its checksum. The
+//! second knows where batches lie, but not their times: a binary search over all of them, each step a positional read of a
+//! header. The limit of retention deletes as many files of the same size from one directory, and syncs that.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -12,12 +13,14 @@ use std::time::Instant;
 
 use quipu::{Broker, Partition, Record, Timestamp, TopicConfig};
 
-use super::limit::unpack;
+use super::limit::{HEADER_BYTES, unpack};
 use super::random::{Places, measure};
 use super::scratch::{Scratch, files_below};
 use super::suite::{Metric, RATE_AND_LATENCY, Suite, way};
 
 const SEGMENTS: usize = 1000;
+/// Where the field of a batch header lies; see FORMAT.md.
+const MAX_TIMESTAMP: usize = 32;
 
 pub(crate) fn run(suite: &mut Suite<'_>) {
     let batches = suite.sizes().lookup_batches;
@@ -32,23 +35,26 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
             &name,
             RATE_AND_LATENCY,
             vec![way("offset_for_time", || seek(&partition, batches, reads))],
-            vec![way("pread of the batch, crc", || pread(&places, batches, reads))],
+            vec![
+                way("pread of the batch, crc", || pread(&places, batches, reads)),
+                way("binary search by preads of headers", || search(&places, batches, reads)),
+            ],
         );
     }
     let name = format!("retention of {SEGMENTS} segments");
     if suite.wants(&name) {
         suite.compare(
             &name,
-            &[Metric::time("", "ms")],
+            &[Metric::time(" a segment", "us")],
             vec![way("delete_records", retain)],
             vec![way("delete files, sync directory", unlink)],
         );
     }
 }
 
-/// A partition of batches of one record, a millisecond apart.
+/// A partition of batches of one record, a millisecond apart, in about eight segments.
 fn timed(broker: &Broker, batches: usize) -> Partition {
-    let config = TopicConfig::new().segment_bytes(16 << 20);
+    let config = TopicConfig::new().segment_bytes(16 * batches as u32).max_record_bytes(1 << 10);
     let partition = broker.create_topic("timed", config).unwrap().partition(0).unwrap();
     for n in 0..batches {
         let record = Record::new("sixteen bytes...").timestamp(Timestamp::from_millis(n as i64));
@@ -74,6 +80,17 @@ fn pread(places: &Places, batches: usize, reads: usize) -> Vec<f64> {
     })
 }
 
+fn search(places: &Places, batches: usize, reads: usize) -> Vec<f64> {
+    let mut header = [0; HEADER_BYTES];
+    measure(batches, reads, |n| {
+        let found = places.batches.partition_point(|place| {
+            places.files[place.file].read_exact_at(&mut header, place.position).unwrap();
+            i64::from_le_bytes(header[MAX_TIMESTAMP..MAX_TIMESTAMP + 8].try_into().unwrap()) < n as i64
+        });
+        assert_eq!(found as u64, n);
+    })
+}
+
 /// Fills so many segments that one is active and the others can go.
 fn segments(dir: &Path) -> (Broker, Partition) {
     let broker = Broker::open(dir).unwrap();
@@ -94,7 +111,7 @@ fn retain() -> Vec<f64> {
     partition.delete_records((SEGMENTS as u64).into()).unwrap();
     let took = start.elapsed();
     assert_eq!(before - files_below(scratch.path(), ".log").len(), SEGMENTS);
-    vec![took.as_secs_f64() * 1e3]
+    vec![took.as_secs_f64() * 1e6 / SEGMENTS as f64]
 }
 
 /// What deletes as many files without a log.
@@ -112,5 +129,5 @@ fn unlink() -> Vec<f64> {
         std::fs::remove_file(path).unwrap();
     }
     File::open(scratch.path()).unwrap().sync_all().unwrap();
-    vec![start.elapsed().as_secs_f64() * 1e3]
+    vec![start.elapsed().as_secs_f64() * 1e6 / SEGMENTS as f64]
 }
