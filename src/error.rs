@@ -18,8 +18,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// An append was conditioned on the log's end, and the log ends elsewhere. Read on from there and decide again (raw
     /// batches: fetch from there).
-    #[error("the partition ends at offset {end}, not where the append expected it")]
+    #[error("{topic}/{partition} ends at offset {end}, not where the append expected it")]
     OffsetConflict {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
         /// Where the log ends now.
         end: Offset,
     },
@@ -278,6 +282,13 @@ pub enum Error {
         topic: TopicName,
         /// The partition.
         partition: PartitionId,
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// The journal failed earlier, and with it a transaction. Nothing of this one was done, and no other is until the broker
+    /// is opened again; what concerns one partition only goes on.
+    #[error("no transaction is committed since an earlier failure: {cause}")]
+    JournalFailed {
         /// The failure.
         cause: Arc<Error>,
     },

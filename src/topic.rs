@@ -311,7 +311,7 @@ impl Partition {
     /// let receipt = ledger.append_at(seen, [Record::new("opened"), Record::new("paid in")])?;
     /// assert_eq!(receipt.offset, 0);
     /// let late = ledger.append_at(seen, [Record::new("paid out")]);
-    /// assert!(matches!(late, Err(Error::OffsetConflict { end }) if end == 2));
+    /// assert!(matches!(late, Err(Error::OffsetConflict { end, .. }) if end == 2));
     /// # Ok(()) }
     /// ```
     pub fn append_at<'r>(
@@ -323,9 +323,8 @@ impl Partition {
         let (batch, timestamps) = prepared.into_parts();
         let appended = self.log.append_at(batch, Some(end)).inspect_err(|error| {
             if matches!(error, Error::OffsetConflict { .. }) {
-                // Whoever reads on after a conflict is to find what it was about. If that cannot be made visible, the
-                // next append says why.
-                let _ = self.log.sync();
+                // Whoever reads on after a conflict is to find what it was about.
+                self.log.make_visible();
             }
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;

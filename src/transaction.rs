@@ -6,6 +6,7 @@
 //! [`Producer`](crate::Producer).
 
 use std::fmt;
+use std::task::{Context, Poll};
 
 use crate::broker::{Broker, BrokerInner, TopicState};
 use crate::config::Compression;
@@ -15,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
 use crate::format::compression::Compressor;
 use crate::group::{Host, Pin};
+use crate::log::Log;
 use crate::log::builder::{BatchBuilder, record_len};
-use crate::log::transaction::{Condition, Part, commit};
-use crate::log::{Appended, Log};
+use crate::log::transaction::{Committing, Condition, Part, commit};
 use crate::partitioner::partition_for_key;
-use crate::producer::Destination;
+use crate::producer::{Destination, Pending, Wait};
 use crate::record::Record;
 use crate::rng::SplitMix64;
 use crate::sync::Arc;
@@ -104,10 +105,12 @@ impl Transaction {
     pub fn expect_end(&mut self, partition: &Partition, end: Offset) -> &mut Self {
         let place = self.part(partition.state(), partition.log());
         let mut contradiction = None;
+        let conflict =
+            |end| Error::OffsetConflict { topic: partition.topic().clone(), partition: partition.id(), end };
         if let Some(part) = self.parts.get_mut(place) {
             match part.condition {
                 Some(Condition::End(other)) if other != end => {
-                    contradiction = Some(Error::OffsetConflict { end: other });
+                    contradiction = Some(conflict(other));
                 }
                 _ => part.condition = Some(Condition::End(end)),
             }
@@ -131,10 +134,11 @@ impl Transaction {
     /// append.
     ///
     /// # Errors
-    /// Nothing was done: the first error of [`send`](Transaction::send); [`OffsetConflict`](Error::OffsetConflict);
+    /// Nothing was done: the first error of [`send`](Transaction::send); [`OffsetConflict`](Error::OffsetConflict), which names
+    /// the first partition that ends elsewhere, up to where it can be read by now;
     /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has
-    /// room for; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed and it is unknown whether
+    /// room for, or all of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
+    /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed and it is unknown whether
     /// it will be there: all of it or nothing, once the broker has been opened again; until then its partitions take no
     /// appends.
     ///
@@ -151,6 +155,34 @@ impl Transaction {
     /// # Ok(()) }
     /// ```
     pub fn commit(self) -> Result<Vec<Receipt>> {
+        let (written, pins) = self.write()?;
+        written.committing.wait()?;
+        // Only now may the partitions of consumers change hands.
+        drop(pins);
+        Ok(written.receipts())
+    }
+
+    /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been checked and everything is
+    /// written when this returns; what is left is the sync, if one of the topics asks for it. Dropping the answer leaves that
+    /// to the background.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.send("orders", Record::new("42 EUR").key("a")).send("orders", Record::new("1 EUR").key("b"));
+    /// let committing = transaction.commit_async();
+    /// assert_eq!(committing.wait()?.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn commit_async(self) -> Pending<Vec<Receipt>> {
+        Pending::other(CommitWait(self.write().map(|(written, _)| written)))
+    }
+
+    /// Does all of it but to wait.
+    fn write(self) -> Result<(Written, Vec<Pin>)> {
         let Transaction { broker, parts, order, offsets, error, .. } = self;
         if let Some(error) = error {
             return Err(error);
@@ -189,11 +221,7 @@ impl Transaction {
             let log = broker.coordinator().offsets().open(&*broker)?;
             work.push(Part { log, batch: Some(all.seal(&ctx, None)), condition: None });
         }
-        if work.is_empty() {
-            return Ok(Vec::new());
-        }
-        let logs: Vec<Arc<Log>> = work.iter().map(|part| part.log.clone()).collect();
-        let answers = commit(&ctx, work, |answers| {
+        let committing = commit(&ctx, work, |answers| {
             if let Some(Some(appended)) = answers.get(records) {
                 let mut base = appended.base_offset;
                 for pin in &pins {
@@ -202,8 +230,7 @@ impl Transaction {
                 }
             }
         })?;
-        drop(pins);
-        Ok(receipts(&order, &logs, &times, &answers))
+        Ok((Written { committing, order, times }, pins))
     }
 
     fn note(&mut self, result: Result<()>) -> &mut Self {
@@ -287,30 +314,62 @@ impl Transaction {
     }
 }
 
-/// The receipts of the records in the order of sending.
-fn receipts(
-    order: &[usize],
-    logs: &[Arc<Log>],
-    times: &[Vec<Timestamp>],
-    answers: &[Option<Appended>],
-) -> Vec<Receipt> {
-    let mut next = vec![0; logs.len()];
-    let mut receipts = Vec::with_capacity(order.len());
-    for place in order {
-        let part = (logs.get(*place), times.get(*place), answers.get(*place), next.get_mut(*place));
-        if let (Some(log), Some(times), Some(Some(appended)), Some(next)) = part {
-            let timestamp = times.get(*next).copied().unwrap_or_default();
-            receipts.push(Receipt {
-                topic: log.topic().clone(),
-                partition: log.partition(),
-                offset: appended.base_offset.plus(*next as u64),
-                timestamp: appended.append_time.unwrap_or(timestamp),
-                epoch: appended.epoch,
-            });
-            *next += 1;
+/// A transaction that is written.
+struct Written {
+    committing: Committing,
+    order: Vec<usize>,
+    times: Vec<Vec<Timestamp>>,
+}
+
+impl Written {
+    /// The receipts of the records in the order of sending.
+    fn receipts(&self) -> Vec<Receipt> {
+        let mut next = vec![0; self.times.len()];
+        let mut receipts = Vec::with_capacity(self.order.len());
+        for place in &self.order {
+            let part = (self.committing.written_at(*place), self.times.get(*place), next.get_mut(*place));
+            if let (Some((log, appended)), Some(times), Some(next)) = part {
+                let timestamp = times.get(*next).copied().unwrap_or_default();
+                receipts.push(Receipt {
+                    topic: log.topic().clone(),
+                    partition: log.partition(),
+                    offset: appended.base_offset.plus(*next as u64),
+                    timestamp: appended.append_time.unwrap_or(timestamp),
+                    epoch: appended.epoch,
+                });
+                *next += 1;
+            }
+        }
+        receipts
+    }
+}
+
+/// What is left of a commit that nobody blocks for.
+struct CommitWait(Result<Written>);
+
+impl Wait<Vec<Receipt>> for CommitWait {
+    fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
+        let written = self.0.as_ref().map_err(Error::clone)?;
+        written.committing.wait()?;
+        Ok(written.receipts())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
+        match &self.0 {
+            Ok(written) => {
+                written.committing.poll(cx.waker()).map(|polled| polled.map(|()| written.receipts()))
+            }
+            Err(error) => Poll::Ready(Err(error.clone())),
         }
     }
-    receipts
+}
+
+impl Drop for CommitWait {
+    fn drop(&mut self) {
+        if let Ok(written) = &self.0 {
+            written.committing.request_sync();
+        }
+    }
 }
 
 impl fmt::Debug for Transaction {

@@ -529,7 +529,7 @@ fn cleaned_batches_are_shipped_and_gaps_between_them_refused() {
     seal(&broker, &clock);
     compact(&partition);
     let next = partition.read_raw(Offset::new(4), 1 << 20).unwrap();
-    assert!(matches!(fresh.append_raw(&next), Err(Error::OffsetConflict { end }) if end == 4));
+    assert!(matches!(fresh.append_raw(&next), Err(Error::OffsetConflict { end, .. }) if end == 4));
 }
 
 // 47

@@ -33,7 +33,7 @@ fn a_conflict_appends_nothing_and_tells_the_end() {
     partition.append_at(Offset::ZERO, values(3)).unwrap();
     for wrong in [0, 2, 4, u64::MAX] {
         match partition.append_at(Offset::new(wrong), values(1)) {
-            Err(Error::OffsetConflict { end }) => assert_eq!(end, 3),
+            Err(Error::OffsetConflict { end, .. }) => assert_eq!(end, 3),
             other => panic!("{other:?}"),
         }
     }
@@ -55,7 +55,7 @@ fn what_a_conflict_is_about_can_be_read_when_it_is_returned() {
                         let end = partition.bounds().unwrap().visible_end;
                         match partition.append_at(end, values(1)) {
                             Ok(_) => won += 1,
-                            Err(Error::OffsetConflict { end }) => {
+                            Err(Error::OffsetConflict { end, .. }) => {
                                 assert!(partition.bounds().unwrap().visible_end >= end)
                             }
                             Err(error) => panic!("{error}"),

@@ -194,7 +194,7 @@ fn a_gap_and_a_partial_overlap_are_refused() {
     let conflict = |from: u64, ends: u64| {
         let batches = source.read_raw(offset(from), 1 << 20).unwrap();
         match copy.append_raw(&batches) {
-            Err(Error::OffsetConflict { end }) => assert_eq!(end, ends),
+            Err(Error::OffsetConflict { end, .. }) => assert_eq!(end, ends),
             other => panic!("{other:?}"),
         }
         assert_eq!(end(&copy), ends);
@@ -212,7 +212,7 @@ fn a_gap_and_a_partial_overlap_are_refused() {
     let late = partition(&broker, "late", small());
     source.delete_records(offset(3)).unwrap();
     let batches = source.read_raw(offset(3), 1 << 20).unwrap();
-    assert!(matches!(late.append_raw(&batches), Err(Error::OffsetConflict { end }) if end == 0));
+    assert!(matches!(late.append_raw(&batches), Err(Error::OffsetConflict { end, .. }) if end == 0));
 }
 
 #[test]
@@ -535,7 +535,7 @@ proptest! {
             let before = end(&copy);
             match copy.append_raw(&batches) {
                 Ok(now) => prop_assert_eq!(now.get(), before.max(batches.end_offset().get())),
-                Err(Error::OffsetConflict { end }) => {
+                Err(Error::OffsetConflict { end, .. }) => {
                     prop_assert_eq!(end, before);
                     prop_assert!(batches.base_offset() > end);
                 }
@@ -579,7 +579,7 @@ fn a_copy_that_fell_behind_its_source_begins_anew_there() {
         };
         let shipment = carried(&source.read_raw(earliest, 1 << 20).unwrap());
         assert_eq!((earliest.get(), shipment.base_offset().get()), (42, 40), "whole batches");
-        assert!(matches!(copy.append_raw(&shipment), Err(Error::OffsetConflict { end }) if end == 20));
+        assert!(matches!(copy.append_raw(&shipment), Err(Error::OffsetConflict { end, .. }) if end == 20));
         copy.reset_to(shipment.base_offset()).unwrap();
         assert_eq!(copy.append_raw(&shipment).unwrap(), 60);
         assert_eq!(copy.append_raw(&shipment).unwrap(), 60, "sent again");

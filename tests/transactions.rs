@@ -5,6 +5,9 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::Duration;
 
@@ -180,7 +183,7 @@ fn x5_conditions_are_checked_with_the_append_and_a_conflict_does_nothing() {
         transaction.commit()
     };
     for wrong in [0, 2] {
-        assert!(matches!(attempt(wrong), Err(Error::OffsetConflict { end }) if end == 1));
+        assert!(matches!(attempt(wrong), Err(Error::OffsetConflict { end, .. }) if end == 1));
     }
     assert_eq!(ends(&p), [1, 0, 0, 0]);
     attempt(1).unwrap();
@@ -296,6 +299,85 @@ fn the_journal_begins_anew_when_it_is_large_and_when_the_broker_is_closed() {
     assert!(broker.open_report().clean);
     everywhere(&broker, &topics(&broker), "v").unwrap();
     assert_eq!(ends(&topics(&broker)), [13; 4]);
+}
+
+/// What polls a future here: a thread that sleeps until it is woken.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}
+
+#[test]
+fn awaited_waited_for_or_dropped_it_is_written_at_once_and_visible_when_it_is_safe() {
+    for durability in [Durability::Os, Durability::Sync] {
+        let disk = Disk::new();
+        let broker = BrokerConfig::new().durability(durability).on_disk(&disk).unwrap();
+        let p = topics(&broker);
+        let begin = |value: &str| {
+            let mut transaction = broker.transaction();
+            for partition in &p {
+                transaction.send(partition, Record::new(value.to_string()));
+            }
+            transaction.commit_async()
+        };
+        let (first, second, third) = (begin("first"), begin("second"), begin("third"));
+        assert_eq!(p[3].bounds().unwrap().log_end, 3, "whether anybody waits or not");
+        assert_eq!(block_on(second).unwrap()[3].offset, 1);
+        assert_eq!(first.wait().unwrap()[0].offset, 0);
+        drop(third);
+        while ends(&p) != [3; 4] {
+            thread::yield_now();
+        }
+        // One partition alone takes the way of a plain append.
+        let mut alone = broker.transaction();
+        alone.send(&p[0], Record::new("alone"));
+        assert_eq!(block_on(alone.commit_async()).unwrap()[0].offset, 3);
+        let mut conflict = broker.transaction();
+        conflict.expect_end(&p[0], Offset::ZERO);
+        assert!(matches!(block_on(conflict.commit_async()), Err(Error::OffsetConflict { .. })));
+        let last = begin("last");
+        std::mem::forget((broker, p));
+        let last = block_on(last).unwrap();
+        disk.crash(Survive::Synced);
+        let broker = open(&disk).unwrap();
+        let found = ends(&topics(&broker));
+        let expected = if durability == Durability::Sync { [5, 4, 4, 4] } else { [0; 4] };
+        assert_eq!(found, expected, "{durability:?}");
+        assert_eq!(last.len(), 4);
+    }
+}
+
+#[test]
+fn many_that_are_awaited_share_their_syncs() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().durability(Durability::Sync).on_disk(&disk).unwrap();
+    let p = topics(&broker);
+    everywhere(&broker, &p, "first").unwrap();
+    let syncs = disk.ops_of(Op::Sync);
+    let all: Vec<_> = (0..100)
+        .map(|n| {
+            let mut transaction = broker.transaction();
+            transaction.send(&p[n % 4], Record::new("v")).send(&p[(n + 1) % 4], Record::new("w"));
+            transaction.commit_async()
+        })
+        .collect();
+    for committing in all {
+        assert_eq!(block_on(committing).unwrap().len(), 2);
+    }
+    assert!(disk.ops_of(Op::Sync) - syncs < 200, "{}", disk.ops_of(Op::Sync) - syncs);
+    assert_eq!(ends(&p), [51; 4]);
 }
 
 // -- failures --

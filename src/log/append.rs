@@ -54,7 +54,7 @@ impl Log {
         if let Some(expected) = expected
             && expected != writer.point.end
         {
-            return Err(Error::OffsetConflict { end: writer.point.end });
+            return Err(self.conflict(writer.point.end));
         }
         // Held to the end: what is noted is what was judged.
         let mut judged = match self.judge(&header)? {

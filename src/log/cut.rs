@@ -99,7 +99,7 @@ impl Log {
     /// says, and then nothing has changed, or it is unknown what has and the partition is poisoned.
     pub(crate) fn truncate_to(self: &Arc<Self>, to: Offset) -> Result<()> {
         // No record of the journal may speak of what is cut off.
-        let _alone = self.ctx.journal.checkpoint(&self.ctx)?;
+        let _alone = self.ctx.journal.forget(&self.ctx, self)?;
         let shape = self.shape.lock();
         // Nobody else syncs until this is dropped; before the writer's lock, as every leader does.
         let lead = self.commit.hold();
@@ -142,7 +142,7 @@ impl Log {
         if offset > MAX_RESET {
             return Err(self.out_of_range(offset));
         }
-        let _alone = self.ctx.journal.checkpoint(&self.ctx)?;
+        let _alone = self.ctx.journal.forget(&self.ctx, self)?;
         let shape = self.shape.lock();
         let lead = self.commit.hold();
         let mut writer = self.writer.lock();

@@ -78,6 +78,13 @@ impl Log {
         self.commit.wait(end, || self.sync_written())
     }
 
+    /// Makes everything appended so far visible, if that takes a sync. If it cannot be, the next append says why.
+    pub(crate) fn make_visible(&self) {
+        if self.visible_end.load(Ordering::Acquire) < self.log_end.load(Ordering::Acquire) {
+            let _ = self.sync();
+        }
+    }
+
     /// The leader's part: syncs every segment with unsynced bytes, oldest first, and publishes what that made durable.
     pub(super) fn sync_written(&self) -> Result<u64> {
         let (point, journal_upto) = {
@@ -125,9 +132,21 @@ impl Log {
     /// Asks the worker to make what was appended visible, if that takes a sync.
     pub(crate) fn request_sync(self: &Arc<Self>) {
         if self.visible_end.load(Ordering::Acquire) < self.log_end.load(Ordering::Acquire) {
-            self.wants_sync.store(true, Ordering::Release);
-            self.request_work();
+            self.want_sync();
         }
+    }
+
+    /// Asks the worker to sync what was appended, and the journal as far as it speaks of it.
+    pub(super) fn want_sync(self: &Arc<Self>) {
+        self.wants_sync.store(true, Ordering::Release);
+        self.request_work();
+    }
+
+    /// Moves the visible end behind a batch that is durable by the journal, if it was written here too.
+    pub(super) fn publish_visible(&self, end: Offset) {
+        let end = end.get().min(self.log_end.load(Ordering::Acquire));
+        self.visible_end.fetch_max(end, Ordering::AcqRel);
+        self.wake_readers();
     }
 
     pub(super) fn request_work(self: &Arc<Self>) {

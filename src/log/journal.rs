@@ -2,15 +2,22 @@
 //! file that all partitions of a broker share.
 //!
 //! The concurrency argument:
-//! - The *gate* is shared by whoever commits and taken alone by whoever starts the file anew, or cuts a log: so no record
-//!   ever speaks of offsets that were given to something else. It comes before every lock of a log.
-//! - The journal's own lock is taken with the writers' locks of the partitions held, and held over the choice of an id and
-//!   the write of a record: positions rise in the order in which records are written.
+//! - The *gate* is shared by whoever writes a transaction and taken alone by whoever starts the file anew, or cuts a log:
+//!   so no record ever speaks of offsets that were given to something else. It comes before every lock of a log, and is
+//!   not held while somebody waits for a sync.
+//! - The journal's own lock is taken with the writers' locks of the partitions held, and held over the choice of an id,
+//!   the write of a record and of its batches, and the log ends behind them: positions rise in the order in which records
+//!   are written, and who finds a record noted finds its batches written, or the log poisoned before them.
 //! - *Durable* means: what precedes the transaction in each of its partitions is on the medium, and so is the record. Who
 //!   leads a sync of the journal therefore syncs those segments first, by themselves and not through their logs: a log's
-//!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it.
+//!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it, only
+//!   visible.
+//! - A *cut* of a log that the file speaks of begins the file anew first, and that waits for a sync that is under way: so
+//!   the leader never makes visible what was cut off.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::task::{Poll, Waker};
 
 use super::commit::GroupCommit;
 use super::{Context, Log, malformed};
@@ -41,12 +48,21 @@ pub(crate) struct State {
     begun: u64,
     floor: u64,
     next_id: u64,
-    /// The logs that records of this file speak of, with what comes before each batch.
-    involved: Vec<(Arc<Log>, Offset)>,
+    /// What records of this file speak of.
+    involved: Vec<Involved>,
     /// How many of them the last sync took care of.
     settled: usize,
     /// Which records a restart finds is unknown: nothing more is committed.
     failed: Option<Error>,
+}
+
+/// A batch of a transaction.
+#[derive(Clone)]
+pub(crate) struct Involved {
+    pub(crate) log: Arc<Log>,
+    /// What comes before it.
+    pub(crate) before: Offset,
+    pub(crate) end: Offset,
 }
 
 /// No file is begun anew while it lives, and no log is cut.
@@ -75,18 +91,23 @@ impl Journal {
         self.gate.read()
     }
 
+    /// Sees to it that there is a file. With no lock of a log held: the first one is synced.
+    ///
+    /// # Errors
+    /// An earlier failure; or what the medium says.
+    pub(crate) fn prepare(&self, ctx: &Context) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        if state.file.is_none() { state.start_file(ctx) } else { Ok(()) }
+    }
+
     /// The right to write the next record. With the writers' locks of its partitions held.
     ///
     /// # Errors
-    /// An earlier failure; or what the medium says to a first file.
-    pub(crate) fn begin(&self, ctx: &Context) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.state.lock();
-        if let Some(error) = &state.failed {
-            return Err(error.clone());
-        }
-        if state.file.is_none() {
-            state.start_file(ctx)?;
-        }
+    /// An earlier failure.
+    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        state.check()?;
         Ok(state)
     }
 
@@ -96,6 +117,16 @@ impl Journal {
     /// A sync failed, now or before.
     pub(crate) fn make_durable(&self, ctx: &Context, upto: u64) -> Result<()> {
         self.commit.wait(upto, || self.sync(ctx))
+    }
+
+    /// As [`make_durable`](Journal::make_durable) for a future, which leaves its waker and the sync to somebody else.
+    pub(crate) fn poll_durable(&self, upto: u64, waker: &Waker) -> Poll<Result<()>> {
+        self.commit.register(waker);
+        // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
+        if self.commit.durable() >= upto {
+            return Poll::Ready(Ok(()));
+        }
+        self.commit.failure().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
     }
 
     /// Up to where it is durable.
@@ -115,10 +146,14 @@ impl Journal {
             (state.file.clone(), state.written, fresh, state.involved.len())
         };
         let Some(file) = file else { return Ok(written) };
-        for (log, before) in involved {
-            log.sync_before(before)?;
+        for part in &involved {
+            part.log.sync_before(part.before)?;
         }
         file.sync_data().map_err(|e| Error::io("sync", &ctx.display(Path::new(names::JOURNAL)), e))?;
+        // None of these logs is cut before this is done: a cut makes everything durable first that the journal says of it.
+        for part in involved {
+            part.log.publish_visible(part.end);
+        }
         let mut state = self.state.lock();
         // The file is begun anew only by who is alone, and that one waits for this sync.
         state.settled = state.settled.max(settled);
@@ -137,25 +172,37 @@ impl Journal {
             if state.written == state.begun {
                 return Ok(alone);
             }
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
+            state.check()?;
             (state.involved.clone(), state.written)
         };
-        let mut logs: Vec<&Arc<Log>> = involved.iter().map(|(log, _)| log).collect();
+        let mut logs: Vec<&Arc<Log>> = involved.iter().map(|part| &part.log).collect();
         logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
         logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        for log in logs.into_iter().filter(|log| !log.is_deleted()) {
-            log.sync()?;
+        for log in logs {
+            // Of what is deleted nothing has to be whole. Looked at behind the sync: it may be deleted while that runs.
+            log.sync().or_else(|error| if log.is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(ctx, written)?;
         self.state.lock().start_file(ctx)?;
         Ok(alone)
     }
 
+    /// Sees to it that no record speaks of this log, which is about to be cut. Nobody commits until the answer is dropped.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Journal::checkpoint), if there is such a record.
+    pub(crate) fn forget(&self, ctx: &Context, log: &Log) -> Result<Alone<'_>> {
+        let alone = self.gate.write();
+        if !self.involves(log) {
+            return Ok(alone);
+        }
+        drop(alone);
+        self.checkpoint(ctx)
+    }
+
     /// Whether a record of the file speaks of this log.
     pub(crate) fn involves(&self, log: &Log) -> bool {
-        self.state.lock().involved.iter().any(|(other, _)| std::ptr::eq(&**other, log))
+        self.state.lock().involved.iter().any(|part| std::ptr::eq(&*part.log, log))
     }
 
     /// Whether the file has become so large that it should begin anew.
@@ -172,11 +219,23 @@ impl Journal {
         let result =
             if begun && all_synced && state.failed.is_none() { state.start_file(ctx) } else { Ok(()) };
         state.file = None;
+        state.fail(&Error::Closed);
+        self.commit.fail(Error::Closed);
         result
     }
 }
 
 impl State {
+    /// # Errors
+    /// Nothing can be committed any more.
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(Error::Closed) => Err(Error::Closed),
+            Some(error) => Err(Error::JournalFailed { cause: Arc::new(error.clone()) }),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id
     }
@@ -185,19 +244,22 @@ impl State {
     /// up to where the journal has to be durable for it.
     ///
     /// # Errors
-    /// `DiskFull`: nothing has happened. Or what else the medium says: a restart may find the record, and nothing is
+    /// `DiskFull`, `RecordTooLarge`: nothing has happened. Or what else the medium says: a restart may find the record, and nothing is
     /// committed any more until then.
     pub(crate) fn write(
         &mut self,
         ctx: &Context,
         durable: u64,
         parts: Vec<CommittedPart<'_>>,
-        logs: impl Iterator<Item = Arc<Log>>,
+        involved: Vec<Involved>,
     ) -> Result<u64> {
         let path = ctx.display(Path::new(names::JOURNAL));
         let Some(file) = self.file.clone() else { return Err(Error::Closed) };
         let synced_upto = durable.saturating_sub(self.begun) + JOURNAL_HEADER_BYTES as u64;
-        let before: Vec<Offset> = parts.iter().map(|part| part.base_offset).collect();
+        let size = parts.iter().map(|part| part.batch.len()).sum();
+        if size > RECORD_BYTES_MAX {
+            return Err(Error::RecordTooLarge { size, limit: RECORD_BYTES_MAX });
+        }
         let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
         if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
             // Zeros over the part, where there is room by now: it cannot look like a record that was torn.
@@ -205,13 +267,15 @@ impl State {
                 return Err(Error::DiskFull { path });
             }
             let error = Error::io("write", &path, e);
-            self.failed = Some(error.clone());
+            self.fail(&error);
+            // The record may be there nevertheless: these logs wait for the next opening.
+            self.involved.extend(involved);
             return Err(error);
         }
         self.next_id += 1;
         self.position += record.len() as u64;
         self.written += record.len() as u64;
-        self.involved.extend(logs.zip(before));
+        self.involved.extend(involved);
         Ok(self.written)
     }
 
@@ -224,21 +288,19 @@ impl State {
     fn start_file(&mut self, ctx: &Context) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let floor = self.next_id;
-        let replaced = replace_file(&*ctx.storage, path, &journal::encode_header(floor)).map_err(|failed| {
-            let path = ctx.display(path);
-            match failed.error {
-                e if is_space(&e) => Error::DiskFull { path },
-                e => Error::io("replace", &path, e),
-            }
-        });
-        let opened = replaced.and_then(|()| {
-            ctx.storage.open(path, OpenMode::Write).map_err(|e| Error::io("open", &ctx.display(path), e))
+        let replaced = replace_file(&*ctx.storage, path, &journal::encode_header(floor));
+        let opened = replaced.map_err(|failed| (failed.error, failed.replaced)).and_then(|()| {
+            let opened = ctx.storage.open(path, OpenMode::Write);
+            opened.map_err(|error| (error, true))
         });
         match opened {
             Ok(file) => self.file = Some(file),
-            Err(error) => {
-                // Either file will do for the next opening, but no more can be written to the old one.
-                self.failed = Some(error.clone());
+            Err((error, replaced)) => {
+                let error = Error::create(&ctx.display(path), error);
+                if replaced {
+                    // Either file will do for the next opening, but no more can be written to the old one.
+                    self.fail(&error);
+                }
                 return Err(error);
             }
         }
@@ -290,8 +352,9 @@ pub(crate) fn settle(
     let floor = journal::decode_header(&file).map_err(|m| malformed(ctx, path, 0, &m))?;
     let (records, torn) = read_records(&file, floor).map_err(|m| malformed(ctx, path, 0, &m))?;
     // First what has no record: what others have put behind it does not count either.
+    let ids: HashSet<u64> = records.iter().map(|record| record.id).collect();
     for (log, base, id) in &seen {
-        if *id >= floor && !records.iter().any(|record| record.id == *id) {
+        if *id >= floor && !ids.contains(id) {
             take_back(ctx, log, *base, report)?;
         }
     }
@@ -305,7 +368,10 @@ pub(crate) fn settle(
         });
         for (part, log) in &parts {
             match log.place_of(part, record.id) {
-                Place::Next if possible => log.redo(part.batch)?,
+                Place::Next if possible => {
+                    let end = log.redo(part.batch)?;
+                    restored(report, log, part, end);
+                }
                 // IMPORTANT: before the next record is looked at. It may stand on this one.
                 Place::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
                 _ => {}
@@ -353,6 +419,23 @@ fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, bool), M
     Ok((records, false))
 }
 
+/// Takes back the report of a cut as far as it was of a part that has been written again, as it was.
+fn restored(report: &mut OpenReport, log: &Log, part: &CommittedPart<'_>, end: Offset) {
+    let len = part.batch.len() as u64;
+    let of_it =
+        |cut: &Cut| (&cut.topic, cut.partition, cut.from) == (log.topic(), log.partition(), part.base_offset);
+    report.cuts.retain_mut(|cut| {
+        if !of_it(cut) {
+            return true;
+        }
+        cut.from = end;
+        cut.position += len;
+        cut.bytes = cut.bytes.saturating_sub(len);
+        cut.to = cut.to.filter(|to| *to > end);
+        cut.bytes > 0 || cut.to.is_some()
+    });
+}
+
 /// Whether a part is a batch of this log: the record has passed its own checksum.
 fn check_part(log: &Log, part: &CommittedPart<'_>) -> bool {
     let body = part.batch.get(HEADER_BYTES..).unwrap_or_default();
@@ -398,9 +481,12 @@ pub(crate) enum Place {
 pub(crate) struct Tail {
     /// Everything before was known to be on the medium.
     pub(crate) from: Offset,
-    /// The batches of transactions behind it: base offset and transaction.
+    /// The batches of transactions behind it, in their order: base offset and transaction.
     pub(crate) transactions: Vec<(Offset, u64)>,
 }
+
+/// All batches of a transaction together are no larger: opening holds the file in memory.
+const RECORD_BYTES_MAX: usize = 1 << 30;
 
 /// The file is begun anew once it is larger than this.
 const FILE_BYTES: u64 = 16 << 20;

@@ -417,6 +417,11 @@ impl Log {
         }
     }
 
+    /// The error of an append that expected the log to end elsewhere than at `end`.
+    fn conflict(&self, end: Offset) -> Error {
+        Error::OffsetConflict { topic: self.identity.topic.clone(), partition: self.identity.partition, end }
+    }
+
     /// A number that changes with every cut. Waits for the end of one that is under way, which takes no I/O.
     pub(crate) fn cuts(&self) -> u64 {
         loop {

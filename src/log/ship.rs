@@ -191,7 +191,7 @@ impl Log {
             None => shipment.base_offset() <= end,
         };
         if !follows {
-            return Err(Error::OffsetConflict { end });
+            return Err(self.conflict(end));
         }
         // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
         let mut rolls = Vec::new();

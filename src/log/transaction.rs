@@ -1,13 +1,18 @@
 //! How do batches get into several logs at once, all of them or none? Checked and given their offsets with all writers held,
 //! written to the journal, then to the segments. The order in which writers are locked is that of topic id and partition.
 
+use std::path::Path;
+use std::task::{Poll, Waker};
+
 use super::append::Filled;
-use super::journal::{Place, Tail};
+use super::journal::{Involved, Place, Tail};
 use super::{Appended, Context, Log, LogSettings, SealedBatch, Writer};
 use crate::config::Durability;
-use crate::error::{Error, Result};
-use crate::format::batch::{HEADER_BYTES, decode_header};
+use crate::error::{Error, Outcome, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
 use crate::format::journal::CommittedPart;
+use crate::format::manifest::Manifest;
+use crate::format::names;
 use crate::stats::Event;
 use crate::storage::write_all_at;
 use crate::sync::{Arc, MutexGuard, Ordering};
@@ -39,129 +44,202 @@ struct Held<'a> {
     filled: Option<Filled>,
 }
 
-/// Appends all batches or none, if all conditions hold. Answers for each part where its batch went; `written` is told the
-/// same before anybody else can append to these logs. Everything is visible, and as durable as the strictest of these logs
-/// demands, on return.
+/// A transaction that is written, and as safe as the strictest of its logs demands once it has been waited for.
+pub(crate) struct Committing {
+    ctx: Arc<Context>,
+    logs: Vec<Arc<Log>>,
+    answers: Vec<Option<Appended>>,
+    /// Up to where the journal has to be durable for it; `None` if it needs no record.
+    upto: Option<u64>,
+    /// Whether one of its topics waits for a sync.
+    is_strict: bool,
+}
+
+/// Appends all batches or none, if all conditions hold. `written` is told where they went before anybody else can append
+/// to these logs.
 ///
 /// # Errors
-/// `OffsetConflict`, `RecordTooLarge`, `DiskFull`, or a log takes no appends: nothing was done. If a write or sync fails
-/// the outcome is unknown until the broker is opened again, and the logs concerned take no appends until then.
+/// `OffsetConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing was done. If a write
+/// fails the outcome is unknown until the broker is opened again, and the logs concerned take no appends until then.
 pub(crate) fn commit(
     ctx: &Arc<Context>,
     parts: Vec<Part>,
     written: impl FnOnce(&[Option<Appended>]),
-) -> Result<Vec<Option<Appended>>> {
-    let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
+) -> Result<Committing> {
     let logs: Vec<Arc<Log>> = parts.iter().map(|part| part.log.clone()).collect();
-    let mut order: Vec<(usize, Part)> = parts.into_iter().enumerate().collect();
-    order.sort_by_key(|(_, part)| (part.log.identity().topic_id, part.log.partition()));
     // One batch is whole by itself.
-    let journaled = order.iter().filter(|(_, part)| part.batch.is_some()).count() > 1;
-    let entered = ctx.journal.enter();
+    let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
     let mut events = Vec::new();
+    let entered = ctx.journal.enter();
+    let done = if journaled { ctx.journal.prepare(ctx) } else { Ok(()) }
+        .and_then(|()| write_all(ctx, &logs, parts, journaled, written, &mut events));
+    drop(entered);
+    events.iter().for_each(|event| ctx.event(event));
+    if !events.is_empty() {
+        logs.iter().for_each(Log::request_work);
+    }
+    let (answers, upto) = done.inspect_err(|error| {
+        if let Error::OffsetConflict { topic, partition, .. } = error {
+            // Whoever reads on after a conflict is to find what it was about.
+            let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
+            logs.iter().filter(is_it).for_each(|log| log.make_visible());
+        }
+    })?;
+    let mut committing = Committing { ctx: ctx.clone(), logs, answers, upto, is_strict: false };
+    committing.is_strict = committing.announce();
+    if ctx.journal.is_large() {
+        // If that cannot be done now, the next transaction tries again.
+        drop(ctx.journal.checkpoint(ctx));
+    }
+    Ok(committing)
+}
+
+/// The part of [`commit`] with the writers of all logs held.
+fn write_all(
+    ctx: &Arc<Context>,
+    logs: &[Arc<Log>],
+    parts: Vec<Part>,
+    journaled: bool,
+    written: impl FnOnce(&[Option<Appended>]),
+    events: &mut Vec<Event>,
+) -> Result<(Vec<Option<Appended>>, Option<u64>)> {
+    let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
+    let mut order: Vec<(usize, Part, &Arc<Log>)> =
+        parts.into_iter().zip(logs).enumerate().map(|(place, (part, log))| (place, part, log)).collect();
+    order.sort_by_key(|(_, _, log)| (log.identity().topic_id, log.partition()));
+    let mut held: Vec<Held<'_>> = Vec::with_capacity(order.len());
+    for (place, Part { batch, condition, .. }, log) in order {
+        let writer = log.writer.lock();
+        let settings = log.settings();
+        held.push(Held { log, place, writer, settings, batch, condition, filled: None });
+    }
+    for part in &held {
+        part.check()?;
+    }
+    for part in &mut held {
+        events.extend(part.roll()?);
+    }
     let mut upto = None;
-    {
-        let mut places = order.iter_mut().map(|(place, part)| (*place, part.batch.take(), part.condition));
-        let taken: Vec<_> = places.by_ref().collect();
-        let mut held: Vec<Held<'_>> = Vec::with_capacity(taken.len());
-        for (place, batch, condition) in taken {
-            let Some(log) = logs.get(place) else { continue };
-            let writer = log.writer.lock();
-            let settings = log.settings();
-            held.push(Held { log, place, writer, settings, batch, condition, filled: None });
-        }
-        for part in &held {
-            part.check()?;
-        }
-        for part in &mut held {
-            events.extend(part.roll()?);
-        }
-        if journaled {
-            let mut journal = ctx.journal.begin(ctx)?;
-            let id = journal.next_id();
-            held.iter_mut().for_each(|part| part.fill(id));
-            let parts = held.iter().filter_map(Held::committed).collect();
-            let logs = held.iter().filter(|part| part.batch.is_some()).map(|part| part.log.clone());
-            let end = journal.write(ctx, ctx.journal.durable(), parts, logs)?;
+    let journal = if journaled {
+        let mut journal = ctx.journal.begin()?;
+        let id = journal.next_id();
+        held.iter_mut().for_each(|part| part.fill(id));
+        let parts = held.iter().filter_map(Held::committed).collect();
+        let involved = held.iter().filter_map(Held::involved).collect();
+        let done = journal.write(ctx, ctx.journal.durable(), parts, involved).and_then(|end| {
             upto = Some(end);
             // From here on it has happened.
-            if let Err(error) = held.iter().try_for_each(|part| part.write(ctx)) {
-                journal.fail(&error);
-                drop(journal);
+            held.iter().try_for_each(|part| part.write(ctx)).inspect_err(|error| journal.fail(error))
+        });
+        if let Err(error) = done {
+            drop(journal);
+            if error.outcome() == Outcome::Unknown {
                 for part in held.iter().filter(|part| part.batch.is_some()) {
                     part.log.poison(error.clone());
                 }
-                return Err(error);
             }
-            drop(journal);
-            for part in &mut held {
-                part.advance(Some(end));
-            }
-        } else {
-            held.iter_mut().for_each(|part| part.fill(0));
-            for part in &mut held {
-                part.write(ctx).or_else(|error| part.write_failed(error))?;
-                part.advance(None);
-            }
+            return Err(error);
         }
-        for part in held {
-            let (place, appended) = (part.place, part.publish());
-            if let (Some(answer), Some(appended)) = (answers.get_mut(place), appended) {
-                *answer = Some(appended);
-            }
+        for part in &mut held {
+            part.advance(upto);
         }
-        written(&answers);
+        Some(journal)
+    } else {
+        held.iter_mut().for_each(|part| part.fill(0));
+        for part in &mut held {
+            part.write(ctx).or_else(|error| part.write_failed(error))?;
+            part.advance(None);
+        }
+        None
+    };
+    for part in &mut held {
+        let (place, appended) = (part.place, part.publish());
+        if let (Some(answer), Some(appended)) = (answers.get_mut(place), appended) {
+            *answer = Some(appended);
+        }
     }
-    events.iter().for_each(|event| ctx.event(event));
-    let finished = finish(ctx, &logs, &answers, upto, !events.is_empty());
-    drop(entered);
-    finished?;
-    if ctx.journal.is_large() {
-        // If that cannot be done now, the next transaction tries again, and says so.
-        drop(ctx.journal.checkpoint(ctx));
-    }
-    Ok(answers)
+    // IMPORTANT: behind the log ends. Whoever syncs the journal moves the visible ends up to them.
+    drop(journal);
+    written(&answers);
+    Ok((answers, upto))
 }
 
-/// Wakes readers, and waits for the strictest durability.
-fn finish(
-    ctx: &Context,
-    logs: &[Arc<Log>],
-    answers: &[Option<Appended>],
-    upto: Option<u64>,
-    rolled: bool,
-) -> Result<()> {
-    let mut strict = false;
-    let written = || logs.iter().zip(answers).filter_map(|(log, answer)| Some((log, answer.as_ref()?)));
-    for (log, _) in written() {
-        match log.settings().durability {
-            Durability::Sync => strict = true,
-            Durability::Interval(every) => {
-                log.arm_interval(every);
-                log.wake_readers();
+impl Committing {
+    fn written(&self) -> impl Iterator<Item = (&Arc<Log>, &Appended)> {
+        self.logs.iter().zip(&self.answers).filter_map(|(log, answer)| Some((log, answer.as_ref()?)))
+    }
+
+    /// Where the batch of a part went.
+    pub(crate) fn written_at(&self, place: usize) -> Option<(&Arc<Log>, &Appended)> {
+        Some((self.logs.get(place)?, self.answers.get(place)?.as_ref()?))
+    }
+
+    /// Wakes readers of what is visible already, and sees to it that the rest is synced in time. Answers whether one of the
+    /// logs has to be waited for.
+    fn announce(&self) -> bool {
+        let mut is_strict = false;
+        for (log, _) in self.written() {
+            match log.settings().durability {
+                Durability::Sync => is_strict = true,
+                Durability::Interval(every) => {
+                    log.arm_interval(every);
+                    log.wake_readers();
+                }
+                Durability::Os => log.wake_readers(),
             }
-            Durability::Os => log.wake_readers(),
         }
-        if rolled {
-            log.request_work();
+        is_strict
+    }
+
+    /// Returns once everything is visible, and as durable as the strictest of the logs demands.
+    ///
+    /// # Errors
+    /// A sync failed: the logs take no appends until the broker is opened again.
+    pub(crate) fn wait(&self) -> Result<()> {
+        match self.upto {
+            _ if !self.is_strict => Ok(()),
+            None => self.written().try_for_each(|(log, at)| log.wait_visible(at.end, at.epoch)),
+            Some(upto) => self.ctx.journal.make_durable(&self.ctx, upto).inspect_err(|e| self.failed(e)),
         }
     }
-    if !strict {
-        return Ok(());
-    }
-    match upto {
-        None => written().try_for_each(|(log, appended)| log.wait_visible(appended.end, appended.epoch)),
-        Some(upto) => {
-            ctx.journal
-                .make_durable(ctx, upto)
-                .inspect_err(|error| written().for_each(|(log, _)| drop(log.poison(error.clone()))))?;
-            for (log, appended) in written() {
-                // What is below it in this log was synced before the journal was.
-                log.visible_end.fetch_max(appended.end.get(), Ordering::AcqRel);
-                log.wake_readers();
+
+    /// As [`wait`](Committing::wait) for a future: leaves the waker, and the sync to the worker.
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<()>> {
+        let Some(upto) = self.upto.filter(|_| self.is_strict && !self.ctx.clock.is_manual()) else {
+            if !self.is_strict || self.upto.is_some() {
+                return Poll::Ready(self.wait());
             }
-            Ok(())
+            let mut polled = Poll::Ready(Ok(()));
+            for (log, at) in self.written() {
+                polled = log.poll_visible(at.end, at.epoch, waker);
+                if polled.is_pending() {
+                    log.request_sync();
+                }
+            }
+            return polled;
+        };
+        let polled = self.ctx.journal.poll_durable(upto, waker);
+        match &polled {
+            Poll::Pending if self.request_sync() => {}
+            Poll::Pending => return Poll::Ready(self.wait()),
+            Poll::Ready(Err(error)) => self.failed(error),
+            Poll::Ready(Ok(())) => {}
         }
+        polled
+    }
+
+    /// Leaves the sync to the worker. Answers false if that would not come to it.
+    pub(crate) fn request_sync(&self) -> bool {
+        if !self.is_strict || self.upto.is_some_and(|upto| self.ctx.journal.durable() >= upto) {
+            return true;
+        }
+        // With any of these logs the worker syncs the journal.
+        let asked = self.written().map(|(log, _)| log).find(|log| log.is_usable());
+        asked.inspect(|log| log.want_sync()).is_some()
+    }
+
+    fn failed(&self, error: &Error) {
+        self.written().for_each(|(log, _)| drop(log.poison(error.clone())));
     }
 }
 
@@ -170,7 +248,7 @@ impl Held<'_> {
         self.log.check_writable()?;
         match self.condition {
             Some(Condition::End(end)) if end != self.writer.point.end => {
-                return Err(Error::OffsetConflict { end: self.writer.point.end });
+                return Err(self.log.conflict(self.writer.point.end));
             }
             _ => {}
         }
@@ -210,6 +288,11 @@ impl Held<'_> {
         })
     }
 
+    fn involved(&self) -> Option<Involved> {
+        let header = self.batch.as_ref()?.header;
+        Some(Involved { log: self.log.clone(), before: header.base_offset, end: header.end_offset() })
+    }
+
     fn write(&self, ctx: &Context) -> Result<()> {
         let Some(batch) = &self.batch else { return Ok(()) };
         let file = self.writer.segment.file(ctx)?;
@@ -240,8 +323,8 @@ impl Held<'_> {
     }
 
     /// Lets readers see it, as far as nothing has to be waited for.
-    fn publish(self) -> Option<Appended> {
-        let SealedBatch { header, stored, raw } = self.batch?;
+    fn publish(&mut self) -> Option<Appended> {
+        let SealedBatch { header, stored, raw } = self.batch.take()?;
         self.log.remember(&self.writer, header, stored, raw);
         self.log.publish_end(header.end_offset(), &self.settings);
         let append_time = header.attributes.append_time().then_some(header.max_timestamp);
@@ -263,10 +346,20 @@ impl Log {
         if self.durable_end.load(Ordering::Acquire) >= before.get() {
             return Ok(());
         }
-        for segment in self.segments().iter().filter(|segment| segment.base < before) {
-            segment.sync_if_dirty(&self.ctx).map_err(|e| self.poison(e))?;
-        }
-        Ok(())
+        let failed = match self.commit.failure() {
+            // IMPORTANT: a sync that failed is not tried again. A second one would succeed and say nothing of those bytes.
+            Some(error) => error,
+            None => {
+                let segments = self.segments();
+                let mut before = segments.iter().filter(|segment| segment.base < before);
+                match before.try_for_each(|segment| segment.sync_if_dirty(&self.ctx)) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+        };
+        // Of what is deleted nothing has to be whole.
+        if self.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
     }
 
     /// What opening found behind the last point that was known to be on the medium.
@@ -288,25 +381,46 @@ impl Log {
         if base == end {
             return Place::Next;
         }
-        let there = tail.transactions.contains(&(base, id)) && base < end;
+        let there = base < end && tail.transactions.binary_search(&(base, id)).is_ok();
         if there { Place::Present } else { Place::Elsewhere }
     }
 
-    /// Appends a batch of the journal at the log's end, where it belongs.
+    /// Appends a batch of the journal at the log's end, where it belongs. Answers where the log ends then.
     ///
     /// # Errors
-    /// Those of an append.
-    pub(super) fn redo(&self, batch: &[u8]) -> Result<()> {
-        let path = || self.ctx.display(std::path::Path::new(crate::format::names::JOURNAL));
+    /// Those of an append, and of replacing the manifest.
+    pub(super) fn redo(&self, batch: &[u8]) -> Result<Offset> {
+        let path = || self.ctx.display(Path::new(names::JOURNAL));
         let (mut header, _) =
             decode_header(batch, self.seed()).map_err(|m| Error::corrupt(&path(), m.position, m.what))?;
         let settings = self.settings();
         let mut writer = self.writer.lock();
+        self.keep_positions(&header)?;
         let mut stored = batch.to_vec();
         debug_assert!(stored.len() >= HEADER_BYTES);
         self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
         self.publish_end(end, &settings);
-        Ok(())
+        Ok(end)
+    }
+
+    /// If recovery has cut off what is left of a batch that is now written again as it was, the records of the epoch in
+    /// which it was appended are the same up to its end, not only up to where that cut was: a position behind it is still
+    /// one. IMPORTANT: said before it is written. Whoever comes after a crash in between writes it again, in any case, and
+    /// a batch that is there is not written again.
+    fn keep_positions(&self, header: &BatchHeader) -> Result<()> {
+        let was_cut = |manifest: &Manifest| {
+            let last = manifest.epochs.last();
+            last.is_some_and(|last| last.epoch > header.log_epoch && last.start == header.base_offset)
+        };
+        if !was_cut(&self.manifest.get()) {
+            return Ok(());
+        }
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            if let Some(last) = manifest.epochs.last_mut() {
+                last.start = header.end_offset();
+            }
+        });
+        committed.map_err(|failed| failed.error)
     }
 }

@@ -11,8 +11,10 @@ impl Log {
     /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
     pub(crate) fn work(&self) {
         self.queued.store(false, Ordering::Release);
-        if self.wants_sync.swap(false, Ordering::AcqRel) {
-            let _ = self.sync();
+        if self.wants_sync.swap(false, Ordering::AcqRel) && self.sync().is_err() {
+            // Somebody may wait for a transaction, which may be safe nevertheless, or must hear that it is not.
+            let upto = self.writer.lock().journal_upto;
+            let _ = self.ctx.journal.make_durable(&self.ctx, upto);
         }
         self.finish_sealed();
     }
@@ -55,7 +57,9 @@ impl Log {
         let mut finished = Vec::new();
         for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
             let Some(end) = segment.end() else { continue };
-            if !segment.is_synced() && self.commit.wait(end.get(), || self.sync_written()).is_err() {
+            // IMPORTANT: whatever is said of the file. Somebody may have synced it for what comes before a transaction, and
+            // nobody yet the journal for the transactions that are in it.
+            if self.commit.wait(end.get(), || self.sync_written()).is_err() {
                 return;
             }
             if !segment.is_synced() && segment.sync(&self.ctx).map_err(|e| self.poison(e)).is_err() {
