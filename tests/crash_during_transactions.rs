@@ -28,22 +28,51 @@ struct Told {
     sent: Vec<(usize, String)>,
 }
 
-fn broker(disk: &Disk, durability: Durability) -> Result<Broker> {
-    BrokerConfig::new().clock(ManualClock::new()).seed(3).durability(durability).on_disk(disk)
+fn broker(disk: &Disk, topics: Topics) -> Result<Broker> {
+    BrokerConfig::new().clock(ManualClock::new()).seed(3).durability(topics.durability()).on_disk(disk)
 }
 
-fn partitions(broker: &Broker) -> Result<Vec<Partition>> {
+/// What the topics are told to survive.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Topics {
+    Os,
+    Sync,
+    /// The second one a power loss, the others not.
+    Mixed,
+}
+
+impl Topics {
+    fn durability(self) -> Durability {
+        if self == Topics::Sync { Durability::Sync } else { Durability::Os }
+    }
+
+    /// Whether something acknowledged that is about these partitions has to be there.
+    fn promise(self, survive: Survive, mut about: impl Iterator<Item = usize>) -> bool {
+        match self {
+            _ if survive == Survive::Everything => true,
+            Topics::Os => false,
+            Topics::Sync => true,
+            Topics::Mixed => about.any(|at| (3..6).contains(&at)),
+        }
+    }
+}
+
+fn partitions(broker: &Broker, topics: Topics) -> Result<Vec<Partition>> {
     let mut all = Vec::new();
     for name in TOPICS {
-        let config = if name == "b" { small().compression(Compression::Lz4) } else { small() };
+        let config = match (name, topics) {
+            ("b", Topics::Mixed) => small().durability(Durability::Sync),
+            ("b", _) => small().compression(Compression::Lz4),
+            _ => small(),
+        };
         all.extend(broker.ensure_topic(name, config.partitions(3))?.partitions());
     }
     Ok(all)
 }
 
-fn workload(disk: &Disk, durability: Durability, told: &mut Told) -> Result<()> {
-    let broker = broker(disk, durability)?;
-    let all = partitions(&broker)?;
+fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
+    let broker = broker(disk, topics)?;
+    let all = partitions(&broker, topics)?;
     let input = broker.ensure_topic("input", small())?.partition(0)?;
     while input.bounds()?.log_end.get() < INPUT {
         send(&broker, &input, "in")?;
@@ -92,17 +121,13 @@ fn transactions_in(values: &BTreeMap<u64, String>) -> Vec<u64> {
 }
 
 /// Answers what is there, to be compared with what a second opening finds.
-fn check(disk: &Disk, durability: Durability, survive: Survive, told: &Told, case: &str) -> Vec<Vec<u64>> {
-    let broker = broker(disk, durability).unwrap_or_else(|e| panic!("{case}: {e}"));
+fn check(disk: &Disk, topics: Topics, survive: Survive, told: &Told, case: &str) -> Vec<Vec<u64>> {
+    let broker = broker(disk, topics).unwrap_or_else(|e| panic!("{case}: {e}"));
     assert!(broker.open_report().damaged.is_empty(), "{case}: {:?}", broker.open_report().damaged);
     let names = TOPICS.iter().filter_map(|name| broker.topic(name).ok());
     let all: Vec<Partition> = names.flat_map(|topic| topic.partitions()).collect();
     let values: Vec<_> = all.iter().map(|partition| read_from(partition, Start::Beginning)).collect();
     let found: Vec<Vec<u64>> = values.iter().map(transactions_in).collect();
-    let promised = match durability {
-        Durability::Sync => true,
-        _ => survive == Survive::Everything,
-    };
     let mut offset = 0;
     for (number, chosen) in &told.transactions {
         // The last partition forgets.
@@ -110,7 +135,7 @@ fn check(disk: &Disk, durability: Durability, survive: Survive, told: &Told, cas
         let there =
             looked_at.iter().filter(|at| found.get(***at).is_some_and(|f| f.contains(number))).count();
         assert!(there == 0 || there == looked_at.len(), "{case}: {number} is in {there} of {looked_at:?}");
-        if promised && told.committed.contains(number) {
+        if topics.promise(survive, chosen.iter().copied()) && told.committed.contains(number) {
             assert!(there > 0, "{case}: {number} was acknowledged");
         }
         if number % 3 == 0 && there > 0 {
@@ -123,7 +148,8 @@ fn check(disk: &Disk, durability: Durability, survive: Survive, told: &Told, cas
     let input = broker.topic("input").and_then(|topic| topic.partition(0)?.bounds());
     let offset = offset.min(input.map_or(0, |bounds| bounds.log_end.get()));
     assert_eq!(committed.map_or(0, |c| c.offset.get()), offset, "{case}: the consumer's offset");
-    for (at, value) in told.sent.iter().filter(|(at, _)| promised && *at != 8) {
+    let promised = |at: usize| at != 8 && topics.promise(survive, std::iter::once(at));
+    for (at, value) in told.sent.iter().filter(|(at, _)| promised(*at)) {
         assert!(values[*at].values().any(|found| found == value), "{case}: {value} was acknowledged");
     }
     for (at, values) in values.iter().enumerate() {
@@ -142,22 +168,21 @@ fn check(disk: &Disk, durability: Durability, survive: Survive, told: &Told, cas
     found
 }
 
-fn cut_everywhere(durability: Durability) {
+fn cut_everywhere(topics: Topics) {
     let whole = {
         let (disk, mut told) = (Disk::new(), Told::default());
-        workload(&disk, durability, &mut told).unwrap();
+        workload(&disk, topics, &mut told).unwrap();
         assert_eq!((told.committed.len(), told.sent.len()), (12, 12));
-        check(&disk, durability, Survive::Everything, &told, "uncut");
+        check(&disk, topics, Survive::Everything, &told, "uncut");
         disk.ops()
     };
     let (mut cases, mut nested, mut absent) = (0, 0, 0);
     // Every third operation by default, other ones for each durability.
-    let (first, step) =
-        if thorough() { (1, 1) } else { (if durability == Durability::Os { 1 } else { 2 }, 3) };
+    let (first, step) = if thorough() { (1, 1) } else { (1 + topics as u64, 3) };
     for nth in (first..=whole).step_by(step) {
         let (disk, mut told) = (Disk::new(), Told::default());
         disk.crash_at(nth);
-        let _ = workload(&disk, durability, &mut told);
+        let _ = workload(&disk, topics, &mut told);
         let survivals = [
             Survive::Everything,
             Survive::Synced,
@@ -166,14 +191,14 @@ fn cut_everywhere(durability: Durability) {
             Survive::Zeroed(nth),
         ];
         for survive in survivals {
-            let case = format!("{durability:?}, cut at operation {nth} of {whole}, {survive:?}");
+            let case = format!("{topics:?}, cut at operation {nth} of {whole}, {survive:?}");
             let left = disk.duplicate();
             left.crash(survive);
             // The recovery is cut too: at one operation by default, at many of them to be thorough.
 
             let recovery = {
                 let disk = left.duplicate();
-                drop(broker(&disk, durability).unwrap_or_else(|e| panic!("{case}: {e}")));
+                drop(broker(&disk, topics).unwrap_or_else(|e| panic!("{case}: {e}")));
                 disk.ops()
             };
 
@@ -184,22 +209,22 @@ fn cut_everywhere(durability: Durability) {
             for cut in cuts {
                 let again = left.duplicate();
                 again.crash_at(cut);
-                drop(broker(&again, durability));
+                drop(broker(&again, topics));
                 // Where only a kill is survived, the second one is no more than that.
                 let second = match survive {
                     Survive::Everything => survive,
                     _ => Survive::Random(nth ^ cut),
                 };
                 again.crash(second);
-                check(&again, durability, survive, &told, &format!("{case}, again at {cut}"));
+                check(&again, topics, survive, &told, &format!("{case}, again at {cut}"));
                 nested += 1;
             }
-            let found = check(&left, durability, survive, &told, &case);
+            let found = check(&left, topics, survive, &told, &case);
             absent += told.transactions.len()
                 - found.iter().flatten().collect::<std::collections::BTreeSet<_>>().len();
             // What was accepted stays.
             left.crash(Survive::Synced);
-            let broker = broker(&left, durability).unwrap();
+            let broker = broker(&left, topics).unwrap();
             let names = TOPICS.iter().filter_map(|name| broker.topic(name).ok());
             for (at, partition) in names.flat_map(|topic| topic.partitions()).enumerate() {
                 let later = transactions_in(&read_from(&partition, Start::Beginning));
@@ -209,17 +234,22 @@ fn cut_everywhere(durability: Durability) {
         }
     }
     println!(
-        "{durability:?}: {whole} operations, {cases} crashes, {nested} of them twice, {absent} transactions absent"
+        "{topics:?}: {whole} operations, {cases} crashes, {nested} of them twice, {absent} transactions absent"
     );
     assert!(whole > 200 && absent > 50, "{whole} operations, {absent} absent");
 }
 
 #[test]
 fn every_cut_leaves_each_transaction_whole_or_absent_under_os() {
-    cut_everywhere(Durability::Os);
+    cut_everywhere(Topics::Os);
 }
 
 #[test]
 fn every_cut_leaves_each_transaction_whole_or_absent_under_sync() {
-    cut_everywhere(Durability::Sync);
+    cut_everywhere(Topics::Sync);
+}
+
+#[test]
+fn every_cut_leaves_each_transaction_whole_or_absent_where_topics_differ() {
+    cut_everywhere(Topics::Mixed);
 }
