@@ -321,7 +321,7 @@ impl Partition {
     ) -> Result<Receipt> {
         let prepared = Prepared::new(&self.broker.ctx, &self.state, &self.log, records)?;
         let (batch, timestamps) = prepared.into_parts();
-        let appended = self.log.append_at(batch, Some(end)).inspect_err(|error| {
+        let appended = self.log.append_at(batch, end).inspect_err(|error| {
             if matches!(error, Error::OffsetConflict { .. }) {
                 // Whoever reads on after a conflict is to find what it was about.
                 self.log.make_visible();

@@ -2,7 +2,7 @@
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
 use super::batch::{Batch, ByteView};
-use super::named::Judged;
+use super::named::Sender;
 use super::recovery::{Point, active_entry, create_segment};
 use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
 use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
@@ -32,17 +32,30 @@ impl Log {
     /// `RecordTooLarge` if no segment has room for it, `DiskFull`: nothing was appended. After another failure of the
     /// write the partition is poisoned.
     pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
-        self.append_at(batch, None)
+        self.append_if(batch, None, None)
+    }
+
+    /// As [`append`](Log::append) of a batch that a named producer sends.
+    ///
+    /// # Errors
+    /// `Fenced`, `OutOfOrderSequence`, beside those of `append`.
+    pub(crate) fn append_from(self: &Arc<Self>, batch: SealedBatch, sender: &Sender<'_>) -> Result<Appended> {
+        self.append_if(batch, None, Some(sender))
     }
 
     /// As [`append`](Log::append), if the log ends at `expected`.
     ///
     /// # Errors
     /// `OffsetConflict` if it does not, beside those of `append`.
-    pub(crate) fn append_at(
+    pub(crate) fn append_at(self: &Arc<Self>, batch: SealedBatch, expected: Offset) -> Result<Appended> {
+        self.append_if(batch, Some(expected), None)
+    }
+
+    fn append_if(
         self: &Arc<Self>,
         batch: SealedBatch,
         expected: Option<Offset>,
+        sender: Option<&Sender<'_>>,
     ) -> Result<Appended> {
         let settings = self.settings();
         let SealedBatch { mut header, mut stored, raw } = batch;
@@ -57,18 +70,14 @@ impl Log {
             return Err(self.conflict(writer.point.end));
         }
         // Held to the end: what is noted is what was judged.
-        let mut judged = match self.judge(&header)? {
-            Judged::Repetition(appended) => return Ok(appended),
-            Judged::New(producers) => producers,
-        };
+        let judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
         let append_time = self.set_append_time(&mut header, &settings);
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
         let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
-        if let Some(producers) = &mut judged {
-            producers.note_batch(&header);
+        if let Some(judged) = judged {
+            judged.note(&header);
         }
-        drop(judged);
         self.remember(&writer, header, stored, raw);
         self.publish_end(end, &settings);
         drop(writer);

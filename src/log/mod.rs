@@ -14,8 +14,9 @@
 //!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
-//! - *Locks* are taken in this order: shape, writer, manifest, segment list, one segment's slots. The group commit's lock
-//!   and the readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
+//! - *Locks* are taken in this order: the journal's gate, shape, writer, the journal's own, named producers, manifest,
+//!   segment list, one segment's slots. The group commit's lock and the readers' are taken with none of them held but the
+//!   shape's, or last; `ends` comes behind the manifest.
 
 mod append;
 pub(crate) mod batch;
@@ -31,7 +32,7 @@ pub(crate) mod files;
 pub(crate) mod journal;
 mod lookup;
 pub(crate) mod manifest;
-mod named;
+pub(crate) mod named;
 pub(crate) mod notify;
 mod offset_map;
 pub(crate) mod pool;

@@ -1,95 +1,98 @@
 //! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes;
 //! from then on each append is judged and noted. Logs that no named producer ever writes to never look.
 
+use super::Log;
 use super::producers::{Claim, Located, Producers, Refusal, Sequencing, Verdict};
-use super::{Appended, Log};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::log::cursor::Cursor;
 use crate::sync::{Arc, MutexGuard};
 
-/// What is to be done with a batch. While it lives nobody else is judged.
-pub(super) enum Judged<'a> {
-    /// To be appended, and then noted, if it is a named producer's.
-    New(Option<Noting<'a>>),
-    /// It is in the log already.
-    Repetition(Appended),
+/// Who sends a batch, as far as its header does not say.
+pub(crate) struct Sender<'a> {
+    /// The sequence of its first record.
+    pub(crate) first: u64,
+    /// Whether it may still send.
+    pub(crate) fence: &'a dyn Fn() -> Result<()>,
 }
 
-/// The log's memory of producers, held.
-pub(super) struct Noting<'a>(MutexGuard<'a, Option<Producers>>);
+/// A batch that may be appended. While this lives nobody else is judged, and nobody learns what there is.
+pub(super) struct Judged<'a> {
+    known: MutexGuard<'a, Option<Producers>>,
+    claim: Claim,
+}
 
-impl Noting<'_> {
-    /// Remembers a batch that has been written.
-    pub(super) fn note_batch(&mut self, header: &BatchHeader) {
-        if let Some(producers) = &mut *self.0 {
-            note(producers, header);
+impl Judged<'_> {
+    /// Remembers the batch, which has been written.
+    pub(super) fn note(mut self, header: &BatchHeader) {
+        let last = header.base_offset.plus(u64::from(header.last_offset_delta));
+        if let Some(producers) = &mut *self.known {
+            producers.note(&self.claim, header.base_offset, last, header.max_timestamp);
         }
     }
 }
 
 impl Log {
-    /// Reads what there is of named producers, unless it is known. Before the writer's lock, since this may read much.
-    ///
-    /// # Errors
-    /// Those of reading.
-    pub(crate) fn know_producers(self: &Arc<Self>) -> Result<()> {
+    /// What is known of named producers, read from the log if nothing is. Asked before the writer's lock is taken, since
+    /// that may read much; behind it only if the log was cut in between.
+    fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Option<Producers>>> {
         let mut known = self.producers.lock();
-        if known.is_some() {
-            return Ok(());
+        if known.is_none() {
+            let mut producers = Producers::default();
+            let mut cursor = Cursor::new(self.clone(), self.log_start());
+            while let Some(header) = cursor.peek_any()? {
+                if let Some(claim) = claim(&header) {
+                    let last = header.base_offset.plus(u64::from(header.last_offset_delta));
+                    producers.note(&claim, header.base_offset, last, header.max_timestamp);
+                }
+                cursor.pass(&header);
+            }
+            *known = Some(producers);
         }
-        let mut producers = Producers::default();
-        let mut cursor = Cursor::new(self.clone(), self.log_start());
-        while let Some(header) = cursor.peek_any()? {
-            note(&mut producers, &header);
-            cursor.pass(&header);
-        }
-        *known = Some(producers);
-        Ok(())
+        Ok(known)
     }
 
     /// The last sequence of a producer here, and where the record with a given one is.
-    pub(crate) fn locate(&self, producer_id: u64, sequence: u64) -> (Option<u64>, Located) {
-        match &*self.producers.lock() {
-            Some(producers) => {
-                (producers.last_sequence(producer_id), producers.locate(producer_id, sequence))
-            }
-            None => (None, Located::New),
-        }
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn locate(
+        self: &Arc<Self>,
+        producer_id: u64,
+        sequence: u64,
+    ) -> Result<(Option<u64>, Located)> {
+        let known = self.known_producers()?;
+        let found = known
+            .as_ref()
+            .map(|known| (known.last_sequence(producer_id), known.locate(producer_id, sequence)));
+        Ok(found.unwrap_or((None, Located::New)))
     }
 
     /// Judges a batch. Under the writer's lock.
     ///
     /// # Errors
-    /// `Fenced`, `OutOfOrderSequence`.
-    pub(super) fn judge(&self, header: &BatchHeader) -> Result<Judged<'_>> {
-        let Some(claim) = claim(header) else { return Ok(Judged::New(None)) };
-        let known = self.producers.lock();
-        let Some(producers) = &*known else {
-            // The log was cut since it was asked about its producers: the caller asks again.
-            return Err(Error::OutOfOrderSequence { sequence: claim.first, last: None });
+    /// `Fenced`; `OutOfOrderSequence`, also for what is there already: the sender looks where it is; those of reading.
+    pub(super) fn judge(self: &Arc<Self>, header: &BatchHeader, sender: &Sender<'_>) -> Result<Judged<'_>> {
+        let known = self.known_producers()?;
+        // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
+        // handle appends is seen by him, or is not appended any more.
+        (sender.fence)()?;
+        let claim = Claim {
+            producer_id: header.producer_id,
+            epoch: header.producer_epoch,
+            sequencing: Sequencing::Given,
+            first: sender.first,
+            last: header.base_sequence,
         };
-        match producers.check(&claim) {
-            Ok(Verdict::New) => Ok(Judged::New(Some(Noting(known)))),
-            Ok(Verdict::Duplicate(batch)) => Ok(Judged::Repetition(Appended {
-                base_offset: batch.base_offset,
-                end: batch.last_offset.plus(1),
-                epoch: self.epoch(),
-                append_time: None,
-            })),
+        let refused = |last| Error::OutOfOrderSequence { sequence: claim.first, last };
+        let verdict = known.as_ref().map_or(Ok(Verdict::New), |known| known.check(&claim));
+        match verdict {
+            Ok(Verdict::New) => Ok(Judged { known, claim }),
+            Ok(Verdict::Duplicate(batch)) => Err(refused(Some(batch.last))),
             Err(Refusal::Fenced { .. }) => Err(Error::Fenced),
-            Err(Refusal::OutOfOrder { last }) => {
-                Err(Error::OutOfOrderSequence { sequence: claim.first, last })
-            }
-            Err(Refusal::Mixed) => Err(Error::OutOfOrderSequence { sequence: claim.first, last: None }),
+            Err(Refusal::OutOfOrder { last }) => Err(refused(last)),
+            Err(Refusal::Mixed) => Err(refused(None)),
         }
-    }
-}
-
-fn note(producers: &mut Producers, header: &BatchHeader) {
-    if let Some(claim) = claim(header) {
-        let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-        producers.note(&claim, header.base_offset, last, header.max_timestamp);
     }
 }
 

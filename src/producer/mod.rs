@@ -256,8 +256,7 @@ impl Producer {
         let named = self.named()?;
         named.check()?;
         partition.state().check()?;
-        partition.log().know_producers()?;
-        Ok(partition.log().locate(named.id, u64::MAX).0)
+        Ok(partition.log().locate(named.id, u64::MAX)?.0)
     }
 
     /// # Errors

@@ -7,6 +7,7 @@ use super::pending::Wait;
 use crate::broker::{BrokerInner, Named, Prepared, TopicState};
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::log::named::Sender;
 use crate::log::producers::Located;
 use crate::partitioner::{Partitioner, partition_for_key};
 use crate::reader::read_once;
@@ -115,13 +116,12 @@ impl Share<'_> {
         // Comes again if another thread was faster with some of them, or the log was cut.
         loop {
             named.check()?;
-            self.log.know_producers()?;
             let mut known = 0;
             let mut end = (Offset::ZERO, self.log.epoch());
             let mut before = None;
             for (record, place) in self.records.iter().zip(&self.places) {
                 let sequence = record.given_sequence().unwrap_or(0);
-                let (last, located) = self.log.locate(named.id, sequence);
+                let (last, located) = self.log.locate(named.id, sequence)?;
                 before = last;
                 match located {
                     Located::New => break,
@@ -150,8 +150,8 @@ impl Share<'_> {
             batch.header.producer_epoch = named.epoch;
             batch.header.base_sequence = last;
             batch.header.attributes = batch.header.attributes.with_given_sequences(Some(dense));
-            named.check()?;
-            match self.log.append(batch) {
+            let sender = Sender { first, fence: &|| named.check() };
+            match self.log.append_from(batch, &sender) {
                 Ok(appended) => {
                     let places = self.places.iter().skip(known);
                     let made = Prepared::receipts(&self.log, &timestamps, appended);
