@@ -9,7 +9,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Dump, assert_gapless, dump, thorough};
+use common::{Dump, assert_gapless, cut_each_operation, dump, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Record, Result, TopicConfig};
 
@@ -195,29 +195,25 @@ fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
         let mut told = Told::default();
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
-        for nested in 1.. {
-            let disk = disk.duplicate();
-            disk.crash_at(nested);
-            let opened = broker(&disk, &ManualClock::new());
-            let finished = opened.is_ok();
-            drop(opened);
-            for survive in [Survive::Everything, Survive::Synced, Survive::Random(nested)] {
-                let disk = disk.duplicate();
-                // Whatever survived the first loss was durable then; the promises stand.
-                let power =
-                    if survive == Survive::Everything { Survive::Random(nested * 7) } else { survive };
-                check(
-                    &disk,
-                    &told,
-                    power,
-                    &format!("cut at {operation}, then at {nested} of the recovery, {survive:?}"),
-                );
-                cases += 1;
-            }
-            if finished {
-                break;
-            }
-        }
+        cut_each_operation(
+            &disk,
+            |disk| broker(disk, &ManualClock::new()),
+            |disk, nested| {
+                for survive in [Survive::Everything, Survive::Synced, Survive::Random(nested)] {
+                    let disk = disk.duplicate();
+                    // Whatever survived the first loss was durable then; the promises stand.
+                    let power =
+                        if survive == Survive::Everything { Survive::Random(nested * 7) } else { survive };
+                    check(
+                        &disk,
+                        &told,
+                        power,
+                        &format!("cut at {operation}, then at {nested} of the recovery, {survive:?}"),
+                    );
+                    cases += 1;
+                }
+            },
+        );
     }
     println!("{cases} crashes of recoveries");
     assert!(cases >= 500, "{cases}");

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{files, small, thorough};
+use common::{cut_each_operation, files, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Partition, Record, Result, Retention, Start, TopicConfig,
@@ -305,19 +305,17 @@ fn a_crash_at_any_operation_of_the_recovery_too() {
         disk.crash_at(operation);
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
-        for nested in 1.. {
-            let disk = disk.duplicate();
-            disk.crash_at(nested);
-            let finished = broker(&disk, &ManualClock::new()).is_ok();
-            for survive in [Survive::Synced, Survive::Random(nested), Survive::Zeroed(nested)] {
-                let case = format!("cut at {operation}, then at {nested} of the recovery, {survive:?}");
-                check(&disk.duplicate(), &told, survive, &case);
-                cases += 1;
-            }
-            if finished {
-                break;
-            }
-        }
+        cut_each_operation(
+            &disk,
+            |disk| broker(disk, &ManualClock::new()),
+            |disk, nested| {
+                for survive in [Survive::Synced, Survive::Random(nested), Survive::Zeroed(nested)] {
+                    let case = format!("cut at {operation}, then at {nested} of the recovery, {survive:?}");
+                    check(&disk.duplicate(), &told, survive, &case);
+                    cases += 1;
+                }
+            },
+        );
     }
     assert!(cases >= 300, "{cases}");
 }

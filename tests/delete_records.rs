@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{at, files, send};
+use common::{at, files, look, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, Offset, OffsetReset, Partition, Record, SkipReason, Start,
@@ -46,22 +46,6 @@ fn append(broker: &Broker, partition: &Partition, count: usize) {
 
 fn delete(partition: &Partition, before: u64) -> quipu::Result<u64> {
     partition.delete_records(Offset::new(before)).map(Offset::get)
-}
-
-/// Number of segments, log start, log end; every record between is there, and no file of another segment.
-fn look(disk: &Disk, partition: &Partition) -> (usize, u64, u64) {
-    let bounds = partition.bounds().unwrap();
-    let mut next = bounds.log_start;
-    while next < bounds.visible_end {
-        for record in &partition.read(Start::At(next), 1 << 20).unwrap() {
-            assert_eq!(record.offset(), next);
-            assert_eq!(record.value().unwrap(), format!("{next:>60}").as_bytes());
-            next = next.plus(1);
-        }
-    }
-    let listed = partition.stats().segments;
-    assert_eq!(files(disk, "topics/t/0", ".log").len(), listed.len(), "{listed:?}");
-    (listed.len(), bounds.log_start.get(), bounds.log_end.get())
 }
 
 // S9, 37: Kafka's vector, each step behind another kind of restart

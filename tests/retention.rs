@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{at, files, send};
+use common::{at, look, send};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
@@ -38,23 +38,6 @@ fn append(broker: &Broker, partition: &Partition, count: usize) {
         let end = partition.bounds().unwrap().log_end;
         send(broker, partition, &format!("{end:>60}")).unwrap();
     }
-}
-
-/// Number of segments, log start, log end; every record between is there, and no file of another segment.
-fn look(disk: &Disk, partition: &Partition) -> (usize, u64, u64) {
-    let bounds = partition.bounds().unwrap();
-    let mut next = bounds.log_start;
-    while next < bounds.visible_end {
-        let records = partition.read(Start::At(next), 1 << 20).unwrap();
-        for record in &records {
-            assert_eq!(record.offset(), next);
-            assert_eq!(record.value().unwrap(), format!("{next:>60}").as_bytes());
-            next = next.plus(1);
-        }
-    }
-    let listed = partition.stats().segments;
-    assert_eq!(files(disk, "topics/t/0", ".log").len(), listed.len(), "{listed:?}");
-    (listed.len(), bounds.log_start.get(), bounds.log_end.get())
 }
 
 // S5, 35, 41

@@ -171,3 +171,37 @@ pub fn read_from(partition: &Partition, from: Start) -> BTreeMap<u64, String> {
         found.extend(records.iter().map(|record| (record.offset().get(), text(record.value()))));
     }
 }
+
+/// Opens copies of a disk, each cut at another operation of that, from the first to the last, and shows what is left.
+pub fn cut_each_operation(
+    disk: &Disk,
+    open: impl Fn(&Disk) -> quipu::Result<Broker>,
+    mut show: impl FnMut(&Disk, u64),
+) {
+    for nth in 1.. {
+        let disk = disk.duplicate();
+        disk.crash_at(nth);
+        let finished = open(&disk).is_ok();
+        show(&disk, nth);
+        if finished {
+            break;
+        }
+    }
+}
+
+/// Of `t/0`: number of segments, log start, log end. Every record between is there and says its offset, and there is no file
+/// of another segment.
+pub fn look(disk: &Disk, partition: &Partition) -> (usize, u64, u64) {
+    let bounds = partition.bounds().unwrap();
+    let mut next = bounds.log_start;
+    while next < bounds.visible_end {
+        for record in &partition.read(Start::At(next), 1 << 20).unwrap() {
+            assert_eq!(record.offset(), next);
+            assert_eq!(record.value().unwrap(), format!("{next:>60}").as_bytes());
+            next = next.plus(1);
+        }
+    }
+    let listed = partition.stats().segments;
+    assert_eq!(files(disk, "topics/t/0", ".log").len(), listed.len(), "{listed:?}");
+    (listed.len(), bounds.log_start.get(), bounds.log_end.get())
+}
