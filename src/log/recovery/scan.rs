@@ -1,0 +1,169 @@
+//! How far does a partition make sense? Reading what is not known to be on the medium, batch by batch, up to the end or to a
+//! break, and looking for what lies behind that.
+
+use super::{Behind, Break, Point, Recoverer, Scanned};
+use crate::error::Result;
+use crate::format::batch::{HEADER_BYTES, check_body, find_batch, is_zero};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::malformed;
+use crate::log::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use crate::log::window::Window;
+use crate::sync::Arc;
+use crate::types::Offset;
+
+impl Recoverer<'_> {
+    /// Walks and checks every batch from a point to the end.
+    pub(super) fn read_batches(&self, first: usize, from: Point) -> Result<Scanned> {
+        let mut point = from;
+        let (mut accepted, mut transactions) = (Vec::new(), Vec::new());
+        for (at, segment) in self.segments.iter().enumerate().skip(first) {
+            if at > first {
+                point = Point::start_of(segment.base, segment.generation, segment.epoch, point.last_crc);
+            }
+            let begin = point.position;
+            let broken = self.read_segment(at, segment, &mut point, &mut transactions)?;
+            // What the manifest calls synced is, whatever comes before it.
+            if !segment.is_synced() && (point.position > FIRST_BATCH || broken.is_none()) {
+                // The header is written again too: nothing says that it is on the medium.
+                let begin = if begin == FIRST_BATCH { 0 } else { begin };
+                accepted.push((segment.clone(), begin, point.position));
+            }
+            if broken.is_some() {
+                return Ok(Scanned { point, accepted, broken, transactions });
+            }
+        }
+        Ok(Scanned { point, accepted, broken: None, transactions })
+    }
+
+    /// Walks one segment from `point` on and moves the point behind the last good batch.
+    pub(super) fn read_segment(
+        &self,
+        at: usize,
+        segment: &Arc<Segment>,
+        point: &mut Point,
+        transactions: &mut Vec<(Offset, u64)>,
+    ) -> Result<Option<Break>> {
+        let file = self.open(segment)?;
+        let len = self.len(&*file, segment)?;
+        let limit = if segment.is_sealed() { segment.size().min(len) } else { len };
+        let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
+        let broken = |position, what: &str, header_end| {
+            Ok(Some(Break { at, position, what: what.to_string(), header_end, is_foreign: false }))
+        };
+        if point.position == FIRST_BATCH {
+            let bytes = source.get(self.ctx, 0, SEGMENT_HEADER_BYTES)?;
+            match SegmentHeader::decode(bytes) {
+                Ok(header) => {
+                    if let Some(what) = segment.foreign(&header, self.identity) {
+                        let what = what.to_string();
+                        return Ok(Some(Break { at, position: 0, what, header_end: None, is_foreign: true }));
+                    }
+                    if let Some(what) = segment.mismatch(&header, self.identity) {
+                        return broken(0, what, None);
+                    }
+                }
+                Err(m) if m.version.is_some() => return Err(malformed(self.ctx, &segment.path, 0, &m)),
+                Err(m) => return broken(0, m.what, None),
+            }
+        }
+        segment.set_index_missing_below(point.position);
+        while point.position < limit {
+            let position = point.position;
+            let (header, crc) = match source.header(self.ctx, position, self.seed) {
+                Ok(found) => found,
+                Err(HeaderError::Io(e)) => return Err(e),
+                Err(HeaderError::Malformed(m)) => {
+                    if !segment.is_sealed() && self.is_zero_from(&mut source, position, limit)? {
+                        // Nothing was ever written here: the end.
+                        break;
+                    }
+                    return broken(position, m.what, None);
+                }
+            };
+            if header.log_epoch != segment.epoch {
+                return broken(position, "a batch of another epoch", None);
+            }
+            if header.base_offset != point.end {
+                return broken(
+                    position,
+                    "a batch with another offset than expected",
+                    Some(header.end_offset()),
+                );
+            }
+            if position + header.stored_bytes() > limit {
+                return broken(position, "the batch ends behind the file", Some(header.end_offset()));
+            }
+            let body = source.get(self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
+            if let Err(m) = check_body(&header, body) {
+                return broken(position, m.what, Some(header.end_offset()));
+            }
+            if header.transaction_id > 0 {
+                transactions.push((header.base_offset, header.transaction_id));
+            }
+            point.position += header.stored_bytes();
+            point.end = header.end_offset();
+            point.last_crc = crc;
+            point.first_timestamp.get_or_insert(header.max_timestamp);
+            point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+        }
+        if let Some(end) = segment.end()
+            && (point.position != segment.size() || point.end != end)
+        {
+            return broken(point.position, "the segment ends before the manifest says", None);
+        }
+        segment.grow(point.position, point.max_timestamp);
+        segment.set_index_missing_below(point.position);
+        Ok(None)
+    }
+
+    /// Looks for batches behind a break: witnesses, and what a cut would take.
+    pub(super) fn look_behind(&self, broken: &Break, expected: Offset) -> Result<Behind> {
+        const STEP: usize = 1 << 20;
+        let mut behind = Behind { end: broken.header_end.filter(|end| *end > expected), ..Behind::default() };
+        for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {
+            let Ok(file) = self.open(segment) else { continue };
+            let len = self.len(&*file, segment)?;
+            let limit = if segment.is_sealed() { segment.size().min(len) } else { len };
+            let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
+            let mut position = if at == broken.at { broken.position + 1 } else { 0 };
+            while position < limit {
+                let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
+                let bytes = source.get(self.ctx, position, wanted)?;
+                if bytes.len() < HEADER_BYTES {
+                    break;
+                }
+                let Some(found) = find_batch(bytes, 0, self.seed) else {
+                    position += (bytes.len() - HEADER_BYTES + 1) as u64;
+                    continue;
+                };
+                position += found as u64;
+                if let Ok((header, _)) = source.header(self.ctx, position, self.seed)
+                    && header.log_epoch == segment.epoch
+                    && header.base_offset >= expected
+                {
+                    behind.synced_upto = behind.synced_upto.max(Some(header.synced_upto));
+                    behind.resume = behind.resume.or(Some(header.base_offset));
+                    behind.end = behind.end.max(Some(header.end_offset()));
+                }
+                position += 1;
+            }
+        }
+        Ok(behind)
+    }
+
+    fn is_zero_from(&self, source: &mut Source, mut position: u64, end: u64) -> Result<bool> {
+        const STEP: usize = 256 << 10;
+        while position < end {
+            let wanted = STEP.min(usize::try_from(end - position).unwrap_or(STEP));
+            let bytes = source.get(self.ctx, position, wanted)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if !is_zero(bytes) {
+                return Ok(false);
+            }
+            position += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+}
