@@ -1,6 +1,6 @@
 //! How does one hold a topic, and one of its partitions? Cheap handles, usable from any thread.
 
-use crate::broker::{Broker, BrokerInner, Prepared, TopicState};
+use crate::broker::{Broker, BrokerInner, TopicState, prepare};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -319,8 +319,7 @@ impl Partition {
         end: Offset,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Receipt> {
-        let prepared = Prepared::new(&self.broker.ctx, &self.state, &self.log, records)?;
-        let (batch, timestamps) = prepared.into_parts();
+        let (batch, timestamps) = prepare(&self.broker.ctx, &self.state, &self.log, records)?;
         let appended = self.log.append_at(batch, end).inspect_err(|error| {
             if matches!(error, Error::OffsetConflict { .. }) {
                 // Whoever reads on after a conflict is to find what it was about.
@@ -328,8 +327,9 @@ impl Partition {
             }
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;
-        // There is at least one record, so there is a first receipt.
-        Prepared::receipts(&self.log, &timestamps, appended).next().ok_or(Error::Closed)
+        // There is at least one record.
+        let first = timestamps.first().copied().unwrap_or_default();
+        Ok(appended.receipt(self.topic(), self.id(), 0, first))
     }
 
     /// Deletes the records before an offset: the log starts there from now on, also after a crash, for every reader. The

@@ -8,16 +8,13 @@
 use std::fmt;
 use std::task::{Context, Poll};
 
-use crate::broker::{Broker, BrokerInner, TopicState};
-use crate::config::Compression;
+use crate::broker::{Broker, BrokerInner, Gathering, TopicState};
 use crate::consumer::commit::Committer;
 use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
-use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
-use crate::format::compression::Compressor;
+use crate::group::offsets::new_batch;
 use crate::group::{Host, Pin};
 use crate::log::Log;
-use crate::log::builder::{BatchBuilder, record_len};
 use crate::log::transaction::{Committing, Condition, Part, commit};
 use crate::partitioner::partition_for_key;
 use crate::producer::{Destination, Pending, Wait};
@@ -70,10 +67,7 @@ pub struct Transaction {
 
 /// What it does to one partition.
 struct Building {
-    topic: Option<Arc<TopicState>>,
-    log: Arc<Log>,
-    builder: Option<BatchBuilder>,
-    timestamps: Vec<Timestamp>,
+    records: Gathering,
     condition: Option<Condition>,
 }
 
@@ -194,32 +188,18 @@ impl Transaction {
         let pins: Vec<Pin> = pins.collect::<Result<_>>()?;
         let mut work = Vec::with_capacity(parts.len() + 1);
         let mut times = Vec::with_capacity(parts.len());
-        for part in parts {
-            if let Some(topic) = &part.topic {
-                topic.check()?;
-            }
-            let compression = part.log.settings().compression;
-            let batch = part.builder.map(|builder| match compression {
-                Compression::None => builder.seal(&ctx, None),
-                Compression::Lz4 => builder.seal(&ctx, Some(&mut Compressor::default())),
-            });
-            times.push(part.timestamps);
-            work.push(Part { log: part.log, batch, condition: part.condition });
+        for Building { records, condition } in parts {
+            let log = records.log().clone();
+            let (batch, timestamps) = records.seal(&ctx)?;
+            times.push(timestamps);
+            work.push(Part { log, batch, condition });
         }
         let records = work.len();
-        if !pins.is_empty() {
-            let mut all = BatchBuilder::new(&ctx, 0, Timestamp::default());
-            let mut first = true;
-            for pin in &pins {
-                let batch = pin.batch(&ctx);
-                if std::mem::take(&mut first) {
-                    all = batch;
-                } else {
-                    all.absorb(&batch);
-                }
-            }
+        if pins.iter().any(|pin| pin.len() > 0) {
+            let mut builder = new_batch(&ctx);
+            pins.iter().for_each(|pin| pin.add_to(&mut builder));
             let log = broker.coordinator().offsets().open(&*broker)?;
-            work.push(Part { log, batch: Some(all.seal(&ctx, None)), condition: None });
+            work.push(Part { log, batch: Some(builder.seal(&ctx, None)), condition: None });
         }
         let committing = commit(&ctx, work, |answers| {
             if let Some(Some(appended)) = answers.get(records) {
@@ -272,27 +252,9 @@ impl Transaction {
         let ctx = self.broker.ctx.clone();
         let now = ctx.clock.now();
         let index = self.order.len();
-        let timestamp = record.timestamp_within(now, index, || state.timestamps(now))?;
-        if record.key_bytes().is_none() && state.needs_keys() {
-            return Err(Error::MissingKey { index });
-        }
-        let settings = log.settings();
-        let largest =
-            (settings.max_record_bytes as usize).min(settings.max_batch_bytes().saturating_sub(HEADER_BYTES));
-        let size = record_len(record);
-        if size > largest {
-            return Err(Error::RecordTooLarge { size, limit: largest });
-        }
         let place = self.part(&state, &log);
         if let Some(part) = self.parts.get_mut(place) {
-            let builder =
-                part.builder.get_or_insert_with(|| BatchBuilder::new(&ctx, HEADER_BYTES + size, timestamp));
-            builder.push(record, timestamp);
-            let (size, limit) = (builder.body().len(), MAX_UNCOMPRESSED as usize);
-            if size > limit {
-                return Err(Error::RecordTooLarge { size, limit });
-            }
-            part.timestamps.push(timestamp);
+            part.records.push(&ctx, record, now, index)?;
             self.order.push(place);
         }
         Ok(())
@@ -300,15 +262,9 @@ impl Transaction {
 
     /// The place of a partition's part.
     fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> usize {
-        let known = self.parts.iter().position(|part| Arc::ptr_eq(&part.log, log));
+        let known = self.parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
         known.unwrap_or_else(|| {
-            self.parts.push(Building {
-                topic: Some(topic.clone()),
-                log: log.clone(),
-                builder: None,
-                timestamps: Vec::new(),
-                condition: None,
-            });
+            self.parts.push(Building { records: Gathering::new(topic, log), condition: None });
             self.parts.len() - 1
         })
     }
@@ -330,13 +286,7 @@ impl Written {
             let part = (self.committing.written_at(*place), self.times.get(*place), next.get_mut(*place));
             if let (Some((log, appended)), Some(times), Some(next)) = part {
                 let timestamp = times.get(*next).copied().unwrap_or_default();
-                receipts.push(Receipt {
-                    topic: log.topic().clone(),
-                    partition: log.partition(),
-                    offset: appended.base_offset.plus(*next as u64),
-                    timestamp: appended.append_time.unwrap_or(timestamp),
-                    epoch: appended.epoch,
-                });
+                receipts.push(appended.receipt(log.topic(), log.partition(), *next as u64, timestamp));
                 *next += 1;
             }
         }

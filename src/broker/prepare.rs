@@ -7,83 +7,87 @@ use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
 use crate::format::compression::Compressor;
 use crate::log::builder::{BatchBuilder, record_len};
-use crate::log::{Appended, Context, Log, SealedBatch};
+use crate::log::{Context, Log, SealedBatch};
 use crate::record::Record;
-use crate::types::{Receipt, Timestamp};
+use crate::sync::Arc;
+use crate::types::Timestamp;
 
-/// A batch for one partition, and what its receipts need.
-pub(crate) struct Prepared {
-    pub(crate) batch: SealedBatch,
+/// A batch of records for one partition in the making, and what their receipts need.
+pub(crate) struct Gathering {
+    topic: Arc<TopicState>,
+    log: Arc<Log>,
+    builder: Option<BatchBuilder>,
     timestamps: Vec<Timestamp>,
 }
 
-impl Prepared {
-    /// Encodes `records` as one batch for `log`, a partition of `topic`.
+impl Gathering {
+    /// Without a record.
+    pub(crate) fn new(topic: &Arc<TopicState>, log: &Arc<Log>) -> Self {
+        Gathering { topic: topic.clone(), log: log.clone(), builder: None, timestamps: Vec::new() }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// Encodes one more record, number `index` of a call made `now`.
     ///
     /// # Errors
-    /// `TopicDeleted`, `Closed`, `InvalidTimestamp`; `RecordTooLarge` for one record, or for a batch that no segment has
-    /// room for; `InvalidConfig` if there are no records.
-    pub(crate) fn new<'r>(
+    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for what it makes of the batch.
+    pub(crate) fn push(
+        &mut self,
         ctx: &Context,
-        topic: &TopicState,
-        log: &Log,
-        records: impl IntoIterator<Item = Record<'r>>,
-    ) -> Result<Self> {
-        topic.check()?;
-        let settings = log.settings();
-        let largest_batch = settings.max_batch_bytes();
-        let largest = (settings.max_record_bytes as usize).min(largest_batch.saturating_sub(HEADER_BYTES));
-        let now = ctx.clock.now();
-        let mut timestamps = Vec::new();
-        let mut builder: Option<BatchBuilder> = None;
-        for (index, record) in records.into_iter().enumerate() {
-            let timestamp = record.timestamp_within(now, index, || topic.timestamps(now))?;
-            if record.key_bytes().is_none() && topic.needs_keys() {
-                return Err(Error::MissingKey { index });
-            }
-            let size = record_len(&record);
-            if size > largest {
-                return Err(Error::RecordTooLarge { size, limit: largest });
-            }
-            let builder =
-                builder.get_or_insert_with(|| BatchBuilder::new(ctx, HEADER_BYTES + size, timestamp));
-            builder.push(&record, timestamp);
-            if builder.body().len() > MAX_UNCOMPRESSED as usize {
-                return Err(Error::RecordTooLarge {
-                    size: builder.body().len(),
-                    limit: MAX_UNCOMPRESSED as usize,
-                });
-            }
-            timestamps.push(timestamp);
+        record: &Record<'_>,
+        now: Timestamp,
+        index: usize,
+    ) -> Result<()> {
+        let timestamp = record.timestamp_within(now, index, || self.topic.timestamps(now))?;
+        if record.key_bytes().is_none() && self.topic.needs_keys() {
+            return Err(Error::MissingKey { index });
         }
-        let Some(builder) = builder else { return Err(invalid("records", "there are none")) };
-        let batch = match settings.compression {
+        let (size, limit) = (record_len(record), self.log.settings().max_record_len());
+        if size > limit {
+            return Err(Error::RecordTooLarge { size, limit });
+        }
+        let builder =
+            self.builder.get_or_insert_with(|| BatchBuilder::new(ctx, HEADER_BYTES + size, timestamp));
+        builder.push(record, timestamp);
+        self.timestamps.push(timestamp);
+        let (size, limit) = (builder.body().len(), MAX_UNCOMPRESSED as usize);
+        if size > limit { Err(Error::RecordTooLarge { size, limit }) } else { Ok(()) }
+    }
+
+    /// Compresses and checksums what there is: no batch without a record. Beside it the times of the records.
+    ///
+    /// # Errors
+    /// `TopicDeleted`, `Closed`.
+    pub(crate) fn seal(self, ctx: &Context) -> Result<(Option<SealedBatch>, Vec<Timestamp>)> {
+        self.topic.check()?;
+        let batch = self.builder.map(|builder| match self.log.settings().compression {
             Compression::None => builder.seal(ctx, None),
             Compression::Lz4 => builder.seal(ctx, Some(&mut Compressor::default())),
-        };
-        if batch.stored.len() > largest_batch {
-            return Err(Error::RecordTooLarge { size: batch.stored.len(), limit: largest_batch });
-        }
-        Ok(Prepared { batch, timestamps })
+        });
+        Ok((batch, self.timestamps))
     }
+}
 
-    /// What the senders of its records get to know once the batch is in the log.
-    pub(crate) fn receipts<'a>(
-        log: &'a Log,
-        timestamps: &'a [Timestamp],
-        appended: Appended,
-    ) -> impl Iterator<Item = Receipt> + 'a {
-        (0..).zip(timestamps).map(move |(index, &timestamp)| Receipt {
-            topic: log.topic().clone(),
-            partition: log.partition(),
-            offset: appended.base_offset.plus(index),
-            timestamp: appended.append_time.unwrap_or(timestamp),
-            epoch: appended.epoch,
-        })
+/// Encodes `records` as one batch for `log`, a partition of `topic`. Beside it the times of the records.
+///
+/// # Errors
+/// Those of [`Gathering`]; `InvalidConfig` if there are no records.
+pub(crate) fn prepare<'r>(
+    ctx: &Context,
+    topic: &Arc<TopicState>,
+    log: &Arc<Log>,
+    records: impl IntoIterator<Item = Record<'r>>,
+) -> Result<(SealedBatch, Vec<Timestamp>)> {
+    topic.check()?;
+    let (mut gathering, now) = (Gathering::new(topic, log), ctx.clock.now());
+    for (index, record) in records.into_iter().enumerate() {
+        gathering.push(ctx, &record, now, index)?;
     }
-
-    /// The batch, and the times of its records.
-    pub(crate) fn into_parts(self) -> (SealedBatch, Vec<Timestamp>) {
-        (self.batch, self.timestamps)
+    match gathering.seal(ctx)? {
+        (Some(batch), timestamps) => Ok((batch, timestamps)),
+        (None, _) => Err(invalid("records", "there are none")),
     }
 }

@@ -33,7 +33,7 @@ use crate::group::assign::{Assignor, CooperativeStickyAssignor};
 use crate::group::state::Pattern;
 use crate::producer::Pending;
 use crate::reader::OffsetReset;
-use crate::reader::assigned::{Assigned, start_offset};
+use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::records::Records;
 use crate::sync::Arc;
@@ -349,16 +349,7 @@ impl Consumer {
     /// # Errors
     /// Those of [`Partition::offset_for_time`]; then nothing has moved.
     pub fn seek_all(&mut self, to: Start) -> Result<()> {
-        let mut places = Vec::with_capacity(self.fetcher.assigned().len());
-        for assigned in self.fetcher.assigned() {
-            // The epoch first: if the log is cut behind this, the next poll sees another one.
-            let epoch = assigned.log().epoch();
-            places.push((start_offset(assigned.log(), to)?, epoch));
-        }
-        for (assigned, (offset, epoch)) in self.fetcher.assigned_mut().iter_mut().zip(places) {
-            assigned.seek(offset, epoch);
-        }
-        Ok(())
+        self.fetcher.seek_all(to)
     }
 
     /// Goes back to what is committed in every partition that it owns, or to where it would begin: whatever was polled

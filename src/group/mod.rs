@@ -308,9 +308,9 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// The records of the commit, for the offsets log.
-    pub(crate) fn batch(&self, ctx: &Context) -> BatchBuilder {
-        offsets::batch(ctx, &self.group.name, &self.changes)
+    /// Adds the records of the commit to a batch for the offsets log.
+    pub(crate) fn add_to(&self, builder: &mut BatchBuilder) {
+        offsets::add_to(builder, &self.group.name, &self.changes);
     }
 
     /// How many records that are.

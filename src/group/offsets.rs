@@ -164,8 +164,9 @@ impl OffsetStore {
         let Some(log) = self.state.lock().log.clone().filter(|_| !changes.is_empty()) else {
             return Ok(None);
         };
-        let batch = batch(ctx, group, changes).seal(ctx, None);
-        let appended = log.append(batch)?;
+        let mut builder = new_batch(ctx);
+        add_to(&mut builder, group, changes);
+        let appended = log.append(builder.seal(ctx, None))?;
         self.apply(group, changes, appended.base_offset);
         Ok(Some((log, appended)))
     }
@@ -247,10 +248,14 @@ fn apply(groups: &mut HashMap<GroupId, Progress>, group: &GroupId, at: Offset, c
     }
 }
 
-/// The records of changes, as they go into the log.
-pub(crate) fn batch(ctx: &Context, group: &GroupId, changes: &[Change]) -> BatchBuilder {
-    let now = ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX);
-    let mut builder = BatchBuilder::new(ctx, 0, now);
+/// A batch of the offsets log, of now.
+pub(crate) fn new_batch(ctx: &Context) -> BatchBuilder {
+    BatchBuilder::new(ctx, 0, ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX))
+}
+
+/// Adds the records of changes, as they go into the log.
+pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Change]) {
+    let now = builder.base_timestamp();
     for change in changes {
         let group = group.as_str();
         let record = match change {
@@ -270,7 +275,6 @@ pub(crate) fn batch(ctx: &Context, group: &GroupId, changes: &[Change]) -> Batch
         };
         builder.push(&record, now);
     }
-    builder
 }
 
 /// What a record says. `None` if it is none of ours, or of a later version: the log passed its checksums.

@@ -67,7 +67,7 @@ use crate::config::{
     Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
 };
 use crate::error::{Corruption, Error, Result};
-use crate::format::batch::{BatchHeader, Seed};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names;
@@ -75,7 +75,7 @@ use crate::format::reader::Malformed;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::stats::{CompactionStats, OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
-use crate::types::{Bounds, Offset, Timestamp};
+use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
 
 /// The segments of a log, oldest first; the last one is active.
 pub(crate) type Segments = Arc<[Arc<Segment>]>;
@@ -115,6 +115,11 @@ impl LogSettings {
     pub(crate) fn max_batch_bytes(&self) -> usize {
         (self.segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES)
     }
+
+    /// The largest record, as it is encoded, that is allowed and fits a batch.
+    pub(crate) fn max_record_len(&self) -> usize {
+        (self.max_record_bytes as usize).min(self.max_batch_bytes().saturating_sub(HEADER_BYTES))
+    }
 }
 
 /// A batch ready to be appended.
@@ -135,6 +140,25 @@ pub(crate) struct Appended {
     pub(crate) epoch: u32,
     /// The time of all its records, if that is the time of the append.
     pub(crate) append_time: Option<Timestamp>,
+}
+
+impl Appended {
+    /// What the sender of one of its records gets to know.
+    pub(crate) fn receipt(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+        index: u64,
+        timestamp: Timestamp,
+    ) -> Receipt {
+        Receipt {
+            topic: topic.clone(),
+            partition,
+            offset: self.base_offset.plus(index),
+            timestamp: self.append_time.unwrap_or(timestamp),
+            epoch: self.epoch,
+        }
+    }
 }
 
 /// One partition's log.
@@ -344,11 +368,11 @@ impl Log {
         &self.identity
     }
 
-    pub(crate) fn topic(&self) -> &crate::types::TopicName {
+    pub(crate) fn topic(&self) -> &TopicName {
         &self.identity.topic
     }
 
-    pub(crate) fn partition(&self) -> crate::types::PartitionId {
+    pub(crate) fn partition(&self) -> PartitionId {
         self.identity.partition
     }
 

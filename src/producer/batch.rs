@@ -120,9 +120,7 @@ impl Limits {
         let batch_max = settings.max_batch_bytes();
         Limits {
             batch: core.config.batch_bytes.min(batch_max),
-            record: (settings.max_record_bytes as usize)
-                .min(batch_max.saturating_sub(HEADER_BYTES))
-                .min(core.config.buffer_bytes),
+            record: settings.max_record_len().min(core.config.buffer_bytes),
         }
     }
 

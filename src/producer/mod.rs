@@ -274,13 +274,13 @@ impl Producer {
     fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
         let (broker, named) = (&self.shared.broker, self.named()?);
         let partitioner = self.shared.outbox.core().config.partitioner.as_ref();
-        let send = |topic: &TopicState, partition| {
+        let send = |topic: &Arc<TopicState>, partition| {
             sequenced::send(broker, named, partitioner, topic, partition, records)
         };
         match to {
             Destination::Topic(topic) => send(topic.state(), None),
             Destination::Partition(partition) => send(partition.state(), Some(partition.id().get())),
-            Destination::Name(name) => send(&*broker.topic_state(name)?, None),
+            Destination::Name(name) => send(&broker.topic_state(name)?, None),
         }
     }
 }

@@ -255,13 +255,7 @@ impl BatchState {
     /// What the sender of a record of this batch gets.
     pub(super) fn receipt(&self, appended: Appended, index: u32, timestamp: Timestamp) -> Receipt {
         let sink = self.buffer.sink();
-        Receipt {
-            topic: sink.topic().clone(),
-            partition: sink.partition(),
-            offset: appended.base_offset.plus(u64::from(index)),
-            timestamp: appended.append_time.unwrap_or(timestamp),
-            epoch: appended.epoch,
-        }
+        appended.receipt(sink.topic(), sink.partition(), u64::from(index), timestamp)
     }
 }
 

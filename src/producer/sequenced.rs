@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 
 use super::pending::Wait;
-use crate::broker::{BrokerInner, Named, Prepared, TopicState};
+use crate::broker::{BrokerInner, Named, TopicState, prepare};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::named::Sender;
@@ -38,7 +38,7 @@ pub(super) fn send<'r>(
     broker: &BrokerInner,
     named: &Named,
     partitioner: Option<&Arc<dyn Partitioner>>,
-    topic: &TopicState,
+    topic: &Arc<TopicState>,
     partition: Option<u32>,
     records: Vec<Record<'r>>,
 ) -> Result<Sent> {
@@ -67,7 +67,7 @@ pub(super) fn send<'r>(
 /// record is sent again.
 fn route(
     partitioner: Option<&Arc<dyn Partitioner>>,
-    topic: &TopicState,
+    topic: &Arc<TopicState>,
     partition: Option<u32>,
     record: &Record<'_>,
 ) -> Result<Arc<Log>> {
@@ -109,7 +109,7 @@ impl Share<'_> {
         &self,
         broker: &BrokerInner,
         named: &Named,
-        topic: &TopicState,
+        topic: &Arc<TopicState>,
         receipts: &mut [Option<Receipt>],
     ) -> Result<(Arc<Log>, Offset, u32)> {
         topic.check()?;
@@ -143,8 +143,7 @@ impl Share<'_> {
                 return Ok((self.log.clone(), end.0, end.1));
             };
             let (first, last) = (first.given_sequence().unwrap_or(0), last.given_sequence().unwrap_or(0));
-            let prepared = Prepared::new(&broker.ctx, topic, &self.log, fresh.iter().cloned())?;
-            let (mut batch, timestamps) = prepared.into_parts();
+            let (mut batch, timestamps) = prepare(&broker.ctx, topic, &self.log, fresh.iter().cloned())?;
             let dense = last.checked_sub(first) == Some(fresh.len() as u64 - 1);
             batch.header.producer_id = named.id;
             batch.header.producer_epoch = named.epoch;
@@ -154,10 +153,10 @@ impl Share<'_> {
             match self.log.append_from(batch, &sender) {
                 Ok(appended) => {
                     let places = self.places.iter().skip(known);
-                    let made = Prepared::receipts(&self.log, &timestamps, appended);
-                    for (place, receipt) in places.zip(made) {
+                    for (index, (place, timestamp)) in (0..).zip(places.zip(timestamps)) {
                         if let Some(answer) = receipts.get_mut(*place) {
-                            *answer = Some(receipt);
+                            let (topic, partition) = (self.log.topic(), self.log.partition());
+                            *answer = Some(appended.receipt(topic, partition, index, timestamp));
                         }
                     }
                     return Ok((self.log.clone(), appended.end, appended.epoch));

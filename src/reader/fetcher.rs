@@ -92,6 +92,23 @@ impl Fetcher {
         found.ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
     }
 
+    /// Goes on at a place in each partition.
+    ///
+    /// # Errors
+    /// Those of looking for a time; then nothing has moved.
+    pub(crate) fn seek_all(&mut self, to: Start) -> Result<()> {
+        let mut places = Vec::with_capacity(self.assigned.len());
+        for assigned in &self.assigned {
+            // The epoch first: if the log is cut behind this, the next poll sees another one.
+            let epoch = assigned.log().epoch();
+            places.push((start_offset(assigned.log(), to)?, epoch));
+        }
+        for (assigned, (offset, epoch)) in self.assigned.iter_mut().zip(places) {
+            assigned.seek(offset, epoch);
+        }
+        Ok(())
+    }
+
     /// Reads one more partition.
     pub(crate) fn assign(&mut self, assigned: Assigned) {
         assigned.log().waiters().add(self.waiter.clone());

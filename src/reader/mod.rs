@@ -311,16 +311,7 @@ impl Reader {
     /// # Ok(()) }
     /// ```
     pub fn seek_all(&mut self, to: Start) -> Result<()> {
-        let mut places = Vec::with_capacity(self.fetcher.assigned().len());
-        for assigned in self.fetcher.assigned() {
-            // The epoch first: if the log is cut behind this, the next poll sees another one.
-            let epoch = assigned.log().epoch();
-            places.push((start_offset(assigned.log(), to)?, epoch));
-        }
-        for (assigned, (offset, epoch)) in self.fetcher.assigned_mut().iter_mut().zip(places) {
-            assigned.seek(offset, epoch);
-        }
-        Ok(())
+        self.fetcher.seek_all(to)
     }
 
     /// Where each partition goes on: what to store, to come back later with
