@@ -6,12 +6,12 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Random, at, files, small};
-use quipu::stats::Compacted;
+use quipu::stats::{Compacted, Event};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Clock, Compression, Durability, Error, Offset, Partition, RawBatches,
@@ -129,6 +129,49 @@ fn c2_a_log_is_cleaned_when_it_is_dirty_enough_or_overdue() {
     assert_eq!(partition.stats().compaction.cleanings, cleaned + 1, "but it has waited long enough");
     let stats = partition.stats().compaction;
     assert_eq!((stats.dirty_bytes, stats.running, stats.failed.is_none()), (0, None, true));
+}
+
+// C2, 45
+#[test]
+fn c2_the_dirtiest_log_is_cleaned_first() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let noted = order.clone();
+    let config = BrokerConfig::new().clock(clock.clone()).seed(1).on_event(move |event| {
+        if let Event::Compacted(done) = event {
+            noted.lock().unwrap().push((done.topic.to_string(), done.partition.get()));
+        }
+    });
+    let broker = config.on_disk(&disk).unwrap();
+    let topic = |name, partitions| {
+        let config = TopicConfig::new().cleanup(Cleanup::Compact).segment_age(Duration::from_secs(1));
+        broker.create_topic(name, config.partitions(partitions)).unwrap()
+    };
+    let (several, one) = (topic("several", 4), topic("one", 1));
+    let round = |records: [u32; 5]| {
+        for (partition, records) in several.partitions().into_iter().chain(one.partitions()).zip(records) {
+            for _ in 0..records {
+                let key = partition.bounds().unwrap().log_end.to_string();
+                put(&broker, &partition, &key, Some(&"x".repeat(500)));
+            }
+        }
+        order.lock().unwrap().clear();
+        clock.advance(Duration::from_secs(2));
+        broker.maintain().unwrap();
+        order.lock().unwrap().clone()
+    };
+    let named = |partitions: &[u32]| -> Vec<_> {
+        let name = |n: &u32| if *n == 4 { ("one".to_string(), 0) } else { ("several".to_string(), *n) };
+        partitions.iter().map(name).collect()
+    };
+    let mut first = round([10, 40, 20, 5, 10]);
+    first.sort();
+    assert_eq!(first, named(&[4, 0, 1, 2, 3]), "each of them once, all as dirty as can be");
+    // Not the most bytes, but the greatest share: 12/22, 6/46 (not enough), 60/80, 40/45, 22/32.
+    assert_eq!(round([12, 6, 60, 40, 22]), named(&[3, 2, 4, 0]));
+    assert_eq!(round([0, 0, 0, 0, 0]), []);
+    // What was too little before still counts.
+    assert_eq!(round([0, 60, 0, 0, 0]), named(&[1]));
 }
 
 // C3, C5, 42, 51, R2
@@ -300,7 +343,7 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
             put(&broker, &partition, "k", Some(&format!("{n} {}", "x".repeat(50))));
         }
         seal(&broker, &clock);
-        // Held where it makes its first file: nothing of the log is locked.
+        // Held where it has written all of it, before it lists it: nothing of the log is locked.
         let gate = disk.hold(Op::SyncDir, 1);
         std::thread::scope(|scope| {
             let cleaning = scope.spawn(|| partition.compact());

@@ -1,11 +1,14 @@
 //! How fast is a log compacted? Every key is there twice, so half of the records go; in bytes as they were stored before.
 //!
 //! The limit takes the same segment files: every batch is checked and decompressed, and all of it compressed and written again,
-//! once and in order. It looks for no key, reads nothing twice, and syncs once.
+//! once and in order. It looks for no key, reads nothing twice, and syncs once. Beside it, the same and then the removal of
+//! the old files: there are a thousand, since the segments are small here, and some file systems take longer to free a file
+//! than to write it.
 
+use std::path::Path;
 use std::time::Instant;
 
-use quipu::{Broker, Cleanup, Compression, Record, TopicConfig};
+use quipu::{Broker, Cleanup, Compression, Error, Record, TopicConfig};
 
 use super::limit::{HEADER_BYTES, Writer, batches, map, unpack};
 use super::records::RecordSet;
@@ -23,7 +26,13 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
                     &name,
                     &[Metric::rate("MB/s")],
                     vec![way("partition.compact", || ours(&set, count, compression))],
-                    vec![way("crc, (lz4), (lz4), write", || limit(&log.1, compression))],
+                    vec![
+                        way("crc, (lz4), (lz4), write", || limit(&log.1, compression)),
+                        way("..., remove", || {
+                            let copy = copied(&log.1);
+                            rewritten(&copy, compression, |path| std::fs::remove_file(path).unwrap())
+                        }),
+                    ],
                 );
             }
         }
@@ -43,7 +52,14 @@ fn fill(set: &RecordSet, count: usize, compression: Compression) -> (Broker, Scr
     let producer = broker.producer();
     for (n, value) in set.take(count).enumerate() {
         let key = (n % (count / 2).max(1)) as u64;
-        producer.send(&topic, Record::new(value).key(key.to_be_bytes().as_slice())).unwrap().detach();
+        let key = key.to_be_bytes();
+        let record = || Record::new(value).key(key.as_slice());
+        let sent = match producer.send(&topic, record()) {
+            // The timer's thread writes, and rolls meanwhile.
+            Err(Error::BufferFull) => producer.flush().and_then(|()| producer.send(&topic, record())),
+            sent => sent,
+        };
+        sent.unwrap().detach();
     }
     producer.flush().unwrap();
     broker.sync().unwrap();
@@ -60,6 +76,21 @@ fn ours(set: &RecordSet, count: usize, compression: Compression) -> Vec<f64> {
 }
 
 fn limit(log: &Scratch, compression: Compression) -> Vec<f64> {
+    rewritten(log, compression, |_| {})
+}
+
+/// The segment files, as durable as they are.
+fn copied(log: &Scratch) -> Scratch {
+    let copy = Scratch::new();
+    for path in files_below(log.path(), ".log") {
+        let to = copy.join(path.file_name().unwrap().to_str().unwrap());
+        std::fs::copy(path, &to).unwrap();
+        std::fs::File::open(to).unwrap().sync_all().unwrap();
+    }
+    copy
+}
+
+fn rewritten(log: &Scratch, compression: Compression, done_with: impl Fn(&Path)) -> Vec<f64> {
     let scratch = Scratch::new();
     let files = files_below(log.path(), ".log");
     let start = Instant::now();
@@ -76,6 +107,7 @@ fn limit(log: &Scratch, compression: Compression) -> Vec<f64> {
         }
     }
     to.sync();
+    files.iter().for_each(|path| done_with(path));
     rate(bytes, start)
 }
 

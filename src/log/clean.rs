@@ -5,22 +5,22 @@
 //! writer is never waited for. Whatever takes segments away meanwhile (a cut, retention, the end of the log) wins: the
 //! cleaning is given up.
 
+mod outputs;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
+use self::outputs::{Outputs, pack};
 use super::compaction::{Span, amounts, cleanable, dirtiness, is_due, stays};
 use super::offset_map::OffsetMap;
-use super::recovery::create_segment;
-use super::segment::{FIRST_BATCH, HeaderError, Segment, Source, timestamp_or_unknown};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use super::{Log, corrupt, malformed};
-use crate::error::{Error, Result, is_space};
-use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, body_crc, check_body, encode_header};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
 use crate::format::body::{self, encode_raw};
 use crate::format::compression::{Codec, Compressor, decompress};
-use crate::format::manifest::{SegmentEntry, SegmentState};
-use crate::format::segment::SegmentHeader;
+use crate::format::manifest::SegmentEntry;
 use crate::stats::{Compacted, CompactionStats, Event};
-use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, Condvar, Mutex, Ordering};
 use crate::types::{Offset, Timestamp};
 
@@ -252,10 +252,18 @@ impl Log {
     /// Looks through the inputs: the newest offset of each key that was never cleaned, as far as memory allows.
     fn look_through(&self, plan: &Plan, pace: &mut Pace<'_>) -> Result<Known> {
         let mut map = OffsetMap::new(self.ctx.compaction_memory);
-        let end = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
-        let (mut upto, mut room) = (end, Vec::new());
-        for segment in plan.inputs.iter().skip(plan.dirty) {
+        let mut upto = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
+        let (mut producers, mut last, mut room) = (HashMap::new(), None, Vec::new());
+        for (at, segment) in plan.inputs.iter().enumerate() {
+            let is_dirty = at >= plan.dirty;
             self.walk(segment, |source, header, position| {
+                last = Some(header.base_offset);
+                if header.producer_id != 0 {
+                    producers.insert(header.producer_id, header.base_offset);
+                }
+                if !is_dirty {
+                    return Ok(true);
+                }
                 let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
                 let records = self.records_of(segment, header, position, stored, &mut room)?;
                 for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
@@ -273,19 +281,7 @@ impl Log {
                 break;
             }
         }
-        let mut known = Known { map, upto, producers: HashMap::new(), last: None };
-        for segment in plan.inputs.iter().filter(|segment| segment.base < upto) {
-            self.walk(segment, |_, header, _| {
-                if header.base_offset < upto {
-                    known.last = Some(header.base_offset);
-                    if header.producer_id != 0 {
-                        known.producers.insert(header.producer_id, header.base_offset);
-                    }
-                }
-                Ok(header.base_offset < upto)
-            })?;
-        }
-        Ok(known)
+        Ok(Known { map, upto, producers, last })
     }
 
     fn carry_out(self: &Arc<Self>, plan: &Plan, pace: &mut Pace<'_>) -> Result<Compacted> {
@@ -305,21 +301,15 @@ impl Log {
             bytes_after: 0,
             records_after: 0,
         };
-        let mut outputs = Outputs {
-            log: self,
-            generation,
-            segment_bytes: u64::from(self.settings().segment_bytes),
-            open: None,
-            entries: Vec::new(),
-            horizons: Vec::new(),
-        };
+        let mut outputs = Outputs::new(self, generation);
         let written = self
             .rewrite_all(plan, &known, inputs, &mut outputs, &mut done, pace)
-            .and_then(|()| outputs.finish())
+            .and_then(|()| outputs.settle())
+            .map_err(|error| (error, false))
             .and_then(|()| {
-                done.segments_after = outputs.entries.len();
-                done.bytes_after = outputs.entries.iter().map(|entry| entry.size).sum();
-                self.swap(plan, inputs, &outputs)
+                done.segments_after = outputs.written.len();
+                done.bytes_after = outputs.written.iter().map(|written| written.entry.size).sum();
+                self.swap(plan.cuts, inputs, &outputs, pace)
             });
         match written {
             Ok(()) => Ok(done),
@@ -340,9 +330,10 @@ impl Log {
         outputs: &mut Outputs<'_>,
         done: &mut Compacted,
         pace: &mut Pace<'_>,
-    ) -> Result<(), (Error, bool)> {
+    ) -> Result<()> {
         let delete_retention = self.settings().compaction.delete_retention;
-        let mut tools = (Vec::new(), Vec::new(), Compressor::default());
+        let (mut room, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut compressor = Compressor::default();
         for segment in inputs {
             self.walk(segment, |source, header, position| {
                 let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
@@ -357,24 +348,21 @@ impl Log {
                     pace.keep(2 * before)?;
                     return Ok(true);
                 }
-                let (room, kept, compressor) = &mut tools;
-                let records = self.records_of(segment, header, position, stored, room)?;
+                let records = self.records_of(segment, header, position, stored, &mut room)?;
                 let horizon = horizon_of(header);
-                kept.clear();
-                kept.resize(HEADER_BYTES, 0);
-                let (mut count, mut next, mut latest, mut tombstones) = (0, 0, None::<Timestamp>, false);
-                for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
+                let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+                stay.clear();
+                let (mut count, mut latest, mut tombstones) = (0, None::<Timestamp>, false);
+                for record in decoded() {
                     let offset = header.base_offset.plus(u64::from(record.offset_delta));
                     let dead = record.value.is_none();
-                    if !stays(&known.map, record.key, dead, offset, horizon, plan.now) {
-                        continue;
+                    let stays = stays(&known.map, record.key, dead, offset, horizon, plan.now);
+                    stay.push(stays);
+                    if stays {
+                        count += 1;
+                        latest = latest.max(Some(header.timestamp(record.timestamp_delta)));
+                        tombstones |= dead;
                     }
-                    let stated = (record.offset_delta != next).then_some(record.offset_delta);
-                    encode_raw(&record, stated, record.timestamp_delta, kept);
-                    count += 1;
-                    next = record.offset_delta.saturating_add(1);
-                    latest = latest.max(Some(header.timestamp(record.timestamp_delta)));
-                    tombstones |= dead;
                 }
                 let must_stay = known.last == Some(header.base_offset)
                     || (header.producer_id != 0
@@ -398,23 +386,35 @@ impl Log {
                     }
                 }
                 if count == header.count {
-                    kept.clear();
-                    kept.extend_from_slice(stored);
+                    outputs.put(&new, stored, true)?;
                 } else {
-                    pack(&mut new, count, latest, kept, compressor).ok_or_else(|| {
+                    kept.clear();
+                    kept.resize(HEADER_BYTES, 0);
+                    let mut next = 0;
+                    for (record, _) in decoded().zip(&stay).filter(|(_, stays)| **stays) {
+                        let stated = (record.offset_delta != next).then_some(record.offset_delta);
+                        encode_raw(&record, stated, record.timestamp_delta, &mut kept);
+                        next = record.offset_delta.saturating_add(1);
+                    }
+                    pack(&mut new, count, latest, &mut kept, &mut compressor).ok_or_else(|| {
                         corrupt(&self.ctx, &segment.path, position, "a batch larger than batches are")
                     })?;
+                    outputs.put(&new, &kept, true)?;
                 }
-                outputs.put(&new, kept, true)?;
                 pace.keep(before + new.stored_bytes()).map(|()| true)
-            })
-            .map_err(|error| (error, false))?;
+            })?;
         }
         Ok(())
     }
 
     /// Puts the new segments in the place of the old ones: the manifest is the commit point.
-    fn swap(&self, plan: &Plan, inputs: &[Arc<Segment>], outputs: &Outputs<'_>) -> Result<(), (Error, bool)> {
+    fn swap(
+        &self,
+        cuts: u64,
+        inputs: &[Arc<Segment>],
+        outputs: &Outputs<'_>,
+        pace: &Pace<'_>,
+    ) -> Result<(), (Error, bool)> {
         let known = |error| (error, false);
         let shape = self.shape.lock();
         self.check_writable().map_err(known)?;
@@ -424,28 +424,20 @@ impl Log {
             let there = list.get(at..at + inputs.len())?;
             there.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)).then_some(at)
         });
-        let Some(first) = first.filter(|_| self.cuts() == plan.cuts) else {
+        let Some(first) = first.filter(|_| self.cuts() == cuts) else {
             return Err(known(self.aborted()));
         };
         let behind = first + inputs.len();
         // The list and the manifest name the same, one by one; both only grow at their ends while the shape is locked.
         let committed = self.manifest.commit(&self.ctx, |manifest| {
-            manifest.segments.splice(first..behind, outputs.entries.iter().copied());
+            manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));
         });
         committed.map_err(|failed| match failed.unknown {
             true => (self.poison(failed.error), true),
             false => known(failed.error),
         })?;
-        let segments: Vec<_> = outputs
-            .entries
-            .iter()
-            .zip(&outputs.horizons)
-            .map(|(entry, horizon)| {
-                let segment = Segment::from_entry(&self.dir, entry, None);
-                let _ = segment.horizon.set(*horizon);
-                Arc::new(segment)
-            })
-            .collect();
+        let segments: Vec<_> =
+            outputs.written.iter().map(|written| Arc::new(written.to_segment(self))).collect();
         {
             let _ends = self.ends.lock();
             // As in a cut: whoever looked something up in the old list meanwhile looks again.
@@ -456,10 +448,15 @@ impl Log {
             });
             self.cuts.fetch_add(1, Ordering::AcqRel);
         }
+        // While nobody else takes segments away, or makes one that may have the name of an old one.
         for segment in inputs {
-            segment.retire(&self.ctx);
+            segment.unlink(&self.ctx);
         }
         drop(shape);
+        for segment in inputs {
+            segment.release();
+            (pace.tick)();
+        }
         for segment in &segments {
             if let Some(end) = segment.end() {
                 segment.save_index(&self.ctx, &self.identity, segment.size(), end);
@@ -478,150 +475,6 @@ fn is_entry(segment: &Segment, entry: &SegmentEntry) -> bool {
 fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
     let stamped = header.attributes.extra() == Extra::DeleteHorizon;
     stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))
-}
-
-/// Makes of encoded records, behind room for a header, a body, and says so in the header. `None` if it is too large.
-fn pack(
-    header: &mut BatchHeader,
-    count: u32,
-    latest: Option<Timestamp>,
-    stored: &mut Vec<u8>,
-    compressor: &mut Compressor,
-) -> Option<()> {
-    let records = stored.get(HEADER_BYTES..)?;
-    header.uncompressed_len = u32::try_from(records.len()).ok()?;
-    let mut codec = Codec::None;
-    if header.attributes.codec_bits() != Codec::None.bits() {
-        let mut packed = vec![0; HEADER_BYTES];
-        if compressor.compress(records, &mut packed) {
-            codec = Codec::Lz4;
-            *stored = packed;
-        }
-    }
-    let body = stored.get(HEADER_BYTES..)?;
-    header.attributes = header.attributes.with_codec_bits(codec.bits());
-    header.count = count;
-    header.body_len = u32::try_from(body.len()).ok()?;
-    header.body_crc = body_crc(body);
-    if let Some(latest) = latest {
-        header.max_timestamp = latest;
-    }
-    Some(())
-}
-
-/// The segments that a cleaning writes.
-struct Outputs<'a> {
-    log: &'a Log,
-    generation: u32,
-    segment_bytes: u64,
-    open: Option<Output>,
-    entries: Vec<SegmentEntry>,
-    horizons: Vec<Option<Timestamp>>,
-}
-
-struct Output {
-    file: Arc<dyn File>,
-    entry: SegmentEntry,
-    horizon: Option<Timestamp>,
-    /// Not written yet.
-    pending: Vec<u8>,
-}
-
-const PENDING_MAX: usize = 1 << 20;
-
-impl Outputs<'_> {
-    /// Adds a batch, under a header made anew, to the open segment or to another one.
-    fn put(&mut self, header: &BatchHeader, stored: &[u8], cleaned: bool) -> Result<()> {
-        let state = if cleaned { SegmentState::Cleaned } else { SegmentState::Synced };
-        let fits = self.open.as_ref().is_some_and(|open| {
-            let entry = &open.entry;
-            entry.log_epoch == header.log_epoch
-                && entry.state == state
-                && entry.size + stored.len() as u64 <= self.segment_bytes
-                && header.last_offset().since(entry.base_offset) <= i32::MAX as u64
-        });
-        if !fits {
-            self.finish().map_err(|(error, _)| error)?;
-            self.open(header, state)?;
-        }
-        let seed = self.log.seed;
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let at = open.pending.len();
-        open.pending.extend_from_slice(stored);
-        if let Some(room) = open.pending.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<HEADER_BYTES>) {
-            open.entry.last_crc = encode_header(header, seed, room);
-        }
-        open.entry.size += stored.len() as u64;
-        open.entry.end_offset = header.end_offset();
-        open.entry.max_timestamp = open.entry.max_timestamp.max(header.max_timestamp.as_millis());
-        if let Some(horizon) = horizon_of(header) {
-            open.horizon = Some(open.horizon.map_or(horizon, |least| least.min(horizon)));
-        }
-        if open.pending.len() >= PENDING_MAX { self.write().map_err(|(error, _)| error) } else { Ok(()) }
-    }
-
-    fn open(&mut self, first: &BatchHeader, state: SegmentState) -> Result<()> {
-        let (log, base) = (self.log, first.base_offset);
-        let before = self.entries.last();
-        let header = SegmentHeader {
-            partition: log.identity.partition,
-            topic_id: log.identity.topic_id,
-            base_offset: base,
-            prev_end: before.map_or(base, |entry| entry.end_offset),
-            prev_crc: before.map_or(0, |entry| entry.last_crc),
-            generation: self.generation,
-            log_epoch: first.log_epoch,
-            created_at: log.ctx.clock.now(),
-        };
-        let file = create_segment(&log.ctx, &log.dir, &header, false)?;
-        let entry = SegmentEntry {
-            base_offset: base,
-            generation: self.generation,
-            log_epoch: first.log_epoch,
-            state,
-            size: FIRST_BATCH,
-            end_offset: base,
-            last_crc: 0,
-            max_timestamp: timestamp_or_unknown(None),
-        };
-        self.open = Some(Output { file, entry, horizon: None, pending: Vec::new() });
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<(), (Error, bool)> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let at = open.entry.size - open.pending.len() as u64;
-        let path = Segment::from_entry(&self.log.dir, &open.entry, None).path;
-        write_all_at(&*open.file, &open.pending, at)
-            .map_err(|(_, e)| (failed(&self.log.ctx.display(&path), e), false))?;
-        open.pending.clear();
-        Ok(())
-    }
-
-    /// Writes and syncs the open segment: with it, all of them are on the medium.
-    fn finish(&mut self) -> Result<(), (Error, bool)> {
-        self.write()?;
-        let Some(open) = &self.open else { return Ok(()) };
-        let path = Segment::from_entry(&self.log.dir, &open.entry, None).path;
-        open.file.sync_data().map_err(|e| (failed(&self.log.ctx.display(&path), e), false))?;
-        self.entries.push(open.entry);
-        self.horizons.push(open.horizon);
-        self.open = None;
-        Ok(())
-    }
-
-    /// Removes what was written. What stays is a leftover, which no manifest lists.
-    fn remove(&self) {
-        for entry in self.entries.iter().chain(self.open.iter().map(|open| &open.entry)) {
-            let path = Segment::from_entry(&self.log.dir, entry, None).path;
-            let _ = self.log.ctx.storage.remove_file(&path);
-        }
-    }
-}
-
-/// Nothing of the log has changed: "create" is not among the actions of unknown outcome.
-fn failed(path: &std::path::Path, e: std::io::Error) -> Error {
-    if is_space(&e) { Error::DiskFull { path: path.to_path_buf() } } else { Error::create(path, e) }
 }
 
 impl Pace<'_> {

@@ -14,7 +14,7 @@ mod scan;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::repair::{active_entry, create_segment, rewrite};
+pub(crate) use self::repair::{active_entry, create_segment, create_segment_file, rewrite};
 use super::batch::Identity;
 use super::context::Context;
 use super::journal::Tail;

@@ -351,6 +351,13 @@ impl Segment {
     /// Deletes the files of a segment that is not part of the log any more. Whoever uses them just now keeps them until
     /// done; what cannot be deleted is removed by the next opening, since no manifest lists it.
     pub(crate) fn retire(&self, ctx: &Context) {
+        self.unlink(ctx);
+        self.release();
+    }
+
+    /// As [`retire`](Segment::retire), but what is open stays so until it is [released](Segment::release): a file system
+    /// frees the room of a file when its last user goes, and that may take it a while.
+    pub(crate) fn unlink(&self, ctx: &Context) {
         // Before the files go: whoever misses one of them finds out here why.
         self.retired.store(true, Ordering::Release);
         // The index first: where it stays, so does the segment, whose name shows that something is left here.
@@ -358,7 +365,6 @@ impl Segment {
         if index.is_ok() || index.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
             let _ = ctx.storage.remove_file(&self.path);
         }
-        self.release();
     }
 
     // -- the index --
@@ -366,6 +372,11 @@ impl Segment {
     /// Notes where a batch is about to be written.
     pub(crate) fn add_index_entry(&self, entry: IndexEntry) {
         self.index.lock().entries.push(entry);
+    }
+
+    /// Gives a segment that was just written its whole index.
+    pub(crate) fn set_index(&self, entries: Vec<IndexEntry>) {
+        *self.index.lock() = Index { entries, missing_below: FIRST_BATCH, saved: false };
     }
 
     /// Says that the index knows nothing below `position` yet.

@@ -198,8 +198,8 @@ pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32)
     }
 }
 
-/// Creates a segment's file with its header; its name is durable on return, its bytes if `sync` says so. A file of that name that is there already is a leftover: no manifest
-/// lists it.
+/// Creates a segment's file with its header; its name is durable on return, its bytes if `sync` says so. A file of that
+/// name that is there already is a leftover: no manifest lists it.
 ///
 /// # Errors
 /// Nothing is left of the file.
@@ -209,22 +209,45 @@ pub(crate) fn create_segment(
     header: &SegmentHeader,
     sync: bool,
 ) -> Result<Arc<dyn File>> {
+    create(ctx, dir, header, |file| {
+        if sync {
+            file.sync_data()?;
+        }
+        // IMPORTANT: before the manifest that lists it is renamed into place. Both are entries of one directory, and a
+        // power loss may keep the second and lose the first.
+        ctx.storage.sync_dir(dir)
+    })
+}
+
+/// As [`create_segment`], but neither name nor bytes are durable: for one of several, before all of them are.
+///
+/// # Errors
+/// Nothing is left of the file.
+pub(crate) fn create_segment_file(
+    ctx: &Context,
+    dir: &Path,
+    header: &SegmentHeader,
+) -> Result<Arc<dyn File>> {
+    create(ctx, dir, header, |_| Ok(()))
+}
+
+fn create(
+    ctx: &Context,
+    dir: &Path,
+    header: &SegmentHeader,
+    settle: impl FnOnce(&dyn File) -> std::io::Result<()>,
+) -> Result<Arc<dyn File>> {
     let path = dir.join(names::segment_file(header.base_offset, header.generation));
-    let create = || match ctx.storage.open(&path, OpenMode::CreateNew) {
+    let open = || match ctx.storage.open(&path, OpenMode::CreateNew) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             ctx.storage.remove_file(&path)?;
             ctx.storage.open(&path, OpenMode::CreateNew)
         }
         other => other,
     };
-    let written = create().and_then(|file| {
+    let written = open().and_then(|file| {
         write_all_at(&*file, &header.encode(), 0).map_err(|(_, e)| e)?;
-        if sync {
-            file.sync_data()?;
-        }
-        // IMPORTANT: before the manifest that lists it is renamed into place. Both are entries of one directory, and a
-        // power loss may keep the second and lose the first.
-        ctx.storage.sync_dir(dir)?;
+        settle(&*file)?;
         Ok(file)
     });
     written.map_err(|e| {
