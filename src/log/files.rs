@@ -57,20 +57,23 @@ impl FileBudget {
         if holder.register() {
             holders.push(Arc::downgrade(holder));
         }
-        while self.open() > self.max {
-            // Whoever has closed everything comes again when it opens something: so this list is as long as the budget,
-            // however many segments there are.
-            holders.retain(|weak| weak.upgrade().is_some_and(|other| other.is_open() || other.forget()));
-            let victim = holders
-                .iter()
-                .filter_map(Weak::upgrade)
-                .filter(|other| !Arc::ptr_eq(other, holder) && other.is_open())
-                // Segments with unsynced bytes come last: see `BrokerConfig::max_open_files`.
-                .min_by_key(|other| (other.is_dirty(), other.last_used()));
-            match victim {
-                Some(victim) => victim.release(),
-                None => return,
+        if self.open() <= self.max {
+            return;
+        }
+        // Whoever has closed everything comes again when it opens something: so this list is as long as the budget, however
+        // many segments there are.
+        holders.retain(|weak| weak.upgrade().is_some_and(|other| other.is_open() || other.forget()));
+        let others = holders.iter().filter_map(Weak::upgrade).filter(|other| !Arc::ptr_eq(other, holder));
+        // Segments with unsynced bytes come last: see `BrokerConfig::max_open_files`.
+        let mut others: Vec<_> = others.map(|other| (other.is_dirty(), other.last_used(), other)).collect();
+        others.sort_unstable_by_key(|(is_dirty, last_used, _)| (*is_dirty, *last_used));
+        // A few more than needed, or each that is opened from now on would look through all of them.
+        let enough = self.max - self.max / 8;
+        for (is_dirty, _, victim) in others {
+            if self.open() <= if is_dirty { self.max } else { enough } {
+                return;
             }
+            victim.release();
         }
     }
 }
