@@ -2,11 +2,12 @@
 
 use super::batch::{Batch, ByteView};
 use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
-use super::{Log, corrupt, malformed};
+use super::{Context, Log, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
 use crate::format::body;
 use crate::format::compression::{Codec, decompress};
+use crate::format::reader::Malformed;
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -306,12 +307,7 @@ impl Cursor {
     /// Reads, checks and decompresses the batch at a place, whose header this is.
     fn load_at(&self, place: &mut Place, header: BatchHeader) -> Result<Arc<Batch>> {
         let ctx = self.log.ctx();
-        let stored = header.body_len as usize;
-        let body_position = place.position + HEADER_BYTES as u64;
-        let bytes = place.source.get(ctx, body_position, stored)?;
-        let records =
-            check_body(&header, bytes).and_then(|()| self.uncompressed(place, &header, body_position));
-        match records {
+        match read_records(ctx, &mut place.source, place.position, &header)? {
             Ok(records) => Ok(Arc::new(Batch {
                 source: self.log.identity().clone(),
                 header,
@@ -319,46 +315,11 @@ impl Cursor {
                 segment: place.segment.clone(),
                 next_position: place.position + header.stored_bytes(),
             })),
-            Err(m) => Err(self.damaged(place, malformed(ctx, &place.segment.path, body_position, &m))),
-        }
-    }
-
-    /// The records of a body that has passed its checksum.
-    fn uncompressed(
-        &self,
-        place: &mut Place,
-        header: &BatchHeader,
-        position: u64,
-    ) -> std::result::Result<ByteView, crate::format::reader::Malformed> {
-        let lost =
-            || crate::format::reader::Malformed { position: 0, what: "the body is gone", version: None };
-        let ctx = self.log.ctx();
-        let stored = header.body_len as usize;
-        let shared = match &place.source {
-            Source::Map(map) => usize::try_from(position)
-                .ok()
-                .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
-            Source::Window(window) => window
-                .share(position)
-                .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
-        }
-        .ok_or_else(lost)?;
-        let records = match Codec::from_bits(header.attributes.codec_bits()) {
-            Some(Codec::None) => shared,
-            codec => {
-                let codec = codec.ok_or(crate::format::reader::Malformed {
-                    position: 0,
-                    what: "the batch is compressed with a codec that this version does not know",
-                    version: None,
-                })?;
-                let mut buffer = ctx.pool.take_used();
-                decompress(codec, shared.as_slice(), header.uncompressed_len as usize, &mut buffer)?;
-                let len = buffer.len();
-                ByteView::of_buffer(Arc::new(buffer), 0, len).ok_or_else(lost)?
+            Err(m) => {
+                let body = place.position + HEADER_BYTES as u64;
+                Err(self.damaged(place, malformed(ctx, &place.segment.path, body, &m)))
             }
-        };
-        body::validate(header, records.as_slice())?;
-        Ok(records)
+        }
     }
 
     /// Finds the segment of the cursor's offset, or the first one behind it, and a position in it at or before the
@@ -433,6 +394,56 @@ impl Cursor {
         }
         None
     }
+}
+
+/// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with
+/// them.
+///
+/// # Errors
+/// What the medium says.
+fn read_records(
+    ctx: &Context,
+    source: &mut Source,
+    position: u64,
+    header: &BatchHeader,
+) -> Result<std::result::Result<ByteView, Malformed>> {
+    let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
+    let bytes = source.get(ctx, body, stored)?;
+    Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
+}
+
+/// The records of a body that has passed its checksum, and lies at `position`.
+fn uncompressed(
+    ctx: &Context,
+    source: &Source,
+    header: &BatchHeader,
+    position: u64,
+) -> std::result::Result<ByteView, Malformed> {
+    let lost = || Malformed::new(0, "the body is gone");
+    let stored = header.body_len as usize;
+    let shared = match source {
+        Source::Map(map) => usize::try_from(position)
+            .ok()
+            .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
+        Source::Window(window) => window
+            .share(position)
+            .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
+    }
+    .ok_or_else(lost)?;
+    let records = match Codec::from_bits(header.attributes.codec_bits()) {
+        Some(Codec::None) => shared,
+        codec => {
+            let codec = codec.ok_or_else(|| {
+                Malformed::new(0, "the batch is compressed with a codec that this version does not know")
+            })?;
+            let mut buffer = ctx.pool.take_used();
+            decompress(codec, shared.as_slice(), header.uncompressed_len as usize, &mut buffer)?;
+            let len = buffer.len();
+            ByteView::of_buffer(Arc::new(buffer), 0, len).ok_or_else(lost)?
+        }
+    };
+    body::validate(header, records.as_slice())?;
+    Ok(records)
 }
 
 enum Looked {

@@ -1,13 +1,13 @@
 //! How are several partitions polled as one? In turns, within limits, and asleep when there is nothing.
 
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::OffsetReset;
 use super::assigned::{Assigned, start_offset};
+use super::parking::{Parking, look_or_register, wait_for};
 use crate::broker::{BrokerInner, TopicState};
 use crate::error::{Error, Result};
-use crate::log::Context;
 use crate::log::notify::Waiter;
 use crate::records::Records;
 use crate::sync::Arc;
@@ -160,31 +160,12 @@ impl Fetcher {
         mut before: impl FnMut(&mut Fetcher) -> Result<()>,
     ) -> Result<Records> {
         self.broker.run_due();
-        before(self)?;
-        if let Some(records) = self.look()? {
-            return Ok(records);
-        }
-        let ctx = self.broker.ctx.clone();
-        let clock = &*ctx.clock;
-        if timeout.is_zero() || clock.is_manual() {
-            return Ok(Records::default());
-        }
-        let deadline = clock.monotonic().saturating_add(timeout);
-        let _parking = Parking::announce(&ctx);
-        loop {
-            // IMPORTANT: announced and reset before this look. What becomes visible before it is seen by it, what comes
-            // later signals the waiter; the other way round it could fall between.
-            self.waiter.reset();
+        let (ctx, waiter) = (self.broker.ctx.clone(), self.waiter.clone());
+        let found = wait_for(&ctx, &waiter, timeout, || {
             before(self)?;
-            if let Some(records) = self.look()? {
-                return Ok(records);
-            }
-            let left = deadline.saturating_sub(clock.monotonic());
-            if left.is_zero() {
-                return Ok(Records::default());
-            }
-            self.waiter.wait(clock, left);
-        }
+            self.look()
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to wait. Whoever gives up
@@ -196,7 +177,16 @@ impl Fetcher {
     ) -> Poll<Result<Records>> {
         self.broker.run_due();
         let found = match before(self).and_then(|()| self.look()) {
-            Ok(None) => self.look_or_register(cx.waker(), before),
+            Ok(None) => {
+                let waiter = self.waiter.clone();
+                if self.parking.is_none() {
+                    self.parking = Some(Parking::announce(&self.broker.ctx));
+                }
+                look_or_register(&waiter, cx.waker(), || {
+                    before(self)?;
+                    self.look()
+                })
+            }
             found => found,
         };
         match found.transpose() {
@@ -212,28 +202,6 @@ impl Fetcher {
     pub(crate) fn stop_waiting(&mut self) {
         if self.parking.take().is_some() {
             self.waiter.forget_waker();
-        }
-    }
-
-    /// Leaves the waker where the logs find it, unless there is something by now.
-    fn look_or_register(
-        &mut self,
-        waker: &Waker,
-        mut before: impl FnMut(&mut Fetcher) -> Result<()>,
-    ) -> Result<Option<Records>> {
-        if self.parking.is_none() {
-            self.parking = Some(Parking::announce(&self.broker.ctx));
-        }
-        loop {
-            // In the order that `poll` argues for.
-            self.waiter.reset();
-            before(self)?;
-            if let Some(records) = self.look()? {
-                return Ok(Some(records));
-            }
-            if self.waiter.set_waker(waker) {
-                return Ok(None);
-            }
         }
     }
 
@@ -319,21 +287,5 @@ impl Drop for Fetcher {
         for assigned in &self.assigned {
             assigned.log().waiters().remove(&self.waiter);
         }
-    }
-}
-
-/// While it lives, writers tell readers what they publish.
-struct Parking(Arc<Context>);
-
-impl Parking {
-    fn announce(ctx: &Arc<Context>) -> Self {
-        ctx.parked.announce();
-        Parking(ctx.clone())
-    }
-}
-
-impl Drop for Parking {
-    fn drop(&mut self) {
-        self.0.parked.leave();
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
+pub(crate) mod parking;
 
 use std::collections::HashSet;
 use std::fmt;
