@@ -320,11 +320,9 @@ impl Partition {
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Receipt> {
         let (batch, timestamps) = prepare(&self.broker.ctx, &self.state, &self.log, records)?;
-        let appended = self.log.append_at(batch, end).inspect_err(|error| {
-            if matches!(error, Error::OffsetConflict { .. }) {
-                // Whoever reads on after a conflict is to find what it was about.
-                self.log.make_visible();
-            }
+        let appended = self.log.append_at(batch, end).map_err(|error| match error {
+            Error::OffsetConflict { .. } => self.log.answer_conflict(error),
+            error => error,
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;
         // There is at least one record.

@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
-use quipu::testing::Disk;
+use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{Broker, BrokerConfig, Durability, Error, Offset, Record, Start, TopicConfig};
 
 fn values(count: usize) -> Vec<Record<'static>> {
@@ -69,6 +69,32 @@ fn what_a_conflict_is_about_can_be_read_when_it_is_returned() {
         }
     });
     assert_eq!(partition.bounds().unwrap().visible_end, 200);
+}
+
+/// The medium fails while that which was in the way is being made visible: it will never be seen, so it is no conflict.
+#[test]
+fn a_conflict_that_cannot_be_made_visible_is_told_as_what_prevents_it() {
+    let disk = Disk::new();
+    let config = BrokerConfig::new().durability(Durability::Sync).clock(ManualClock::new());
+    let broker = config.on_disk(&disk).unwrap();
+    let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    for in_transaction in [false, true] {
+        let mut first = broker.transaction();
+        first.send(&partition, Record::new("first"));
+        let waiting = first.commit_async();
+        disk.fail(Op::Sync, 1, std::io::ErrorKind::Other);
+        let refused = if in_transaction {
+            let mut second = broker.transaction();
+            second.expect_end(&partition, Offset::ZERO).send(&partition, Record::new("second"));
+            second.commit().map(|_| ())
+        } else {
+            partition.append_at(Offset::ZERO, values(1)).map(|_| ())
+        };
+        assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+        assert!(waiting.wait().is_err());
+        partition.reopen().unwrap();
+        assert_eq!(partition.bounds().unwrap().visible_end, 0);
+    }
 }
 
 #[test]

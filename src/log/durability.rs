@@ -78,11 +78,14 @@ impl Log {
         self.commit.wait(end, || self.sync_written())
     }
 
-    /// Makes everything appended so far visible, if that takes a sync. If it cannot be, the next append says why.
-    pub(crate) fn make_visible(&self) {
-        if self.visible_end.load(Ordering::Acquire) < self.log_end.load(Ordering::Acquire) {
-            let _ = self.sync();
+    /// The answer to an append that conflicts with what is there: whoever reads on after it is to find what it was about. If
+    /// that cannot be made visible any more, the answer is why.
+    pub(crate) fn answer_conflict(&self, conflict: Error) -> Error {
+        let is_hidden = self.visible_end.load(Ordering::Acquire) < self.log_end.load(Ordering::Acquire);
+        if is_hidden && self.sync().is_err() {
+            return self.check_writable().err().unwrap_or(conflict);
         }
+        conflict
     }
 
     /// The leader's part: syncs every segment with unsynced bytes, oldest first, and publishes what that made durable.

@@ -78,12 +78,12 @@ pub(crate) fn commit(
     if !events.is_empty() {
         logs.iter().for_each(Log::request_work);
     }
-    let (answers, upto) = done.inspect_err(|error| {
-        if let Error::OffsetConflict { topic, partition, .. } = error {
-            // Whoever reads on after a conflict is to find what it was about.
+    let (answers, upto) = done.map_err(|error| match &error {
+        Error::OffsetConflict { topic, partition, .. } => {
             let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
-            logs.iter().filter(is_it).for_each(|log| log.make_visible());
+            logs.iter().find(is_it).map_or(error.clone(), |log| log.answer_conflict(error.clone()))
         }
+        _ => error,
     })?;
     let mut committing = Committing { ctx: ctx.clone(), logs, answers, upto, is_strict: false };
     committing.is_strict = committing.announce();
