@@ -249,6 +249,7 @@ pub struct TopicConfig {
     pub(crate) retention: Retention,
     pub(crate) cleanup: Cleanup,
     pub(crate) compaction: CompactionSettings,
+    pub(crate) streams: bool,
 }
 
 impl Default for TopicConfig {
@@ -276,7 +277,36 @@ impl TopicConfig {
             retention: Retention::forever(),
             cleanup: Cleanup::Delete,
             compaction: CompactionSettings::default(),
+            streams: false,
         }
+    }
+
+    /// The defaults, of a topic whose keys are [streams](crate::Stream): the records of each key are the events of one
+    /// aggregate, which can be [loaded](crate::Stream::load) by themselves, and appended to at an expected version.
+    ///
+    /// Every record needs a key there and lies in the partition of its key. Nothing is ever removed:
+    /// cleanup is [`Cleanup::None`], and deleting records is refused. This
+    /// cannot be altered later, nor can the number of partitions. Segments are sealed by their size only, since none has to
+    /// be old enough for anything ([`segment_age`](TopicConfig::segment_age) is 100 years).
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams().partitions(4))?;
+    /// let account = accounts.stream("account-7")?;
+    /// account.append(ExpectedVersion::Empty, [Record::new("opened")])?;
+    /// assert_eq!(account.load()?.version(), 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn streams() -> Self {
+        let segment_age = Duration::from_secs(100 * 365 * 24 * 3600);
+        TopicConfig { streams: true, cleanup: Cleanup::None, segment_age, ..TopicConfig::new() }
+    }
+
+    /// Whether its keys are [streams](TopicConfig::streams).
+    pub fn has_streams(&self) -> bool {
+        self.streams
     }
 
     /// How many partitions the topic has. They can grow later, never shrink; growing changes which partition a key
@@ -436,6 +466,11 @@ impl TopicConfig {
         self
     }
 
+    /// Whether records must have keys.
+    pub(crate) fn needs_keys(&self) -> bool {
+        self.streams || self.cleanup.compacts()
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
             return Err(invalid("partitions", "it must be 1 to 100,000"));
@@ -455,6 +490,9 @@ impl TopicConfig {
         if self.compaction.min_dirty_ratio > 1_000_000 {
             return Err(invalid("min_cleanable_dirty_ratio", "it must be 0 to 1"));
         }
+        if self.streams && self.cleanup != Cleanup::None {
+            return Err(invalid("cleanup", "streams keep all their events"));
+        }
         match self.durability {
             Some(durability) => validate_durability(durability),
             None => Ok(()),
@@ -472,7 +510,10 @@ impl TopicConfig {
             (TAG_TIMESTAMPS, vec![self.timestamps as u8]),
             (TAG_TIMESTAMP_BOUNDS, self.timestamp_bounds.to_bytes()),
         ];
-        if self.cleanup.compacts() {
+        if self.streams {
+            tags.push((TAG_STREAMS, vec![1]));
+        }
+        if self.cleanup != Cleanup::Delete {
             tags.push((TAG_CLEANUP, vec![self.cleanup as u8]));
         }
         let (compaction, usual) = (&self.compaction, CompactionSettings::default());
@@ -547,6 +588,13 @@ impl TopicConfig {
                         [0] => Cleanup::Delete,
                         [1] => Cleanup::Compact,
                         [2] => Cleanup::CompactAndDelete,
+                        [3] => Cleanup::None,
+                        _ => return None,
+                    }
+                }
+                TAG_STREAMS => {
+                    config.streams = match bytes.as_slice() {
+                        [1] => true,
                         _ => return None,
                     }
                 }
@@ -579,6 +627,7 @@ const TAG_MIN_DIRTY_RATIO: u16 = 13;
 const TAG_DELETE_RETENTION: u16 = 14;
 const TAG_MIN_LAG: u16 = 15;
 const TAG_MAX_LAG: u16 = 16;
+const TAG_STREAMS: u16 = 18;
 
 /// How far from the time of sending a given timestamp may lie; `None`: anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -672,6 +721,7 @@ mod tests {
                     min_lag: Duration::from_millis(3),
                     max_lag: durability.map(|_| Duration::from_millis(4)),
                 },
+                streams: false,
             };
             let mut tags = config.to_tags();
             tags.push((60_000, vec![1, 2, 3]));
@@ -680,8 +730,16 @@ mod tests {
     }
 
     #[test]
+    fn streams_survive_the_catalog() {
+        let config = TopicConfig::streams().partitions(3);
+        assert_eq!(TopicConfig::from_tags(3, &config.to_tags()), Some(config));
+        let kept = TopicConfig::new().cleanup(Cleanup::None);
+        assert_eq!(TopicConfig::from_tags(1, &kept.to_tags()), Some(kept));
+    }
+
+    #[test]
     fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in (1..=8).chain(10..=16) {
+        for tag in (1..=8).chain(10..=16).chain([18]) {
             assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
         }
         assert_eq!(TopicConfig::from_tags(0, &[]), None);

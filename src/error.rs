@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName};
+use crate::version::{ExpectedVersion, Version};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +27,28 @@ pub enum Error {
         partition: PartitionId,
         /// Where the log ends now.
         end: Offset,
+    },
+    /// A stream is not as an append expected it; or it has fewer events than were to be loaded behind. Nothing was appended.
+    /// [Load](crate::Stream::load) it and decide again: what it has now is visible.
+    #[error("stream \"{}\" of {topic} is at version {current}, expected was {expected}", key.escape_ascii())]
+    VersionConflict {
+        /// The topic.
+        topic: TopicName,
+        /// The stream's key.
+        key: Arc<[u8]>,
+        /// What was expected.
+        expected: ExpectedVersion,
+        /// The version that it has; in a transaction, before it.
+        current: Version,
+    },
+    /// The topic does not keep [streams](crate::TopicConfig::streams), or it does and this would take events from them:
+    /// records are not deleted there, and a key has one partition.
+    #[error("topic {topic}: {reason}")]
+    Streams {
+        /// The topic.
+        topic: TopicName,
+        /// What is wrong.
+        reason: &'static str,
     },
     /// The requested offset is not in the log any more, or not yet. Seek to a valid one.
     #[error("offset {requested} of {topic}/{partition} is out of range: readable are {earliest} to {latest}")]

@@ -7,13 +7,13 @@
 //!
 //! | row | modules | question |
 //! |---|---|---|
-//! | words | `types` `error` `record` `config` `clock` `sync` [`stats`] | What are things called? |
+//! | words | `types` `error` `record` `config` `clock` `sync` `version` [`event`] [`stats`] | What are things called? |
 //! | bytes | `format` | What do the bytes mean? Pure: no I/O, no locks, no clock, no panic on any input. |
 //! | medium | `storage` | How do bytes get onto a medium, and when are they safe there? Knows files, not formats. |
-//! | log | `log` | One partition: append, roll, sync, recover, read, compact. |
+//! | log | `log` | One partition: append, roll, sync, recover, read, compact, find by key. |
 //! | groups | `group` | Who owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
 //! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
@@ -28,8 +28,12 @@
 //! opening makes whole what a crash interrupted. A group's coordinator checks commits and writes them, as records of a topic
 //! of the broker's own, under one lock, so that no partition changes hands in between.
 //!
+//! **By key.** Where a topic keeps streams, each append notes in which batch it put which keys: in a table of the active
+//! segment, written to a side file once that is sealed. A [`Stream`] is loaded from the batches that these name, and its version is
+//! how many records they count; an append looks it up before the writer's lock and checks it under it.
+//!
 //! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head of
-//! `src/log/mod.rs`, `src/log/journal.rs` and `src/group/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
+//! `src/log/mod.rs`, `src/log/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
 //! medium that crashes and fails on demand is public: [`testing::Disk`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -58,6 +62,7 @@ mod clock;
 mod config;
 mod consumer;
 mod error;
+pub mod event;
 mod format;
 mod group;
 mod log;
@@ -69,11 +74,13 @@ mod records;
 mod rng;
 pub mod stats;
 mod storage;
+mod stream;
 mod sync;
 pub mod testing;
 mod topic;
 mod transaction;
 mod types;
+mod version;
 
 pub use broker::Broker;
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -94,9 +101,11 @@ pub use producer::{Destination, Pending, Producer, ProducerConfig};
 pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};
+pub use stream::{History, Stream, StreamReader, StreamReceipt};
 pub use topic::{Partition, Topic};
 pub use transaction::Transaction;
 pub use types::{
     Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
     TopicName,
 };
+pub use version::{ExpectedVersion, Version};

@@ -3,6 +3,7 @@
 //! In this order: the partition that the caller named, what a custom [`Partitioner`] says, the hash of the key, and for
 //! records without a key a partition that changes about once a batch (KIP-794).
 
+use crate::error::{Error, Result};
 use crate::rng::SplitMix64;
 use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::types::TopicName;
@@ -52,6 +53,23 @@ pub trait Partitioner: Send + Sync {
 pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
     // The sign bit is masked off, not negated: Kafka's `toPositive`.
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
+}
+
+/// Whether a record with this key may go to a partition that somebody chose, where keys are streams.
+///
+/// # Errors
+/// `Streams`: its stream is in another one.
+pub(crate) fn check_stream(
+    topic: &TopicName,
+    key: Option<&[u8]>,
+    partition: u32,
+    partitions: u32,
+) -> Result<()> {
+    if key.is_none_or(|key| partition_for_key(key, partitions) == partition) {
+        return Ok(());
+    }
+    let reason = "a stream is in the partition of its key, and nowhere else";
+    Err(Error::Streams { topic: topic.clone(), reason })
 }
 
 /// MurmurHash2 of 32 bits with Kafka's seed (`Utils.murmur2`).

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
+use crate::event;
 use crate::types::Timestamp;
 
 /// A record to send.
@@ -99,6 +100,31 @@ impl<'a> Record<'a> {
     pub fn null_header(mut self, name: impl Into<Cow<'a, str>>) -> Self {
         self.headers.push(Header { name: name.into(), value: None });
         self
+    }
+
+    /// Adds the header [`event::ID`]: what tells this event from all others of its stream. With it an append whose
+    /// outcome is unknown can be [repeated](crate::Stream::append).
+    ///
+    /// ```
+    /// let event = quipu::Record::new("{}").event_id("5f0c").event_type("account.opened").schema_version(2);
+    /// let names: Vec<_> = event.headers().iter().map(|header| header.name()).collect();
+    /// assert_eq!(names, ["ce_id", "ce_type", "ce_schemaversion"]);
+    /// ```
+    #[must_use]
+    pub fn event_id(self, id: impl IntoBytes<'a>) -> Self {
+        self.header(event::ID, id)
+    }
+
+    /// Adds the header [`event::TYPE`]: what has happened.
+    #[must_use]
+    pub fn event_type(self, name: impl Into<Cow<'a, str>>) -> Self {
+        self.header(event::TYPE, name.into())
+    }
+
+    /// Adds the header [`event::SCHEMA_VERSION`]: which version of its type's schema the value has.
+    #[must_use]
+    pub fn schema_version(self, version: u32) -> Self {
+        self.header(event::SCHEMA_VERSION, version.to_string())
     }
 
     /// Sets the record's time, which must lie between 0 and 2^62 milliseconds and within the topic's

@@ -5,6 +5,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::log::{Log, RawBatches};
+use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
 use crate::records::Records;
@@ -91,6 +92,10 @@ impl Topic {
 
     pub(crate) fn state(&self) -> &Arc<TopicState> {
         &self.state
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<BrokerInner> {
+        &self.broker
     }
 
     /// Its name.
@@ -319,7 +324,16 @@ impl Partition {
         end: Offset,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Receipt> {
-        let (batch, timestamps) = prepare(&self.broker.ctx, &self.state, &self.log, records)?;
+        let mut strayed = Ok(());
+        let records = records.into_iter().inspect(|record| {
+            if self.state.has_streams() && strayed.is_ok() {
+                let count = self.state.log_count();
+                strayed = check_stream(self.topic(), record.key_bytes(), self.id().get(), count);
+            }
+        });
+        let prepared = prepare(&self.broker.ctx, &self.state, &self.log, records);
+        strayed?;
+        let (batch, timestamps) = prepared?;
         let appended = self.log.append_at(batch, end).map_err(|error| match error {
             Error::OffsetConflict { .. } => self.log.answer_conflict(error),
             error => error,
@@ -341,7 +355,7 @@ impl Partition {
     /// a power loss.
     ///
     /// # Errors
-    /// [`CompactedTopic`](Error::CompactedTopic) if the topic is only compacted;
+    /// [`Streams`](Error::Streams) if the topic keeps streams; [`CompactedTopic`](Error::CompactedTopic) if it is only compacted;
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) behind the visible end; [`Poisoned`](Error::Poisoned) or
     /// [`Corrupt`](Error::Corrupt) if the partition takes no appends; [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has changed. Or what else the medium says: the

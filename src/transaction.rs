@@ -5,6 +5,7 @@
 //! another. Not useful for: throughput; records that need not be there together are sent with a
 //! [`Producer`](crate::Producer).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::task::{Context, Poll};
 
@@ -12,17 +13,21 @@ use crate::broker::{Broker, BrokerInner, Gathering, TopicState};
 use crate::consumer::commit::Committer;
 use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
+use crate::format::key_hash::KeyHash;
 use crate::group::offsets::new_batch;
 use crate::group::{Host, Pin};
 use crate::log::Log;
-use crate::log::transaction::{Committing, Condition, Part, commit};
-use crate::partitioner::partition_for_key;
+use crate::log::streams::StreamCondition;
+use crate::log::transaction::{Committing, Conditions, Part, commit};
+use crate::partitioner::{check_stream, partition_for_key};
 use crate::producer::{Destination, Pending, Wait};
 use crate::record::Record;
 use crate::rng::SplitMix64;
+use crate::stream::{EventIds, Stream};
 use crate::sync::Arc;
 use crate::topic::Partition;
 use crate::types::{Offset, Receipt, Timestamp};
+use crate::version::ExpectedVersion;
 
 /// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed together or not at all.
 ///
@@ -60,6 +65,8 @@ pub struct Transaction {
     /// Of each record, which part it is in.
     order: Vec<usize>,
     offsets: Vec<(Arc<Committer>, Offsets)>,
+    /// What it appends to streams.
+    appends: Vec<Appending>,
     /// Chooses partitions for records without a key: one a topic.
     random: u64,
     error: Option<Error>,
@@ -68,7 +75,18 @@ pub struct Transaction {
 /// What it does to one partition.
 struct Building {
     records: Gathering,
-    condition: Option<Condition>,
+    conditions: Conditions,
+    /// Of a topic of streams, how many records of each key there are.
+    events: BTreeMap<KeyHash, u64>,
+}
+
+/// Events that it appends to one stream.
+struct Appending {
+    stream: Stream,
+    expected: ExpectedVersion,
+    events: usize,
+    /// If each has one.
+    ids: Option<EventIds>,
 }
 
 impl Broker {
@@ -79,6 +97,7 @@ impl Broker {
             parts: Vec::new(),
             order: Vec::new(),
             offsets: Vec::new(),
+            appends: Vec::new(),
             random: self.inner().next_seed(),
             error: None,
         }
@@ -102,14 +121,41 @@ impl Transaction {
         let conflict =
             |end| Error::OffsetConflict { topic: partition.topic().clone(), partition: partition.id(), end };
         if let Some(part) = self.parts.get_mut(place) {
-            match part.condition {
-                Some(Condition::End(other)) if other != end => {
-                    contradiction = Some(conflict(other));
-                }
-                _ => part.condition = Some(Condition::End(end)),
+            match part.conditions.end {
+                Some(other) if other != end => contradiction = Some(conflict(other)),
+                _ => part.conditions.end = Some(end),
             }
         }
         self.note(contradiction.map_or(Ok(()), Err))
+    }
+
+    /// Adds events to a stream, if it is as expected: behind what this transaction has added to it before. As for
+    /// [`Stream::append`], they get the stream's key. A transaction of nothing but appends to streams at exact versions, in
+    /// which every event has an id, can be repeated after an unknown outcome: it answers with the original receipts.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// let (from, to) = (accounts.stream("account-7")?, accounts.stream("account-8")?);
+    /// # from.append(ExpectedVersion::Empty, [Record::new("opened")])?;
+    /// let seen = from.load()?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.append(&from, seen.version(), [Record::new("-42 EUR")]);
+    /// transaction.append(&to, ExpectedVersion::Any, [Record::new("+42 EUR")]);
+    /// transaction.commit()?;
+    /// assert_eq!((from.version()?.get(), to.version()?.get()), (2, 1));
+    /// # Ok(()) }
+    /// ```
+    pub fn append<'r>(
+        &mut self,
+        stream: &Stream,
+        expected: impl Into<ExpectedVersion>,
+        events: impl IntoIterator<Item = Record<'r>>,
+    ) -> &mut Self {
+        let added = self.try_append(stream, expected.into(), events);
+        self.note(added)
     }
 
     /// Adds what a consumer has done: its group has committed it if and only if everything else is committed. The whole
@@ -128,7 +174,8 @@ impl Transaction {
     /// append.
     ///
     /// # Errors
-    /// Nothing was done: the first error of [`send`](Transaction::send); [`OffsetConflict`](Error::OffsetConflict), which names
+    /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append);
+    /// [`VersionConflict`](Error::VersionConflict), which names the first stream that is not as expected; [`OffsetConflict`](Error::OffsetConflict), which names
     /// the first partition that ends elsewhere, up to where it can be read by now;
     /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has
     /// room for, or all of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
@@ -149,11 +196,11 @@ impl Transaction {
     /// # Ok(()) }
     /// ```
     pub fn commit(self) -> Result<Vec<Receipt>> {
-        let (written, pins) = self.write()?;
-        written.committing.wait()?;
+        let (done, pins) = self.write()?;
+        done.wait()?;
         // Only now may the partitions of consumers change hands.
         drop(pins);
-        Ok(written.receipts())
+        Ok(done.receipts())
     }
 
     /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been checked and everything is
@@ -172,11 +219,27 @@ impl Transaction {
     /// # Ok(()) }
     /// ```
     pub fn commit_async(self) -> Pending<Vec<Receipt>> {
-        Pending::other(CommitWait(self.write().map(|(written, _)| written)))
+        Pending::other(CommitWait(self.write().map(|(done, _)| done)))
     }
 
-    /// Does all of it but to wait.
-    fn write(self) -> Result<(Written, Vec<Pin>)> {
+    /// Does all of it but to wait, or finds that it was done before.
+    fn write(mut self) -> Result<(Done, Vec<Pin>)> {
+        let appends = std::mem::take(&mut self.appends);
+        // Of what else there is nobody could say whether it is there.
+        let by_ids = self.offsets.is_empty()
+            && self.parts.iter().all(|part| part.conditions.end.is_none())
+            && self.order.len() == appends.iter().map(|append| append.events).sum::<usize>();
+        match self.write_now() {
+            Ok((written, pins)) => Ok((Done::Now(written), pins)),
+            Err(error @ Error::VersionConflict { .. }) if by_ids => match find_repeated(&appends)? {
+                Some(receipts) => Ok((Done::Before(receipts), Vec::new())),
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_now(self) -> Result<(Written, Vec<Pin>)> {
         let Transaction { broker, parts, order, offsets, error, .. } = self;
         if let Some(error) = error {
             return Err(error);
@@ -188,18 +251,19 @@ impl Transaction {
         let pins: Vec<Pin> = pins.collect::<Result<_>>()?;
         let mut work = Vec::with_capacity(parts.len() + 1);
         let mut times = Vec::with_capacity(parts.len());
-        for Building { records, condition } in parts {
+        for Building { records, conditions, .. } in parts {
             let log = records.log().clone();
             let (batch, timestamps) = records.seal(&ctx)?;
             times.push(timestamps);
-            work.push(Part { log, batch, condition });
+            work.push(Part { log, batch, conditions });
         }
         let records = work.len();
         if pins.iter().any(|pin| pin.len() > 0) {
             let mut builder = new_batch(&ctx);
             pins.iter().for_each(|pin| pin.add_to(&mut builder));
             let log = broker.coordinator().offsets().open(&*broker)?;
-            work.push(Part { log, batch: Some(builder.seal(&ctx, None)), condition: None });
+            let batch = Some(builder.seal(&ctx, None));
+            work.push(Part { log, batch, conditions: Conditions::default() });
         }
         let committing = commit(&ctx, work, |answers| {
             if let Some(Some(appended)) = answers.get(records) {
@@ -231,6 +295,26 @@ impl Transaction {
         })
     }
 
+    fn try_append<'r>(
+        &mut self,
+        stream: &Stream,
+        expected: ExpectedVersion,
+        events: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<()> {
+        stream.check_broker(&self.broker)?;
+        let (state, log) = (stream.state(), stream.log());
+        state.check()?;
+        let place = self.part(state, log);
+        if let Some(part) = self.parts.get_mut(place) {
+            let ahead = part.events.get(&stream.hash()).copied().unwrap_or(0);
+            part.conditions.streams.push(StreamCondition { ahead, ..stream.condition(expected) });
+        }
+        let events: Vec<_> = events.into_iter().map(|event| stream.event(event)).collect::<Result<_>>()?;
+        let (stream, ids) = (stream.clone(), EventIds::of(&events));
+        self.appends.push(Appending { stream, expected, events: events.len(), ids });
+        events.iter().try_for_each(|event| self.push(state, log, event))
+    }
+
     fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
         let (state, partition) = match to {
             Destination::Topic(topic) => (topic.state().clone(), None),
@@ -249,12 +333,23 @@ impl Transaction {
         });
         let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
         let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
+        if state.has_streams() {
+            check_stream(&state.name, record.key_bytes(), chosen, count)?;
+        }
+        self.push(&state, &log, record)
+    }
+
+    /// Adds a record to a partition's part.
+    fn push(&mut self, state: &Arc<TopicState>, log: &Arc<Log>, record: &Record<'_>) -> Result<()> {
         let ctx = self.broker.ctx.clone();
         let now = ctx.clock.now();
         let index = self.order.len();
-        let place = self.part(&state, &log);
+        let place = self.part(state, log);
         if let Some(part) = self.parts.get_mut(place) {
             part.records.push(&ctx, record, now, index)?;
+            if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
+                *part.events.entry(log.hash_key(key)).or_default() += 1;
+            }
             self.order.push(place);
         }
         Ok(())
@@ -264,9 +359,52 @@ impl Transaction {
     fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> usize {
         let known = self.parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
         known.unwrap_or_else(|| {
-            self.parts.push(Building { records: Gathering::new(topic, log), condition: None });
+            self.parts.push(Building {
+                records: Gathering::new(topic, log),
+                conditions: Conditions::default(),
+                events: BTreeMap::new(),
+            });
             self.parts.len() - 1
         })
+    }
+}
+
+/// The receipts of events that were appended to streams before, if all of them were. There are conditions for it: each has an
+/// id, and there is one version at which they can have been.
+fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
+    let mut receipts = Vec::new();
+    for Appending { stream, expected, events, ids } in appends {
+        if *events == 0 {
+            continue;
+        }
+        let (Some(ids), Some(version)) = (ids, expected.exact()) else { return Ok(None) };
+        // What is expected counts what this transaction appends before.
+        let Some(found) = stream.find_repeated(version, ids)? else { return Ok(None) };
+        receipts.extend(found);
+    }
+    Ok((!receipts.is_empty()).then_some(receipts))
+}
+
+/// What became of a transaction.
+enum Done {
+    Now(Written),
+    /// It is one that was committed before, with these receipts.
+    Before(Vec<Receipt>),
+}
+
+impl Done {
+    fn wait(&self) -> Result<()> {
+        match self {
+            Done::Now(written) => written.committing.wait(),
+            Done::Before(_) => Ok(()),
+        }
+    }
+
+    fn receipts(&self) -> Vec<Receipt> {
+        match self {
+            Done::Now(written) => written.receipts(),
+            Done::Before(receipts) => receipts.clone(),
+        }
     }
 }
 
@@ -295,20 +433,21 @@ impl Written {
 }
 
 /// What is left of a commit that nobody blocks for.
-struct CommitWait(Result<Written>);
+struct CommitWait(Result<Done>);
 
 impl Wait<Vec<Receipt>> for CommitWait {
     fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
-        let written = self.0.as_ref().map_err(Error::clone)?;
-        written.committing.wait()?;
-        Ok(written.receipts())
+        let done = self.0.as_ref().map_err(Error::clone)?;
+        done.wait()?;
+        Ok(done.receipts())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
         match &self.0 {
-            Ok(written) => {
+            Ok(Done::Now(written)) => {
                 written.committing.poll(cx.waker()).map(|polled| polled.map(|()| written.receipts()))
             }
+            Ok(Done::Before(receipts)) => Poll::Ready(Ok(receipts.clone())),
             Err(error) => Poll::Ready(Err(error.clone())),
         }
     }
@@ -316,7 +455,7 @@ impl Wait<Vec<Receipt>> for CommitWait {
 
 impl Drop for CommitWait {
     fn drop(&mut self) {
-        if let Ok(written) = &self.0 {
+        if let Ok(Done::Now(written)) = &self.0 {
             written.committing.request_sync();
         }
     }

@@ -32,6 +32,8 @@ pub(crate) struct Sizes {
     pub(crate) duration: Duration,
     pub(crate) random_reads: usize,
     pub(crate) lookup_batches: usize,
+    /// Of ten events each; ten times as many of one.
+    pub(crate) streams: u64,
 }
 
 impl Args {
@@ -75,6 +77,7 @@ impl Args {
                 duration: seconds(1),
                 random_reads: 50_000,
                 lookup_batches: 1_000_000,
+                streams: 1_000_000,
             },
             true => Sizes {
                 records_bytes: 4 << 20,
@@ -84,6 +87,7 @@ impl Args {
                 duration: seconds(1) / 5,
                 random_reads: 2_000,
                 lookup_batches: 20_000,
+                streams: 10_000,
             },
         }
     }

@@ -25,6 +25,7 @@ mod records;
 mod scan;
 mod scratch;
 mod ship;
+mod streams;
 mod suite;
 mod tail;
 mod together;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     tail::run(&mut suite);
     random::run(&mut suite);
     groups::run(&mut suite);
+    streams::run(&mut suite);
     together::run(&mut suite);
     lookup::run(&mut suite);
     open::run(&mut suite);

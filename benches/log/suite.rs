@@ -94,6 +94,11 @@ impl<'a> Suite<'a> {
         wanted && !self.args.list
     }
 
+    /// Whether a comparison of this name was asked for, once [`wants`](Suite::wants) has listed it.
+    pub(crate) fn is_wanted(&self, name: &str) -> bool {
+        self.args.filters.is_empty() || self.args.filters.iter().any(|part| name.contains(part.as_str()))
+    }
+
     /// Measures each of ours and each limit once a repetition, and prints each of ours against each limit.
     pub(crate) fn compare(
         &mut self,

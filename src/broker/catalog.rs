@@ -161,8 +161,13 @@ impl BrokerInner {
         if *state.config() == config {
             return Ok(());
         }
-        if config.partitions < had {
-            return Err(Error::ConfigMismatch { topic: state.name.clone(), field: "partitions" });
+        let mismatch = |field| Err(Error::ConfigMismatch { topic: state.name.clone(), field });
+        if config.streams != state.config().streams {
+            return mismatch("streams");
+        }
+        // With another number of partitions keys would have other partitions, and a stream more than one.
+        if config.partitions < had || (config.streams && config.partitions > had) {
+            return mismatch("partitions");
         }
         let (ctx, id) = (&*self.ctx, state.id);
         let mut added = Vec::new();

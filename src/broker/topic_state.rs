@@ -17,6 +17,8 @@ pub(crate) struct TopicState {
     count: AtomicU32,
     /// Mirrors the configuration: records must have keys.
     needs_keys: AtomicBool,
+    /// The keys are streams.
+    streams: bool,
     deleted: AtomicBool,
     closed: AtomicBool,
 }
@@ -30,7 +32,8 @@ impl TopicState {
         logs: Vec<Arc<Log>>,
     ) -> Self {
         let count = u32::try_from(logs.len()).unwrap_or(u32::MAX);
-        let needs_keys = AtomicBool::new(config.cleanup.compacts());
+        let needs_keys = AtomicBool::new(config.needs_keys());
+        let streams = config.streams;
         TopicState {
             id,
             name,
@@ -39,6 +42,7 @@ impl TopicState {
             logs: RwLock::new(logs.into()),
             count: AtomicU32::new(count),
             needs_keys,
+            streams,
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -61,6 +65,12 @@ impl TopicState {
     #[inline]
     pub(crate) fn needs_keys(&self) -> bool {
         self.needs_keys.load(Ordering::Acquire)
+    }
+
+    /// Whether its keys are streams.
+    #[inline]
+    pub(crate) fn has_streams(&self) -> bool {
+        self.streams
     }
 
     /// The logs of the partitions, by id. They only become more.
@@ -86,7 +96,7 @@ impl TopicState {
 
     /// Takes new settings and partitions that have been added.
     pub(super) fn alter(&self, config: TopicConfig, added: Vec<Arc<Log>>) {
-        self.needs_keys.store(config.cleanup.compacts(), Ordering::Release);
+        self.needs_keys.store(config.needs_keys(), Ordering::Release);
         *self.config.write() = Arc::new(config);
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();

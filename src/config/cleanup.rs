@@ -16,15 +16,18 @@ pub enum Cleanup {
     Compact,
     /// Both.
     CompactAndDelete,
+    /// Nothing: every record stays for good, whatever retention says. What topics of [streams](crate::TopicConfig::streams)
+    /// have.
+    None,
 }
 
 impl Cleanup {
     pub(crate) fn compacts(self) -> bool {
-        self != Cleanup::Delete
+        matches!(self, Cleanup::Compact | Cleanup::CompactAndDelete)
     }
 
     pub(crate) fn deletes(self) -> bool {
-        self != Cleanup::Compact
+        matches!(self, Cleanup::Delete | Cleanup::CompactAndDelete)
     }
 }
 

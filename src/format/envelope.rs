@@ -83,6 +83,15 @@ pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Ma
     Ok(Reader::at(covered, header_bytes))
 }
 
+/// The CRC of a piece of a file that is read by itself: `salt` says of which file, `position` where in it the piece lies, so
+/// that no piece passes for another.
+pub(crate) fn piece_crc(salt: u32, position: u64, piece: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(salt);
+    hasher.update(&position.to_le_bytes());
+    hasher.update(piece);
+    hasher.finalize()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,8 @@ pub(crate) mod compression;
 pub(crate) mod envelope;
 pub(crate) mod index;
 pub(crate) mod journal;
+pub(crate) mod key_hash;
+pub(crate) mod key_index;
 pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod offsets;

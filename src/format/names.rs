@@ -39,6 +39,11 @@ pub(crate) fn index_file(base: Offset, generation: u32) -> String {
     format!("{:020}-{generation}.index", base.get())
 }
 
+/// The name of a segment's key index.
+pub(crate) fn key_index_file(base: Offset, generation: u32) -> String {
+    format!("{:020}-{generation}.keys", base.get())
+}
+
 /// The name under which the bytes are kept that a crash left in a segment behind its valid end, at `position`.
 pub(crate) fn torn_file(base: Offset, generation: u32, position: u64) -> String {
     format!("{:020}-{generation}.{position}.torn", base.get())
@@ -63,6 +68,13 @@ pub(crate) enum PartitionFile {
     },
     /// The index of a segment.
     Index {
+        /// The segment's base offset.
+        base: Offset,
+        /// The segment's generation.
+        generation: u32,
+    },
+    /// The key index of a segment.
+    Keys {
         /// The segment's base offset.
         base: Offset,
         /// The segment's generation.
@@ -135,6 +147,7 @@ fn parse_finished(name: &str) -> Option<PartitionFile> {
     let (file, spelling) = match rest {
         "log" => (PartitionFile::Segment { base, generation }, segment_file(base, generation)),
         "index" => (PartitionFile::Index { base, generation }, index_file(base, generation)),
+        "keys" => (PartitionFile::Keys { base, generation }, key_index_file(base, generation)),
         _ => {
             let position = rest.strip_suffix(".torn")?.parse().ok()?;
             (PartitionFile::Torn { base, generation, position }, torn_file(base, generation, position))
@@ -154,6 +167,7 @@ mod tests {
         let base = Offset::new(42);
         assert_eq!(segment_file(base, 0), "00000000000000000042-0.log");
         assert_eq!(index_file(base, 7), "00000000000000000042-7.index");
+        assert_eq!(key_index_file(base, 7), "00000000000000000042-7.keys");
         assert_eq!(torn_file(base, 0, 4_096), "00000000000000000042-0.4096.torn");
         assert_eq!(temporary_file(MANIFEST), "manifest.tmp");
         let name = TopicName::new("orders").unwrap();
@@ -171,6 +185,7 @@ mod tests {
                 (MANIFEST.to_string(), PartitionFile::Manifest),
                 (segment_file(base, generation), PartitionFile::Segment { base, generation }),
                 (index_file(base, generation), PartitionFile::Index { base, generation }),
+                (key_index_file(base, generation), PartitionFile::Keys { base, generation }),
                 (torn_file(base, generation, position), PartitionFile::Torn { base, generation, position }),
             ] {
                 assert_eq!(parse_partition_file(&name), file);

@@ -2,9 +2,11 @@
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
 use super::batch::{Batch, ByteView};
+use super::keys::KeyCount;
 use super::named::Sender;
 use super::recovery::{Point, active_entry, create_segment};
 use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
+use super::streams::StreamCondition;
 use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
 use crate::config::{Durability, TimestampType};
 use crate::error::{Error, Result, is_space};
@@ -15,8 +17,17 @@ use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::stats::Event;
 use crate::storage::{File, write_all_at};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
+use crate::version::Version;
+
+/// What must hold for an append.
+#[derive(Default)]
+struct When<'a> {
+    /// The log ends here.
+    end: Option<Offset>,
+    stream: Option<&'a StreamCondition>,
+}
 
 /// A header that is complete.
 #[derive(Clone, Copy)]
@@ -32,7 +43,7 @@ impl Log {
     /// `RecordTooLarge` if no segment has room for it, `DiskFull`: nothing was appended. After another failure of the
     /// write the partition is poisoned.
     pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
-        self.append_if(batch, None, None)
+        self.append_if(batch, When::default(), None).map(|(appended, _)| appended)
     }
 
     /// As [`append`](Log::append) of a batch that a named producer sends.
@@ -40,7 +51,7 @@ impl Log {
     /// # Errors
     /// `Fenced`, `OutOfOrderSequence`, beside those of `append`.
     pub(crate) fn append_from(self: &Arc<Self>, batch: SealedBatch, sender: &Sender<'_>) -> Result<Appended> {
-        self.append_if(batch, None, Some(sender))
+        self.append_if(batch, When::default(), Some(sender)).map(|(appended, _)| appended)
     }
 
     /// As [`append`](Log::append), if the log ends at `expected`.
@@ -48,33 +59,44 @@ impl Log {
     /// # Errors
     /// `OffsetConflict` if it does not, beside those of `append`.
     pub(crate) fn append_at(self: &Arc<Self>, batch: SealedBatch, expected: Offset) -> Result<Appended> {
-        self.append_if(batch, Some(expected), None)
+        let when = When { end: Some(expected), ..When::default() };
+        self.append_if(batch, when, None).map(|(appended, _)| appended)
+    }
+
+    /// As [`append`](Log::append), if a stream's version is as expected. Answers with that version too.
+    ///
+    /// # Errors
+    /// `VersionConflict` if it is not, and those of reading, beside those of `append`.
+    pub(crate) fn append_to_stream(
+        self: &Arc<Self>,
+        batch: SealedBatch,
+        condition: &StreamCondition,
+    ) -> Result<(Appended, Version)> {
+        self.append_if(batch, When { stream: Some(condition), ..When::default() }, None)
     }
 
     fn append_if(
         self: &Arc<Self>,
         batch: SealedBatch,
-        expected: Option<Offset>,
+        when: When<'_>,
         sender: Option<&Sender<'_>>,
-    ) -> Result<Appended> {
+    ) -> Result<(Appended, Version)> {
         let settings = self.settings();
+        let keys = self.keys_of(&settings, &batch.header, batch.records());
         let SealedBatch { mut header, mut stored, raw } = batch;
         if stored.len() > settings.max_batch_bytes() {
             return Err(Error::RecordTooLarge { size: stored.len(), limit: settings.max_batch_bytes() });
         }
-        let mut writer = self.writer.lock();
-        self.check_writable()?;
-        if let Some(expected) = expected
-            && expected != writer.point.end
-        {
-            return Err(self.conflict(writer.point.end));
-        }
+        let (mut writer, version) = self.lock_when(&when)?;
         // Held to the end: what is noted is what was judged.
         let judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
         let append_time = self.set_append_time(&mut header, &settings);
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
-        let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
+        let end = self.write_batch(&mut writer, &mut header, &mut stored, &keys, &settings)?;
+        if let Some(condition) = when.stream {
+            self.note_version(&writer, condition, version, &keys);
+        }
         if let Some(judged) = judged {
             judged.note(&header);
         }
@@ -91,7 +113,25 @@ impl Log {
         if let Durability::Interval(every) = settings.durability {
             self.arm_interval(every);
         }
-        Ok(Appended { base_offset: header.base_offset, end, epoch, append_time })
+        Ok((Appended { base_offset: header.base_offset, end, epoch, append_time }, version))
+    }
+
+    /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.
+    fn lock_when(self: &Arc<Self>, when: &When<'_>) -> Result<(MutexGuard<'_, Writer>, Version)> {
+        loop {
+            let counted = when.stream.map(|condition| self.count_before(condition.hash)).transpose()?;
+            let writer = self.writer.lock();
+            self.check_writable()?;
+            if when.end.is_some_and(|end| end != writer.point.end) {
+                return Err(self.conflict(writer.point.end));
+            }
+            let (Some(condition), Some(counted)) = (when.stream, counted) else {
+                return Ok((writer, Version::ZERO));
+            };
+            if let Some(version) = self.check_stream(&writer, condition, &counted)? {
+                return Ok((writer, version));
+            }
+        }
     }
 
     /// Fills in what only the log knows of a batch, writes it at the log's end, and moves the writer behind it.
@@ -104,6 +144,7 @@ impl Log {
         writer: &mut Writer,
         header: &mut BatchHeader,
         stored: &mut [u8],
+        keys: &[KeyCount],
         settings: &LogSettings,
     ) -> Result<Offset> {
         let Some(filled) = self.fill_header(writer, header, stored) else {
@@ -113,7 +154,7 @@ impl Log {
         if let Err((written, e)) = write_all_at(&*file, stored, writer.point.position) {
             return Err(self.write_failed(writer, &*file, written, e));
         }
-        self.advance(writer, header, filled.crc, stored.len() as u64, settings.index_interval_bytes);
+        self.advance(writer, header, filled.crc, stored.len() as u64, keys, settings.index_interval_bytes);
         Ok(header.end_offset())
     }
 
@@ -167,9 +208,13 @@ impl Log {
         header: &BatchHeader,
         crc: u32,
         stored: u64,
+        keys: &[KeyCount],
         index_interval: u32,
     ) {
         let point = &mut writer.point;
+        if !keys.is_empty() {
+            writer.segment.note_keys(point.position, header.base_offset, keys);
+        }
         if point.position - writer.indexed >= u64::from(index_interval)
             && let (Ok(offset_delta), Ok(position)) =
                 (u32::try_from(header.base_offset.since(point.base)), u32::try_from(point.position))

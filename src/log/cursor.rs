@@ -4,7 +4,7 @@ use super::batch::{Batch, ByteView};
 use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use super::{Context, Log, corrupt, malformed};
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
 use crate::format::body;
 use crate::format::compression::{Codec, decompress};
 use crate::format::reader::Malformed;
@@ -394,6 +394,30 @@ impl Cursor {
         }
         None
     }
+}
+
+/// Reads, checks and decompresses the batch that begins at a position of a segment.
+///
+/// # Errors
+/// What the medium says; corrupt, if there is no batch of this segment.
+pub(super) fn read_batch(
+    ctx: &Context,
+    seed: Seed,
+    segment: &Segment,
+    source: &mut Source,
+    position: u64,
+) -> Result<(BatchHeader, ByteView)> {
+    let header = match source.header(ctx, position, seed) {
+        Ok((header, _)) => header,
+        Err(HeaderError::Io(e)) => return Err(e),
+        Err(HeaderError::Malformed(m)) => return Err(malformed(ctx, &segment.path, position, &m)),
+    };
+    if header.log_epoch != segment.epoch || header.base_offset < segment.base {
+        return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
+    }
+    let records = read_records(ctx, source, position, &header)?;
+    let records = records.map_err(|m| malformed(ctx, &segment.path, position + HEADER_BYTES as u64, &m))?;
+    Ok((header, records))
 }
 
 /// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with

@@ -358,6 +358,8 @@ impl Log {
         segment.adopt_file(&self.ctx, file);
         segment.grow(point.position, point.max_timestamp);
         segment.mark_synced();
+        // Of the batch across the cut the keys are looked up when somebody asks.
+        segment.forget_keys(point.position);
         let gone = segments.get(kept..).unwrap_or(&[]);
         {
             let _ends = self.ends.lock();

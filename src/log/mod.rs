@@ -30,6 +30,7 @@ mod cut;
 mod durability;
 pub(crate) mod files;
 pub(crate) mod journal;
+pub(crate) mod keys;
 mod lookup;
 pub(crate) mod manifest;
 pub(crate) mod named;
@@ -41,6 +42,7 @@ pub(crate) mod recovery;
 mod retention;
 pub(crate) mod segment;
 mod ship;
+pub(crate) mod streams;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,7 @@ use crate::config::{
 use crate::error::{Corruption, Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed};
 use crate::format::checkpoint::CheckpointEntry;
+use crate::format::key_hash::KeyHasher;
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names;
 use crate::format::reader::Malformed;
@@ -93,6 +96,7 @@ pub(crate) struct LogSettings {
     pub(crate) retention: Retention,
     pub(crate) cleanup: Cleanup,
     pub(crate) compaction: CompactionSettings,
+    pub(crate) streams: bool,
 }
 
 impl LogSettings {
@@ -108,6 +112,7 @@ impl LogSettings {
             retention: config.retention,
             cleanup: config.cleanup,
             compaction: config.compaction,
+            streams: config.streams,
         }
     }
 
@@ -130,6 +135,13 @@ pub(crate) struct SealedBatch {
     pub(crate) stored: Buffer,
     /// Room for a header, then the uncompressed body, if the stored one is compressed.
     pub(crate) raw: Option<Buffer>,
+}
+
+impl SealedBatch {
+    /// The encoded records, uncompressed.
+    fn records(&self) -> &[u8] {
+        self.raw.as_ref().unwrap_or(&self.stored).get(HEADER_BYTES..).unwrap_or(&[])
+    }
 }
 
 /// Where a batch went.
@@ -166,6 +178,7 @@ pub(crate) struct Log {
     ctx: Arc<Context>,
     identity: Arc<Identity>,
     seed: Seed,
+    hasher: KeyHasher,
     dir: PathBuf,
     settings: RwLock<LogSettings>,
     writer: Mutex<Writer>,
@@ -301,6 +314,7 @@ impl Log {
         Arc::new(Log {
             ctx: ctx.clone(),
             seed,
+            hasher: KeyHasher::new(&identity.topic_id),
             settings: RwLock::new(settings),
             writer: Mutex::new(Writer { segment: active, point, indexed: point.position, journal_upto: 0 }),
             segments: RwLock::new(segments.into()),
@@ -563,6 +577,9 @@ impl Log {
             };
             *self.durable_point.lock() = point;
             segment.save_index(&self.ctx, &self.identity, point.position, point.end);
+            if self.settings().streams {
+                segment.save_active_keys(&self.ctx, &self.identity, point.position);
+            }
         }
         self.end(Error::Closed);
         // Damage has been reported at opening; it does not make closing fail.

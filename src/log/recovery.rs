@@ -170,7 +170,9 @@ fn sweep(
             }
             // No acknowledged record is in a segment before the manifest lists it, nor behind its being dropped.
             PartitionFile::Segment { .. } | PartitionFile::Temporary => true,
-            PartitionFile::Index { base, generation } => !listed.contains(&(base, generation)),
+            PartitionFile::Index { base, generation } | PartitionFile::Keys { base, generation } => {
+                !listed.contains(&(base, generation))
+            }
             PartitionFile::Manifest | PartitionFile::Torn { .. } => false,
             PartitionFile::Foreign => {
                 report

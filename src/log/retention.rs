@@ -5,7 +5,7 @@
 //! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
 
 use super::Log;
-use crate::config::Retention;
+use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
 use crate::stats::Event;
@@ -99,7 +99,12 @@ impl Log {
     /// has changed, or it is unknown what has and the partition is poisoned.
     pub(crate) fn delete_records(&self, before: Offset) -> Result<Offset> {
         self.check_writable()?;
-        if !self.settings().cleanup.deletes() {
+        let settings = self.settings();
+        if settings.streams {
+            let reason = "events are not deleted; a whole stream can be erased";
+            return Err(Error::Streams { topic: self.identity.topic.clone(), reason });
+        }
+        if settings.cleanup == Cleanup::Compact {
             return Err(Error::CompactedTopic { topic: self.identity.topic.clone() });
         }
         if before > self.visible_end() {

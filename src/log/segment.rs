@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::batch::Identity;
 use super::context::Context;
 use super::files::Counted;
+use super::keys::Keys;
 use super::window::Window;
 use super::{corrupt, malformed};
 use crate::config::ReadMode;
@@ -49,13 +50,17 @@ pub(crate) struct Segment {
     syncing: Mutex<()>,
     synced: AtomicBool,
     /// It lies before the log start, and its files are being deleted.
-    retired: AtomicBool,
+    pub(super) retired: AtomicBool,
     file: Mutex<Option<Counted<Arc<dyn File>>>>,
     map: Mutex<Option<Counted<Arc<Map>>>>,
     header_checked: AtomicBool,
     index: Mutex<Index>,
+    /// Which keys it has: only where streams are kept does anybody ask.
+    pub(super) keys: Mutex<Keys>,
+    /// Held by whoever reads or writes the side file of the keys.
+    pub(super) completing: Mutex<()>,
     registered: AtomicBool,
-    last_used: AtomicU64,
+    pub(super) last_used: AtomicU64,
 }
 
 /// A sparse index: every so many bytes, which offset lies where. Never believed, only used as a place to start from.
@@ -95,6 +100,8 @@ impl Segment {
                 missing_below: if sealed { entry.size } else { FIRST_BATCH },
                 saved: false,
             }),
+            keys: Mutex::new(Keys::missing_below(if sealed { entry.size } else { FIRST_BATCH })),
+            completing: Mutex::new(()),
             registered: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
         }
@@ -146,6 +153,7 @@ impl Segment {
         index.entries.retain(|entry| u64::from(entry.position) < size);
         index.missing_below = index.missing_below.min(size);
         index.saved = false;
+        self.forget_keys(size);
     }
 
     /// Whether all its bytes are known to be on the medium and the manifest may say so.
@@ -268,6 +276,17 @@ impl Segment {
         Ok(Source::Window(Window::new(file, ctx.display(&self.path))))
     }
 
+    /// As [`source`](Segment::source), for a few batches here and there: reads no more ahead than a batch of few records needs.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source).
+    pub(crate) fn source_of_few(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
+        self.source(ctx, identity).map(|source| match source {
+            Source::Window(window) => Source::Window(window.of_few()),
+            Source::Map(map) => Source::Map(map),
+        })
+    }
+
     /// Reads and checks the file's header, once.
     ///
     /// # Errors
@@ -327,7 +346,7 @@ impl Segment {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.file.lock().is_some() || self.map.lock().is_some()
+        self.file.lock().is_some() || self.map.lock().is_some() || self.keys.lock().is_open()
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -346,6 +365,7 @@ impl Segment {
         if index.saved && self.is_sealed() {
             *index = Index { entries: Vec::new(), missing_below: self.size(), saved: true };
         }
+        self.keys.lock().release(self.size());
     }
 
     /// Deletes the files of a segment that is not part of the log any more. Whoever uses them just now keeps them until
@@ -360,10 +380,13 @@ impl Segment {
     pub(crate) fn unlink(&self, ctx: &Context) {
         // Before the files go: whoever misses one of them finds out here why.
         self.retired.store(true, Ordering::Release);
-        // The index first: where it stays, so does the segment, whose name shows that something is left here.
-        let index = ctx.storage.remove_file(&self.index_path());
-        if index.is_ok() || index.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
-            let _ = ctx.storage.remove_file(&self.path);
+        // The indexes first: where one stays, so does the segment, whose name shows that something is left here.
+        let is_gone = |path: &Path| match ctx.storage.remove_file(path) {
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        if is_gone(&self.index_path()) && is_gone(&self.keys_path()) {
+            is_gone(&self.path);
         }
     }
 
@@ -379,9 +402,10 @@ impl Segment {
         *self.index.lock() = Index { entries, missing_below: FIRST_BATCH, saved: false };
     }
 
-    /// Says that the index knows nothing below `position` yet.
+    /// Says that the indexes know nothing below `position` yet.
     pub(crate) fn set_index_missing_below(&self, position: u64) {
         self.index.lock().missing_below = position;
+        *self.keys.lock() = Keys::missing_below(position);
     }
 
     /// A byte position at which a batch begins that is not behind the batch of `offset`: where to start walking.

@@ -2,6 +2,7 @@
 
 use super::batch::Identity;
 use super::cursor::Cursor;
+use super::keys::KeyCount;
 use super::{Log, Writer};
 use crate::config::Durability;
 use crate::error::{Error, Result};
@@ -170,10 +171,12 @@ impl Log {
         let settings = self.settings();
         let mut room = self.ctx.pool.take_used();
         let mut batches = Vec::with_capacity(shipment.len());
+        let mut keys = Vec::with_capacity(shipment.len());
         for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
             let batch = batch.map_err(|m| invalid(&m))?;
-            check_records(&batch, &mut room)
+            let records = check_records(&batch, &mut room)
                 .map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?;
+            keys.push(self.keys_of(&settings, &batch.header, records));
             if batch.stored.len() > settings.max_batch_bytes() {
                 let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
                 return Err(Error::RecordTooLarge { size, limit });
@@ -184,8 +187,8 @@ impl Log {
         let mut writer = self.writer.lock();
         self.check_writable()?;
         let end = writer.point.end;
-        let new = batches.get(batches.partition_point(|batch| batch.header.end_offset() <= end)..);
-        let new = new.unwrap_or_default();
+        let known = batches.partition_point(|batch| batch.header.end_offset() <= end);
+        let new = batches.get(known..).unwrap_or_default();
         let follows = match new.first() {
             Some(first) => first.header.base_offset == end,
             None => shipment.base_offset() <= end,
@@ -196,8 +199,8 @@ impl Log {
         // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
         let mut rolls = Vec::new();
         let mut written = Ok(());
-        for batch in new {
-            written = self.append_shipped(&mut writer, batch, &mut room, &mut rolls);
+        for (batch, keys) in new.iter().zip(keys.iter().skip(known)) {
+            written = self.append_shipped(&mut writer, batch, keys, &mut room, &mut rolls);
             if written.is_err() {
                 break;
             }
@@ -226,6 +229,7 @@ impl Log {
         &self,
         writer: &mut Writer,
         batch: &Shipped<'_>,
+        keys: &[KeyCount],
         room: &mut Vec<u8>,
         rolls: &mut Vec<Event>,
     ) -> Result<()> {
@@ -240,7 +244,7 @@ impl Log {
         rolls.extend(self.roll_if_due(writer, &header, batch.stored.len(), &settings)?);
         room.clear();
         room.extend_from_slice(batch.stored);
-        let end = self.write_batch(writer, &mut header, room, &settings)?;
+        let end = self.write_batch(writer, &mut header, room, keys, &settings)?;
         self.publish_end(end, &settings);
         Ok(())
     }
@@ -287,17 +291,17 @@ impl Log {
 }
 
 /// Checks what is inside a body that has passed its checksum: that it decompresses to what its header says, and to
-/// records that a reader may walk over.
-fn check_records(batch: &Shipped<'_>, room: &mut Vec<u8>) -> Result<(), Malformed> {
+/// records that a reader may walk over. Answers with those.
+fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [u8], Malformed> {
     let Shipped { header, .. } = batch;
     if header.max_timestamp > Timestamp::MAX {
         return Err(Malformed::new(0, "timestamp later than any record may have"));
     }
     match Codec::from_bits(header.attributes.codec_bits()) {
-        Some(Codec::None) => body::validate(header, batch.body()),
+        Some(Codec::None) => body::validate(header, batch.body()).map(|()| batch.body()),
         Some(codec) => {
             decompress(codec, batch.body(), header.uncompressed_len as usize, room)?;
-            body::validate(header, room)
+            body::validate(header, room).map(|()| room.as_slice())
         }
         None => Err(Malformed::new(0, "a codec that this version does not know")),
     }

@@ -6,6 +6,8 @@ use std::task::{Poll, Waker};
 
 use super::append::Filled;
 use super::journal::{Involved, Place, Tail};
+use super::keys::KeyCount;
+use super::streams::{Counted, StreamCondition};
 use super::{Appended, Context, Log, LogSettings, SealedBatch, Writer};
 use crate::config::Durability;
 use crate::error::{Error, Outcome, Result};
@@ -17,19 +19,22 @@ use crate::stats::Event;
 use crate::storage::write_all_at;
 use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::types::Offset;
+use crate::version::Version;
 
 /// What a transaction does to one log. There is one part a log.
 pub(crate) struct Part {
     pub(crate) log: Arc<Log>,
     pub(crate) batch: Option<SealedBatch>,
-    pub(crate) condition: Option<Condition>,
+    pub(crate) conditions: Conditions,
 }
 
 /// What must hold of a log, or nothing is done to any.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Condition {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Conditions {
     /// It ends here.
-    End(Offset),
+    pub(crate) end: Option<Offset>,
+    /// Its streams are as expected, one after the other.
+    pub(crate) streams: Vec<StreamCondition>,
 }
 
 /// A part with its log's writer held.
@@ -40,7 +45,10 @@ struct Held<'a> {
     writer: MutexGuard<'a, Writer>,
     settings: LogSettings,
     batch: Option<SealedBatch>,
-    condition: Option<Condition>,
+    keys: Vec<KeyCount>,
+    conditions: Conditions,
+    /// The versions that the streams of the conditions have.
+    versions: Vec<Version>,
     filled: Option<Filled>,
 }
 
@@ -59,7 +67,7 @@ pub(crate) struct Committing {
 /// to these logs.
 ///
 /// # Errors
-/// `OffsetConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing was done. If a write
+/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing was done. If a write
 /// fails the outcome is unknown until the broker is opened again, and the logs concerned take no appends until then.
 pub(crate) fn commit(
     ctx: &Arc<Context>,
@@ -83,6 +91,10 @@ pub(crate) fn commit(
             let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
             logs.iter().find(is_it).map_or(error.clone(), |log| log.answer_conflict(error.clone()))
         }
+        Error::VersionConflict { topic, .. } => {
+            let of_topic = logs.iter().filter(|log| log.topic() == topic);
+            of_topic.fold(error.clone(), |error, log| log.answer_conflict(error))
+        }
         _ => error,
     })?;
     let mut committing = Committing { ctx: ctx.clone(), logs, answers, upto, is_strict: false };
@@ -104,18 +116,7 @@ fn write_all(
     events: &mut Vec<Event>,
 ) -> Result<(Vec<Option<Appended>>, Option<u64>)> {
     let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
-    let mut order: Vec<(usize, Part, &Arc<Log>)> =
-        parts.into_iter().zip(logs).enumerate().map(|(place, (part, log))| (place, part, log)).collect();
-    order.sort_by_key(|(_, _, log)| (log.identity().topic_id, log.partition()));
-    let mut held: Vec<Held<'_>> = Vec::with_capacity(order.len());
-    for (place, Part { batch, condition, .. }, log) in order {
-        let writer = log.writer.lock();
-        let settings = log.settings();
-        held.push(Held { log, place, writer, settings, batch, condition, filled: None });
-    }
-    for part in &held {
-        part.check()?;
-    }
+    let mut held = hold(logs, parts)?;
     for part in &mut held {
         events.extend(part.roll()?);
     }
@@ -162,6 +163,56 @@ fn write_all(
     drop(journal);
     written(&answers);
     Ok((answers, upto))
+}
+
+/// Takes the writers of all logs, in their order, once all conditions hold.
+fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
+    let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
+    for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
+        let keys =
+            part.batch.as_ref().map(|batch| log.keys_of(&log.settings(), &batch.header, batch.records()));
+        order.push((place, part, keys.unwrap_or_default(), log));
+    }
+    order.sort_by_key(|(_, _, _, log)| (log.identity().topic_id, log.partition()));
+    loop {
+        // Looked up with no writer held: that may read files.
+        let mut counted = Vec::with_capacity(order.len());
+        for (_, part, _, log) in &order {
+            let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream.hash));
+            counted.push(of_part.collect::<Result<Vec<_>>>()?);
+        }
+        let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();
+        let mut versions = Vec::with_capacity(order.len());
+        for (((_, part, _, log), counted), writer) in order.iter().zip(&counted).zip(&writers) {
+            versions.push(check(log, part, counted, writer)?);
+        }
+        let Some(versions) = versions.into_iter().collect::<Option<Vec<_>>>() else { continue };
+        let held = order.into_iter().zip(writers).zip(versions);
+        return Ok(held
+            .map(|(((place, part, keys, log), writer), versions)| {
+                let Part { batch, conditions, .. } = part;
+                let settings = log.settings();
+                Held { log, place, writer, settings, batch, keys, conditions, versions, filled: None }
+            })
+            .collect());
+    }
+}
+
+/// The versions of the streams that a part has conditions about; `None` if they have to be looked up again.
+///
+/// # Errors
+/// A condition does not hold, or the log cannot take the part.
+fn check(log: &Log, part: &Part, counted: &[Counted], writer: &Writer) -> Result<Option<Vec<Version>>> {
+    log.check_writable()?;
+    if part.conditions.end.is_some_and(|end| end != writer.point.end) {
+        return Err(log.conflict(writer.point.end));
+    }
+    let limit = log.settings().max_batch_bytes();
+    if let Some(batch) = part.batch.as_ref().filter(|batch| batch.stored.len() > limit) {
+        return Err(Error::RecordTooLarge { size: batch.stored.len(), limit });
+    }
+    let streams = part.conditions.streams.iter().zip(counted);
+    streams.map(|(condition, counted)| log.check_stream(writer, condition, counted)).collect()
 }
 
 impl Committing {
@@ -244,23 +295,6 @@ impl Committing {
 }
 
 impl Held<'_> {
-    fn check(&self) -> Result<()> {
-        self.log.check_writable()?;
-        match self.condition {
-            Some(Condition::End(end)) if end != self.writer.point.end => {
-                return Err(self.log.conflict(self.writer.point.end));
-            }
-            _ => {}
-        }
-        let limit = self.settings.max_batch_bytes();
-        match &self.batch {
-            Some(batch) if batch.stored.len() > limit => {
-                Err(Error::RecordTooLarge { size: batch.stored.len(), limit })
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn roll(&mut self) -> Result<Option<Event>> {
         let Some(batch) = &mut self.batch else { return Ok(None) };
         self.log.set_append_time(&mut batch.header, &self.settings);
@@ -317,7 +351,10 @@ impl Held<'_> {
         if let (Some(batch), Some(filled)) = (&self.batch, self.filled) {
             let stored = batch.stored.len() as u64;
             let interval = self.settings.index_interval_bytes;
-            self.log.advance(&mut self.writer, &batch.header, filled.crc, stored, interval);
+            self.log.advance(&mut self.writer, &batch.header, filled.crc, stored, &self.keys, interval);
+            for (condition, version) in self.conditions.streams.iter().zip(&self.versions) {
+                self.log.note_version(&self.writer, condition, *version, &self.keys);
+            }
             self.writer.journal_upto = journal.unwrap_or(self.writer.journal_upto);
         }
     }
@@ -399,7 +436,9 @@ impl Log {
         let mut stored = batch.to_vec();
         debug_assert!(stored.len() >= HEADER_BYTES);
         self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
-        let end = self.write_batch(&mut writer, &mut header, &mut stored, &settings)?;
+        let end = self.write_batch(&mut writer, &mut header, &mut stored, &[], &settings)?;
+        // Its keys are looked up when somebody asks.
+        writer.segment.forget_keys(writer.point.position);
         self.publish_end(end, &settings);
         Ok(end)
     }

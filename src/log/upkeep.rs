@@ -66,6 +66,12 @@ impl Log {
                 return;
             }
             segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            if self.settings().streams {
+                if self.visible_end() < end {
+                    continue;
+                }
+                segment.save_keys(&self.ctx, &self.identity);
+            }
             finished.push((segment.base, segment.generation, segment.epoch));
         }
         let committed = self.manifest.commit(&self.ctx, |manifest| {

@@ -17,14 +17,21 @@ pub(crate) struct Window {
     start: u64,
     /// How much the next read asks for.
     ahead: usize,
+    ahead_max: usize,
 }
 
+const AHEAD_OF_FEW: usize = 4 << 10;
 const AHEAD_MIN: usize = 64 << 10;
 const AHEAD_MAX: usize = 512 << 10;
 
 impl Window {
     pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
-        Window { file, path, buffer: None, start: 0, ahead: AHEAD_MIN }
+        Window { file, path, buffer: None, start: 0, ahead: AHEAD_MIN, ahead_max: AHEAD_MAX }
+    }
+
+    /// For a look here and there instead of a walk.
+    pub(crate) fn of_few(self) -> Self {
+        Window { ahead: AHEAD_OF_FEW, ahead_max: AHEAD_OF_FEW, ..self }
     }
 
     /// Forgets what was read: the file may have grown since.
@@ -62,7 +69,7 @@ impl Window {
 
     fn read(&mut self, ctx: &Context, position: u64, len: usize) -> Result<()> {
         let wanted = len.max(self.ahead);
-        self.ahead = (self.ahead * 2).min(AHEAD_MAX);
+        self.ahead = (self.ahead * 2).min(self.ahead_max);
         // A batch may still borrow the old buffer: then it keeps it, and this takes another.
         let mut buffer = match self.buffer.take().map(Arc::try_unwrap) {
             Some(Ok(mut own)) => {

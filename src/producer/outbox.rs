@@ -9,7 +9,7 @@ use super::staging::Staging;
 use crate::broker::TopicState;
 use crate::error::{Error, Result};
 use crate::log::builder::record_len;
-use crate::partitioner::{Sticky, murmur2, partition_for_key};
+use crate::partitioner::{Sticky, check_stream, murmur2, partition_for_key};
 use crate::record::Record;
 use crate::sync::{Arc, OnceLock};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
@@ -27,6 +27,10 @@ pub(super) trait Target: Send + Sync {
     fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)>;
     /// Whether records must have a key.
     fn needs_keys(&self) -> bool {
+        false
+    }
+    /// Whether its keys are streams.
+    fn has_streams(&self) -> bool {
         false
     }
     /// The log of a partition, if there is such a partition.
@@ -56,6 +60,10 @@ impl Target for TopicState {
 
     fn needs_keys(&self) -> bool {
         TopicState::needs_keys(self)
+    }
+
+    fn has_streams(&self) -> bool {
+        TopicState::has_streams(self)
     }
 
     fn sink(&self, partition: u32) -> Option<Box<dyn Sink>> {
@@ -181,18 +189,23 @@ impl<T: Target> Outbox<T> {
         record: &Record<'_>,
         partitions: u32,
     ) -> Result<Option<u32>> {
-        if partition.is_some() {
+        let key = record.key_bytes();
+        if let Some(chosen) = partition {
+            if target.has_streams() {
+                check_stream(target.name(), key, chosen, partitions)?;
+            }
             return Ok(partition);
         }
-        let key = record.key_bytes();
         if let Some(custom) = &self.core.config.partitioner
             && let Some(chosen) = custom.partition(target.name(), key, record.value_bytes(), partitions)
         {
-            return if chosen < partitions {
-                Ok(Some(chosen))
-            } else {
-                Err(unknown_partition(&**target, chosen))
-            };
+            if chosen >= partitions {
+                return Err(unknown_partition(&**target, chosen));
+            }
+            if target.has_streams() {
+                check_stream(target.name(), key, chosen, partitions)?;
+            }
+            return Ok(Some(chosen));
         }
         Ok(key.map(|key| partition_for_key(key, partitions)))
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::event;
 use crate::format::body::{self, RawHeaders, RawRecord};
 use crate::group::state::Stamp;
 use crate::log::batch::{Batch, Identity};
@@ -84,6 +85,21 @@ impl<'a> ConsumedRecord<'a> {
     /// `Some(None)` if its value is null.
     pub fn header(&self, name: &str) -> Option<Option<&'a [u8]>> {
         self.headers().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
+    }
+
+    /// The event's id, if it was given [one](Record::event_id).
+    pub fn event_id(&self) -> Option<&'a [u8]> {
+        self.header(event::ID).flatten()
+    }
+
+    /// The event's type, if it was given [one](Record::event_type) and it is text.
+    pub fn event_type(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.header(event::TYPE).flatten()?).ok()
+    }
+
+    /// The version of the schema of its value, if it was given [one](Record::schema_version) and it is a number.
+    pub fn schema_version(&self) -> Option<u32> {
+        std::str::from_utf8(self.header(event::SCHEMA_VERSION).flatten()?).ok()?.parse().ok()
     }
 
     /// Its place in the partition.

@@ -115,6 +115,17 @@ impl Records {
         parts
     }
 
+    /// The records with a key, in batches of one partition, without the first `skip` of them.
+    pub(crate) fn of_key(batches: Vec<Arc<Batch>>, key: &[u8], skip: u64) -> Records {
+        let (mut records, mut skip) = (Records::default(), skip);
+        for batch in batches {
+            for chunk in chunks_of_key(&batch, key, &mut skip) {
+                records.push(chunk);
+            }
+        }
+        records
+    }
+
     /// Adds a run of records.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.len += chunk.count as usize;
@@ -122,7 +133,6 @@ impl Records {
         self.chunks.push(chunk);
     }
 
-    /// Adds a range that was left out.
     /// Notes what all of them were polled under.
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         for chunk in &mut self.chunks {
@@ -141,6 +151,7 @@ impl Records {
         })
     }
 
+    /// Adds a range that was left out.
     pub(crate) fn skip(&mut self, skipped: Skipped) {
         self.skipped.push(skipped);
     }
@@ -409,6 +420,41 @@ impl<'a> Iterator for ChunkIter<'a> {
         let raw = self.records.next()?.ok()?;
         Some(ConsumedRecord::in_batch(self.batch, position, raw, self.stamp))
     }
+}
+
+/// The runs of records of a batch that have a key, but for the first `skip` of them, which are counted off.
+fn chunks_of_key(batch: &Arc<Batch>, key: &[u8], skip: &mut u64) -> Vec<Chunk> {
+    let mut chunks: Vec<Chunk> = Vec::new();
+    let mut records = body::Records::new(batch.records.as_slice(), batch.header.count);
+    // Whether the last chunk ends here.
+    let mut joins = false;
+    loop {
+        let (position, next_offset_delta) = (records.position(), records.next_offset_delta());
+        let remaining = records.remaining();
+        let Some(Ok(record)) = records.next() else { break };
+        let counts = record.key == Some(key) && {
+            let skipped = *skip > 0;
+            *skip -= u64::from(skipped);
+            !skipped
+        };
+        let bytes = records.position().saturating_sub(position);
+        let end = batch.header.base_offset.plus(u64::from(records.next_offset_delta()));
+        match chunks.last_mut().filter(|_| joins && counts) {
+            Some(chunk) => {
+                chunk.count += 1;
+                chunk.bytes += bytes;
+                chunk.end = end;
+            }
+            None if counts => {
+                let from = Mark { position, remaining, next_offset_delta };
+                let stamp = Stamp::default();
+                chunks.push(Chunk { batch: batch.clone(), from, count: 1, bytes, end, stamp });
+            }
+            None => {}
+        }
+        joins = counts;
+    }
+    chunks
 }
 
 /// What is left of a batch that is being delivered: a poll that takes only a part of it costs no second read, check or

@@ -74,8 +74,7 @@ pub(crate) enum OpenMode {
     Write,
     /// It must not exist; created for reading and writing.
     CreateNew,
-    /// Created empty; a file that has the name is unlinked first, so its handles keep what they see. Only for files
-    /// that nobody maps (temporary ones).
+    /// Created empty; a file that has the name is unlinked first, so its handles and maps keep what they see.
     Truncate,
 }
 

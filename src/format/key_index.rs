@@ -1,0 +1,606 @@
+//! Where in a segment are the records of a key? A side file of a sealed segment, of which a lookup reads a few hundred bytes.
+//!
+//! A filter first, so that of a segment without the key no more than 64 bytes are looked at; then buckets of keys in the
+//! order of their hashes; then the places of those keys that have more than one. Each piece carries its own checksum: what
+//! is read is checked, and nothing else is read. It is derived: what cannot be read is rebuilt from the segment.
+
+use std::ops::Range;
+
+use super::envelope::{self, Writer, piece_crc};
+use super::key_hash::KeyHash;
+use super::reader::{Malformed, Reader};
+use super::varint::put_varint;
+use crate::types::{Offset, PartitionId, TopicId};
+
+/// Bytes of the file before the filter: what has to be read to open it.
+pub(crate) const HEADER_BYTES: usize = 88;
+
+/// A batch that holds records of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where in the segment file the batch begins.
+    pub(crate) position: u32,
+    /// How many of its records have the key; at least one.
+    pub(crate) records: u32,
+}
+
+/// A key of a segment, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Indexed {
+    pub(crate) hash: KeyHash,
+    /// How many records of the key the segments before this one have, if that is known.
+    pub(crate) before: Option<u64>,
+    /// In the order of their positions.
+    pub(crate) places: Vec<Place>,
+}
+
+/// What the header says: whose keys these are, and where everything lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyIndex {
+    /// The segment's topic.
+    pub(crate) topic_id: TopicId,
+    /// The segment's partition.
+    pub(crate) partition: PartitionId,
+    /// The segment's base offset.
+    pub(crate) base_offset: Offset,
+    /// The segment's generation.
+    pub(crate) generation: u32,
+    /// It speaks of the batches before this position of the segment.
+    pub(crate) covers_bytes: u64,
+    /// How many keys there are.
+    keys: u32,
+    /// Lines of the filter.
+    lines: u32,
+    /// Buckets of keys.
+    buckets: u32,
+    /// Bytes of the places.
+    places_bytes: u32,
+    /// The checksum of the header: the checksums of all pieces begin with it.
+    salt: u32,
+}
+
+/// What a bucket says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// How many records have the key.
+    pub(crate) records: u32,
+    /// How many the segments before this one have; [`UNKNOWN`] if nobody knew.
+    before: u32,
+    /// How many batches hold them.
+    batches: u32,
+    /// Of one batch its position; of several, where their places lie.
+    at: u32,
+    /// Of several batches, how many bytes their places take.
+    len: u32,
+    crc: u32,
+}
+
+/// Where a bucket lies, and its checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bucket {
+    /// In the file.
+    pub(crate) range: Range<u64>,
+    crc: u32,
+}
+
+impl KeyIndex {
+    /// The bytes of an index of these keys, which come in the order of their hashes. `None` if there is more than the format has room for, which no segment is large enough for.
+    pub(crate) fn encode(of: &IndexedSegment, keys: &[Indexed]) -> Option<Vec<u8>> {
+        let count = u32::try_from(keys.len()).ok()?;
+        let (lines, buckets) = (count.div_ceil(KEYS_PER_LINE), count.div_ceil(KEYS_PER_BUCKET));
+        let mut places = Vec::new();
+        let mut found = Vec::with_capacity(keys.len());
+        for Indexed { hash, before, places: of_key } in keys {
+            let records = of_key.iter().try_fold(0u32, |sum, place| sum.checked_add(place.records))?;
+            let batches = u32::try_from(of_key.len()).ok()?;
+            let at = places.len();
+            let (at, len) = match of_key.as_slice() {
+                [place] => (place.position, 0),
+                several => {
+                    let mut before = 0;
+                    for place in several {
+                        put_varint(&mut places, u64::from(place.position.checked_sub(before)?));
+                        put_varint(&mut places, u64::from(place.records));
+                        before = place.position;
+                    }
+                    (u32::try_from(at).ok()?, u32::try_from(places.len() - at).ok()?)
+                }
+            };
+            let before = before.and_then(|before| u32::try_from(before).ok()).unwrap_or(UNKNOWN);
+            found.push((*hash, Entry { records, before, batches, at, len, crc: 0 }));
+        }
+        let mut writer = Writer::new(MAGIC, HEADER_BYTES);
+        writer.u32(of.partition.get());
+        writer.bytes(&of.topic_id.0);
+        writer.u64(of.base_offset.get());
+        writer.u32(of.generation);
+        writer.u64(of.covers_bytes);
+        writer.u32(count);
+        writer.u32(lines);
+        writer.u32(buckets);
+        writer.u32(u32::try_from(places.len()).ok()?);
+        writer.bytes(&[0; RESERVED]);
+        let mut file = writer.finish();
+        let index = KeyIndex::decode(&file).ok()?;
+        put_filter(&index, keys, &mut file);
+        let (mut directory, mut entries) = (Vec::new(), Vec::new());
+        let mut rest = found.as_slice();
+        let mut start = 0u32;
+        for number in 0..buckets {
+            let here = rest.partition_point(|(hash, _): &(KeyHash, Entry)| hash.part(buckets) <= number);
+            let (bucket, behind) = rest.split_at_checked(here)?;
+            rest = behind;
+            let from = entries.len();
+            for (hash, entry) in bucket {
+                entries.extend_from_slice(&hash.0.to_le_bytes());
+                for value in [entry.records, entry.before, entry.batches, entry.at, entry.len] {
+                    entries.extend_from_slice(&value.to_le_bytes());
+                }
+                let crc = match entry.batches {
+                    1 => 0,
+                    _ => piece_crc(index.salt, index.places(entry)?, places.get(entry.place_range())?),
+                };
+                entries.extend_from_slice(&crc.to_le_bytes());
+            }
+            let len = u32::try_from(bucket.len()).ok()?;
+            let crc = piece_crc(index.salt, index.bucket_at(start), entries.get(from..)?);
+            for value in [start, len, crc] {
+                directory.extend_from_slice(&value.to_le_bytes());
+            }
+            start += len;
+        }
+        file.extend_from_slice(&directory);
+        file.extend_from_slice(&entries);
+        file.extend_from_slice(&places);
+        debug_assert_eq!(file.len() as u64, index.file_bytes());
+        Some(file)
+    }
+
+    /// Reads the header. Whether the file is as long as that says is the caller's to see.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let header = bytes.get(..HEADER_BYTES).unwrap_or(bytes);
+        let mut reader = envelope::open(header, MAGIC)?;
+        let partition = PartitionId::new(reader.u32("partition")?);
+        let topic_id = TopicId(reader.array("topic id")?);
+        let base_offset = Offset::new(reader.u64("base offset")?);
+        let generation = reader.u32("generation")?;
+        let covers_bytes = reader.u64("covered bytes")?;
+        let at_counts = reader;
+        let keys = reader.u32("key count")?;
+        let lines = reader.u32("line count")?;
+        let buckets = reader.u32("bucket count")?;
+        let places_bytes = reader.u32("bytes of places")?;
+        reader.zeros::<RESERVED>("reserved bytes")?;
+        reader.expect_end("bytes behind the header")?;
+        if (lines, buckets) != (keys.div_ceil(KEYS_PER_LINE), keys.div_ceil(KEYS_PER_BUCKET)) {
+            return Err(at_counts.malformed("counts"));
+        }
+        let crc = header.last_chunk().copied().unwrap_or_default();
+        Ok(KeyIndex {
+            topic_id,
+            partition,
+            base_offset,
+            generation,
+            covers_bytes,
+            keys,
+            lines,
+            buckets,
+            places_bytes,
+            salt: u32::from_le_bytes(crc),
+        })
+    }
+
+    /// How long the file is.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.entries_start() + u64::from(self.keys) * ENTRY_BYTES as u64 + u64::from(self.places_bytes)
+    }
+
+    /// How many keys there are.
+    pub(crate) fn keys(&self) -> u32 {
+        self.keys
+    }
+
+    /// How many buckets there are.
+    pub(crate) fn buckets(&self) -> u32 {
+        self.buckets
+    }
+
+    // -- the filter --
+
+    /// The part of the file that says whether it may have a key; `None` if it has no keys at all.
+    pub(crate) fn filter_line(&self, hash: KeyHash) -> Option<Range<u64>> {
+        (self.lines > 0).then(|| {
+            let start = HEADER_BYTES as u64 + u64::from(hash.part(self.lines)) * LINE_BYTES as u64;
+            start..start + LINE_BYTES as u64
+        })
+    }
+
+    /// Whether a key may be there: wrongly yes for fewer than one in a hundred, never wrongly no.
+    pub(crate) fn may_have(&self, hash: KeyHash, line: &[u8]) -> Result<bool, Malformed> {
+        let Some((bits, crc)) = line.split_last_chunk().filter(|_| line.len() == LINE_BYTES) else {
+            return Err(Malformed::new(line.len() as u64, "line of the filter"));
+        };
+        let at = self.filter_line(hash).map_or(0, |range| range.start);
+        if piece_crc(self.salt, at, bits) != u32::from_le_bytes(*crc) {
+            return Err(Malformed::new(at, "crc of a line of the filter"));
+        }
+        let is_set = |bit: usize| bits.get(bit / 8).is_some_and(|byte| byte & (1 << (bit % 8)) != 0);
+        Ok(filter_bits(hash).all(is_set))
+    }
+
+    // -- the buckets --
+
+    /// The part of the file that says where the bucket of a key lies; `None` if there are no keys at all.
+    pub(crate) fn directory_entry(&self, hash: KeyHash) -> Option<Range<u64>> {
+        (self.buckets > 0).then(|| self.directory_at(hash.part(self.buckets)))
+    }
+
+    /// The part of the file that says where this bucket lies.
+    pub(crate) fn directory_at(&self, bucket: u32) -> Range<u64> {
+        let start = self.directory_start() + u64::from(bucket) * DIRECTORY_BYTES as u64;
+        start..start + DIRECTORY_BYTES as u64
+    }
+
+    /// The bucket that an entry of the directory names.
+    pub(crate) fn bucket(&self, bytes: &[u8]) -> Result<Bucket, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let (start, count) = (reader.u32("bucket")?, reader.u32("bucket")?);
+        let crc = reader.u32("bucket")?;
+        if start.checked_add(count).is_none_or(|end| end > self.keys) {
+            return Err(Malformed::new(0, "bucket out of the file"));
+        }
+        let from = self.bucket_at(start);
+        let range = from..from + u64::from(count) * ENTRY_BYTES as u64;
+        Ok(Bucket { range, crc })
+    }
+
+    /// What a bucket says of a key; `None` if it does not have it.
+    pub(crate) fn find(
+        &self,
+        bucket: &Bucket,
+        bytes: &[u8],
+        hash: KeyHash,
+    ) -> Result<Option<Entry>, Malformed> {
+        let found = self.entries(bucket, bytes)?.find(|(other, _)| *other == hash);
+        found.map(|(_, entry)| self.checked(entry)).transpose()
+    }
+
+    /// All keys of a bucket.
+    pub(crate) fn all<'a>(
+        &'a self,
+        bucket: &Bucket,
+        bytes: &'a [u8],
+    ) -> Result<impl Iterator<Item = Result<(KeyHash, Entry), Malformed>> + 'a, Malformed> {
+        let entries = self.entries(bucket, bytes)?;
+        Ok(entries.map(|(hash, entry)| self.checked(entry).map(|entry| (hash, entry))))
+    }
+
+    fn entries<'a>(
+        &self,
+        bucket: &Bucket,
+        bytes: &'a [u8],
+    ) -> Result<impl Iterator<Item = (KeyHash, Entry)> + use<'a>, Malformed> {
+        if piece_crc(self.salt, bucket.range.start, bytes) != bucket.crc {
+            return Err(Malformed::new(bucket.range.start, "crc of a bucket"));
+        }
+        let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
+        Ok(entries.iter().filter_map(|bytes| {
+            let mut reader = Reader::new(bytes);
+            let hash = KeyHash(u128::from_le_bytes(reader.array("hash").ok()?));
+            let mut next = || reader.u32("entry").ok();
+            let entry = Entry {
+                records: next()?,
+                before: next()?,
+                batches: next()?,
+                at: next()?,
+                len: next()?,
+                crc: next()?,
+            };
+            Some((hash, entry))
+        }))
+    }
+
+    fn checked(&self, entry: Entry) -> Result<Entry, Malformed> {
+        let fits = match entry.batches {
+            0 => false,
+            1 => entry.len == 0 && u64::from(entry.at) < self.covers_bytes,
+            _ => entry.at.checked_add(entry.len).is_some_and(|end| end <= self.places_bytes),
+        };
+        if fits && entry.records >= entry.batches {
+            Ok(entry)
+        } else {
+            Err(Malformed::new(0, "entry of a key"))
+        }
+    }
+
+    // -- the places --
+
+    /// The part of the file with the places of a key; `None` if the entry says it all.
+    pub(crate) fn place_range(&self, entry: &Entry) -> Option<Range<u64>> {
+        let start = self.places(entry).filter(|_| entry.batches > 1)?;
+        Some(start..start + u64::from(entry.len))
+    }
+
+    /// The places of a key, in the order of their positions; `bytes` are those of [`place_range`](KeyIndex::place_range), if
+    /// there are any.
+    pub(crate) fn read_places(&self, entry: &Entry, bytes: &[u8]) -> Result<Vec<Place>, Malformed> {
+        if entry.batches == 1 {
+            return Ok(vec![Place { position: entry.at, records: entry.records }]);
+        }
+        let start = self.places(entry).unwrap_or(0);
+        if piece_crc(self.salt, start, bytes) != entry.crc {
+            return Err(Malformed::new(start, "crc of the places of a key"));
+        }
+        let mut reader = Reader::new(bytes);
+        // Each takes two bytes at least.
+        let mut places = Vec::with_capacity((entry.batches as usize).min(bytes.len() / 2));
+        let (mut position, mut left) = (0u64, entry.records);
+        for _ in 0..entry.batches {
+            position += reader.varint("position")?;
+            let (Ok(at), Ok(records)) = (u32::try_from(position), u32::try_from(reader.varint("records")?))
+            else {
+                return Err(reader.malformed("place"));
+            };
+            left = left.checked_sub(records).ok_or_else(|| reader.malformed("records of a key"))?;
+            places.push(Place { position: at, records });
+        }
+        reader.expect_end("bytes behind the last place")?;
+        let sound = left == 0
+            && position < self.covers_bytes
+            && places.iter().all(|place| place.records > 0)
+            && places.is_sorted_by(|a, b| a.position < b.position);
+        if sound { Ok(places) } else { Err(Malformed::new(start, "places of a key")) }
+    }
+
+    fn directory_start(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.lines) * LINE_BYTES as u64
+    }
+
+    fn entries_start(&self) -> u64 {
+        self.directory_start() + u64::from(self.buckets) * DIRECTORY_BYTES as u64
+    }
+
+    fn bucket_at(&self, first: u32) -> u64 {
+        self.entries_start() + u64::from(first) * ENTRY_BYTES as u64
+    }
+
+    fn places(&self, entry: &Entry) -> Option<u64> {
+        (self.bucket_at(self.keys)).checked_add(u64::from(entry.at))
+    }
+}
+
+/// The segment that an index is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IndexedSegment {
+    pub(crate) topic_id: TopicId,
+    pub(crate) partition: PartitionId,
+    pub(crate) base_offset: Offset,
+    pub(crate) generation: u32,
+    pub(crate) covers_bytes: u64,
+}
+
+impl Entry {
+    /// How many records of the key the segments before this one have, if that is known.
+    pub(crate) fn before(&self) -> Option<u64> {
+        (self.before != UNKNOWN).then_some(u64::from(self.before))
+    }
+
+    fn place_range(&self) -> Range<usize> {
+        self.at as usize..self.at as usize + self.len as usize
+    }
+}
+
+/// Appends the filter: a Bloom filter of one line a key.
+fn put_filter(index: &KeyIndex, keys: &[Indexed], file: &mut Vec<u8>) {
+    let mut rest = keys;
+    for number in 0..index.lines {
+        let here = rest.partition_point(|key| key.hash.part(index.lines) <= number);
+        let (of_line, behind) = rest.split_at_checked(here).unwrap_or((rest, &[]));
+        rest = behind;
+        let mut bits = [0u8; LINE_BYTES - 4];
+        for bit in of_line.iter().flat_map(|key| filter_bits(key.hash)) {
+            if let Some(byte) = bits.get_mut(bit / 8) {
+                *byte |= 1 << (bit % 8);
+            }
+        }
+        let crc = piece_crc(index.salt, file.len() as u64, &bits);
+        file.extend_from_slice(&bits);
+        file.extend_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// The bits of its line that a key sets: seven numbers of nine bits, brought down to the 480 that there are.
+fn filter_bits(hash: KeyHash) -> impl Iterator<Item = usize> {
+    let low = hash.low();
+    (0..7).map(move |i| {
+        let nine = (low >> (9 * i)) as usize & 0x1ff;
+        (nine * LINE_BITS) >> 9
+    })
+}
+
+const MAGIC: [u8; 8] = *b"QUIPUKEY";
+/// Bytes of the header that mean nothing yet.
+const RESERVED: usize = 16;
+/// A line of the filter with its checksum: what a processor fetches at once.
+const LINE_BYTES: usize = 64;
+const LINE_BITS: usize = (LINE_BYTES - 4) * 8;
+/// Twelve bits a key.
+const KEYS_PER_LINE: u32 = 40;
+const KEYS_PER_BUCKET: u32 = 32;
+const DIRECTORY_BYTES: usize = 12;
+const ENTRY_BYTES: usize = 40;
+/// Of an entry: nobody knew how many records there are before.
+const UNKNOWN: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::super::damage::Random;
+    use super::super::key_hash::KeyHasher;
+    use super::*;
+
+    const OF: IndexedSegment = IndexedSegment {
+        topic_id: TopicId(*b"0123456789abcdef"),
+        partition: PartitionId::new(3),
+        base_offset: Offset::new(1_000),
+        generation: 4,
+        covers_bytes: 1 << 20,
+    };
+
+    fn keys(count: usize) -> Vec<Indexed> {
+        let hasher = KeyHasher::new(&OF.topic_id);
+        let mut random = Random(7);
+        let mut keys: Vec<_> = (0..count)
+            .map(|i| {
+                let mut position = 0;
+                let places = (0..1 + random.next() % 4).map(|_| {
+                    position += 100 + (random.next() % 5_000) as u32;
+                    Place { position, records: 1 + (random.next() % 300) as u32 }
+                });
+                let places = places.collect();
+                let before = (i % 3 > 0).then_some(i as u64 % 7);
+                Indexed { hash: hasher.hash(format!("account-{i}").as_bytes()), before, places }
+            })
+            .collect();
+        keys.sort_unstable_by_key(|key| key.hash);
+        keys
+    }
+
+    /// As the log looks a key up, but in memory.
+    fn look_up(file: &[u8], hash: KeyHash) -> Result<Option<(u32, Indexed)>, Malformed> {
+        let get = |range: Range<u64>| file.get(range.start as usize..range.end as usize).unwrap_or(&[]);
+        let index = KeyIndex::decode(file)?;
+        if index.file_bytes() != file.len() as u64 {
+            return Err(Malformed::new(0, "length"));
+        }
+        let Some(line) = index.filter_line(hash) else { return Ok(None) };
+        if !index.may_have(hash, get(line))? {
+            return Ok(None);
+        }
+        let Some(entry) = index.directory_entry(hash) else { return Ok(None) };
+        let bucket = index.bucket(get(entry))?;
+        let Some(entry) = index.find(&bucket, get(bucket.range.clone()), hash)? else { return Ok(None) };
+        let places = index.place_range(&entry).map_or(&[][..], get);
+        let places = index.read_places(&entry, places)?;
+        Ok(Some((entry.records, Indexed { hash, before: entry.before(), places })))
+    }
+
+    #[test]
+    fn every_key_is_found_and_hardly_any_other_passes_the_filter() {
+        for count in [0, 1, 2, 31, 32, 33, 40, 41, 1_000, 20_000] {
+            let keys = keys(count);
+            let file = KeyIndex::encode(&OF, &keys).unwrap();
+            for key in &keys {
+                let records = key.places.iter().map(|place| place.records).sum();
+                assert_eq!(look_up(&file, key.hash), Ok(Some((records, key.clone()))));
+            }
+            let hasher = KeyHasher::new(&OF.topic_id);
+            let index = KeyIndex::decode(&file).unwrap();
+            assert_eq!(index.keys() as usize, count);
+            let mut passed = 0;
+            for i in 0..10_000 {
+                let hash = hasher.hash(format!("stranger-{i}").as_bytes());
+                assert_eq!(look_up(&file, hash), Ok(None));
+                if let Some(line) = index.filter_line(hash) {
+                    let line = &file[line.start as usize..line.end as usize];
+                    passed += usize::from(index.may_have(hash, line).unwrap());
+                }
+            }
+            assert!(passed < 100, "{passed} of 10,000 pass a filter of {count} keys");
+        }
+    }
+
+    #[test]
+    fn bytes_are_pinned() {
+        let place = |position, records| Place { position, records };
+        let keys = [
+            Indexed { hash: KeyHash(1 << 64 | 2), before: Some(7), places: vec![place(96, 1)] },
+            Indexed {
+                hash: KeyHash(3 << 120 | 4),
+                before: None,
+                places: vec![place(96, 2), place(500, 1), place(70_000, 300)],
+            },
+        ];
+        let file = KeyIndex::encode(&OF, &keys).unwrap();
+        let hex = |range: Range<usize>| super::super::damage::hex(&file[range]);
+        assert_eq!(
+            hex(0..88),
+            "51554950554b4559010000000300000030313233343536373839616263646566e8030000000000000400000000001000000000000200000001000000010000000a0000000000000000000000000000000000000083ab1f91"
+        );
+        assert_eq!(
+            hex(88..152),
+            "0b000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000db1151"
+        );
+        assert_eq!(hex(152..164), "00000000020000004c3694ac");
+        assert_eq!(
+            hex(164..244),
+            "02000000000000000100000000000000010000000700000001000000600000000000000000000000040000000000000000000000000000032f010000ffffffff03000000000000000a000000ca1faa20"
+        );
+        assert_eq!(hex(244..file.len()), "6002940301fc9e04ac02");
+    }
+
+    #[test]
+    fn all_keys_come_back_bucket_by_bucket() {
+        let keys = keys(500);
+        let file = KeyIndex::encode(&OF, &keys).unwrap();
+        let index = KeyIndex::decode(&file).unwrap();
+        let get = |range: Range<u64>| &file[range.start as usize..range.end as usize];
+        let mut all = Vec::new();
+        for number in 0..index.buckets() {
+            let bucket = index.bucket(get(index.directory_at(number))).unwrap();
+            for entry in index.all(&bucket, get(bucket.range.clone())).unwrap() {
+                let (hash, entry) = entry.unwrap();
+                let places = index.place_range(&entry).map_or(&[][..], get);
+                let places = index.read_places(&entry, places).unwrap();
+                all.push(Indexed { hash, before: entry.before(), places });
+            }
+        }
+        assert_eq!(all, keys);
+    }
+
+    /// Whatever bit is flipped: a lookup says so, or answers as it did before.
+    #[test]
+    fn no_damage_makes_an_answer_wrong() {
+        let keys = keys(70);
+        let file = KeyIndex::encode(&OF, &keys).unwrap();
+        let absent = KeyHasher::new(&OF.topic_id).hash(b"stranger");
+        let expected = keys.iter().map(|key| key.hash).chain([absent]);
+        let expected: Vec<_> = expected.map(|hash| (hash, look_up(&file, hash).unwrap())).collect();
+        let mut noticed = 0;
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let mut by_anybody = false;
+            for (hash, answer) in expected.iter().step_by(7) {
+                match look_up(&damaged, *hash) {
+                    Ok(found) => assert_eq!(&found, answer, "bit {bit}"),
+                    Err(_) => by_anybody = true,
+                }
+            }
+            noticed += usize::from(by_anybody);
+        }
+        assert!(noticed > file.len() * 4, "{noticed}");
+        for len in 0..file.len() {
+            assert!(look_up(&file[..len], keys[0].hash).is_err());
+        }
+    }
+
+    /// Random bytes under valid checksums: no panic, no allocation beyond the bytes, and no place out of the segment.
+    #[test]
+    fn a_file_made_up_is_refused_or_harmless() {
+        let mut random = Random(11);
+        let real = KeyIndex::encode(&OF, &keys(3)).unwrap();
+        let index = KeyIndex::decode(&real).unwrap();
+        for _ in 0..20_000 {
+            let bytes = random.bytes(40);
+            let numbers: [u32; 4] = std::array::from_fn(|_| (random.next() % 5) as u32 * 0x3fff_ffff);
+            let [records, batches, at, len] = numbers;
+            let start = index.places(&Entry { records, before: 0, batches, at, len, crc: 0 }).unwrap();
+            let entry =
+                Entry { records, before: 0, batches, at, len, crc: piece_crc(index.salt, start, &bytes) };
+            if let Ok(places) = index.checked(entry).and_then(|entry| index.read_places(&entry, &bytes)) {
+                assert!(places.iter().all(|place| u64::from(place.position) < OF.covers_bytes));
+            }
+            let _ = index.bucket(&bytes);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Which records of a log are of one key, how many are there, and may one more be appended? Looked up in the segments'
+//! keys, of which only the active segment's are in memory.
+//!
+//! *Versions and the writer's lock.* Sealed segments have their keys for good, so what they hold of a key is counted
+//! without a lock. Under the writer's lock it is enough that the active segment is still the one before which was counted,
+//! and that the log was not cut: then the version is that count and what the active segment's table says. Otherwise the
+//! lock is given back and the counting begins anew; that takes a roll or a cut, so it ends.
+
+use super::batch::Batch;
+use super::cursor::read_batch;
+use super::keys::{KeyCount, count_keys};
+use super::segment::Segment;
+use super::{Log, LogSettings, Writer};
+use crate::error::{Error, Result};
+use crate::format::batch::BatchHeader;
+use crate::format::key_hash::KeyHash;
+use crate::sync::Arc;
+use crate::types::Offset;
+use crate::version::{ExpectedVersion, Version};
+
+/// What must hold of a stream, or nothing is appended.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamCondition {
+    pub(crate) key: Arc<[u8]>,
+    pub(crate) hash: KeyHash,
+    pub(crate) expected: ExpectedVersion,
+    /// How many events come before, of those that are appended together.
+    pub(crate) ahead: u64,
+}
+
+/// What was counted of a stream before the writer's lock was taken.
+pub(crate) struct Counted {
+    cuts: u64,
+    active: Arc<Segment>,
+    /// In the segments before the active one.
+    before: u64,
+}
+
+/// How much is loaded at once: batches until they have this, at least one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    pub(crate) events: u64,
+    pub(crate) bytes: usize,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Limit { events: u64::MAX, bytes: usize::MAX }
+    }
+}
+
+/// Events of a stream.
+pub(crate) struct Loaded {
+    /// Those that hold them, in order. They may hold records of other streams too.
+    pub(crate) batches: Vec<Arc<Batch>>,
+    /// How many events of the first batch come before the first that was asked for.
+    pub(crate) skip: u64,
+    /// The version before the first event.
+    pub(crate) from: Version,
+    /// That of the stream.
+    pub(crate) version: Version,
+}
+
+impl Log {
+    /// What stands for a key.
+    pub(crate) fn hash_key(&self, key: &[u8]) -> KeyHash {
+        self.hasher.hash(key)
+    }
+
+    /// The keys of a batch that is to be appended, where anybody asks for them. Before any lock is taken.
+    pub(super) fn keys_of(
+        &self,
+        settings: &LogSettings,
+        header: &BatchHeader,
+        records: &[u8],
+    ) -> Vec<KeyCount> {
+        if settings.streams { count_keys(&self.hasher, records, header.count) } else { Vec::new() }
+    }
+
+    /// Counts a stream's events in all segments but the active one.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(super) fn count_before(self: &Arc<Self>, hash: KeyHash) -> Result<Counted> {
+        loop {
+            self.check_readable()?;
+            let cuts = self.cuts();
+            let segments = self.segments();
+            let Some((active, sealed)) = segments.split_last() else {
+                return Err(self.out_of_range(self.log_start()));
+            };
+            let counted =
+                active.complete_keys(&self.ctx, &self.identity, self.visible_end()).and_then(|()| {
+                    if let Some(before) = active.known_key(hash).and_then(|known| known.before) {
+                        return Ok(before);
+                    }
+                    let mut before = 0;
+                    for segment in sealed.iter().rev() {
+                        let known = segment.count_key(self, hash, Offset::MAX)?;
+                        before += known.records;
+                        if let Some(rest) = known.before {
+                            return Ok(before + rest);
+                        }
+                    }
+                    Ok(before)
+                });
+            if self.cuts() != cuts || (counted.is_err() && !Arc::ptr_eq(&segments, &self.segments())) {
+                // Cut meanwhile, or erased from: what could not be read may not be part of the log any more.
+                continue;
+            }
+            return Ok(Counted { cuts, active: active.clone(), before: counted? });
+        }
+    }
+
+    /// The version that a condition is about, if it holds; `None` if what was counted is not the whole truth any more. Under
+    /// the writer's lock.
+    ///
+    /// # Errors
+    /// `VersionConflict`: it does not hold.
+    pub(super) fn check_stream(
+        &self,
+        writer: &Writer,
+        condition: &StreamCondition,
+        counted: &Counted,
+    ) -> Result<Option<Version>> {
+        if !Arc::ptr_eq(&writer.segment, &counted.active) || self.cuts() != counted.cuts {
+            return Ok(None);
+        }
+        let Some(known) = writer.segment.known_key(condition.hash) else { return Ok(None) };
+        let current = Version::new(counted.before + known.records);
+        if condition.expected.holds(current.plus(condition.ahead)) {
+            return Ok(Some(current));
+        }
+        Err(Error::VersionConflict {
+            topic: self.topic().clone(),
+            key: condition.key.clone(),
+            expected: condition.expected,
+            current,
+        })
+    }
+
+    /// Keeps in mind how many events of a stream lie before the active segment, which has the batch by now in which
+    /// `appended` more are. Under the writer's lock.
+    pub(super) fn note_version(
+        &self,
+        writer: &Writer,
+        condition: &StreamCondition,
+        version: Version,
+        keys: &[KeyCount],
+    ) {
+        let appended = keys.iter().find(|count| count.hash == condition.hash);
+        let total = version.plus(appended.map_or(0, |count| u64::from(count.records)));
+        if let Some(known) = writer.segment.known_key(condition.hash) {
+            writer.segment.note_before(condition.hash, total.get().saturating_sub(known.records));
+        }
+    }
+
+    /// The visible events of a stream behind the version that `from` makes of its own, within a limit.
+    ///
+    /// # Errors
+    /// Those of reading; corrupt, if a batch that holds some is damaged.
+    pub(crate) fn load_stream(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        from: impl Fn(Version) -> Version,
+        limit: Limit,
+    ) -> Result<Loaded> {
+        loop {
+            self.check_readable()?;
+            let (cuts, segments) = (self.cuts(), self.segments());
+            let loaded = self.load_from(&segments, hash, &from, limit);
+            if self.cuts() != cuts || (loaded.is_err() && !Arc::ptr_eq(&segments, &self.segments())) {
+                continue;
+            }
+            return loaded;
+        }
+    }
+
+    /// As [`load_stream`](Log::load_stream), if these are the segments until the end.
+    fn load_from(
+        self: &Arc<Self>,
+        segments: &[Arc<Segment>],
+        hash: KeyHash,
+        from: impl Fn(Version) -> Version,
+        limit: Limit,
+    ) -> Result<Loaded> {
+        let visible = self.visible_end();
+        // From the newest on, until it is known how many there are before, and that none of those is asked for.
+        let (mut found, mut events, mut before) = (Vec::new(), 0, None::<u64>);
+        for segment in segments.iter().rev() {
+            if before.is_some_and(|before| before <= from(Version::new(before + events)).get()) {
+                break;
+            }
+            // IMPORTANT: what lies before a segment counts as a whole, so it has to be visible as a whole.
+            if segment.base >= visible {
+                continue;
+            }
+            let known = segment.count_key(self, hash, visible)?;
+            events += known.records;
+            before = known.before.or(before.map(|before| before.saturating_sub(known.records)));
+            if known.records > 0 {
+                found.push((segment, known.records));
+            }
+        }
+        let before = before.unwrap_or(0);
+        let version = Version::new(before + events);
+        let from = from(version);
+        let (mut skip, mut batches) = (from.get().saturating_sub(before), Vec::new());
+        let (mut events, mut bytes) = (0, 0);
+        for (segment, count) in found.into_iter().rev() {
+            if batches.is_empty() && count <= skip {
+                skip -= count;
+                continue;
+            }
+            let mut source = segment.source_of_few(&self.ctx, &self.identity)?;
+            for place in segment.places_of_key(self, hash, visible)? {
+                let records = u64::from(place.records);
+                if batches.is_empty() && records <= skip {
+                    skip -= records;
+                    continue;
+                }
+                if events >= limit.events.saturating_add(skip) || bytes >= limit.bytes {
+                    return Ok(Loaded { batches, skip, from, version });
+                }
+                events += records;
+                let position = u64::from(place.position);
+                let (header, records) = read_batch(&self.ctx, self.seed, segment, &mut source, position)?;
+                bytes += records.as_slice().len();
+                batches.push(Arc::new(Batch {
+                    source: self.identity.clone(),
+                    header,
+                    records,
+                    segment: segment.clone(),
+                    next_position: position + header.stored_bytes(),
+                }));
+            }
+        }
+        Ok(Loaded { batches, skip, from, version })
+    }
+}

@@ -1,0 +1,436 @@
+//! What has happened to one aggregate, and may this happen next? A stream is all records of one key, with a version that
+//! counts them.
+//!
+//! Useful for: event sourcing; anything that decides by what there is and must not decide twice. Not useful for: reading
+//! all streams in order, which is what a [`Reader`](crate::Reader) or a [`Consumer`](crate::Consumer) of the topic does. Of a
+//! topic with one partition that is the order in which everything was appended; of several partitions each has its own.
+
+mod history;
+mod reader;
+
+use std::fmt;
+
+pub use self::history::History;
+pub use self::reader::StreamReader;
+use crate::broker::{BrokerInner, TopicState, prepare};
+use crate::config::invalid;
+use crate::error::{Error, Result};
+use crate::event;
+use crate::format::key_hash::KeyHash;
+use crate::log::Log;
+use crate::log::streams::{Limit, StreamCondition};
+use crate::partitioner::partition_for_key;
+use crate::record::{IntoBytes, Record};
+use crate::records::{ConsumedRecord, OwnedRecord};
+use crate::sync::Arc;
+use crate::topic::{Partition, Topic};
+use crate::types::{Position, Receipt, TopicName};
+use crate::version::{ExpectedVersion, Version};
+
+impl Topic {
+    /// The stream of a key, which has events or not. A cheap handle.
+    ///
+    /// # Errors
+    /// [`Streams`](Error::Streams) if the topic was not created with [`TopicConfig::streams`](crate::TopicConfig::streams);
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// assert!(accounts.stream("account-7")?.load()?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn stream<'k>(&self, key: impl IntoBytes<'k>) -> Result<Stream> {
+        self.state().check()?;
+        self.check_streams()?;
+        let key: Arc<[u8]> = key.into_bytes().as_ref().into();
+        let partition = self.partition(partition_for_key(&key, self.partition_count()))?;
+        let hash = partition.log().hash_key(&key);
+        Ok(Stream { broker: self.broker().clone(), partition, key, hash })
+    }
+
+    /// # Errors
+    /// `Streams`: it keeps none.
+    pub(crate) fn check_streams(&self) -> Result<()> {
+        if self.state().has_streams() {
+            return Ok(());
+        }
+        let reason = "it does not keep streams; create it with TopicConfig::streams()";
+        Err(Error::Streams { topic: self.name().clone(), reason })
+    }
+}
+
+/// All events of one aggregate: the records of one key in a topic of [streams](crate::TopicConfig::streams).
+///
+/// Load what has happened, decide, and append what happens next at the version that was loaded: if somebody else has
+/// appended in between, the append fails, and the decision is made again with what there is now.
+///
+/// ```
+/// use quipu::{Broker, Error, ExpectedVersion, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+/// let account = accounts.stream("account-7")?;
+/// account.append(ExpectedVersion::Empty, [Record::new("+100")])?;
+///
+/// // Pays 30, if they are there.
+/// let paid = loop {
+///     let history = account.load()?;
+///     let amount = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<i64>().ok();
+///     let balance: i64 = history.iter().filter_map(|event| amount(event.value()?)).sum();
+///     assert!(balance >= 30);
+///     match account.append(history.version(), [Record::new("-30")]) {
+///         // Somebody was faster: decide again.
+///         Err(Error::VersionConflict { .. }) => continue,
+///         done => break done?,
+///     }
+/// };
+/// assert_eq!(paid.version, 2);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Stream {
+    broker: Arc<BrokerInner>,
+    partition: Partition,
+    key: Arc<[u8]>,
+    hash: KeyHash,
+}
+
+/// Where events of a stream were stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamReceipt {
+    /// The receipt of the first of them; the others follow it without a gap.
+    pub first: Receipt,
+    /// The stream's version behind the last of them: what the next append may expect.
+    pub version: Version,
+}
+
+impl Stream {
+    /// The topic's name.
+    pub fn topic(&self) -> &TopicName {
+        self.partition.topic()
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The partition that it is in, among other streams.
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    /// All its events and its version, which belong together: nothing comes in between. Only what holds the stream's events
+    /// is read. They share the memory they were read from; a stream of very many events is read in pieces by a
+    /// [`reader`](Stream::reader).
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) if a batch that holds some of them is damaged, or a segment whose keys have to be looked up
+    /// again; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// let account = accounts.stream("account-7")?;
+    /// account.append(ExpectedVersion::Empty, [Record::new("opened"), Record::new("paid in")])?;
+    /// let history = account.load()?;
+    /// let values: Vec<_> = history.iter().filter_map(|event| event.value()).collect();
+    /// assert_eq!((values, history.version().get()), (vec![&b"opened"[..], b"paid in"], 2));
+    /// # Ok(()) }
+    /// ```
+    pub fn load(&self) -> Result<History> {
+        self.load_from(Version::ZERO)
+    }
+
+    /// The events behind a version: what has happened since a snapshot was taken there.
+    ///
+    /// # Errors
+    /// [`VersionConflict`](Error::VersionConflict) if it has fewer events than that, so that the snapshot is one of another
+    /// past; otherwise as [`load`](Stream::load).
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig, Version};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+    /// account.append(ExpectedVersion::Any, ["opened", "paid in", "paid out"].map(Record::from))?;
+    /// let since = account.load_from(Version::new(2))?;
+    /// assert_eq!(since.iter().next().and_then(|event| event.value()), Some(&b"paid out"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn load_from(&self, version: Version) -> Result<History> {
+        self.load_some(|_| version, Limit::default()).and_then(|history| self.check_history(history))
+    }
+
+    /// The newest `n` events, or all if there are not so many, *oldest first*; `iter().rev()` goes through them from the
+    /// newest on.
+    ///
+    /// # Errors
+    /// As [`load`](Stream::load).
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+    /// account.append(ExpectedVersion::Any, ["opened", "paid in", "paid out"].map(Record::from))?;
+    /// let newest = account.last_n(2)?;
+    /// let values: Vec<_> = newest.iter().rev().filter_map(|event| event.value()).collect();
+    /// assert_eq!(values, [&b"paid out"[..], b"paid in"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn last_n(&self, n: usize) -> Result<History> {
+        let behind = |version: Version| Version::new(version.get().saturating_sub(n as u64));
+        self.load_some(behind, Limit::default())
+    }
+
+    /// The newest event. `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`load`](Stream::load).
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+    /// assert!(account.last()?.is_none());
+    /// account.append(ExpectedVersion::Any, ["opened", "closed"].map(Record::from))?;
+    /// assert_eq!(account.last()?.unwrap().value(), Some(&b"closed"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn last(&self) -> Result<Option<OwnedRecord>> {
+        Ok(self.last_n(1)?.iter().next_back().map(|event| event.into_owned()))
+    }
+
+    /// Its version: how many visible events it has. Reads no event.
+    ///
+    /// # Errors
+    /// As [`load`](Stream::load).
+    pub fn version(&self) -> Result<Version> {
+        self.load_some(|version| version, Limit::default()).map(|history| history.version())
+    }
+
+    /// Appends events as one batch, if the stream is as expected: all of them or none. They get the stream's key. Answers once
+    /// they are as safe as the topic's durability says, with the version to expect next.
+    ///
+    /// *Trying again.* After an error of unknown [outcome](Error::outcome), or a crash, nobody knows whether the events are
+    /// there. If each of them has an [id](Record::event_id), the same call can simply be made again: where they have been
+    /// appended at the expected version it answers as it did, or would have done, the first time. With
+    /// [`Any`](ExpectedVersion::Any) and [`Exists`](ExpectedVersion::Exists) they are looked for among the newest 64 events,
+    /// or as many as are appended.
+    ///
+    /// # Errors
+    /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended, and what is there instead
+    /// is visible; load and decide again. Those of [`load`](Stream::load) and of
+    /// [`Partition::append_at`]; [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Error, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+    /// let opened = || [Record::new("{}").event_type("account.opened").event_id("e-1")];
+    /// let receipt = account.append(ExpectedVersion::Empty, opened())?;
+    /// assert_eq!(receipt.version, 1);
+    ///
+    /// // The same again is answered as before; something else in its place is a conflict.
+    /// assert_eq!(account.append(ExpectedVersion::Empty, opened())?, receipt);
+    /// let other = account.append(ExpectedVersion::Empty, [Record::new("{}").event_id("e-2")]);
+    /// assert!(matches!(other, Err(Error::VersionConflict { current, .. }) if current == 1));
+    /// # Ok(()) }
+    /// ```
+    pub fn append<'r>(
+        &self,
+        expected: impl Into<ExpectedVersion>,
+        events: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<StreamReceipt> {
+        let expected = expected.into();
+        let events: Vec<Record<'_>> = events.into_iter().map(|e| self.event(e)).collect::<Result<_>>()?;
+        let ids = EventIds::of(&events);
+        loop {
+            let condition = match (&ids, expected.exact()) {
+                (Some(ids), None) => {
+                    let newest = self.last_n(ids.len().max(LOOK_BACK))?;
+                    if let Some(receipt) = ids.find_in(&newest) {
+                        return Ok(receipt);
+                    }
+                    // Nothing may come in between, or it might be them.
+                    match expected.holds(newest.version()) {
+                        true => newest.version().into(),
+                        false => expected,
+                    }
+                }
+                _ => expected,
+            };
+            match self.append_once(condition, &events) {
+                Err(Error::VersionConflict { topic, key, current, .. }) => {
+                    if condition != expected {
+                        continue;
+                    }
+                    if let (Some(ids), Some(version)) = (&ids, expected.exact())
+                        && let Some(first) = self.find_repeated(version, ids)?.and_then(first_of)
+                    {
+                        return Ok(StreamReceipt { first, version: version.plus(events.len() as u64) });
+                    }
+                    return Err(Error::VersionConflict { topic, key, expected, current });
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Reads the events behind a version, and then those that come: without a gap, none twice. See [`StreamReader`].
+    ///
+    /// # Errors
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
+    pub fn reader(&self, from: Version) -> Result<StreamReader> {
+        self.partition.state().check()?;
+        Ok(StreamReader::new(self.clone(), from))
+    }
+
+    fn append_once(&self, expected: ExpectedVersion, events: &[Record<'_>]) -> Result<StreamReceipt> {
+        let log = self.log();
+        let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events.iter().cloned())?;
+        let condition = self.condition(expected);
+        let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
+            Error::VersionConflict { .. } => log.answer_conflict(error),
+            error => error,
+        })?;
+        log.wait_visible(appended.end, appended.epoch)?;
+        // There is at least one event.
+        let first = timestamps.first().copied().unwrap_or_default();
+        let first = appended.receipt(self.topic(), self.partition.id(), 0, first);
+        Ok(StreamReceipt { first, version: before.plus(events.len() as u64) })
+    }
+
+    /// The receipts of events that were appended at a version before, if they were.
+    pub(crate) fn find_repeated(&self, version: Version, ids: &EventIds) -> Result<Option<Vec<Receipt>>> {
+        let limit = Limit { events: ids.len() as u64, ..Limit::default() };
+        let history = self.load_some(|_| version, limit)?;
+        Ok(ids.are_first_of(&history))
+    }
+
+    pub(crate) fn load_some(&self, from: impl Fn(Version) -> Version, limit: Limit) -> Result<History> {
+        self.state().check()?;
+        let loaded = self.log().load_stream(self.hash, from, limit)?;
+        Ok(History::new(loaded, &self.key))
+    }
+
+    /// # Errors
+    /// `VersionConflict`: it was asked for what is behind more events than there are.
+    pub(crate) fn check_history(&self, history: History) -> Result<History> {
+        if history.from_version() <= history.version() {
+            return Ok(history);
+        }
+        Err(Error::VersionConflict {
+            topic: self.topic().clone(),
+            key: self.key.clone(),
+            expected: history.from_version().into(),
+            current: history.version(),
+        })
+    }
+
+    /// The same event with the stream's key.
+    pub(crate) fn event<'r>(&self, event: Record<'r>) -> Result<Record<'r>> {
+        match event.key_bytes() {
+            Some(key) if *key == *self.key => Ok(event),
+            Some(_) => Err(invalid("key", "an event has the key of another stream")),
+            None => Ok(event.key(self.key.to_vec())),
+        }
+    }
+
+    pub(crate) fn condition(&self, expected: ExpectedVersion) -> StreamCondition {
+        StreamCondition { key: self.key.clone(), hash: self.hash, expected, ahead: 0 }
+    }
+
+    /// # Errors
+    /// It is another broker's.
+    pub(crate) fn check_broker(&self, broker: &Arc<BrokerInner>) -> Result<()> {
+        match Arc::ptr_eq(&self.broker, broker) {
+            true => Ok(()),
+            false => Err(invalid("stream", "it is another broker's")),
+        }
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<BrokerInner> {
+        &self.broker
+    }
+
+    pub(crate) fn state(&self) -> &Arc<TopicState> {
+        self.partition.state()
+    }
+
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        self.partition.log()
+    }
+
+    pub(crate) fn hash(&self) -> KeyHash {
+        self.hash
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("topic", self.topic())
+            .field("key", &format_args!("\"{}\"", self.key.escape_ascii()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ids of events that are appended together, each of which has one.
+pub(crate) struct EventIds(Vec<Vec<u8>>);
+
+impl EventIds {
+    /// `None` if there are no events, or some have no id.
+    pub(crate) fn of(events: &[Record<'_>]) -> Option<Self> {
+        let id = |event: &Record<'_>| {
+            let mut headers = event.headers().iter().rev();
+            Some(headers.find(|header| header.name() == event::ID)?.value()?.to_vec())
+        };
+        let ids: Vec<_> = events.iter().map(id).collect::<Option<_>>()?;
+        (!ids.is_empty()).then_some(EventIds(ids))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The receipts of the first events of a history, if these are they.
+    fn are_first_of(&self, history: &History) -> Option<Vec<Receipt>> {
+        let mut events = history.iter();
+        self.0
+            .iter()
+            .map(|id| events.next().filter(|e| e.event_id() == Some(id)).map(|e| receipt(&e)))
+            .collect()
+    }
+
+    /// The receipt of these events, if they are in a history one behind the other.
+    fn find_in(&self, history: &History) -> Option<StreamReceipt> {
+        let known: Vec<_> = history.iter().map(|event| event.event_id()).collect();
+        let is_it = |ids: &[Option<&[u8]>]| ids.iter().zip(&self.0).all(|(a, b)| *a == Some(b.as_slice()));
+        let at = known.windows(self.0.len()).position(is_it)?;
+        let first = history.iter().nth(at).map(|event| receipt(&event))?;
+        Some(StreamReceipt { first, version: history.from_version().plus((at + self.0.len()) as u64) })
+    }
+}
+
+fn first_of(receipts: Vec<Receipt>) -> Option<Receipt> {
+    receipts.into_iter().next()
+}
+
+/// What the sender of a record got to know.
+fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
+    let Position { topic, partition, offset, epoch } = event.position();
+    Receipt { topic, partition, offset, timestamp: event.timestamp(), epoch }
+}
+
+/// How many of the newest events are looked through for those that are appended again at whatever version.
+const LOOK_BACK: usize = 64;

@@ -1,0 +1,148 @@
+//! How does one follow a single stream? From a version on, by the key index while it catches up, and as events come.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::{History, Stream};
+use crate::error::Result;
+use crate::log::notify::Waiter;
+use crate::log::streams::Limit;
+use crate::reader::parking::{Parking, look_or_register, wait_for};
+use crate::sync::Arc;
+use crate::types::Offset;
+use crate::version::Version;
+
+/// Reads one stream from a version on: what is there, in pieces of about a mebibyte, and then what comes. Every event once,
+/// in order.
+///
+/// ```
+/// use std::time::Duration;
+/// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig, Version};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+/// let mut reader = account.reader(Version::ZERO)?;
+/// account.append(ExpectedVersion::Any, ["opened", "paid in"].map(Record::from))?;
+/// assert_eq!(reader.poll(Duration::from_millis(100))?.len(), 2);
+/// account.append(ExpectedVersion::Any, [Record::new("closed")])?;
+/// assert_eq!(reader.poll(Duration::from_millis(100))?.version(), 3);
+/// # Ok(()) }
+/// ```
+pub struct StreamReader {
+    stream: Stream,
+    next: Version,
+    /// Up to where the partition was looked through last.
+    seen: Option<Offset>,
+    waiter: Arc<Waiter>,
+    parking: Option<Parking>,
+}
+
+impl StreamReader {
+    pub(super) fn new(stream: Stream, next: Version) -> Self {
+        let waiter = Arc::new(Waiter::default());
+        stream.log().waiters().add(waiter.clone());
+        StreamReader { stream, next, seen: None, waiter, parking: None }
+    }
+
+    /// The version that it has come to: it goes on behind that many events.
+    pub fn version(&self) -> Version {
+        self.next
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The next events, waiting for some for at most `timeout`. Empty if none came. Under a manual clock it answers with what
+    /// is there, and never waits.
+    ///
+    /// # Errors
+    /// [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer events than this reader has come to, since
+    /// the log was cut; otherwise those of [`Stream::load`]. It stays where it is.
+    pub fn poll(&mut self, timeout: Duration) -> Result<History> {
+        let broker = self.stream.broker().clone();
+        broker.run_due();
+        let waiter = self.waiter.clone();
+        match wait_for(&broker.ctx, &waiter, timeout, || self.look())? {
+            Some(history) => Ok(history),
+            // What is not there yet: nothing behind the last version.
+            None => self.stream.load_some(|version| version, Limit::default()),
+        }
+    }
+
+    /// The next events, as soon as there are any. Needs no particular runtime, and may be dropped at any time.
+    ///
+    /// # Errors
+    /// As [`poll`](StreamReader::poll).
+    pub fn recv(&mut self) -> impl Future<Output = Result<History>> + Send {
+        Recv(self)
+    }
+
+    /// What comes next, if there is something.
+    fn look(&mut self) -> Result<Option<History>> {
+        let visible = self.stream.log().visible_end();
+        if self.seen == Some(visible) {
+            self.stream.state().check()?;
+            return Ok(None);
+        }
+        let next = self.next;
+        let history = self.stream.load_some(|_| next, PIECE)?;
+        let history = self.stream.check_history(history)?;
+        self.next = history.to_version();
+        if self.next >= history.version() {
+            self.seen = Some(visible);
+        }
+        Ok(Some(history).filter(|history| !history.is_empty()))
+    }
+}
+
+/// What one look takes.
+const PIECE: Limit = Limit { events: u64::MAX, bytes: 1 << 20 };
+
+impl Drop for StreamReader {
+    fn drop(&mut self) {
+        self.stream.log().waiters().remove(&self.waiter);
+    }
+}
+
+impl fmt::Debug for StreamReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamReader")
+            .field("stream", &self.stream)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`StreamReader::recv`].
+struct Recv<'a>(&'a mut StreamReader);
+
+impl Future for Recv<'_> {
+    type Output = Result<History>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reader = &mut *self.get_mut().0;
+        let broker = reader.stream.broker().clone();
+        broker.run_due();
+        if reader.parking.is_none() {
+            reader.parking = Some(Parking::announce(&broker.ctx));
+        }
+        let waiter = reader.waiter.clone();
+        match look_or_register(&waiter, cx.waker(), || reader.look()).transpose() {
+            Some(done) => Poll::Ready(done),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Recv<'_> {
+    fn drop(&mut self) {
+        if self.0.parking.take().is_some() {
+            self.0.waiter.forget_waker();
+        }
+    }
+}
