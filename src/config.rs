@@ -284,8 +284,8 @@ impl TopicConfig {
     /// The defaults, of a topic whose keys are [streams](crate::Stream): the records of each key are the events of one
     /// aggregate, which can be [loaded](crate::Stream::load) by themselves, and appended to at an expected version.
     ///
-    /// Every record needs a key there and lies in the partition of its key. Nothing is ever removed:
-    /// cleanup is [`Cleanup::None`], and deleting records is refused. This
+    /// Every record needs a key there and lies in the partition of its key. Nothing is ever removed but with
+    /// [`Topic::erase_stream`](crate::Topic::erase_stream): cleanup is [`Cleanup::None`], and deleting records is refused. This
     /// cannot be altered later, nor can the number of partitions. Segments are sealed by their size only, since none has to
     /// be old enough for anything ([`segment_age`](TopicConfig::segment_age) is 100 years).
     ///

@@ -5,6 +5,7 @@
 //! writer is never waited for. Whatever takes segments away meanwhile (a cut, retention, the end of the log) wins: the
 //! cleaning is given up.
 
+mod erase;
 mod outputs;
 
 use std::collections::HashMap;

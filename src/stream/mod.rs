@@ -51,6 +51,39 @@ impl Topic {
         Ok(Stream { broker: self.broker().clone(), partition, key, hash })
     }
 
+    /// Erases what the events of a stream say, for good: their values and headers. What stays are empty events with the
+    /// stream's key, their offsets and their times, so that its versions go on; it can be appended to as before. Answers with
+    /// the number of events that were erased; again, it is 0.
+    ///
+    /// Every segment that holds some of them is written anew, so this costs what these segments are large. Appending and
+    /// reading go on; who has loaded the events keeps what he has. The old files are deleted; what the medium does with their
+    /// blocks is its business. The key stays: let it be one that says nothing of anybody. What a crash left in `.torn` files is
+    /// not looked through, and copies elsewhere are yours to erase.
+    ///
+    /// # Errors
+    /// [`Streams`](Error::Streams); [`CompactionAborted`](Error::CompactionAborted), [`Corrupt`](Error::Corrupt),
+    /// [`Poisoned`](Error::Poisoned), [`DiskFull`](Error::DiskFull), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed), or what else the medium says: some events may be erased and others not; call it again. If an
+    /// old file could not be removed, the next opening does that.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let people = broker.create_topic("people", TopicConfig::streams())?;
+    /// let person = people.stream("person-7")?;
+    /// person.append(ExpectedVersion::Empty, ["born", "moved to Uyuni"].map(Record::from))?;
+    /// assert_eq!(people.erase_stream("person-7")?, 2);
+    /// let history = person.load()?;
+    /// assert!(history.iter().all(|event| event.value().is_none()));
+    /// assert_eq!(history.version(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn erase_stream<'k>(&self, key: impl IntoBytes<'k>) -> Result<u64> {
+        let stream = self.stream(key)?;
+        stream.log().erase_key(&stream.key, stream.hash)
+    }
+
     /// # Errors
     /// `Streams`: it keeps none.
     pub(crate) fn check_streams(&self) -> Result<()> {
