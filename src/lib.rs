@@ -13,7 +13,7 @@
 //! | log | `log` | One partition: append, roll, sync, recover, read, compact, find by key. |
 //! | groups | `group` | Who owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` `projection` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
 //! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
@@ -68,6 +68,7 @@ mod group;
 mod log;
 mod partitioner;
 mod producer;
+mod projection;
 mod reader;
 mod record;
 mod records;
@@ -98,6 +99,7 @@ pub use group::assign::{
 pub use log::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig};
+pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
 pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};

@@ -26,6 +26,7 @@ const ROWS: [(&str, &[&str]); 7] = [
             "reader",
             "producer",
             "partitioner",
+            "projection",
             "stream",
             "testing",
         ],

@@ -1,0 +1,337 @@
+//! How does a read model keep up with its events? Either it lives in topics of the same broker, and what it writes and how far
+//! it has read are committed in one transaction; or it lives elsewhere, and stores how far it has read beside itself.
+//!
+//! Both apply every event exactly once, in the order of each partition, whenever the process stops. A topic with one
+//! partition is a total order; of a topic with several each has its own.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::broker::Broker;
+use crate::consumer::{Consumer, Offsets};
+use crate::error::{Error, Result};
+use crate::reader::{OffsetReset, Reader};
+use crate::records::{ConsumedRecord, Records};
+use crate::transaction::Transaction;
+use crate::types::{Position, Start};
+
+/// What makes records of events: a table of a compacted topic, a stream per customer, whatever it sends.
+///
+/// What it keeps in memory besides is its own business: it is to be found again from what it has sent, since it is not
+/// there after a restart, and may have seen events that were not committed.
+pub trait Projection {
+    /// What can go wrong. [`Error`] will do where nothing else can.
+    type Error: From<Error>;
+
+    /// Adds to `changes` what an event changes.
+    ///
+    /// # Errors
+    /// The projection's own: nothing of this step is committed, and the event comes again.
+    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), Self::Error>;
+
+    /// Called before it is [rebuilt](Projector::rebuild): all events come again. Does nothing by default.
+    ///
+    /// # Errors
+    /// The projection's own: it is not rebuilt.
+    fn reset(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+impl<F, E> Projection for F
+where
+    F: FnMut(&ConsumedRecord<'_>, &mut Transaction) -> Result<(), E>,
+    E: From<Error>,
+{
+    type Error = E;
+
+    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), E> {
+        self(event, changes)
+    }
+}
+
+/// A model that is stored outside of the broker, in a database or a file.
+pub trait ReadModel {
+    /// What can go wrong. [`Error`] will do where nothing else can.
+    type Error: From<Error>;
+
+    /// Where to go on in each partition: what the last [`apply`](ReadModel::apply) was given, of all partitions. Those that are
+    /// not named are read from their beginning; so a model without any is built anew.
+    ///
+    /// # Errors
+    /// The model's own.
+    fn positions(&mut self) -> Result<Vec<Position>, Self::Error>;
+
+    /// Applies events, and stores `next` with what they change: both or neither.
+    ///
+    /// # Errors
+    /// The model's own: the events come again.
+    fn apply(&mut self, events: &Records, next: &[Position]) -> Result<(), Self::Error>;
+}
+
+/// How far a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How many events were applied by the call.
+    pub applied: u64,
+    /// About how many visible events of its partitions are still to be applied.
+    pub lag: u64,
+}
+
+impl Broker {
+    /// Runs a projection of topics under a name: the consumer group that keeps how far it is. Several of the same name share
+    /// the partitions.
+    ///
+    /// # Errors
+    /// Those of [`subscribe`](crate::ConsumerBuilder::subscribe).
+    ///
+    /// ```
+    /// use quipu::{Broker, Cleanup, ConsumedRecord, ExpectedVersion, Record, TopicConfig, Transaction};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// broker.create_topic("owners", TopicConfig::new().cleanup(Cleanup::Compact))?;
+    /// accounts.stream("account-7")?.append(ExpectedVersion::Empty, [Record::new("opened by Ada")])?;
+    ///
+    /// let owners = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> quipu::Result<()> {
+    ///     if let (Some(account), Some(owner)) = (event.key(), event.value().and_then(|v| v.strip_prefix(b"opened by "))) {
+    ///         changes.send("owners", Record::new(owner).key(account));
+    ///     }
+    ///     Ok(())
+    /// };
+    /// let mut projector = broker.projector("owners", &["accounts"], owners)?;
+    /// assert_eq!(projector.catch_up(|_| {})?, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn projector<P: Projection>(
+        &self,
+        name: &str,
+        topics: &[&str],
+        projection: P,
+    ) -> Result<Projector<P>> {
+        let consumer = self.consumer(name).subscribe(topics)?;
+        Ok(Projector { broker: self.clone(), consumer, projection })
+    }
+
+    /// Feeds a model that is stored elsewhere with the events of topics, from where it says that it is.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic); [`NotAssigned`](Error::NotAssigned) for a position of another topic;
+    /// [`Closed`](Error::Closed); those of the model.
+    ///
+    /// ```
+    /// use quipu::{Broker, ExpectedVersion, Position, ReadModel, Record, Records, TopicConfig};
+    ///
+    /// /// Stands for a table and a row with the positions, written in one transaction of some database.
+    /// #[derive(Default)]
+    /// struct Count {
+    ///     events: usize,
+    ///     positions: Vec<Position>,
+    /// }
+    ///
+    /// impl ReadModel for Count {
+    ///     type Error = quipu::Error;
+    ///
+    ///     fn positions(&mut self) -> quipu::Result<Vec<Position>> {
+    ///         Ok(self.positions.clone())
+    ///     }
+    ///
+    ///     fn apply(&mut self, events: &Records, next: &[Position]) -> quipu::Result<()> {
+    ///         self.events += events.len();
+    ///         self.positions = next.to_vec();
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// accounts.stream("account-7")?.append(ExpectedVersion::Any, ["opened", "closed"].map(Record::from))?;
+    /// let mut feed = broker.feed(&["accounts"], Count::default())?;
+    /// feed.catch_up(|_| {})?;
+    /// let stored = feed.into_model();
+    ///
+    /// accounts.stream("account-8")?.append(ExpectedVersion::Any, [Record::new("opened")])?;
+    /// let mut feed = broker.feed(&["accounts"], stored)?;
+    /// assert_eq!(feed.catch_up(|_| {})?, 1);
+    /// assert_eq!(feed.model().events, 3);
+    /// # Ok(()) }
+    /// ```
+    pub fn feed<M: ReadModel>(&self, topics: &[&str], mut model: M) -> Result<Feed<M>, M::Error> {
+        // A model that has seen what is not there any more is not to go on as if nothing were.
+        let mut reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
+        for position in model.positions()? {
+            reader.seek(&position)?;
+        }
+        Ok(Feed { broker: self.clone(), reader, model })
+    }
+}
+
+/// A [`Projection`] that runs.
+pub struct Projector<P> {
+    broker: Broker,
+    consumer: Consumer,
+    projection: P,
+}
+
+impl<P: Projection> Projector<P> {
+    /// Applies the next events, waiting for some for at most `timeout`, and commits what they change together with how far
+    /// it is.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was committed, or it is unknown
+    /// whether it was; in both cases the next step begins behind what is.
+    pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
+        let events = self.consumer.poll(timeout)?;
+        if !events.is_empty() {
+            let mut changes = self.broker.transaction();
+            let applied = events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes));
+            let committed = applied.and_then(|()| {
+                changes.offsets(&self.consumer, &events);
+                changes.commit().map_err(P::Error::from)
+            });
+            if let Err(error) = committed {
+                self.consumer.rewind();
+                return Err(error);
+            }
+        }
+        let lag = lag(&self.broker, &self.consumer.positions())?;
+        Ok(Progress { applied: events.len() as u64, lag })
+    }
+
+    /// Applies events until there are no more, and tells `report` after each step how far it is. Answers how many they were.
+    ///
+    /// # Errors
+    /// As [`step`](Projector::step).
+    pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, P::Error> {
+        catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// Begins anew: [resets](Projection::reset) the projection, and all events of the partitions that it has now come again
+    /// with the next steps, also after a restart. What it has sent before stays where it is; a compacted topic forgets it as
+    /// newer records take its place.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::commit`] and of the projection.
+    pub fn rebuild(&mut self) -> Result<(), P::Error> {
+        // Whoever has joined just now gets its partitions with a poll.
+        drop(self.consumer.poll(Duration::ZERO)?);
+        self.projection.reset()?;
+        self.consumer.seek_all(Start::Beginning)?;
+        let mut begun = Offsets::new();
+        for position in self.consumer.positions() {
+            begun.next(&position);
+        }
+        Ok(self.consumer.commit(begun)?)
+    }
+
+    /// The projection.
+    pub fn projection(&self) -> &P {
+        &self.projection
+    }
+
+    /// The consumer that it reads with.
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// Stops, and gives the projection back.
+    pub fn into_projection(self) -> P {
+        self.projection
+    }
+}
+
+impl<P> fmt::Debug for Projector<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Projector").field("name", self.consumer.group()).finish_non_exhaustive()
+    }
+}
+
+/// A [`ReadModel`] that is being fed.
+pub struct Feed<M> {
+    broker: Broker,
+    reader: Reader,
+    model: M,
+}
+
+impl<M: ReadModel> Feed<M> {
+    /// Gives the model the next events, waiting for some for at most `timeout`.
+    ///
+    /// # Errors
+    /// Those of [`Reader::poll`] and of the model, which is then read from where it is with the next step.
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the model has seen what is not there
+    /// any more, or has missed something; build it anew.
+    pub fn step(&mut self, timeout: Duration) -> Result<Progress, M::Error> {
+        let before = self.reader.positions();
+        let events = self.reader.poll(timeout)?;
+        if !events.is_empty()
+            && let Err(error) = self.model.apply(&events, &self.reader.positions())
+        {
+            for position in before {
+                self.reader.seek(&position)?;
+            }
+            return Err(error);
+        }
+        let lag = lag(&self.broker, &self.reader.positions())?;
+        Ok(Progress { applied: events.len() as u64, lag })
+    }
+
+    /// Gives it events until there are no more, and tells `report` after each step how far it is. Answers how many they
+    /// were.
+    ///
+    /// # Errors
+    /// As [`step`](Feed::step).
+    pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, M::Error> {
+        catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Stops, and gives the model back.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+}
+
+impl<M> fmt::Debug for Feed<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("positions", &self.reader.positions()).finish_non_exhaustive()
+    }
+}
+
+/// How long a step of catching up waits for events: others may have to hand partitions over first.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// Steps until nothing is left, or several bring nothing: somebody else has the partitions, or is about to get them.
+fn catch_up<E>(
+    mut step: impl FnMut(Duration) -> Result<Progress, E>,
+    mut report: impl FnMut(&Progress),
+) -> Result<u64, E> {
+    const IDLE_MAX: u32 = 3;
+    let (mut applied, mut idle, mut timeout) = (0, 0, WAIT);
+    while idle < IDLE_MAX {
+        let progress = step(timeout)?;
+        applied += progress.applied;
+        report(&progress);
+        idle = if progress.applied > 0 { 0 } else { idle + 1 };
+        if progress.lag == 0 && applied > 0 {
+            // One more look, at what may be wrong where nothing seems to be left.
+            (idle, timeout) = (idle + IDLE_MAX - 1, Duration::ZERO);
+        }
+    }
+    Ok(applied)
+}
+
+/// How many visible offsets lie behind these positions.
+fn lag(broker: &Broker, positions: &[Position]) -> Result<u64> {
+    let mut lag = 0;
+    for position in positions {
+        let partition = broker.topic(position.topic.as_str())?.partition(position.partition.get())?;
+        lag += partition.bounds()?.visible_end.since(position.offset);
+    }
+    Ok(lag)
+}
