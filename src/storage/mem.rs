@@ -242,11 +242,8 @@ impl Storage for MemStorage {
             (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Some(Node::Dir(_)), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(Node::File(inode)), OpenMode::Read | OpenMode::Write) => inode,
-            (Some(Node::File(inode)), OpenMode::Truncate) => {
-                if inode.content.read().is_mapped() {
-                    let what = format!("{} is mapped and cannot be emptied", self.display(path).display());
-                    return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-                }
+            (Some(Node::File(_)), OpenMode::Truncate) => {
+                // Its handles and maps keep the inode.
                 tree.unlink(key.clone());
                 tree.create_file(key)
             }

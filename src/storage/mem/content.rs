@@ -47,11 +47,6 @@ impl Content {
         &self.bytes
     }
 
-    /// Whether some of it was ever mapped.
-    pub(super) fn is_mapped(&self) -> bool {
-        self.mapped > 0
-    }
-
     /// Copies what there is at `position`; says how many bytes that was.
     pub(super) fn read_at(&self, buffer: &mut [u8], position: u64) -> usize {
         let there =
