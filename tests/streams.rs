@@ -225,6 +225,61 @@ fn an_index_that_goes_bad_while_it_is_open_is_built_again() {
     }
 }
 
+/// Damaged, and neither removed nor written: the medium takes no changes any more, and what the log says can still be read.
+#[test]
+fn an_index_that_goes_bad_where_nothing_can_be_written_is_done_without() {
+    for mode in [ReadMode::Map, ReadMode::Positional] {
+        let (disk, mut model) = (Disk::new(), Model::new());
+        let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).read_mode(mode);
+        let broker = config.on_disk(&disk).unwrap();
+        many(&topic(&broker), &mut model, 60, 1);
+        broker.maintain().unwrap();
+        assert_model(&topic(&broker), &model);
+        for path in files(&disk, "topics/accounts/0", ".keys") {
+            let len = disk.read(&path).unwrap().len() as u64;
+            (88..len).step_by(7).for_each(|byte| disk.flip_bit(&path, byte * 8).unwrap());
+        }
+        for op in [Op::Remove, Op::Write] {
+            disk.fail_always(op, 1, std::io::ErrorKind::ReadOnlyFilesystem);
+        }
+        assert_model(&topic(&broker), &model);
+        disk.clear_faults();
+        broker.maintain().unwrap();
+        assert_model(&topic(&broker), &model);
+    }
+}
+
+#[test]
+fn indexes_of_what_was_cut_or_only_sent_are_written_too() {
+    let (disk, mut model) = (Disk::new(), Model::new());
+    let broker = open(&disk);
+    many(&topic(&broker), &mut model, 60, 1);
+    let partition = topic(&broker).partition(0).unwrap();
+    let end = partition.bounds().unwrap().log_end.get();
+    // Sealed by the cut, and on the medium with it: the worker has nothing to sync.
+    partition.truncate_to(Offset::new(end - 1)).unwrap();
+    topic(&broker).stream("nobody").unwrap().version().unwrap();
+    broker.maintain().unwrap();
+    let indexes = || files(&disk, "topics/accounts/0", ".keys").len();
+    assert_eq!(indexes(), partition.stats().segments.iter().filter(|segment| segment.sealed).count());
+    broker.close().unwrap();
+
+    // A run in which nobody asks for a stream.
+    let broker = open(&disk);
+    for n in 0..20 {
+        let record = Record::new(format!("sent {n}")).key("account-1");
+        broker.producer().send(&topic(&broker), record).unwrap().wait().unwrap();
+    }
+    let segments = topic(&broker).partition(0).unwrap().stats().segments.len();
+    broker.close().unwrap();
+    assert_eq!(indexes(), segments, "the active one's too");
+    let broker = open(&disk);
+    let before = disk.ops_of(Op::Read);
+    topic(&broker).stream("nobody").unwrap().version().unwrap();
+    let reads = disk.ops_of(Op::Read) - before;
+    assert!(reads < 4 * segments as u64, "{reads} reads: segments were looked through");
+}
+
 #[test]
 fn a_damaged_event_is_an_error_for_its_stream_and_for_no_other() {
     let (disk, mut model) = (Disk::new(), Model::new());
@@ -683,7 +738,8 @@ fn a_cut_takes_events_and_their_versions() {
         assert_model(&topic(&broker), &left);
         model = left;
     }
-    assert_eq!(conflict(reader.poll(Duration::ZERO)), 0);
+    let cut = reader.poll(Duration::ZERO);
+    assert!(matches!(cut, Err(Error::Truncated { to, .. }) if to == 0), "{cut:?}");
     many(&topic(&broker), &mut model, 30, 2);
     assert_model(&topic(&broker), &model);
 }
@@ -727,6 +783,55 @@ fn a_reader_of_a_stream_gets_every_event_once_and_waits_for_more() {
         Poll::Ready(Ok(history)) => assert_eq!(values(&history), ["more"]),
         other => panic!("{other:?}"),
     }
+}
+
+/// The reader has come to version 5 of a past of which only 3 events are left; three others have come in their place.
+#[test]
+fn a_reader_does_not_go_on_in_another_past() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
+    let (stream, other) = (topic.stream("k").unwrap(), topic.stream("other").unwrap());
+    let mut reader = stream.reader(Version::ZERO).unwrap();
+    for n in 0..5 {
+        append(&stream, Version::new(n), &n.to_string()).unwrap();
+    }
+    append(&other, ANY, "of another stream").unwrap();
+    assert_eq!(reader.poll(Duration::ZERO).unwrap().version(), 5);
+    let partition = topic.partition(0).unwrap();
+
+    // What is cut off was none of its events; and the log ends again where it ended, with one that is.
+    partition.truncate_to(Offset::new(5)).unwrap();
+    append(&stream, ANY, "5").unwrap();
+    assert_eq!(values(&reader.poll(Duration::ZERO).unwrap()), ["5"]);
+
+    partition.truncate_to(Offset::new(3)).unwrap();
+    for n in 0..4 {
+        append(&stream, ANY, &format!("other {n}")).unwrap();
+    }
+    for _ in 0..2 {
+        let cut = reader.poll(Duration::ZERO);
+        assert!(matches!(cut, Err(Error::Truncated { to, .. }) if to == 3), "{cut:?}");
+        assert_eq!(reader.version(), 6, "it stays where it is");
+    }
+    let mut anew = stream.reader(Version::ZERO).unwrap();
+    assert_eq!(anew.poll(Duration::ZERO).unwrap().version(), 7);
+
+    let mut early = stream.reader(Version::new(9)).unwrap();
+    assert_eq!(conflict(early.poll(Duration::ZERO)), 7);
+}
+
+#[test]
+fn a_poll_that_brings_nothing_says_where_the_reader_is() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
+    let stream = topic.stream("k").unwrap();
+    append(&stream, ANY, "first").unwrap();
+    let mut reader = stream.reader(Version::ZERO).unwrap();
+    reader.poll(Duration::ZERO).unwrap();
+    append(&topic.stream("other").unwrap(), ANY, "noise").unwrap();
+    let nothing = reader.poll(Duration::ZERO).unwrap();
+    assert_eq!((nothing.len(), nothing.from_version().get(), nothing.to_version().get()), (0, 1, 1));
+    assert_eq!(nothing.version(), 1);
 }
 
 #[test]

@@ -66,6 +66,10 @@ fn step(broker: &Broker, topic: &Topic, random: &mut Random, name: &str, told: &
         }
         _ => stream.append(expected, events.iter().map(Record::new)).map(|receipt| Some(receipt.version)),
     };
+    if let Ok(history) = stream.load() {
+        // Appended to, rolled and indexed by others meanwhile.
+        assert_eq!(history.version(), history.to_version());
+    }
     match done {
         Ok(version) => {
             // A transaction does not say at which version; the events do, later.

@@ -45,6 +45,8 @@ pub(crate) struct KeyIndex {
     pub(crate) base_offset: Offset,
     /// The segment's generation.
     pub(crate) generation: u32,
+    /// The segment's log epoch: names come again when a log is cut, epochs do not.
+    pub(crate) log_epoch: u32,
     /// It speaks of the batches before this position of the segment.
     pub(crate) covers_bytes: u64,
     /// How many keys there are.
@@ -84,7 +86,8 @@ pub(crate) struct Bucket {
 }
 
 impl KeyIndex {
-    /// The bytes of an index of these keys, which come in the order of their hashes. `None` if there is more than the format has room for, which no segment is large enough for.
+    /// The bytes of an index of these keys, which come in the order of their hashes. `None` if there is more than the format
+    /// has room for, which no segment is large enough for.
     pub(crate) fn encode(of: &IndexedSegment, keys: &[Indexed]) -> Option<Vec<u8>> {
         let count = u32::try_from(keys.len()).ok()?;
         let (lines, buckets) = (count.div_ceil(KEYS_PER_LINE), count.div_ceil(KEYS_PER_BUCKET));
@@ -119,6 +122,7 @@ impl KeyIndex {
         writer.u32(lines);
         writer.u32(buckets);
         writer.u32(u32::try_from(places.len()).ok()?);
+        writer.u32(of.log_epoch);
         writer.bytes(&[0; RESERVED]);
         let mut file = writer.finish();
         let index = KeyIndex::decode(&file).ok()?;
@@ -170,6 +174,7 @@ impl KeyIndex {
         let lines = reader.u32("line count")?;
         let buckets = reader.u32("bucket count")?;
         let places_bytes = reader.u32("bytes of places")?;
+        let log_epoch = reader.u32("log epoch")?;
         reader.zeros::<RESERVED>("reserved bytes")?;
         reader.expect_end("bytes behind the header")?;
         if (lines, buckets) != (keys.div_ceil(KEYS_PER_LINE), keys.div_ceil(KEYS_PER_BUCKET)) {
@@ -181,6 +186,7 @@ impl KeyIndex {
             partition,
             base_offset,
             generation,
+            log_epoch,
             covers_bytes,
             keys,
             lines,
@@ -336,11 +342,12 @@ impl KeyIndex {
         let mut places = Vec::with_capacity((entry.batches as usize).min(bytes.len() / 2));
         let (mut position, mut left) = (0u64, entry.records);
         for _ in 0..entry.batches {
-            position += reader.varint("position")?;
-            let (Ok(at), Ok(records)) = (u32::try_from(position), u32::try_from(reader.varint("records")?))
-            else {
+            let (apart, records) = (reader.varint("position")?, reader.varint("records")?);
+            let next = position.checked_add(apart).and_then(|next| u32::try_from(next).ok());
+            let (Some(at), Ok(records)) = (next, u32::try_from(records)) else {
                 return Err(reader.malformed("place"));
             };
+            position = u64::from(at);
             left = left.checked_sub(records).ok_or_else(|| reader.malformed("records of a key"))?;
             places.push(Place { position: at, records });
         }
@@ -376,6 +383,7 @@ pub(crate) struct IndexedSegment {
     pub(crate) partition: PartitionId,
     pub(crate) base_offset: Offset,
     pub(crate) generation: u32,
+    pub(crate) log_epoch: u32,
     pub(crate) covers_bytes: u64,
 }
 
@@ -420,7 +428,7 @@ fn filter_bits(hash: KeyHash) -> impl Iterator<Item = usize> {
 
 const MAGIC: [u8; 8] = *b"QUIPUKEY";
 /// Bytes of the header that mean nothing yet.
-const RESERVED: usize = 16;
+const RESERVED: usize = 12;
 /// A line of the filter with its checksum: what a processor fetches at once.
 const LINE_BYTES: usize = 64;
 const LINE_BITS: usize = (LINE_BYTES - 4) * 8;
@@ -443,6 +451,7 @@ mod tests {
         partition: PartitionId::new(3),
         base_offset: Offset::new(1_000),
         generation: 4,
+        log_epoch: 9,
         covers_bytes: 1 << 20,
     };
 
@@ -524,16 +533,16 @@ mod tests {
         let hex = |range: Range<usize>| super::super::damage::hex(&file[range]);
         assert_eq!(
             hex(0..88),
-            "51554950554b4559010000000300000030313233343536373839616263646566e8030000000000000400000000001000000000000200000001000000010000000a0000000000000000000000000000000000000083ab1f91"
+            "51554950554b4559010000000300000030313233343536373839616263646566e8030000000000000400000000001000000000000200000001000000010000000a000000090000000000000000000000000000005da5644c"
         );
         assert_eq!(
             hex(88..152),
-            "0b000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000db1151"
+            "0b000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000074779cb6"
         );
-        assert_eq!(hex(152..164), "00000000020000004c3694ac");
+        assert_eq!(hex(152..164), "0000000002000000bdf635ff");
         assert_eq!(
             hex(164..244),
-            "02000000000000000100000000000000010000000700000001000000600000000000000000000000040000000000000000000000000000032f010000ffffffff03000000000000000a000000ca1faa20"
+            "02000000000000000100000000000000010000000700000001000000600000000000000000000000040000000000000000000000000000032f010000ffffffff03000000000000000a0000000dc14bfb"
         );
         assert_eq!(hex(244..file.len()), "6002940301fc9e04ac02");
     }
@@ -602,5 +611,12 @@ mod tests {
             }
             let _ = index.bucket(&bytes);
         }
+        // The second place lies almost 2^64 behind the first.
+        let mut bytes = vec![100, 1];
+        put_varint(&mut bytes, u64::MAX - 7);
+        bytes.push(1);
+        let mut entry = Entry { records: 2, before: 0, batches: 2, at: 0, len: bytes.len() as u32, crc: 0 };
+        entry.crc = piece_crc(index.salt, index.places(&entry).unwrap(), &bytes);
+        assert!(index.read_places(&entry, &bytes).is_err());
     }
 }

@@ -380,7 +380,7 @@ impl Log {
             });
             for segment in gone {
                 // A reader that stands in it goes on wherever the list says now.
-                segment.seal(segment.base, FIRST_BATCH, None);
+                segment.empty();
             }
             self.cuts.fetch_add(1, Ordering::AcqRel);
         }

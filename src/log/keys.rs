@@ -17,7 +17,7 @@ use super::cursor::read_batch;
 use super::files::Counted;
 use super::segment::{FIRST_BATCH, Segment};
 use crate::config::ReadMode;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::batch::Seed;
 use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
@@ -59,7 +59,7 @@ pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<K
 }
 
 /// The keys of a part of a segment, in memory.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct KeyTable {
     heads: HashMap<KeyHash, Head, BuildHasherDefault<Low>>,
     places: Vec<Noted>,
@@ -120,15 +120,17 @@ impl KeyTable {
         records
     }
 
-    /// The places of a key whose batches begin below this, oldest first.
-    fn places(&self, hash: KeyHash, below: u64) -> Vec<Place> {
-        let mut next = self.heads.get(&hash).map_or(NONE, |head| head.newest);
-        let mut places = Vec::new();
-        while let Some(noted) = self.places.get(next as usize) {
-            if u64::from(noted.offset_delta) < below {
+    /// The places of those records of a key that `range` counts from its first one here, oldest first. Looks at none that is
+    /// older.
+    fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<Place> {
+        let Some(head) = self.heads.get(&hash) else { return Vec::new() };
+        let (mut places, mut end, mut next) = (Vec::new(), u64::from(head.records), head.newest);
+        while let Some(noted) = self.places.get(next as usize).filter(|_| end > range.start) {
+            let begin = end.saturating_sub(u64::from(noted.place.records));
+            if begin < range.end {
                 places.push(noted.place);
             }
-            next = noted.previous;
+            (end, next) = (begin, noted.previous);
         }
         places.reverse();
         places
@@ -162,7 +164,7 @@ impl KeyTable {
         let indexed = |(hash, head): (&KeyHash, &Head)| Indexed {
             hash: *hash,
             before: head.before(),
-            places: self.places(*hash, u64::MAX),
+            places: self.places(*hash, &(0..u64::from(head.records))),
         };
         let mut all: Vec<_> = self.heads.iter().map(indexed).collect();
         all.sort_unstable_by_key(|key| key.hash);
@@ -191,14 +193,31 @@ impl Hasher for Low {
 }
 
 /// What a segment knows of its keys.
+///
+/// Keys are read, built and written without this value's lock, and put here under it: IMPORTANT: only if `ends` is what it
+/// was when that began. A cut gives the segment its new end and forgets the keys in one critical section, so whatever was
+/// found of the longer segment is thrown away; a file of it, should it stay, says that it covers another number of bytes.
 #[derive(Default)]
 pub(crate) struct Keys {
-    /// Those of the batches at or behind `missing_below`.
-    table: KeyTable,
+    /// Those of the batches at or behind `missing_below`. Shared with whoever writes it to the side file, which is done with a
+    /// sealed segment's: nobody adds to that.
+    table: Arc<KeyTable>,
     /// Up to this byte position the keys are missing: they are read or built again when somebody asks.
     missing_below: u64,
     /// Of a sealed segment, instead of a table: all of them.
     file: Option<Counted<Arc<KeyFile>>>,
+    /// The side file was found damaged, or could not be read, and may still be there: it is not asked again.
+    distrusted: bool,
+    /// How often the segment got another end than by appends.
+    ends: u64,
+}
+
+/// What is to be looked up.
+#[derive(Clone, Copy)]
+struct Missing {
+    below: u64,
+    distrusted: bool,
+    ends: u64,
 }
 
 impl Keys {
@@ -213,8 +232,24 @@ impl Keys {
     /// Closes the file; it is opened again when somebody asks.
     pub(crate) fn release(&mut self, size: u64) {
         if self.file.take().is_some() {
-            *self = Keys::missing_below(size);
+            (self.table, self.missing_below) = (Arc::default(), size);
         }
+    }
+
+    /// Forgets everything: the segment ends at `size` now.
+    pub(crate) fn forget(&mut self, size: u64) {
+        *self = Keys { ends: self.ends + 1, ..Keys::missing_below(size) };
+    }
+
+    /// The whole table, if it is here.
+    fn whole_table(&self) -> Option<&Arc<KeyTable>> {
+        (self.file.is_none() && self.missing_below <= FIRST_BATCH).then_some(&self.table)
+    }
+
+    /// `None` if there is a file, or the whole table.
+    fn missing(&self) -> Option<Missing> {
+        let Keys { missing_below: below, distrusted, ends, .. } = *self;
+        (self.file.is_none() && below > FIRST_BATCH).then_some(Missing { below, distrusted, ends })
     }
 }
 
@@ -228,20 +263,19 @@ pub(crate) struct Known {
 }
 
 impl Segment {
-    /// Notes the keys of a batch that was just written at `position`. `before` says of some how many records of them there
-    /// are in the segments before this one.
+    /// Notes the keys of a batch that was just written at `position`.
     pub(crate) fn note_keys(&self, position: u64, base: Offset, counts: &[KeyCount]) {
         let (Ok(position), Ok(delta)) = (u32::try_from(position), u32::try_from(base.since(self.base)))
         else {
             // No segment is that large.
             return;
         };
-        self.keys.lock().table.note(position, delta, counts);
+        Arc::make_mut(&mut self.keys.lock().table).note(position, delta, counts);
     }
 
     /// Notes how many records of a key the segments before this one have.
     pub(crate) fn note_before(&self, hash: KeyHash, before: u64) {
-        if let Some(head) = self.keys.lock().table.heads.get_mut(&hash) {
+        if let Some(head) = Arc::make_mut(&mut self.keys.lock().table).heads.get_mut(&hash) {
             head.before = before;
         }
     }
@@ -249,11 +283,28 @@ impl Segment {
     /// What this segment, which is active, has of a key; `None` if that would have to be read first.
     pub(crate) fn known_key(&self, hash: KeyHash) -> Option<Known> {
         let keys = self.keys.lock();
-        let head = keys.table.heads.get(&hash);
-        (keys.missing_below <= FIRST_BATCH && keys.file.is_none()).then(|| Known {
+        let head = keys.whole_table()?.heads.get(&hash);
+        Some(Known {
             records: head.map_or(0, |head| u64::from(head.records)),
             before: head.and_then(Head::before),
         })
+    }
+
+    /// Whether a batch that begins at or behind `since` holds records of a key: may be wrong in saying so once the segment is
+    /// sealed.
+    ///
+    /// # Errors
+    /// As [`count_key`](Segment::count_key).
+    pub(crate) fn may_have_since(
+        self: &Arc<Self>,
+        log: &Log,
+        hash: KeyHash,
+        since: Offset,
+        visible: Offset,
+    ) -> Result<bool> {
+        let delta = |offset: Offset| offset.since(self.base);
+        let in_table = |table: &KeyTable| table.count(hash, delta(visible)) > table.count(hash, delta(since));
+        self.ask_keys(log, in_table, |file| Ok(file.find(hash)?.is_some()))
     }
 
     /// How many records of a key are in batches of this segment that begin below `visible`, and how many before it.
@@ -271,7 +322,8 @@ impl Segment {
         })
     }
 
-    /// The batches of this segment that hold records of a key and begin below `visible`, in order.
+    /// The batches of this segment that hold those records of a key that `range` counts from its first one here, in order.
+    /// What was counted before stays so: more may have been appended since, and the table be a file by now.
     ///
     /// # Errors
     /// As [`count_key`](Segment::count_key).
@@ -279,13 +331,20 @@ impl Segment {
         self: &Arc<Self>,
         log: &Log,
         hash: KeyHash,
-        visible: Offset,
+        range: &Range<u64>,
     ) -> Result<Vec<Place>> {
-        let in_table = |table: &KeyTable| table.places(hash, visible.since(self.base));
-        self.ask_keys(log, in_table, |file| match file.find(hash)? {
-            Some(entry) => file.places(&entry),
-            None => Ok(Vec::new()),
-        })
+        let in_file = |file: &KeyFile| {
+            let Some(entry) = file.find(hash)? else { return Ok(Vec::new()) };
+            let (mut places, mut begin) = (file.places(&entry)?, 0);
+            places.retain(|place| {
+                let end = begin + u64::from(place.records);
+                let is_in = begin < range.end && end > range.start;
+                begin = end;
+                is_in
+            });
+            Ok(places)
+        };
+        self.ask_keys(log, |table| table.places(hash, range), in_file)
     }
 
     /// Asks the table, or the file once it is there.
@@ -300,28 +359,22 @@ impl Segment {
         loop {
             let opened = {
                 let keys = self.keys.lock();
-                if keys.file.is_none() && keys.missing_below <= FIRST_BATCH {
-                    return Ok(table(&keys.table));
+                if let Some(whole) = keys.whole_table() {
+                    return Ok(table(whole));
                 }
                 keys.file.as_ref().map(|file| file.value.clone())
             };
             match opened.as_deref().map(&file) {
                 Some(Ok(answer)) => return Ok(answer),
-                Some(Err(Doubt::Io(e))) => {
-                    return Err(Error::io("read", &ctx.display(&self.keys_path()), e));
+                // It is derived: what is damaged or cannot be read is built again, and made anew where that can be done.
+                Some(Err(Doubt)) => {
+                    let mut keys = self.keys.lock();
+                    keys.release(self.size());
+                    keys.distrusted = true;
                 }
-                // It is derived: away with it, and built again.
-                Some(Err(Doubt::Malformed)) => self.distrust_keys(ctx),
                 None => self.complete_keys(ctx, log.identity(), log.visible_end())?,
             }
         }
-    }
-
-    /// Drops the side file, and what was read of it.
-    fn distrust_keys(&self, ctx: &Context) {
-        let mut keys = self.keys.lock();
-        let _ = ctx.storage.remove_file(&self.keys_path());
-        keys.release(self.size());
     }
 
     /// Reads or builds what is missing.
@@ -336,41 +389,57 @@ impl Segment {
     ) -> Result<()> {
         // One at a time: there is one side file.
         let _completing = self.completing.lock();
-        let (missing, known_all) = {
-            let keys = self.keys.lock();
-            (keys.missing_below, keys.file.is_some() || keys.missing_below <= FIRST_BATCH)
-        };
-        if known_all {
-            return Ok(());
-        }
-        if let Some(file) = KeyFile::open(self, ctx, identity, missing) {
-            if self.is_sealed() && missing == self.size() {
-                let file = ctx.files.count(Arc::new(file));
-                *self.keys.lock() =
-                    Keys { table: KeyTable::default(), missing_below: missing, file: Some(file) };
-                ctx.files.make_room(self);
-                return Ok(());
+        loop {
+            let Some(missing) = self.keys.lock().missing() else { return Ok(()) };
+            let file = match missing.distrusted {
+                true => None,
+                false => KeyFile::open(self, ctx, identity, missing.below),
+            };
+            if let Some(file) = file {
+                if self.is_sealed() && missing.below == self.size() {
+                    if self.adopt_keys(ctx, file, missing.ends, missing.below) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                if let Ok(table) = file.read_all() {
+                    self.put_keys_in_front(missing, table);
+                    continue;
+                }
             }
-            if let Ok(table) = file.read_all() {
-                self.put_keys_in_front(missing, table);
-                return Ok(());
+            match self.build_keys(ctx, identity, missing.below) {
+                Ok(table) => self.put_keys_in_front(missing, table),
+                // Cut meanwhile: what it has now is another question.
+                Err(_) if self.keys.lock().ends != missing.ends => continue,
+                Err(error) => return Err(error),
+            }
+            // IMPORTANT: a side file does not say what is visible, so all of it has to be.
+            if self.end().is_some_and(|end| end <= visible) {
+                self.write_keys(ctx, identity);
             }
         }
-        let built = self.build_keys(ctx, identity, missing)?;
-        self.put_keys_in_front(missing, built);
-        // IMPORTANT: a side file does not say what is visible, so all of it has to be.
-        if self.end().is_some_and(|end| end <= visible) {
-            self.write_keys(ctx, identity);
-        }
-        Ok(())
     }
 
-    fn put_keys_in_front(&self, missing: u64, older: KeyTable) {
+    fn put_keys_in_front(&self, missing: Missing, older: KeyTable) {
         let mut keys = self.keys.lock();
-        if keys.missing_below == missing {
-            keys.table.put_in_front(older);
+        if keys.ends == missing.ends && keys.missing_below == missing.below {
+            Arc::make_mut(&mut keys.table).put_in_front(older);
             keys.missing_below = FIRST_BATCH;
         }
+    }
+
+    /// Goes on with a side file that covers the segment, which is sealed, instead of a table. Not if it was cut since `ends`.
+    fn adopt_keys(self: &Arc<Self>, ctx: &Context, file: KeyFile, ends: u64, covers: u64) -> bool {
+        let file = ctx.files.count(Arc::new(file));
+        {
+            let mut keys = self.keys.lock();
+            if keys.ends != ends || self.size() != covers {
+                return false;
+            }
+            *keys = Keys { file: Some(file), ends, ..Keys::missing_below(covers) };
+        }
+        ctx.files.make_room(self);
+        true
     }
 
     /// Walks the batches below `end`.
@@ -400,29 +469,37 @@ impl Segment {
 
     /// As [`save_keys`](Segment::save_keys) of the active segment at a clean close, which the next opening reads.
     pub(crate) fn save_active_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, covers: u64) {
-        if self.keys.lock().missing_below <= FIRST_BATCH {
+        if self.complete_keys(ctx, identity, Offset::ZERO).is_ok() {
             let _completing = self.completing.lock();
-            self.put_keys_file(ctx, identity, covers);
+            let table = self.keys.lock().whole_table().cloned();
+            if let Some(table) = table {
+                self.put_keys_file(ctx, identity, &table, covers);
+            }
         }
     }
 
-    /// Writes the table of a sealed segment to the side file, and goes on with that one. `completing` is held.
+    /// Whether it is sealed and its keys are in memory, where they are not to stay.
+    pub(crate) fn holds_keys(&self) -> bool {
+        self.is_sealed() && self.keys.lock().whole_table().is_some_and(|table| !table.heads.is_empty())
+    }
+
+    /// Writes the whole table of a sealed segment to the side file, and goes on with that one. `completing` is held.
     fn write_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
-        if self.keys.lock().file.is_some() || !self.put_keys_file(ctx, identity, self.size()) {
-            return;
-        }
-        if let Some(file) = KeyFile::open(self, ctx, identity, self.size()) {
-            let file = ctx.files.count(Arc::new(file));
-            *self.keys.lock() =
-                Keys { table: KeyTable::default(), missing_below: self.size(), file: Some(file) };
-            ctx.files.make_room(self);
+        let (table, ends, covers) = {
+            let keys = self.keys.lock();
+            let Some(table) = keys.whole_table() else { return };
+            (table.clone(), keys.ends, self.size())
+        };
+        if self.put_keys_file(ctx, identity, &table, covers)
+            && let Some(file) = KeyFile::open(self, ctx, identity, covers)
+        {
+            self.adopt_keys(ctx, file, ends, covers);
         }
     }
 
-    fn put_keys_file(&self, ctx: &Context, identity: &Identity, covers: u64) -> bool {
-        let keys = self.keys.lock().table.sorted();
+    fn put_keys_file(&self, ctx: &Context, identity: &Identity, table: &KeyTable, covers: u64) -> bool {
         let of = self.indexed(identity, covers);
-        let Some(bytes) = KeyIndex::encode(&of, &keys) else { return false };
+        let Some(bytes) = KeyIndex::encode(&of, &table.sorted()) else { return false };
         let path = self.keys_path();
         // A new file, whoever has the old one open or mapped: it is unlinked, not made shorter.
         let written = ctx
@@ -436,9 +513,9 @@ impl Segment {
         kept
     }
 
-    /// Forgets all keys: the segment ends at another place than it did.
+    /// Forgets all keys: those of the bytes below `size` are looked up when somebody asks.
     pub(crate) fn forget_keys(&self, size: u64) {
-        *self.keys.lock() = Keys::missing_below(size);
+        self.keys.lock().forget(size);
     }
 
     fn indexed(&self, identity: &Identity, covers_bytes: u64) -> IndexedSegment {
@@ -447,6 +524,7 @@ impl Segment {
             partition: identity.partition,
             base_offset: self.base,
             generation: self.generation,
+            log_epoch: self.epoch,
             covers_bytes,
         }
     }
@@ -468,15 +546,12 @@ enum Bytes {
     File(Arc<dyn File>),
 }
 
-/// Why a side file does not answer.
-enum Doubt {
-    Io(std::io::Error),
-    Malformed,
-}
+/// A side file does not answer: it is damaged, or cannot be read.
+struct Doubt;
 
 impl From<Malformed> for Doubt {
     fn from(_: Malformed) -> Self {
-        Doubt::Malformed
+        Doubt
     }
 }
 
@@ -490,6 +565,7 @@ impl KeyFile {
         let of = segment.indexed(identity, covers);
         let ours = (index.topic_id, index.partition) == (of.topic_id, of.partition)
             && (index.base_offset, index.generation) == (of.base_offset, of.generation)
+            && index.log_epoch == of.log_epoch
             && index.covers_bytes == of.covers_bytes
             && file.len().ok()? == index.file_bytes();
         if !ours {
@@ -556,13 +632,13 @@ impl KeyFile {
         match &self.bytes {
             Bytes::Map(map) => {
                 let start = usize::try_from(range.start).unwrap_or(usize::MAX);
-                let bytes = map.as_slice().get(start..start.saturating_add(len)).ok_or(Doubt::Malformed)?;
+                let bytes = map.as_slice().get(start..start.saturating_add(len)).ok_or(Doubt)?;
                 Ok(f(bytes)?)
             }
             Bytes::File(file) => {
                 // As long as the file is at most.
                 let mut bytes = vec![0; len];
-                let n = read_up_to(&**file, &mut bytes, range.start).map_err(Doubt::Io)?;
+                let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Doubt)?;
                 Ok(f(bytes.get(..n).unwrap_or(&[]))?)
             }
         }
@@ -591,12 +667,17 @@ mod tests {
         table.note(100, 0, &[count(1, 2)]);
         table.note(200, 2, &[count(1, 1), count(2, 4)]);
         table.note(300, 7, &[count(1, 3)]);
-        assert_eq!(table.places(hash(1), u64::MAX), [place(100, 2), place(200, 1), place(300, 3)]);
-        assert_eq!(table.places(hash(1), 7), [place(100, 2), place(200, 1)]);
-        assert_eq!(table.places(hash(1), 0), []);
+        let places = |key, range| table.places(hash(key), &range);
+        assert_eq!(places(1, 0..6), [place(100, 2), place(200, 1), place(300, 3)]);
+        assert_eq!(places(1, 0..9), places(1, 0..6), "there are no more");
+        assert_eq!(places(1, 0..3), [place(100, 2), place(200, 1)]);
+        assert_eq!(places(1, 1..2), [place(100, 2)]);
+        assert_eq!(places(1, 2..4), [place(200, 1), place(300, 3)]);
+        assert_eq!(places(1, 5..6), [place(300, 3)]);
+        assert_eq!((places(1, 0..0), places(1, 6..6)), (vec![], vec![]));
         assert_eq!([0, 2, 3, 7, 8, u64::MAX].map(|below| table.count(hash(1), below)), [0, 2, 3, 3, 6, 6]);
-        assert_eq!(table.places(hash(2), u64::MAX), [place(200, 4)]);
-        assert_eq!(table.places(hash(3), u64::MAX), []);
+        assert_eq!(places(2, 0..4), [place(200, 4)]);
+        assert_eq!(places(3, 0..4), []);
     }
 
     #[test]
@@ -608,10 +689,10 @@ mod tests {
         older.note(100, 0, &[count(1, 2)]);
         older.note(200, 2, &[count(2, 4)]);
         table.put_in_front(older);
-        assert_eq!(table.places(hash(1), u64::MAX), [place(100, 2), place(300, 3)]);
-        assert_eq!(table.places(hash(1), 7), [place(100, 2)]);
+        assert_eq!(table.places(hash(1), &(0..5)), [place(100, 2), place(300, 3)]);
+        assert_eq!(table.count(hash(1), 7), 2);
         assert_eq!((table.heads[&hash(1)].records, table.heads[&hash(1)].before), (5, 9));
-        assert_eq!(table.places(hash(2), u64::MAX), [place(200, 4)]);
+        assert_eq!(table.places(hash(2), &(0..4)), [place(200, 4)]);
         let sorted = table.sorted();
         assert_eq!(sorted.len(), 3);
         assert!(sorted.is_sorted_by_key(|key| key.hash));

@@ -146,14 +146,25 @@ impl Segment {
 
     /// Gives the segment an earlier end than it had. All that it keeps is on the medium.
     pub(crate) fn cut(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
-        self.seal(end, size, max_timestamp);
+        self.end_at(end, size, max_timestamp);
         self.mark_synced();
         *self.map.lock() = None;
         let mut index = self.index.lock();
         index.entries.retain(|entry| u64::from(entry.position) < size);
         index.missing_below = index.missing_below.min(size);
         index.saved = false;
-        self.forget_keys(size);
+    }
+
+    /// Leaves nothing of it: it is not part of the log any more, and whoever stands in it goes on elsewhere.
+    pub(crate) fn empty(&self) {
+        self.end_at(self.base, FIRST_BATCH, None);
+    }
+
+    /// Gives it an end that it did not have by appends. See [`Keys`].
+    fn end_at(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        let mut keys = self.keys.lock();
+        self.seal(end, size, max_timestamp);
+        keys.forget(size);
     }
 
     /// Whether all its bytes are known to be on the medium and the manifest may say so.
@@ -405,7 +416,7 @@ impl Segment {
     /// Says that the indexes know nothing below `position` yet.
     pub(crate) fn set_index_missing_below(&self, position: u64) {
         self.index.lock().missing_below = position;
-        *self.keys.lock() = Keys::missing_below(position);
+        self.forget_keys(position);
     }
 
     /// A byte position at which a batch begins that is not behind the batch of `offset`: where to start walking.

@@ -148,10 +148,34 @@ impl Log {
         version: Version,
         keys: &[KeyCount],
     ) {
-        let appended = keys.iter().find(|count| count.hash == condition.hash);
+        let at = keys.binary_search_by_key(&condition.hash, |count| count.hash).ok();
+        let appended = at.and_then(|at| keys.get(at));
         let total = version.plus(appended.map_or(0, |count| u64::from(count.records)));
         if let Some(known) = writer.segment.known_key(condition.hash) {
             writer.segment.note_before(condition.hash, total.get().saturating_sub(known.records));
+        }
+    }
+
+    /// Whether a stream may have visible events in batches that begin at or behind `since`, which was the visible end: where it
+    /// says no, there are none.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn may_have_since(self: &Arc<Self>, hash: KeyHash, since: Offset) -> Result<bool> {
+        loop {
+            self.check_readable()?;
+            let segments = self.segments();
+            let visible = self.visible_end();
+            // From the newest on, up to the one in which that was.
+            let first = segments.partition_point(|segment| segment.base <= since).saturating_sub(1);
+            let mut newer = segments.iter().skip(first).rev();
+            let found = newer.try_fold(false, |found, segment| {
+                Ok(found || segment.may_have_since(self, hash, since, visible)?)
+            });
+            if found.is_err() && !Arc::ptr_eq(&segments, &self.segments()) {
+                continue;
+            }
+            return found;
         }
     }
 
@@ -205,24 +229,28 @@ impl Log {
         let before = before.unwrap_or(0);
         let version = Version::new(before + events);
         let from = from(version);
-        let (mut skip, mut batches) = (from.get().saturating_sub(before), Vec::new());
+        let (mut passed, mut skip, mut batches) = (from.get().saturating_sub(before), 0, Vec::new());
         let (mut events, mut bytes) = (0, 0);
         for (segment, count) in found.into_iter().rev() {
-            if batches.is_empty() && count <= skip {
-                skip -= count;
+            if passed >= count {
+                passed -= count;
                 continue;
             }
+            // IMPORTANT: of those that were counted, however many there are by now.
+            let range = passed..count;
+            let places = segment.places_of_key(self, hash, &range)?;
+            if batches.is_empty() {
+                // The first of them may begin before the range.
+                let held: u64 = places.iter().map(|place| u64::from(place.records)).sum();
+                skip = held.saturating_sub(range.end - range.start);
+            }
+            passed = 0;
             let mut source = segment.source_of_few(&self.ctx, &self.identity)?;
-            for place in segment.places_of_key(self, hash, visible)? {
-                let records = u64::from(place.records);
-                if batches.is_empty() && records <= skip {
-                    skip -= records;
-                    continue;
-                }
+            for place in places {
                 if events >= limit.events.saturating_add(skip) || bytes >= limit.bytes {
                     return Ok(Loaded { batches, skip, from, version });
                 }
-                events += records;
+                events += u64::from(place.records);
                 let position = u64::from(place.position);
                 let (header, records) = read_batch(&self.ctx, self.seed, segment, &mut source, position)?;
                 bytes += records.as_slice().len();

@@ -1,7 +1,7 @@
 //! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
 //! `maintain`, or by a test.
 
-use super::segment::{FIRST_BATCH, timestamp_or_unknown};
+use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
 use super::{Log, Writer};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
@@ -41,6 +41,14 @@ impl Log {
         }
         self.retain();
         self.work();
+        if settings.streams {
+            // Those whose index could not be written, or which a cut has sealed.
+            let visible = self.visible_end();
+            let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
+            for segment in self.segments().iter().filter(is_whole).filter(|segment| segment.holds_keys()) {
+                segment.save_keys(&self.ctx, &self.identity);
+            }
+        }
     }
 
     /// Syncs sealed segments, writes their indexes and has the manifest say that they need no looking at any more.

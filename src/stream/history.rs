@@ -22,6 +22,11 @@ impl History {
         History { records: Records::of_key(batches, key, skip), from, version }
     }
 
+    /// Nothing, of a stream of which somebody knows as much.
+    pub(super) fn nothing_behind(version: Version) -> Self {
+        History { records: Records::default(), from: version, version }
+    }
+
     /// The stream's version: all events that were visible, whether they are in here or not. What an append may expect.
     pub fn version(&self) -> Version {
         self.version

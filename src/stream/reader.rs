@@ -34,8 +34,10 @@ use crate::version::Version;
 pub struct StreamReader {
     stream: Stream,
     next: Version,
-    /// Up to where the partition was looked through last.
-    seen: Option<Offset>,
+    /// Up to where the partition was looked through last, and how often it had been cut then.
+    seen: Option<(Offset, u64)>,
+    /// Behind the last event that was delivered: the offset, and the log epoch.
+    behind: Option<(Offset, u32)>,
     waiter: Arc<Waiter>,
     parking: Option<Parking>,
 }
@@ -44,7 +46,7 @@ impl StreamReader {
     pub(super) fn new(stream: Stream, next: Version) -> Self {
         let waiter = Arc::new(Waiter::default());
         stream.log().waiters().add(waiter.clone());
-        StreamReader { stream, next, seen: None, waiter, parking: None }
+        StreamReader { stream, next, seen: None, behind: None, waiter, parking: None }
     }
 
     /// The version that it has come to: it goes on behind that many events.
@@ -57,20 +59,21 @@ impl StreamReader {
         &self.stream
     }
 
-    /// The next events, waiting for some for at most `timeout`. Empty if none came. Under a manual clock it answers with what
-    /// is there, and never waits.
+    /// The next events, waiting for some for at most `timeout`. If none came it is empty, and says the version that this
+    /// reader has come to. Under a manual clock it answers with what is there, and never waits.
     ///
     /// # Errors
-    /// [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer events than this reader has come to, since
-    /// the log was cut; otherwise those of [`Stream::load`]. It stays where it is.
+    /// [`Truncated`](crate::Error::Truncated) if the log was cut before an event that this reader has delivered, so that what
+    /// comes next would belong to another past; [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer
+    /// events than it was to begin behind. Otherwise those of [`Stream::load`]. It stays where it is; what it has delivered is
+    /// to be thrown away, and read anew by another reader.
     pub fn poll(&mut self, timeout: Duration) -> Result<History> {
         let broker = self.stream.broker().clone();
         broker.run_due();
         let waiter = self.waiter.clone();
         match wait_for(&broker.ctx, &waiter, timeout, || self.look())? {
             Some(history) => Ok(history),
-            // What is not there yet: nothing behind the last version.
-            None => self.stream.load_some(|version| version, Limit::default()),
+            None => Ok(History::nothing_behind(self.next)),
         }
     }
 
@@ -84,17 +87,29 @@ impl StreamReader {
 
     /// What comes next, if there is something.
     fn look(&mut self) -> Result<Option<History>> {
-        let visible = self.stream.log().visible_end();
-        if self.seen == Some(visible) {
+        let log = self.stream.log();
+        let (cuts, visible) = (log.cuts(), log.visible_end());
+        if let Some((seen, _)) = self.seen.filter(|(_, at)| *at == cuts)
+            && (seen == visible || !log.may_have_since(self.stream.hash(), seen)?)
+        {
+            self.seen = Some((visible, cuts));
             self.stream.state().check()?;
             return Ok(None);
         }
         let next = self.next;
         let history = self.stream.load_some(|_| next, PIECE)?;
+        if let Some((offset, epoch)) = self.behind {
+            // Behind the load: what was loaded of another past is not delivered.
+            log.check_position(offset, epoch)?;
+        }
         let history = self.stream.check_history(history)?;
+        if let Some(last) = history.iter().next_back() {
+            let position = last.position();
+            self.behind = Some((position.offset.plus(1), position.epoch));
+        }
         self.next = history.to_version();
         if self.next >= history.version() {
-            self.seen = Some(visible);
+            self.seen = Some((visible, cuts));
         }
         Ok(Some(history).filter(|history| !history.is_empty()))
     }

@@ -125,6 +125,7 @@ impl Recoverer<'_> {
             // Named as leftovers by the next open if this fails.
             let _ = self.ctx.storage.remove_file(&segment.path);
             let _ = self.ctx.storage.remove_file(&segment.index_path());
+            let _ = self.ctx.storage.remove_file(&segment.keys_path());
         }
         self.segments = segments_of(self.dir, &self.manifest);
         self.note_recovery(begin, point.end, accepted);
