@@ -8,10 +8,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::broker::Broker;
+use crate::config::invalid;
 use crate::consumer::{Consumer, Offsets};
 use crate::error::{Error, Result};
 use crate::reader::{OffsetReset, Reader};
-use crate::records::{ConsumedRecord, Records};
+use crate::records::{ConsumedRecord, Records, SkipReason, Skipped};
 use crate::transaction::Transaction;
 use crate::types::{Position, Start};
 
@@ -180,10 +181,20 @@ impl<P: Projection> Projector<P> {
     /// it is.
     ///
     /// # Errors
+    /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has applied what is not there any
+    /// more, or retention was faster. Nothing is applied, with this step and every later one, until somebody decides to
+    /// [rebuild](Projector::rebuild) it.
+    ///
     /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was committed, or it is unknown
     /// whether it was; in both cases the next step begins behind what is.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
         let events = self.consumer.poll(timeout)?;
+        if let Some(skipped) = events.skipped().first() {
+            // To go on elsewhere is for consumers; here it would apply events again, or never.
+            let error = self.unlike(skipped);
+            self.consumer.rewind();
+            return Err(error?.into());
+        }
         if !events.is_empty() {
             let mut changes = self.broker.transaction();
             let applied = events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes));
@@ -208,15 +219,33 @@ impl<P: Projection> Projector<P> {
         catch_up(|timeout| self.step(timeout), report)
     }
 
+    /// Why what it would apply next is not what follows what it has applied.
+    fn unlike(&self, skipped: &Skipped) -> Result<Error> {
+        let Skipped { topic, partition, from, reason, .. } = skipped;
+        let (topic, partition) = (topic.clone(), *partition);
+        Ok(match *reason {
+            SkipReason::Truncated { at } => Error::Truncated { topic, partition, to: at },
+            SkipReason::OutOfRange => {
+                let bounds = self.broker.topic(topic.as_str())?.partition(partition.get())?.bounds()?;
+                let (earliest, latest) = (bounds.log_start, bounds.visible_end);
+                Error::OffsetOutOfRange { topic, partition, requested: *from, earliest, latest }
+            }
+        })
+    }
+
     /// Begins anew: [resets](Projection::reset) the projection, and all events of the partitions that it has now come again
-    /// with the next steps, also after a restart. What it has sent before stays where it is; a compacted topic forgets it as
-    /// newer records take its place.
+    /// with the next steps, also after a restart. Where several of the same name share the partitions, each rebuilds its own.
+    /// What it has sent before stays where it is; a compacted topic forgets it as newer records take its place.
     ///
     /// # Errors
-    /// Those of [`Consumer::commit`] and of the projection.
+    /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of [`Consumer::poll`], [`Consumer::commit`]
+    /// and of the projection.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
         // Whoever has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);
+        if self.consumer.assignment().is_empty() {
+            return Err(invalid("rebuild", "others of this name have all partitions").into());
+        }
         self.projection.reset()?;
         self.consumer.seek_all(Start::Beginning)?;
         let mut begun = Offsets::new();

@@ -190,6 +190,61 @@ fn a_rebuild_begins_anew_also_after_a_restart() {
     let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
     projector.rebuild().unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
+
+    // Others have everything: there is nothing that it could build.
+    let mut second = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut third = broker.projector("copy", &["events"], copy()).unwrap();
+    for _ in 0..3 {
+        projector.step(NOW).unwrap();
+        second.step(NOW).unwrap();
+        third.step(NOW).unwrap();
+    }
+    assert!(third.consumer().assignment().is_empty());
+    assert!(third.rebuild().is_err());
+}
+
+/// What it has applied is not there any more, or what it should apply: to go on elsewhere would be to apply events twice, or
+/// never.
+#[test]
+fn a_projection_of_another_past_stands_still_until_it_is_rebuilt() {
+    let broker = open(&Disk::new()).unwrap();
+    let source = broker.create_topic("source", TopicConfig::new()).unwrap().partition(0).unwrap();
+    broker.create_topic("copies", TopicConfig::new()).unwrap();
+    let send = |from: u64, to: u64| {
+        (from..to).for_each(|n| {
+            let record = Record::new(n.to_string());
+            drop(broker.producer().send(&source, record).unwrap().wait().unwrap());
+        });
+    };
+    let copies = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> Result<()> {
+        changes.send("copies", Record::from(event));
+        Ok(())
+    };
+    let copied = || values(&broker, "copies").concat();
+    send(0, 10);
+    let mut projector = broker.projector("copy", &["source"], copies).unwrap();
+    assert_eq!(projector.catch_up(|_| {}).unwrap(), 10);
+
+    source.truncate_to(Offset::new(4)).unwrap();
+    send(4, 6);
+    for _ in 0..3 {
+        let refused = projector.step(NOW);
+        assert!(matches!(refused, Err(Error::Truncated { to, .. }) if to == 4), "{refused:?}");
+    }
+    assert_eq!(copied().len(), 10);
+    projector.rebuild().unwrap();
+    assert_eq!(projector.catch_up(|_| {}).unwrap(), 6);
+    assert_eq!(copied().len(), 16);
+
+    send(6, 12);
+    source.delete_records(Offset::new(8)).unwrap();
+    for _ in 0..3 {
+        let refused = projector.step(NOW);
+        let lost = |error: &Error| matches!(error, Error::OffsetOutOfRange { requested, earliest, .. } if *requested == 6 && *earliest == 8);
+        assert!(refused.as_ref().is_err_and(lost), "{refused:?}");
+    }
+    projector.rebuild().unwrap();
+    assert_eq!(projector.catch_up(|_| {}).unwrap(), 4);
 }
 
 #[test]
