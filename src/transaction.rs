@@ -175,8 +175,8 @@ impl Transaction {
     ///
     /// # Errors
     /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append);
-    /// [`VersionConflict`](Error::VersionConflict), which names the first stream that is not as expected; [`OffsetConflict`](Error::OffsetConflict), which names
-    /// the first partition that ends elsewhere, up to where it can be read by now;
+    /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected, or
+    /// [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere: what is there instead can be read;
     /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has
     /// room for, or all of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
     /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed and it is unknown whether

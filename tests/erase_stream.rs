@@ -104,6 +104,17 @@ fn what_its_events_said_is_in_no_file_any_more() {
         assert_eq!(topic.erase_stream("person-1").unwrap(), 0);
         assert_eq!(topic.erase_stream("nobody").unwrap(), 0);
 
+        // What was cut off stays behind the logical end of a segment that has nothing else of the stream.
+        let end = partition.bounds().unwrap().log_end;
+        topic.stream("person-2").unwrap().append(ExpectedVersion::Any, [Record::new("kept")]).unwrap();
+        let cut_off = Record::new(format!("{SECRET} cut off"));
+        topic.stream("person-1").unwrap().append(ExpectedVersion::Any, [cut_off]).unwrap();
+        partition.truncate_to(end.plus(1)).unwrap();
+        assert!(is_on(&disk));
+        assert_eq!(topic.erase_stream("person-1").unwrap(), 0);
+        assert!(!is_on(&disk));
+        partition.truncate_to(end).unwrap();
+
         // It goes on.
         let person = topic.stream("person-1").unwrap();
         assert!(matches!(

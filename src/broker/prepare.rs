@@ -1,6 +1,8 @@
 //! How do records that are to go into one partition together become one batch? Checked like any others, encoded and
 //! compressed, before anybody holds a lock.
 
+use std::borrow::Borrow;
+
 use super::TopicState;
 use crate::config::{Compression, invalid};
 use crate::error::{Error, Result};
@@ -79,12 +81,12 @@ pub(crate) fn prepare<'r>(
     ctx: &Context,
     topic: &Arc<TopicState>,
     log: &Arc<Log>,
-    records: impl IntoIterator<Item = Record<'r>>,
+    records: impl IntoIterator<Item: Borrow<Record<'r>>>,
 ) -> Result<(SealedBatch, Vec<Timestamp>)> {
     topic.check()?;
     let (mut gathering, now) = (Gathering::new(topic, log), ctx.clock.now());
     for (index, record) in records.into_iter().enumerate() {
-        gathering.push(ctx, &record, now, index)?;
+        gathering.push(ctx, record.borrow(), now, index)?;
     }
     match gathering.seal(ctx)? {
         (Some(batch), timestamps) => Ok((batch, timestamps)),

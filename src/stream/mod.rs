@@ -57,8 +57,9 @@ impl Topic {
     ///
     /// Every segment that holds some of them is written anew, so this costs what these segments are large. Appending and
     /// reading go on; who has loaded the events keeps what he has. The old files are deleted; what the medium does with their
-    /// blocks is its business. The key stays: let it be one that says nothing of anybody. What a crash left in `.torn` files is
-    /// not looked through, and copies elsewhere are yours to erase.
+    /// blocks is its business. The key stays: let it be one that says nothing of anybody. Ids go, so that an append of before
+    /// that is [repeated](Stream::append) at any version appends once more. What a crash left in `.torn` files is not looked
+    /// through, and copies elsewhere are yours to erase.
     ///
     /// # Errors
     /// [`Streams`](Error::Streams); [`CompactionAborted`](Error::CompactionAborted), [`Corrupt`](Error::Corrupt),
@@ -330,7 +331,7 @@ impl Stream {
 
     fn append_once(&self, expected: ExpectedVersion, events: &[Record<'_>]) -> Result<StreamReceipt> {
         let log = self.log();
-        let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events.iter().cloned())?;
+        let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events)?;
         let condition = self.condition(expected);
         let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
             Error::VersionConflict { .. } => log.answer_conflict(error),
@@ -371,11 +372,11 @@ impl Stream {
     }
 
     /// The same event with the stream's key.
-    pub(crate) fn event<'r>(&self, event: Record<'r>) -> Result<Record<'r>> {
+    pub(crate) fn event<'r>(&'r self, event: Record<'r>) -> Result<Record<'r>> {
         match event.key_bytes() {
             Some(key) if *key == *self.key => Ok(event),
             Some(_) => Err(invalid("key", "an event has the key of another stream")),
-            None => Ok(event.key(self.key.to_vec())),
+            None => Ok(event.key(&*self.key)),
         }
     }
 

@@ -36,8 +36,11 @@ impl Log {
         }
         let mut erased = 0;
         for segment in segments.iter().filter(|segment| segment.base < upto) {
-            if segment.count_key(self, hash, Offset::MAX)?.records > 0 {
-                erased += self.erase_from(segment, key)?;
+            // What a cut has left behind the end of a segment may be events of the stream too.
+            let path = self.ctx.display(&segment.path);
+            let len = segment.file(&self.ctx)?.len().map_err(|e| Error::io("look at", &path, e))?;
+            if segment.count_key(self, hash, Offset::MAX)?.records > 0 || len > segment.size() {
+                erased += self.erase_from(segment, key, len)?;
             }
         }
         let synced = self.ctx.storage.sync_dir(&self.dir);
@@ -63,8 +66,8 @@ impl Log {
         Ok(base)
     }
 
-    /// Erases from one sealed segment.
-    fn erase_from(self: &Arc<Self>, segment: &Arc<Segment>, key: &[u8]) -> Result<u64> {
+    /// Erases from one sealed segment, whose file has `len` bytes.
+    fn erase_from(self: &Arc<Self>, segment: &Arc<Segment>, key: &[u8], len: u64) -> Result<u64> {
         let cuts = self.cuts();
         let mut outputs = Outputs::new(self, segment.generation.saturating_add(1));
         let says_something = |record: &RawRecord<'_>| record.value.is_some() || record.headers.len() > 0;
@@ -99,7 +102,7 @@ impl Log {
             })?;
             outputs.put(&new, &kept, true).map(|()| true)
         });
-        if walked.is_ok() && erased == 0 {
+        if walked.is_ok() && erased == 0 && len <= segment.size() {
             // All of it has been erased before.
             outputs.remove();
             return Ok(0);
