@@ -206,19 +206,25 @@ fn key_indexes_are_derived_they_may_be_missing_short_or_damaged() {
     assert_model(&topic(&broker), &model);
 }
 
+/// A broker whose key indexes have been damaged while it has them open.
+fn with_damaged_indexes(mode: ReadMode) -> (Disk, Broker, Model) {
+    let (disk, mut model) = (Disk::new(), Model::new());
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).read_mode(mode);
+    let broker = config.on_disk(&disk).unwrap();
+    many(&topic(&broker), &mut model, 60, 1);
+    broker.maintain().unwrap();
+    assert_model(&topic(&broker), &model);
+    for path in files(&disk, "topics/accounts/0", ".keys") {
+        let len = disk.read(&path).unwrap().len() as u64;
+        (88..len).step_by(7).for_each(|byte| disk.flip_bit(&path, byte * 8).unwrap());
+    }
+    (disk, broker, model)
+}
+
 #[test]
 fn an_index_that_goes_bad_while_it_is_open_is_built_again() {
     for mode in [ReadMode::Map, ReadMode::Positional] {
-        let (disk, mut model) = (Disk::new(), Model::new());
-        let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).read_mode(mode);
-        let broker = config.on_disk(&disk).unwrap();
-        many(&topic(&broker), &mut model, 60, 1);
-        broker.maintain().unwrap();
-        assert_model(&topic(&broker), &model);
-        for path in files(&disk, "topics/accounts/0", ".keys") {
-            let len = disk.read(&path).unwrap().len() as u64;
-            (88..len).step_by(7).for_each(|byte| disk.flip_bit(&path, byte * 8).unwrap());
-        }
+        let (_disk, broker, mut model) = with_damaged_indexes(mode);
         assert_model(&topic(&broker), &model);
         many(&topic(&broker), &mut model, 30, 2);
         assert_model(&topic(&broker), &model);
@@ -229,16 +235,7 @@ fn an_index_that_goes_bad_while_it_is_open_is_built_again() {
 #[test]
 fn an_index_that_goes_bad_where_nothing_can_be_written_is_done_without() {
     for mode in [ReadMode::Map, ReadMode::Positional] {
-        let (disk, mut model) = (Disk::new(), Model::new());
-        let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).read_mode(mode);
-        let broker = config.on_disk(&disk).unwrap();
-        many(&topic(&broker), &mut model, 60, 1);
-        broker.maintain().unwrap();
-        assert_model(&topic(&broker), &model);
-        for path in files(&disk, "topics/accounts/0", ".keys") {
-            let len = disk.read(&path).unwrap().len() as u64;
-            (88..len).step_by(7).for_each(|byte| disk.flip_bit(&path, byte * 8).unwrap());
-        }
+        let (disk, broker, model) = with_damaged_indexes(mode);
         for op in [Op::Remove, Op::Write] {
             disk.fail_always(op, 1, std::io::ErrorKind::ReadOnlyFilesystem);
         }

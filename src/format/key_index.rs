@@ -37,18 +37,8 @@ pub(crate) struct Indexed {
 /// What the header says: whose keys these are, and where everything lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyIndex {
-    /// The segment's topic.
-    pub(crate) topic_id: TopicId,
-    /// The segment's partition.
-    pub(crate) partition: PartitionId,
-    /// The segment's base offset.
-    pub(crate) base_offset: Offset,
-    /// The segment's generation.
-    pub(crate) generation: u32,
-    /// The segment's log epoch: names come again when a log is cut, epochs do not.
-    pub(crate) log_epoch: u32,
-    /// It speaks of the batches before this position of the segment.
-    pub(crate) covers_bytes: u64,
+    /// The segment.
+    pub(crate) of: IndexedSegment,
     /// How many keys there are.
     keys: u32,
     /// Lines of the filter.
@@ -182,12 +172,7 @@ impl KeyIndex {
         }
         let crc = header.last_chunk().copied().unwrap_or_default();
         Ok(KeyIndex {
-            topic_id,
-            partition,
-            base_offset,
-            generation,
-            log_epoch,
-            covers_bytes,
+            of: IndexedSegment { topic_id, partition, base_offset, generation, log_epoch, covers_bytes },
             keys,
             lines,
             buckets,
@@ -309,7 +294,7 @@ impl KeyIndex {
     fn checked(&self, entry: Entry) -> Result<Entry, Malformed> {
         let fits = match entry.batches {
             0 => false,
-            1 => entry.len == 0 && u64::from(entry.at) < self.covers_bytes,
+            1 => entry.len == 0 && u64::from(entry.at) < self.of.covers_bytes,
             _ => entry.at.checked_add(entry.len).is_some_and(|end| end <= self.places_bytes),
         };
         if fits && entry.records >= entry.batches {
@@ -353,7 +338,7 @@ impl KeyIndex {
         }
         reader.expect_end("bytes behind the last place")?;
         let sound = left == 0
-            && position < self.covers_bytes
+            && position < self.of.covers_bytes
             && places.iter().all(|place| place.records > 0)
             && places.is_sorted_by(|a, b| a.position < b.position);
         if sound { Ok(places) } else { Err(Malformed::new(start, "places of a key")) }
@@ -376,14 +361,16 @@ impl KeyIndex {
     }
 }
 
-/// The segment that an index is of.
-#[derive(Clone, Copy, Debug)]
+/// The segment that an index is of, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexedSegment {
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
     pub(crate) base_offset: Offset,
     pub(crate) generation: u32,
+    /// Names come again when a log is cut, epochs do not.
     pub(crate) log_epoch: u32,
+    /// It speaks of the batches before this position of the segment.
     pub(crate) covers_bytes: u64,
 }
 

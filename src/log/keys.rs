@@ -5,192 +5,29 @@
 //! a sealed segment's is written to its side file by the worker and dropped, so memory grows with the active segment and
 //! not with all keys. What is missing, or does not pass its checksum, is built again from the segment.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+mod file;
+mod table;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
+use self::file::{Doubt, KeyFile};
+use self::table::KeyTable;
+pub(crate) use self::table::{KeyCount, count_keys};
 use super::Log;
 use super::batch::Identity;
 use super::context::Context;
 use super::cursor::read_batch;
 use super::files::Counted;
 use super::segment::{FIRST_BATCH, Segment};
-use crate::config::ReadMode;
 use crate::error::Result;
 use crate::format::batch::Seed;
-use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
-use crate::format::key_index::{Entry, HEADER_BYTES, Indexed, IndexedSegment, KeyIndex, Place};
+use crate::format::key_index::{Entry, IndexedSegment, KeyIndex, Place};
 use crate::format::names;
-use crate::format::reader::Malformed;
-use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
+use crate::storage::{OpenMode, write_all_at};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
-
-/// How many records of a batch have a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyCount {
-    pub(crate) hash: KeyHash,
-    pub(crate) records: u32,
-}
-
-/// The keys of a batch's records, each once. Records without a key are of no stream.
-pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<KeyCount> {
-    let mut counts: Vec<KeyCount> = Vec::new();
-    let mut last: Option<&[u8]> = None;
-    for key in body::Records::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
-        match counts.last_mut() {
-            // The events of one append are of one stream.
-            Some(count) if last == Some(key) => count.records += 1,
-            _ => counts.push(KeyCount { hash: hasher.hash(key), records: 1 }),
-        }
-        last = Some(key);
-    }
-    counts.sort_unstable_by_key(|count| count.hash);
-    counts.dedup_by(|next, kept| {
-        let same = next.hash == kept.hash;
-        if same {
-            kept.records += next.records;
-        }
-        same
-    });
-    counts
-}
-
-/// The keys of a part of a segment, in memory.
-#[derive(Clone, Default)]
-pub(crate) struct KeyTable {
-    heads: HashMap<KeyHash, Head, BuildHasherDefault<Low>>,
-    places: Vec<Noted>,
-}
-
-/// What is known of a key.
-#[derive(Clone, Copy)]
-struct Head {
-    records: u32,
-    /// The newest of its places.
-    newest: u32,
-    /// How many records the segments before have of it, once somebody has looked.
-    before: u64,
-}
-
-/// A batch that holds records of a key.
-#[derive(Clone, Copy)]
-struct Noted {
-    place: Place,
-    /// The batch's base offset, minus the segment's.
-    offset_delta: u32,
-    /// The key's place before this one.
-    previous: u32,
-}
-
-impl Head {
-    fn before(&self) -> Option<u64> {
-        (self.before != UNKNOWN).then_some(self.before)
-    }
-}
-
-const NONE: u32 = u32::MAX;
-const UNKNOWN: u64 = u64::MAX;
-
-impl KeyTable {
-    /// Notes the keys of a batch that lies behind all that were noted.
-    fn note(&mut self, position: u32, offset_delta: u32, counts: &[KeyCount]) {
-        for KeyCount { hash, records } in counts {
-            let next = u32::try_from(self.places.len()).unwrap_or(NONE);
-            let new = Head { records: 0, newest: NONE, before: UNKNOWN };
-            let head = self.heads.entry(*hash).or_insert(new);
-            let place = Place { position, records: *records };
-            self.places.push(Noted { place, offset_delta, previous: head.newest });
-            head.newest = next;
-            head.records += records;
-        }
-    }
-
-    /// How many records a key has in batches that begin below this.
-    fn count(&self, hash: KeyHash, below: u64) -> u64 {
-        let Some(head) = self.heads.get(&hash) else { return 0 };
-        let (mut records, mut next) = (u64::from(head.records), head.newest);
-        while let Some(noted) = self.places.get(next as usize).filter(|n| u64::from(n.offset_delta) >= below)
-        {
-            records -= u64::from(noted.place.records);
-            next = noted.previous;
-        }
-        records
-    }
-
-    /// The places of those records of a key that `range` counts from its first one here, oldest first. Looks at none that is
-    /// older.
-    fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<Place> {
-        let Some(head) = self.heads.get(&hash) else { return Vec::new() };
-        let (mut places, mut end, mut next) = (Vec::new(), u64::from(head.records), head.newest);
-        while let Some(noted) = self.places.get(next as usize).filter(|_| end > range.start) {
-            let begin = end.saturating_sub(u64::from(noted.place.records));
-            if begin < range.end {
-                places.push(noted.place);
-            }
-            (end, next) = (begin, noted.previous);
-        }
-        places.reverse();
-        places
-    }
-
-    /// Puts what was found before the first batch that was noted in front of all.
-    fn put_in_front(&mut self, older: KeyTable) {
-        let newer = std::mem::replace(self, older);
-        let mut all: Vec<(KeyHash, Noted)> = Vec::with_capacity(newer.places.len());
-        for (hash, head) in &newer.heads {
-            let mut next = head.newest;
-            while let Some(noted) = newer.places.get(next as usize) {
-                all.push((*hash, *noted));
-                next = noted.previous;
-            }
-        }
-        all.sort_unstable_by_key(|(_, noted)| noted.place.position);
-        for (hash, noted) in all {
-            let count = KeyCount { hash, records: noted.place.records };
-            self.note(noted.place.position, noted.offset_delta, &[count]);
-        }
-        for (hash, head) in newer.heads {
-            if let (Some(known), Some(before)) = (self.heads.get_mut(&hash), head.before()) {
-                known.before = before;
-            }
-        }
-    }
-
-    /// All keys with their places, in the order of the keys.
-    fn sorted(&self) -> Vec<Indexed> {
-        let indexed = |(hash, head): (&KeyHash, &Head)| Indexed {
-            hash: *hash,
-            before: head.before(),
-            places: self.places(*hash, &(0..u64::from(head.records))),
-        };
-        let mut all: Vec<_> = self.heads.iter().map(indexed).collect();
-        all.sort_unstable_by_key(|key| key.hash);
-        all
-    }
-}
-
-/// Hashes are random already.
-#[derive(Default)]
-pub(crate) struct Low(u64);
-
-impl Hasher for Low {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
 
 /// What a segment knows of its keys.
 ///
@@ -275,19 +112,13 @@ impl Segment {
 
     /// Notes how many records of a key the segments before this one have.
     pub(crate) fn note_before(&self, hash: KeyHash, before: u64) {
-        if let Some(head) = Arc::make_mut(&mut self.keys.lock().table).heads.get_mut(&hash) {
-            head.before = before;
-        }
+        Arc::make_mut(&mut self.keys.lock().table).note_before(hash, before);
     }
 
     /// What this segment, which is active, has of a key; `None` if that would have to be read first.
     pub(crate) fn known_key(&self, hash: KeyHash) -> Option<Known> {
         let keys = self.keys.lock();
-        let head = keys.whole_table()?.heads.get(&hash);
-        Some(Known {
-            records: head.map_or(0, |head| u64::from(head.records)),
-            before: head.and_then(Head::before),
-        })
+        Some(keys.whole_table()?.known(hash))
     }
 
     /// Whether a batch that begins at or behind `since` holds records of a key: may be wrong in saying so once the segment is
@@ -314,7 +145,7 @@ impl Segment {
     pub(crate) fn count_key(self: &Arc<Self>, log: &Log, hash: KeyHash, visible: Offset) -> Result<Known> {
         let in_table = |table: &KeyTable| Known {
             records: table.count(hash, visible.since(self.base)),
-            before: table.heads.get(&hash).and_then(Head::before),
+            ..table.known(hash)
         };
         self.ask_keys(log, in_table, |file| {
             let known = |entry: Entry| Known { records: u64::from(entry.records), before: entry.before() };
@@ -480,7 +311,7 @@ impl Segment {
 
     /// Whether it is sealed and its keys are in memory, where they are not to stay.
     pub(crate) fn holds_keys(&self) -> bool {
-        self.is_sealed() && self.keys.lock().whole_table().is_some_and(|table| !table.heads.is_empty())
+        self.is_sealed() && self.keys.lock().whole_table().is_some_and(|table| !table.is_empty())
     }
 
     /// Writes the whole table of a sealed segment to the side file, and goes on with that one. `completing` is held.
@@ -532,169 +363,5 @@ impl Segment {
     /// The path of the side file.
     pub(crate) fn keys_path(&self) -> PathBuf {
         self.path.with_file_name(names::key_index_file(self.base, self.generation))
-    }
-}
-
-/// A side file that is open. Every piece of it is checked each time it is looked at.
-pub(crate) struct KeyFile {
-    index: KeyIndex,
-    bytes: Bytes,
-}
-
-enum Bytes {
-    Map(Map),
-    File(Arc<dyn File>),
-}
-
-/// A side file does not answer: it is damaged, or cannot be read.
-struct Doubt;
-
-impl From<Malformed> for Doubt {
-    fn from(_: Malformed) -> Self {
-        Doubt
-    }
-}
-
-impl KeyFile {
-    /// The side file of a segment, if it speaks of exactly the bytes below `covers`.
-    fn open(segment: &Segment, ctx: &Context, identity: &Identity, covers: u64) -> Option<KeyFile> {
-        let file = ctx.storage.open(&segment.keys_path(), OpenMode::Read).ok()?;
-        let mut header = [0; HEADER_BYTES];
-        let n = read_up_to(&*file, &mut header, 0).ok()?;
-        let index = KeyIndex::decode(header.get(..n)?).ok()?;
-        let of = segment.indexed(identity, covers);
-        let ours = (index.topic_id, index.partition) == (of.topic_id, of.partition)
-            && (index.base_offset, index.generation) == (of.base_offset, of.generation)
-            && index.log_epoch == of.log_epoch
-            && index.covers_bytes == of.covers_bytes
-            && file.len().ok()? == index.file_bytes();
-        if !ours {
-            return None;
-        }
-        let bytes = match ctx.read_mode {
-            ReadMode::Map => Bytes::Map(file.map(index.file_bytes()).ok()?),
-            ReadMode::Positional => Bytes::File(file),
-        };
-        Some(KeyFile { index, bytes })
-    }
-
-    /// What it says of a key.
-    fn find(&self, hash: KeyHash) -> std::result::Result<Option<Entry>, Doubt> {
-        let Some(line) = self.index.filter_line(hash) else { return Ok(None) };
-        if !self.look_at(line, |bytes| self.index.may_have(hash, bytes))? {
-            return Ok(None);
-        }
-        let Some(entry) = self.index.directory_entry(hash) else { return Ok(None) };
-        let bucket = self.look_at(entry, |bytes| self.index.bucket(bytes))?;
-        self.look_at(bucket.range.clone(), |bytes| self.index.find(&bucket, bytes, hash))
-    }
-
-    fn places(&self, entry: &Entry) -> std::result::Result<Vec<Place>, Doubt> {
-        match self.index.place_range(entry) {
-            Some(range) => self.look_at(range, |bytes| self.index.read_places(entry, bytes)),
-            None => Ok(self.index.read_places(entry, &[])?),
-        }
-    }
-
-    /// All of it, as a table.
-    fn read_all(&self) -> std::result::Result<KeyTable, Doubt> {
-        let (mut all, mut befores) = (Vec::with_capacity(self.index.keys() as usize), Vec::new());
-        for number in 0..self.index.buckets() {
-            let bucket = self.look_at(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
-            let entries = self.look_at(bucket.range.clone(), |bytes| {
-                self.index.all(&bucket, bytes)?.collect::<std::result::Result<Vec<_>, _>>()
-            })?;
-            for (hash, entry) in entries {
-                all.extend(self.places(&entry)?.into_iter().map(|place| (hash, place)));
-                befores.extend(entry.before().map(|before| (hash, before)));
-            }
-        }
-        all.sort_unstable_by_key(|(_, place)| place.position);
-        let mut table = KeyTable::default();
-        for (hash, Place { position, records }) in all {
-            // Whatever is read from a file is visible: as if it came first.
-            table.note(position, 0, &[KeyCount { hash, records }]);
-        }
-        for (hash, before) in befores {
-            if let Some(head) = table.heads.get_mut(&hash) {
-                head.before = before;
-            }
-        }
-        Ok(table)
-    }
-
-    fn look_at<T>(
-        &self,
-        range: Range<u64>,
-        f: impl FnOnce(&[u8]) -> std::result::Result<T, Malformed>,
-    ) -> std::result::Result<T, Doubt> {
-        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        match &self.bytes {
-            Bytes::Map(map) => {
-                let start = usize::try_from(range.start).unwrap_or(usize::MAX);
-                let bytes = map.as_slice().get(start..start.saturating_add(len)).ok_or(Doubt)?;
-                Ok(f(bytes)?)
-            }
-            Bytes::File(file) => {
-                // As long as the file is at most.
-                let mut bytes = vec![0; len];
-                let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Doubt)?;
-                Ok(f(bytes.get(..n).unwrap_or(&[]))?)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hash(n: u64) -> KeyHash {
-        KeyHasher::new(&crate::types::TopicId([7; 16])).hash(&n.to_le_bytes())
-    }
-
-    fn count(n: u64, records: u32) -> KeyCount {
-        KeyCount { hash: hash(n), records }
-    }
-
-    fn place(position: u32, records: u32) -> Place {
-        Place { position, records }
-    }
-
-    #[test]
-    fn a_table_knows_the_places_of_a_key_in_order_and_up_to_what_is_visible() {
-        let mut table = KeyTable::default();
-        table.note(100, 0, &[count(1, 2)]);
-        table.note(200, 2, &[count(1, 1), count(2, 4)]);
-        table.note(300, 7, &[count(1, 3)]);
-        let places = |key, range| table.places(hash(key), &range);
-        assert_eq!(places(1, 0..6), [place(100, 2), place(200, 1), place(300, 3)]);
-        assert_eq!(places(1, 0..9), places(1, 0..6), "there are no more");
-        assert_eq!(places(1, 0..3), [place(100, 2), place(200, 1)]);
-        assert_eq!(places(1, 1..2), [place(100, 2)]);
-        assert_eq!(places(1, 2..4), [place(200, 1), place(300, 3)]);
-        assert_eq!(places(1, 5..6), [place(300, 3)]);
-        assert_eq!((places(1, 0..0), places(1, 6..6)), (vec![], vec![]));
-        assert_eq!([0, 2, 3, 7, 8, u64::MAX].map(|below| table.count(hash(1), below)), [0, 2, 3, 3, 6, 6]);
-        assert_eq!(places(2, 0..4), [place(200, 4)]);
-        assert_eq!(places(3, 0..4), []);
-    }
-
-    #[test]
-    fn what_is_found_later_and_lies_before_goes_in_front() {
-        let mut table = KeyTable::default();
-        table.note(300, 7, &[count(1, 3), count(3, 1)]);
-        table.heads.get_mut(&hash(1)).unwrap().before = 9;
-        let mut older = KeyTable::default();
-        older.note(100, 0, &[count(1, 2)]);
-        older.note(200, 2, &[count(2, 4)]);
-        table.put_in_front(older);
-        assert_eq!(table.places(hash(1), &(0..5)), [place(100, 2), place(300, 3)]);
-        assert_eq!(table.count(hash(1), 7), 2);
-        assert_eq!((table.heads[&hash(1)].records, table.heads[&hash(1)].before), (5, 9));
-        assert_eq!(table.places(hash(2), &(0..4)), [place(200, 4)]);
-        let sorted = table.sorted();
-        assert_eq!(sorted.len(), 3);
-        assert!(sorted.is_sorted_by_key(|key| key.hash));
     }
 }

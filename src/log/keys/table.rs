@@ -1,0 +1,245 @@
+//! The keys of batches in memory: counted as they are written, each with the places where it is.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
+
+use super::Known;
+use crate::format::body;
+use crate::format::key_hash::{KeyHash, KeyHasher};
+use crate::format::key_index::{Indexed, Place};
+
+/// How many records of a batch have a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyCount {
+    pub(crate) hash: KeyHash,
+    pub(crate) records: u32,
+}
+
+/// The keys of a batch's records, each once. Records without a key are of no stream.
+pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<KeyCount> {
+    let mut counts: Vec<KeyCount> = Vec::new();
+    let mut last: Option<&[u8]> = None;
+    for key in body::Records::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
+        match counts.last_mut() {
+            // The events of one append are of one stream.
+            Some(count) if last == Some(key) => count.records += 1,
+            _ => counts.push(KeyCount { hash: hasher.hash(key), records: 1 }),
+        }
+        last = Some(key);
+    }
+    counts.sort_unstable_by_key(|count| count.hash);
+    counts.dedup_by(|next, kept| {
+        let same = next.hash == kept.hash;
+        if same {
+            kept.records += next.records;
+        }
+        same
+    });
+    counts
+}
+
+/// The keys of a part of a segment, in memory.
+#[derive(Clone, Default)]
+pub(super) struct KeyTable {
+    heads: HashMap<KeyHash, Head, BuildHasherDefault<Low>>,
+    places: Vec<Noted>,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy)]
+struct Head {
+    records: u32,
+    /// The newest of its places.
+    newest: u32,
+    /// How many records the segments before have of it, once somebody has looked.
+    before: u64,
+}
+
+/// A batch that holds records of a key.
+#[derive(Clone, Copy)]
+struct Noted {
+    place: Place,
+    /// The batch's base offset, minus the segment's.
+    offset_delta: u32,
+    /// The key's place before this one.
+    previous: u32,
+}
+
+impl Head {
+    fn before(&self) -> Option<u64> {
+        (self.before != UNKNOWN).then_some(self.before)
+    }
+}
+
+const NONE: u32 = u32::MAX;
+const UNKNOWN: u64 = u64::MAX;
+
+impl KeyTable {
+    /// Notes the keys of a batch that lies behind all that were noted.
+    pub(super) fn note(&mut self, position: u32, offset_delta: u32, counts: &[KeyCount]) {
+        for KeyCount { hash, records } in counts {
+            let next = u32::try_from(self.places.len()).unwrap_or(NONE);
+            let new = Head { records: 0, newest: NONE, before: UNKNOWN };
+            let head = self.heads.entry(*hash).or_insert(new);
+            let place = Place { position, records: *records };
+            self.places.push(Noted { place, offset_delta, previous: head.newest });
+            head.newest = next;
+            head.records += records;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// What it has of a key.
+    pub(super) fn known(&self, hash: KeyHash) -> Known {
+        let known = |head: &Head| Known { records: u64::from(head.records), before: head.before() };
+        self.heads.get(&hash).map_or(Known::default(), known)
+    }
+
+    /// Notes of a key that it has how many records of it there are before.
+    pub(super) fn note_before(&mut self, hash: KeyHash, before: u64) {
+        if let Some(head) = self.heads.get_mut(&hash) {
+            head.before = before;
+        }
+    }
+
+    /// How many records a key has in batches that begin below this.
+    pub(super) fn count(&self, hash: KeyHash, below: u64) -> u64 {
+        let Some(head) = self.heads.get(&hash) else { return 0 };
+        let (mut records, mut next) = (u64::from(head.records), head.newest);
+        while let Some(noted) = self.places.get(next as usize).filter(|n| u64::from(n.offset_delta) >= below)
+        {
+            records -= u64::from(noted.place.records);
+            next = noted.previous;
+        }
+        records
+    }
+
+    /// The places of those records of a key that `range` counts from its first one here, oldest first. Looks at none that is
+    /// older.
+    pub(super) fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<Place> {
+        let Some(head) = self.heads.get(&hash) else { return Vec::new() };
+        let (mut places, mut end, mut next) = (Vec::new(), u64::from(head.records), head.newest);
+        while let Some(noted) = self.places.get(next as usize).filter(|_| end > range.start) {
+            let begin = end.saturating_sub(u64::from(noted.place.records));
+            if begin < range.end {
+                places.push(noted.place);
+            }
+            (end, next) = (begin, noted.previous);
+        }
+        places.reverse();
+        places
+    }
+
+    /// Puts what was found before the first batch that was noted in front of all.
+    pub(super) fn put_in_front(&mut self, older: KeyTable) {
+        let newer = std::mem::replace(self, older);
+        let mut all: Vec<(KeyHash, Noted)> = Vec::with_capacity(newer.places.len());
+        for (hash, head) in &newer.heads {
+            let mut next = head.newest;
+            while let Some(noted) = newer.places.get(next as usize) {
+                all.push((*hash, *noted));
+                next = noted.previous;
+            }
+        }
+        all.sort_unstable_by_key(|(_, noted)| noted.place.position);
+        for (hash, noted) in all {
+            let count = KeyCount { hash, records: noted.place.records };
+            self.note(noted.place.position, noted.offset_delta, &[count]);
+        }
+        for (hash, head) in newer.heads {
+            if let (Some(known), Some(before)) = (self.heads.get_mut(&hash), head.before()) {
+                known.before = before;
+            }
+        }
+    }
+
+    /// All keys with their places, in the order of the keys.
+    pub(super) fn sorted(&self) -> Vec<Indexed> {
+        let indexed = |(hash, head): (&KeyHash, &Head)| Indexed {
+            hash: *hash,
+            before: head.before(),
+            places: self.places(*hash, &(0..u64::from(head.records))),
+        };
+        let mut all: Vec<_> = self.heads.iter().map(indexed).collect();
+        all.sort_unstable_by_key(|key| key.hash);
+        all
+    }
+}
+
+/// Hashes are random already.
+#[derive(Default)]
+pub(super) struct Low(u64);
+
+impl Hasher for Low {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u64) -> KeyHash {
+        KeyHasher::new(&crate::types::TopicId([7; 16])).hash(&n.to_le_bytes())
+    }
+
+    pub(super) fn count(n: u64, records: u32) -> KeyCount {
+        KeyCount { hash: hash(n), records }
+    }
+
+    fn place(position: u32, records: u32) -> Place {
+        Place { position, records }
+    }
+
+    #[test]
+    fn a_table_knows_the_places_of_a_key_in_order_and_up_to_what_is_visible() {
+        let mut table = KeyTable::default();
+        table.note(100, 0, &[count(1, 2)]);
+        table.note(200, 2, &[count(1, 1), count(2, 4)]);
+        table.note(300, 7, &[count(1, 3)]);
+        let places = |key, range| table.places(hash(key), &range);
+        assert_eq!(places(1, 0..6), [place(100, 2), place(200, 1), place(300, 3)]);
+        assert_eq!(places(1, 0..9), places(1, 0..6), "there are no more");
+        assert_eq!(places(1, 0..3), [place(100, 2), place(200, 1)]);
+        assert_eq!(places(1, 1..2), [place(100, 2)]);
+        assert_eq!(places(1, 2..4), [place(200, 1), place(300, 3)]);
+        assert_eq!(places(1, 5..6), [place(300, 3)]);
+        assert_eq!((places(1, 0..0), places(1, 6..6)), (vec![], vec![]));
+        assert_eq!([0, 2, 3, 7, 8, u64::MAX].map(|below| table.count(hash(1), below)), [0, 2, 3, 3, 6, 6]);
+        assert_eq!(places(2, 0..4), [place(200, 4)]);
+        assert_eq!(places(3, 0..4), []);
+    }
+
+    #[test]
+    fn what_is_found_later_and_lies_before_goes_in_front() {
+        let mut table = KeyTable::default();
+        table.note(300, 7, &[count(1, 3), count(3, 1)]);
+        table.heads.get_mut(&hash(1)).unwrap().before = 9;
+        let mut older = KeyTable::default();
+        older.note(100, 0, &[count(1, 2)]);
+        older.note(200, 2, &[count(2, 4)]);
+        table.put_in_front(older);
+        assert_eq!(table.places(hash(1), &(0..5)), [place(100, 2), place(300, 3)]);
+        assert_eq!(table.count(hash(1), 7), 2);
+        assert_eq!((table.heads[&hash(1)].records, table.heads[&hash(1)].before), (5, 9));
+        assert_eq!(table.places(hash(2), &(0..4)), [place(200, 4)]);
+        let sorted = table.sorted();
+        assert_eq!(sorted.len(), 3);
+        assert!(sorted.is_sorted_by_key(|key| key.hash));
+    }
+}
