@@ -533,7 +533,8 @@ impl Partition {
     /// visible is written and synced again, what was not is cut off, and the log epoch rises. Fine if nothing is wrong.
     ///
     /// # Errors
-    /// The medium refuses again, and the partition stays poisoned; [`TopicDeleted`](Error::TopicDeleted),
+    /// The medium refuses again, or the journal has a transaction that the partition took part in, which only opening the
+    /// broker can put in its place: the partition stays poisoned. [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed).
     pub fn reopen(&self) -> Result<()> {
         self.state.check()?;

@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::thread;
 
 use common::{read_from, send, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
@@ -204,4 +205,194 @@ fn a_conflict_is_told_when_it_can_be_read_and_names_the_partition() {
     unseen.detach();
     let Error::OffsetConflict { topic, end, .. } = conflict else { panic!("{conflict}") };
     assert_eq!((topic.as_str(), end, s.bounds().unwrap().visible_end), ("s", end, end));
+}
+
+/// The leader of a log and that of the journal sync the same segment. What the first one has lost, the second would not notice.
+#[test]
+fn two_that_sync_the_same_file_do_not_believe_the_one_that_succeeds() {
+    for journal_first in [false, true] {
+        let disk = Disk::new();
+        let (broker, [_, _, _, s, z]) = open(&disk);
+        send(&broker, &s, "before").unwrap();
+        // A batch that is not synced yet: the transaction behind it has to sync the segment, as does its own log.
+        let mut unsynced = broker.transaction();
+        unsynced.send(&s, Record::new("plain"));
+        let plain_pending = unsynced.commit_async();
+        let mut transaction = broker.transaction();
+        transaction.send(&s, Record::new("both")).send(&z, Record::new("both"));
+        let together_pending = transaction.commit_async();
+        let gate = disk.hold(Op::Sync, 1);
+        disk.fail(Op::Sync, 1, ErrorKind::Other);
+        type Waits<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
+        let plain_waits: Waits<'_> = Box::new(|| plain_pending.wait().map(drop));
+        let both_wait: Waits<'_> = Box::new(|| together_pending.wait().map(drop));
+        let (first, second) = if journal_first { (both_wait, plain_waits) } else { (plain_waits, both_wait) };
+        let (first, second) = thread::scope(|scope| {
+            let first = scope.spawn(first);
+            gate.wait_until_reached();
+            let second = scope.spawn(second);
+            // It comes to the file that is being synced, and waits there.
+            for _ in 0..200 {
+                thread::yield_now();
+            }
+            drop(gate);
+            (first.join().unwrap(), second.join().unwrap())
+        });
+        let (plain_done, both_done) = if journal_first { (second, first) } else { (first, second) };
+        assert!(send(&broker, &s, "later").is_err());
+        let (_broker, [_, _, _, s, z]) = power_loss(&disk, broker);
+        assert!(plain_done.is_err() || has(&s, "plain"), "journal first: {journal_first}: plain");
+        assert!(
+            both_done.is_err() || (has(&s, "both") && has(&z, "both")),
+            "journal first: {journal_first}: both"
+        );
+        assert_eq!(has(&s, "both"), has(&z, "both"));
+    }
+}
+
+/// Somebody's sync fails and he reopens the partition, while a transaction is between its checks and its record.
+#[test]
+fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
+    let disk = Disk::new();
+    let (broker, [_, _, _, s, z]) = open(&disk);
+    // The next one rolls: its directory is synced before the record is written.
+    while s.stats().segments.iter().map(|segment| segment.bytes).sum::<u64>() < 900 {
+        send(&broker, &s, &"x".repeat(100)).unwrap();
+    }
+    let mut unsynced = broker.transaction();
+    unsynced.send(&s, Record::new("lost"));
+    let lost = unsynced.commit_async();
+    let syncing = disk.hold(Op::Sync, 1);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    let rolling = disk.hold(Op::SyncDir, 1);
+    let done = thread::scope(|scope| {
+        let reopening = scope.spawn(|| {
+            lost.wait().unwrap_err();
+            s.reopen()
+        });
+        syncing.wait_until_reached();
+        let committing = scope.spawn(|| together(&broker, &[&s, &z], &"y".repeat(300)));
+        rolling.wait_until_reached();
+        drop(syncing);
+        while s.stats().poisoned.is_none() {
+            thread::yield_now();
+        }
+        // He may come as far as to the writer, which the transaction has.
+        for _ in 0..200 {
+            thread::yield_now();
+        }
+        drop(rolling);
+        let _ = reopening.join().unwrap();
+        committing.join().unwrap()
+    });
+    let value = "y".repeat(300);
+    assert!(done.is_err() || (has(&s, &value) && has(&z, &value)), "it was acknowledged");
+    let (_broker, [_, _, _, s, z]) = power_loss(&disk, broker);
+    assert!(done.is_err() || has(&s, &value), "it was acknowledged");
+    assert_eq!(has(&s, &value), has(&z, &value));
+}
+
+/// More parts than files may be open, and no more can be opened: nothing can go wrong behind the record but the writing.
+#[test]
+fn a_file_that_cannot_be_opened_fails_a_transaction_before_it_has_happened() {
+    for nth in 1..40 {
+        let disk = Disk::new();
+        let config = || BrokerConfig::new().clock(ManualClock::new()).seed(5).max_open_files(8);
+        let broker = config().on_disk(&disk).unwrap();
+        let topic = broker.create_topic("t", small().partitions(20)).unwrap();
+        let parts: Vec<_> = topic.partitions();
+        together(&broker, &parts.iter().collect::<Vec<_>>(), "one").unwrap();
+        disk.fail(Op::OpenFile, nth, ErrorKind::Other);
+        let two = together(&broker, &parts.iter().collect::<Vec<_>>(), "two");
+        disk.clear_faults();
+        if let Err(error) = &two {
+            assert_eq!(error.outcome(), Outcome::NotWritten, "{nth}: {error}");
+        }
+        together(&broker, &parts.iter().collect::<Vec<_>>(), "three").unwrap();
+        drop((broker, topic, parts));
+        disk.crash(Survive::Everything);
+        let broker = config().on_disk(&disk).unwrap();
+        for partition in broker.topic("t").unwrap().partitions() {
+            assert_eq!((has(&partition, "two"), has(&partition, "three")), (two.is_ok(), true), "{nth}");
+        }
+    }
+}
+
+/// As a plain append: nothing was written, and the next one works when there is room.
+#[test]
+fn a_full_disk_refuses_a_transaction_over_one_partition() {
+    let disk = Disk::new();
+    let (broker, [a, ..]) = open(&disk);
+    together(&broker, &[&a], "one").unwrap();
+    disk.fail(Op::Write, 1, ErrorKind::StorageFull);
+    // Not even zeros find room.
+    disk.fail_always(Op::Write, 2, ErrorKind::StorageFull);
+    let full = together(&broker, &[&a], "two").unwrap_err();
+    assert!(matches!(full, Error::DiskFull { .. }) && full.outcome() == Outcome::NotWritten, "{full}");
+    disk.clear_faults();
+    together(&broker, &[&a], "three").unwrap();
+    assert!(has(&a, "one") && !has(&a, "two") && has(&a, "three"));
+}
+
+/// In a row they need one sync each, however many partitions they are over: what comes before is in the journal, durably.
+#[test]
+fn what_the_journal_covers_is_not_synced_once_more() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).seed(5).on_disk(&disk).unwrap();
+    let config = quipu::TopicConfig::new().partitions(8).durability(Durability::Sync);
+    let parts = broker.create_topic("t", config).unwrap().partitions();
+    let all: Vec<_> = parts.iter().collect();
+    together(&broker, &all, "first").unwrap();
+    let before = disk.ops_of(Op::Sync);
+    (0..10).for_each(|n| drop(together(&broker, &all, &format!("value {n}")).unwrap()));
+    assert_eq!(disk.ops_of(Op::Sync) - before, 10);
+    // A plain append in between is on the medium by itself; one that nobody has synced is synced with the next transaction.
+    send(&broker, &parts[0], "plain").unwrap();
+    let mut unsynced = broker.transaction();
+    unsynced.send(&parts[1], Record::new("not synced"));
+    unsynced.commit_async().detach();
+    together(&broker, &all, "last").unwrap();
+    std::mem::forget(broker);
+    disk.crash(Survive::Synced);
+    let broker = BrokerConfig::new().clock(ManualClock::new()).seed(5).on_disk(&disk).unwrap();
+    for (n, partition) in broker.topic("t").unwrap().partitions().iter().enumerate() {
+        assert!((0..10).all(|n| has(partition, &format!("value {n}"))) && has(partition, "last"));
+        assert_eq!((has(partition, "plain"), has(partition, "not synced")), (n == 0, n == 1));
+    }
+}
+
+/// The journal has a part that belongs into a partition which cannot be looked at just now. If it were thrown away, the next
+/// opening would find the partition without it.
+#[test]
+fn a_partition_that_cannot_be_read_now_keeps_its_part_of_the_journal() {
+    let (mut refused, mut nth) = (0, 1);
+    loop {
+        let disk = Disk::new();
+        let (broker, [_, _, _, s, z]) = open(&disk);
+        send(&broker, &s, "before").unwrap();
+        together(&broker, &[&s, &z], "both").unwrap();
+        std::mem::forget(broker);
+        // Of the segments nothing is left, of the journal everything.
+        disk.crash(Survive::Synced);
+        let ops = disk.ops();
+        let kind = if nth % 2 == 0 { ErrorKind::StorageFull } else { ErrorKind::Other };
+        disk.fail(Op::Any, nth, kind);
+        let config = BrokerConfig::new().clock(ManualClock::new()).seed(5);
+        match config.on_disk(&disk) {
+            Ok(broker) => {
+                // Others are served, if nothing of the journal was in the way.
+                if disk.ops() - ops < nth {
+                    break;
+                }
+                std::mem::forget(broker);
+            }
+            Err(_) => refused += 1,
+        }
+        disk.clear_faults();
+        disk.crash(Survive::Synced);
+        let (_broker, [_, _, _, s, z]) = open(&disk);
+        assert!(has(&s, "before") && has(&s, "both") && has(&z, "both"), "{nth}");
+        nth += 1;
+    }
+    assert!(nth > 50 && refused > 10, "{refused} of {nth}");
 }

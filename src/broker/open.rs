@@ -39,7 +39,8 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     empty_trash(&ctx, &mut report)?;
     let topics = open_topics(config, &ctx, catalog.current(), checkpoint.as_ref(), is_new, &mut report);
     if !is_new {
-        settle_transactions(&ctx, &topics, &mut report)?;
+        let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
+        settle_transactions(&ctx, &topics, is_clean, &mut report)?;
     }
     report.clean = is_new || (checkpoint.as_ref().is_some_and(|c| c.clean) && report.recovered.is_empty());
     let groups = Coordinator::new();
@@ -90,6 +91,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
 fn settle_transactions(
     ctx: &Arc<Context>,
     topics: &[Arc<TopicState>],
+    is_clean: bool,
     report: &mut OpenReport,
 ) -> Result<()> {
     let logs: Vec<Arc<Log>> = topics.iter().flat_map(|topic| topic.logs().to_vec()).collect();
@@ -97,7 +99,7 @@ fn settle_transactions(
         let topic = topics.iter().find(|topic| topic.id == *id)?;
         topic.logs().get(partition.get() as usize).cloned()
     };
-    settle(ctx, &logs, find, report)
+    settle(ctx, &logs, find, is_clean, report)
 }
 
 /// Has no commit speak of records that the last stop took. If that cannot be done now, groups answer with the reason.

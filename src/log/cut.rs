@@ -49,7 +49,8 @@ impl Log {
     /// # Errors
     /// The medium refuses again: the partition stays poisoned.
     pub(crate) fn reopen(&self) -> Result<()> {
-        let _entered = self.ctx.journal.enter();
+        // Whoever commits now may be about to write a record that speaks of what would be cut off.
+        let _alone = self.ctx.journal.alone();
         let _shape = self.shape.lock();
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
@@ -366,7 +367,7 @@ impl Log {
             // Odd from here to the end of the block: what is seen meanwhile may be half old, half new.
             self.cuts.fetch_add(1, Ordering::AcqRel);
             self.log_start.store(start.get(), Ordering::Release);
-            for stored in [&self.durable_end, &self.visible_end, &self.log_end] {
+            for stored in [&self.durable_end, &self.covered_end, &self.visible_end, &self.log_end] {
                 stored.store(end.get(), Ordering::Release);
             }
             self.epoch.store(epoch, Ordering::Release);

@@ -11,7 +11,8 @@
 //! - *Durable* means: what precedes the transaction in each of its partitions is on the medium, and so is the record. Who
 //!   leads a sync of the journal therefore syncs those segments first, by themselves and not through their logs: a log's
 //!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it, only
-//!   visible.
+//!   visible. What durable records *cover* without a gap needs no sync of its segment: it is written again if it is lost, in
+//!   the order of the records. So transactions in a row take one sync each.
 //! - A *cut* of a log that the file speaks of begins the file anew first, and that waits for a sync that is under way: so
 //!   the leader never makes visible what was cut off.
 
@@ -54,6 +55,11 @@ pub(crate) struct State {
     settled: usize,
     /// Which records a restart finds is unknown: nothing more is committed.
     failed: Option<Error>,
+    /// From where on the file is so large that it should begin anew.
+    large_from: u64,
+    /// Why it could not begin anew.
+    stuck: Option<Error>,
+    bytes_max: u64,
 }
 
 /// A batch of a transaction.
@@ -68,7 +74,7 @@ pub(crate) struct Involved {
 /// No file is begun anew while it lives, and no log is cut.
 pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
 
-/// Nobody commits while it lives, and the file has no record.
+/// Nobody commits while it lives.
 pub(crate) type Alone<'a> = RwLockWriteGuard<'a, ()>;
 
 impl Journal {
@@ -83,12 +89,20 @@ impl Journal {
             involved: Vec::new(),
             settled: 0,
             failed: None,
+            large_from: FILE_BYTES,
+            stuck: None,
+            bytes_max: JOURNAL_BYTES_MAX,
         };
         Journal { gate: RwLock::new(()), state: Mutex::new(state), commit: GroupCommit::new(0) }
     }
 
     pub(crate) fn enter(&self) -> Entered<'_> {
         self.gate.read()
+    }
+
+    /// Waits for who is committing, and lets nobody else until it is dropped. The file may have records.
+    pub(crate) fn alone(&self) -> Alone<'_> {
+        self.gate.write()
     }
 
     /// Sees to it that there is a file. With no lock of a log held: the first one is synced.
@@ -152,6 +166,7 @@ impl Journal {
         file.sync_data().map_err(|e| Error::io("sync", &ctx.display(Path::new(names::JOURNAL)), e))?;
         // None of these logs is cut before this is done: a cut makes everything durable first that the journal says of it.
         for part in involved {
+            part.log.cover(part.end);
             part.log.publish_visible(part.end);
         }
         let mut state = self.state.lock();
@@ -160,17 +175,38 @@ impl Journal {
         Ok(written)
     }
 
+    /// Begins an empty file if this one has become large. If that cannot be done it is tried again when as much more has
+    /// been written.
+    pub(crate) fn checkpoint_if_large(&self, ctx: &Context) {
+        if !self.state.lock().is_large() {
+            return;
+        }
+        let _alone = self.alone();
+        // Of several that have seen it one is enough.
+        if self.state.lock().is_large()
+            && let Err(error) = self.checkpoint_alone(ctx)
+        {
+            let mut state = self.state.lock();
+            state.large_from = state.position + FILE_BYTES;
+            state.stuck = Some(error);
+        }
+    }
+
     /// Has everything that is committed on the medium, in the segments, and begins an empty file, if there is a record.
     /// Nobody commits until the answer is dropped.
     ///
     /// # Errors
     /// Some partition cannot be synced, or what the medium says: the file stays as it is.
     pub(crate) fn checkpoint(&self, ctx: &Context) -> Result<Alone<'_>> {
-        let alone = self.gate.write();
+        let alone = self.alone();
+        self.checkpoint_alone(ctx).map(|()| alone)
+    }
+
+    fn checkpoint_alone(&self, ctx: &Context) -> Result<()> {
         let (involved, written) = {
             let state = self.state.lock();
             if state.written == state.begun {
-                return Ok(alone);
+                return Ok(());
             }
             state.check()?;
             (state.involved.clone(), state.written)
@@ -183,8 +219,7 @@ impl Journal {
             log.sync().or_else(|error| if log.is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(ctx, written)?;
-        self.state.lock().start_file(ctx)?;
-        Ok(alone)
+        self.state.lock().start_file(ctx)
     }
 
     /// Sees to it that no record speaks of this log, which is about to be cut. Nobody commits until the answer is dropped.
@@ -192,7 +227,7 @@ impl Journal {
     /// # Errors
     /// As [`checkpoint`](Journal::checkpoint), if there is such a record.
     pub(crate) fn forget(&self, ctx: &Context, log: &Log) -> Result<Alone<'_>> {
-        let alone = self.gate.write();
+        let alone = self.alone();
         if !self.involves(log) {
             return Ok(alone);
         }
@@ -205,14 +240,9 @@ impl Journal {
         self.state.lock().involved.iter().any(|part| std::ptr::eq(&*part.log, log))
     }
 
-    /// Whether the file has become so large that it should begin anew.
-    pub(crate) fn is_large(&self) -> bool {
-        self.state.lock().position > FILE_BYTES
-    }
-
     /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could be synced.
     pub(crate) fn close(&self, ctx: &Context, all_synced: bool) -> Result<()> {
-        let _alone = self.gate.write();
+        let _alone = self.alone();
         let mut state = self.state.lock();
         state.involved.clear();
         let begun = state.written != state.begun;
@@ -240,12 +270,17 @@ impl State {
         self.next_id
     }
 
+    fn is_large(&self) -> bool {
+        self.position > self.large_from
+    }
+
     /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on it has happened. Answers
     /// up to where the journal has to be durable for it.
     ///
     /// # Errors
-    /// `DiskFull`, `RecordTooLarge`: nothing has happened. Or what else the medium says: a restart may find the record, and nothing is
-    /// committed any more until then.
+    /// `DiskFull`, `RecordTooLarge`: nothing has happened; nor has it with `JournalFailed`: the file has grown as far as it may,
+    /// since some partition keeps it from being begun anew. Or what else the medium says: a restart may find the record, and
+    /// nothing is committed any more until then.
     pub(crate) fn write(
         &mut self,
         ctx: &Context,
@@ -259,6 +294,11 @@ impl State {
         let size = parts.iter().map(|part| part.batch.len()).sum();
         if size > RECORD_BYTES_MAX {
             return Err(Error::RecordTooLarge { size, limit: RECORD_BYTES_MAX });
+        }
+        if self.position > self.bytes_max {
+            // Opening reads all of it.
+            let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path });
+            return Err(Error::JournalFailed { cause: Arc::new(cause) });
         }
         let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
         if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
@@ -309,6 +349,7 @@ impl State {
         self.begun = self.written;
         self.involved.clear();
         self.settled = 0;
+        (self.large_from, self.stuck) = (FILE_BYTES, None);
         Ok(())
     }
 }
@@ -322,21 +363,22 @@ impl State {
 /// appended cannot be appended after the others have been cut off either.
 ///
 /// # Errors
-/// `Corrupt` if the journal is damaged where it had been on the medium; `UnsupportedFormat`; or what the medium says.
+/// `Corrupt` if the journal is damaged where it had been on the medium; `UnsupportedFormat`; or what the medium says, also of
+/// a partition that could not be opened for another reason than damage.
 pub(crate) fn settle(
     ctx: &Arc<Context>,
     logs: &[Arc<Log>],
     find: impl Fn(&TopicId, PartitionId) -> Option<Arc<Log>>,
+    is_clean: bool,
     report: &mut OpenReport,
 ) -> Result<()> {
-    const LIMIT: u64 = 1 << 32;
     let path = Path::new(names::JOURNAL);
     let seen: Vec<(&Arc<Log>, Offset, u64)> = logs
         .iter()
         .flat_map(|log| log.recovered().transactions.iter().map(move |(base, id)| (log, *base, *id)))
         .collect();
     let largest = seen.iter().map(|(_, _, id)| *id).max().unwrap_or(0);
-    let file = match read_file(&*ctx.storage, path, LIMIT) {
+    let file = match read_file(&*ctx.storage, path, JOURNAL_BYTES_MAX + 2 * RECORD_BYTES_MAX as u64) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // No transaction was ever committed, or somebody has deleted the file: then each batch counts by itself.
@@ -351,6 +393,12 @@ pub(crate) fn settle(
     };
     let floor = journal::decode_header(&file).map_err(|m| malformed(ctx, path, 0, &m))?;
     let (records, torn) = read_records(&file, floor).map_err(|m| malformed(ctx, path, 0, &m))?;
+    let unread = logs.iter().find_map(|log| log.unread());
+    if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
+        // IMPORTANT: while the file still has what belongs there, or is known not to. A partition that is damaged is never served
+        // again as it is; this one may be with the next opening.
+        return Err(error.clone());
+    }
     // First what has no record: what others have put behind it does not count either.
     let ids: HashSet<u64> = records.iter().map(|record| record.id).collect();
     for (log, base, id) in &seen {
@@ -490,3 +538,73 @@ const RECORD_BYTES_MAX: usize = 1 << 30;
 
 /// The file is begun anew once it is larger than this.
 const FILE_BYTES: u64 = 16 << 20;
+
+/// If it cannot be begun anew, nothing more is committed once it is larger than this.
+const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::clock::ManualClock;
+    use crate::config::{BrokerConfig, TopicConfig};
+    use crate::error::Outcome;
+    use crate::record::Record;
+    use crate::testing::{Disk, Op};
+    use crate::topic::Partition;
+
+    fn together(broker: &Broker, partitions: [&Partition; 2], bytes: usize) -> Result<()> {
+        let mut transaction = broker.transaction();
+        for partition in partitions {
+            transaction.send(partition, Record::new(vec![7u8; bytes]));
+        }
+        transaction.commit().map(drop)
+    }
+
+    fn made(disk: &Disk) -> (Broker, [Partition; 4]) {
+        let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(disk).unwrap();
+        let topic = broker.ensure_topic("t", TopicConfig::new().partitions(4)).unwrap();
+        let partition = |n| topic.partition(n).unwrap();
+        (broker, [partition(0), partition(1), partition(2), partition(3)])
+    }
+
+    /// A partition that cannot be synced keeps the file from being begun anew: it grows, but not without a bound, and not every
+    /// commit tries.
+    #[test]
+    fn a_file_that_cannot_begin_anew_grows_no_further_than_its_bound() {
+        let disk = Disk::new();
+        let (broker, [a, b, c, d]) = made(&disk);
+        let journal = &broker.inner().ctx.journal;
+        journal.state.lock().bytes_max = 3 * FILE_BYTES;
+        together(&broker, [&a, &b], 10).unwrap();
+        disk.fail(Op::Sync, 1, ErrorKind::Other);
+        broker.sync().unwrap_err();
+        let (mut commits, before) = (0, disk.ops_of(Op::Sync));
+        let refused = loop {
+            match together(&broker, [&c, &d], 500_000) {
+                Ok(()) => commits += 1,
+                Err(error) => break error,
+            }
+            assert!(commits < 100, "without a bound");
+        };
+        assert!(matches!(refused, Error::JournalFailed { .. }), "{refused}");
+        assert_eq!(refused.outcome(), Outcome::NotWritten);
+        assert!(commits > 40 && disk.ops_of(Op::Sync) - before < 8, "{commits} commits");
+        // What needs no record goes on, and the next opening makes room.
+        broker.producer().send(&c, Record::new("alone")).unwrap().wait().unwrap();
+        drop((broker, a, b, c, d));
+        let (broker, [_, _, c, d]) = made(&disk);
+        together(&broker, [&c, &d], 10).unwrap();
+        assert_eq!(c.bounds().unwrap().log_end.get(), commits + 2);
+    }
+
+    #[test]
+    fn a_large_file_begins_anew() {
+        let disk = Disk::new();
+        let (broker, [a, b, ..]) = made(&disk);
+        (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());
+        assert!(broker.inner().ctx.journal.state.lock().position < FILE_BYTES + (2 << 20));
+    }
+}

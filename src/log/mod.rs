@@ -190,6 +190,8 @@ pub(crate) struct Log {
     log_start: AtomicU64,
     visible_end: AtomicU64,
     durable_end: AtomicU64,
+    /// What is before this is on the medium, here or in the journal.
+    covered_end: AtomicU64,
     log_end: AtomicU64,
     epoch: AtomicU32,
     /// The last point known to be on the medium: what the next checkpoint says.
@@ -324,6 +326,7 @@ impl Log {
             log_start: AtomicU64::new(manifest.log_start.get()),
             visible_end: AtomicU64::new(end),
             durable_end: AtomicU64::new(end),
+            covered_end: AtomicU64::new(end),
             log_end: AtomicU64::new(end),
             epoch: AtomicU32::new(manifest.epoch()),
             manifest: ManifestStore::new(&dir, manifest),

@@ -47,7 +47,9 @@ pub(crate) struct Segment {
     /// Whether some written bytes may not be on the medium.
     dirty: AtomicBool,
     /// Held during a sync: whoever finds it clean knows that no sync of it is still under way.
-    syncing: Mutex<()>,
+    /// Held by whoever syncs it: one at a time. IMPORTANT: a sync that failed is not tried again, by nobody. A second one would
+    /// succeed, and say nothing of the bytes that the first one lost.
+    syncing: Mutex<Option<Error>>,
     synced: AtomicBool,
     /// It lies before the log start, and its files are being deleted.
     pub(super) retired: AtomicBool,
@@ -86,7 +88,7 @@ impl Segment {
             end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
-            syncing: Mutex::new(()),
+            syncing: Mutex::new(None),
             cleaned: entry.state == SegmentState::Cleaned,
             horizon: OnceLock::new(),
             dirty: AtomicBool::new(!entry.state.is_synced()),
@@ -177,23 +179,30 @@ impl Segment {
     /// # Errors
     /// What the medium says; nothing is known of the bytes then.
     pub(crate) fn sync(self: &Arc<Self>, ctx: &Context) -> Result<()> {
-        let _syncing = self.syncing.lock();
-        self.sync_alone(ctx)
+        let mut failed = self.syncing.lock();
+        self.sync_alone(ctx, &mut failed)
     }
 
-    fn sync_alone(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+    fn sync_alone(self: &Arc<Self>, ctx: &Context, failed: &mut Option<Error>) -> Result<()> {
+        if let Some(error) = failed {
+            return Err(error.clone());
+        }
         // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
         let sealed = self.is_sealed();
         self.dirty.store(false, Ordering::Release);
-        let file = match self.file(ctx) {
+        let synced = self
+            .file(ctx)
+            .and_then(|file| file.sync_data().map_err(|e| Error::io("sync", &ctx.display(&self.path), e)));
+        match synced {
+            Ok(()) => {}
             // Retention was faster: nobody needs the bytes any more, wherever they are.
             Err(_) if self.retired.load(Ordering::Acquire) => return Ok(()),
-            file => file?,
-        };
-        file.sync_data().map_err(|e| {
-            self.dirty.store(true, Ordering::Release);
-            Error::io("sync", &ctx.display(&self.path), e)
-        })?;
+            Err(error) => {
+                self.dirty.store(true, Ordering::Release);
+                *failed = Some(error.clone());
+                return Err(error);
+            }
+        }
         if sealed {
             self.synced.store(true, Ordering::Release);
         }
@@ -205,12 +214,13 @@ impl Segment {
     /// # Errors
     /// As [`sync`](Segment::sync).
     pub(crate) fn sync_if_dirty(self: &Arc<Self>, ctx: &Context) -> Result<()> {
-        let _syncing = self.syncing.lock();
-        if self.is_dirty() { self.sync_alone(ctx) } else { Ok(()) }
+        let mut failed = self.syncing.lock();
+        if self.is_dirty() { self.sync_alone(ctx, &mut failed) } else { Ok(()) }
     }
 
-    /// Notes that all its bytes have been synced by other means.
+    /// Notes that all its bytes have been synced by other means: written again first, if a sync had failed.
     pub(crate) fn mark_synced(&self) {
+        *self.syncing.lock() = None;
         self.dirty.store(false, Ordering::Release);
         self.synced.store(self.is_sealed(), Ordering::Release);
     }

@@ -16,7 +16,7 @@ use crate::format::journal::CommittedPart;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::stats::Event;
-use crate::storage::write_all_at;
+use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::types::Offset;
 use crate::version::Version;
@@ -50,6 +50,8 @@ struct Held<'a> {
     /// The versions that the streams of the conditions have.
     versions: Vec<Version>,
     filled: Option<Filled>,
+    /// Where the batch goes. IMPORTANT: kept from before the record is written, so that nothing but the write can fail then.
+    file: Option<Arc<dyn File>>,
 }
 
 /// A transaction that is written, and as safe as the strictest of its logs demands once it has been waited for.
@@ -78,7 +80,8 @@ pub(crate) fn commit(
     // One batch is whole by itself.
     let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
     let mut events = Vec::new();
-    let entered = ctx.journal.enter();
+    // A single append needs no journal, and waits for nobody who begins it anew.
+    let entered = journaled.then(|| ctx.journal.enter());
     let done = if journaled { ctx.journal.prepare(ctx) } else { Ok(()) }
         .and_then(|()| write_all(ctx, &logs, parts, journaled, written, &mut events));
     drop(entered);
@@ -99,9 +102,8 @@ pub(crate) fn commit(
     })?;
     let mut committing = Committing { ctx: ctx.clone(), logs, answers, upto, is_strict: false };
     committing.is_strict = committing.announce();
-    if ctx.journal.is_large() {
-        // If that cannot be done now, the next transaction tries again.
-        drop(ctx.journal.checkpoint(ctx));
+    if journaled {
+        ctx.journal.checkpoint_if_large(ctx);
     }
     Ok(committing)
 }
@@ -130,7 +132,10 @@ fn write_all(
         let done = journal.write(ctx, ctx.journal.durable(), parts, involved).and_then(|end| {
             upto = Some(end);
             // From here on it has happened.
-            held.iter().try_for_each(|part| part.write(ctx)).inspect_err(|error| journal.fail(error))
+            let written = held.iter().try_for_each(|part| {
+                part.write().map_err(|(_, e)| Error::io("write", &ctx.display(&part.writer.segment.path), e))
+            });
+            written.inspect_err(|error| journal.fail(error))
         });
         if let Err(error) = done {
             drop(journal);
@@ -148,7 +153,7 @@ fn write_all(
     } else {
         held.iter_mut().for_each(|part| part.fill(0));
         for part in &mut held {
-            part.write(ctx).or_else(|error| part.write_failed(error))?;
+            part.write().map_err(|(written, e)| part.write_failed(written, e))?;
             part.advance(None);
         }
         None
@@ -192,7 +197,18 @@ fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
             .map(|(((place, part, keys, log), writer), versions)| {
                 let Part { batch, conditions, .. } = part;
                 let settings = log.settings();
-                Held { log, place, writer, settings, batch, keys, conditions, versions, filled: None }
+                Held {
+                    log,
+                    place,
+                    writer,
+                    settings,
+                    batch,
+                    keys,
+                    conditions,
+                    versions,
+                    filled: None,
+                    file: None,
+                }
             })
             .collect());
     }
@@ -300,8 +316,7 @@ impl Held<'_> {
         self.log.set_append_time(&mut batch.header, &self.settings);
         let rolled =
             self.log.roll_if_due(&mut self.writer, &batch.header, batch.stored.len(), &self.settings)?;
-        // Opened now, so that only the write itself can fail later.
-        self.writer.segment.file(&self.log.ctx)?;
+        self.file = Some(self.writer.segment.file(&self.log.ctx)?);
         Ok(rolled)
     }
 
@@ -327,24 +342,18 @@ impl Held<'_> {
         Some(Involved { log: self.log.clone(), before: header.base_offset, end: header.end_offset() })
     }
 
-    fn write(&self, ctx: &Context) -> Result<()> {
-        let Some(batch) = &self.batch else { return Ok(()) };
-        let file = self.writer.segment.file(ctx)?;
-        write_all_at(&*file, &batch.stored, self.writer.point.position)
-            .map_err(|(_, e)| Error::io("write", &ctx.display(&self.writer.segment.path), e))
+    /// Answers with how much was written, if not all was.
+    fn write(&self) -> Result<(), (usize, std::io::Error)> {
+        let (Some(batch), Some(file)) = (&self.batch, &self.file) else { return Ok(()) };
+        write_all_at(&**file, &batch.stored, self.writer.point.position)
     }
 
     /// Of a single batch, as of any append.
-    fn write_failed(&self, error: Error) -> Result<()> {
-        let Error::Io { source, .. } = &error else { return Err(error) };
-        let file = self.writer.segment.file(&self.log.ctx)?;
-        let len = self.batch.as_ref().map_or(0, |batch| batch.stored.len());
-        Err(self.log.write_failed(
-            &self.writer,
-            &*file,
-            len,
-            std::io::Error::new(source.kind(), source.to_string()),
-        ))
+    fn write_failed(&self, written: usize, e: std::io::Error) -> Error {
+        match &self.file {
+            Some(file) => self.log.write_failed(&self.writer, &**file, written, e),
+            None => Error::Closed,
+        }
     }
 
     fn advance(&mut self, journal: Option<u64>) {
@@ -380,11 +389,11 @@ impl Log {
     /// # Errors
     /// What the medium says: the partition is poisoned.
     pub(super) fn sync_before(&self, before: Offset) -> Result<()> {
-        if self.durable_end.load(Ordering::Acquire) >= before.get() {
+        let known = [&self.durable_end, &self.covered_end].map(|end| end.load(Ordering::Acquire));
+        if known.iter().any(|known| *known >= before.get()) {
             return Ok(());
         }
         let failed = match self.commit.failure() {
-            // IMPORTANT: a sync that failed is not tried again. A second one would succeed and say nothing of those bytes.
             Some(error) => error,
             None => {
                 let segments = self.segments();
@@ -397,6 +406,18 @@ impl Log {
         };
         // Of what is deleted nothing has to be whole.
         if self.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
+    }
+
+    /// Notes that everything before `end` is on the medium, here or as records of the journal, which are written again in their
+    /// order if the medium loses them here.
+    pub(super) fn cover(&self, end: Offset) {
+        self.covered_end.fetch_max(end.get(), Ordering::AcqRel);
+    }
+
+    /// Why it could not be opened, if that was for another reason than damage.
+    pub(super) fn unread(&self) -> Option<&Error> {
+        let is_damage = |error: &&Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
+        self.damage.as_ref().filter(|error| !is_damage(error))
     }
 
     /// What opening found behind the last point that was known to be on the medium.
