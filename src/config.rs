@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::stats::{Event, OnEvent};
 use crate::sync::Arc;
-use crate::types::Timestamp;
+use crate::types::{GroupId, Timestamp};
 
 /// How the batches of a topic are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -247,6 +247,8 @@ pub struct TopicConfig {
     pub(crate) timestamps: TimestampType,
     pub(crate) timestamp_bounds: TimestampBounds,
     pub(crate) retention: Retention,
+    /// Sorted, each once.
+    pub(crate) retention_holds: Vec<String>,
     pub(crate) cleanup: Cleanup,
     pub(crate) compaction: CompactionSettings,
     pub(crate) streams: bool,
@@ -275,6 +277,7 @@ impl TopicConfig {
             timestamps: TimestampType::Create,
             timestamp_bounds: TimestampBounds::default(),
             retention: Retention::forever(),
+            retention_holds: Vec::new(),
             cleanup: Cleanup::Delete,
             compaction: CompactionSettings::default(),
             streams: false,
@@ -421,6 +424,36 @@ impl TopicConfig {
         self
     }
 
+    /// The groups whose progress [`retention`](TopicConfig::retention) waits for: by age or size no segment is deleted that
+    /// holds a record at or above the least offset that any of them has committed in its partition.
+    ///
+    /// As a replication slot does, this keeps everything for a group that does not come on: **where one of them has
+    /// committed nothing, or is deleted, the log grows until it commits**. [`Group::reset`](crate::Group::reset) sets such a
+    /// group further on, and altering the topic without its name lets go for good. If what is committed cannot be read, or
+    /// cannot be made durable, everything is kept until it can.
+    ///
+    /// [`delete_records`](crate::Partition::delete_records), truncation, compaction and the deletion of the topic wait for
+    /// nobody. A group that is set back while retention runs may find that what it was set back to has just gone.
+    ///
+    /// Default: none, as in Kafka, where retention passes consumers that lag.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Retention, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let day = Duration::from_secs(24 * 3600);
+    /// let config = TopicConfig::new().retention(Retention::for_age(day)).retention_holds_for(&["billing"]);
+    /// broker.create_topic("orders", config)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn retention_holds_for(mut self, groups: &[&str]) -> Self {
+        self.retention_holds = groups.iter().map(ToString::to_string).collect();
+        self.retention_holds.sort();
+        self.retention_holds.dedup();
+        self
+    }
+
     /// What keeps the topic from growing for ever (Kafka's `cleanup.policy`).
     ///
     /// Default: [`Cleanup::Delete`].
@@ -490,6 +523,11 @@ impl TopicConfig {
         if self.compaction.min_dirty_ratio > 1_000_000 {
             return Err(invalid("min_cleanable_dirty_ratio", "it must be 0 to 1"));
         }
+        if let Some(Err(reason)) =
+            self.retention_holds.iter().map(|group| GroupId::new(group)).find(std::result::Result::is_err)
+        {
+            return Err(invalid("retention_holds_for", reason));
+        }
         if self.streams && self.cleanup != Cleanup::None {
             return Err(invalid("cleanup", "streams keep all their events"));
         }
@@ -544,6 +582,9 @@ impl TopicConfig {
         }
         if let Some(bytes) = self.retention.bytes {
             tags.push((TAG_RETENTION_BYTES, bytes.to_le_bytes().to_vec()));
+        }
+        if !self.retention_holds.is_empty() {
+            tags.push((TAG_RETENTION_HOLDS, names_to_bytes(&self.retention_holds)));
         }
         tags
     }
@@ -605,6 +646,7 @@ impl TopicConfig {
                 TAG_MIN_LAG => config.compaction.min_lag = Duration::from_millis(u64_of(bytes)?),
                 TAG_MAX_LAG => config.compaction.max_lag = Some(Duration::from_millis(u64_of(bytes)?)),
                 TAG_RETENTION_BYTES => config.retention.bytes = Some(u64_of(bytes)?),
+                TAG_RETENTION_HOLDS => config.retention_holds = names_from_bytes(bytes)?,
                 _ => {}
             }
         }
@@ -628,6 +670,7 @@ const TAG_DELETE_RETENTION: u16 = 14;
 const TAG_MIN_LAG: u16 = 15;
 const TAG_MAX_LAG: u16 = 16;
 const TAG_STREAMS: u16 = 18;
+const TAG_RETENTION_HOLDS: u16 = 19;
 
 /// How far from the time of sending a given timestamp may lie; `None`: anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -661,6 +704,26 @@ impl TimestampBounds {
         let bound = |millis| (millis != u64::MAX).then(|| Duration::from_millis(millis));
         Some(TimestampBounds { before: bound(u64::from_le_bytes(*before)), after: bound(u64_of(after)?) })
     }
+}
+
+/// Each with its length before it; none is longer than a group's may be.
+fn names_to_bytes(names: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for name in names {
+        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(name.as_bytes());
+    }
+    bytes
+}
+
+fn names_from_bytes(mut bytes: &[u8]) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    while let Some((len, rest)) = bytes.split_first() {
+        let (name, rest) = rest.split_at_checked(usize::from(*len))?;
+        names.push(String::from_utf8(name.to_vec()).ok()?);
+        bytes = rest;
+    }
+    Some(names)
 }
 
 fn u32_of(bytes: &[u8]) -> Option<u32> {
@@ -714,6 +777,7 @@ mod tests {
                     after: durability.map(|_| Duration::ZERO),
                 },
                 retention: Retention::for_age(Duration::from_millis(3)).and_bytes(u64::MAX),
+                retention_holds: durability.map_or(Vec::new(), |_| vec!["a".repeat(249), "\u{fc}".into()]),
                 cleanup: durability.map_or(Cleanup::Compact, |_| Cleanup::CompactAndDelete),
                 compaction: CompactionSettings {
                     min_dirty_ratio: 1,
@@ -739,7 +803,7 @@ mod tests {
 
     #[test]
     fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in (1..=8).chain(10..=16).chain([18]) {
+        for tag in (1..=8).chain(10..=16).chain(18..=19) {
             assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
         }
         assert_eq!(TopicConfig::from_tags(0, &[]), None);

@@ -13,7 +13,8 @@ use common::{at, look, send};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Clock, Durability, Partition, Record, Retention, SkipReason, Start, TopicConfig,
+    Broker, BrokerConfig, Clock, Durability, Error, Offset, Offsets, Partition, Position, Record, Retention,
+    SkipReason, Start, TopicConfig,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,8 +26,12 @@ fn fives() -> TopicConfig {
     TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(500)
 }
 
+fn settings(clock: &ManualClock) -> BrokerConfig {
+    BrokerConfig::new().clock(clock.clone()).seed(1)
+}
+
 fn open(disk: &Disk, clock: &ManualClock) -> Broker {
-    BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(disk).unwrap()
+    settings(clock).on_disk(disk).unwrap()
 }
 
 fn partition(broker: &Broker, config: TopicConfig) -> Partition {
@@ -426,4 +431,182 @@ fn a_broker_under_the_systems_clock_retains_by_itself() {
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("{:?}", t.stats());
+}
+
+// -- S11: retention that waits for groups --
+
+/// Lets a group commit an offset, as somebody who is no member.
+fn commit(broker: &Broker, group: &str, partition: &Partition, offset: u64) {
+    let position = Position {
+        topic: partition.topic().clone(),
+        partition: partition.id(),
+        offset: Offset::new(offset),
+        epoch: partition.epoch(),
+    };
+    let consumer = broker.consumer(group).assign(&[]).unwrap();
+    consumer.commit(Offsets::new().next(&position)).unwrap();
+}
+
+fn start(broker: &Broker, partition: &Partition) -> u64 {
+    broker.maintain().unwrap();
+    partition.bounds().unwrap().log_start.get()
+}
+
+#[test]
+fn s11_by_age_and_by_size_nothing_goes_that_a_named_group_has_not_committed() {
+    for retention in [Retention::for_age(MINUTE), Retention::for_bytes(1)] {
+        let (disk, clock) = (Disk::new(), ManualClock::new());
+        let broker = open(&disk, &clock);
+        let t = partition(&broker, fives().retention(retention).retention_holds_for(&["slow", "fast"]));
+        append(&broker, &t, 15);
+        clock.advance(MINUTE + TICK);
+        assert_eq!(start(&broker, &t), 0, "neither has committed anything");
+        commit(&broker, "fast", &t, 15);
+        commit(&broker, "other", &t, 15);
+        assert_eq!(start(&broker, &t), 0, "one of them has not");
+        for (committed, expected) in [(0, 0), (4, 0), (5, 5), (9, 5), (3, 5)] {
+            commit(&broker, "slow", &t, committed);
+            assert_eq!(start(&broker, &t), expected, "{retention:?} {committed}");
+        }
+        // Whatever else deletes waits for nobody.
+        assert_eq!(t.delete_records(Offset::new(7)).unwrap(), 7);
+        assert_eq!(start(&broker, &t), 7);
+        commit(&broker, "slow", &t, 15);
+        let expected = if retention == Retention::for_bytes(1) { 10 } else { 15 };
+        assert_eq!(start(&broker, &t), expected, "{retention:?}");
+    }
+}
+
+#[test]
+fn s11_what_lies_before_the_log_start_goes_whoever_is_held_for() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let t = partition(&broker, fives().retention_holds_for(&["never"]));
+    append(&broker, &t, 13);
+    t.delete_records(Offset::new(13)).unwrap();
+    broker.maintain().unwrap();
+    assert_eq!(look(&disk, &t), (1, 13, 13), "the active segment too");
+}
+
+#[test]
+fn s11_each_partition_is_held_by_what_is_committed_in_it() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let config = fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]);
+    let topic = broker.create_topic("t", config.clone().partitions(2)).unwrap();
+    let partitions = topic.partitions();
+    for partition in &partitions {
+        append(&broker, partition, 15);
+    }
+    commit(&broker, "g", &partitions[1], 11);
+    assert_eq!((start(&broker, &partitions[0]), start(&broker, &partitions[1])), (0, 10));
+    // So is one that comes later.
+    broker.alter_topic("t", config.partitions(3)).unwrap();
+    let third = topic.partition(2).unwrap();
+    append(&broker, &third, 15);
+    assert_eq!(start(&broker, &third), 0);
+}
+
+#[test]
+fn s11_holds_last_over_a_restart_and_go_by_what_a_power_loss_leaves() {
+    for (survive, keeps) in [(None, true), (Some(Survive::Everything), true), (Some(Survive::Synced), false)]
+    {
+        let (disk, clock) = (Disk::new(), ManualClock::new());
+        let broker = open(&disk, &clock);
+        let config = fives().retention(Retention::for_bytes(1)).durability(Durability::Sync);
+        let t = partition(&broker, config.clone().retention_holds_for(&["g"]));
+        append(&broker, &t, 15);
+        commit(&broker, "g", &t, 6);
+        match survive {
+            None => broker.close().unwrap(),
+            Some(survive) => disk.crash(survive),
+        }
+        let broker = open(&disk, &clock);
+        let t = broker.topic("t").unwrap().partition(0).unwrap();
+        assert_eq!(start(&broker, &t), if keeps { 5 } else { 0 }, "{survive:?}");
+
+        // What went for a commit went for one that no power loss takes back.
+        commit(&broker, "g", &t, 10);
+        assert_eq!(start(&broker, &t), 10, "{survive:?}");
+        let broker = disk.crash_and_reopen(Survive::Synced, settings(&clock)).unwrap();
+        let committed = broker.group("g").unwrap().committed("t", 0).unwrap().unwrap();
+        assert_eq!(committed.offset, 10, "{survive:?}");
+    }
+}
+
+#[test]
+fn s11_a_deleted_group_holds_everything_and_setting_it_on_or_altering_the_topic_lets_go() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let config = fives().retention(Retention::for_bytes(1));
+    let t = partition(&broker, config.clone().retention_holds_for(&["g"]));
+    append(&broker, &t, 15);
+    let g = broker.group("g").unwrap();
+    commit(&broker, "g", &t, 7);
+    assert_eq!(start(&broker, &t), 5);
+    g.delete().unwrap();
+    commit(&broker, "other", &t, 15);
+    assert_eq!(start(&broker, &t), 5, "it has committed nothing any more");
+    g.reset("t", Start::End).unwrap();
+    assert_eq!(start(&broker, &t), 10);
+
+    append(&broker, &t, 10);
+    assert_eq!(start(&broker, &t), 15);
+    broker.alter_topic("t", config.clone()).unwrap();
+    assert_eq!(start(&broker, &t), 20, "nobody is held for");
+    append(&broker, &t, 5);
+    broker.alter_topic("t", config.retention_holds_for(&["g", "new"])).unwrap();
+    assert_eq!(start(&broker, &t), 20);
+}
+
+#[test]
+fn s11_a_commit_of_before_a_cut_holds_from_the_cut_on() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]));
+    append(&broker, &t, 15);
+    commit(&broker, "g", &t, 15);
+    t.truncate_to(Offset::new(5)).unwrap();
+    append(&broker, &t, 15);
+    assert_eq!(start(&broker, &t), 5, "what came instead is new to it");
+}
+
+#[test]
+fn s11_commits_that_cannot_be_made_durable_or_read_let_nothing_go() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let config = fives().retention(Retention::for_bytes(1)).durability(Durability::Sync);
+    let t = partition(&broker, config.retention_holds_for(&["g"]));
+    append(&broker, &t, 15);
+    commit(&broker, "g", &t, 10);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    assert_eq!(start(&broker, &t), 0);
+    broker.close().unwrap_err();
+
+    // Damaged where it is known to be on the medium.
+    let broker = open(&disk, &clock);
+    commit(&broker, "g", &broker.topic("t").unwrap().partition(0).unwrap(), 10);
+    broker.close().unwrap();
+    let log = common::files(&disk, "topics/__consumer_offsets", ".log").pop().unwrap();
+    let broker = {
+        disk.flip_bit(&log, 8 * 200).unwrap();
+        open(&disk, &clock)
+    };
+    let t = broker.topic("t").unwrap().partition(0).unwrap();
+    assert_eq!(start(&broker, &t), 0);
+}
+
+#[test]
+fn s11_the_names_are_those_of_groups_and_kept_in_the_catalog_in_any_order() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let config = fives().retention_holds_for(&["b", "a", "b"]);
+    let broker = open(&disk, &clock);
+    broker.create_topic("t", config.clone()).unwrap();
+    broker.ensure_topic("t", fives().retention_holds_for(&["a", "b"])).unwrap();
+    for name in ["", "a\n", &"a".repeat(250)] {
+        let refused = broker.create_topic("u", fives().retention_holds_for(&["a", name]));
+        assert!(matches!(refused, Err(Error::InvalidConfig { field: "retention_holds_for", .. })));
+    }
+    broker.close().unwrap();
+    assert_eq!(open(&disk, &clock).topic("t").unwrap().config(), config);
 }

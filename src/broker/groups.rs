@@ -47,19 +47,23 @@ impl Host for BrokerInner {
     }
 
     fn existing_offsets_log(&self) -> Option<Arc<Log>> {
-        let topics = self.upkeep.topics.read();
-        let state = topics.iter().find(|state| is_own_topic(state.name.as_str()))?;
-        state.logs().first().cloned()
+        offsets_log(&self.upkeep.topics.read())
     }
 
     fn coordinator(&self) -> &Coordinator {
-        &self.groups
+        &self.upkeep.groups
     }
 }
 
 impl BrokerInner {
     /// Topics came, grew or went.
     pub(crate) fn topics_changed(&self) {
-        self.groups.topics_changed(self);
+        self.coordinator().topics_changed(self);
     }
+}
+
+/// The log that offsets are committed to, if it is among these topics.
+pub(super) fn offsets_log(topics: &[Arc<TopicState>]) -> Option<Arc<Log>> {
+    let state = topics.iter().find(|state| is_own_topic(state.name.as_str()))?;
+    state.logs().first().cloned()
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use super::TopicState;
 use super::checkpoint::CheckpointStore;
+use super::groups::offsets_log;
 use crate::error::Result;
-use crate::log::Context;
+use crate::group::Coordinator;
+use crate::log::{Context, Log};
 use crate::sync::{Arc, Mutex, RwLock, thread};
+use crate::types::{GroupId, Offset};
 
 /// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
 /// the last handle goes, the directory's lock goes with it, not some time later.
@@ -19,6 +22,7 @@ pub(super) struct Upkeep {
     /// By name.
     pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
     pub(super) checkpoints: CheckpointStore,
+    pub(super) groups: Coordinator,
 }
 
 /// The broker's two threads, if it has them.
@@ -88,14 +92,43 @@ impl Upkeep {
         self.do_due();
         let mut entries = Vec::new();
         for state in self.topics.read().clone() {
+            let holds = self.holds(&state);
             for log in state.logs().iter() {
-                log.maintain();
+                // One that has been added since holds everything.
+                let hold = holds.as_ref().map_or(Some(Offset::new(u64::MAX)), |holds| {
+                    holds.get(log.partition().get() as usize).copied()
+                });
+                log.maintain(hold.unwrap_or(Offset::ZERO));
                 entries.extend(log.checkpoint());
             }
         }
         let written = self.checkpoints.write(&self.ctx, false, entries);
         self.compact();
         written
+    }
+
+    /// From where on retention keeps each partition of a topic for the groups that it is to wait for; `None` if there is
+    /// none.
+    fn holds(&self, state: &TopicState) -> Option<Vec<Offset>> {
+        let config = state.config();
+        if config.retention_holds.is_empty() {
+            return None;
+        }
+        let groups = config.retention_holds.iter().filter_map(|group| GroupId::new(group).ok());
+        let groups: Vec<_> = groups.collect();
+        let everything = vec![Offset::ZERO; state.logs().len()];
+        // Without a log nobody has committed anything.
+        let Some(log) = offsets_log(&self.topics.read()) else { return Some(everything) };
+        let offsets = self.groups.offsets();
+        let read = offsets.attach(log.clone()).map(|()| {
+            let hold = |log: &Arc<Log>| {
+                let committed = groups.iter().map(|group| offsets.holds(group, log));
+                committed.min().unwrap_or(Offset::ZERO)
+            };
+            state.logs().iter().map(hold).collect()
+        });
+        // IMPORTANT: behind the look. What a power loss could take back lets nothing go.
+        Some(read.and_then(|holds| log.sync().map(|()| holds)).unwrap_or(everything))
     }
 
     /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the

@@ -20,7 +20,6 @@ pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
-use crate::group::Coordinator;
 use crate::log::Context;
 use crate::rng::SplitMix64;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
@@ -56,7 +55,6 @@ pub(crate) struct BrokerInner {
     durability: Durability,
     catalog: Mutex<CatalogStore>,
     upkeep: Arc<Upkeep>,
-    groups: Coordinator,
     /// By producer id: the epoch of its last handle.
     producers: Mutex<HashMap<u64, Arc<AtomicU32>>>,
     random: Mutex<SplitMix64>,

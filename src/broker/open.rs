@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::catalog::{self, CatalogStore, identity};
 use super::checkpoint::CheckpointStore;
+use super::groups::offsets_log;
 use super::maintenance::{Threads, Upkeep};
 use super::{BrokerInner, TopicState};
 use crate::config::{BrokerConfig, TopicConfig};
@@ -56,12 +57,12 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         ctx: ctx.clone(),
         topics: RwLock::new(topics),
         checkpoints: CheckpointStore::new(noted),
+        groups,
     });
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
         catalog: Mutex::new(catalog),
         upkeep: upkeep.clone(),
-        groups,
         producers: Mutex::new(HashMap::new()),
         random: Mutex::new(SplitMix64::new(seed)),
         report,
@@ -105,8 +106,7 @@ fn settle_transactions(
 /// Has no commit speak of records that the last stop took. If that cannot be done now, groups answer with the reason.
 fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &[Arc<TopicState>], report: &mut OpenReport) {
     let logs = |id: &TopicId| topics.iter().find(|state| state.id == *id).map(|state| state.logs());
-    let own = topics.iter().find(|state| names::is_own_topic(state.name.as_str()));
-    let Some(log) = own.and_then(|state| state.logs().first().cloned()) else { return };
+    let Some(log) = offsets_log(topics) else { return };
     let find = |id: &TopicId, partition: PartitionId| logs(id)?.get(partition.get() as usize).cloned();
     match groups.offsets().settle(ctx, log, find) {
         Ok(clamped) => report.clamped = clamped,

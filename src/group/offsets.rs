@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::Host;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::body;
 use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
 use crate::log::builder::BatchBuilder;
@@ -127,7 +127,11 @@ impl OffsetStore {
         Ok(clamped)
     }
 
-    fn attach(&self, log: Arc<Log>) -> Result<()> {
+    /// Reads the log, if that has not been done.
+    ///
+    /// # Errors
+    /// As [`open`](OffsetStore::open).
+    pub(crate) fn attach(&self, log: Arc<Log>) -> Result<()> {
         let mut state = self.state.lock();
         if state.log.is_some() {
             return Ok(());
@@ -188,6 +192,18 @@ impl OffsetStore {
         let state = self.state.lock();
         let (_, committed) = state.groups.get(group)?.commits.get(&(*topic, partition))?;
         Some(committed.clone())
+    }
+
+    /// From where on a group still needs the records of a log: from the offset that it has committed, or from where the log
+    /// has been cut since; from the beginning if it has committed nothing.
+    pub(crate) fn holds(&self, group: &GroupId, log: &Log) -> Offset {
+        match self.committed(group, &log.identity().topic_id, log.partition()) {
+            Some(Committed { offset, epoch, .. }) => match log.check_position(offset, epoch) {
+                Err(Error::Truncated { to, .. }) => to,
+                _ => offset,
+            },
+            None => Offset::ZERO,
+        }
     }
 
     /// How many partitions a topic had when a group first subscribed to it; `None` if it never has.

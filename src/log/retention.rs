@@ -51,11 +51,11 @@ fn expired(
 }
 
 impl Log {
-    /// Deletes what retention lets go. If that is all there is, appending goes on in a new segment: the log end stays,
-    /// and no offset is used twice.
+    /// Deletes what retention lets go, and nothing that holds records at or behind `hold`. If that is all there is,
+    /// appending goes on in a new segment: the log end stays, and no offset is used twice.
     ///
     /// An error leaves everything as it was, to be tried the next time, or poisons.
-    pub(super) fn retain(self: &Arc<Self>) {
+    pub(super) fn retain(self: &Arc<Self>, hold: Offset) {
         let shape = self.shape.lock();
         if self.check_writable().is_err() {
             return;
@@ -75,7 +75,10 @@ impl Log {
             // Compacted only: what lies before the log start goes nevertheless.
             let retention =
                 if settings.cleanup.deletes() { settings.retention } else { Retention::forever() };
-            let mut count = expired(&retention, &spans, self.log_start(), self.visible_end(), now);
+            let start = self.log_start();
+            // What lies before the log start nobody can hold.
+            let limit = self.visible_end().min(hold.max(start));
+            let mut count = expired(&retention, &spans, start, limit, now);
             if count == spans.len() {
                 rolled = self.roll(&mut writer).ok();
                 count -= usize::from(rolled.is_none());

@@ -250,17 +250,17 @@ fn what_is_not_visible_is_not_retained() {
     log.set_settings(LogSettings { retention: Retention::for_bytes(0), ..settings(Durability::Sync) });
     fill(&log, 60);
     assert!(log.segments().len() > 3 && log.visible_end() == 0);
-    log.retain();
+    log.retain(Offset::new(u64::MAX));
     assert_eq!(log.log_start(), 0);
     log.sync().unwrap();
     fill(&log, 61);
-    log.retain();
+    log.retain(Offset::new(u64::MAX));
     let bounds = log.bounds();
     assert!(bounds.log_start > Offset::new(40) && bounds.log_start <= Offset::new(60), "{bounds:?}");
     assert_eq!((bounds.visible_end, bounds.log_end), (Offset::new(60), Offset::new(61)));
     assert_eq!(log.segments().len(), 1, "the active segment holds what nobody can see yet");
     log.sync().unwrap();
-    log.retain();
+    log.retain(Offset::new(u64::MAX));
     assert_eq!((log.log_start(), log.bounds().log_end), (Offset::new(61), Offset::new(61)));
 }
 

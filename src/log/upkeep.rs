@@ -6,6 +6,7 @@ use super::{Log, Writer};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
 use crate::sync::{Arc, Ordering};
+use crate::types::Offset;
 
 impl Log {
     /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
@@ -20,8 +21,9 @@ impl Log {
     }
 
     /// Rolls a segment whose first record has become too old although nothing is appended: it can be retained or
-    /// compacted only once it is sealed. Then deletes what need not be kept, and does the rest for what is.
-    pub(crate) fn maintain(self: &Arc<Self>) {
+    /// compacted only once it is sealed. Then deletes what need not be kept, nothing at or behind `hold` for its age or
+    /// size, and does the rest for what is.
+    pub(crate) fn maintain(self: &Arc<Self>, hold: Offset) {
         let settings = self.settings();
         let now = self.ctx.clock.now();
         let aged = |writer: &Writer| {
@@ -39,7 +41,7 @@ impl Log {
         } else {
             drop(writer);
         }
-        self.retain();
+        self.retain(hold);
         self.work();
         if settings.streams {
             // Those whose index could not be written, or which a cut has sealed.
