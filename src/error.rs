@@ -235,8 +235,9 @@ pub enum Error {
         /// The name given.
         name: String,
     },
-    /// This can only be done to a group without members: close its consumers first.
-    #[error("group {group} has members")]
+    /// This can only be done to a group without members, of which no transaction commits offsets just now: close its
+    /// consumers first.
+    #[error("group {group} has members, or a transaction commits offsets of it")]
     GroupNotEmpty {
         /// The group.
         group: GroupId,

@@ -139,6 +139,42 @@ fn x3_a_consumers_offsets_are_committed_with_it_or_not_at_all() {
     assert!(matches!(foreign.commit(), Err(Error::InvalidConfig { field: "consumer", .. })));
 }
 
+/// G4 with X3: of a consumer with partitions assigned by hand.
+#[test]
+fn x3_nobody_takes_over_or_sets_back_what_a_transaction_without_a_member_commits() {
+    let disk = Disk::new();
+    let broker = broker(&disk, Durability::Os);
+    let p = topics(&broker);
+    send(&broker, &p[0], "in").unwrap();
+    let mut alone = broker.consumer("g").assign(&[p[0].clone()]).unwrap();
+    let records = alone.poll(NOW).unwrap();
+    assert_eq!(records.len(), 1);
+    let group = broker.group("g").unwrap();
+    // The first transaction makes the journal: between the check of its offsets and the write of anything.
+    let gate = disk.hold(Op::Sync, 1);
+    let committing = std::thread::spawn({
+        let (broker, to, handle) = (broker.clone(), p[2].clone(), alone.handle());
+        move || {
+            let mut transaction = broker.transaction();
+            transaction.send(&to, Record::new("out")).offsets_of(&handle, &records);
+            transaction.commit()
+        }
+    });
+    gate.wait_until_reached();
+    assert!(matches!(group.reset("a", Start::Beginning), Err(Error::GroupNotEmpty { .. })));
+    assert!(matches!(group.delete(), Err(Error::GroupNotEmpty { .. })));
+    let mut member = broker.consumer("g").subscribe(&["a"]).unwrap();
+    assert_eq!(member.poll(NOW).unwrap().len(), 0, "it is being done");
+    assert_eq!(member.assignment().len(), 1, "the other partition is free");
+    gate.release();
+    committing.join().unwrap().unwrap();
+    assert_eq!(member.poll(NOW).unwrap().len(), 0, "it is done");
+    assert_eq!(member.assignment().len(), 2);
+    assert_eq!(group.committed("a", 0).unwrap().unwrap().offset, 1);
+    drop(member);
+    group.reset("a", Start::Beginning).unwrap();
+}
+
 #[test]
 fn x3_offsets_committed_with_records_last_like_others() {
     let disk = Disk::new();

@@ -233,7 +233,8 @@ impl Group {
     /// is moved to its nearer end. [`Start::Time`] without such a record means the end.
     ///
     /// # Errors
-    /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set;
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set, and not while a transaction commits
+    /// offsets of it;
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says: then nothing is changed.
     pub fn reset(&self, topic: &str, to: impl Into<ResetTo>) -> Result<Vec<Position>> {
         let coordinator = self.broker.coordinator();
@@ -242,10 +243,7 @@ impl Group {
         let (mut changes, mut positions) = (Vec::new(), Vec::new());
         let at = self.broker.ctx.clock.now();
         // Held to the end: nobody joins in between.
-        let membership = self.group.lock();
-        if !membership.is_empty() {
-            return Err(Error::GroupNotEmpty { group: self.group.name.clone() });
-        }
+        let membership = self.group.lock_empty()?;
         for log in state.logs().iter() {
             let epoch = log.epoch();
             let committed = coordinator.offsets().committed(&self.group.name, &state.id, log.partition());
@@ -271,14 +269,12 @@ impl Group {
     /// Forgets all that the group has committed.
     ///
     /// # Errors
-    /// [`GroupNotEmpty`](Error::GroupNotEmpty), [`Closed`](Error::Closed), or what the medium says.
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset), [`Closed`](Error::Closed), or what the medium
+    /// says.
     pub fn delete(&self) -> Result<()> {
         self.open()?;
         let coordinator = self.broker.coordinator();
-        let membership = self.group.lock();
-        if !membership.is_empty() {
-            return Err(Error::GroupNotEmpty { group: self.group.name.clone() });
-        }
+        let membership = self.group.lock_empty()?;
         let erasure = coordinator.offsets().erasure(&self.group.name);
         let written = coordinator.offsets().append(&self.broker.ctx, &self.group.name, &erasure)?;
         drop(membership);

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use self::offsets::{Change, Committed, OffsetStore};
-use self::state::{Joining, Liveness, Membership, Share, Stamp, TopicInfo};
+use self::state::{Joining, Liveness, Membership, NOBODY, Share, Stamp, TopicInfo};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::builder::BatchBuilder;
 use crate::log::{Appended, Context, Log, Task};
@@ -150,6 +150,19 @@ impl Group {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Membership> {
         self.membership.lock()
+    }
+
+    /// The group, to be set to another place: as long as the guard lives nobody joins.
+    ///
+    /// # Errors
+    /// `GroupNotEmpty` if it has members, or a transaction commits offsets of it just now.
+    pub(crate) fn lock_empty(&self) -> Result<MutexGuard<'_, Membership>> {
+        let membership = self.lock();
+        if membership.is_empty() && !membership.is_pinned() {
+            Ok(membership)
+        } else {
+            Err(Error::GroupNotEmpty { group: self.name.clone() })
+        }
     }
 
     /// See [`Membership::version`].
@@ -286,7 +299,7 @@ fn objection(
     commit: &Commit,
 ) -> Option<RejectReason> {
     let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
-    let stranger = stamp.member == 0;
+    let stranger = stamp.member == NOBODY;
     if stranger && !membership.is_empty() {
         return Some(RejectReason::NotAMember);
     }

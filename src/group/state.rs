@@ -41,10 +41,13 @@ impl Share {
     }
 }
 
+/// The number of no member.
+pub(crate) const NOBODY: u32 = 0;
+
 /// What a member polled under: which member it was, and which generation it had come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// 0: no member of a group.
+    /// [`NOBODY`]: no member of a group.
     pub(crate) member: u32,
     pub(crate) generation: u32,
 }
@@ -264,11 +267,15 @@ impl Membership {
         }
     }
 
-    /// Keeps a partition where it is until [`unpin`](Membership::unpin).
+    /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is taken by nobody.
     pub(crate) fn pin(&mut self, share: &Share) {
-        if let Some(owner) = self.owners.get_mut(share) {
-            owner.pins += 1;
-        }
+        let nobodys = || Owner { member: NOBODY, since: self.generation, pins: 0, released: true };
+        self.owners.entry(share.clone()).or_insert_with(nobodys).pins += 1;
+    }
+
+    /// Whether a transaction is under way that commits offsets of the group.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.owners.values().any(|owner| owner.pins > 0)
     }
 
     pub(crate) fn unpin(&mut self, share: &Share) {
