@@ -4,15 +4,18 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use common::{open, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability, Error, Offset, OffsetReset, Offsets,
-    Partition, RangeAssignor, RebalanceEvent, Record, RejectReason, ResetTo, Start, TopicConfig,
+    Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
+    Error, Offset, OffsetReset, Offsets, Partition, PartitionId, RangeAssignor, RebalanceEvent, Record,
+    RejectReason, ResetTo, Start, TopicConfig, TopicName,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -347,6 +350,95 @@ fn whoever_cannot_come_back_says_so_until_he_can() {
     }
     drop(other);
     assert_eq!(a.poll(NOW).unwrap().len(), 1);
+}
+
+/// Shares like the range assignor, as long as nobody wants it to go wrong.
+#[derive(Clone, Debug, Default)]
+struct Moody(Arc<AtomicU32>);
+
+impl Moody {
+    const FAILS: u32 = 1;
+    const PANICS: u32 = 2;
+
+    fn becomes(&self, mood: u32) {
+        self.0.store(mood, Ordering::Relaxed);
+    }
+}
+
+impl Assignor for Moody {
+    fn name(&self) -> &str {
+        "moody"
+    }
+
+    fn assign(
+        &self,
+        members: &[AssignorMember<'_>],
+        topics: &[AssignorTopic<'_>],
+    ) -> Vec<Vec<(TopicName, PartitionId)>> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::FAILS => Vec::new(),
+            Self::PANICS => panic!("this assignor panics on purpose"),
+            _ => RangeAssignor.assign(members, topics),
+        }
+    }
+}
+
+fn is_invalid_assignment<T>(result: &quipu::Result<T>) -> bool {
+    matches!(result, Err(Error::InvalidAssignment { assignor, .. }) if assignor == "moody")
+}
+
+#[test]
+fn an_assignor_that_fails_when_somebody_goes_is_told_to_those_who_stay_and_he_has_lost() {
+    for mood in [Moody::FAILS, Moody::PANICS] {
+        let (broker, clock) = broker();
+        topic(&broker, "t", 2);
+        fill(&broker, "t", 1);
+        let (moody, story) = (Moody::default(), Story::default());
+        let builder = |name| {
+            let builder = broker.consumer("g").assignor(moody.clone());
+            listening(builder, name, &story).max_poll_interval(Duration::from_secs(10))
+        };
+        let mut a = builder("a").subscribe(&["t"]).unwrap();
+        let mut b = builder("b").subscribe(&["t"]).unwrap();
+        settle(&mut [&mut a, &mut b]);
+        assert_eq!((owned(&a), owned(&b)), (vec![0], vec![1]));
+        moody.becomes(mood);
+        clock.advance(Duration::from_secs(5));
+        poll(&mut a);
+        story.lock().unwrap().clear();
+        clock.advance(Duration::from_secs(5));
+        // Once; then he reads on what he has.
+        assert!(is_invalid_assignment(&a.poll(NOW)), "somebody has to hear of it");
+        assert_eq!(a.poll(NOW).unwrap().len(), 1);
+        assert!(is_invalid_assignment(&b.poll(NOW)), "he cannot come back");
+        assert_eq!(*story.lock().unwrap(), [("b", RebalanceEvent::Lost, vec![("t".to_string(), 1)])]);
+        assert!(!broker.group("g").unwrap().describe().unwrap().stable);
+        moody.becomes(0);
+        settle(&mut [&mut b, &mut a]);
+        assert_eq!((owned(&a), owned(&b)), (vec![0], vec![1]));
+
+        // So when the topics change.
+        moody.becomes(mood);
+        topic(&broker, "t", 3);
+        assert!(is_invalid_assignment(&a.poll(NOW)));
+        assert!(is_invalid_assignment(&b.poll(NOW)));
+        poll(&mut a);
+    }
+}
+
+#[test]
+fn whom_an_assignor_does_not_take_in_is_no_member() {
+    for mood in [Moody::FAILS, Moody::PANICS] {
+        let (broker, _) = broker();
+        topic(&broker, "t", 1);
+        let moody = Moody::default();
+        moody.becomes(mood);
+        let joined = broker.consumer("g").assignor(moody.clone()).subscribe(&["t"]);
+        assert!(is_invalid_assignment(&joined));
+        let description = broker.group("g").unwrap().describe().unwrap();
+        assert!(description.members.is_empty(), "{description:?}");
+        broker.consumer("g").subscribe(&["t"]).unwrap();
+    }
 }
 
 #[test]
@@ -710,6 +802,30 @@ fn a_topic_that_grows_and_one_that_matches_a_pattern_rebalance() {
     broker.delete_topic("orders.us").unwrap();
     a.poll(NOW).unwrap();
     assert_eq!(a.assignment().len(), 3);
+}
+
+/// Whoever looks at the topics first does not come last with what he saw.
+#[test]
+fn topics_that_are_made_at_the_same_time_are_all_assigned() {
+    let (broker, _) = broker();
+    let mut a = broker.consumer("g").subscribe(&["*"]).unwrap();
+    for round in 0..1500 {
+        let barrier = Barrier::new(4);
+        thread::scope(|scope| {
+            for n in 0..4 {
+                let (broker, barrier) = (&broker, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    topic(broker, &format!("t{n}"), 1);
+                });
+            }
+        });
+        poll(&mut a);
+        assert_eq!(a.assignment().len(), 4, "round {round}");
+        for n in 0..4 {
+            broker.delete_topic(&format!("t{n}")).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -106,10 +106,11 @@ impl Membership {
             let Some(member) = &mut self.member else { return told };
             // The version first: what changes behind this look is seen by the next one.
             let version = member.seat.group.version();
-            let (steps, stamp) = {
-                let mut membership = member.seat.group.lock();
-                (membership.reconcile(member.seat.id), membership.stamp(member.seat.id))
+            let (steps, stamp, failed) = {
+                let (mut membership, id) = (member.seat.group.lock(), member.seat.id);
+                (membership.reconcile(id), membership.stamp(id), membership.take_untold(id))
             };
+            told = told.and(failed.map_or(Ok(()), Err));
             let Some(steps) = steps else {
                 told = told.and(self.lose_all(fetcher));
                 match self.come_back() {

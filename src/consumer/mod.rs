@@ -287,6 +287,7 @@ impl Consumer {
     ///
     /// # Errors
     /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; what the listener returned;
+    /// [`InvalidAssignment`](Error::InvalidAssignment) if a rebalance came to nothing;
     /// [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and [`Truncated`](Error::Truncated) as
     /// [`Reader::poll`](crate::Reader::poll); [`Closed`](Error::Closed), or what the medium says.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
 use crate::types::{PartitionId, TopicName};
@@ -75,6 +76,10 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by name. Every partition of
     /// every topic is to be in exactly one list, that of a member that subscribes to the topic. Called with the group's
     /// lock held: it must not call the broker.
+    ///
+    /// An answer that is none, or a panic, is [`InvalidAssignment`](Error::InvalidAssignment): to whoever subscribes, who
+    /// does not become a member; if a member went or topics changed, to the next poll of each of those who are left, once.
+    /// They keep what they have, and what is nobody's stays so until members or topics change again.
     fn assign(
         &self,
         members: &[AssignorMember<'_>],
@@ -378,7 +383,9 @@ pub(crate) fn checked(
     topics: &[AssignorTopic<'_>],
 ) -> Result<Vec<Vec<(TopicName, PartitionId)>>> {
     let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
-    let shares = assignor.assign(members, topics);
+    // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the timer.
+    let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
+        .map_err(|_| invalid("it panicked".to_string()))?;
     if shares.len() != members.len() {
         return Err(invalid(format!("{} lists for {} members", shares.len(), members.len())));
     }

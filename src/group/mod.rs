@@ -109,14 +109,13 @@ impl Coordinator {
         if groups.is_empty() {
             return;
         }
-        let topics = host.topics();
         for group in groups {
             let mut membership = group.lock();
-            // An assignor of the user's that fails keeps everything as it is: the next member to come hears of it.
-            if membership.topics_changed(&topics).is_ok() {
-                // What is new to a group that was there before is read from its beginning, whatever the policy.
-                let _ = self.note_joined(host, &group.name, &membership, true);
-            }
+            // IMPORTANT: under the lock, here and below: who has looked before somebody else does not come after him.
+            let topics = host.topics();
+            membership.topics_changed(&topics);
+            // What is new to a group that was there before is read from its beginning, whatever the policy.
+            let _ = self.note_joined(host, &group.name, &membership, true);
         }
     }
 
@@ -184,11 +183,11 @@ impl Group {
         coordinator.offsets.open(&**host)?;
         let id = coordinator.next_member.fetch_add(1, Ordering::Relaxed);
         let liveness = joining.liveness.clone();
-        let topics = host.topics();
         let mut membership = self.lock();
+        let topics = host.topics();
         membership.join(id, joining, &topics)?;
         if let Err(error) = coordinator.note_joined(&**host, &self.name, &membership, false) {
-            let _ = membership.leave(id, &topics);
+            membership.leave(id, &topics);
             return Err(error);
         }
         drop(membership);
@@ -202,9 +201,8 @@ impl Group {
 
     /// Lets a member go; its partitions go to the others at once. Fine if it has been expelled.
     pub(crate) fn leave(&self, host: &dyn Host, id: u32) {
-        let topics = host.topics();
-        // An assignor that fails leaves its partitions to nobody until the next member comes or goes.
-        let _ = self.lock().leave(id, &topics);
+        let mut membership = self.lock();
+        membership.leave(id, &host.topics());
     }
 
     /// Commits offsets, all of them or none. `own` is what holds for offsets that come from no poll: the caller's stamp

@@ -110,6 +110,8 @@ struct Member {
     /// The generation it has come to: what it polls is stamped with it.
     generation: u32,
     target: BTreeSet<Share>,
+    /// Why the last rebalance that somebody else caused came to nothing, if the member has not been told yet.
+    untold: Option<Error>,
 }
 
 struct Owner {
@@ -172,27 +174,25 @@ impl Membership {
             return Err(Error::InvalidConfig { field: "assignor", reason });
         }
         let target = BTreeSet::new();
-        let member = Member { topics: patterns, assignor, waiter, liveness, generation: 0, target };
+        let member =
+            Member { topics: patterns, assignor, waiter, liveness, generation: 0, target, untold: None };
         self.members.insert(id, member);
         self.rebalance(topics).inspect_err(|_| {
             self.members.remove(&id);
         })
     }
 
-    /// Lets a member go. Answers whether it was one.
-    ///
-    /// # Errors
-    /// `InvalidAssignment` of those who stay: they keep what they have.
-    pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) -> Result<bool> {
+    /// Lets a member go; nothing happens if it is none. If the assignor fails those who stay are told, and keep what they
+    /// have: what the member had is nobody's until the next rebalance.
+    pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) {
         if self.members.remove(&id).is_none() {
-            return Ok(false);
+            return;
         }
         for owner in self.owners.values_mut().filter(|owner| owner.member == id) {
             owner.released = true;
         }
         self.owners.retain(|_, owner| !owner.is_free());
-        self.rebalance(topics)?;
-        Ok(true)
+        self.rebalance_or_tell(topics);
     }
 
     /// Whether a member has not polled for too long at `now`.
@@ -201,15 +201,12 @@ impl Membership {
         deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that is gone.
-    ///
-    /// # Errors
-    /// `InvalidAssignment`: nothing changes.
-    pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) -> Result<()> {
-        if self.members.is_empty() || self.subscribed(topics) == self.topics {
-            return Ok(());
+    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that is gone. If the assignor
+    /// fails the members are told, and nothing changes.
+    pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) {
+        if !self.members.is_empty() && self.subscribed(topics) != self.topics {
+            self.rebalance_or_tell(topics);
         }
-        self.rebalance(topics)
     }
 
     /// What a member has to do to come to the current generation. What it may take is its own on return; what it gives
@@ -237,6 +234,11 @@ impl Membership {
         steps.settled = member.generation != self.generation;
         member.generation = self.generation;
         Some(steps)
+    }
+
+    /// Why a rebalance came to nothing, once for each member.
+    pub(crate) fn take_untold(&mut self, id: u32) -> Option<Error> {
+        self.members.get_mut(&id)?.untold.take()
     }
 
     /// A member has given up what it was asked to. The others are told.
@@ -300,9 +302,14 @@ impl Membership {
 
     /// Nobody moves, and every partition is with the member that should have it.
     pub(crate) fn is_stable(&self) -> bool {
-        self.members.iter().all(|(id, member)| {
-            member.generation == self.generation && self.owned(*id).iter().eq(member.target.iter())
-        })
+        // Not so if whoever should share out what a member left has failed to.
+        let wanted: usize = self.topics.iter().map(|topic| topic.partitions as usize).sum();
+        let targets: usize = self.members.values().map(|member| member.target.len()).sum();
+        self.members.is_empty()
+            || targets == wanted
+                && self.members.iter().all(|(id, member)| {
+                    member.generation == self.generation && self.owned(*id).iter().eq(member.target.iter())
+                })
     }
 
     /// Computes a new target for everybody.
@@ -316,6 +323,17 @@ impl Membership {
         }
         self.signal_all();
         Ok(())
+    }
+
+    /// Of a rebalance that none of those who hear of a failure has asked for.
+    fn rebalance_or_tell(&mut self, topics: &[TopicInfo]) {
+        if let Err(error) = self.rebalance(topics) {
+            for member in self.members.values_mut() {
+                member.untold = Some(error.clone());
+            }
+            // Also for whoever has been expelled, and is to find out.
+            self.signal_all();
+        }
     }
 
     fn targets(&self, topics: &[TopicInfo]) -> Result<Vec<BTreeSet<Share>>> {
