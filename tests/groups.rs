@@ -752,6 +752,28 @@ fn a_commit_is_as_safe_as_the_brokers_durability_says() {
 }
 
 /// DESIGN, Epochs: the commit was synced, what it speaks of was not.
+/// Member numbers begin anew with each opening; what was polled under one of before is nobody's.
+#[test]
+fn g2_what_was_polled_before_the_broker_was_opened_is_a_zombies() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    topic(&broker, "t", 1);
+    fill(&broker, "t", 3);
+    let mut before = broker.consumer("g").max_records(2).subscribe(&["t"]).unwrap();
+    let old = before.poll(NOW).unwrap();
+    let one = old.iter().next().unwrap().into_owned();
+    let broker = disk
+        .crash_and_reopen(Survive::Everything, BrokerConfig::new().clock(ManualClock::new()).seed(1))
+        .unwrap();
+    let mut now = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = now.poll(NOW).unwrap();
+    now.commit(&records).unwrap();
+    assert_eq!(rejected(now.commit(&old)), [(0, RejectReason::NotAMember)]);
+    assert_eq!(rejected(now.commit(&one)), [(0, RejectReason::NotAMember)]);
+    assert_eq!(now.committed("t", 0).unwrap().unwrap().offset, 3);
+    now.commit(&records.iter().next().unwrap()).unwrap();
+}
+
 #[test]
 fn a_commit_of_records_that_a_power_loss_took_is_set_back_and_reported() {
     let disk = Disk::new();

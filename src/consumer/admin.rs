@@ -91,7 +91,8 @@ pub struct GroupDescription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupMember {
-    /// Its number, which no other member of any group has had since the broker was opened.
+    /// Its number, which no other member of any group has had since the broker was opened. They begin anew with the next
+    /// opening; what was polled before that is nobody's to commit.
     pub id: u32,
     /// What it owns now.
     pub partitions: Vec<(TopicName, PartitionId)>,

@@ -11,10 +11,10 @@ use crate::group::assign::Assignor;
 use crate::group::state::{Joining, Liveness, Pattern, Share, Stamp};
 use crate::group::{Commit, Host, Seat};
 use crate::log::Log;
+use crate::log::batch::Identity;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
-use crate::types::TopicId;
 
 /// Called with every change of what the consumer owns.
 pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
@@ -230,11 +230,11 @@ impl Membership {
             .iter()
             .filter(|assigned| !assigned.is_unset() && is_there(assigned))
             .filter_map(|assigned| {
-                let (id, position) = (assigned.log().identity().topic_id, assigned.position());
-                let known = self.committer.committed_by_id(&id, position.partition);
+                let (source, position) = (assigned.log().identity(), assigned.position());
+                let known = self.committer.committed_by_id(&source.topic_id, position.partition);
                 let moved = known
                     .is_none_or(|known| (known.offset, known.epoch) != (position.offset, position.epoch));
-                moved.then(|| commit_of(id, position))
+                moved.then(|| commit_of(source.clone(), position))
             })
             .collect();
         if commits.is_empty() { Ok(()) } else { self.committer.commit_all(&commits).detach() }
@@ -292,10 +292,10 @@ pub(super) fn place(assigned: &Assigned) -> Place {
     (assigned.log().topic().clone(), assigned.log().partition())
 }
 
-fn commit_of(id: TopicId, position: crate::types::Position) -> Commit {
+fn commit_of(source: Arc<Identity>, position: crate::types::Position) -> Commit {
     Commit {
         topic: position.topic,
-        id: Some(id),
+        source: Some(source),
         partition: position.partition,
         next: position.offset,
         epoch: position.epoch,

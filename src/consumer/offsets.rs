@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::group::Commit;
 use crate::group::state::Stamp;
+use crate::log::batch::Identity;
 use crate::records::{ConsumedRecord, OwnedRecord, Records};
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Position, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, Position, TopicName};
 
 /// How far partitions are done: what [`Consumer::commit`](crate::Consumer::commit) takes.
 ///
@@ -40,7 +41,8 @@ pub struct Offsets {
 
 #[derive(Clone, Debug)]
 struct Place {
-    id: Option<TopicId>,
+    /// The log that it was read from; `None` if only the topic's name is known.
+    source: Option<Arc<Identity>>,
     next: Offset,
     epoch: u32,
     stamp: Option<Stamp>,
@@ -79,7 +81,7 @@ impl Offsets {
     /// ```
     pub fn next(&mut self, position: &Position) -> &mut Self {
         let place = Place {
-            id: None,
+            source: None,
             next: position.offset,
             epoch: position.epoch,
             stamp: None,
@@ -112,7 +114,7 @@ impl Offsets {
     pub(crate) fn into_commits(self) -> Vec<Commit> {
         let commit = |((topic, partition), place): ((TopicName, PartitionId), Place)| Commit {
             topic,
-            id: place.id,
+            source: place.source,
             partition,
             next: place.next,
             epoch: place.epoch,
@@ -134,7 +136,7 @@ impl From<&Records> for Offsets {
         let mut offsets = Offsets::new();
         for end in records.ends() {
             let place = Place {
-                id: Some(end.source.topic_id),
+                source: Some(end.source.clone()),
                 next: end.next,
                 epoch: end.epoch,
                 stamp: polled(end.stamp),
@@ -151,7 +153,7 @@ impl From<&ConsumedRecord<'_>> for Offsets {
     fn from(record: &ConsumedRecord<'_>) -> Self {
         let next = record.position().next();
         let place = Place {
-            id: Some(record.topic_id()),
+            source: Some(record.source().clone()),
             next: next.offset,
             epoch: next.epoch,
             stamp: polled(record.stamp()),

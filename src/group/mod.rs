@@ -18,6 +18,7 @@ use std::time::Duration;
 use self::offsets::{Change, Committed, OffsetStore};
 use self::state::{Joining, Liveness, Membership, NOBODY, Share, Stamp, TopicInfo};
 use crate::error::{Error, Offender, RejectReason, Result};
+use crate::log::batch::Identity;
 use crate::log::builder::BatchBuilder;
 use crate::log::{Appended, Context, Log, Task};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Weak};
@@ -64,8 +65,9 @@ pub(crate) struct Group {
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
     pub(crate) topic: TopicName,
-    /// `None` if only the name is known: the topic that has it now.
-    pub(crate) id: Option<TopicId>,
+    /// The log that it was read from, as that was opened; `None` if only the topic's name is known: the one that has it
+    /// now.
+    pub(crate) source: Option<Arc<Identity>>,
     pub(crate) partition: PartitionId,
     /// The next offset to read.
     pub(crate) next: Offset,
@@ -246,12 +248,13 @@ impl Group {
     ) -> Result<Vec<(Share, Change)>> {
         let at = host.ctx().clock.now();
         let topics =
-            if commits.iter().any(|commit| commit.id.is_none()) { host.topics() } else { Vec::new() };
+            if commits.iter().any(|commit| commit.source.is_none()) { host.topics() } else { Vec::new() };
         let mut changes = Vec::with_capacity(commits.len());
         let mut offenders = Vec::new();
         for commit in commits {
             let named = || topics.iter().find(|topic| topic.name == commit.topic).map(|topic| topic.id);
-            let checked = match commit.id.or_else(named) {
+            let known = commit.source.as_ref().map(|source| source.topic_id);
+            let checked = match known.or_else(named) {
                 Some(id) => {
                     let share = Share { topic: commit.topic.clone(), id, partition: commit.partition };
                     let stamp = commit.stamp.unwrap_or(own);
@@ -299,6 +302,11 @@ fn objection(
     let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
     let stranger = stamp.member == NOBODY;
     if stranger && !membership.is_empty() {
+        return Some(RejectReason::NotAMember);
+    }
+    // Members are numbered anew whenever a broker is opened, and so are its logs made anew.
+    let elsewhere = |source: &Arc<Identity>| !Arc::ptr_eq(source, log.identity());
+    if commit.stamp.is_some() && commit.source.as_ref().is_some_and(elsewhere) {
         return Some(RejectReason::NotAMember);
     }
     if !stranger && let Some(reason) = membership.objection(stamp, share) {

@@ -8,7 +8,7 @@ use crate::group::state::Stamp;
 use crate::log::batch::{Batch, Identity};
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Position, Timestamp, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 
 /// A record as a reader gets it: slices of the batch it lies in. Cheap to copy.
 ///
@@ -53,10 +53,6 @@ impl<'a> ConsumedRecord<'a> {
 
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
-    }
-
-    pub(crate) fn topic_id(&self) -> TopicId {
-        self.source().topic_id
     }
 
     /// The key; `None` is null, which is not the same as empty.
@@ -152,7 +148,8 @@ impl<'a> ConsumedRecord<'a> {
         })
     }
 
-    fn source(&self) -> &'a Arc<Identity> {
+    /// The log that it was read from.
+    pub(crate) fn source(&self) -> &'a Arc<Identity> {
         match self.origin {
             Origin::Batch(batch, _) => &batch.source,
             Origin::Copy(copy) => &copy.source,

@@ -359,7 +359,7 @@ struct Mark {
 
 /// Where a run of records ends.
 pub(crate) struct ChunkEnd<'a> {
-    pub(crate) source: &'a Identity,
+    pub(crate) source: &'a Arc<Identity>,
     /// The next offset to read.
     pub(crate) next: Offset,
     /// The log epoch in which that is true.
