@@ -269,7 +269,7 @@ impl Transaction {
             if let Some(Some(appended)) = answers.get(records) {
                 let mut base = appended.base_offset;
                 for pin in &pins {
-                    pin.written(&*broker, base);
+                    pin.written(&*broker, base, appended.epoch);
                     base = base.plus(pin.len());
                 }
             }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
@@ -14,8 +15,8 @@ use common::{open, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
-    Error, Offset, OffsetReset, Offsets, Partition, PartitionId, RangeAssignor, RebalanceEvent, Record,
-    RejectReason, ResetTo, Start, TopicConfig, TopicName,
+    Error, Offset, OffsetReset, Offsets, Outcome, Partition, PartitionId, Position, RangeAssignor,
+    RebalanceEvent, Record, RejectReason, ResetTo, Start, TopicConfig, TopicName,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -1021,9 +1022,112 @@ fn a_full_disk_refuses_a_commit_and_the_next_one_works() {
     fill(&broker, "t", 2);
     let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
-    disk.fail(Op::Write, 0, std::io::ErrorKind::StorageFull);
+    disk.fail(Op::Write, 0, ErrorKind::StorageFull);
     assert!(matches!(a.commit(&records), Err(Error::DiskFull { .. })));
     assert_eq!(a.committed("t", 0).unwrap(), None);
     a.commit(&records).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 2);
+}
+
+// -- the offsets log fails --
+
+fn synced(disk: &Disk) -> Broker {
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
+    config.on_disk(disk).unwrap()
+}
+
+/// The next offset in each of the two partitions of "t".
+fn committed(broker: &Broker, group: &str) -> [Option<u64>; 2] {
+    let group = broker.group(group).unwrap();
+    [0, 1].map(|partition| Some(group.committed("t", partition).unwrap()?.offset.get()))
+}
+
+fn next(broker: &Broker, number: u32, offset: u64) -> Offsets {
+    let partition = partition(broker, "t", number);
+    let (topic, epoch) = (partition.topic().clone(), partition.epoch());
+    let mut offsets = Offsets::new();
+    offsets.next(&Position { topic, partition: partition.id(), offset: Offset::new(offset), epoch });
+    offsets
+}
+
+#[test]
+fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_what_was_acknowledged_is_there() {
+    for torn in [false, true] {
+        let disk = Disk::new();
+        let broker = synced(&disk);
+        topic(&broker, "t", 2);
+        fill(&broker, "t", 5);
+        let consumer = broker.consumer("g").assign(&[]).unwrap();
+        consumer.commit(next(&broker, 0, 1)).unwrap();
+        consumer.commit(next(&broker, 1, 1)).unwrap();
+        for round in 0..3 {
+            match torn {
+                true => disk.tear(1),
+                false => disk.fail(Op::Sync, 1, ErrorKind::Other),
+            }
+            let failed = consumer.commit(next(&broker, 0, 4)).unwrap_err();
+            assert_eq!(failed.outcome(), Outcome::Unknown, "{failed}");
+            // Of whatever is committed next the answer holds, and nothing is left of what failed.
+            consumer.commit(next(&broker, 1, 2 + round)).unwrap();
+            assert_eq!(committed(&broker, "g"), [Some(1), Some(2 + round)], "torn: {torn}");
+            let copy = disk.duplicate();
+            copy.crash(Survive::Synced);
+            assert_eq!(committed(&synced(&copy), "g"), [Some(1), Some(2 + round)], "torn: {torn}");
+        }
+        consumer.commit(next(&broker, 0, 3)).unwrap();
+        broker.close().unwrap();
+        assert_eq!(committed(&synced(&disk), "g"), [Some(3), Some(4)]);
+    }
+}
+
+#[test]
+fn as_long_as_the_medium_refuses_commits_say_so_and_then_they_work() {
+    let disk = Disk::new();
+    let broker = synced(&disk);
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 5);
+    let consumer = broker.consumer("g").assign(&[]).unwrap();
+    consumer.commit(next(&broker, 0, 1)).unwrap();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    consumer.commit(next(&broker, 0, 2)).unwrap_err();
+    for (op, kind) in
+        [(Op::Write, ErrorKind::StorageFull), (Op::Sync, ErrorKind::Other), (Op::Read, ErrorKind::Other)]
+    {
+        disk.fail_always(op, 1, kind);
+        for _ in 0..2 {
+            let refused = consumer.commit(next(&broker, 0, 3));
+            assert!(matches!(refused, Err(Error::Poisoned { .. })), "{op:?}: {refused:?}");
+        }
+        disk.clear_faults();
+    }
+    consumer.commit(next(&broker, 1, 3)).unwrap();
+    assert_eq!(committed(&broker, "g"), [Some(1), Some(3)]);
+    // It is read by others as well, and joined and left.
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = a.poll(NOW).unwrap();
+    assert_eq!(records.len(), 4 + 2);
+    a.commit(&records).unwrap();
+    disk.crash(Survive::Synced);
+    assert_eq!(committed(&synced(&disk), "g"), [Some(5), Some(5)]);
+}
+
+#[test]
+fn offsets_that_a_transaction_of_the_journal_has_committed_wait_for_the_next_opening() {
+    let disk = Disk::new();
+    let broker = synced(&disk);
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 5);
+    let consumer = broker.consumer("g").assign(&[]).unwrap();
+    let mut transaction = broker.transaction();
+    transaction.send("t", Record::new("out")).offsets(&consumer, next(&broker, 0, 2));
+    transaction.commit().unwrap();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    consumer.commit(next(&broker, 0, 3)).unwrap_err();
+    for _ in 0..2 {
+        assert!(matches!(consumer.commit(next(&broker, 0, 4)), Err(Error::Poisoned { .. })));
+    }
+    disk.crash(Survive::Synced);
+    let broker = synced(&disk);
+    assert!(committed(&broker, "g")[0] >= Some(2));
+    broker.consumer("g").assign(&[]).unwrap().commit(next(&broker, 0, 4)).unwrap();
 }

@@ -284,7 +284,7 @@ impl Group {
 
     fn open(&self) -> Result<()> {
         self.broker.check_open()?;
-        self.broker.coordinator().offsets().open_existing(&*self.broker).map(drop)
+        self.broker.coordinator().offsets().open_existing(&*self.broker)
     }
 }
 

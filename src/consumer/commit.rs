@@ -61,7 +61,7 @@ impl Committer {
     /// What the group has committed of a partition.
     pub(super) fn committed(&self, place: &Place) -> Result<Option<CommittedOffset>> {
         let offsets = self.broker.coordinator().offsets();
-        offsets.open(&*self.broker)?;
+        offsets.open_existing(&*self.broker)?;
         let state = self.broker.topic_state(place.0.as_str())?;
         Ok(offsets.committed(&self.group.name, &state.id, place.1).map(CommittedOffset::from))
     }

@@ -337,9 +337,9 @@ impl Pin {
         self.changes.len() as u64
     }
 
-    /// The commit has been written to the offsets log, from `base` on.
-    pub(crate) fn written(&self, host: &dyn Host, base: Offset) {
-        host.coordinator().offsets().apply(&self.group.name, &self.changes, base);
+    /// The commit has been written to the offsets log, from `base` on, in `epoch`.
+    pub(crate) fn written(&self, host: &dyn Host, base: Offset, epoch: u32) {
+        host.coordinator().offsets().apply(&self.group.name, &self.changes, base, epoch);
     }
 }
 

@@ -2,7 +2,9 @@
 //! of what they say, which is all that is ever asked.
 //!
 //! The table is read from the log at first use, or at an unclean opening: commits may have survived a power loss that took
-//! the records they speak of. Such a commit is put back to the log end before anything new can be appended there.
+//! the records they speak of. Such a commit is put back to the log end before anything new can be appended there. Changes are
+//! taken into the table as they are appended, before they are durable or visible. If the medium fails the log is reopened by
+//! the next who wants to commit, and what was cut off leaves the table: what was acknowledged is never among that.
 
 use std::collections::HashMap;
 
@@ -47,6 +49,8 @@ pub(crate) struct OffsetStore {
 #[derive(Default)]
 struct Store {
     log: Option<Arc<Log>>,
+    /// The log epoch in which the table was read last. What was appended in an earlier one is in it, or has been cut off.
+    epoch: u32,
     groups: HashMap<GroupId, Progress>,
 }
 
@@ -62,16 +66,25 @@ impl OffsetStore {
         OffsetStore { state: Mutex::new(Store::default()) }
     }
 
-    /// Sees to it that the log is there and has been read. Never under a group's lock: the log may have to be created.
+    /// Sees to it that the log is there, has been read, and takes appends again if the medium has failed. Never under a
+    /// group's lock: the log may have to be created, or synced. If it cannot be appended to the append says so.
     ///
     /// # Errors
     /// What the medium says, `Corrupt` if the log is damaged, `Closed`.
     pub(crate) fn open(&self, host: &dyn Host) -> Result<Arc<Log>> {
-        if let Some(log) = &self.state.lock().log {
-            return Ok(log.clone());
+        let known = self.state.lock().log.clone();
+        let log = match known {
+            Some(log) => log,
+            None => {
+                let log = host.offsets_log()?;
+                self.attach(log.clone())?;
+                log
+            }
+        };
+        if log.is_poisoned() {
+            // Nobody else can ask for it: the topic is hidden. If it fails it stays poisoned, for the next commit to try.
+            let _ = log.reopen_with(|| self.read_again(&log));
         }
-        let log = host.offsets_log()?;
-        self.attach(log.clone())?;
         Ok(log)
     }
 
@@ -79,11 +92,8 @@ impl OffsetStore {
     ///
     /// # Errors
     /// As [`open`](OffsetStore::open).
-    pub(crate) fn open_existing(&self, host: &dyn Host) -> Result<Option<Arc<Log>>> {
-        match host.existing_offsets_log() {
-            Some(_) => self.open(host).map(Some),
-            None => Ok(None),
-        }
+    pub(crate) fn open_existing(&self, host: &dyn Host) -> Result<()> {
+        host.existing_offsets_log().map_or(Ok(()), |log| self.attach(log))
     }
 
     /// After an unclean stop, before anything is appended anywhere: commits may speak of records that are gone. Those are
@@ -137,20 +147,17 @@ impl OffsetStore {
             return Ok(());
         }
         log.check_readable()?;
-        let mut cursor = Cursor::new(log.clone(), log.log_start());
-        let mut groups = HashMap::new();
-        while let Some(batch) = cursor.next_batch()? {
-            for raw in
-                body::Records::new(batch.records.as_slice(), batch.header.count).map_while(|raw| raw.ok())
-            {
-                let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
-                if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {
-                    apply(&mut groups, &group, at, change);
-                }
-            }
-        }
-        state.groups = groups;
+        state.groups = read_log(&log)?;
+        state.epoch = log.epoch();
         state.log = Some(log);
+        Ok(())
+    }
+
+    /// The log has been cut: changes that were in the table already may not be in it any more. Nobody appends meanwhile.
+    fn read_again(&self, log: &Arc<Log>) -> Result<()> {
+        let groups = read_log(log)?;
+        let mut state = self.state.lock();
+        (state.groups, state.epoch) = (groups, log.epoch());
         Ok(())
     }
 
@@ -171,13 +178,16 @@ impl OffsetStore {
         let mut builder = new_batch(ctx);
         add_to(&mut builder, group, changes);
         let appended = log.append(builder.seal(ctx, None))?;
-        self.apply(group, changes, appended.base_offset);
+        self.apply(group, changes, appended.base_offset, appended.epoch);
         Ok(Some((log, appended)))
     }
 
-    /// Takes changes into the table whose records begin at `base`.
-    pub(crate) fn apply(&self, group: &GroupId, changes: &[Change], base: Offset) {
+    /// Takes changes into the table whose records begin at `base`, appended in `epoch`.
+    pub(crate) fn apply(&self, group: &GroupId, changes: &[Change], base: Offset, epoch: u32) {
         let mut state = self.state.lock();
+        if epoch < state.epoch {
+            return;
+        }
         for (index, change) in (0..).zip(changes) {
             apply(&mut state.groups, group, base.plus(index), change.clone());
         }
@@ -238,6 +248,22 @@ impl Progress {
     fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.joined.is_empty()
     }
+}
+
+/// What the records of the log say, as far as they are visible.
+fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, Progress>> {
+    let mut cursor = Cursor::new(log.clone(), log.log_start());
+    let mut groups = HashMap::new();
+    while let Some(batch) = cursor.next_batch()? {
+        let records = body::Records::new(batch.records.as_slice(), batch.header.count);
+        for raw in records.map_while(|raw| raw.ok()) {
+            let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
+            if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {
+                apply(&mut groups, &group, at, change);
+            }
+        }
+    }
+    Ok(groups)
 }
 
 fn apply(groups: &mut HashMap<GroupId, Progress>, group: &GroupId, at: Offset, change: Change) {

@@ -49,6 +49,15 @@ impl Log {
     /// # Errors
     /// The medium refuses again: the partition stays poisoned.
     pub(crate) fn reopen(&self) -> Result<()> {
+        self.reopen_with(|| Ok(()))
+    }
+
+    /// As [`reopen`](Log::reopen); `before` is called once the log ends where it will go on, and before anything is
+    /// appended there.
+    ///
+    /// # Errors
+    /// As [`reopen`](Log::reopen), and those of `before`.
+    pub(crate) fn reopen_with(&self, before: impl FnOnce() -> Result<()>) -> Result<()> {
         // Whoever commits now may be about to write a record that speaks of what would be cut off.
         let _alone = self.ctx.journal.alone();
         let _shape = self.shape.lock();
@@ -86,6 +95,7 @@ impl Log {
         self.reopened.store(self.epoch() + 1, Ordering::Release);
         let cut = Cut { kept, last, rest: None, start: self.log_start(), end, common: end };
         self.begin_epoch_at(&mut writer, cut).map_err(|failed| failed.error)?;
+        before()?;
         self.commit.restart(end.get());
         *self.poison.lock() = None;
         self.refuses_appends.store(false, Ordering::Release);

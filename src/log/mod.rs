@@ -520,6 +520,11 @@ impl Log {
         self.damage.is_some()
     }
 
+    /// Whether it takes no appends until it is [reopened](Log::reopen).
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.refuses_appends.load(Ordering::Acquire) && self.poison.lock().is_some()
+    }
+
     fn check_writable(&self) -> Result<()> {
         if !self.refuses_appends.load(Ordering::Acquire) {
             return Ok(());
