@@ -851,6 +851,33 @@ fn topics_that_are_made_at_the_same_time_are_all_assigned() {
     }
 }
 
+/// Topics of a day each: what groups have of them goes with them.
+#[test]
+fn nothing_is_kept_of_a_topic_that_was_deleted() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    topic(&broker, "stays", 1);
+    for (group, topics) in [("g", vec!["day"]), ("h", vec!["day", "stays"])] {
+        for day in 0..3 {
+            topic(&broker, "day", 2);
+            fill(&broker, "day", 1);
+            let mut consumer = broker.consumer(group).subscribe(&topics).unwrap();
+            let records = consumer.poll(NOW).unwrap();
+            assert_eq!(records.len(), 2, "{group}, day {day}");
+            consumer.commit(&records).unwrap();
+            drop(consumer);
+            assert!(broker.groups().unwrap().iter().any(|name| *name == group));
+            broker.delete_topic("day").unwrap();
+        }
+    }
+    assert_eq!(broker.groups().unwrap(), ["h"], "that one has subscribed to what stays");
+    drop(broker);
+    let broker = open(&disk).unwrap();
+    assert_eq!(broker.groups().unwrap(), ["h"]);
+    broker.delete_topic("stays").unwrap();
+    assert!(broker.groups().unwrap().is_empty());
+}
+
 #[test]
 fn a_topic_made_anew_under_its_old_name_is_begun_anew() {
     let (broker, _) = broker();
@@ -926,6 +953,88 @@ fn p6_partitions_that_came_after_the_group_are_read_from_their_beginning() {
         assert_eq!(a.position(&name, 1).unwrap().offset, 0);
         drop((a, broker));
     }
+}
+
+/// A consumer that takes only what is new to its group, after its first poll.
+fn latest(broker: &Broker, topics: &str) -> Consumer {
+    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&[topics]).unwrap()
+}
+
+#[test]
+fn p6_what_was_new_to_the_group_is_so_after_a_power_loss() {
+    for pattern in ["t", "t*"] {
+        let disk = Disk::new();
+        let broker = synced(&disk);
+        topic(&broker, "t", 1);
+        fill(&broker, "t", 1);
+        let mut a = latest(&broker, pattern);
+        assert!(a.poll(NOW).unwrap().is_empty());
+        topic(&broker, "t", 2);
+        send(&broker, &partition(&broker, "t", 1), "added").unwrap();
+        disk.crash(Survive::Synced);
+        let broker = synced(&disk);
+        assert_eq!(values(&latest(&broker, pattern).poll(NOW).unwrap()), ["added"], "{pattern}");
+    }
+}
+
+#[test]
+fn p6_a_topic_that_came_while_the_group_was_away_is_new_to_it() {
+    for restart in [false, true] {
+        let disk = Disk::new();
+        let mut broker = synced(&disk);
+        topic(&broker, "orders.eu", 1);
+        fill(&broker, "orders.eu", 1);
+        topic(&broker, "other", 1);
+        fill(&broker, "other", 1);
+        assert!(latest(&broker, "orders.*").poll(NOW).unwrap().is_empty());
+        topic(&broker, "orders.us", 2);
+        fill(&broker, "orders.us", 1);
+        if restart {
+            disk.crash(Survive::Synced);
+            broker = synced(&disk);
+        }
+        let mut seen = values(&latest(&broker, "orders.*").poll(NOW).unwrap());
+        seen.sort();
+        assert_eq!(seen, ["0-0", "1-0"], "restart: {restart}");
+        // What it subscribes to for the first time is not new for that.
+        assert!(latest(&broker, "oth*").poll(NOW).unwrap().is_empty());
+        // Nor is anything to a group that has been deleted.
+        broker.group("g").unwrap().delete().unwrap();
+        assert!(latest(&broker, "orders.*").poll(NOW).unwrap().is_empty());
+        assert_eq!(broker.groups().unwrap(), ["g"]);
+        broker.group("g").unwrap().delete().unwrap();
+        assert!(broker.groups().unwrap().is_empty());
+    }
+}
+
+/// It is told, and made up for before anything is skipped.
+#[test]
+fn p6_a_full_disk_when_a_topic_comes_makes_it_none_the_less_new() {
+    let mut told = 0;
+    for nth in 1..20 {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        topic(&broker, "t", 1);
+        let mut a = latest(&broker, "t*");
+        a.poll(NOW).unwrap();
+        disk.fail(Op::Write, nth, ErrorKind::StorageFull);
+        let made = broker.create_topic("t2", TopicConfig::new());
+        disk.clear_faults();
+        if made.is_err() {
+            continue;
+        }
+        fill(&broker, "t2", 1);
+        let polled = a.poll(NOW).or_else(|error| {
+            assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+            told += 1;
+            a.poll(NOW)
+        });
+        assert_eq!(values(&polled.unwrap()), ["0-0"], "write {nth}");
+        drop((a, made, broker));
+        let mut again = latest(&open(&disk).unwrap(), "t*");
+        assert_eq!(values(&again.poll(NOW).unwrap()), ["0-0"], "write {nth}");
+    }
+    assert_eq!(told, 1, "one of the writes is the note's");
 }
 
 // -- handles, waiting, closing --

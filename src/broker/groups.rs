@@ -60,6 +60,12 @@ impl BrokerInner {
     pub(crate) fn topics_changed(&self) {
         self.coordinator().topics_changed(self);
     }
+
+    /// A topic went. It is gone whatever becomes of what groups have of it.
+    pub(crate) fn topic_deleted(&self) {
+        let _ = self.coordinator().topics_deleted(self);
+        self.topics_changed();
+    }
 }
 
 /// The log that offsets are committed to, if it is among these topics.

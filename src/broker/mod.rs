@@ -141,7 +141,7 @@ impl Broker {
     /// is finished at the next opening.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.inner.delete_topic(name)?;
-        self.inner.topics_changed();
+        self.inner.topic_deleted();
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::CommittedOffset;
 use crate::broker::{Broker, BrokerInner};
 use crate::error::{Error, Result};
-use crate::group::Host;
 use crate::group::offsets::{Change, Committed};
+use crate::group::{Host, wait};
 use crate::log::Log;
 use crate::log::notify::Waiter;
 use crate::reader::assigned::start_offset;
@@ -267,7 +267,7 @@ impl Group {
         Ok(positions)
     }
 
-    /// Forgets all that the group has committed.
+    /// Forgets all that the group has committed, and what it has subscribed to.
     ///
     /// # Errors
     /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset), [`Closed`](Error::Closed), or what the medium
@@ -291,13 +291,6 @@ impl Group {
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").field("name", &self.group.name).finish()
-    }
-}
-
-fn wait(written: crate::group::Written) -> Result<()> {
-    match written {
-        Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
-        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::broker::BrokerInner;
 use crate::error::Result;
 use crate::group::offsets::Committed;
 use crate::group::state::Stamp;
-use crate::group::{Commit, Group, Host, Pin, Written};
+use crate::group::{Commit, Group, Host, Pin, Written, wait};
 use crate::log::notify::Waiter;
 use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -97,10 +97,7 @@ pub(super) struct Committing(Result<Written>);
 
 impl Committing {
     pub(super) fn done(self) -> Result<()> {
-        match self.0? {
-            Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
-            None => Ok(()),
-        }
+        wait(self.0?)
     }
 
     /// Leaves the sync to the worker.

@@ -102,12 +102,21 @@ impl Membership {
     /// Does what the group asks for until it asks for nothing more.
     fn reconcile(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         let mut told = Ok(());
+        let skips = matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail);
         loop {
             let Some(member) = &mut self.member else { return told };
             // The version first: what changes behind this look is seen by the next one.
             let version = member.seat.group.version();
             let (steps, stamp, failed) = {
                 let (mut membership, id) = (member.seat.group.lock(), member.seat.id);
+                if skips && !member.seat.group.is_noted(&*self.committer.broker, &membership) {
+                    // Otherwise what is new would be taken for what the policy passes over.
+                    drop(membership);
+                    match member.seat.group.note(&*self.committer.broker) {
+                        Ok(()) => continue,
+                        Err(error) => return told.and(Err(error)),
+                    }
+                }
                 (membership.reconcile(id), membership.stamp(id), membership.take_untold(id))
             };
             told = told.and(failed.map_or(Ok(()), Err));

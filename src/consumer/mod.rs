@@ -94,8 +94,9 @@ impl ConsumerBuilder {
     /// Where to begin in a partition of which the group has committed nothing, and where to go on when the next offset
     /// is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
     ///
-    /// Partitions that came after the group first subscribed to their topic are begun at their beginning whatever this
-    /// says: their records are new to the group (Kafka's `latest` loses them, KAFKA-20539).
+    /// Partitions that came after the group first subscribed to their topic, or to a glob that it matches, are begun at
+    /// their beginning whatever this says: their records are new to the group (Kafka's `latest` loses them, KAFKA-20539).
+    /// That is remembered as commits are, over restarts and until the [group is deleted](Group::delete).
     pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
         self.reset = reset;
         self

@@ -12,6 +12,8 @@ pub(crate) enum Key<'a> {
     Commit { group: &'a str, topic: TopicId, partition: PartitionId },
     /// How many partitions a topic had when the group first subscribed to it.
     Joined { group: &'a str, topic: TopicId },
+    /// That the group has subscribed to all topics whose names match; the value is empty.
+    Glob { group: &'a str, glob: &'a str },
 }
 
 /// How far a group is.
@@ -33,6 +35,7 @@ impl<'a> Key<'a> {
         let (kind, group) = match self {
             Key::Commit { group, .. } => (COMMIT, group),
             Key::Joined { group, .. } => (JOINED, group),
+            Key::Glob { group, .. } => (GLOB, group),
         };
         let mut out = Vec::with_capacity(24 + group.len());
         out.extend([VERSION, kind]);
@@ -43,6 +46,7 @@ impl<'a> Key<'a> {
                 out.extend(partition.get().to_le_bytes());
             }
             Key::Joined { topic, .. } => out.extend(topic.0),
+            Key::Glob { glob, .. } => put_str(&mut out, glob),
         }
         out
     }
@@ -51,17 +55,18 @@ impl<'a> Key<'a> {
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = Reader::new(bytes);
         let (version, kind) = (reader.u8("version")?, reader.u8("kind")?);
-        if version != VERSION || !matches!(kind, COMMIT | JOINED) {
+        if version != VERSION || !matches!(kind, COMMIT | JOINED | GLOB) {
             return Ok(None);
         }
         let group = take_str(&mut reader, "group")?;
-        let topic = TopicId(reader.array("topic id")?);
         let key = match kind {
             COMMIT => {
+                let topic = TopicId(reader.array("topic id")?);
                 let partition = PartitionId::new(reader.u32("partition")?);
                 Key::Commit { group, topic, partition }
             }
-            _ => Key::Joined { group, topic },
+            JOINED => Key::Joined { group, topic: TopicId(reader.array("topic id")?) },
+            _ => Key::Glob { group, glob: take_str(&mut reader, "glob")? },
         };
         reader.expect_end("bytes behind the key")?;
         Ok(Some(key))
@@ -120,6 +125,7 @@ fn take_str<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<&'a str, 
 const VERSION: u8 = 1;
 const COMMIT: u8 = 1;
 const JOINED: u8 = 2;
+const GLOB: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -133,6 +139,7 @@ mod tests {
             Key::Commit { group: "billing", topic: TOPIC, partition: PartitionId::new(3) },
             Key::Commit { group: "é", topic: TOPIC, partition: PartitionId::new(u32::MAX) },
             Key::Joined { group: "billing", topic: TOPIC },
+            Key::Glob { group: "billing", glob: "orders.*" },
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), Some(key));
         }

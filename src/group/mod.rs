@@ -12,7 +12,7 @@ pub(crate) mod assign;
 pub(crate) mod offsets;
 pub(crate) mod state;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use self::offsets::{Change, Committed, OffsetStore};
@@ -80,6 +80,17 @@ pub(crate) struct Commit {
 /// An append to the offsets log that is still to be waited for.
 pub(crate) type Written = Option<(Arc<Log>, Appended)>;
 
+/// Returns once it is as safe as the broker's durability says. Never under a group's lock.
+///
+/// # Errors
+/// The sync failed.
+pub(crate) fn wait(written: Written) -> Result<()> {
+    match written {
+        Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
+        None => Ok(()),
+    }
+}
+
 impl Coordinator {
     pub(crate) fn new() -> Self {
         Coordinator {
@@ -116,13 +127,34 @@ impl Coordinator {
             // IMPORTANT: under the lock, here and below: who has looked before somebody else does not come after him.
             let topics = host.topics();
             membership.topics_changed(&topics);
-            // What is new to a group that was there before is read from its beginning, whatever the policy.
-            let _ = self.note_joined(host, &group.name, &membership, true);
+            let noted = self.note_joined(host, &group.name, &membership, true);
+            drop(membership);
+            // There is nobody else to tell; who would skip something for it tries again.
+            if let Err(error) = noted.and_then(wait) {
+                group.lock().tell(&error);
+            }
         }
     }
 
-    /// Notes of each topic how many partitions it had when the group first subscribed to it: those that come later are
-    /// read from their beginning.
+    /// Topics went: nothing is kept of them. What cannot be written now is the next time.
+    pub(crate) fn topics_deleted(&self, host: &dyn Host) -> Result<()> {
+        if host.existing_offsets_log().is_none() {
+            return Ok(());
+        }
+        self.offsets.open(host)?;
+        for name in self.offsets.groups() {
+            let group = self.group(&name);
+            // Held over the append: nobody commits of a topic that has come since.
+            let membership = group.lock();
+            let live: HashSet<_> = host.topics().iter().map(|topic| topic.id).collect();
+            let changes = self.offsets.erasure_of(&name, |topic| !live.contains(topic));
+            self.offsets.append(host.ctx(), &name, &changes)?;
+            drop(membership);
+        }
+        Ok(())
+    }
+
+    /// Notes what a group subscribes to.
     fn note_joined(
         &self,
         host: &dyn Host,
@@ -130,10 +162,22 @@ impl Coordinator {
         membership: &Membership,
         late: bool,
     ) -> Result<Written> {
+        self.offsets.append(host.ctx(), group, &self.unnoted(group, membership, late))
+    }
+
+    /// What is to be noted of the topics that a group subscribes to: how many partitions each had when it first did. Those
+    /// that come later are read from their beginning, whatever the policy. All are later if the topic comes `late`, to a
+    /// group that has been there before, or matches a glob that the group has subscribed with before: those that did so
+    /// then have been noted.
+    fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<Change> {
+        let known = self.offsets.globs(group);
         let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
-        let changes: Vec<_> =
-            new.map(|topic| Change::Joined(topic.id, if late { 0 } else { topic.partitions })).collect();
-        self.offsets.append(host.ctx(), group, &changes)
+        let joined = new.map(|topic| {
+            let late = late || known.iter().any(|glob| glob.matches(topic.name.as_str()));
+            Change::Joined(topic.id, if late { 0 } else { topic.partitions })
+        });
+        let globs = membership.globs().filter(|glob| !known.contains(glob));
+        joined.chain(globs.cloned().map(Change::Subscribed)).collect()
     }
 }
 
@@ -188,17 +232,34 @@ impl Group {
         let mut membership = self.lock();
         let topics = host.topics();
         membership.join(id, joining, &topics)?;
-        if let Err(error) = coordinator.note_joined(&**host, &self.name, &membership, false) {
-            membership.leave(id, &topics);
+        let noted = coordinator.note_joined(&**host, &self.name, &membership, false);
+        drop(membership);
+        if let Err(error) = noted.and_then(wait) {
+            self.leave(&**host, id);
             return Err(error);
         }
-        drop(membership);
         let now = host.ctx().clock.monotonic();
         liveness.end(now.saturating_add(max_poll_interval));
         let group = Arc::downgrade(self);
         let expiry = Expiry { host: Arc::downgrade(host), group, id, liveness, every: max_poll_interval };
         expiry.schedule(host.ctx(), now);
         Ok(Seat { group: self.clone(), id })
+    }
+
+    /// Whether of every topic that it subscribes to is known which partitions are new to it.
+    pub(crate) fn is_noted(&self, host: &dyn Host, membership: &Membership) -> bool {
+        host.coordinator().unnoted(&self.name, membership, true).is_empty()
+    }
+
+    /// Notes what could not be when the topics changed.
+    ///
+    /// # Errors
+    /// Those of an append, and of the sync that the broker's durability asks for.
+    pub(crate) fn note(&self, host: &dyn Host) -> Result<()> {
+        let coordinator = host.coordinator();
+        coordinator.offsets.open(host)?;
+        let noted = coordinator.note_joined(host, &self.name, &self.lock(), true);
+        noted.and_then(wait)
     }
 
     /// Lets a member go; its partitions go to the others at once. Fine if it has been expelled.

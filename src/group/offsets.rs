@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use super::Host;
+use super::state::Pattern;
 use crate::error::{Error, Result};
 use crate::format::body;
 use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
@@ -39,6 +40,9 @@ pub(crate) enum Change {
     /// How many partitions a topic had when the group first subscribed to it.
     Joined(TopicId, u32),
     Part(TopicId),
+    /// The group has subscribed to all topics that match.
+    Subscribed(Pattern),
+    Unsubscribed(Pattern),
 }
 
 /// All groups' offsets.
@@ -59,6 +63,8 @@ struct Store {
 struct Progress {
     commits: HashMap<(TopicId, PartitionId), (Offset, Committed)>,
     joined: HashMap<TopicId, u32>,
+    /// Each of them: what matches and has not been joined came later.
+    globs: Vec<Pattern>,
 }
 
 impl OffsetStore {
@@ -221,12 +227,26 @@ impl OffsetStore {
         self.state.lock().groups.get(group)?.joined.get(topic).copied()
     }
 
-    /// All that is kept of a group, in the form of what would take it back.
+    /// The globs that a group has ever subscribed with.
+    pub(crate) fn globs(&self, group: &GroupId) -> Vec<Pattern> {
+        self.state.lock().groups.get(group).map_or(Vec::new(), |progress| progress.globs.clone())
+    }
+
+    /// What would take back all that is kept of a group.
     pub(crate) fn erasure(&self, group: &GroupId) -> Vec<Change> {
+        let mut changes = self.erasure_of(group, |_| true);
+        changes.extend(self.globs(group).into_iter().map(Change::Unsubscribed));
+        changes
+    }
+
+    /// What would take back all that is kept of some topics in a group.
+    pub(crate) fn erasure_of(&self, group: &GroupId, goes: impl Fn(&TopicId) -> bool) -> Vec<Change> {
         let state = self.state.lock();
         let Some(progress) = state.groups.get(group) else { return Vec::new() };
-        let commits = progress.commits.keys().map(|(topic, partition)| Change::Forget(*topic, *partition));
-        commits.chain(progress.joined.keys().map(|topic| Change::Part(*topic))).collect()
+        let commits = progress.commits.keys().filter(|(topic, _)| goes(topic));
+        let forgotten = commits.map(|(topic, partition)| Change::Forget(*topic, *partition));
+        let joined = progress.joined.keys().filter(|topic| goes(topic));
+        forgotten.chain(joined.map(|topic| Change::Part(*topic))).collect()
     }
 
     /// All commits of a group.
@@ -246,7 +266,7 @@ impl OffsetStore {
 
 impl Progress {
     fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.joined.is_empty()
+        self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty()
     }
 }
 
@@ -287,6 +307,12 @@ fn apply(groups: &mut HashMap<GroupId, Progress>, group: &GroupId, at: Offset, c
         Change::Part(topic) => {
             progress.joined.remove(&topic);
         }
+        Change::Subscribed(glob) => {
+            if !progress.globs.contains(&glob) {
+                progress.globs.push(glob);
+            }
+        }
+        Change::Unsubscribed(glob) => progress.globs.retain(|other| *other != glob),
     }
 }
 
@@ -314,6 +340,8 @@ pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Cha
                 Record::new(encode_partitions(*partitions)).key(Key::Joined { group, topic: *topic }.encode())
             }
             Change::Part(topic) => Record::tombstone(Key::Joined { group, topic: *topic }.encode()),
+            Change::Subscribed(Pattern(glob)) => Record::new("").key(Key::Glob { group, glob }.encode()),
+            Change::Unsubscribed(Pattern(glob)) => Record::tombstone(Key::Glob { group, glob }.encode()),
         };
         builder.push(&record, now);
     }
@@ -335,5 +363,10 @@ fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, Change)> {
             (GroupId::new(group).ok()?, Change::Joined(topic, decode_partitions(value).ok()?))
         }
         (Key::Joined { group, topic }, None) => (GroupId::new(group).ok()?, Change::Part(topic)),
+        (Key::Glob { group, glob }, value) => {
+            let glob = Pattern(glob.to_string());
+            let change = if value.is_some() { Change::Subscribed(glob) } else { Change::Unsubscribed(glob) };
+            (GroupId::new(group).ok()?, change)
+        }
     })
 }

@@ -110,7 +110,7 @@ struct Member {
     /// The generation it has come to: what it polls is stamped with it.
     generation: u32,
     target: BTreeSet<Share>,
-    /// Why the last rebalance that somebody else caused came to nothing, if the member has not been told yet.
+    /// Why something that was none of its own doing has failed, if it has not been told yet.
     untold: Option<Error>,
 }
 
@@ -161,6 +161,11 @@ impl Membership {
 
     pub(crate) fn topics(&self) -> &[TopicInfo] {
         &self.topics
+    }
+
+    /// The globs among what members have asked for.
+    pub(crate) fn globs(&self) -> impl Iterator<Item = &Pattern> {
+        self.members.values().flat_map(|member| &member.topics).filter(|pattern| pattern.is_glob())
     }
 
     /// Takes in a member.
@@ -236,7 +241,16 @@ impl Membership {
         Some(steps)
     }
 
-    /// Why a rebalance came to nothing, once for each member.
+    /// Something that concerns the group has failed: each member's next poll is told.
+    pub(crate) fn tell(&mut self, error: &Error) {
+        for member in self.members.values_mut() {
+            member.untold = Some(error.clone());
+        }
+        // Also for whoever has been expelled, and is to find out.
+        self.signal_all();
+    }
+
+    /// What has failed, once for each member.
     pub(crate) fn take_untold(&mut self, id: u32) -> Option<Error> {
         self.members.get_mut(&id)?.untold.take()
     }
@@ -328,11 +342,7 @@ impl Membership {
     /// Of a rebalance that none of those who hear of a failure has asked for.
     fn rebalance_or_tell(&mut self, topics: &[TopicInfo]) {
         if let Err(error) = self.rebalance(topics) {
-            for member in self.members.values_mut() {
-                member.untold = Some(error.clone());
-            }
-            // Also for whoever has been expelled, and is to find out.
-            self.signal_all();
+            self.tell(&error);
         }
     }
 
