@@ -1240,3 +1240,36 @@ fn offsets_that_a_transaction_of_the_journal_has_committed_wait_for_the_next_ope
     assert!(committed(&broker, "g")[0] >= Some(2));
     broker.consumer("g").assign(&[]).unwrap().commit(next(&broker, 0, 4)).unwrap();
 }
+
+// -- what went wrong twice --
+
+/// An automatic commit comes again; what the listener says is said once.
+#[test]
+fn g10_a_failing_automatic_commit_does_not_hide_what_the_listener_says() {
+    let disk = Disk::new();
+    let clock = ManualClock::new();
+    let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 2);
+    let mut a = broker
+        .consumer("g")
+        .auto_commit(Duration::from_secs(5))
+        .on_rebalance(|rebalance| match rebalance.event() {
+            RebalanceEvent::Assigned => Ok(()),
+            _ => Err(Error::InvalidConfig { field: "listener", reason: "no".to_string() }),
+        })
+        .subscribe(&["t"])
+        .unwrap();
+    a.poll(NOW).unwrap();
+    a.poll(NOW).unwrap();
+    let _b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    clock.advance(Duration::from_secs(5));
+    disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
+    assert!(matches!(a.poll(NOW), Err(Error::InvalidConfig { field: "listener", .. })));
+    clock.advance(Duration::from_secs(5));
+    assert!(matches!(a.poll(NOW), Err(Error::DiskFull { .. })));
+    disk.clear_faults();
+    clock.advance(Duration::from_secs(5));
+    a.poll(NOW).unwrap();
+    assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 2);
+}

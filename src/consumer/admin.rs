@@ -1,5 +1,6 @@
 //! How is a group looked at, and set to another place, from outside? Kafka's `kafka-consumer-groups`.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -144,7 +145,7 @@ impl Group {
     /// [`Closed`](Error::Closed), or what the medium says.
     pub fn describe(&self) -> Result<GroupDescription> {
         self.open()?;
-        let topics = self.broker.topics();
+        let topics = self.broker.topic_states();
         let membership = self.group.lock();
         let members: Vec<_> = membership
             .members()
@@ -154,32 +155,33 @@ impl Group {
             })
             .collect();
         let (generation, stable) = (membership.generation(), membership.is_stable());
-        let subscribed: Vec<_> = membership.topics().to_vec();
+        let subscribed: HashSet<_> = membership.topics().iter().map(|topic| topic.id).collect();
         drop(membership);
-        let offsets = self.broker.coordinator().offsets();
-        let commits = offsets.commits(&self.group.name);
+        let places =
+            members.iter().flat_map(|member| member.partitions.iter().map(|place| (place, member.id)));
+        let owners: HashMap<_, _> = places.collect();
+        let commits = self.broker.coordinator().offsets().commits(&self.group.name).into_iter();
+        let mut commits: HashMap<_, _> =
+            commits.map(|(topic, partition, committed)| ((topic, partition), committed)).collect();
         let mut partitions = Vec::new();
-        for topic in topics {
-            for number in 0..topic.partitions {
-                let partition = PartitionId::new(number);
-                let committed = commits.iter().find(|(id, p, _)| *id == topic.id && *p == partition);
-                let committed = committed.map(|(_, _, committed)| committed.clone());
-                if committed.is_none() && !subscribed.iter().any(|other| other.id == topic.id) {
+        for state in topics {
+            for log in state.logs().iter() {
+                let committed = commits.remove(&(state.id, log.partition()));
+                if committed.is_none() && !subscribed.contains(&state.id) {
                     continue;
                 }
-                let Some(log) = self.broker.log(&topic.id, partition) else { continue };
-                let place = (topic.name.clone(), partition);
-                let owner = members.iter().find(|member| member.partitions.contains(&place));
+                let place = (state.name.clone(), log.partition());
                 partitions.push(GroupPartition {
-                    owner: owner.map(|member| member.id),
+                    owner: owners.get(&place).copied(),
                     end: log.visible_end(),
-                    lag: lag(&log, committed.as_ref()),
+                    lag: lag(log, committed.as_ref()),
                     committed: committed.map(CommittedOffset::from),
                     topic: place.0,
-                    partition,
+                    partition: log.partition(),
                 });
             }
         }
+        drop(owners);
         Ok(GroupDescription { name: self.group.name.clone(), generation, stable, members, partitions })
     }
 

@@ -88,8 +88,8 @@ impl Membership {
         self.committer.broker.check_open()?;
         let behind = |member: &Member| member.seen != Some(member.seat.group.version());
         let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
-        self.commit_if_due(fetcher)?;
-        told?;
+        // The listener's error comes first: it is told once, an automatic commit comes again.
+        told.and(self.commit_if_due(fetcher))?;
         let unset: Vec<Place> =
             fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(place).collect();
         if unset.is_empty() {
@@ -175,7 +175,7 @@ impl Membership {
         if let Some(member) = &self.member {
             member.seat.group.lock().release(member.seat.id, shares);
         }
-        committed.and(told)
+        told.and(committed)
     }
 
     /// Calls the listener, if there is one.
