@@ -276,7 +276,6 @@ fn g6_revoked_comes_before_assigned_and_each_rebalance_is_told_once() {
         *story.lock().unwrap(),
         [
             ("a", Assigned, vec![place(0), place(1)]),
-            ("b", Assigned, vec![]), // it is in, and owns nothing yet
             ("a", Revoked, vec![place(1)]),
             ("a", Assigned, vec![]), // told although nothing came
             ("b", Assigned, vec![place(1)]),
@@ -286,6 +285,36 @@ fn g6_revoked_comes_before_assigned_and_each_rebalance_is_told_once() {
     a.close().unwrap();
     b.poll(NOW).unwrap();
     assert_eq!(*story.lock().unwrap(), [("a", Revoked, vec![place(0)]), ("b", Assigned, vec![place(0)])]);
+}
+
+#[test]
+fn g6_assigned_is_told_for_each_lot_as_it_comes_and_once_if_nothing_comes() {
+    let (broker, _) = broker();
+    topic(&broker, "t", 6);
+    let story = Story::default();
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    settle(&mut [&mut a, &mut b]);
+    let mut c = listening(broker.consumer("g"), "c", &story).subscribe(&["t"]).unwrap();
+    poll(&mut c);
+    assert!(story.lock().unwrap().is_empty(), "the rebalance is not over for it");
+    for other in [&mut a, &mut b] {
+        poll(other);
+        poll(&mut c);
+        poll(&mut c);
+    }
+    let heard: Vec<_> =
+        story.lock().unwrap().iter().map(|(_, event, places)| (*event, places.len())).collect();
+    assert_eq!(heard, [(RebalanceEvent::Assigned, 1), (RebalanceEvent::Assigned, 1)]);
+    // Nothing comes to it.
+    story.lock().unwrap().clear();
+    topic(&broker, "t", 7);
+    for _ in 0..3 {
+        settle(&mut [&mut a, &mut b, &mut c]);
+    }
+    let heard: Vec<_> =
+        story.lock().unwrap().iter().map(|(_, event, places)| (*event, places.len())).collect();
+    assert_eq!(heard, [(RebalanceEvent::Assigned, 0)], "{:?}", [owned(&a), owned(&b), owned(&c)]);
 }
 
 #[test]

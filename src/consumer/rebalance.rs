@@ -26,8 +26,10 @@ pub struct Rebalance<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RebalanceEvent {
-    /// They are the consumer's from now on. Told at the end of every rebalance that the consumer goes through, also if
-    /// nothing came to it.
+    /// They are the consumer's from now on. Told once for every rebalance that the consumer comes to the end of: with what
+    /// came to it, or with nothing if it keeps just what it has. What has to be given up by others first comes when they
+    /// have: if they do so one after the other, each lot is told as it comes, before it is read, and none is held back for
+    /// the rest. A rebalance that another one overtakes before that is not told by itself.
     Assigned,
     /// They are the consumer's until this call returns, and then somebody else's.
     Revoked,

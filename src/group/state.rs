@@ -109,6 +109,8 @@ struct Member {
     liveness: Arc<Liveness>,
     /// The generation it has come to: what it polls is stamped with it.
     generation: u32,
+    /// The last one in which it had all of its target.
+    settled: u32,
     target: BTreeSet<Share>,
     /// Why something that was none of its own doing has failed, if it has not been told yet.
     untold: Option<Error>,
@@ -131,7 +133,8 @@ pub(crate) struct Steps {
     pub(crate) revoke: Vec<Share>,
     /// Taken just now: begin reading it, tell the listener.
     pub(crate) take: Vec<Share>,
-    /// It has come to a generation that it had not come to before: the listener is told, even if nothing was taken.
+    /// It has all that it is to own in a generation of which this had not been so before: the listener is told, even if
+    /// nothing was taken.
     pub(crate) settled: bool,
 }
 
@@ -179,8 +182,16 @@ impl Membership {
             return Err(Error::InvalidConfig { field: "assignor", reason });
         }
         let target = BTreeSet::new();
-        let member =
-            Member { topics: patterns, assignor, waiter, liveness, generation: 0, target, untold: None };
+        let member = Member {
+            topics: patterns,
+            assignor,
+            waiter,
+            liveness,
+            generation: 0,
+            settled: 0,
+            target,
+            untold: None,
+        };
         self.members.insert(id, member);
         self.rebalance(topics).inspect_err(|_| {
             self.members.remove(&id);
@@ -229,14 +240,21 @@ impl Membership {
             // First things first: what is taken, is taken in the generation that the member has come to then.
             return Some(steps);
         }
+        let mut complete = true;
         for share in &member.target {
-            if !self.owners.contains_key(share) {
-                let owner = Owner { member: id, since: self.generation, pins: 0, released: false };
-                self.owners.insert(share.clone(), owner);
-                steps.take.push(share.clone());
+            match self.owners.get(share) {
+                Some(owner) => complete &= owner.member == id && !owner.released,
+                None => {
+                    let owner = Owner { member: id, since: self.generation, pins: 0, released: false };
+                    self.owners.insert(share.clone(), owner);
+                    steps.take.push(share.clone());
+                }
             }
         }
-        steps.settled = member.generation != self.generation;
+        if complete {
+            steps.settled = member.settled != self.generation;
+            member.settled = self.generation;
+        }
         member.generation = self.generation;
         Some(steps)
     }
