@@ -16,7 +16,7 @@ use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
     Error, Offset, OffsetReset, Offsets, Outcome, Partition, PartitionId, Position, RangeAssignor,
-    RebalanceEvent, Record, RejectReason, ResetTo, Start, TopicConfig, TopicName,
+    RebalanceEvent, Record, RejectReason, ResetTo, SkipReason, Start, Timestamp, TopicConfig, TopicName,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -1301,4 +1301,131 @@ fn g10_a_failing_automatic_commit_does_not_hide_what_the_listener_says() {
     clock.advance(Duration::from_secs(5));
     a.poll(NOW).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 2);
+}
+
+// -- P2, P3, G12: where a group is that retention has passed --
+
+/// Five records in each of two partitions. The group is at 0 in the first, and at 1 in the second, of which three are gone.
+fn passed() -> (Broker, ManualClock) {
+    let (broker, clock) = broker();
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 5);
+    let consumer = broker.consumer("g").assign(&[]).unwrap();
+    consumer.commit(next(&broker, 0, 0)).unwrap();
+    consumer.commit(next(&broker, 1, 1)).unwrap();
+    partition(&broker, "t", 1).delete_records(Offset::new(3)).unwrap();
+    (broker, clock)
+}
+
+#[test]
+fn p2_a_group_that_retention_has_passed_goes_on_by_its_policy_and_is_told() {
+    for (reset, to, left) in [
+        (OffsetReset::Earliest, 3, vec!["1-3", "1-4"]),
+        (OffsetReset::Nearest, 3, vec!["1-3", "1-4"]),
+        (OffsetReset::Latest, 5, vec![]),
+    ] {
+        let (broker, _) = passed();
+        let second = partition(&broker, "t", 1);
+        let mut a = broker.consumer("g").offset_reset(reset).assign(&[second]).unwrap();
+        let records = a.poll(NOW).unwrap();
+        let skipped: Vec<_> =
+            records.skipped().iter().map(|s| (s.from.get(), s.to.get(), s.reason)).collect();
+        assert_eq!(skipped, [(1, to, SkipReason::OutOfRange)], "{reset:?}");
+        assert_eq!(values(&records), left, "{reset:?}");
+        assert_eq!(a.position("t", 1).unwrap().offset, 5);
+        assert_eq!(committed(&broker, "g"), [Some(0), Some(1)], "nothing was committed for it");
+    }
+}
+
+#[test]
+fn p3_what_was_out_of_range_is_not_told_once_it_was_sought_or_is_somebody_elses() {
+    let out_of_range = |polled: quipu::Result<quipu::Records>| {
+        assert!(matches!(polled, Err(Error::OffsetOutOfRange { .. })), "{polled:?}");
+    };
+    let subscribe = |broker: &Broker| {
+        let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+        // The answer of the second comes with the next poll.
+        assert_eq!(values(&a.poll(NOW).unwrap()).len(), 5);
+        a
+    };
+    let (broker, _) = passed();
+    let mut a = subscribe(&broker);
+    out_of_range(a.poll(NOW));
+    out_of_range(a.poll(NOW));
+    assert_eq!(a.position("t", 1).unwrap().offset, 1, "it stays where it is");
+
+    let (broker, _) = passed();
+    let mut a = subscribe(&broker);
+    let mut to = a.position("t", 1).unwrap();
+    to.offset = Offset::new(4);
+    a.seek(&to).unwrap();
+    assert_eq!(values(&a.poll(NOW).unwrap()), ["1-4"]);
+
+    let (broker, _) = passed();
+    let mut a = subscribe(&broker);
+    let mut b = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    assert!(a.poll(NOW).unwrap().is_empty());
+    assert_eq!(owned(&a), [0]);
+    out_of_range(b.poll(NOW));
+}
+
+#[test]
+fn g12_a_commit_before_the_log_start_is_taken_and_the_policy_says_what_it_means() {
+    let (broker, _) = passed();
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    poll(&mut a);
+    a.commit(next(&broker, 1, 2)).unwrap();
+    assert_eq!(committed(&broker, "g")[1], Some(2));
+    assert_eq!(broker.group("g").unwrap().lag().unwrap(), 5 + 2, "what is gone is not to be read");
+    drop(a);
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = a.poll(NOW).unwrap();
+    assert_eq!((records.len(), records.skipped()[0].from.get()), (5 + 2, 2));
+}
+
+#[test]
+fn g13_a_reset_by_time_goes_to_the_first_record_that_is_not_older() {
+    let (broker, _) = broker();
+    topic(&broker, "t", 1);
+    let t = partition(&broker, "t", 0);
+    for time in [100, 300, 200, 300, 400] {
+        let record = Record::new("v").timestamp(Timestamp::from_millis(time));
+        broker.producer().send(&t, record).unwrap().wait().unwrap();
+    }
+    let group = broker.group("g").unwrap();
+    for (time, offset) in [(0, 0), (100, 0), (101, 1), (200, 1), (300, 1), (301, 4), (400, 4), (401, 5)] {
+        let reset = group.reset("t", Start::Time(Timestamp::from_millis(time))).unwrap();
+        assert_eq!(reset[0].offset, offset, "{time}");
+        assert_eq!(group.committed("t", 0).unwrap().unwrap().offset, offset, "{time}");
+    }
+}
+
+#[test]
+fn waiting_for_a_lag_ends_when_it_is_reached_or_in_time() {
+    let long = Duration::from_secs(60);
+    let (broker, _) = broker();
+    topic(&broker, "t", 1);
+    fill(&broker, "t", 3);
+    let group = broker.group("g").unwrap();
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = a.poll(NOW).unwrap();
+    assert!(group.wait_lag_below(3, long).unwrap(), "at most");
+    assert!(!group.wait_lag_below(2, long).unwrap(), "under a manual clock nobody waits");
+    a.commit(&records).unwrap();
+    assert!(group.wait_lag_below(0, NOW).unwrap());
+
+    let broker = Broker::in_memory().unwrap();
+    topic(&broker, "t", 1);
+    fill(&broker, "t", 3);
+    let group = broker.group("g").unwrap();
+    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = a.poll(long).unwrap();
+    assert!(!group.wait_lag_below(2, Duration::from_millis(20)).unwrap());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| group.wait_lag_below(0, long));
+        a.commit(&records).unwrap();
+        assert!(waiting.join().unwrap().unwrap());
+    });
+    broker.close().unwrap();
+    assert!(matches!(group.wait_lag_below(0, long), Err(Error::Closed)));
 }

@@ -1,0 +1,60 @@
+//! Which threads does a broker have? Two under the system's clock, none under a manual one, and none that outlives it. In a
+//! file of its own: no other test's threads are to be counted.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use quipu::testing::ManualClock;
+use quipu::{Broker, BrokerConfig, Record, TopicConfig};
+
+/// The threads of this process, by number.
+fn threads() -> BTreeSet<u32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// A thread that has been joined may be listed for a moment more.
+fn assert_none_left(before: &BTreeSet<u32>, case: &str) {
+    for _ in 0..1_000_000 {
+        if threads() == *before {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("{case}: {:?} were there before, and now {:?}", before, threads());
+}
+
+fn use_it(broker: &Broker) {
+    let topic = broker.create_topic("t", TopicConfig::new().partitions(4)).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    broker.producer().send(&topic, Record::new("v").key("k")).unwrap().wait().unwrap();
+    let records = consumer.poll(Duration::from_secs(10)).unwrap();
+    assert_eq!(records.len(), 1);
+    consumer.commit(&records).unwrap();
+    broker.maintain().unwrap();
+}
+
+#[test]
+fn a_broker_in_memory_leaves_no_thread_behind_and_has_none_under_a_manual_clock() {
+    let before = threads();
+    for round in 0..20 {
+        let broker = BrokerConfig::new().clock(ManualClock::new()).in_memory().unwrap();
+        use_it(&broker);
+        assert_eq!(threads(), before, "under a manual clock nothing starts one");
+        drop(broker);
+
+        let broker = Broker::in_memory().unwrap();
+        assert_eq!(threads().len(), before.len() + 2, "the timer's and the worker's");
+        use_it(&broker);
+        assert_eq!(threads().len(), before.len() + 2);
+        if round % 2 == 0 {
+            broker.close().unwrap();
+            assert_none_left(&before, "closed");
+        }
+        drop(broker);
+        assert_none_left(&before, "dropped");
+    }
+}
