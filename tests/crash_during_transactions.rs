@@ -7,6 +7,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::{read_from, send, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
@@ -46,6 +47,11 @@ impl Topics {
         if self == Topics::Sync { Durability::Sync } else { Durability::Os }
     }
 
+    /// Whether the consumer is a member of its group.
+    fn has_member(self) -> bool {
+        self != Topics::Os
+    }
+
     /// Whether something acknowledged that is about these partitions has to be there.
     fn promise(self, survive: Survive, mut about: impl Iterator<Item = usize>) -> bool {
         match self {
@@ -77,7 +83,10 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
     while input.bounds()?.log_end.get() < INPUT {
         send(&broker, &input, "in")?;
     }
-    let consumer = broker.consumer("group").assign(&[input])?;
+    // A member that commits what it has polled, or somebody without a group who says where he is.
+    let builder = broker.consumer("group").max_records(1);
+    let mut consumer =
+        if topics.has_member() { builder.subscribe(&["input"])? } else { builder.assign(&[input])? };
     for number in 0..12u64 {
         // Some are about two partitions, some about all nine.
         let chosen: Vec<usize> =
@@ -88,7 +97,10 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
             let value = format!("t{number} {}", "x".repeat((number as usize * 37 + at * 11) % 200));
             transaction.send(&all[*at], Record::new(value));
         }
-        if number % 3 == 0 {
+        let records = consumer.poll(Duration::ZERO)?;
+        if number % 3 == 0 && topics.has_member() {
+            transaction.offsets(&consumer, &records);
+        } else if number % 3 == 0 {
             let position = Position {
                 topic: quipu::TopicName::new("input").unwrap(),
                 partition: 0.into(),
