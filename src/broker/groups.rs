@@ -63,8 +63,9 @@ impl BrokerInner {
 
     /// A topic went. It is gone whatever becomes of what groups have of it.
     pub(crate) fn topic_deleted(&self) {
-        let _ = self.coordinator().topics_deleted(self);
         self.topics_changed();
+        // Behind that: by now no group counts it among its own, and notes it again.
+        let _ = self.coordinator().topics_deleted(self);
     }
 }
 

@@ -137,6 +137,9 @@ impl Coordinator {
     }
 
     /// Topics went: nothing is kept of them. What cannot be written now is the next time.
+    ///
+    /// # Errors
+    /// Those of reading the offsets log and of an append.
     pub(crate) fn topics_deleted(&self, host: &dyn Host) -> Result<()> {
         if host.existing_offsets_log().is_none() {
             return Ok(());
