@@ -307,3 +307,88 @@ fn threads_that_send_the_same_rows_at_once_send_each_once() {
     let once: std::collections::BTreeSet<_> = found.iter().collect();
     assert_eq!(found.len(), once.len(), "some row is there twice");
 }
+
+/// The cut is not published before its manifest is; whoever asks meanwhile does not make it forgotten.
+#[test]
+fn what_is_asked_while_the_log_is_cut_is_not_remembered_behind_the_cut() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    offsets(&producer, &partition, &[1, 2, 3, 4, 5]).unwrap();
+    let gate = disk.hold(Op::Rename, 1);
+    std::thread::scope(|scope| {
+        let cutter = scope.spawn(|| partition.truncate_to(Offset::new(2)).unwrap());
+        gate.wait_until_reached();
+        assert_eq!(producer.last_sequence(&partition).unwrap(), Some(5));
+        gate.release();
+        cutter.join().unwrap();
+    });
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(2));
+    assert_eq!(offsets(&producer, &partition, &[2, 3, 4]).unwrap(), [1, 2, 3]);
+    assert_eq!(values(&partition), ["row 1", "row 2", "row 3", "row 4"]);
+}
+
+/// Nor does a scan that began before the cut and ends behind it.
+#[test]
+fn a_scan_across_a_cut_finds_what_the_cut_left() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    offsets(&named(&broker), &partition, &[1, 2, 3, 4, 5]).unwrap();
+    broker.close().unwrap();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    disk.remove("topics/t/0/producers").ok();
+    let gate = disk.hold(Op::Read, 1);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| producer.last_sequence(&partition).unwrap());
+        gate.wait_until_reached();
+        partition.truncate_to(Offset::new(2)).unwrap();
+        gate.release();
+        assert_eq!(asked.join().unwrap(), Some(2));
+    });
+    assert_eq!(offsets(&producer, &partition, &[3]).unwrap(), [2]);
+}
+
+/// What was sent, and is not in the log any more, is not sent again.
+#[test]
+fn i3_what_has_been_deleted_since_is_a_repetition() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let producer = named(&broker);
+    offsets(&producer, &partition, &[1, 2, 3]).unwrap();
+    partition.delete_records(Offset::new(2)).unwrap();
+    let gone = offsets(&producer, &partition, &[2]);
+    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 2, last: 3 })), "{gone:?}");
+    assert_eq!(offsets(&producer, &partition, &[3, 4]).unwrap(), [2, 3]);
+}
+
+/// Compaction took the record: no receipt is made up for it.
+#[test]
+fn i3_what_has_been_compacted_away_is_a_repetition() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = common::small().cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(0.0);
+    let partition = broker.create_topic("table", config).unwrap().partition(0).unwrap();
+    let producer = named(&broker);
+    let record = |n: u64| Record::new(format!("{n} {}", "x".repeat(300))).key("the same").sequence(n);
+    for n in 1..=9u64 {
+        producer.send(&partition, record(n)).unwrap().wait().unwrap();
+    }
+    broker.maintain().unwrap();
+    partition.compact().unwrap();
+    let kept: Vec<_> = produced(&broker, "table").unwrap().iter().map(|r| r.offset().get() + 1).collect();
+    for n in 5..=9 {
+        match producer.send(&partition, record(n)).map(|sent| sent.wait().unwrap()) {
+            Ok(receipt) => assert!(receipt.offset == n - 1 && kept.contains(&n), "{n}"),
+            Err(Error::DuplicateSequence { sequence, last: 9 }) if sequence == n => {
+                assert!(!kept.contains(&n))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(!kept.contains(&5) && kept.contains(&9), "{kept:?}");
+}

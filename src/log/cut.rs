@@ -294,7 +294,6 @@ impl Log {
     /// Ends the log where the cut says, raises the epoch, and goes on in a new segment. The manifest is the commit point.
     /// The caller holds the shape's lock and sees to it that nobody syncs, and that what is kept is on the medium.
     fn begin_epoch_at(&self, writer: &mut Writer, cut: Cut) -> std::result::Result<(), ManifestError> {
-        *self.producers.lock() = None;
         let Cut { kept, last, rest, start, end, common } = cut;
         let unchanged = |error| ManifestError { error, unknown: false };
         let epoch = self.epoch() + 1;

@@ -198,8 +198,9 @@ pub(crate) struct Log {
     durable_point: Mutex<Point>,
     /// Set at opening if durable bytes are damaged: for reading only.
     damage: Option<Error>,
-    /// What is remembered of producers that have a name; read from the log when the first of them comes.
-    producers: Mutex<Option<producers::Producers>>,
+    /// What is remembered of producers that have a name; read from the log when the first of them comes,
+    /// and anew behind each cut.
+    producers: Mutex<named::Known>,
     /// What opening found at its end.
     recovered: journal::Tail,
     poison: Mutex<Option<Arc<Error>>>,
@@ -334,7 +335,7 @@ impl Log {
             refuses_appends: AtomicBool::new(damage.is_some()),
             refuses_reads: AtomicBool::new(unusable),
             damage,
-            producers: Mutex::new(None),
+            producers: Mutex::default(),
             recovered: tail,
             poison: Mutex::new(None),
             ended: Mutex::new(None),

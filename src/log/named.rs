@@ -16,9 +16,17 @@ pub(crate) struct Sender<'a> {
     pub(crate) fence: &'a dyn Fn() -> Result<()>,
 }
 
+/// What is known of a log's named producers.
+#[derive(Default)]
+pub(super) struct Known {
+    /// How often the log had been cut; `None` if nothing has been read. With each cut it is worth nothing any more.
+    cuts: Option<u64>,
+    producers: Producers,
+}
+
 /// A batch that may be appended. While this lives nobody else is judged, and nobody learns what there is.
 pub(super) struct Judged<'a> {
-    known: MutexGuard<'a, Option<Producers>>,
+    known: MutexGuard<'a, Known>,
     claim: Claim,
 }
 
@@ -26,30 +34,51 @@ impl Judged<'_> {
     /// Remembers the batch, which has been written.
     pub(super) fn note(mut self, header: &BatchHeader) {
         let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-        if let Some(producers) = &mut *self.known {
-            producers.note(&self.claim, header.base_offset, last, header.max_timestamp);
-        }
+        self.known.producers.note(&self.claim, header.base_offset, last, header.max_timestamp);
     }
 }
 
 impl Log {
-    /// What is known of named producers, read from the log if nothing is. Asked before the writer's lock is taken, since
-    /// that may read much; behind it only if the log was cut in between.
-    fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Option<Producers>>> {
+    /// What is known of named producers, read from the log if nothing is, or if the log was cut since. Asked before the
+    /// writer's lock is taken, since that may read much; behind it only if the log was cut in between.
+    fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Known>> {
         let mut known = self.producers.lock();
-        if known.is_none() {
-            let mut producers = Producers::default();
-            let mut cursor = Cursor::new(self.clone(), self.log_start());
-            while let Some(header) = cursor.peek_any()? {
-                if let Some(claim) = claim(&header) {
-                    let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-                    producers.note(&claim, header.base_offset, last, header.max_timestamp);
-                }
-                cursor.pass(&header);
+        loop {
+            let cuts = self.cuts();
+            if known.cuts == Some(cuts) {
+                return Ok(known);
             }
-            *known = Some(producers);
+            let found = self.find_producers();
+            // IMPORTANT: behind the scan. One that the log was cut under has seen what is not in it any more.
+            if self.cuts() == cuts {
+                *known = Known { cuts: Some(cuts), producers: found? };
+                return Ok(known);
+            }
         }
-        Ok(known)
+    }
+
+    /// Reads the headers of all batches that are visible: those of named producers are noted under the lock that they are
+    /// written under, so what is not visible yet has been noted, or is cut off.
+    fn find_producers(self: &Arc<Self>) -> Result<Producers> {
+        let mut producers = Producers::default();
+        let mut cursor = Cursor::new(self.clone(), self.log_start());
+        loop {
+            let header = match cursor.peek_any() {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(producers),
+                // Retention was faster.
+                Err(_) if cursor.offset() < self.log_start() => {
+                    cursor.go_to(self.log_start());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(claim) = claim(&header) {
+                let last = header.base_offset.plus(u64::from(header.last_offset_delta));
+                producers.note(&claim, header.base_offset, last, header.max_timestamp);
+            }
+            cursor.pass(&header);
+        }
     }
 
     /// The last sequence of a producer here, and where the record with a given one is.
@@ -62,10 +91,7 @@ impl Log {
         sequence: u64,
     ) -> Result<(Option<u64>, Located)> {
         let known = self.known_producers()?;
-        let found = known
-            .as_ref()
-            .map(|known| (known.last_sequence(producer_id), known.locate(producer_id, sequence)));
-        Ok(found.unwrap_or((None, Located::New)))
+        Ok((known.producers.last_sequence(producer_id), known.producers.locate(producer_id, sequence)))
     }
 
     /// Judges a batch. Under the writer's lock.
@@ -85,8 +111,7 @@ impl Log {
             last: header.base_sequence,
         };
         let refused = |last| Error::OutOfOrderSequence { sequence: claim.first, last };
-        let verdict = known.as_ref().map_or(Ok(Verdict::New), |known| known.check(&claim));
-        match verdict {
+        match known.producers.check(&claim) {
             Ok(Verdict::New) => Ok(Judged { known, claim }),
             Ok(Verdict::Duplicate(batch)) => Err(refused(Some(batch.last))),
             Err(Refusal::Fenced { .. }) => Err(Error::Fenced),

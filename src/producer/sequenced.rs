@@ -7,6 +7,7 @@ use super::pending::Wait;
 use crate::broker::{BrokerInner, Named, TopicState, prepare};
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::log::cursor::Cursor;
 use crate::log::named::Sender;
 use crate::log::producers::Located;
 use crate::partitioner::{Partitioner, partition_for_key};
@@ -114,8 +115,9 @@ impl Share<'_> {
     ) -> Result<(Arc<Log>, Offset, u32)> {
         topic.check()?;
         // Comes again if another thread was faster with some of them, or the log was cut.
-        loop {
+        'again: loop {
             named.check()?;
+            let cuts = self.log.cuts();
             let mut known = 0;
             let mut end = (Offset::ZERO, self.log.epoch());
             let mut before = None;
@@ -126,7 +128,17 @@ impl Share<'_> {
                 match located {
                     Located::New => break,
                     Located::At(offset) => {
-                        let receipt = self.original(offset)?;
+                        let receipt = self.original(offset);
+                        if self.log.cuts() != cuts {
+                            // What is there now may be another record.
+                            continue 'again;
+                        }
+                        let Some(receipt) = receipt? else {
+                            return Err(Error::DuplicateSequence {
+                                sequence,
+                                last: last.unwrap_or(sequence),
+                            });
+                        };
                         end.0 = end.0.max(offset.plus(1));
                         if let Some(answer) = receipts.get_mut(*place) {
                             *answer = Some(receipt);
@@ -167,16 +179,28 @@ impl Share<'_> {
         }
     }
 
-    /// The receipt of a record that is there.
-    fn original(&self, offset: Offset) -> Result<Receipt> {
+    /// The receipt of a record that was appended at an offset; `None` if it has been deleted since, or compacted away with its
+    /// batch.
+    fn original(&self, offset: Offset) -> Result<Option<Receipt>> {
         // It may be written and not visible yet; then its first sender waits for the same.
         self.log.sync_to_see(offset)?;
-        let records = read_once(&self.log, Start::At(offset), 1)?;
+        let records = match read_once(&self.log, Start::At(offset), 1) {
+            Err(Error::OffsetOutOfRange { .. }) => return Ok(None),
+            records => records?,
+        };
         let found = records.iter().next().filter(|record| record.offset() == offset);
-        let epoch = found.as_ref().map_or(self.log.epoch(), |record| record.position().epoch);
-        let timestamp = found.map(|record| record.timestamp()).unwrap_or_default();
-        let topic = self.log.topic().clone();
-        Ok(Receipt { topic, partition: self.log.partition(), offset, timestamp, epoch })
+        let told = match found.map(|record| (record.timestamp(), record.position().epoch)) {
+            // The record is gone and its batch is not: the time is that of the batch, as Kafka's is.
+            None => match Cursor::new(self.log.clone(), offset).peek_any() {
+                Err(Error::OffsetOutOfRange { .. }) => None,
+                header => header?
+                    .filter(|header| header.base_offset <= offset)
+                    .map(|header| (header.max_timestamp, header.log_epoch)),
+            },
+            told => told,
+        };
+        let (topic, partition) = (self.log.topic().clone(), self.log.partition());
+        Ok(told.map(|(timestamp, epoch)| Receipt { topic, partition, offset, timestamp, epoch }))
     }
 }
 
