@@ -1429,3 +1429,22 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_in_time() {
     broker.close().unwrap();
     assert!(matches!(group.wait_lag_below(0, long), Err(Error::Closed)));
 }
+
+/// A commit that nobody waits for is made durable by the background.
+#[test]
+fn a_commit_that_is_detached_survives_a_power_loss_once_the_background_has_run() {
+    let disk = Disk::new();
+    let config = || BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
+    let broker = config().on_disk(&disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
+    send(&broker, &topic.partition(0).unwrap(), "one").unwrap();
+    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let records = consumer.poll(Duration::ZERO).unwrap();
+    assert_eq!(records.len(), 1);
+    consumer.commit_async(&records).detach();
+    broker.maintain().unwrap();
+    disk.crash(Survive::Synced);
+    let broker = config().on_disk(&disk).unwrap();
+    let committed = quipu::testing::committed(&broker, "g").unwrap();
+    assert_eq!(committed.into_values().collect::<Vec<_>>(), [Offset::new(1)]);
+}

@@ -392,3 +392,47 @@ fn i3_what_has_been_compacted_away_is_a_repetition() {
     }
     assert!(!kept.contains(&5) && kept.contains(&9), "{kept:?}");
 }
+
+/// On a topic with `Durability::Sync`; nobody waits for the acknowledgement.
+#[test]
+fn what_is_sent_and_detached_is_safe_once_it_is_flushed_or_the_background_has_run() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = TopicConfig::new().partitions(2).durability(Durability::Sync);
+    let topic = broker.create_topic("t", config).unwrap();
+    let producer = named(&broker);
+    let ends = |partition: u32| {
+        let bounds = topic.partition(partition).unwrap().bounds().unwrap();
+        (bounds.visible_end.get(), bounds.durable_end.get(), bounds.log_end.get())
+    };
+    let first = topic.partition(0).unwrap();
+    producer.send(&first, row(1)).unwrap().detach();
+    assert_eq!(ends(0), (0, 0, 1));
+    producer.flush().unwrap();
+    assert_eq!(ends(0), (1, 1, 1));
+    // The background does it too, without a flush.
+    producer.send_all(&topic, [2, 3].map(row)).unwrap().detach();
+    assert_eq!((ends(0), ends(1)), ((1, 1, 2), (0, 0, 1)));
+    broker.maintain().unwrap();
+    assert_eq!((ends(0), ends(1)), ((2, 2, 2), (1, 1, 1)));
+    // As it does where the second partition fails behind the first.
+    disk.fail(Op::Write, 2, ErrorKind::StorageFull);
+    let failed = producer.send_all(&topic, [4, 5].map(row));
+    assert!(matches!(failed, Err(Error::DiskFull { .. })), "{failed:?}");
+    assert_eq!((ends(0), ends(1)), ((2, 2, 3), (1, 1, 1)));
+    broker.maintain().unwrap();
+    assert_eq!((ends(0), ends(1)), ((3, 3, 3), (1, 1, 1)));
+}
+
+/// What keeps it from becoming durable is told by the flush.
+#[test]
+fn a_flush_tells_what_kept_a_detached_record_from_becoming_durable() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = TopicConfig::new().durability(Durability::Sync);
+    let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+    let producer = named(&broker);
+    producer.send(&partition, row(1)).unwrap().detach();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    assert!(matches!(producer.flush(), Err(Error::Io { .. })));
+}

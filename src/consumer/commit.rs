@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use super::{Offsets, Place};
 use crate::broker::BrokerInner;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::group::offsets::Committed;
 use crate::group::state::Stamp;
 use crate::group::{Commit, Group, Host, Pin, Written, wait};
@@ -92,20 +92,18 @@ impl From<Committed> for CommittedOffset {
     }
 }
 
-/// A commit that is written, and as safe as the broker's durability says once it has been waited for.
+/// A commit that is written, and as safe as the broker's durability says once it has been waited for. Dropping it leaves
+/// that to the background.
 pub(super) struct Committing(Result<Written>);
 
 impl Committing {
-    pub(super) fn done(self) -> Result<()> {
-        wait(self.0?)
+    pub(super) fn done(mut self) -> Result<()> {
+        wait(std::mem::replace(&mut self.0, Ok(None))?)
     }
 
     /// Leaves the sync to the worker.
     pub(super) fn detach(self) -> Result<()> {
-        if let Some((log, _)) = self.0? {
-            log.request_sync();
-        }
-        Ok(())
+        self.0.as_ref().map(drop).map_err(Error::clone)
     }
 }
 
@@ -125,6 +123,14 @@ impl Wait<()> for Committing {
             }
             Ok(None) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        if let Ok(Some((log, _))) = &self.0 {
+            log.request_sync();
         }
     }
 }

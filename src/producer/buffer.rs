@@ -382,6 +382,11 @@ impl PartitionBuffer {
         self.queue.lock().unconfirmed
     }
 
+    /// Something of this producer was written past the buffer, up to this end and in this epoch.
+    pub(super) fn note_written(&self, end: (Offset, u32)) {
+        self.queue.lock().note_written(end);
+    }
+
     /// A flush has the answer for everything up to this [`unconfirmed`](PartitionBuffer::unconfirmed) end.
     pub(super) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
@@ -443,6 +448,15 @@ impl Queue {
         let ticket = self.first_ticket + self.sealed.len() as u64;
         self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Pressing });
         Some(Sealed { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
+    }
+
+    /// What was written before may be noted later: of two ends the later one covers both, and a later epoch's is later
+    /// wherever it lies.
+    fn note_written(&mut self, (end, epoch): (Offset, u32)) {
+        let is_later = self.unconfirmed.is_none_or(|(noted, in_epoch)| (epoch, end) > (in_epoch, noted));
+        if is_later {
+            self.unconfirmed = Some((end, epoch));
+        }
     }
 
     /// Everything that is not in the log.
@@ -545,7 +559,7 @@ impl<'a> Turn<'a> {
                     let mut queue = self.buffer.queue.lock();
                     queue.sealed.pop_front();
                     queue.first_ticket += 1;
-                    queue.unconfirmed = Some((appended.end, appended.epoch));
+                    queue.note_written((appended.end, appended.epoch));
                 }
                 batch.complete(Ok(appended));
             }

@@ -272,10 +272,9 @@ impl Producer {
     }
 
     fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
-        let (broker, named) = (&self.shared.broker, self.named()?);
-        let partitioner = self.shared.outbox.core().config.partitioner.as_ref();
+        let (broker, named, outbox) = (&self.shared.broker, self.named()?, &self.shared.outbox);
         let send = |topic: &Arc<TopicState>, partition| {
-            sequenced::send(broker, named, partitioner, topic, partition, records)
+            sequenced::send(broker, named, outbox, topic, partition, records)
         };
         match to {
             Destination::Topic(topic) => send(topic.state(), None),

@@ -176,6 +176,15 @@ impl<T: Target> Outbox<T> {
         Flush { core: self.core.clone(), parts, first: Ok(()) }
     }
 
+    /// Something was written past the buffers, up to this end and in this epoch: a flush waits for that too.
+    ///
+    /// # Errors
+    /// There is no such partition.
+    pub(super) fn note_written(&self, target: &Arc<T>, partition: u32, end: (Offset, u32)) -> Result<()> {
+        self.topic(target).buffer(&self.core, partition)?.note_written(end);
+        Ok(())
+    }
+
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
     }

@@ -3,6 +3,7 @@
 
 use std::task::{Context, Poll};
 
+use super::outbox::Outbox;
 use super::pending::Wait;
 use crate::broker::{BrokerInner, Named, TopicState, prepare};
 use crate::error::{Error, Result};
@@ -24,7 +25,8 @@ struct Share<'r> {
     places: Vec<usize>,
 }
 
-/// What is waited for: everything is written.
+/// What is waited for: everything is written. Dropping it leaves that to the background.
+#[derive(Default)]
 pub(super) struct Sent {
     waits: Vec<(Arc<Log>, Offset, u32)>,
     receipts: Vec<Receipt>,
@@ -38,11 +40,12 @@ pub(super) struct Sent {
 pub(super) fn send<'r>(
     broker: &BrokerInner,
     named: &Named,
-    partitioner: Option<&Arc<dyn Partitioner>>,
+    outbox: &Outbox<TopicState>,
     topic: &Arc<TopicState>,
     partition: Option<u32>,
     records: Vec<Record<'r>>,
 ) -> Result<Sent> {
+    let partitioner = outbox.core().config.partitioner.as_ref();
     let total = records.len();
     let mut shares: Vec<Share<'r>> = Vec::new();
     for (place, record) in records.into_iter().enumerate() {
@@ -57,11 +60,15 @@ pub(super) fn send<'r>(
     }
     shares.iter().try_for_each(Share::check_rising)?;
     let mut receipts: Vec<Option<Receipt>> = vec![None; total];
-    let mut waits = Vec::new();
+    let mut sent = Sent::default();
     for share in &shares {
-        waits.push(share.send(broker, named, topic, &mut receipts)?);
+        // If another one fails, what this one has written is seen to by the drop.
+        let (end, epoch) = share.send(broker, named, topic, &mut receipts)?;
+        sent.waits.push((share.log.clone(), end, epoch));
+        outbox.note_written(topic, share.log.partition().get(), (end, epoch))?;
     }
-    Ok(Sent { waits, receipts: receipts.into_iter().flatten().collect() })
+    sent.receipts = receipts.into_iter().flatten().collect();
+    Ok(sent)
 }
 
 /// The partition as ever; where neither caller nor key says which, the sequence does, so that it is the same one when the
@@ -112,7 +119,7 @@ impl Share<'_> {
         named: &Named,
         topic: &Arc<TopicState>,
         receipts: &mut [Option<Receipt>],
-    ) -> Result<(Arc<Log>, Offset, u32)> {
+    ) -> Result<(Offset, u32)> {
         topic.check()?;
         // Comes again if another thread was faster with some of them, or the log was cut.
         'again: loop {
@@ -152,7 +159,7 @@ impl Share<'_> {
             }
             let fresh = self.records.get(known..).unwrap_or_default();
             let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else {
-                return Ok((self.log.clone(), end.0, end.1));
+                return Ok(end);
             };
             let (first, last) = (first.given_sequence().unwrap_or(0), last.given_sequence().unwrap_or(0));
             let (mut batch, timestamps) = prepare(&broker.ctx, topic, &self.log, fresh.iter().cloned())?;
@@ -171,7 +178,7 @@ impl Share<'_> {
                             *answer = Some(appended.receipt(topic, partition, index, timestamp));
                         }
                     }
-                    return Ok((self.log.clone(), appended.end, appended.epoch));
+                    return Ok((appended.end, appended.epoch));
                 }
                 Err(Error::OutOfOrderSequence { last, .. }) if last != before => {}
                 Err(error) => return Err(error),
@@ -205,11 +212,12 @@ impl Share<'_> {
 }
 
 impl Wait<Vec<Receipt>> for Sent {
-    fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
-        for (log, end, epoch) in &self.waits {
+    fn wait(mut self: Box<Self>) -> Result<Vec<Receipt>> {
+        while let Some((log, end, epoch)) = self.waits.last() {
             log.wait_visible(*end, *epoch)?;
+            self.waits.pop();
         }
-        Ok(self.receipts)
+        Ok(std::mem::take(&mut self.receipts))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
@@ -224,6 +232,14 @@ impl Wait<Vec<Receipt>> for Sent {
             }
         }
         Poll::Ready(Ok(std::mem::take(&mut self.receipts)))
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        for (log, ..) in &self.waits {
+            log.request_sync();
+        }
     }
 }
 
