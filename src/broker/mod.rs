@@ -26,7 +26,7 @@ use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
-use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::TopicName;
 
 /// The broker: topics in one directory, owned by one process.
@@ -55,8 +55,8 @@ pub(crate) struct BrokerInner {
     durability: Durability,
     catalog: Mutex<CatalogStore>,
     upkeep: Arc<Upkeep>,
-    /// By producer id: the epoch of its last handle.
-    producers: Mutex<HashMap<u64, Arc<AtomicU32>>>,
+    /// By producer id: which of its handles is the last one.
+    producers: Mutex<HashMap<u64, Arc<AtomicU64>>>,
     random: Mutex<SplitMix64>,
     report: OpenReport,
     threads: Threads,

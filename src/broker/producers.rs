@@ -1,26 +1,28 @@
-//! Who has which name among producers? The catalog knows, durably; the epoch of the last handle is kept here as well, where
-//! the handles before it find out that they are not the last.
+//! Who has which name among producers? The catalog knows, durably; which handle of a name is the last one is kept here, where
+//! the handles before it find out that they are not.
 
 use super::BrokerInner;
 use crate::error::{Error, Result};
 use crate::format::catalog::ProducerEntry;
-use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A producer's identity, of one handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
     pub(crate) id: u64,
+    /// For the headers of its batches. It wraps, so nothing is decided by it.
     pub(crate) epoch: u16,
-    /// The epoch of the last handle.
-    latest: Arc<AtomicU32>,
+    /// Which handle of this name it is, of those that this broker has given out.
+    handle: u64,
+    /// The last one.
+    latest: Arc<AtomicU64>,
 }
 
 impl Named {
     /// # Errors
     /// `Fenced` if a later handle has been opened.
     pub(crate) fn check(&self) -> Result<()> {
-        let is_latest = self.latest.load(Ordering::Acquire) == u32::from(self.epoch);
-        if is_latest { Ok(()) } else { Err(Error::Fenced) }
+        if self.latest.load(Ordering::Acquire) == self.handle { Ok(()) } else { Err(Error::Fenced) }
     }
 }
 
@@ -34,12 +36,7 @@ impl BrokerInner {
         self.check_open()?;
         let known = catalog.current().producers.iter().find(|producer| producer.name == name).cloned();
         let id = known.as_ref().map_or(catalog.current().next_id, |known| known.id);
-        let epoch = match &known {
-            None => 0,
-            Some(known) => known.epoch.checked_add(1).ok_or_else(|| {
-                crate::config::invalid("name", "it has been taken over as often as can be counted")
-            })?,
-        };
+        let epoch = known.as_ref().map_or(0, |known| known.epoch.wrapping_add(1));
         catalog.commit(&self.ctx, |catalog| {
             match catalog.producers.iter_mut().find(|producer| producer.id == id) {
                 Some(producer) => producer.epoch = epoch,
@@ -50,7 +47,52 @@ impl BrokerInner {
             }
         })?;
         let latest = self.producers.lock().entry(id).or_default().clone();
-        latest.store(u32::from(epoch), Ordering::Release);
-        Ok(Named { id, epoch, latest })
+        // Under the catalog's lock: nobody else gives a handle out.
+        let handle = latest.load(Ordering::Acquire) + 1;
+        latest.store(handle, Ordering::Release);
+        Ok(Named { id, epoch, handle, latest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::broker::Broker;
+    use crate::config::TopicConfig;
+    use crate::error::{Error, Result};
+    use crate::producer::{Producer, ProducerConfig};
+    use crate::record::Record;
+    use crate::types::Offset;
+
+    /// A job that opens its name every minute comes there within 46 days.
+    #[test]
+    fn a_name_is_taken_over_more_often_than_its_epoch_counts() {
+        let broker = Broker::in_memory().unwrap();
+        let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
+        let named = || broker.producer_with(ProducerConfig::new().name("job")).unwrap();
+        let send = |producer: &Producer, sequence: u64| -> Result<Offset> {
+            let sent = producer.send(&topic, Record::new("row").sequence(sequence))?;
+            Ok(sent.wait()?.offset)
+        };
+        let set_epoch = |epoch| {
+            let inner = broker.inner();
+            let set = |catalog: &mut crate::format::catalog::Catalog| catalog.producers[0].epoch = epoch;
+            inner.catalog.lock().commit(&inner.ctx, set).unwrap();
+        };
+        let first = named();
+        set_epoch(u16::MAX - 1);
+        let before = named();
+        assert_eq!(send(&before, 1).unwrap(), 0);
+        let behind = named();
+        assert_eq!(broker.inner().catalog.lock().current().producers[0].epoch, 0);
+        assert_eq!((send(&behind, 1).unwrap(), send(&behind, 2).unwrap()), (Offset::ZERO, Offset::new(1)));
+        // An epoch that the first handle had too, and one that lies half a turn away from all that was written.
+        set_epoch(u16::MAX);
+        let again = named();
+        set_epoch(1 << 15);
+        let last = named();
+        for old in [&first, &before, &behind, &again] {
+            assert!(matches!(send(old, 3), Err(Error::Fenced)));
+        }
+        assert_eq!((send(&last, 2).unwrap(), send(&last, 3).unwrap()), (Offset::new(1), Offset::new(2)));
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Catalog {
 pub(crate) struct ProducerEntry {
     /// Which producer its batches are of: above 0, never used again.
     pub(crate) id: u64,
-    /// That of its last handle: earlier handles append no more.
+    /// That of its last handle; it wraps.
     pub(crate) epoch: u16,
     /// 1 to 249 bytes.
     pub(crate) name: String,

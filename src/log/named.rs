@@ -2,7 +2,7 @@
 //! from then on each append is judged and noted. Logs that no named producer ever writes to never look.
 
 use super::Log;
-use super::producers::{Claim, Located, Producers, Refusal, Sequencing, Verdict};
+use super::producers::{Claim, Located, Producers};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::log::cursor::Cursor;
@@ -34,7 +34,7 @@ impl Judged<'_> {
     /// Remembers the batch, which has been written.
     pub(super) fn note(mut self, header: &BatchHeader) {
         let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-        self.known.producers.note(&self.claim, header.base_offset, last, header.max_timestamp);
+        self.known.producers.note(&self.claim, header.base_offset, last);
     }
 }
 
@@ -75,7 +75,7 @@ impl Log {
             };
             if let Some(claim) = claim(&header) {
                 let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-                producers.note(&claim, header.base_offset, last, header.max_timestamp);
+                producers.note(&claim, header.base_offset, last);
             }
             cursor.pass(&header);
         }
@@ -103,20 +103,11 @@ impl Log {
         // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
         // handle appends is seen by him, or is not appended any more.
         (sender.fence)()?;
-        let claim = Claim {
-            producer_id: header.producer_id,
-            epoch: header.producer_epoch,
-            sequencing: Sequencing::Given,
-            first: sender.first,
-            last: header.base_sequence,
-        };
-        let refused = |last| Error::OutOfOrderSequence { sequence: claim.first, last };
+        let claim =
+            Claim { producer_id: header.producer_id, first: sender.first, last: header.base_sequence };
         match known.producers.check(&claim) {
-            Ok(Verdict::New) => Ok(Judged { known, claim }),
-            Ok(Verdict::Duplicate(batch)) => Err(refused(Some(batch.last))),
-            Err(Refusal::Fenced { .. }) => Err(Error::Fenced),
-            Err(Refusal::OutOfOrder { last }) => Err(refused(last)),
-            Err(Refusal::Mixed) => Err(refused(None)),
+            Ok(()) => Ok(Judged { known, claim }),
+            Err(last) => Err(Error::OutOfOrderSequence { sequence: claim.first, last: Some(last) }),
         }
     }
 }
@@ -127,11 +118,5 @@ fn claim(header: &BatchHeader) -> Option<Claim> {
     let last = header.base_sequence;
     // Of a batch with gaps only the last one is told.
     let first = if dense { last.saturating_sub(u64::from(header.last_offset_delta)) } else { last };
-    Some(Claim {
-        producer_id: header.producer_id,
-        epoch: header.producer_epoch,
-        sequencing: Sequencing::Given,
-        first,
-        last,
-    })
+    Some(Claim { producer_id: header.producer_id, first, last })
 }

@@ -151,7 +151,7 @@ impl Share<'_> {
                             *answer = Some(receipt);
                         }
                     }
-                    Located::Within(_) | Located::Unknown => {
+                    Located::Unknown => {
                         return Err(Error::DuplicateSequence { sequence, last: last.unwrap_or(sequence) });
                     }
                 }
