@@ -212,17 +212,23 @@ pub enum Error {
     /// A producer was opened under the same name since: this one sends no more.
     #[error("a later producer has the same name")]
     Fenced,
-    /// A sequence does not rise above that of the record sent before it. Nothing was appended.
-    #[error("sequence {sequence} does not follow {last:?}")]
+    /// The record with this sequence is not in the partition, and greater sequences are, or are given before it: it comes too
+    /// late. Nothing was appended to that partition. A row that was committed late in an outbox,
+    /// with an id that was given out early, is told this way: read rows in the order of their commits, or send this one
+    /// without a sequence.
+    #[error("sequence {sequence} comes too late, behind {last:?}")]
     OutOfOrderSequence {
         /// The sequence given.
         sequence: u64,
         /// The last one before it, where it is known.
         last: Option<u64>,
     },
-    /// The record with this sequence is in the log already, but so far back, or in a batch with gaps between its sequences,
-    /// that its offset is not known any more. Nothing was appended, and nothing is missing: go on behind `last`.
-    #[error("sequence {sequence} is in the log already, which is at {last}")]
+    /// The record with this sequence was sent before, or skipped: nobody can tell any more. It lies further back than the
+    /// producer's last five batches in the partition, or in a batch with gaps between its sequences, or it has been deleted
+    /// since. Nothing was appended to that partition. If the caller sends its rows in rising order and leaves none
+    /// out, this one was sent: go on with the next one, or at once behind `last`. If rows may come late, look for it in the
+    /// partition.
+    #[error("sequence {sequence} was sent before, or skipped: the last one is {last}")]
     DuplicateSequence {
         /// The sequence given.
         sequence: u64,

@@ -155,7 +155,8 @@ impl<'a> Record<'a> {
 
     /// Gives it a sequence: the row id of an outbox, the position in a source. For producers with a
     /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not appended again. Sequences rise
-    /// within a partition, gaps do not matter.
+    /// within a partition, gaps do not matter. What comes too late is
+    /// [refused](crate::Error::OutOfOrderSequence): a row that was committed behind others with greater ids.
     #[must_use]
     pub fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = Some(sequence);

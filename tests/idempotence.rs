@@ -53,7 +53,7 @@ fn i2_what_was_sent_before_is_answered_as_it_was_the_first_time() {
     assert_eq!(partition.bounds().unwrap().log_end, 7);
 }
 
-/// I3: five batches back the offset is known, beyond that only that it is there.
+/// I3: five batches back the offset is known, beyond that only that it was sent or skipped.
 #[test]
 fn i3_older_than_five_batches_or_within_gaps_is_refused_as_a_repetition() {
     let disk = Disk::new();
@@ -288,15 +288,20 @@ fn threads_that_send_the_same_rows_at_once_send_each_once() {
     let partition = topic(&broker, 1);
     let producer = named(&broker);
     let rows = |round: u64| [round * 10 + 1, round * 10 + 4, round * 10 + 5];
+    let late = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..4u64 {
-            let (producer, partition) = (&producer, &partition);
+            let (producer, partition, late) = (&producer, &partition, &late);
             scope.spawn(move || {
                 for round in 0..300 {
                     // Some send all of them, some one or two.
                     let rows = &rows(round)[..(thread as usize % 3) + 1];
                     match offsets(producer, partition, rows) {
                         Ok(_) | Err(Error::DuplicateSequence { .. }) => {}
+                        // A thread that sends fewer of them was a round ahead.
+                        Err(Error::OutOfOrderSequence { sequence, .. }) => {
+                            late.lock().unwrap().push(sequence)
+                        }
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -306,6 +311,9 @@ fn threads_that_send_the_same_rows_at_once_send_each_once() {
     let found = values(&partition);
     let once: std::collections::BTreeSet<_> = found.iter().collect();
     assert_eq!(found.len(), once.len(), "some row is there twice");
+    for sequence in late.into_inner().unwrap() {
+        assert!(!found.contains(&format!("row {sequence}")), "{sequence} is there, and was said not to be");
+    }
 }
 
 /// The cut is not published before its manifest is; whoever asks meanwhile does not make it forgotten.
@@ -435,4 +443,40 @@ fn a_flush_tells_what_kept_a_detached_record_from_becoming_durable() {
     producer.send(&partition, row(1)).unwrap().detach();
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     assert!(matches!(producer.flush(), Err(Error::Io { .. })));
+}
+
+/// A row that was committed late is not called sent.
+#[test]
+fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
+    let disk = Disk::new();
+    let mut broker = open(&disk).unwrap();
+    offsets(&named(&broker), &topic(&broker, 1), &[10]).unwrap();
+    offsets(&named(&broker), &topic(&broker, 1), &[20, 21]).unwrap();
+    // Also after a restart.
+    for _ in 0..2 {
+        let (producer, partition) = (named(&broker), topic(&broker, 1));
+        for rows in [&[15][..], &[10, 15, 20], &[15, 30]] {
+            match offsets(&producer, &partition, rows) {
+                Err(Error::OutOfOrderSequence { sequence: 15, last: Some(21) }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        // Of what lies before all that is remembered nobody can tell.
+        match offsets(&producer, &partition, &[5]) {
+            Err(Error::DuplicateSequence { sequence: 5, last: 21 }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(offsets(&producer, &partition, &[10, 20, 21]).unwrap(), [0, 1, 2]);
+        drop((producer, partition));
+        broker.close().unwrap();
+        broker = open(&disk).unwrap();
+    }
+    // Read from the log again, a batch with gaps does not say where it begins: 25 may be in it, or not.
+    offsets(&named(&broker), &topic(&broker, 1), &[30, 35, 40]).unwrap();
+    let first = offsets(&named(&broker), &topic(&broker, 1), &[25]);
+    assert!(matches!(first, Err(Error::OutOfOrderSequence { .. })), "{first:?}");
+    disk.crash(Survive::Everything);
+    let broker = open(&disk).unwrap();
+    let again = offsets(&named(&broker), &topic(&broker, 1), &[25]);
+    assert!(matches!(again, Err(Error::DuplicateSequence { .. })), "{again:?}");
 }

@@ -46,7 +46,10 @@ pub(crate) enum Located {
     New,
     /// Here.
     At(Offset),
-    /// Below what is remembered, in a gap between two batches, or in a batch with gaps between its sequences.
+    /// Not in the log, although greater ones are: it lies between two batches that follow each other.
+    Missing,
+    /// Nobody can tell any more whether it is there: it lies below what is remembered, or in a batch with gaps between its
+    /// sequences.
     Unknown,
 }
 
@@ -91,7 +94,20 @@ impl Producers {
             return Located::New;
         }
         let mut batches = self.by_id.get(&producer_id).into_iter().flatten();
-        match batches.find(|batch| sequence <= batch.last) {
+        let mut is_oldest = true;
+        let found = batches.find(|batch| {
+            let is_here = sequence <= batch.last;
+            is_oldest &= is_here;
+            is_here
+        });
+        match found {
+            Some(batch) if sequence < batch.first && batch.knows_first() => {
+                if is_oldest {
+                    Located::Unknown
+                } else {
+                    Located::Missing
+                }
+            }
             Some(batch) => batch.locate(sequence),
             None => Located::Unknown,
         }
@@ -108,6 +124,11 @@ impl Remembered {
             Some(0) => Located::At(self.base_offset),
             _ => Located::Unknown,
         }
+    }
+
+    /// Whether `first` is that of its first record.
+    fn knows_first(&self) -> bool {
+        self.first < self.last || self.base_offset == self.last_offset
     }
 
     /// Whether its sequences have no gaps: then each record's offset is known.
@@ -179,8 +200,15 @@ mod tests {
         for (sequence, place) in [(10, at(0)), (11, at(1)), (12, at(2)), (20, at(3)), (40, at(5))] {
             assert_eq!(producers.locate(7, sequence), place, "{sequence}");
         }
-        assert_eq!([9, 15, 30].map(|s| producers.locate(7, s)), [Located::Unknown; 3]);
+        assert_eq!([9, 30].map(|s| producers.locate(7, s)), [Located::Unknown; 2]);
+        assert_eq!([13, 19].map(|s| producers.locate(7, s)), [Located::Missing; 2]);
         assert_eq!(producers.locate(7, 41), Located::New);
         assert_eq!(producers.locate(8, 10), Located::New, "another producer");
+        // As it is read from the log: only the last of its sequences is known.
+        append(&mut producers, &mut end, claim(60, 60), 3).unwrap();
+        assert_eq!([50, 41].map(|s| producers.locate(7, s)), [Located::Unknown; 2]);
+        assert_eq!(producers.locate(7, 60), at(8));
+        append(&mut producers, &mut end, claim(62, 62), 1).unwrap();
+        assert_eq!(producers.locate(7, 61), Located::Missing);
     }
 }

@@ -130,7 +130,12 @@ impl Producer {
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or [`BufferFull`](Error::BufferFull) if other
     /// threads are writing so much that the bound would be exceeded by more than a batch. What goes wrong with the write
-    /// itself is told by the [`Pending`].
+    /// itself is told by the [`Pending`]. A producer with a [name](ProducerConfig::name) may be [`Fenced`](Error::Fenced).
+    ///
+    /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and tells what goes wrong with that.
+    /// One that was sent before is answered with its first receipt, or where that is not known any more with
+    /// [`DuplicateSequence`](Error::DuplicateSequence); one that comes too late with
+    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -156,7 +161,8 @@ impl Producer {
     ///
     /// # Errors
     /// As [`send`](Producer::send); `InvalidTimestamp` says which record it was. [`BufferFull`](Error::BufferFull) if the
-    /// records together are larger than [`ProducerConfig::buffer_bytes`]: send them in pieces.
+    /// records together are larger than [`ProducerConfig::buffer_bytes`]: send them in pieces. Records with sequences are
+    /// written as one batch for each partition, and an error says nothing of the other partitions: send all of them again.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};

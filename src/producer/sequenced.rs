@@ -151,6 +151,7 @@ impl Share<'_> {
                             *answer = Some(receipt);
                         }
                     }
+                    Located::Missing => return Err(Error::OutOfOrderSequence { sequence, last }),
                     Located::Unknown => {
                         return Err(Error::DuplicateSequence { sequence, last: last.unwrap_or(sequence) });
                     }
