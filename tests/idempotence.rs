@@ -480,3 +480,37 @@ fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
     let again = offsets(&named(&broker), &topic(&broker, 1), &[25]);
     assert!(matches!(again, Err(Error::DuplicateSequence { .. })), "{again:?}");
 }
+
+struct To(u32);
+
+impl quipu::Partitioner for To {
+    fn partition(&self, _: &quipu::TopicName, _: Option<&[u8]>, _: Option<&[u8]>, _: u32) -> Option<u32> {
+        Some(self.0)
+    }
+}
+
+/// A stream is in the partition of its key, whoever sends to it.
+#[test]
+fn a_record_with_a_sequence_is_not_sent_to_a_partition_that_it_may_not_be_in() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let topic = broker.create_topic("s", TopicConfig::streams().partitions(4)).unwrap();
+    let right = quipu::partition_for_key(b"k", 4);
+    let wrong = topic.partition((right + 1) % 4).unwrap();
+    let event = || Record::new("event").key("k").sequence(1);
+    let refused = named(&broker).send(&wrong, event());
+    assert!(matches!(refused, Err(Error::Streams { .. })), "{refused:?}");
+    let choosing =
+        |to| broker.producer_with(ProducerConfig::new().name("outbox").partitioner(To(to))).unwrap();
+    let refused = choosing((right + 1) % 4).send(&topic, event());
+    assert!(matches!(refused, Err(Error::Streams { .. })), "{refused:?}");
+    for record in [event(), Record::new("event").key("k")] {
+        let unknown = choosing(4).send(&topic, record);
+        assert!(
+            matches!(unknown, Err(Error::UnknownPartition { partition: 4, count: 4, .. })),
+            "{unknown:?}"
+        );
+    }
+    assert_eq!(choosing(right).send(&topic, event()).unwrap().wait().unwrap().partition.get(), right);
+    assert_eq!(topic.stream("k").unwrap().version().unwrap().get(), 1);
+}

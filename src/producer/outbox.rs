@@ -9,7 +9,7 @@ use super::staging::Staging;
 use crate::broker::TopicState;
 use crate::error::{Error, Result};
 use crate::log::builder::record_len;
-use crate::partitioner::{Sticky, check_stream, murmur2, partition_for_key};
+use crate::partitioner::{Partitioner, Sticky, check_stream, murmur2, partition_for_key};
 use crate::record::Record;
 use crate::sync::{Arc, OnceLock};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
@@ -189,7 +189,6 @@ impl<T: Target> Outbox<T> {
         &self.core
     }
 
-    /// The partition of a record; `None` if it has no key and nobody chose one.
     #[inline]
     fn route(
         &self,
@@ -198,25 +197,7 @@ impl<T: Target> Outbox<T> {
         record: &Record<'_>,
         partitions: u32,
     ) -> Result<Option<u32>> {
-        let key = record.key_bytes();
-        if let Some(chosen) = partition {
-            if target.has_streams() {
-                check_stream(target.name(), key, chosen, partitions)?;
-            }
-            return Ok(partition);
-        }
-        if let Some(custom) = &self.core.config.partitioner
-            && let Some(chosen) = custom.partition(target.name(), key, record.value_bytes(), partitions)
-        {
-            if chosen >= partitions {
-                return Err(unknown_partition(&**target, chosen));
-            }
-            if target.has_streams() {
-                check_stream(target.name(), key, chosen, partitions)?;
-            }
-            return Ok(Some(chosen));
-        }
-        Ok(key.map(|key| partition_for_key(key, partitions)))
+        route(self.core.config.partitioner.as_ref(), &**target, partition, record, partitions)
     }
 
     /// Writes what is buffered if that is too much. It waits for nobody: what other threads are writing counts still.
@@ -390,6 +371,39 @@ impl Wait<()> for Flush {
         }
         Poll::Ready(self.result())
     }
+}
+
+/// The partition of a record; `None` if it has no key and nobody chose one.
+///
+/// # Errors
+/// Somebody chose one that there is not, or that the stream of its key is not in.
+#[inline]
+pub(super) fn route(
+    partitioner: Option<&Arc<dyn Partitioner>>,
+    target: &impl Target,
+    partition: Option<u32>,
+    record: &Record<'_>,
+    partitions: u32,
+) -> Result<Option<u32>> {
+    let key = record.key_bytes();
+    if let Some(chosen) = partition {
+        if target.has_streams() {
+            check_stream(target.name(), key, chosen, partitions)?;
+        }
+        return Ok(partition);
+    }
+    if let Some(custom) = partitioner
+        && let Some(chosen) = custom.partition(target.name(), key, record.value_bytes(), partitions)
+    {
+        if chosen >= partitions {
+            return Err(unknown_partition(target, chosen));
+        }
+        if target.has_streams() {
+            check_stream(target.name(), key, chosen, partitions)?;
+        }
+        return Ok(Some(chosen));
+    }
+    Ok(key.map(|key| partition_for_key(key, partitions)))
 }
 
 fn unknown_partition(target: &impl Target, partition: u32) -> Error {

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use super::outbox::Outbox;
+use super::outbox::{self, Outbox};
 use super::pending::Wait;
 use crate::broker::{BrokerInner, Named, TopicState, prepare};
 use crate::error::{Error, Result};
@@ -11,7 +11,6 @@ use crate::log::Log;
 use crate::log::cursor::Cursor;
 use crate::log::named::Sender;
 use crate::log::producers::Located;
-use crate::partitioner::{Partitioner, partition_for_key};
 use crate::reader::read_once;
 use crate::record::Record;
 use crate::sync::Arc;
@@ -45,11 +44,10 @@ pub(super) fn send<'r>(
     partition: Option<u32>,
     records: Vec<Record<'r>>,
 ) -> Result<Sent> {
-    let partitioner = outbox.core().config.partitioner.as_ref();
     let total = records.len();
     let mut shares: Vec<Share<'r>> = Vec::new();
     for (place, record) in records.into_iter().enumerate() {
-        let log = route(partitioner, topic, partition, &record)?;
+        let log = route(outbox, topic, partition, &record)?;
         match shares.iter_mut().find(|share| Arc::ptr_eq(&share.log, &log)) {
             Some(share) => {
                 share.records.push(record);
@@ -74,21 +72,17 @@ pub(super) fn send<'r>(
 /// The partition as ever; where neither caller nor key says which, the sequence does, so that it is the same one when the
 /// record is sent again.
 fn route(
-    partitioner: Option<&Arc<dyn Partitioner>>,
+    outbox: &Outbox<TopicState>,
     topic: &Arc<TopicState>,
     partition: Option<u32>,
     record: &Record<'_>,
 ) -> Result<Arc<Log>> {
-    let (key, count) = (record.key_bytes(), topic.log_count());
-    let custom = || partitioner?.partition(&topic.name, key, record.value_bytes(), count);
+    let (count, partitioner) = (topic.log_count(), outbox.core().config.partitioner.as_ref());
     let by_sequence = || {
         let turn = record.given_sequence().unwrap_or(0) % u64::from(count.max(1));
         u32::try_from(turn).unwrap_or(0)
     };
-    let chosen = partition
-        .or_else(custom)
-        .or_else(|| key.map(|key| partition_for_key(key, count)))
-        .unwrap_or_else(by_sequence);
+    let chosen = outbox::route(partitioner, &**topic, partition, record, count)?.unwrap_or_else(by_sequence);
     let logs = topic.logs();
     let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen, count };
     logs.get(chosen as usize).cloned().ok_or_else(unknown)
