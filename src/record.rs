@@ -156,7 +156,9 @@ impl<'a> Record<'a> {
     /// Gives it a sequence: the row id of an outbox, the position in a source. For producers with a
     /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not appended again. Sequences rise
     /// within a partition, gaps do not matter. What comes too late is
-    /// [refused](crate::Error::OutOfOrderSequence): a row that was committed behind others with greater ids.
+    /// [refused](crate::Error::OutOfOrderSequence): a row that was committed behind others with greater ids. Only such a
+    /// producer takes records with sequences: a [`Transaction`](crate::Transaction),
+    /// [`Partition::append_at`](crate::Partition::append_at) and [`Stream::append`](crate::Stream::append) refuse them.
     #[must_use]
     pub fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = Some(sequence);

@@ -304,7 +304,8 @@ impl Partition {
     /// # Errors
     /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read on from `end` and
     /// decide again. Those of [`Producer::send`](crate::Producer::send); [`RecordTooLarge`](Error::RecordTooLarge) also
-    /// if no segment has room for the batch; [`InvalidConfig`](Error::InvalidConfig) if there are no records.
+    /// if no segment has room for the batch; [`InvalidConfig`](Error::InvalidConfig) if there are no records, or one has a
+    /// [sequence](crate::Record::sequence).
     ///
     /// ```
     /// # use quipu::{Broker, Error, Record, TopicConfig};

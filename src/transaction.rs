@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::task::{Context, Poll};
 
-use crate::broker::{Broker, BrokerInner, Gathering, TopicState};
+use crate::broker::{Broker, BrokerInner, Gathering, TopicState, refuse_sequence};
 use crate::consumer::commit::Committer;
 use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
@@ -174,7 +174,8 @@ impl Transaction {
     /// append.
     ///
     /// # Errors
-    /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append);
+    /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append), also
+    /// [`InvalidConfig`](Error::InvalidConfig) for a record with a [sequence](Record::sequence);
     /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected, or
     /// [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere: what is there instead can be read;
     /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has
@@ -341,6 +342,7 @@ impl Transaction {
 
     /// Adds a record to a partition's part.
     fn push(&mut self, state: &Arc<TopicState>, log: &Arc<Log>, record: &Record<'_>) -> Result<()> {
+        refuse_sequence(record)?;
         let ctx = self.broker.ctx.clone();
         let now = ctx.clock.now();
         let index = self.order.len();

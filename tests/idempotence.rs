@@ -10,8 +10,8 @@ use std::io::ErrorKind;
 use common::{Random, open, read_from, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
 use quipu::{
-    Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, Producer, ProducerConfig, Record,
-    Start, TopicConfig,
+    Broker, BrokerConfig, Cleanup, Durability, Error, ExpectedVersion, Offset, Partition, Producer,
+    ProducerConfig, Record, Start, TopicConfig,
 };
 
 fn named(broker: &Broker) -> Producer {
@@ -513,4 +513,28 @@ fn a_record_with_a_sequence_is_not_sent_to_a_partition_that_it_may_not_be_in() {
     }
     assert_eq!(choosing(right).send(&topic, event()).unwrap().wait().unwrap().partition.get(), right);
     assert_eq!(topic.stream("k").unwrap().version().unwrap().get(), 1);
+}
+
+/// Where a sequence would mean nothing it is refused, and nothing is written.
+#[test]
+fn only_a_producer_takes_records_with_sequences() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let streams = broker.create_topic("s", TopicConfig::streams()).unwrap();
+    let stream = streams.stream("k").unwrap();
+    let refused = |result: quipu::Result<()>| match result {
+        Err(Error::InvalidConfig { field: "sequence", .. }) => {}
+        other => panic!("{other:?}"),
+    };
+    refused(partition.append_at(Offset::new(0), [Record::new("without"), row(1)]).map(drop));
+    refused(stream.append(ExpectedVersion::Any, [row(1)]).map(drop));
+    let mut transaction = broker.transaction();
+    transaction.send(&partition, Record::new("without")).send(&partition, row(1));
+    refused(transaction.commit().map(drop));
+    let mut transaction = broker.transaction();
+    transaction.append(&stream, ExpectedVersion::Any, [row(1)]);
+    refused(transaction.commit().map(drop));
+    assert_eq!(partition.bounds().unwrap().log_end, 0);
+    assert_eq!(streams.partition(0).unwrap().bounds().unwrap().log_end, 0);
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use self::catalog::CatalogStore;
 use self::maintenance::{Threads, Upkeep};
-pub(crate) use self::prepare::{Gathering, prepare};
+pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
 pub(crate) use self::producers::Named;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};

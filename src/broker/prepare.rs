@@ -73,19 +73,53 @@ impl Gathering {
     }
 }
 
-/// Encodes `records` as one batch for `log`, a partition of `topic`. Beside it the times of the records.
+/// Encodes `records`, which have no sequences, as one batch for `log`, a partition of `topic`. Beside it the times of the
+/// records.
 ///
 /// # Errors
-/// Those of [`Gathering`]; `InvalidConfig` if there are no records.
+/// Those of [`Gathering`]; `InvalidConfig` if there are no records, or one has a sequence.
 pub(crate) fn prepare<'r>(
     ctx: &Context,
     topic: &Arc<TopicState>,
     log: &Arc<Log>,
     records: impl IntoIterator<Item: Borrow<Record<'r>>>,
 ) -> Result<(SealedBatch, Vec<Timestamp>)> {
+    prepare_checked(ctx, topic, log, records, refuse_sequence)
+}
+
+/// As [`prepare`], of records that all have sequences.
+///
+/// # Errors
+/// As `prepare`, but for the sequences.
+pub(crate) fn prepare_sequenced<'r>(
+    ctx: &Context,
+    topic: &Arc<TopicState>,
+    log: &Arc<Log>,
+    records: impl IntoIterator<Item: Borrow<Record<'r>>>,
+) -> Result<(SealedBatch, Vec<Timestamp>)> {
+    prepare_checked(ctx, topic, log, records, |_| Ok(()))
+}
+
+/// # Errors
+/// `InvalidConfig` if a record has a sequence where that would mean nothing.
+pub(crate) fn refuse_sequence(record: &Record<'_>) -> Result<()> {
+    match record.given_sequence() {
+        Some(_) => Err(invalid("sequence", "only a producer with a name takes records with sequences")),
+        None => Ok(()),
+    }
+}
+
+fn prepare_checked<'r>(
+    ctx: &Context,
+    topic: &Arc<TopicState>,
+    log: &Arc<Log>,
+    records: impl IntoIterator<Item: Borrow<Record<'r>>>,
+    check: impl Fn(&Record<'_>) -> Result<()>,
+) -> Result<(SealedBatch, Vec<Timestamp>)> {
     topic.check()?;
     let (mut gathering, now) = (Gathering::new(topic, log), ctx.clock.now());
     for (index, record) in records.into_iter().enumerate() {
+        check(record.borrow())?;
         gathering.push(ctx, record.borrow(), now, index)?;
     }
     match gathering.seal(ctx)? {

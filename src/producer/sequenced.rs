@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::outbox::{self, Outbox};
 use super::pending::Wait;
-use crate::broker::{BrokerInner, Named, TopicState, prepare};
+use crate::broker::{BrokerInner, Named, TopicState, prepare_sequenced};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::cursor::Cursor;
@@ -157,7 +157,7 @@ impl Share<'_> {
                 return Ok(end);
             };
             let (first, last) = (first.given_sequence().unwrap_or(0), last.given_sequence().unwrap_or(0));
-            let (mut batch, timestamps) = prepare(&broker.ctx, topic, &self.log, fresh.iter().cloned())?;
+            let (mut batch, timestamps) = prepare_sequenced(&broker.ctx, topic, &self.log, fresh)?;
             let dense = last.checked_sub(first) == Some(fresh.len() as u64 - 1);
             batch.header.producer_id = named.id;
             batch.header.producer_epoch = named.epoch;

@@ -12,7 +12,7 @@ use std::fmt;
 
 pub use self::history::History;
 pub use self::reader::StreamReader;
-use crate::broker::{BrokerInner, TopicState, prepare};
+use crate::broker::{BrokerInner, TopicState, prepare, refuse_sequence};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::event;
@@ -263,7 +263,8 @@ impl Stream {
     /// # Errors
     /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended, and what is there instead
     /// is visible; load and decide again. Those of [`load`](Stream::load) and of
-    /// [`Partition::append_at`]; [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key.
+    /// [`Partition::append_at`]; [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
+    /// [sequence](Record::sequence).
     ///
     /// ```
     /// # use quipu::{Broker, Error, ExpectedVersion, Record, TopicConfig};
@@ -372,7 +373,11 @@ impl Stream {
     }
 
     /// The same event with the stream's key.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if it has another one, or a sequence.
     pub(crate) fn event<'r>(&'r self, event: Record<'r>) -> Result<Record<'r>> {
+        refuse_sequence(&event)?;
         match event.key_bytes() {
             Some(key) if *key == *self.key => Ok(event),
             Some(_) => Err(invalid("key", "an event has the key of another stream")),
