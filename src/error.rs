@@ -209,7 +209,7 @@ pub enum Error {
         /// All partitions without one.
         partitions: Vec<(TopicName, PartitionId)>,
     },
-    /// A producer was opened under the same name since: this one sends no more.
+    /// A producer was opened under the same name since: this one sends no more, and what it had buffered is not written.
     #[error("a later producer has the same name")]
     Fenced,
     /// The record with this sequence is not in the partition, and greater sequences are, or are given before it: it comes too

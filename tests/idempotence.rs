@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use common::{Random, open, read_from, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
@@ -537,4 +538,34 @@ fn only_a_producer_takes_records_with_sequences() {
     refused(transaction.commit().map(drop));
     assert_eq!(partition.bounds().unwrap().log_end, 0);
     assert_eq!(streams.partition(0).unwrap().bounds().unwrap().log_end, 0);
+}
+
+/// Records without a sequence that linger when the name is taken over.
+#[test]
+fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
+    let disk = Disk::new();
+    let clock = ManualClock::new();
+    let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
+    let partition = topic(&broker, 1);
+    let lingering = || {
+        let config = ProducerConfig::new().name("outbox").linger(Duration::from_secs(1));
+        broker.producer_with(config).unwrap()
+    };
+    let old = lingering();
+    let waited = old.send(&partition, Record::new("old")).unwrap();
+    let new = lingering();
+    new.send(&partition, Record::new("new")).unwrap().detach();
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(values(&partition), ["new"]);
+    assert!(matches!(waited.wait(), Err(Error::Fenced)));
+    old.flush().unwrap();
+    // Nor by a flush, which tells it of what was given up.
+    let old = new;
+    old.send(&partition, Record::new("old")).unwrap().detach();
+    let new = lingering();
+    assert!(matches!(old.flush(), Err(Error::Fenced)));
+    drop(old);
+    new.flush().unwrap();
+    broker.maintain().unwrap();
+    assert_eq!(values(&partition), ["new"]);
 }

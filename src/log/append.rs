@@ -46,7 +46,7 @@ impl Log {
         self.append_if(batch, When::default(), None).map(|(appended, _)| appended)
     }
 
-    /// As [`append`](Log::append) of a batch that a named producer sends.
+    /// As [`append`](Log::append) of a batch that a named producer sends, with sequences or without.
     ///
     /// # Errors
     /// `Fenced`, `OutOfOrderSequence`, beside those of `append`.
@@ -88,8 +88,8 @@ impl Log {
             return Err(Error::RecordTooLarge { size: stored.len(), limit: settings.max_batch_bytes() });
         }
         let (mut writer, version) = self.lock_when(&when)?;
-        // Held to the end: what is noted is what was judged.
-        let judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
+        // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
+        let mut judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
         let append_time = self.set_append_time(&mut header, &settings);
         let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
         let epoch = self.epoch();
@@ -97,12 +97,12 @@ impl Log {
         if let Some(condition) = when.stream {
             self.note_version(&writer, condition, version, &keys);
         }
-        if let Some(judged) = judged {
+        if let Some(judged) = &mut judged {
             judged.note(&header);
         }
         self.remember(&writer, header, stored, raw);
         self.publish_end(end, &settings);
-        drop(writer);
+        drop((judged, writer));
         if settings.durability != Durability::Sync {
             self.wake_readers();
         }

@@ -8,10 +8,10 @@ use crate::format::batch::BatchHeader;
 use crate::log::cursor::Cursor;
 use crate::sync::{Arc, MutexGuard};
 
-/// Who sends a batch, as far as its header does not say.
+/// Who sends a batch, as far as its header does not say: a producer with a name.
 pub(crate) struct Sender<'a> {
-    /// The sequence of its first record.
-    pub(crate) first: u64,
+    /// The sequence of its first record, if its records have any.
+    pub(crate) first: Option<u64>,
     /// Whether it may still send.
     pub(crate) fence: &'a dyn Fn() -> Result<()>,
 }
@@ -27,14 +27,17 @@ pub(super) struct Known {
 /// A batch that may be appended. While this lives nobody else is judged, and nobody learns what there is.
 pub(super) struct Judged<'a> {
     known: MutexGuard<'a, Known>,
-    claim: Claim,
+    /// If it has sequences.
+    claim: Option<Claim>,
 }
 
 impl Judged<'_> {
     /// Remembers the batch, which has been written.
-    pub(super) fn note(mut self, header: &BatchHeader) {
+    pub(super) fn note(&mut self, header: &BatchHeader) {
         let last = header.base_offset.plus(u64::from(header.last_offset_delta));
-        self.known.producers.note(&self.claim, header.base_offset, last);
+        if let Some(claim) = &self.claim {
+            self.known.producers.note(claim, header.base_offset, last);
+        }
     }
 }
 
@@ -99,15 +102,22 @@ impl Log {
     /// # Errors
     /// `Fenced`; `OutOfOrderSequence`, also for what is there already: the sender looks where it is; those of reading.
     pub(super) fn judge(self: &Arc<Self>, header: &BatchHeader, sender: &Sender<'_>) -> Result<Judged<'_>> {
-        let known = self.known_producers()?;
+        // Without sequences nothing need be known.
+        let known = if sender.first.is_some() { self.known_producers()? } else { self.producers.lock() };
         // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
         // handle appends is seen by him, or is not appended any more.
         (sender.fence)()?;
-        let claim =
-            Claim { producer_id: header.producer_id, first: sender.first, last: header.base_sequence };
-        match known.producers.check(&claim) {
+        let claim = sender.first.map(|first| Claim {
+            producer_id: header.producer_id,
+            first,
+            last: header.base_sequence,
+        });
+        match claim.as_ref().map_or(Ok(()), |claim| known.producers.check(claim)) {
             Ok(()) => Ok(Judged { known, claim }),
-            Err(last) => Err(Error::OutOfOrderSequence { sequence: claim.first, last: Some(last) }),
+            Err(last) => {
+                let sequence = sender.first.unwrap_or(header.base_sequence);
+                Err(Error::OutOfOrderSequence { sequence, last: Some(last) })
+            }
         }
     }
 }

@@ -17,7 +17,9 @@ use std::time::Duration;
 use super::batch::{Limits, OpenBatch, Pressed};
 use super::core::Core;
 use super::pending::{BatchState, unwound};
+use crate::broker::Named;
 use crate::error::{Error, Result};
+use crate::log::named::Sender;
 use crate::log::{Appended, Log, LogSettings, SealedBatch, Task};
 use crate::partitioner::Sticky;
 use crate::record::Record;
@@ -29,8 +31,8 @@ pub(super) trait Sink: Send + Sync {
     fn topic(&self) -> &TopicName;
     fn partition(&self) -> PartitionId;
     fn settings(&self) -> LogSettings;
-    /// Writes a batch at the log's end.
-    fn append(&self, batch: SealedBatch) -> Result<Appended>;
+    /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the last one of that.
+    fn append(&self, batch: SealedBatch, named: Option<&Named>) -> Result<Appended>;
     /// Blocks until everything below `end`, appended up to `epoch`, is visible.
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
     /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the waker.
@@ -55,8 +57,11 @@ impl Sink for Arc<Log> {
         Log::settings(self)
     }
 
-    fn append(&self, batch: SealedBatch) -> Result<Appended> {
-        Log::append(self, batch)
+    fn append(&self, batch: SealedBatch, named: Option<&Named>) -> Result<Appended> {
+        match named {
+            Some(named) => self.append_from(batch, &Sender { first: None, fence: &|| named.check() }),
+            None => Log::append(self, batch),
+        }
     }
 
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
@@ -549,7 +554,9 @@ impl<'a> Turn<'a> {
     /// Writes the head, tells everybody, and takes it off the queue; if it fails, all behind it too.
     fn append(&self, batch: &BatchState, body: Body) {
         let (outcome, charge) = match body {
-            Body::Pressed(Pressed { batch, charge }) => (self.buffer.sink.append(batch), Some(charge)),
+            Body::Pressed(Pressed { batch, charge }) => {
+                (self.buffer.sink.append(batch, self.buffer.core.named.as_ref()), Some(charge))
+            }
             Body::Failed(error) => (Err(error), None),
             Body::Pressing | Body::Appending => (Err(unwound(self.buffer)), None),
         };

@@ -75,7 +75,8 @@ impl ProducerConfig {
     }
 
     /// A name that lasts: the producer is the one that had this name before, and the one that had it until now is
-    /// [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98). Records that have a
+    /// [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98): it writes nothing behind what this one finds or writes.
+    /// Records that have a
     /// [sequence](crate::Record::sequence) are in each partition once, however often they are sent, also by a later run of
     /// the program. Default: none.
     ///

@@ -4,6 +4,7 @@
 use std::task::Waker;
 
 use super::config::ProducerConfig;
+use crate::broker::Named;
 use crate::error::Error;
 use crate::format::compression::Compressor;
 use crate::log::Context;
@@ -13,6 +14,8 @@ use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 pub(super) struct Core {
     pub(super) ctx: Arc<Context>,
     pub(super) config: ProducerConfig,
+    /// Who it is, if it has a name.
+    pub(super) named: Option<Named>,
     /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other memory, and a sender
     /// that reads it a moment too early is off by a batch, which the bound allows for.
     buffered: AtomicUsize,
@@ -25,10 +28,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(ctx: Arc<Context>, config: ProducerConfig) -> Self {
+    pub(super) fn new(ctx: Arc<Context>, config: ProducerConfig, named: Option<Named>) -> Self {
         Core {
             ctx,
             config,
+            named,
             buffered: AtomicUsize::new(0),
             waiting: Mutex::new(Vec::new()),
             failure: Mutex::new(None),

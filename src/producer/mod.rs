@@ -66,8 +66,6 @@ struct Shared {
     outbox: Outbox<TopicState>,
     /// Below the outbox: what is buffered is handed over before the broker may go.
     broker: Arc<BrokerInner>,
-    /// Who it is, if it has a name.
-    named: Option<Named>,
 }
 
 /// Where records go: a topic by handle or by name, or one of its partitions.
@@ -116,8 +114,8 @@ impl Producer {
     /// With settings that have been validated.
     fn unchecked(broker: Arc<BrokerInner>, config: ProducerConfig, named: Option<Named>) -> Self {
         // The seed decides where records without a key go.
-        let outbox = Outbox::new(Core::new(broker.ctx.clone(), config), broker.next_seed());
-        Producer { shared: Arc::new(Shared { outbox, broker, named }) }
+        let outbox = Outbox::new(Core::new(broker.ctx.clone(), config, named), broker.next_seed());
+        Producer { shared: Arc::new(Shared { outbox, broker }) }
     }
 
     /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays borrowed.
@@ -269,12 +267,12 @@ impl Producer {
     /// `Fenced` if another has its name by now.
     #[inline]
     fn check_name(&self) -> Result<()> {
-        self.shared.named.as_ref().map_or(Ok(()), Named::check)
+        self.shared.outbox.core().named.as_ref().map_or(Ok(()), Named::check)
     }
 
     fn named(&self) -> Result<&Named> {
         let reason = "only a producer with a name knows what it has sent before";
-        self.shared.named.as_ref().ok_or_else(|| invalid("sequence", reason))
+        self.shared.outbox.core().named.as_ref().ok_or_else(|| invalid("sequence", reason))
     }
 
     fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {

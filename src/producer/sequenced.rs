@@ -163,7 +163,7 @@ impl Share<'_> {
             batch.header.producer_epoch = named.epoch;
             batch.header.base_sequence = last;
             batch.header.attributes = batch.header.attributes.with_given_sequences(Some(dense));
-            let sender = Sender { first, fence: &|| named.check() };
+            let sender = Sender { first: Some(first), fence: &|| named.check() };
             match self.log.append_from(batch, &sender) {
                 Ok(appended) => {
                     let places = self.places.iter().skip(known);

@@ -11,7 +11,7 @@ use super::config::ProducerConfig;
 use super::core::Core;
 use super::outbox::{Outbox, Target};
 use super::pending::{Pending, Wait};
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::clock::ManualClock;
 use crate::config::{BrokerConfig, Compression, Durability, TopicConfig};
 use crate::error::{Error, Outcome, Result};
@@ -526,7 +526,8 @@ fn cut_batches_delay_the_move_to_twice_their_size_at_most() {
 fn the_path_over_the_partitions_follows_from_the_seed() {
     let path = |seed| {
         let topic = FakeTopic::new(100, TopicConfig::new());
-        let core = Core::new(topic.broker.inner().ctx.clone(), ProducerConfig::new().linger(Duration::ZERO));
+        let core =
+            Core::new(topic.broker.inner().ctx.clone(), ProducerConfig::new().linger(Duration::ZERO), None);
         let outbox = Outbox::new(core, seed);
         let value = vec![0; 70_000];
         let send = |_| outbox.send(&topic, None, &Record::new(&value)).unwrap().wait().unwrap().partition;
@@ -894,7 +895,7 @@ impl Sink for Arc<FakeLog> {
         self.settings
     }
 
-    fn append(&self, batch: SealedBatch) -> Result<Appended> {
+    fn append(&self, batch: SealedBatch, _: Option<&Named>) -> Result<Appended> {
         self.gate.pass();
         let mut state = self.state.lock();
         if let Some((left, fault)) = &mut state.fault {
@@ -1007,7 +1008,7 @@ impl Gate {
 
 fn outbox(topic: &Arc<FakeTopic>, config: ProducerConfig) -> Outbox<FakeTopic> {
     config.validate().unwrap();
-    Outbox::new(Core::new(topic.broker.inner().ctx.clone(), config), 42)
+    Outbox::new(Core::new(topic.broker.inner().ctx.clone(), config, None), 42)
 }
 
 fn flush(outbox: &Outbox<FakeTopic>) -> Result<()> {
