@@ -569,3 +569,203 @@ fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
     broker.maintain().unwrap();
     assert_eq!(values(&partition), ["new"]);
 }
+
+const STATE: &str = "topics/t/0/producers";
+
+/// What is answered for each row that has been sent, or skipped: nothing is written.
+fn answers(disk: &Disk, survive: Survive) -> Vec<String> {
+    let disk = disk.duplicate();
+    disk.crash(survive);
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let (first, second) =
+        (named(&broker), broker.producer_with(ProducerConfig::new().name("other")).unwrap());
+    let mut answers = Vec::new();
+    for producer in [&first, &second] {
+        let last = producer.last_sequence(&partition).unwrap();
+        let end = partition.bounds().unwrap().log_end;
+        answers.push(format!("{last:?}, {end}"));
+        for n in 1..=last.unwrap_or(0) {
+            answers.push(format!("{:?}", offsets(producer, &partition, &[n])));
+        }
+        assert_eq!(partition.bounds().unwrap().log_end, end);
+    }
+    answers
+}
+
+/// As [`answers`], without the file.
+fn answers_of_a_scan(disk: &Disk, survive: Survive) -> Vec<String> {
+    let disk = disk.duplicate();
+    disk.remove(STATE).ok();
+    answers(&disk, survive)
+}
+
+/// Two named producers and one without a name over several segments, and a batch with gaps here and there.
+fn send_rows(broker: &Broker, partition: &Partition, rounds: std::ops::Range<u64>) {
+    let (first, second) = (named(broker), broker.producer_with(ProducerConfig::new().name("other")).unwrap());
+    for round in rounds {
+        let n = round * 10;
+        offsets(&first, partition, &[n + 1, n + 2, n + 3]).unwrap();
+        if round % 3 == 0 {
+            offsets(&second, partition, &[n + 4, n + 6, n + 9]).unwrap();
+        }
+        send(broker, partition, &"x".repeat(200)).unwrap();
+        if round % 4 == 0 {
+            broker.maintain().unwrap();
+        }
+    }
+}
+
+fn rows_on(disk: &Disk) {
+    let broker = open(disk).unwrap();
+    let partition = broker.create_topic("t", common::small().partitions(2)).unwrap().partition(0).unwrap();
+    send_rows(&broker, &partition, 0..20);
+    broker.close().unwrap();
+}
+
+/// No. 56.
+#[test]
+fn i7_with_its_file_a_log_is_not_read_for_what_it_knows_of_producers() {
+    let disk = Disk::new();
+    rows_on(&disk);
+    let ops_to_know = |disk: &Disk| {
+        let disk = disk.duplicate();
+        disk.crash(Survive::Everything);
+        let broker = open(&disk).unwrap();
+        let partition = broker.topic("t").unwrap().partition(0).unwrap();
+        let producer = named(&broker);
+        let before = (disk.ops_of(Op::Read), disk.ops_of(Op::Map));
+        assert_eq!(producer.last_sequence(&partition).unwrap(), Some(193));
+        (disk.ops_of(Op::Read) - before.0, disk.ops_of(Op::Map) - before.1)
+    };
+    let without = {
+        let disk = disk.duplicate();
+        disk.remove(STATE).unwrap();
+        ops_to_know(&disk)
+    };
+    let (reads, maps) = ops_to_know(&disk);
+    assert!(without.1 >= 5, "{without:?}");
+    assert!(reads <= 2 && maps == 0, "{reads} reads, {maps} maps");
+    assert_eq!(answers(&disk, Survive::Everything), answers_of_a_scan(&disk, Survive::Everything));
+    // Behind what the file covers the log is read.
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let file = disk.read(STATE).unwrap();
+    offsets(&named(&broker), &partition, &[201, 202]).unwrap();
+    assert_eq!(disk.read(STATE).unwrap(), file);
+    let found = answers(&disk, Survive::Everything);
+    assert_eq!(found[0], "Some(202), 103");
+    assert_eq!(found, answers_of_a_scan(&disk, Survive::Everything));
+}
+
+#[test]
+fn i7_damaged_or_shortened_or_another_partitions_the_file_is_not_believed() {
+    let disk = Disk::new();
+    rows_on(&disk);
+    let file = disk.read(STATE).unwrap();
+    let expected = answers_of_a_scan(&disk, Survive::Everything);
+    let with = |bytes: &[u8]| {
+        let disk = disk.duplicate();
+        disk.remove(STATE).unwrap();
+        disk.write_new(STATE, bytes).unwrap();
+        answers(&disk, Survive::Everything)
+    };
+    for len in (0..file.len()).step_by(5) {
+        assert_eq!(with(&file[..len]), expected, "{len} bytes");
+    }
+    for bit in (0..file.len() * 8).step_by(13) {
+        let mut flipped = file.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(with(&flipped), expected, "bit {bit}");
+    }
+    // That of the other partition, which has rows of the same producer.
+    let other = disk.duplicate();
+    let broker = open(&other).unwrap();
+    let partition = broker.topic("t").unwrap().partition(1).unwrap();
+    send_rows(&broker, &partition, 20..40);
+    broker.close().unwrap();
+    assert_eq!(with(&other.read("topics/t/1/producers").unwrap()), expected);
+}
+
+#[test]
+fn i7_a_file_from_before_a_truncation_is_not_believed() {
+    let disk = Disk::new();
+    rows_on(&disk);
+    let before = disk.read(STATE).unwrap();
+    for to in [95, 50, 3, 0] {
+        let broker = open(&disk).unwrap();
+        let partition = broker.topic("t").unwrap().partition(0).unwrap();
+        partition.truncate_to(Offset::new(to)).unwrap();
+        assert_eq!(
+            answers(&disk, Survive::Everything),
+            answers_of_a_scan(&disk, Survive::Everything),
+            "{to}"
+        );
+        // Other rows come in place of those that are gone.
+        let last = named(&broker).last_sequence(&partition).unwrap().unwrap_or(0);
+        for n in 1..60 {
+            offsets(&named(&broker), &partition, &[last + 7 * n]).unwrap();
+        }
+        broker.close().unwrap();
+        let after = disk.read(STATE).unwrap();
+        assert_ne!(after, before);
+        assert_eq!(
+            answers(&disk, Survive::Everything),
+            answers_of_a_scan(&disk, Survive::Everything),
+            "{to}"
+        );
+        let stale = disk.duplicate();
+        stale.remove(STATE).unwrap();
+        stale.write_new(STATE, &before).unwrap();
+        assert_eq!(
+            answers(&stale, Survive::Everything),
+            answers_of_a_scan(&stale, Survive::Everything),
+            "{to}"
+        );
+    }
+}
+
+#[test]
+fn i7_a_power_loss_leaves_the_same_answers_with_the_file_and_without() {
+    for durability in [Durability::Os, Durability::Sync] {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let config = common::small().partitions(2).durability(durability);
+        let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+        for round in 0..24 {
+            send_rows(&broker, &partition, round..round + 1);
+            for survive in
+                [Survive::Synced, Survive::Zeroed(round), Survive::Random(round), Survive::Everything]
+            {
+                assert_eq!(
+                    answers(&disk, survive),
+                    answers_of_a_scan(&disk, survive),
+                    "{durability:?}, {round}, {survive:?}"
+                );
+            }
+        }
+        assert!(disk.read(STATE).is_ok(), "it is written when a segment is finished");
+    }
+}
+
+/// KIP-360: an outbox whose rows retention has deleted does not send them again.
+#[test]
+fn i7_what_retention_has_deleted_is_remembered_over_a_restart() {
+    let disk = Disk::new();
+    rows_on(&disk);
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    // Nobody asks in this run.
+    partition.delete_records(partition.bounds().unwrap().log_end).unwrap();
+    send(&broker, &partition, "of somebody else").unwrap();
+    broker.maintain().unwrap();
+    disk.crash(Survive::Everything);
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let producer = named(&broker);
+    assert_eq!(producer.last_sequence(&partition).unwrap(), Some(193));
+    let gone = offsets(&producer, &partition, &[193]);
+    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 193, last: 193 })), "{gone:?}");
+    let end = partition.bounds().unwrap().log_end.get();
+    assert_eq!(offsets(&producer, &partition, &[194]).unwrap(), [end]);
+}

@@ -24,6 +24,7 @@ pub(crate) mod key_index;
 pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod offsets;
+pub(crate) mod producers;
 pub(crate) mod reader;
 pub(crate) mod segment;
 pub(crate) mod shipment;

@@ -28,6 +28,8 @@ pub(crate) const TOPICS: &str = "topics";
 pub(crate) const TRASH: &str = "trash";
 /// The list of a partition's segments, in the partition's directory.
 pub(crate) const MANIFEST: &str = "manifest";
+/// What a partition's log knows of named producers, in the partition's directory.
+pub(crate) const PRODUCERS: &str = "producers";
 
 /// The name of a segment.
 pub(crate) fn segment_file(base: Offset, generation: u32) -> String {
@@ -59,6 +61,8 @@ pub(crate) fn temporary_file(name: &str) -> String {
 pub(crate) enum PartitionFile {
     /// The list of segments.
     Manifest,
+    /// What is known of named producers.
+    Producers,
     /// A segment.
     Segment {
         /// Its base offset.
@@ -141,6 +145,9 @@ fn parse_finished(name: &str) -> Option<PartitionFile> {
     if name == MANIFEST {
         return Some(PartitionFile::Manifest);
     }
+    if name == PRODUCERS {
+        return Some(PartitionFile::Producers);
+    }
     let (base, rest) = name.split_once('-')?;
     let (generation, rest) = rest.split_once('.')?;
     let (base, generation) = (Offset::new(base.parse().ok()?), generation.parse().ok()?);
@@ -183,6 +190,7 @@ mod tests {
             let base = Offset::new(base);
             for (name, file) in [
                 (MANIFEST.to_string(), PartitionFile::Manifest),
+                (PRODUCERS.to_string(), PartitionFile::Producers),
                 (segment_file(base, generation), PartitionFile::Segment { base, generation }),
                 (index_file(base, generation), PartitionFile::Index { base, generation }),
                 (key_index_file(base, generation), PartitionFile::Keys { base, generation }),
@@ -208,6 +216,7 @@ mod tests {
             "notes.tmp",
             "manifest.tmp.tmp",
             "Manifest",
+            "Producers",
             "42-0.log",
             "00000000000000000042-00.log",
             "+0000000000000000042-0.log",

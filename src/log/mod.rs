@@ -580,6 +580,9 @@ impl Log {
         let synced = synced.unwrap_or_else(|| self.sync().and_then(|()| self.sync_empty()));
         if synced.is_ok() {
             self.finish_sealed();
+            if let Some(file) = self.unsaved_producers() {
+                self.save_producers(&file);
+            }
             let (segment, point) = {
                 let writer = self.writer.lock();
                 (writer.segment.clone(), writer.point)

@@ -1,12 +1,16 @@
-//! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes;
-//! from then on each append is judged and noted. Logs that no named producer ever writes to never look.
+//! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes, and
+//! for most of them from a side file; from then on each append is judged and noted. Logs that no named producer ever writes to never look.
 
 use super::Log;
 use super::producers::{Claim, Located, Producers};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
+use crate::format::names;
+use crate::format::producers::ProducersFile;
 use crate::log::cursor::Cursor;
-use crate::sync::{Arc, MutexGuard};
+use crate::storage::{OpenMode, read_file, write_all_at};
+use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::types::Offset;
 
 /// Who sends a batch, as far as its header does not say: a producer with a name.
 pub(crate) struct Sender<'a> {
@@ -22,6 +26,8 @@ pub(super) struct Known {
     /// How often the log had been cut; `None` if nothing has been read. With each cut it is worth nothing any more.
     cuts: Option<u64>,
     producers: Producers,
+    /// Up to where the side file covers it.
+    saved: Option<Offset>,
 }
 
 /// A batch that may be appended. While this lives nobody else is judged, and nobody learns what there is.
@@ -54,21 +60,25 @@ impl Log {
             let found = self.find_producers();
             // IMPORTANT: behind the scan. One that the log was cut under has seen what is not in it any more.
             if self.cuts() == cuts {
-                *known = Known { cuts: Some(cuts), producers: found? };
+                let (producers, saved) = found?;
+                *known = Known { cuts: Some(cuts), producers, saved };
                 return Ok(known);
             }
         }
     }
 
-    /// Reads the headers of all batches that are visible: those of named producers are noted under the lock that they are
+    /// Reads the side file, and behind what it covers the headers of all batches that are visible: those of named producers are noted under the lock that they are
     /// written under, so what is not visible yet has been noted, or is cut off.
-    fn find_producers(self: &Arc<Self>) -> Result<Producers> {
-        let mut producers = Producers::default();
-        let mut cursor = Cursor::new(self.clone(), self.log_start());
+    fn find_producers(self: &Arc<Self>) -> Result<(Producers, Option<Offset>)> {
+        let (mut producers, saved) = match self.load_producers() {
+            Some(file) => (Producers::new(file.producers), Some(file.end_offset)),
+            None => (Producers::default(), None),
+        };
+        let mut cursor = Cursor::new(self.clone(), self.log_start().max(saved.unwrap_or(Offset::ZERO)));
         loop {
             let header = match cursor.peek_any() {
                 Ok(Some(header)) => header,
-                Ok(None) => return Ok(producers),
+                Ok(None) => return Ok((producers, saved)),
                 // Retention was faster.
                 Err(_) if cursor.offset() < self.log_start() => {
                     cursor.go_to(self.log_start());
@@ -81,6 +91,59 @@ impl Log {
                 producers.note(&claim, header.base_offset, last);
             }
             cursor.pass(&header);
+        }
+    }
+
+    /// What the side file says, if it speaks of what is in this log. IMPORTANT: on any doubt it does not.
+    fn load_producers(&self) -> Option<ProducersFile> {
+        let path = self.dir.join(names::PRODUCERS);
+        let bytes = read_file(&*self.ctx.storage, &path, u64::from(u32::MAX)).ok()?;
+        let file = ProducersFile::decode(&bytes).ok()?;
+        let is_ours = file.topic_id == self.identity.topic_id && file.partition == self.identity.partition;
+        // Of epochs before those that it lists the manifest does not say where they ended.
+        let is_known = {
+            let manifest = self.manifest.get();
+            let oldest = manifest.epochs.first().map_or(u32::MAX, |oldest| oldest.epoch);
+            (oldest..=manifest.epoch()).contains(&file.log_epoch)
+        };
+        let is_part = is_ours
+            && is_known
+            && file.end_offset <= self.visible_end()
+            && self.check_position(file.end_offset, file.log_epoch).is_ok();
+        is_part.then_some(file)
+    }
+
+    /// What the side file is to say, if more is known than it says. To be [saved](Log::save_producers) once all below its
+    /// end is on the medium.
+    pub(super) fn unsaved_producers(&self) -> Option<ProducersFile> {
+        let known = self.producers.lock();
+        // Whoever appends moves the log's end under this lock, behind noting.
+        let (log_epoch, end) = (self.epoch(), Offset::new(self.log_end.load(Ordering::Acquire)));
+        if known.cuts != Some(self.cuts()) || known.saved >= Some(end) {
+            return None;
+        }
+        Some(ProducersFile {
+            topic_id: self.identity.topic_id,
+            partition: self.identity.partition,
+            log_epoch,
+            end_offset: end,
+            producers: known.producers.list(),
+        })
+    }
+
+    /// Writes the side file, all below the end of which is on the medium. It is not synced: what a power loss leaves of it is
+    /// believed if it is whole. Nor does it matter if it cannot be written, or if the log is cut meanwhile.
+    pub(super) fn save_producers(&self, file: &ProducersFile) {
+        let path = self.dir.join(names::PRODUCERS);
+        let opened = self.ctx.storage.open(&path, OpenMode::Truncate);
+        match opened.and_then(|out| write_all_at(&*out, &file.encode(), 0).map_err(|(_, e)| e)) {
+            Ok(()) => {
+                let mut known = self.producers.lock();
+                if self.epoch() == file.log_epoch {
+                    known.saved = Some(file.end_offset);
+                }
+            }
+            Err(_) => drop(self.ctx.storage.remove_file(&path)),
         }
     }
 

@@ -13,10 +13,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::format::producers::{REMEMBERED, Remembered};
 use crate::types::Offset;
-
-/// How many batches are remembered per producer.
-pub(crate) const REMEMBERED: usize = 5;
 
 /// What a batch says of its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +25,6 @@ pub(crate) struct Claim {
     pub(crate) first: u64,
     /// The sequence of its last record.
     pub(crate) last: u64,
-}
-
-/// A batch that is in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Remembered {
-    /// The sequence of its first record; that of its last one if the batch has gaps and was read from the log.
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    pub(crate) base_offset: Offset,
-    pub(crate) last_offset: Offset,
 }
 
 /// Where the record with a given sequence is.
@@ -60,6 +48,20 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
+    /// What [`list`](Producers::list) has answered.
+    pub(crate) fn new(list: Vec<(u64, Vec<Remembered>)>) -> Self {
+        Producers { by_id: list.into_iter().map(|(id, batches)| (id, batches.into())).collect() }
+    }
+
+    /// All of them, by id, as they would be read from the log.
+    pub(crate) fn list(&self) -> Vec<(u64, Vec<Remembered>)> {
+        let as_read = |batch: &Remembered| {
+            let first = if batch.is_dense() { batch.first } else { batch.last };
+            Remembered { first, ..*batch }
+        };
+        self.by_id.iter().map(|(id, batches)| (*id, batches.iter().map(as_read).collect())).collect()
+    }
+
     /// Whether a batch may be appended: its sequences follow all that are in the log. Whatever a producer of which nothing
     /// is known has sent before is gone with its records, or never was here: any sequence will do.
     ///

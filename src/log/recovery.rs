@@ -173,7 +173,7 @@ fn sweep(
             PartitionFile::Index { base, generation } | PartitionFile::Keys { base, generation } => {
                 !listed.contains(&(base, generation))
             }
-            PartitionFile::Manifest | PartitionFile::Torn { .. } => false,
+            PartitionFile::Manifest | PartitionFile::Producers | PartitionFile::Torn { .. } => false,
             PartitionFile::Foreign => {
                 report
                     .warnings

@@ -53,7 +53,7 @@ impl Log {
         }
     }
 
-    /// Syncs sealed segments, writes their indexes and has the manifest say that they need no looking at any more.
+    /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they need no looking at any more.
     pub(super) fn finish_sealed(&self) {
         let segments = self.segments();
         let pending: Vec<_> = {
@@ -64,6 +64,7 @@ impl Log {
         if pending.is_empty() || self.poison.lock().is_some() {
             return;
         }
+        let producers = self.unsaved_producers();
         let mut finished = Vec::new();
         for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
             let Some(end) = segment.end() else { continue };
@@ -83,6 +84,13 @@ impl Log {
                 segment.save_keys(&self.ctx, &self.identity);
             }
             finished.push((segment.base, segment.generation, segment.epoch));
+        }
+        if let Some(file) = producers {
+            // What is not durable may be lost without a trace, and other records come in its place.
+            if self.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
+                return;
+            }
+            self.save_producers(&file);
         }
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             for entry in &mut manifest.segments {
