@@ -108,6 +108,15 @@ pub enum Error {
         /// The partition.
         partition: PartitionId,
     },
+    /// A partition whose files have been written anew four thousand million times has no number left for another. Nothing
+    /// has changed.
+    #[error("{topic}/{partition} has been written anew as often as can be")]
+    GenerationsExhausted {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+    },
     /// A timestamp before 1970, or one that no stored record may have, or out of the topic's
     /// [bounds](crate::TopicConfig::timestamp_bounds). Nothing was appended.
     #[error("timestamp {timestamp} (number {index} of the call) is not between {earliest} and {latest}")]

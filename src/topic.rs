@@ -479,9 +479,9 @@ impl Partition {
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start; [`Poisoned`](Error::Poisoned) if the partition
     /// takes no appends; [`Corrupt`](Error::Corrupt) if what is kept of the last segment or batch cannot be read;
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has
-    /// changed. Or what else the medium says: the log is what it was, and the partition is poisoned if a restart may find
-    /// something else.
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull),
+    /// [`GenerationsExhausted`](Error::GenerationsExhausted): nothing has changed. Or what else the medium says: the log is
+    /// what it was, and the partition is poisoned if a restart may find something else.
     ///
     /// ```
     /// # use quipu::{Broker, Offset, Record, TopicConfig};

@@ -369,6 +369,123 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
     }
 }
 
+/// A log whose first batch has several records; every record stays, since each has a key of its own.
+fn unique(broker: &Broker, partition: &Partition) {
+    let first = (0..3).map(|n| Record::new("first").key(format!("first {n}")));
+    broker.producer().send_all(partition, first).unwrap().wait().unwrap();
+    for n in 3..20 {
+        put(broker, partition, &format!("{n}"), Some(&"x".repeat(60)));
+    }
+}
+
+/// What is there goes on, here and for whoever opens it, and takes appends in both.
+fn assert_goes_on(disk: &Disk, clock: &ManualClock, broker: Broker, expected: &[u64], case: &str) {
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    assert_eq!(offsets(&partition), expected, "{case}");
+    let end = partition.bounds().unwrap().log_end.get();
+    let mut expected = expected.to_vec();
+    for n in end..end + 3 {
+        assert_eq!(put(&broker, &partition, &format!("later {n}"), Some("v")), n, "{case}");
+        expected.push(n);
+    }
+    assert_eq!(offsets(&partition), expected, "{case}");
+    drop((partition, broker));
+    let broker = on(disk, clock);
+    let report = broker.open_report();
+    assert!(report.damaged.is_empty() && report.warnings.is_empty(), "{case}: {report:?}");
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    assert_eq!(offsets(&partition), expected, "{case}: reopened");
+    assert_eq!(files(disk, "topics/t", ".log").len(), partition.stats().segments.len(), "{case}");
+    seal(&broker, clock);
+    compact(&partition);
+    assert_eq!(offsets(&partition), expected, "{case}: cleaned");
+}
+
+type Change = fn(&Partition) -> quipu::Result<()>;
+
+/// Cuts that go on at the base offset of the first segment, or near it, and what they leave.
+const CUTS: [(&str, Change, &[u64]); 5] = [
+    ("truncate to 0", |partition| partition.truncate_to(Offset::new(0)), &[]),
+    ("reset to 0", |partition| partition.reset_to(Offset::new(0)), &[]),
+    ("truncate in the first batch", |partition| partition.truncate_to(Offset::new(2)), &[0, 1]),
+    ("truncate behind the first batch", |partition| partition.truncate_to(Offset::new(3)), &[0, 1, 2]),
+    ("truncate to 5", |partition| partition.truncate_to(Offset::new(5)), &[0, 1, 2, 3, 4]),
+];
+
+// C11, 50
+#[test]
+fn c11_a_cut_never_gets_the_file_of_a_cleaning_that_is_under_way() {
+    // Before it has opened what it reads, before it opens what it writes, before that is synced, before it is listed.
+    for (op, nth) in [(Op::Map, 1), (Op::OpenFile, 1), (Op::Write, 2), (Op::Sync, 1), (Op::SyncDir, 1)] {
+        for (name, change, expected) in CUTS {
+            let case = format!("{name} at {op:?} {nth}");
+            let (disk, clock, broker, partition) = made(by_hand());
+            unique(&broker, &partition);
+            seal(&broker, &clock);
+            let gate = disk.hold(op, nth);
+            std::thread::scope(|scope| {
+                let cleaning = scope.spawn(|| partition.compact());
+                gate.wait_until_reached();
+                change(&partition).unwrap();
+                drop(gate);
+                assert!(cleaning.join().unwrap().is_err(), "{case}");
+            });
+            drop(partition);
+            assert_goes_on(&disk, &clock, broker, expected, &case);
+        }
+    }
+}
+
+// C11, 50
+#[test]
+fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
+    let all: Vec<u64> = (0..20).collect();
+    let (mut failed, mut unknown) = (0, 0);
+    for (name, change, expected) in CUTS {
+        for op in [Op::OpenFile, Op::Write, Op::Sync, Op::SyncDir, Op::Rename] {
+            for nth in 1.. {
+                let case = format!("{name}, no room at {op:?} {nth}");
+                let (disk, clock, broker, partition) = made(by_hand());
+                unique(&broker, &partition);
+                seal(&broker, &clock);
+                let gate = disk.hold(Op::SyncDir, 1);
+                let (cut, cleaned) = std::thread::scope(|scope| {
+                    let cleaning = scope.spawn(|| partition.compact());
+                    gate.wait_until_reached();
+                    disk.fail(op, nth, std::io::ErrorKind::StorageFull);
+                    let cut = change(&partition);
+                    disk.clear_faults();
+                    drop(gate);
+                    (cut, cleaning.join().unwrap())
+                });
+                let poisoned = partition.stats().poisoned.is_some();
+                match (&cut, &cleaned) {
+                    (Ok(()), Err(Error::CompactionAborted { .. })) => {}
+                    (Err(_), Ok(Some(_))) if !poisoned => failed += 1,
+                    (Err(_), Err(Error::Poisoned { .. })) if poisoned => unknown += 1,
+                    other => panic!("{case}: {other:?}"),
+                }
+                let is_done = cut.is_ok();
+                if poisoned {
+                    // It is for the next opening to say which.
+                    drop((partition, broker));
+                    let broker = on(&disk, &clock);
+                    let found = offsets(&broker.topic("t").unwrap().partition(0).unwrap());
+                    assert!(found == all || found == expected, "{case}: {found:?}");
+                    assert_goes_on(&disk, &clock, broker, &found, &case);
+                } else {
+                    drop(partition);
+                    assert_goes_on(&disk, &clock, broker, if is_done { expected } else { &all }, &case);
+                }
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(failed > 20 && unknown > 4, "{failed} failed, {unknown} unknown");
+}
+
 /// C12: at any schedule of cleanings, crashes and cuts, a table made of the log is that of all that was sent.
 #[test]
 fn c12_a_compacted_log_says_what_the_full_one_says() {

@@ -246,6 +246,56 @@ fn appending_and_reading_go_on_meanwhile() {
     assert_others(&topic);
 }
 
+/// An erasure writes a file beside each that it replaces, and a cut goes on in one of its own.
+#[test]
+fn a_cut_never_gets_the_file_of_an_erasure_that_is_under_way() {
+    for (op, to) in [(Op::SyncDir, 0), (Op::Sync, 0), (Op::OpenFile, 0), (Op::SyncDir, 2), (Op::OpenFile, 2)]
+    {
+        let case = format!("cut at {to} while held at {op:?}");
+        let (disk, clock) = (Disk::new(), ManualClock::new());
+        let config = || BrokerConfig::new().clock(clock.clone()).seed(1).durability(Durability::Sync);
+        let broker = config().on_disk(&disk).unwrap();
+        let topic = topic(&broker, Compression::None);
+        let append = |topic: &Topic, key: &str, values: &[&str]| {
+            let events = values.iter().map(|value| Record::new(value.to_string()));
+            topic.stream(key).unwrap().append(ExpectedVersion::Any, events).unwrap()
+        };
+        append(&topic, "person-1", &["1", "2", "3"]);
+        for n in 0..30 {
+            append(&topic, &format!("other {n}"), &[&"x".repeat(60)]);
+        }
+        clock.advance(std::time::Duration::from_secs(8 * 24 * 3600));
+        broker.maintain().unwrap();
+        let partition = topic.partition(0).unwrap();
+        let gate = disk.hold(op, 1);
+        thread::scope(|scope| {
+            let erasing = scope.spawn(|| topic.erase_stream("person-1"));
+            gate.wait_until_reached();
+            partition.truncate_to(to.into()).unwrap();
+            drop(gate);
+            let error = erasing.join().unwrap().unwrap_err();
+            assert!(matches!(error, Error::CompactionAborted { .. }), "{case}: {error:?}");
+        });
+        append(&topic, "person-1", &["again"]);
+        append(&topic, "another", &["new"]);
+        let check = |topic: &Topic| {
+            let values = |key: &str| -> Vec<_> {
+                let history = topic.stream(key).unwrap().load().unwrap();
+                history.iter().map(|e| String::from_utf8(e.value().unwrap().to_vec()).unwrap()).collect()
+            };
+            let mut expected: Vec<_> = (1..=to).map(|n: u64| n.to_string()).collect();
+            expected.push("again".to_string());
+            assert_eq!(values("person-1"), expected, "{case}");
+            assert_eq!(values("another"), ["new"], "{case}");
+        };
+        check(&topic);
+        drop((partition, topic, broker));
+        let broker = config().on_disk(&disk).unwrap();
+        assert!(broker.open_report().damaged.is_empty(), "{case}: {:?}", broker.open_report());
+        check(&broker.topic("people").unwrap());
+    }
+}
+
 #[test]
 fn only_streams_are_erased() {
     let broker = Broker::in_memory().unwrap();

@@ -2,6 +2,7 @@
 
 use super::pool::Buffer;
 use super::segment::Segment;
+use crate::error::Error;
 use crate::format::batch::BatchHeader;
 use crate::storage::Map;
 use crate::sync::Arc;
@@ -13,6 +14,13 @@ pub(crate) struct Identity {
     pub(crate) topic: TopicName,
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
+}
+
+impl Identity {
+    /// No file of the partition can be written anew any more.
+    pub(crate) fn generations_exhausted(&self) -> Error {
+        Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
+    }
 }
 
 /// Bytes that somebody else keeps alive: a range of a map or of a pooled buffer.

@@ -289,7 +289,6 @@ impl Log {
         let known = self.look_through(plan, pace)?;
         let count = plan.inputs.partition_point(|segment| segment.base < known.upto);
         let inputs = plan.inputs.get(..count).unwrap_or_default();
-        let generation = inputs.iter().map(|s| s.generation).max().unwrap_or(0).saturating_add(1);
         let mut done = Compacted {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,
@@ -302,7 +301,7 @@ impl Log {
             bytes_after: 0,
             records_after: 0,
         };
-        let mut outputs = Outputs::new(self, generation);
+        let mut outputs = Outputs::new(self, self.next_generation()?);
         let written = self
             .rewrite_all(plan, &known, inputs, &mut outputs, &mut done, pace)
             .and_then(|()| outputs.settle())

@@ -299,8 +299,11 @@ impl Log {
         let epoch = self.epoch() + 1;
         let segments = self.segments();
         let base = rest.as_ref().map_or(end, |rest| rest.header.base_offset);
-        let generation =
-            segments.iter().filter(|s| s.base == base).map(|s| s.generation + 1).max().unwrap_or(0);
+        // IMPORTANT: one that nobody else has. A cleaning may be writing a file with this base offset just now.
+        let generation = match segments.iter().any(|segment| segment.base == base) {
+            true => self.next_generation().map_err(unchanged)?,
+            false => 0,
+        };
         let (prev_end, prev_crc) = match (last, kept.checked_sub(1)) {
             (Some(last), _) => (last.end, last.last_crc),
             (None, Some(at)) => {

@@ -218,6 +218,8 @@ pub(crate) struct Log {
     ends: Mutex<()>,
     /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
     cuts: AtomicU64,
+    /// The greatest generation that a file of the log has, or was to have, since it was opened.
+    generation: AtomicU32,
     /// The epoch that the last reopen began.
     reopened: AtomicU32,
     queued: AtomicBool,
@@ -330,6 +332,7 @@ impl Log {
             covered_end: AtomicU64::new(end),
             log_end: AtomicU64::new(end),
             epoch: AtomicU32::new(manifest.epoch()),
+            generation: AtomicU32::new(manifest.segments.iter().map(|s| s.generation).max().unwrap_or(0)),
             manifest: ManifestStore::new(&dir, manifest),
             durable_point: Mutex::new(point),
             refuses_appends: AtomicBool::new(damage.is_some()),
@@ -474,6 +477,18 @@ impl Log {
             }
             drop(self.ends.lock());
         }
+    }
+
+    /// A generation for files beside others of the same base offset. Nobody else gets it: what is written under it is
+    /// the caller's, to list or to remove, whoever else writes such files meanwhile. Generation 0 is none of them: it goes to
+    /// the segments that are begun at an offset where there is none.
+    ///
+    /// # Errors
+    /// There is none left.
+    fn next_generation(&self) -> Result<u32> {
+        let next = |last: u32| last.checked_add(1);
+        let given = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        given.map(|last| last.saturating_add(1)).map_err(|_| self.identity.generations_exhausted())
     }
 
     /// Whether a position taken in `epoch` still means the same place.

@@ -302,6 +302,33 @@ fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
 
 // R9
 #[test]
+fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 60);
+    log.work();
+    log.set_settings(LogSettings { cleanup: Cleanup::Compact, ..settings(Durability::Os) });
+    let second = log.segments()[1].base;
+    log.generation.store(u32::MAX, Ordering::Release);
+    assert!(matches!(log.compact(), Err(Error::GenerationsExhausted { .. })));
+    log.set_settings(settings(Durability::Os));
+    assert!(matches!(log.truncate_to(Offset::ZERO), Err(Error::GenerationsExhausted { .. })));
+    assert!(matches!(log.reset_to(second), Err(Error::GenerationsExhausted { .. })));
+    assert_eq!(read(&log, 0).unwrap(), 60);
+    log.generation.store(u32::MAX - 1, Ordering::Release);
+    log.truncate_to(second).unwrap();
+    fill(&log, 60);
+    assert_eq!(read(&log, 0).unwrap(), 60);
+    assert!(matches!(log.truncate_to(second), Err(Error::GenerationsExhausted { .. })));
+    // Where none is listed, none is needed.
+    log.truncate_to(Offset::new(2)).unwrap();
+    log.close().unwrap();
+    let (log, report) = open(&disk, None);
+    assert!(report.damaged.is_empty(), "{report:?}");
+    assert_eq!(read(&log, 0).unwrap(), 2);
+}
+
+#[test]
 fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);

@@ -66,10 +66,25 @@ impl Log {
         Ok(base)
     }
 
+    /// Where a cleaning leaves it to the next opening to remove what it replaced, here it is the point.
+    fn remove_unlisted(&self, segment: &Segment) -> Result<()> {
+        // While nobody begins another of that name: a cut may have gone before it since.
+        let (_shape, _writer) = (self.shape.lock(), self.writer.lock());
+        if self.segments().iter().any(|listed| listed.path == segment.path) {
+            return Ok(());
+        }
+        match self.ctx.storage.remove_file(&segment.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &self.ctx.display(&segment.path), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Erases from one sealed segment, whose file has `len` bytes.
     fn erase_from(self: &Arc<Self>, segment: &Arc<Segment>, key: &[u8], len: u64) -> Result<u64> {
         let cuts = self.cuts();
-        let mut outputs = Outputs::new(self, segment.generation.saturating_add(1));
+        let mut outputs = Outputs::new(self, self.next_generation()?);
         let says_something = |record: &RawRecord<'_>| record.value.is_some() || record.headers.len() > 0;
         let is_to_go = |record: &RawRecord<'_>| record.key == Some(key) && says_something(record);
         let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
@@ -117,13 +132,7 @@ impl Log {
             }
             error
         })?;
-        // Where a cleaning leaves it to the next opening, here it is the point.
-        match self.ctx.storage.remove_file(&segment.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &self.ctx.display(&segment.path), e));
-            }
-            _ => {}
-        }
+        self.remove_unlisted(segment)?;
         // Where the new ones are now the places of keys are others; whoever asks finds them there.
         let is_new = |other: &&Arc<Segment>| other.base >= segment.base && other.end() <= segment.end();
         for written in self.segments().iter().filter(|other| other.end().is_some()).filter(is_new) {

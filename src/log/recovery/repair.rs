@@ -87,8 +87,6 @@ impl Recoverer<'_> {
         // Offsets before the log start have been given out, whatever became of their records.
         let base = point.end.max(self.manifest.log_start);
         let mut gone = dropped;
-        let mut generation =
-            gone.iter().filter(|s| s.base == base).map(|s| s.generation + 1).max().unwrap_or(0);
         if point.position > FIRST_BATCH {
             let state = self.state_of_checked();
             if let Some(last) = self.manifest.segments.last_mut() {
@@ -100,9 +98,13 @@ impl Recoverer<'_> {
             }
         } else {
             self.manifest.segments.pop();
-            generation = generation.max(torn.generation + 1);
             gone.push(torn.clone());
         }
+        let replaced = gone.iter().filter(|s| s.base == base || Arc::ptr_eq(s, &torn));
+        let generation = match replaced.map(|s| s.generation).max() {
+            Some(last) => last.checked_add(1).ok_or_else(|| self.identity.generations_exhausted())?,
+            None => 0,
+        };
         let something_lost = bytes > 0 || known_end.is_some();
         let epoch = self.manifest.epoch() + u32::from(something_lost);
         if something_lost {
