@@ -140,7 +140,7 @@ impl Upkeep {
         dirty.sort_by_key(|(dirtiness, _)| std::cmp::Reverse(*dirtiness));
         for (_, log) in dirty {
             // As long as passes get somewhere.
-            while let Ok(Some(done)) = log.clean(|| self.do_due_work()) {
+            while let Ok(Some(done)) = log.clean_in_passing(&|| self.do_due_work()) {
                 if done.complete || self.ctx.work.is_stopped() {
                     break;
                 }

@@ -22,7 +22,7 @@ use crate::format::body::{self, encode_raw};
 use crate::format::compression::{Codec, Compressor, decompress};
 use crate::format::manifest::SegmentEntry;
 use crate::stats::{Compacted, CompactionStats, Event};
-use crate::sync::{Arc, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
 
 /// What one cleaning reads.
@@ -84,18 +84,23 @@ impl Log {
         if !self.settings().cleanup.compacts() {
             return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
         }
-        self.clean(|| {})
+        self.clean(self.cleaning.lock(), &|| {})
     }
 
-    /// As [`compact`](Log::compact); calls `tick` now and then, under no lock but that of cleaning.
-    pub(crate) fn clean(self: &Arc<Self>, tick: impl Fn()) -> Result<Option<Compacted>> {
-        let alone = self.cleaning.lock();
+    /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
+    /// while somebody else cleans: whoever does the upkeep has more to do than to wait for that.
+    pub(crate) fn clean_in_passing(self: &Arc<Self>, tick: &dyn Fn()) -> Result<Option<Compacted>> {
+        let Some(alone) = self.cleaning.try_lock() else { return Ok(None) };
+        self.clean(alone, tick)
+    }
+
+    fn clean(self: &Arc<Self>, alone: MutexGuard<'_, ()>, tick: &dyn Fn()) -> Result<Option<Compacted>> {
         self.check_writable()?;
         self.finish_sealed();
         let done = match self.plan()? {
             Some(plan) => {
                 let begun = self.ctx.clock.monotonic();
-                let mut pace = Pace { log: self, tick: &tick, begun, bytes: 0, ticked: 0 };
+                let mut pace = Pace { log: self, tick, begun, bytes: 0, ticked: 0 };
                 self.cleaned.lock().running = Some(0);
                 let done = self.carry_out(&plan, &mut pace);
                 let mut stats = self.cleaned.lock();
