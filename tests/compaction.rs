@@ -401,6 +401,41 @@ fn assert_goes_on(disk: &Disk, clock: &ManualClock, broker: Broker, expected: &[
     assert_eq!(offsets(&partition), expected, "{case}: cleaned");
 }
 
+// C11, 50
+#[test]
+fn c11_retention_and_delete_records_win_over_a_cleaning() {
+    for (op, nth) in [(Op::Map, 1), (Op::OpenFile, 1), (Op::Map, 2), (Op::SyncDir, 1)] {
+        for by_retention in [false, true] {
+            let case = format!("retention: {by_retention}, held at {op:?} {nth}");
+            let config = by_hand().cleanup(Cleanup::CompactAndDelete);
+            let (disk, clock, broker, partition) = made(config.clone());
+            unique(&broker, &partition);
+            seal(&broker, &clock);
+            let active = partition.stats().segments.last().unwrap().base_offset;
+            let gate = disk.hold(op, nth);
+            std::thread::scope(|scope| {
+                let cleaning = scope.spawn(|| partition.compact());
+                gate.wait_until_reached();
+                if by_retention {
+                    broker.alter_topic("t", config.retention(Retention::for_bytes(0))).unwrap();
+                    broker.maintain().unwrap();
+                } else {
+                    partition.delete_records(active).unwrap();
+                }
+                drop(gate);
+                let error = cleaning.join().unwrap().unwrap_err();
+                assert!(matches!(error, Error::CompactionAborted { .. }), "{case}: {error:?}");
+            });
+            let failed = partition.stats().compaction.failed;
+            assert!(matches!(failed, Some(Error::CompactionAborted { .. })), "{case}: {failed:?}");
+            assert_eq!(partition.bounds().unwrap().log_start, active, "{case}");
+            broker.alter_topic("t", by_hand()).unwrap();
+            drop(partition);
+            assert_goes_on(&disk, &clock, broker, &[], &case);
+        }
+    }
+}
+
 type Change = fn(&Partition) -> quipu::Result<()>;
 
 /// Cuts that go on at the base offset of the first segment, or near it, and what they leave.
@@ -428,7 +463,10 @@ fn c11_a_cut_never_gets_the_file_of_a_cleaning_that_is_under_way() {
                 gate.wait_until_reached();
                 change(&partition).unwrap();
                 drop(gate);
-                assert!(cleaning.join().unwrap().is_err(), "{case}");
+                let error = cleaning.join().unwrap().unwrap_err();
+                assert!(matches!(error, Error::CompactionAborted { .. }), "{case}: {error:?}");
+                let failed = partition.stats().compaction.failed;
+                assert!(matches!(failed, Some(Error::CompactionAborted { .. })), "{case}: {failed:?}");
             });
             drop(partition);
             assert_goes_on(&disk, &clock, broker, expected, &case);

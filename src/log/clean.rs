@@ -49,6 +49,9 @@ struct Known {
 struct Pace<'a> {
     log: &'a Log,
     tick: &'a dyn Fn(),
+    /// What must stay as it is: how often the log was cut, and these segments in its list.
+    cuts: u64,
+    inputs: &'a [Arc<Segment>],
     begun: Duration,
     bytes: u64,
     ticked: u64,
@@ -99,8 +102,7 @@ impl Log {
         self.finish_sealed();
         let done = match self.plan()? {
             Some(plan) => {
-                let begun = self.ctx.clock.monotonic();
-                let mut pace = Pace { log: self, tick, begun, bytes: 0, ticked: 0 };
+                let mut pace = Pace::new(self, tick, plan.cuts, &plan.inputs);
                 self.cleaned.lock().running = Some(0);
                 let done = self.carry_out(&plan, &mut pace);
                 let mut stats = self.cleaned.lock();
@@ -198,7 +200,22 @@ impl Log {
     }
 
     /// Calls `each` with every batch of a segment, until it says that it is enough.
+    ///
+    /// # Errors
+    /// `CompactionAborted` if the segment's files have gone meanwhile; that of `each`; corrupt, or what the medium says.
     fn walk(
+        &self,
+        segment: &Arc<Segment>,
+        each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+    ) -> Result<()> {
+        self.walk_listed(segment, each).map_err(|error| match segment.retired.load(Ordering::Acquire) {
+            // Whoever took it out of the list has deleted its files since.
+            true if self.check_writable().is_ok() => self.aborted(),
+            _ => error,
+        })
+    }
+
+    fn walk_listed(
         &self,
         segment: &Arc<Segment>,
         mut each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
@@ -314,7 +331,7 @@ impl Log {
             .and_then(|()| {
                 done.segments_after = outputs.written.len();
                 done.bytes_after = outputs.written.iter().map(|written| written.entry.size).sum();
-                self.swap(plan.cuts, inputs, &outputs, pace)
+                self.swap(&outputs, &Pace { inputs, ..*pace })
             });
         match written {
             Ok(()) => Ok(done),
@@ -413,14 +430,9 @@ impl Log {
     }
 
     /// Puts the new segments in the place of the old ones: the manifest is the commit point.
-    fn swap(
-        &self,
-        cuts: u64,
-        inputs: &[Arc<Segment>],
-        outputs: &Outputs<'_>,
-        pace: &Pace<'_>,
-    ) -> Result<(), (Error, bool)> {
+    fn swap(&self, outputs: &Outputs<'_>, pace: &Pace<'_>) -> Result<(), (Error, bool)> {
         let known = |error| (error, false);
+        let inputs = pace.inputs;
         let shape = self.shape.lock();
         self.check_writable().map_err(known)?;
         let first = inputs.first().and_then(|first| {
@@ -429,7 +441,7 @@ impl Log {
             let there = list.get(at..at + inputs.len())?;
             there.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)).then_some(at)
         });
-        let Some(first) = first.filter(|_| self.cuts() == cuts) else {
+        let Some(first) = first.filter(|_| self.cuts() == pace.cuts) else {
             return Err(known(self.aborted()));
         };
         let behind = first + inputs.len();
@@ -482,7 +494,11 @@ fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
     stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))
 }
 
-impl Pace<'_> {
+impl<'a> Pace<'a> {
+    fn new(log: &'a Log, tick: &'a dyn Fn(), cuts: u64, inputs: &'a [Arc<Segment>]) -> Self {
+        Pace { log, tick, cuts, inputs, begun: log.ctx.clock.monotonic(), bytes: 0, ticked: 0 }
+    }
+
     /// Notes bytes that were read or written, and waits where they were too many for the time.
     fn keep(&mut self, bytes: u64) -> Result<()> {
         const TICK_BYTES: u64 = 1 << 20;
@@ -513,6 +529,12 @@ impl Pace<'_> {
     fn check(&self) -> Result<()> {
         (self.tick)();
         self.log.check_writable()?;
-        if self.log.ctx.work.is_stopped() { Err(Error::Closed) } else { Ok(()) }
+        if self.log.ctx.work.is_stopped() {
+            return Err(Error::Closed);
+        }
+        // There is no point in going on: what is written could not take the place of what was read.
+        let is_gone = |segment: &Arc<Segment>| segment.retired.load(Ordering::Acquire);
+        let overtaken = self.log.cuts() != self.cuts || self.inputs.iter().any(is_gone);
+        if overtaken { Err(self.log.aborted()) } else { Ok(()) }
     }
 }

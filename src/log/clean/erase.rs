@@ -122,10 +122,9 @@ impl Log {
             outputs.remove();
             return Ok(0);
         }
-        let begun = self.ctx.clock.monotonic();
-        let pace = Pace { log: self, tick: &|| {}, begun, bytes: 0, ticked: 0 };
+        let pace = Pace::new(self, &|| {}, cuts, std::slice::from_ref(segment));
         let swapped = walked.and_then(|()| outputs.settle()).map_err(|error| (error, false));
-        let swapped = swapped.and_then(|()| self.swap(cuts, std::slice::from_ref(segment), &outputs, &pace));
+        let swapped = swapped.and_then(|()| self.swap(&outputs, &pace));
         swapped.map_err(|(error, unknown): (Error, bool)| {
             if !unknown {
                 outputs.remove();
