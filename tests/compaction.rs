@@ -351,8 +351,15 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
             match change {
                 "truncate" => partition.truncate_to(Offset::new(5)).unwrap(),
                 "reset" => partition.reset_to(Offset::new(100)).unwrap(),
-                "close" => broker.close().unwrap(),
-                _ => broker.delete_topic("t").unwrap(),
+                // These wait for the cleaning; a reader sees when they have come so far.
+                _ => {
+                    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+                    let ending = || if change == "close" { broker.close() } else { broker.delete_topic("t") };
+                    scope.spawn(move || ending().unwrap());
+                    while reader.poll(Duration::ZERO).is_ok() {
+                        std::thread::yield_now();
+                    }
+                }
             }
             drop(gate);
             let error = cleaning.join().unwrap().unwrap_err();

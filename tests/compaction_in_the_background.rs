@@ -1,16 +1,17 @@
-//! A cleaning takes its time, and nobody else's: whatever else is to be done goes on meanwhile.
+//! A cleaning takes its time, and nobody else's: whatever else is to be done goes on meanwhile, and closing ends it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use common::small;
+use common::{files, small};
 use quipu::testing::{Disk, ManualClock, Op};
-use quipu::{Broker, BrokerConfig, Cleanup, Durability, Partition, Record, TopicConfig};
+use quipu::{Broker, BrokerConfig, Cleanup, Durability, Error, Partition, Record, Start, TopicConfig};
 
 /// So long that whoever has not come by then never comes.
 const NEVER: Duration = Duration::from_secs(60);
@@ -31,6 +32,16 @@ fn fill(broker: &Broker, to: &Partition) {
     assert!(to.stats().segments.len() > 3);
 }
 
+fn offsets(partition: &Partition) -> Vec<u64> {
+    let (mut offsets, mut from) = (Vec::new(), Start::Beginning);
+    loop {
+        let some = partition.read(from, 1 << 20).unwrap();
+        let Some(last) = some.last() else { return offsets };
+        from = Start::At(last.offset().plus(1));
+        offsets.extend(some.iter().map(|record| record.offset().get()));
+    }
+}
+
 /// Waits until something has come to pass.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -45,6 +56,11 @@ fn start<'s, T: Send + 's>(scope: &'s Scope<'s, '_>, f: impl FnOnce() -> T + Sen
     let (done, answer) = mpsc::channel();
     scope.spawn(move || done.send(f()));
     answer
+}
+
+/// The broker's own threads, at their shortest interval.
+fn in_real_time() -> BrokerConfig {
+    BrokerConfig::new().seed(1).checkpoint_interval(Duration::from_millis(1))
 }
 
 #[test]
@@ -66,11 +82,6 @@ fn upkeep_passes_over_a_log_that_somebody_else_is_cleaning() {
         ended.expect("it waits for the cleaning").unwrap();
         cleaning.recv().unwrap().unwrap();
     });
-}
-
-/// The broker's own threads, at their shortest interval.
-fn in_real_time() -> BrokerConfig {
-    BrokerConfig::new().seed(1).checkpoint_interval(Duration::from_millis(1))
 }
 
 #[test]
@@ -99,4 +110,66 @@ fn intervals_are_kept_while_somebody_cleans() {
         };
         cleaning.recv().unwrap().unwrap();
     });
+}
+
+/// On return the directory is somebody else's.
+#[test]
+fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
+    for delete in [false, true] {
+        for (op, nth) in [(Op::OpenFile, 1), (Op::SyncDir, 1)] {
+            let case = format!("delete: {delete}, held at {op:?}");
+            let (disk, clock) = (Disk::new(), ManualClock::new());
+            let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+            let partition = broker.create_topic("t", compacted(1.0)).unwrap().partition(0).unwrap();
+            fill(&broker, &partition);
+            broker.maintain().unwrap();
+            let gate = disk.hold(op, nth);
+            let (released, returned) = (AtomicBool::new(false), AtomicBool::new(false));
+            let mut left = 40;
+            thread::scope(|scope| {
+                let cleaning = start(scope, || partition.compact());
+                gate.wait_until_reached();
+                let closing = start(scope, || {
+                    let done = if delete { broker.delete_topic("t") } else { broker.close() };
+                    returned.store(true, Ordering::SeqCst);
+                    assert!(released.load(Ordering::SeqCst), "{case}: it did not wait");
+                    (done, disk.ops())
+                });
+                // As long as it would take to return.
+                for _ in 0..20_000 {
+                    if returned.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    thread::yield_now();
+                }
+                released.store(true, Ordering::SeqCst);
+                drop(gate);
+                let (done, ops) = closing.recv().expect("it waited");
+                done.unwrap_or_else(|e| panic!("{case}: {e}"));
+                match cleaning.recv().unwrap() {
+                    Err(Error::Closed | Error::TopicDeleted { .. }) => {}
+                    // It was faster.
+                    Ok(Some(_)) => left = 7,
+                    other => panic!("{case}: {other:?}"),
+                }
+                assert_eq!(disk.ops(), ops, "{case}: nothing is done behind it");
+            });
+            if delete {
+                assert_eq!(files(&disk, "topics/t", "").len() + files(&disk, "trash", "").len(), 0, "{case}");
+                broker.close().unwrap();
+            }
+            drop((partition, broker));
+            let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
+            assert!(broker.open_report().warnings.is_empty() && broker.open_report().clean, "{case}");
+            if !delete {
+                let partition = broker.topic("t").unwrap().partition(0).unwrap();
+                assert_eq!(offsets(&partition).len(), left, "{case}");
+                assert_eq!(
+                    files(&disk, "topics/t", ".log").len(),
+                    partition.stats().segments.len(),
+                    "{case}"
+                );
+            }
+        }
+    }
 }

@@ -91,8 +91,9 @@ impl Upkeep {
     pub(super) fn maintain(&self) -> Result<()> {
         self.do_due();
         let mut entries = Vec::new();
-        for state in self.topics.read().clone() {
-            let holds = self.holds(&state);
+        let topics = self.topics.read().clone();
+        for state in &topics {
+            let holds = self.holds(state);
             for log in state.logs().iter() {
                 // One that has been added since holds everything.
                 let hold = holds.as_ref().map_or(Some(Offset::new(u64::MAX)), |holds| {

@@ -134,7 +134,8 @@ impl Broker {
     }
 
     /// Deletes a topic with all its records. Handles to it answer [`TopicDeleted`](Error::TopicDeleted) from now on;
-    /// records that a reader holds stay valid. A topic created later under this name is another one.
+    /// records that a reader holds stay valid. A topic created later under this name is another one. A cleaning that is under
+    /// way gives up, and is waited for.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says; a deletion that began
@@ -158,7 +159,8 @@ impl Broker {
     pub fn sync(&self) -> Result<()> {
         self.inner.check_open()?;
         let mut first = Ok(());
-        for state in self.inner.upkeep.topics.read().clone() {
+        let topics = self.inner.upkeep.topics.read().clone();
+        for state in &topics {
             for log in state.logs().iter() {
                 first = first.and(log.sync());
             }
@@ -195,7 +197,8 @@ impl Broker {
     }
 
     /// Writes what producers have buffered, syncs everything, notes that it was closed properly and lets the directory
-    /// go. Every handle answers [`Closed`](Error::Closed) from now on. Closing twice is fine.
+    /// go. Every handle answers [`Closed`](Error::Closed) from now on. Closing twice is fine. A cleaning that is under way
+    /// gives up, and is waited for.
     ///
     /// # Errors
     /// The first error met; everything that could be closed properly has been, and the rest is recovered at the next
@@ -262,7 +265,9 @@ impl BrokerInner {
         self.threads.stop(&self.ctx);
         let mut first = Ok(());
         let mut entries = Vec::new();
-        for state in self.upkeep.topics.read().iter() {
+        // Not locked while they are closed: a cleaning that is to end may be looking at the list.
+        let topics = self.upkeep.topics.read().clone();
+        for state in &topics {
             state.end();
             for log in state.logs().iter() {
                 match log.close() {

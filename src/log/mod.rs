@@ -624,7 +624,8 @@ impl Log {
         if segment.is_dirty() { segment.sync(&self.ctx).map_err(|e| self.poison(e)) } else { Ok(()) }
     }
 
-    /// From now on every call answers with `error`: the broker was closed or the topic deleted. Readers are woken.
+    /// From now on every call answers with `error`: the broker was closed or the topic deleted. Readers are woken. On return
+    /// nobody cleans any more, so nobody writes or removes files of the log.
     pub(crate) fn end(&self, error: Error) {
         {
             let _shape = self.shape.lock();
@@ -640,6 +641,13 @@ impl Log {
         for segment in self.segments().iter() {
             segment.release();
         }
+        // Behind all of the above, so that a cleaning finds out and gives up, and last: nobody waits for this thread but whoever
+        // waits for the end. It cannot be waited for in turn. A cleaning, and what it ticks for, takes locks of logs, of the
+        // journal and of the checkpoint, and reads the list of topics; who calls this holds none of those (the catalog's is
+        // not among them), what they cover is not waited for by others once the log has ended, and the worker has been
+        // joined before a broker closes its logs. Nobody ends a log while cleaning: no handle is dropped there, and who is
+        // told of an event must not call the broker.
+        drop(self.cleaning.lock());
     }
 
     pub(crate) fn stats(&self) -> PartitionStats {

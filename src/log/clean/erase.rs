@@ -90,6 +90,7 @@ impl Log {
         let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
         let mut compressor = Compressor::default();
         let walked = self.walk(segment, |source, header, position| {
+            self.check_writable()?;
             let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
             let records = self.records_of(segment, header, position, stored, &mut room)?;
             let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
