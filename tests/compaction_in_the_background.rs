@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::{files, small};
 use quipu::testing::{Disk, ManualClock, Op};
-use quipu::{Broker, BrokerConfig, Cleanup, Durability, Error, Partition, Record, Start, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Cleanup, Durability, Error, Partition, Record, Retention, Start, TopicConfig,
+};
 
 /// So long that whoever has not come by then never comes.
 const NEVER: Duration = Duration::from_secs(60);
@@ -110,6 +112,39 @@ fn intervals_are_kept_while_somebody_cleans() {
         };
         cleaning.recv().unwrap().unwrap();
     });
+}
+
+#[test]
+fn everything_else_goes_on_while_the_worker_cleans_and_closing_ends_that() {
+    let disk = Disk::new();
+    // One byte a second: it will never come to its end.
+    let config = in_real_time().compaction_bytes_per_second(1);
+    let broker = config.on_disk(&disk).unwrap();
+    let partition = broker.create_topic("t", compacted(0.0)).unwrap().partition(0).unwrap();
+    let short = small().segment_age(Duration::from_millis(1)).retention(Retention::for_bytes(0));
+    let retained = broker.create_topic("retained", short).unwrap().partition(0).unwrap();
+    let every = Duration::from_millis(1);
+    let config = TopicConfig::new().durability(Durability::Interval(every));
+    let synced = broker.create_topic("synced", config).unwrap().partition(0).unwrap();
+    fill(&broker, &partition);
+    until("it cleans", || partition.stats().compaction.running.is_some());
+    for n in 1..=3 {
+        put(&broker, &synced, "k", "v");
+        until("it is synced", || synced.bounds().unwrap().durable_end == n);
+        put(&broker, &retained, "k", "v");
+        until("it is rolled and let go", || retained.bounds().unwrap().log_start == n);
+    }
+    let checkpoint = disk.read("checkpoint").unwrap();
+    put(&broker, &synced, "k", "v");
+    until("a checkpoint is written", || disk.read("checkpoint").unwrap() != checkpoint);
+    assert!(partition.stats().compaction.running.is_some(), "and it cleans still");
+    assert_eq!(offsets(&partition).len(), 40);
+    let begun = Instant::now();
+    broker.close().unwrap();
+    assert!(begun.elapsed() < NEVER);
+    assert_eq!(partition.stats().compaction.running, None);
+    let report = BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk).unwrap();
+    assert!(report.open_report().clean);
 }
 
 /// On return the directory is somebody else's.

@@ -4,6 +4,7 @@
 //! Neither keeps the broker alive. Under a manual clock neither exists: moving the clock, polling a reader and
 //! [`maintain`](crate::Broker::maintain) run the same functions.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use super::TopicState;
@@ -23,6 +24,8 @@ pub(super) struct Upkeep {
     pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
+    /// How often the worker does all there is to do.
+    pub(super) every: Duration,
 }
 
 /// The broker's two threads, if it has them.
@@ -34,14 +37,14 @@ impl Threads {
     }
 
     /// Starts both. A system that refuses threads gets them done by `maintain`.
-    pub(super) fn start(&self, upkeep: &Arc<Upkeep>, every: Duration) {
+    pub(super) fn start(&self, upkeep: &Arc<Upkeep>) {
         let ctx = upkeep.ctx.clone();
         let timer = thread::Builder::new()
             .name("quipu-timer".to_string())
             .spawn(move || ctx.timer.run_until_stopped(&*ctx.clock));
         let upkeep = upkeep.clone();
         let worker =
-            thread::Builder::new().name("quipu-worker".to_string()).spawn(move || run_worker(&upkeep, every));
+            thread::Builder::new().name("quipu-worker".to_string()).spawn(move || run_worker(&upkeep));
         self.0.lock().extend([timer, worker].into_iter().flatten());
     }
 
@@ -56,8 +59,8 @@ impl Threads {
     }
 }
 
-fn run_worker(upkeep: &Upkeep, every: Duration) {
-    let ctx = &upkeep.ctx;
+fn run_worker(upkeep: &Upkeep) {
+    let (ctx, every) = (&upkeep.ctx, upkeep.every);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
@@ -90,6 +93,13 @@ impl Upkeep {
 
     pub(super) fn maintain(&self) -> Result<()> {
         self.do_due();
+        let written = self.look_after_logs();
+        self.compact();
+        written
+    }
+
+    /// What is to be done from time to time, but for cleaning.
+    fn look_after_logs(&self) -> Result<()> {
         let mut entries = Vec::new();
         let topics = self.topics.read().clone();
         for state in &topics {
@@ -103,9 +113,7 @@ impl Upkeep {
                 entries.extend(log.checkpoint());
             }
         }
-        let written = self.checkpoints.write(&self.ctx, false, entries);
-        self.compact();
-        written
+        self.checkpoints.write(&self.ctx, false, entries)
     }
 
     /// From where on retention keeps each partition of a topic for the groups that it is to wait for; `None` if there is
@@ -137,22 +145,26 @@ impl Upkeep {
     fn compact(&self) {
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
-        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning()?, log))).collect();
+        // A cleaning may take hours. IMPORTANT: nothing else waits for it.
+        let next = Cell::new(self.ctx.clock.monotonic().saturating_add(self.every));
+        let tick = || {
+            for log in self.ctx.work.take() {
+                log.work();
+            }
+            if self.ctx.clock.monotonic() >= next.get() {
+                let _ = self.look_after_logs();
+                next.set(self.ctx.clock.monotonic().saturating_add(self.every));
+            }
+        };
+        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning(&tick)?, log))).collect();
         dirty.sort_by_key(|(dirtiness, _)| std::cmp::Reverse(*dirtiness));
         for (_, log) in dirty {
             // As long as passes get somewhere.
-            while let Ok(Some(done)) = log.clean_in_passing(&|| self.do_due_work()) {
+            while let Ok(Some(done)) = log.clean_in_passing(&tick) {
                 if done.complete || self.ctx.work.is_stopped() {
                     break;
                 }
             }
-        }
-    }
-
-    /// What was asked of the worker while it cleans.
-    fn do_due_work(&self) {
-        for log in self.ctx.work.take() {
-            log.work();
         }
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         topics: RwLock::new(topics),
         checkpoints: CheckpointStore::new(noted),
         groups,
+        every: config.checkpoint_interval,
     });
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
@@ -83,7 +84,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
             None => false,
         }));
     } else {
-        broker.threads.start(&upkeep, config.checkpoint_interval);
+        broker.threads.start(&upkeep);
     }
     Ok(broker)
 }

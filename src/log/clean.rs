@@ -52,14 +52,17 @@ struct Pace<'a> {
     /// What must stay as it is: how often the log was cut, and these segments in its list.
     cuts: u64,
     inputs: &'a [Arc<Segment>],
+    /// The partition's numbers say how far it came.
+    is_shown: bool,
     begun: Duration,
     bytes: u64,
     ticked: u64,
 }
 
 impl Log {
-    /// How dirty the log is, in millionths, if it is time to clean it.
-    pub(crate) fn wants_cleaning(self: &Arc<Self>) -> Option<u32> {
+    /// How dirty the log is, in millionths, if it is time to clean it. Calls `tick` now and then, under no lock: behind an
+    /// opening it has to look for when tombstones may go.
+    pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<u32> {
         let settings = self.settings();
         if !settings.cleanup.compacts() || self.check_writable().is_err() {
             return None;
@@ -74,7 +77,10 @@ impl Log {
             let mut source = first.source(&self.ctx, &self.identity).ok()?;
             source.header(&self.ctx, FIRST_BATCH, self.seed).ok().map(|(header, _)| header.max_timestamp)
         });
-        let expired = || segments.iter().take(count).any(|segment| self.is_expired(segment, now));
+        let mut pace = Pace::new(self, tick, self.cuts(), &[]);
+        let goes_on = |_: &&Arc<Segment>| !self.ctx.work.is_stopped();
+        let mut looked_at = segments.iter().take(count).take_while(goes_on);
+        let mut expired = || looked_at.any(|segment| self.is_expired(segment, now, &mut pace));
         (is_due(&settings.compaction, clean, dirty, oldest, now) || expired())
             .then(|| dirtiness(clean, dirty))
     }
@@ -100,9 +106,10 @@ impl Log {
     fn clean(self: &Arc<Self>, alone: MutexGuard<'_, ()>, tick: &dyn Fn()) -> Result<Option<Compacted>> {
         self.check_writable()?;
         self.finish_sealed();
-        let done = match self.plan()? {
+        let done = match self.plan(tick)? {
             Some(plan) => {
                 let mut pace = Pace::new(self, tick, plan.cuts, &plan.inputs);
+                pace.is_shown = true;
                 self.cleaned.lock().running = Some(0);
                 let done = self.carry_out(&plan, &mut pace);
                 let mut stats = self.cleaned.lock();
@@ -154,16 +161,17 @@ impl Log {
         Some(found)
     }
 
-    fn plan(self: &Arc<Self>) -> Result<Option<Plan>> {
+    fn plan(self: &Arc<Self>, tick: &dyn Fn()) -> Result<Option<Plan>> {
         let (cuts, now) = (self.cuts(), self.ctx.cautious_now());
         let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
         inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
         let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
         if dirty == inputs.len() {
             // Nothing but tombstones whose time is over: only where they are.
-            let expired = |segment: &Arc<Segment>| self.is_expired(segment, now);
+            let mut pace = Pace::new(self, tick, cuts, &[]);
+            let mut expired = |segment: &Arc<Segment>| self.is_expired(segment, now, &mut pace);
             let (Some(first), Some(last)) =
-                (inputs.iter().position(expired), inputs.iter().rposition(expired))
+                (inputs.iter().position(&mut expired), inputs.iter().rposition(&mut expired))
             else {
                 return Ok(None);
             };
@@ -175,7 +183,7 @@ impl Log {
     }
 
     /// Whether tombstones of a cleaned segment may go by now.
-    fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp) -> bool {
+    fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp, pace: &mut Pace<'_>) -> bool {
         if !segment.cleaned {
             return false;
         }
@@ -185,7 +193,7 @@ impl Log {
                 if let Some(horizon) = horizon_of(header) {
                     least = Some(least.map_or(horizon, |least: Timestamp| least.min(horizon)));
                 }
-                Ok(true)
+                pace.pass(header).map(|()| true)
             })
             .ok()?;
             // Somebody else has found the same.
@@ -285,7 +293,7 @@ impl Log {
                     producers.insert(header.producer_id, header.base_offset);
                 }
                 if !is_dirty {
-                    return Ok(true);
+                    return pace.pass(header).map(|()| true);
                 }
                 let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
                 let records = self.records_of(segment, header, position, stored, &mut room)?;
@@ -496,7 +504,14 @@ fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
 
 impl<'a> Pace<'a> {
     fn new(log: &'a Log, tick: &'a dyn Fn(), cuts: u64, inputs: &'a [Arc<Segment>]) -> Self {
-        Pace { log, tick, cuts, inputs, begun: log.ctx.clock.monotonic(), bytes: 0, ticked: 0 }
+        let begun = log.ctx.clock.monotonic();
+        Pace { log, tick, cuts, inputs, is_shown: false, begun, bytes: 0, ticked: 0 }
+    }
+
+    /// As [`keep`](Pace::keep), for a batch of which the header was looked at: the medium gives no less than a page.
+    fn pass(&mut self, header: &BatchHeader) -> Result<()> {
+        const PAGE: u64 = 4096;
+        self.keep(header.stored_bytes().min(PAGE))
     }
 
     /// Notes bytes that were read or written, and waits where they were too many for the time.
@@ -508,13 +523,15 @@ impl<'a> Pace<'a> {
         let due = self.bytes - self.ticked >= TICK_BYTES;
         if due {
             self.ticked = self.bytes;
-            self.log.cleaned.lock().running = Some(self.bytes);
+            if self.is_shown {
+                self.log.cleaned.lock().running = Some(self.bytes);
+            }
             self.check()?;
         }
         if let Some(rate) = ctx.compaction_rate
             && !ctx.clock.is_manual()
         {
-            let takes = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
+            let takes = Duration::try_from_secs_f64(self.bytes as f64 / rate as f64).unwrap_or(Duration::MAX);
             let (never, waiting) = (Condvar::new(), Mutex::new(()));
             while let Some(left) = takes.checked_sub(ctx.clock.monotonic().saturating_sub(self.begun))
                 && !left.is_zero()

@@ -53,13 +53,17 @@ fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, Open
 }
 
 fn batch(log: &Log, values: &[String]) -> SealedBatch {
+    batch_of(log, None, values)
+}
+
+fn batch_of(log: &Log, key: Option<&str>, values: &[String]) -> SealedBatch {
     let mut stored = log.context().pool.take(1 << 12);
     stored.resize(HEADER_BYTES, 0);
     for value in values {
         let fields: RecordFields<'_, NoHeaders> = RecordFields {
             offset_delta: None,
             timestamp_delta: 0,
-            key: None,
+            key: key.map(str::as_bytes),
             value: Some(value.as_bytes()),
             headers: &[],
         };
@@ -326,6 +330,38 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
     let (log, report) = open(&disk, None);
     assert!(report.damaged.is_empty(), "{report:?}");
     assert_eq!(read(&log, 0).unwrap(), 2);
+}
+
+#[test]
+fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    let compacted =
+        LogSettings { cleanup: Cleanup::Compact, segment_bytes: 1 << 18, ..settings(Durability::Os) };
+    log.set_settings(compacted);
+    for n in 0..10_000 {
+        let one = batch_of(&log, Some(&n.to_string()), &["x".repeat(40)]);
+        log.append(one).unwrap();
+    }
+    log.work();
+    log.compact().unwrap().unwrap();
+    log.close().unwrap();
+    let (log, _) = open(&disk, None);
+    log.set_settings(compacted);
+    let ticks = std::cell::Cell::new(0);
+    let wants = || log.wants_cleaning(&|| ticks.set(ticks.get() + 1));
+    assert!(wants().is_none());
+    assert!(ticks.get() > 0);
+    // It is known from then on, unless it was not let finish.
+    ticks.set(0);
+    assert!(wants().is_none());
+    assert_eq!(ticks.get(), 0);
+    let (log, _) = open(&disk, None);
+    log.set_settings(compacted);
+    log.context().work.stop();
+    let (before, counted) = (disk.ops(), std::cell::Cell::new(0));
+    assert!(log.wants_cleaning(&|| counted.set(counted.get() + 1)).is_none());
+    assert!(disk.ops() - before < 20, "it ends with the broker");
 }
 
 #[test]
