@@ -1,4 +1,5 @@
-//! A cleaning takes its time, and nobody else's: whatever else is to be done goes on meanwhile, and closing ends it.
+//! A cleaning takes its time, and nobody else's: whatever else is to be done goes on meanwhile, closing ends it, and one that
+//! fails again and again is tried less and less often.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::{files, small};
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
-    Broker, BrokerConfig, Cleanup, Durability, Error, Partition, Record, Retention, Start, TopicConfig,
+    Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, ReadMode, Record, Retention, Start,
+    TopicConfig,
 };
 
 /// So long that whoever has not come by then never comes.
@@ -207,4 +209,44 @@ fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
             }
         }
     }
+}
+
+#[test]
+fn what_fails_again_and_again_is_tried_less_and_less_often() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let config = BrokerConfig::new().clock(clock.clone()).seed(1).read_mode(ReadMode::Positional);
+    let broker = config.on_disk(&disk).unwrap();
+    let partition = broker.create_topic("t", compacted(1.0)).unwrap().partition(0).unwrap();
+    fill(&broker, &partition);
+    broker.maintain().unwrap();
+    broker.alter_topic("t", compacted(0.0)).unwrap();
+    // In the last of the bodies that it reads.
+    let sealed = partition.stats().segments.iter().filter(|segment| segment.sealed).count();
+    let path = files(&disk, "topics/t", ".log").remove(sealed - 1);
+    let last_bit = disk.read(&path).unwrap().len() as u64 * 8 - 1;
+    disk.flip_bit(&path, last_bit).unwrap();
+    let tried = || {
+        let before = disk.ops_of(Op::Read);
+        broker.maintain().unwrap();
+        let tried = disk.ops_of(Op::Read) > before;
+        assert!(matches!(partition.stats().compaction.failed, Some(Error::Corrupt(_))));
+        tried
+    };
+    assert!(tried() && tried(), "at once, and at the next pass");
+    let mut delay = Duration::from_secs(10);
+    for _ in 0..9 {
+        assert!(!tried());
+        clock.advance(delay - Duration::from_millis(1));
+        assert!(!tried(), "not before {delay:?}");
+        clock.advance(Duration::from_millis(1));
+        assert!(tried(), "after {delay:?}");
+        delay = (delay * 2).min(Duration::from_secs(600));
+    }
+    // Whoever asks for it gets it, and it begins anew.
+    assert!(partition.compact().is_err());
+    assert!(tried() && !tried());
+    disk.flip_bit(&path, last_bit).unwrap();
+    partition.compact().unwrap().unwrap();
+    assert!(partition.stats().compaction.failed.is_none());
+    assert_eq!(partition.bounds().unwrap().log_end, Offset::new(40));
 }

@@ -5,7 +5,6 @@
 //! [`maintain`](crate::Broker::maintain) run the same functions.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use super::TopicState;
 use super::checkpoint::CheckpointStore;
@@ -24,8 +23,6 @@ pub(super) struct Upkeep {
     pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
-    /// How often the worker does all there is to do.
-    pub(super) every: Duration,
 }
 
 /// The broker's two threads, if it has them.
@@ -60,7 +57,7 @@ impl Threads {
 }
 
 fn run_worker(upkeep: &Upkeep) {
-    let (ctx, every) = (&upkeep.ctx, upkeep.every);
+    let (ctx, every) = (&upkeep.ctx, upkeep.ctx.upkeep_interval);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
@@ -141,19 +138,20 @@ impl Upkeep {
     }
 
     /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the
-    /// next time.
+    /// next time; what fails again, less and less often.
     fn compact(&self) {
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
         // A cleaning may take hours. IMPORTANT: nothing else waits for it.
-        let next = Cell::new(self.ctx.clock.monotonic().saturating_add(self.every));
+        let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.upkeep_interval);
+        let next = Cell::new(next_time());
         let tick = || {
             for log in self.ctx.work.take() {
                 log.work();
             }
             if self.ctx.clock.monotonic() >= next.get() {
                 let _ = self.look_after_logs();
-                next.set(self.ctx.clock.monotonic().saturating_add(self.every));
+                next.set(next_time());
             }
         };
         let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning(&tick)?, log))).collect();

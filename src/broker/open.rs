@@ -58,7 +58,6 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         topics: RwLock::new(topics),
         checkpoints: CheckpointStore::new(noted),
         groups,
-        every: config.checkpoint_interval,
     });
     let broker = Arc::new(BrokerInner {
         durability: config.durability,

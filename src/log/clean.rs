@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use self::outputs::{Outputs, pack};
-use super::compaction::{Span, amounts, cleanable, dirtiness, is_due, stays};
+use super::compaction::{Retries, Span, amounts, cleanable, dirtiness, is_due, stays};
 use super::offset_map::OffsetMap;
 use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use super::{Log, corrupt, malformed};
@@ -64,7 +64,10 @@ impl Log {
     /// opening it has to look for when tombstones may go.
     pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<u32> {
         let settings = self.settings();
-        if !settings.cleanup.compacts() || self.check_writable().is_err() {
+        if !settings.cleanup.compacts()
+            || self.check_writable().is_err()
+            || !self.retries.lock().may_try(self.ctx.clock.monotonic())
+        {
             return None;
         }
         let now = self.ctx.cautious_now();
@@ -93,7 +96,10 @@ impl Log {
         if !self.settings().cleanup.compacts() {
             return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
         }
-        self.clean(self.cleaning.lock(), &|| {})
+        let alone = self.cleaning.lock();
+        // Whoever asks may have made room.
+        *self.retries.lock() = Retries::default();
+        self.clean(alone, &|| {})
     }
 
     /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
@@ -112,6 +118,7 @@ impl Log {
                 pace.is_shown = true;
                 self.cleaned.lock().running = Some(0);
                 let done = self.carry_out(&plan, &mut pace);
+                self.note_outcome(&done);
                 let mut stats = self.cleaned.lock();
                 stats.running = None;
                 stats.failed = done.as_ref().err().cloned();
@@ -130,6 +137,16 @@ impl Log {
             self.ctx.event(&Event::Compacted(done.clone()));
         }
         Ok(done)
+    }
+
+    /// When it may be tried again. What was overtaken has not failed.
+    fn note_outcome(&self, done: &Result<Compacted>) {
+        let mut retries = self.retries.lock();
+        match done {
+            Ok(_) => *retries = Retries::default(),
+            Err(Error::CompactionAborted { .. } | Error::Closed) => {}
+            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.upkeep_interval),
+        }
     }
 
     /// What compaction did, and has to do.

@@ -1,4 +1,6 @@
-//! What is to be cleaned, and what stays? Decisions only: functions of what there is and what time it is.
+//! What is to be cleaned, when, and what stays? Decisions only: functions of what there is and what time it is.
+
+use std::time::Duration;
 
 use super::offset_map::OffsetMap;
 use crate::config::CompactionSettings;
@@ -51,6 +53,34 @@ pub(super) fn is_due(
     dirty > 0 && (dirtiness(clean, dirty) > settings.min_dirty_ratio || overdue)
 }
 
+/// When a log is cleaned again of which a cleaning has failed. Each writes as much as it reads before it fails, if that is for
+/// lack of room: others had better find some.
+#[derive(Default)]
+pub(super) struct Retries {
+    failures: u32,
+    /// By the monotonic clock.
+    not_before: Duration,
+}
+
+impl Retries {
+    const DELAY_MAX: Duration = Duration::from_secs(600);
+
+    /// Notes a failure. The first is forgiven: it is tried again with the next upkeep, which comes `every` so often; then the
+    /// delay begins with that, and doubles.
+    pub(super) fn failed(&mut self, now: Duration, every: Duration) {
+        let delay = match self.failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => every.saturating_mul(1 << doublings.min(31)).min(Self::DELAY_MAX),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now.saturating_add(delay);
+    }
+
+    pub(super) fn may_try(&self, now: Duration) -> bool {
+        now >= self.not_before
+    }
+}
+
 /// Whether a record before the end of the map stays: if it has a key of which there is none newer, and is no tombstone
 /// whose time is over. A `horizon` is when that is.
 pub(super) fn stays(
@@ -68,8 +98,6 @@ pub(super) fn stays(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn span(bytes: u64, max: i64, cleaned: bool) -> Span {
@@ -78,6 +106,21 @@ mod tests {
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn a_cleaning_that_fails_again_and_again_is_tried_less_and_less_often() {
+        let (every, mut now, mut retries) =
+            (Duration::from_secs(100), Duration::from_secs(7), Retries::default());
+        assert!(retries.may_try(Duration::ZERO));
+        for delay in [0, 100, 200, 400, 600, 600].map(Duration::from_secs) {
+            retries.failed(now, every);
+            assert!(delay.is_zero() || !retries.may_try(now + delay - Duration::from_nanos(1)), "{delay:?}");
+            now += delay;
+            assert!(retries.may_try(now), "{delay:?}");
+        }
+        (0..100).for_each(|_| retries.failed(now, Duration::MAX));
+        assert!(retries.may_try(now + Duration::from_secs(600)));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) tail_bytes_max: usize,
     pub(crate) compaction_memory: usize,
     pub(crate) compaction_rate: Option<u64>,
+    /// How often there is upkeep.
+    pub(crate) upkeep_interval: Duration,
     pub(crate) tail_bytes: AtomicUsize,
     /// Empty of logs whenever the broker is closed.
     pub(crate) journal: Journal,
@@ -53,6 +55,7 @@ impl Context {
             tail_bytes_max: config.tail_cache_bytes,
             compaction_memory: config.compaction_memory,
             compaction_rate: config.compaction_bytes_per_second,
+            upkeep_interval: config.checkpoint_interval,
             tail_bytes: AtomicUsize::new(0),
             journal: Journal::new(),
             opened: (config.clock.now(), config.clock.monotonic()),

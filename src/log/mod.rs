@@ -56,6 +56,7 @@ use std::time::Duration;
 
 use self::batch::Identity;
 use self::commit::GroupCommit;
+use self::compaction::Retries;
 pub(crate) use self::context::Context;
 use self::manifest::ManifestStore;
 use self::notify::Waiters;
@@ -214,6 +215,7 @@ pub(crate) struct Log {
     /// Held over a whole cleaning, before any other lock; what the cleanings so far have done.
     cleaning: Mutex<()>,
     cleaned: Mutex<CompactionStats>,
+    retries: Mutex<Retries>,
     /// Held while a cut moves the ends, and by whoever wants to see them together.
     ends: Mutex<()>,
     /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
@@ -345,6 +347,7 @@ impl Log {
             shape: Mutex::new(()),
             cleaning: Mutex::new(()),
             cleaned: Mutex::new(CompactionStats::default()),
+            retries: Mutex::new(Retries::default()),
             ends: Mutex::new(()),
             cuts: AtomicU64::new(0),
             reopened: AtomicU32::new(0),
