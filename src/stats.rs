@@ -204,7 +204,7 @@ pub struct Compacted {
     pub partition: PartitionId,
     /// Everything before this offset is clean now.
     pub clean_to: Offset,
-    /// Whether there is nothing left to clean; else the keys did not fit the memory, and the next pass goes on.
+    /// Whether all that was to be cleaned is; else the keys did not fit the memory, and the next pass goes on.
     pub complete: bool,
     /// How many segments were replaced, and their bytes and records.
     pub segments_before: usize,

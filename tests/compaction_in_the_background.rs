@@ -62,11 +62,6 @@ fn start<'s, T: Send + 's>(scope: &'s Scope<'s, '_>, f: impl FnOnce() -> T + Sen
     answer
 }
 
-/// The broker's own threads, at their shortest interval.
-fn in_real_time() -> BrokerConfig {
-    BrokerConfig::new().seed(1).checkpoint_interval(Duration::from_millis(1))
-}
-
 #[test]
 fn upkeep_passes_over_a_log_that_somebody_else_is_cleaning() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -86,6 +81,11 @@ fn upkeep_passes_over_a_log_that_somebody_else_is_cleaning() {
         ended.expect("it waits for the cleaning").unwrap();
         cleaning.recv().unwrap().unwrap();
     });
+}
+
+/// The broker's own threads, at their shortest interval.
+fn in_real_time() -> BrokerConfig {
+    BrokerConfig::new().seed(1).checkpoint_interval(Duration::from_millis(1))
 }
 
 #[test]
@@ -249,4 +249,46 @@ fn what_fails_again_and_again_is_tried_less_and_less_often() {
     partition.compact().unwrap().unwrap();
     assert!(partition.stats().compaction.failed.is_none());
     assert_eq!(partition.bounds().unwrap().log_end, Offset::new(40));
+}
+
+/// What is due is done, and no more: a few tombstones are no reason to write everything again.
+#[test]
+fn tombstones_that_are_due_are_taken_from_where_they_are() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+    let config =
+        compacted(0.5).segment_age(Duration::from_secs(1)).delete_retention(Duration::from_secs(100));
+    let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+    let next = || {
+        clock.advance(Duration::from_secs(2));
+        broker.maintain().unwrap();
+    };
+    put(&broker, &partition, "gone", "v");
+    broker.producer().send(&partition, Record::tombstone("gone")).unwrap().wait().unwrap();
+    for n in 0..40 {
+        put(&broker, &partition, &format!("{n}"), &"x".repeat(60));
+    }
+    next();
+    assert_eq!(offsets(&partition).first(), Some(&1));
+    let before = partition.stats().compaction;
+    assert_eq!((before.cleanings, before.dirty_bytes), (1, 0));
+    // Too little to be cleaned for.
+    put(&broker, &partition, "0", "newer");
+    next();
+    let dirty = partition.stats().compaction.dirty_bytes;
+    assert!(dirty > 0 && partition.stats().compaction.cleanings == 1);
+    clock.advance(Duration::from_secs(100));
+    broker.maintain().unwrap();
+    let after = partition.stats().compaction;
+    assert_eq!(offsets(&partition).first(), Some(&2), "its time was over");
+    assert_eq!((after.cleanings, after.dirty_bytes), (2, dirty), "the rest was left as it was");
+    let read = after.bytes_read - before.bytes_read;
+    assert!(read <= 1 << 10, "only the segment that has it: {read} of {}", before.clean_bytes);
+    assert!(offsets(&partition).contains(&2), "what is newer was not looked for");
+    next();
+    assert_eq!(partition.stats().compaction.cleanings, 2, "once");
+    // By hand all of it.
+    partition.compact().unwrap().unwrap();
+    assert!(!offsets(&partition).contains(&2));
+    assert_eq!(partition.stats().compaction.dirty_bytes, 0);
 }

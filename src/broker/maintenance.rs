@@ -155,10 +155,10 @@ impl Upkeep {
             }
         };
         let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning(&tick)?, log))).collect();
-        dirty.sort_by_key(|(dirtiness, _)| std::cmp::Reverse(*dirtiness));
-        for (_, log) in dirty {
+        dirty.sort_by_key(|((dirtiness, _), _)| std::cmp::Reverse(*dirtiness));
+        for ((_, extent), log) in dirty {
             // As long as passes get somewhere.
-            while let Ok(Some(done)) = log.clean_in_passing(&tick) {
+            while let Ok(Some(done)) = log.clean_in_passing(extent, &tick) {
                 if done.complete || self.ctx.work.is_stopped() {
                     break;
                 }

@@ -25,6 +25,16 @@ use crate::stats::{Compacted, CompactionStats, Event};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
 
+/// What a cleaning is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything that was never cleaned, and with it all before it; tombstones whose time is over, if that is all clean.
+    Whole,
+    /// Only those tombstones, only where they are. That is right whatever lies behind them: what is older of their keys went
+    /// when they were seen first.
+    Tombstones,
+}
+
 /// What one cleaning reads.
 struct Plan {
     /// Neighbours in the list.
@@ -60,9 +70,9 @@ struct Pace<'a> {
 }
 
 impl Log {
-    /// How dirty the log is, in millionths, if it is time to clean it. Calls `tick` now and then, under no lock: behind an
-    /// opening it has to look for when tombstones may go.
-    pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<u32> {
+    /// How dirty the log is, in millionths, and what is to be cleaned, if it is time to. Calls `tick` now and then, under no
+    /// lock: behind an opening it has to look for when tombstones may go.
+    pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<(u32, Extent)> {
         let settings = self.settings();
         if !settings.cleanup.compacts()
             || self.check_writable().is_err()
@@ -84,8 +94,12 @@ impl Log {
         let goes_on = |_: &&Arc<Segment>| !self.ctx.work.is_stopped();
         let mut looked_at = segments.iter().take(count).take_while(goes_on);
         let mut expired = || looked_at.any(|segment| self.is_expired(segment, now, &mut pace));
-        (is_due(&settings.compaction, clean, dirty, oldest, now) || expired())
-            .then(|| dirtiness(clean, dirty))
+        let extent = match is_due(&settings.compaction, clean, dirty, oldest, now) {
+            true => Extent::Whole,
+            false if expired() => Extent::Tombstones,
+            false => return None,
+        };
+        Some((dirtiness(clean, dirty), extent))
     }
 
     /// One cleaning now, if there is anything to clean.
@@ -99,20 +113,29 @@ impl Log {
         let alone = self.cleaning.lock();
         // Whoever asks may have made room.
         *self.retries.lock() = Retries::default();
-        self.clean(alone, &|| {})
+        self.clean(Extent::Whole, alone, &|| {})
     }
 
     /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
     /// while somebody else cleans: whoever does the upkeep has more to do than to wait for that.
-    pub(crate) fn clean_in_passing(self: &Arc<Self>, tick: &dyn Fn()) -> Result<Option<Compacted>> {
+    pub(crate) fn clean_in_passing(
+        self: &Arc<Self>,
+        extent: Extent,
+        tick: &dyn Fn(),
+    ) -> Result<Option<Compacted>> {
         let Some(alone) = self.cleaning.try_lock() else { return Ok(None) };
-        self.clean(alone, tick)
+        self.clean(extent, alone, tick)
     }
 
-    fn clean(self: &Arc<Self>, alone: MutexGuard<'_, ()>, tick: &dyn Fn()) -> Result<Option<Compacted>> {
+    fn clean(
+        self: &Arc<Self>,
+        extent: Extent,
+        alone: MutexGuard<'_, ()>,
+        tick: &dyn Fn(),
+    ) -> Result<Option<Compacted>> {
         self.check_writable()?;
         self.finish_sealed();
-        let done = match self.plan(tick)? {
+        let done = match self.plan(extent, tick)? {
             Some(plan) => {
                 let mut pace = Pace::new(self, tick, plan.cuts, &plan.inputs);
                 pace.is_shown = true;
@@ -178,13 +201,13 @@ impl Log {
         Some(found)
     }
 
-    fn plan(self: &Arc<Self>, tick: &dyn Fn()) -> Result<Option<Plan>> {
+    fn plan(self: &Arc<Self>, extent: Extent, tick: &dyn Fn()) -> Result<Option<Plan>> {
         let (cuts, now) = (self.cuts(), self.ctx.cautious_now());
         let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
         inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
         let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
-        if dirty == inputs.len() {
-            // Nothing but tombstones whose time is over: only where they are.
+        if dirty == inputs.len() || extent == Extent::Tombstones {
+            inputs.truncate(dirty);
             let mut pace = Pace::new(self, tick, cuts, &[]);
             let mut expired = |segment: &Arc<Segment>| self.is_expired(segment, now, &mut pace);
             let (Some(first), Some(last)) =
