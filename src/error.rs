@@ -82,10 +82,12 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A record without a key was sent to a [compacted](crate::Cleanup::Compact) topic. Nothing was appended.
-    #[error("record number {index} of the call has no key, which a compacted topic needs")]
+    /// A record without a key was sent to a topic that is [compacted](crate::Cleanup::Compact) or keeps
+    /// [streams](crate::TopicConfig::streams). Nothing was appended.
+    #[error("record number {index} has no key, which the topic needs")]
     MissingKey {
-        /// Which record of the call it was, from 0.
+        /// Which record of the call it was, from 0; of the batch, where the topic was altered while a producer had that open;
+        /// of the shipment, where it came as [`RawBatches`](crate::RawBatches).
         index: usize,
     },
     /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by tombstones, not by offset.

@@ -458,13 +458,17 @@ impl Partition {
     /// [`Diverged`](Error::Diverged) if a batch to be skipped is not the one that is here;
     /// [`InvalidBatches`](Error::InvalidBatches) if a body cannot be decompressed or its records are none;
     /// [`RecordTooLarge`](Error::RecordTooLarge) if a batch fits no segment of this topic;
+    /// [`MissingKey`](Error::MissingKey) if the topic is compacted or keeps streams and a record has no key;
+    /// [`Streams`](Error::Streams) if it keeps streams and one belongs to another partition;
     /// [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed). With [`DiskFull`](Error::DiskFull) the batches up to some point may have been appended,
     /// and no others; sending all of them again goes on from there. [`Truncated`](Error::Truncated) if they were cut off
     /// while this waited for them to become visible. Or what else the medium says.
     pub fn append_raw(&self, batches: &RawBatches) -> Result<Offset> {
         self.state.check()?;
-        self.log.append_raw(batches)
+        // No partition is ever added where keys are streams.
+        let count = self.state.log_count();
+        self.log.append_raw(batches, |key| check_stream(self.topic(), Some(key), self.id().get(), count))
     }
 
     /// Drops the tail: the log ends at `offset` from now on, also after a crash, and the next record gets that offset. At or

@@ -253,6 +253,55 @@ fn c6_records_without_a_key_are_refused_and_earlier_ones_dropped() {
     assert_eq!(offsets(&partition), [1]);
 }
 
+// C6, 43
+#[test]
+fn c6_what_was_begun_before_the_topic_was_compacted_is_judged_when_it_is_appended() {
+    let (_disk, _clock, broker, partition) = made(small());
+    let producer = broker.producer();
+    let before =
+        [producer.send(&partition, Record::new("v").key("k")), producer.send(&partition, Record::new("v"))];
+    let before = before.map(|pending| pending.unwrap());
+    let mut transaction = broker.transaction();
+    transaction.send(&partition, Record::new("v").key("k")).send(&partition, Record::new("v"));
+    broker.alter_topic("t", by_hand()).unwrap();
+    for pending in before {
+        assert!(matches!(pending.wait(), Err(Error::MissingKey { index: 1 })), "the whole batch is refused");
+    }
+    assert!(matches!(transaction.commit(), Err(Error::MissingKey { index: 1 })));
+    assert_eq!(partition.bounds().unwrap().log_end, 0);
+    // Nothing is poisoned, and batches with keys are not concerned.
+    let pending = producer.send(&partition, Record::new("v").key("k")).unwrap();
+    broker.alter_topic("t", by_hand().delete_retention(Duration::ZERO)).unwrap();
+    assert_eq!(pending.wait().unwrap().offset, 0);
+}
+
+// C6, 43
+#[test]
+fn c6_shipped_records_without_a_key_are_refused() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let (_disk, _clock, broker, source) = made(small().compression(compression));
+        let keyed = || Record::new("some value, some value").key("k");
+        let send = |records: Vec<Record<'_>>| {
+            broker.producer().send_all(&source, records).unwrap().wait().unwrap();
+        };
+        send(vec![keyed(), keyed()]);
+        send(vec![keyed(), Record::new("some value, some value"), keyed()]);
+        send(vec![keyed()]);
+        let shipment = |from| source.read_raw(Offset::new(from), 1 << 20).unwrap();
+        let (_disk2, _clock2, _other, copy) = made(by_hand());
+        let refused = copy.append_raw(&shipment(0));
+        assert!(matches!(refused, Err(Error::MissingKey { index: 3 })), "{refused:?}");
+        assert_eq!(copy.bounds().unwrap().log_end, 0, "nothing was written");
+        // What was there before the topic was compacted is not written, and not judged.
+        let (_disk3, _clock3, other, copy) = made(small());
+        copy.append_raw(&source.read_raw(Offset::new(0), 1).unwrap()).unwrap();
+        copy.append_raw(&source.read_raw(Offset::new(2), 1).unwrap()).unwrap();
+        assert_eq!(copy.bounds().unwrap().log_end, 5);
+        other.alter_topic("t", by_hand()).unwrap();
+        assert_eq!(copy.append_raw(&shipment(0)).unwrap(), 6);
+    }
+}
+
 // C7, 44
 #[test]
 fn c7_a_tombstone_lives_its_time_from_the_first_cleaning_on_and_goes_without_new_data() {

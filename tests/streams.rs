@@ -897,3 +897,29 @@ fn the_topic_read_as_a_whole_has_the_events_in_the_order_of_appending() {
         assert_eq!(seen, model);
     }
 }
+
+/// A stream is in the partition of its key, however it gets there.
+#[test]
+fn shipped_records_go_to_the_partition_of_their_stream_or_nowhere() {
+    let source = Broker::in_memory().unwrap();
+    let plain = source.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
+    let copy = Broker::in_memory().unwrap();
+    let streams = copy.create_topic("t", TopicConfig::streams().partitions(2)).unwrap();
+    let of = |key: &str| streams.stream(key).unwrap().partition().id().get();
+    let (first, second) = ("a", (0..).map(|n| n.to_string()).find(|key| of(key) != of("a")).unwrap());
+    let (here, there) = (plain.partition(of(first)).unwrap(), streams.partition(of(first)).unwrap());
+    let send = |record: Record<'_>| source.producer().send(&here, record).unwrap().wait().unwrap();
+    send(Record::new("v").key(first));
+    let end = send(Record::new("v").key(second.as_str())).offset;
+    let all = here.read_raw(Offset::new(0), 1 << 20).unwrap();
+    assert!(matches!(there.append_raw(&all), Err(Error::Streams { .. })));
+    assert_eq!(there.bounds().unwrap().log_end, 0, "nothing was written");
+    here.truncate_to(end).unwrap();
+    send(Record::new("v"));
+    let all = here.read_raw(Offset::new(0), 1 << 20).unwrap();
+    assert!(matches!(there.append_raw(&all), Err(Error::MissingKey { index: 1 })));
+    here.truncate_to(end).unwrap();
+    let all = here.read_raw(Offset::new(0), 1 << 20).unwrap();
+    assert_eq!(there.append_raw(&all).unwrap(), 1);
+    assert_eq!(streams.stream(first).unwrap().version().unwrap(), 1);
+}

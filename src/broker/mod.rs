@@ -121,7 +121,8 @@ impl Broker {
     }
 
     /// Gives a topic other settings, effective from the next batch on. Partitions can be added, not removed; keys then
-    /// belong to other partitions than before, and no record is moved.
+    /// belong to other partitions than before, and no record is moved. A batch that a producer still has open counts as one
+    /// to come: where the topic is compacted from now on, one with a record without a key is refused.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`ConfigMismatch`](Error::ConfigMismatch) for fewer partitions,

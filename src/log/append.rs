@@ -40,7 +40,7 @@ impl Log {
     /// somebody calls [`wait_visible`](Log::wait_visible) or the worker is asked to.
     ///
     /// # Errors
-    /// `RecordTooLarge` if no segment has room for it, `DiskFull`: nothing was appended. After another failure of the
+    /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was appended. After another failure of the
     /// write the partition is poisoned.
     pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
         self.append_if(batch, When::default(), None).map(|(appended, _)| appended)
@@ -83,11 +83,14 @@ impl Log {
     ) -> Result<(Appended, Version)> {
         let settings = self.settings();
         let keys = self.keys_of(&settings, &batch.header, batch.records());
-        let SealedBatch { mut header, mut stored, raw } = batch;
+        let SealedBatch { mut header, mut stored, raw, keyless } = batch;
         if stored.len() > settings.max_batch_bytes() {
             return Err(Error::RecordTooLarge { size: stored.len(), limit: settings.max_batch_bytes() });
         }
         let (mut writer, version) = self.lock_when(&when)?;
+        if keyless.is_some() {
+            self.settings().check_keys(keyless)?;
+        }
         // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
         let mut judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
         let append_time = self.set_append_time(&mut header, &settings);

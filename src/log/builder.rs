@@ -13,6 +13,8 @@ pub(crate) struct BatchBuilder {
     /// Room for the header, then the records as encoded so far.
     bytes: Buffer,
     count: u32,
+    /// The first that has no key.
+    keyless: Option<u32>,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
 }
@@ -22,7 +24,7 @@ impl BatchBuilder {
     pub(crate) fn new(ctx: &Context, capacity: usize, base_timestamp: Timestamp) -> Self {
         let mut bytes = ctx.pool.take(capacity.max(HEADER_BYTES));
         bytes.resize(HEADER_BYTES, 0);
-        BatchBuilder { bytes, count: 0, base_timestamp, max_timestamp: Timestamp::default() }
+        BatchBuilder { bytes, count: 0, keyless: None, base_timestamp, max_timestamp: Timestamp::default() }
     }
 
     /// The time that the records' times are told from.
@@ -43,6 +45,9 @@ impl BatchBuilder {
         encode(&fields(record, delta), &mut self.bytes);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let index = self.count;
+        if record.key_bytes().is_none() {
+            self.keyless.get_or_insert(index);
+        }
         self.count += 1;
         index
     }
@@ -53,6 +58,7 @@ impl BatchBuilder {
         self.bytes.extend_from_slice(other.body());
         self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
         let first = self.count;
+        self.keyless = self.keyless.or_else(|| Some(first + other.keyless?));
         self.count += other.count;
         first
     }
@@ -65,7 +71,7 @@ impl BatchBuilder {
     /// Compresses, if a compressor is given, and checksums what there is. A batch that does not shrink is stored as it
     /// is. Under no lock.
     pub(crate) fn seal(self, ctx: &Context, compressor: Option<&mut Compressor>) -> SealedBatch {
-        let BatchBuilder { bytes, count, base_timestamp, max_timestamp } = self;
+        let BatchBuilder { bytes, count, keyless, base_timestamp, max_timestamp } = self;
         let uncompressed_len = body_len(&bytes);
         let (codec, stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
             Some(compressed) => (Codec::Lz4, compressed, Some(bytes)),
@@ -89,7 +95,7 @@ impl BatchBuilder {
             log_epoch: 0,
             body_crc: body_crc(stored.get(HEADER_BYTES..).unwrap_or_default()),
         };
-        SealedBatch { header, stored, raw }
+        SealedBatch { header, stored, raw, keyless }
     }
 }
 

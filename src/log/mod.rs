@@ -117,6 +117,20 @@ impl LogSettings {
         }
     }
 
+    /// Whether a batch whose first record without a key is `keyless` may be appended. Judged under the writer's lock, under
+    /// which settings change: a batch may have been begun before.
+    ///
+    /// # Errors
+    /// `MissingKey`.
+    fn check_keys(&self, keyless: Option<u32>) -> Result<()> {
+        match keyless {
+            Some(index) if self.cleanup.compacts() || self.streams => {
+                Err(Error::MissingKey { index: index as usize })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The largest batch, header and body, that fits a segment.
     pub(crate) fn max_batch_bytes(&self) -> usize {
         (self.segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES)
@@ -136,6 +150,8 @@ pub(crate) struct SealedBatch {
     pub(crate) stored: Buffer,
     /// Room for a header, then the uncompressed body, if the stored one is compressed.
     pub(crate) raw: Option<Buffer>,
+    /// The first of its records that has no key.
+    pub(crate) keyless: Option<u32>,
 }
 
 impl SealedBatch {

@@ -161,22 +161,36 @@ impl Log {
         Ok(RawBatches { bytes, envelope })
     }
 
-    /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end.
+    /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end. Where keys
+    /// are streams, `belongs` says whether one may be here.
     ///
     /// # Errors
-    /// Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
+    /// That of `belongs`; `MissingKey` if a record that would be written needs one, by its number in the shipment. Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
     /// the one that found no room are in the log. After another failure of a write the partition is poisoned.
-    pub(crate) fn append_raw(self: &Arc<Self>, shipment: &RawBatches) -> Result<Offset> {
+    pub(crate) fn append_raw(
+        self: &Arc<Self>,
+        shipment: &RawBatches,
+        belongs: impl Fn(&[u8]) -> Result<()>,
+    ) -> Result<Offset> {
         self.check_writable()?;
         let settings = self.settings();
         let mut room = self.ctx.pool.take_used();
         let mut batches = Vec::with_capacity(shipment.len());
         let mut keys = Vec::with_capacity(shipment.len());
+        let (mut keyless, mut passed) = (Vec::with_capacity(shipment.len()), 0_u32);
         for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
             let batch = batch.map_err(|m| invalid(&m))?;
             let records = check_records(&batch, &mut room)
                 .map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?;
             keys.push(self.keys_of(&settings, &batch.header, records));
+            let decoded =
+                || body::Records::new(records, batch.header.count).map_while(std::result::Result::ok);
+            if settings.streams {
+                decoded().filter_map(|record| record.key).try_for_each(&belongs)?;
+            }
+            let first = decoded().position(|record| record.key.is_none());
+            keyless.push(first.and_then(|at| passed.checked_add(u32::try_from(at).ok()?)));
+            passed = passed.saturating_add(batch.header.count);
             if batch.stored.len() > settings.max_batch_bytes() {
                 let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
                 return Err(Error::RecordTooLarge { size, limit });
@@ -196,6 +210,8 @@ impl Log {
         if !follows {
             return Err(self.conflict(end));
         }
+        let needed = self.settings();
+        keyless.iter().skip(known).try_for_each(|keyless| needed.check_keys(*keyless))?;
         // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
         let mut rolls = Vec::new();
         let mut written = Ok(());

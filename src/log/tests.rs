@@ -88,7 +88,7 @@ fn batch_of(log: &Log, key: Option<&str>, values: &[String]) -> SealedBatch {
         log_epoch: 0,
         body_crc: body_crc(&stored[HEADER_BYTES..]),
     };
-    SealedBatch { header, stored, raw: None }
+    SealedBatch { header, stored, raw: None, keyless: key.is_none().then_some(0) }
 }
 
 /// Appends batches of one to three records until there are `to` of them.

@@ -223,9 +223,13 @@ fn check(log: &Log, part: &Part, counted: &[Counted], writer: &Writer) -> Result
     if part.conditions.end.is_some_and(|end| end != writer.point.end) {
         return Err(log.conflict(writer.point.end));
     }
-    let limit = log.settings().max_batch_bytes();
-    if let Some(batch) = part.batch.as_ref().filter(|batch| batch.stored.len() > limit) {
-        return Err(Error::RecordTooLarge { size: batch.stored.len(), limit });
+    if let Some(batch) = &part.batch {
+        let settings = log.settings();
+        let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
+        if size > limit {
+            return Err(Error::RecordTooLarge { size, limit });
+        }
+        settings.check_keys(batch.keyless)?;
     }
     let streams = part.conditions.streams.iter().zip(counted);
     streams.map(|(condition, counted)| log.check_stream(writer, condition, counted)).collect()
@@ -370,7 +374,7 @@ impl Held<'_> {
 
     /// Lets readers see it, as far as nothing has to be waited for.
     fn publish(&mut self) -> Option<Appended> {
-        let SealedBatch { header, stored, raw } = self.batch.take()?;
+        let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
         self.log.remember(&self.writer, header, stored, raw);
         self.log.publish_end(header.end_offset(), &self.settings);
         let append_time = header.attributes.append_time().then_some(header.max_timestamp);

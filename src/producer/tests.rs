@@ -910,7 +910,7 @@ impl Sink for Arc<FakeLog> {
                 }
             }
         }
-        let SealedBatch { header, stored, raw } = batch;
+        let SealedBatch { header, stored, raw, .. } = batch;
         check_body(&header, &stored[HEADER_BYTES..]).unwrap();
         let codec = Codec::from_bits(header.attributes.codec_bits()).unwrap();
         let mut body = Vec::new();
