@@ -1448,3 +1448,52 @@ fn a_commit_that_is_detached_survives_a_power_loss_once_the_background_has_run()
     let committed = quipu::testing::committed(&broker, "g").unwrap();
     assert_eq!(committed.into_values().collect::<Vec<_>>(), [Offset::new(1)]);
 }
+
+/// How far groups are is kept in a compacted log: what was committed before is taken from it, and nothing else.
+#[test]
+fn cleaned_commits_are_the_last_ones_also_behind_a_restart() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let open = || BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+    let broker = open();
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 20);
+    let commit = |broker: &Broker, group: &str, offset: u64| {
+        broker.group(group).unwrap().reset("t", Start::At(Offset::new(offset))).unwrap();
+    };
+    for n in 0..20 {
+        commit(&broker, "a", n);
+        commit(&broker, "b", 19 - n);
+    }
+    commit(&broker, "gone", 1);
+    broker.group("gone").unwrap().delete().unwrap();
+    clock.advance(Duration::from_secs(8 * 24 * 3600));
+    broker.maintain().unwrap();
+    let stats = |broker: &Broker| {
+        let topics = broker.stats().topics;
+        topics.into_iter().find(|t| t.name.as_str() == "__consumer_offsets").unwrap().partitions.remove(0)
+    };
+    let cleaned = stats(&broker).compaction;
+    assert_eq!(cleaned.cleanings, 1);
+    assert!(cleaned.records_removed >= 2 * 2 * 19, "{cleaned:?}");
+    let check = |broker: &Broker| {
+        for (group, offset) in [("a", 19), ("b", 0)] {
+            let found = quipu::testing::committed(broker, group).unwrap();
+            assert_eq!(found.len(), 2, "{group}");
+            assert!(found.values().all(|at| *at == offset), "{group}: {found:?}");
+        }
+        assert!(!broker.groups().unwrap().iter().any(|group| group.as_str() == "gone"));
+    };
+    check(&broker);
+    commit(&broker, "b", 7);
+    commit(&broker, "b", 0);
+    broker.close().unwrap();
+    drop(broker);
+    let broker = open();
+    check(&broker);
+    // As little as nothing is kept: behind a power loss too.
+    drop(broker);
+    disk.crash(Survive::Everything);
+    let broker = open();
+    assert!(broker.open_report().damaged.is_empty());
+    check(&broker);
+}

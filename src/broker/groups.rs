@@ -36,8 +36,9 @@ impl Host for BrokerInner {
         if let Some(log) = self.existing_offsets_log() {
             return Ok(log);
         }
-        // Of each commit only the last counts: the log stays as small as what it says.
-        let config = TopicConfig::new().cleanup(Cleanup::Compact);
+        // Of each commit only the last counts. What is older goes when its segment has been sealed: the log stays within a few
+        // segments, which are small, of what it says.
+        let config = TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20);
         match self.create_topic(OFFSETS_TOPIC, config) {
             // Somebody else was faster.
             Err(Error::TopicExists { .. }) => {}
