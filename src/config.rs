@@ -177,8 +177,11 @@ impl BrokerConfig {
         self
     }
 
-    /// How many bytes the keys of one cleaning may take in memory (Kafka's `log.cleaner.dedupe.buffer.size`). A log with more
-    /// is cleaned in several passes. Whole batches are taken, so it may be one batch's keys more.
+    /// How many bytes of keys one cleaning keeps in mind (Kafka's `log.cleaner.dedupe.buffer.size`), each counted as its length
+    /// and 32 bytes. A log with more is cleaned in several passes. Whole batches are taken, so it may be one batch's keys more.
+    ///
+    /// The tables for them double when they are full: they take up to twice as much memory as this, and three times as much
+    /// for the moment in which they grow.
     ///
     /// Default: 128 MiB.
     pub fn compaction_memory(mut self, bytes: usize) -> Self {

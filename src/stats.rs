@@ -226,11 +226,11 @@ pub struct Compacted {
 pub struct CompactionStats {
     /// How many cleanings came to their end.
     pub cleanings: u64,
-    /// Whether one is under way, and how many bytes it has read.
+    /// Whether one is under way, and how many bytes it has read and written so far. What was never cleaned is read twice.
     pub running: Option<u64>,
-    /// Bytes that were read, and bytes that were written instead.
+    /// Bytes of the segments that were replaced.
     pub bytes_read: u64,
-    /// Bytes that were written.
+    /// Bytes of those that replaced them.
     pub bytes_written: u64,
     /// Records that went.
     pub records_removed: u64,

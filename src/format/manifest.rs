@@ -64,7 +64,7 @@ pub(crate) enum SegmentState {
     Sealed = 2,
     /// Complete and on the medium.
     Synced = 3,
-    /// As `Synced`, and compacted: no key in it has an older record in or before it.
+    /// As `Synced`, and written anew. In a compacted log: no key in it has an older record in or before it.
     Cleaned = 4,
 }
 

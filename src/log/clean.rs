@@ -442,19 +442,15 @@ impl Log {
                 }
                 done.records_after += u64::from(count);
                 let mut new = *header;
-                match new.attributes.extra() {
-                    // A version counts what is no longer all there; it is nobody's business here.
-                    Extra::StreamVersion => {}
-                    Extra::DeleteHorizon | Extra::Nothing if tombstones => {
-                        let until = horizon.unwrap_or_else(|| plan.now.plus(delete_retention));
-                        new.extra = u64::try_from(until.as_millis()).unwrap_or(0);
-                        new.attributes = new.attributes.with_extra(Extra::DeleteHorizon);
-                    }
-                    Extra::DeleteHorizon | Extra::Nothing => {
-                        new.extra = 0;
-                        new.attributes = new.attributes.with_extra(Extra::Nothing);
-                    }
-                }
+                let extra = if tombstones {
+                    let until = horizon.unwrap_or_else(|| plan.now.plus(delete_retention));
+                    new.extra = u64::try_from(until.as_millis()).unwrap_or(0);
+                    Extra::DeleteHorizon
+                } else {
+                    new.extra = 0;
+                    Extra::Nothing
+                };
+                new.attributes = new.attributes.with_extra(extra);
                 if count == header.count {
                     outputs.put(&new, stored, true)?;
                 } else {
