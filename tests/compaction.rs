@@ -580,11 +580,12 @@ fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
     assert!(failed > 20 && unknown > 4, "{failed} failed, {unknown} unknown");
 }
 
-/// C12: at any schedule of cleanings, crashes and cuts, a table made of the log is that of all that was sent.
+/// C12: at any schedule of cleanings, crashes and cuts, a table made of the log is that of all that was sent, and since a cut
+/// that of what was there before it.
 #[test]
 fn c12_a_compacted_log_says_what_the_full_one_says() {
     let sequences = if common::thorough() { 20_000 } else { 2_000 };
-    let mut cleaned = 0;
+    let (mut cleaned, mut cuts) = (0, 0);
     for seed in 0..sequences {
         let mut random = Random(seed);
         let (mut disk, clock) = (Disk::new(), ManualClock::new());
@@ -597,9 +598,9 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
             .segment_age(Duration::from_secs(10))
             .delete_retention(Duration::from_secs(random.below(30)));
         let mut partition = broker.create_topic("t", topic).unwrap().partition(0).unwrap();
-        let mut sent: Vec<Row> = Vec::new();
+        let (mut sent, mut end): (Vec<Row>, u64) = (Vec::new(), 0);
         for _ in 0..25 {
-            match random.below(10) {
+            match random.below(11) {
                 0..=4 => {
                     let count = 1 + random.below(5);
                     let new: Vec<Row> = (0..count)
@@ -614,6 +615,16 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
                     });
                     broker.producer().send_all(&partition, records).unwrap().wait().unwrap();
                     sent.extend(new);
+                    end += count;
+                }
+                10 => {
+                    // What a cleaning took does not come back with what had replaced it.
+                    let to = random.below(end + 2);
+                    sent = rows(&partition);
+                    sent.retain(|row| row.0 < to);
+                    partition.truncate_to(Offset::new(to)).unwrap();
+                    cuts += u64::from(to < end);
+                    end = end.min(to);
                 }
                 5 => clock.advance(Duration::from_secs(random.below(20))),
                 6 => broker.maintain().unwrap(),
@@ -638,7 +649,7 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
             let left = rows(&partition);
             assert_eq!(fold(&left), fold(&sent), "seed {seed}");
             assert!(left.iter().all(|row| sent.contains(row)), "seed {seed}");
-            assert_eq!(partition.bounds().unwrap().log_end.get(), sent.len() as u64, "seed {seed}");
+            assert_eq!(partition.bounds().unwrap().log_end.get(), end, "seed {seed}");
             for n in [1, 3] {
                 let expected: Vec<_> =
                     left.iter().skip(left.len().saturating_sub(n)).map(|row| row.0).collect();
@@ -647,7 +658,7 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
             }
         }
     }
-    assert!(cleaned > sequences / 4, "{cleaned}");
+    assert!(cleaned > sequences / 4 && cuts > sequences, "{cleaned} cleaned, {cuts} cut");
 }
 
 // C13, 49, 20, 21
@@ -708,6 +719,39 @@ fn s8_s9_only_a_topic_that_also_deletes_follows_retention() {
     }
     let (_disk, _clock, _broker, partition) = made(small());
     assert!(matches!(partition.compact(), Err(Error::NotCompacted { .. })));
+}
+
+// 39
+#[test]
+fn s9_a_topic_that_compacts_and_deletes_does_both() {
+    let config = compacted()
+        .cleanup(Cleanup::CompactAndDelete)
+        .min_cleanable_dirty_ratio(0.0)
+        .segment_age(Duration::from_secs(1))
+        .retention(Retention::for_age(Duration::from_secs(100)));
+    let (_disk, clock, broker, partition) = made(config);
+    let next = |seconds| {
+        clock.advance(Duration::from_secs(seconds));
+        broker.maintain().unwrap();
+    };
+    for (key, value) in [("k", "1"), ("k", "2"), ("other", "1")] {
+        put(&broker, &partition, key, Some(value));
+    }
+    next(2);
+    assert_eq!(offsets(&partition), [1, 2], "compacted");
+    next(48);
+    put(&broker, &partition, "k", Some("3"));
+    next(2);
+    assert_eq!(offsets(&partition), [2, 3]);
+    next(98);
+    assert_eq!(offsets(&partition), [2, 3], "not older than that");
+    put(&broker, &partition, "late", Some("1"));
+    next(1);
+    assert_eq!(offsets(&partition), [4], "deleted, though nothing replaced them");
+    assert_eq!(partition.bounds().unwrap().log_start, 4);
+    put(&broker, &partition, "late", Some("2"));
+    next(2);
+    assert_eq!(offsets(&partition), [5], "and compacted still");
 }
 
 /// A reader on a segment that is replaced under it neither misses a record that stays nor sees one twice.

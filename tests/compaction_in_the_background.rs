@@ -6,15 +6,15 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use common::{files, small};
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
-    Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, ReadMode, Record, Retention, Start,
-    TopicConfig,
+    Broker, BrokerConfig, Cleanup, Clock, Durability, Error, Offset, Partition, ReadMode, Record, Retention,
+    Start, Timestamp, TopicConfig,
 };
 
 /// So long that whoever has not come by then never comes.
@@ -291,4 +291,46 @@ fn tombstones_that_are_due_are_taken_from_where_they_are() {
     partition.compact().unwrap().unwrap();
     assert!(!offsets(&partition).contains(&2));
     assert_eq!(partition.stats().compaction.dirty_bytes, 0);
+}
+
+/// A second takes a millisecond.
+struct Fast(Instant);
+
+impl Fast {
+    fn since(&self) -> Duration {
+        self.0.elapsed() * 1000
+    }
+}
+
+impl Clock for Fast {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_600_000_000_000 + self.since().as_millis() as i64)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.since()
+    }
+}
+
+#[test]
+fn a_cleaning_takes_the_time_that_its_bytes_take_at_the_rate() {
+    const RATE: u64 = 500;
+    let (disk, clock) = (Disk::new(), Arc::new(Fast(Instant::now())));
+    let config = BrokerConfig::new().clock(clock.clone()).seed(1).compaction_bytes_per_second(RATE);
+    let broker = config.on_disk(&disk).unwrap();
+    // By hand: the worker has no part in it.
+    let partition = broker.create_topic("t", compacted(1.0)).unwrap().partition(0).unwrap();
+    fill(&broker, &partition);
+    let begun = clock.monotonic();
+    let done = thread::scope(|scope| {
+        let cleaning = start(scope, || partition.compact());
+        until("it is seen while it goes on", || partition.stats().compaction.running.is_some());
+        cleaning.recv().unwrap().unwrap().unwrap()
+    });
+    let taken = clock.monotonic() - begun;
+    // What was never cleaned is read twice; headers of segments are not counted.
+    let bytes = 2 * (done.bytes_before - 96 * done.segments_before as u64);
+    assert!(bytes > 5 * RATE && taken >= Duration::from_secs(bytes / RATE), "{bytes} bytes in {taken:?}");
+    assert_eq!(partition.stats().compaction.running, None);
+    assert_eq!(offsets(&partition).len(), 40 - done.records_before as usize + done.records_after as usize);
 }

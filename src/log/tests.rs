@@ -386,6 +386,34 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
     assert!(cursor.next_batch().unwrap().is_none());
 }
 
+#[test]
+fn segments_that_are_cleaned_span_no_more_offsets_either() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    log.set_settings(LogSettings { cleanup: Cleanup::Compact, ..settings(Durability::Os) });
+    const SPAN: u64 = 700_000_000;
+    // Two batches each, so that all of them would fit one by their bytes; the first is replaced.
+    for key in ["a", "b", "c", "d", "a", "e", "f", "g"] {
+        let mut batch = batch_of(&log, Some(key), &["v".to_string()]);
+        batch.header.last_offset_delta = SPAN as u32 - 1;
+        log.append(batch).unwrap();
+    }
+    log.work();
+    let bases = || -> Vec<u64> { log.segments().iter().map(|s| s.base.get() / SPAN).collect() };
+    assert_eq!(bases(), [0, 3, 6]);
+    log.compact().unwrap().unwrap();
+    assert_eq!(bases(), [1, 4, 6], "three batches each, from another one on");
+    for segment in log.segments().iter().filter(|segment| segment.is_sealed()) {
+        assert!(segment.end().unwrap().since(segment.base) <= 1 << 31);
+    }
+    let mut cursor = Cursor::new(log.clone(), Offset::ZERO);
+    let mut found = Vec::new();
+    while let Some(batch) = cursor.next_batch().unwrap() {
+        found.push(batch.header.base_offset.get() / SPAN);
+    }
+    assert_eq!(found, [1, 2, 3, 4, 5, 6, 7]);
+}
+
 // F11, 21
 #[test]
 fn a_cut_in_a_gap_takes_what_lies_behind_it() {
