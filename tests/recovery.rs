@@ -295,6 +295,40 @@ fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() 
     }
 }
 
+/// Damage in a segment that was sealed and not finished yet. Maintenance does not finish it: the manifest would say that it
+/// need not be read again, and nobody would ever be told.
+#[test]
+fn damage_is_told_every_time_whatever_maintenance_does_meanwhile() {
+    for streams in [false, true] {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let config = if streams { TopicConfig::streams() } else { TopicConfig::new() };
+        let config = config.segment_bytes(1 << 10).max_record_bytes(700).durability(Durability::Sync);
+        let p = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+        for offset in 0..30 {
+            let record = Record::new(value(offset)).key("k");
+            broker.producer().send(&p, record).unwrap().wait().unwrap();
+        }
+        assert!(p.stats().segments.len() > 2);
+        disk.crash(Survive::Synced);
+        drop((p, broker));
+        let ends = batch_ends(&disk.read(ACTIVE).unwrap());
+        disk.flip_bit(ACTIVE, (ends[1] + BATCH_HEADER + 5) * 8).unwrap();
+        let before = snapshot(&disk);
+        for run in 0..3 {
+            let broker = open(&disk).unwrap();
+            assert_eq!(broker.open_report().damaged.len(), 1, "streams: {streams}, run {run}");
+            let (_, error) = read(&partition(&broker));
+            assert!(matches!(error, Some(Error::Corrupt(_))), "streams: {streams}, run {run}: {error:?}");
+            broker.maintain().unwrap();
+            broker.close().unwrap();
+        }
+        for (path, content) in before.iter().filter(|(path, _)| path.starts_with("topics")) {
+            assert_eq!(disk.read(path).unwrap(), *content, "nothing of it is touched");
+        }
+    }
+}
+
 /// Where the batches of a segment end: header plus body, by its length at byte 4.
 fn batch_ends(content: &[u8]) -> Vec<u64> {
     let mut ends = vec![SEGMENT_HEADER];

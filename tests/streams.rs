@@ -315,6 +315,46 @@ fn a_damaged_event_is_an_error_for_its_stream_and_for_no_other() {
     }
 }
 
+/// The same where the damage is met at opening, in a segment that was sealed and not finished yet: what it holds of the
+/// stream is not known, so nothing is answered as if that were nothing, neither now nor after maintenance and a restart.
+#[test]
+fn damage_met_at_opening_never_makes_a_stream_shorter() {
+    let disk = Disk::new();
+    let broker = open(&disk);
+    let topic = broker.create_topic("accounts", config().durability(Durability::Sync)).unwrap();
+    let stream = topic.stream("k").unwrap();
+    for n in 0..30 {
+        append(&stream, Version::new(n), &"v".repeat(60)).unwrap();
+    }
+    disk.crash(Survive::Synced);
+    drop((stream, topic, broker));
+    let logs = files(&disk, "topics/accounts/0", ".log");
+    assert!(logs.len() > 3);
+    for damaged in &logs[..logs.len() - 1] {
+        // In the segment's header, a batch's, and a body.
+        for position in [40, 96 + 20, 96 + 150, 96 + 400] {
+            let disk = disk.duplicate();
+            disk.flip_bit(damaged, position * 8).unwrap();
+            for run in 0..3 {
+                let broker = open(&disk);
+                let case = format!("{} at {position}, run {run}", damaged.display());
+                assert_eq!(broker.open_report().damaged.len(), 1, "{case}");
+                let stream = broker.topic("accounts").unwrap().stream("k").unwrap();
+                for _ in 0..2 {
+                    let loaded = stream.load();
+                    assert!(matches!(loaded, Err(Error::Corrupt(_))), "{case}: {loaded:?}");
+                    let version = stream.version();
+                    assert!(matches!(version, Err(Error::Corrupt(_))), "{case}: {version:?}");
+                    let refused = append(&stream, ANY, "no");
+                    assert!(matches!(refused, Err(Error::Corrupt(_))), "{case}: {refused:?}");
+                    broker.maintain().unwrap();
+                }
+                broker.close().unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn what_producers_send_counts_like_any_event() {
     for compression in [Compression::None, Compression::Lz4] {

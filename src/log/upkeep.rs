@@ -43,7 +43,7 @@ impl Log {
         }
         self.retain(hold);
         self.work();
-        if settings.streams {
+        if settings.streams && self.damage.is_none() {
             // Those whose index could not be written, or which a cut has sealed.
             let visible = self.visible_end();
             let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
@@ -55,6 +55,10 @@ impl Log {
 
     /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they need no looking at any more.
     pub(super) fn finish_sealed(&self) {
+        // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
+        if self.damage.is_some() {
+            return;
+        }
         let segments = self.segments();
         let pending: Vec<_> = {
             let manifest = self.manifest.get();

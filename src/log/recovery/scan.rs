@@ -66,7 +66,8 @@ impl Recoverer<'_> {
                 Err(m) => return broken(0, m.what, None),
             }
         }
-        segment.set_index_missing_below(point.position);
+        // IMPORTANT: only once all of it was read does the segment hear how far. Where a scan stops at damage, its indexes
+        // are missing up to its size, as they were before: there may be any number of records behind.
         while point.position < limit {
             let position = point.position;
             let (header, crc) = match source.header(self.ctx, position, self.seed) {
