@@ -66,7 +66,7 @@ pub trait ReadModel {
     /// Applies events, and stores `next` with what they change: both or neither.
     ///
     /// # Errors
-    /// The model's own: the events come again.
+    /// The model's own: it is asked again for its [positions](ReadModel::positions), and gets the events behind them.
     fn apply(&mut self, events: &Records, next: &[Position]) -> Result<(), Self::Error>;
 }
 
@@ -159,13 +159,12 @@ impl Broker {
     /// assert_eq!(feed.model().events, 3);
     /// # Ok(()) }
     /// ```
-    pub fn feed<M: ReadModel>(&self, topics: &[&str], mut model: M) -> Result<Feed<M>, M::Error> {
+    pub fn feed<M: ReadModel>(&self, topics: &[&str], model: M) -> Result<Feed<M>, M::Error> {
         // A model that has seen what is not there any more is not to go on as if nothing were.
-        let mut reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
-        for position in model.positions()? {
-            reader.seek(&position)?;
-        }
-        Ok(Feed { broker: self.clone(), reader, model })
+        let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
+        let mut feed = Feed { broker: self.clone(), reader, model, is_placed: false };
+        feed.place()?;
+        Ok(feed)
     }
 }
 
@@ -282,28 +281,42 @@ pub struct Feed<M> {
     broker: Broker,
     reader: Reader,
     model: M,
+    /// Whether the reader is where the model is.
+    is_placed: bool,
 }
 
 impl<M: ReadModel> Feed<M> {
     /// Gives the model the next events, waiting for some for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`Reader::poll`] and of the model, which is then read from where it is with the next step.
+    /// Those of [`Reader::poll`] and of the model, which is asked with the next step
+    /// [where it is](ReadModel::positions): it may have stored what it could not answer.
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the model has seen what is not there
     /// any more, or has missed something; build it anew.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, M::Error> {
-        let before = self.reader.positions();
+        if !self.is_placed {
+            self.place()?;
+        }
         let events = self.reader.poll(timeout)?;
-        if !events.is_empty()
-            && let Err(error) = self.model.apply(&events, &self.reader.positions())
-        {
-            for position in before {
-                self.reader.seek(&position)?;
-            }
-            return Err(error);
+        if !events.is_empty() {
+            self.is_placed = false;
+            self.model.apply(&events, &self.reader.positions())?;
+            self.is_placed = true;
         }
         let lag = lag(&self.broker, &self.reader.positions())?;
         Ok(Progress { applied: events.len() as u64, lag })
+    }
+
+    /// Goes to where the model says that it is.
+    fn place(&mut self) -> Result<(), M::Error> {
+        let positions = self.model.positions()?;
+        // Those that it does not name, one that was added just now among them.
+        self.reader.seek_all(Start::Beginning)?;
+        for position in positions {
+            self.reader.seek(&position)?;
+        }
+        self.is_placed = true;
+        Ok(())
     }
 
     /// Gives it events until there are no more, and tells `report` after each step how far it is. Answers how many they

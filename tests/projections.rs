@@ -331,6 +331,54 @@ fn a_model_elsewhere_goes_on_where_it_says_that_it_is() {
     assert!(matches!(wrong, Err(Error::NotAssigned { .. })), "{wrong:?}");
 }
 
+/// Stores what it is given, and says once that it failed: the answer of its database was lost.
+#[derive(Default)]
+struct Doubtful {
+    stored: Rows,
+    fails: bool,
+}
+
+impl ReadModel for Doubtful {
+    type Error = Error;
+
+    fn positions(&mut self) -> Result<Vec<Position>> {
+        self.stored.positions()
+    }
+
+    fn apply(&mut self, events: &Records, next: &[Position]) -> Result<()> {
+        self.stored.apply(events, next)?;
+        if std::mem::take(&mut self.fails) { Err(Error::BufferFull) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_model_that_stored_more_than_it_said_is_not_given_it_again() {
+    let broker = open(&Disk::new()).unwrap();
+    append(&broker, 0, 30).unwrap();
+    let mut feed = broker.feed(&["events"], Doubtful { fails: true, ..Doubtful::default() }).unwrap();
+    assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
+    append(&broker, 30, 40).unwrap();
+    feed.catch_up(|_| {}).unwrap();
+    let mut rows = feed.into_model().stored.rows;
+    rows.sort_by_key(|row| row.parse::<u64>().unwrap());
+    assert_eq!(rows, (0..40).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// The poll that finds the new partition is the one whose records cannot be applied.
+#[test]
+fn a_model_that_fails_as_its_topic_grows_misses_nothing_of_the_new_partition() {
+    let broker = open(&Disk::new()).unwrap();
+    let topic = broker.create_topic("plain", TopicConfig::new()).unwrap();
+    let mut feed = broker.feed(&["plain"], Rows { fails: true, ..Rows::default() }).unwrap();
+    assert_eq!(feed.step(NOW).unwrap().applied, 0);
+    broker.alter_topic("plain", topic.config().clone().partitions(2)).unwrap();
+    let added = broker.topic("plain").unwrap().partition(1).unwrap();
+    broker.producer().send_all(&added, ["a", "b"].map(Record::new)).unwrap().wait().unwrap();
+    assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
+    assert_eq!(feed.catch_up(|_| {}).unwrap(), 2);
+    assert_eq!(feed.into_model().rows, ["a", "b"]);
+}
+
 fn partition_end(broker: &Broker) -> Position {
     broker.reader(&["events"], Start::End).unwrap().positions()[0].clone()
 }
