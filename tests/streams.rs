@@ -355,6 +355,44 @@ fn damage_met_at_opening_never_makes_a_stream_shorter() {
     }
 }
 
+/// What is written is not visible yet: a stream that seems empty may have the event that is appended again, and its id be
+/// found nowhere.
+#[test]
+fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().on_disk(&disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::streams().durability(Durability::Sync)).unwrap();
+    let stream = topic.stream("k").unwrap();
+    let log_end = || stream.partition().bounds().unwrap().log_end.get();
+    let gate = disk.hold(Op::Sync, 1);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| append(&stream, ANY, "opened").unwrap());
+        gate.wait_until_reached();
+        let again = || stream.append(ExpectedVersion::Exists, [Record::new("paid").event_id("e-1")]).unwrap();
+        let tries = [scope.spawn(again), scope.spawn(again)];
+        // Where they are appended without looking, both are by now.
+        for _ in 0..20_000 {
+            if log_end() > 2 {
+                break;
+            }
+            thread::yield_now();
+        }
+        gate.release();
+        assert_eq!(first.join().unwrap(), 1);
+        let receipts = tries.map(|tried| tried.join().unwrap());
+        assert_eq!(receipts[0], receipts[1]);
+    });
+    assert_eq!(values(&stream.load().unwrap()), ["opened", "paid"]);
+    let nobody = topic.stream("nobody").unwrap();
+    let refused = nobody.append(ExpectedVersion::Exists, [Record::new("paid").event_id("e-1")]);
+    match refused {
+        Err(Error::VersionConflict { expected: ExpectedVersion::Exists, current, .. }) => {
+            assert_eq!(current, 0)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn what_producers_send_counts_like_any_event() {
     for compression in [Compression::None, Compression::Lz4] {

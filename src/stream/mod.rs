@@ -296,17 +296,19 @@ impl Stream {
                     if let Some(receipt) = ids.find_in(&newest) {
                         return Ok(receipt);
                     }
-                    // Nothing may come in between, or it might be them.
+                    // IMPORTANT: nothing may come in between, or it might be them. So where what is visible is not as
+                    // expected, nothing is appended: they may be in what is written and not visible yet. That is made
+                    // visible with the conflict, and looked at again where it is as expected.
                     match expected.holds(newest.version()) {
                         true => newest.version().into(),
-                        false => expected,
+                        false => NEVER,
                     }
                 }
                 _ => expected,
             };
             match self.append_once(condition, &events) {
                 Err(Error::VersionConflict { topic, key, current, .. }) => {
-                    if condition != expected {
+                    if condition != expected && expected.holds(current) {
                         continue;
                     }
                     if let (Some(ids), Some(version)) = (&ids, expected.exact())
@@ -470,6 +472,9 @@ fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
     let Position { topic, partition, offset, epoch } = event.position();
     Receipt { topic, partition, offset, timestamp: event.timestamp(), epoch }
 }
+
+/// What holds of no stream.
+const NEVER: ExpectedVersion = ExpectedVersion::Exact(Version::new(u64::MAX));
 
 /// How many of the newest events are looked through for those that are appended again at whatever version.
 const LOOK_BACK: usize = 64;
