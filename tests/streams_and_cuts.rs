@@ -6,11 +6,16 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{Broker, BrokerConfig, Offset, Partition, ReadMode, Record, Start, Topic, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Error, ExpectedVersion, Offset, Partition, ReadMode, Record, Start, Stream, Topic,
+    TopicConfig, Version,
+};
 
 const KEYS: u64 = 3;
 
@@ -172,6 +177,47 @@ fn a_cut_while_key_indexes_are_written() {
         let _ = broker.maintain();
     });
     assert!(cases > 50, "{cases}");
+}
+
+/// What is under way while the topic is deleted is answered with just that.
+#[test]
+fn a_topic_that_is_deleted_meanwhile_is_named_as_deleted() {
+    type Look = fn(&Stream) -> quipu::Result<()>;
+    let ways: [(&str, Look); 4] = [
+        ("load", |stream| stream.load().map(|_| ())),
+        ("version", |stream| stream.version().map(|_| ())),
+        ("append", |stream| stream.append(ExpectedVersion::Any, [Record::new("v")]).map(|_| ())),
+        ("reader", |stream| {
+            let mut reader = stream.reader(Version::new(2))?;
+            while !reader.poll(Duration::ZERO)?.is_empty() {}
+            Ok(())
+        }),
+    ];
+    let disk = killed(20);
+    let (mut cases, mut deleted) = (0, 0);
+    for (way, look) in ways {
+        for op in OPS {
+            for nth in 1.. {
+                let disk = disk.duplicate();
+                let broker = open(&disk);
+                let topic = topic(&broker);
+                let stream = topic.stream("k0").unwrap();
+                let answer = Mutex::new(Ok(()));
+                let looks = |_: &Broker, _: &Topic| *answer.lock().unwrap() = look(&stream);
+                let deletes = |_: &Partition| broker.delete_topic("t").unwrap();
+                let reached = held((&broker, &topic, &disk), (op, nth), &looks, &deletes);
+                let answer = answer.into_inner().unwrap();
+                deleted += u64::from(answer.is_err());
+                let is_fine = matches!(answer, Ok(()) | Err(Error::TopicDeleted { .. }));
+                assert!(is_fine, "{way}, {op:?} {nth}: {answer:?}");
+                if !reached {
+                    break;
+                }
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 20 && deleted > 5, "{cases} {deleted}");
 }
 
 /// Events come, the segment that they are in is sealed, and its table becomes a file, while a stream is being loaded.

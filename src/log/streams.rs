@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::cursor::read_batch;
 use super::keys::{KeyCount, count_keys};
 use super::segment::Segment;
-use super::{Log, LogSettings, Writer};
+use super::{Log, LogSettings, Segments, Writer};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::key_hash::KeyHash;
@@ -104,11 +104,11 @@ impl Log {
                     }
                     Ok(before)
                 });
-            if self.cuts() != cuts || (counted.is_err() && !Arc::ptr_eq(&segments, &self.segments())) {
-                // Cut meanwhile, or erased from: what could not be read may not be part of the log any more.
-                continue;
+            if self.cuts() == cuts
+                && let Some(counted) = self.settled(&segments, counted)?
+            {
+                return Ok(Counted { cuts, active: active.clone(), before: counted });
             }
-            return Ok(Counted { cuts, active: active.clone(), before: counted? });
         }
     }
 
@@ -172,10 +172,9 @@ impl Log {
             let found = newer.try_fold(false, |found, segment| {
                 Ok(found || segment.may_have_since(self, hash, since, visible)?)
             });
-            if found.is_err() && !Arc::ptr_eq(&segments, &self.segments()) {
-                continue;
+            if let Some(found) = self.settled(&segments, found)? {
+                return Ok(found);
             }
-            return found;
         }
     }
 
@@ -193,10 +192,26 @@ impl Log {
             self.check_readable()?;
             let (cuts, segments) = (self.cuts(), self.segments());
             let loaded = self.load_from(&segments, hash, &from, limit);
-            if self.cuts() != cuts || (loaded.is_err() && !Arc::ptr_eq(&segments, &self.segments())) {
-                continue;
+            if self.cuts() == cuts
+                && let Some(loaded) = self.settled(&segments, loaded)?
+            {
+                return Ok(loaded);
             }
-            return loaded;
+        }
+    }
+
+    /// What was found in segments; `None` if they have to be looked at again: they were cut meanwhile, or erased from, and
+    /// what could not be read may not be part of the log any more.
+    ///
+    /// # Errors
+    /// What was found, or why nothing is to be read of the log any more: it was deleted, and its files with it.
+    fn settled<T>(&self, segments: &Segments, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) => {
+                self.check_readable()?;
+                if Arc::ptr_eq(segments, &self.segments()) { Err(error) } else { Ok(None) }
+            }
         }
     }
 
