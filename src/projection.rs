@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::reader::{OffsetReset, Reader};
 use crate::records::{ConsumedRecord, Records, SkipReason, Skipped};
 use crate::transaction::Transaction;
-use crate::types::{Position, Start};
+use crate::types::{Offset, Position, Start};
 
 /// What makes records of events: a table of a compacted topic, a stream per customer, whatever it sends.
 ///
@@ -182,12 +182,19 @@ impl<P: Projection> Projector<P> {
     /// # Errors
     /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has applied what is not there any
     /// more, or retention was faster. Nothing is applied, with this step and every later one, until somebody decides to
-    /// [rebuild](Projector::rebuild) it.
+    /// [rebuild](Projector::rebuild) it. That holds for what a power loss took of events that were less safe than what came of
+    /// them, too, whatever has been appended in their place and however often the broker is opened: beside each commit is
+    /// [noted](crate::CommittedOffset::metadata) how far it is, and a commit that was
+    /// [set back](crate::stats::OpenReport::clamped) is less than that.
     ///
     /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was committed, or it is unknown
     /// whether it was; in both cases the next step begins behind what is.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
         let events = self.consumer.poll(timeout)?;
+        if let Some(error) = self.set_back()? {
+            self.consumer.rewind();
+            return Err(error.into());
+        }
         if let Some(skipped) = events.skipped().first() {
             // To go on elsewhere is for consumers; here it would apply events again, or never.
             let error = self.unlike(skipped);
@@ -198,7 +205,7 @@ impl<P: Projection> Projector<P> {
             let mut changes = self.broker.transaction();
             let applied = events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes));
             let committed = applied.and_then(|()| {
-                changes.offsets(&self.consumer, &events);
+                changes.offsets(&self.consumer, Offsets::from(&events).note_themselves());
                 changes.commit().map_err(P::Error::from)
             });
             if let Err(error) = committed {
@@ -216,6 +223,18 @@ impl<P: Projection> Projector<P> {
     /// As [`step`](Projector::step).
     pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, P::Error> {
         catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// Why nothing may follow what it has committed: it has applied more, which is there no more.
+    fn set_back(&self) -> Result<Option<Error>> {
+        for (topic, partition) in self.consumer.assignment() {
+            let Some(committed) = self.consumer.committed(topic.as_str(), partition)? else { continue };
+            let applied = committed.metadata.parse().ok().map(Offset::new);
+            if applied.is_some_and(|applied| applied > committed.offset) {
+                return Ok(Some(Error::Truncated { topic, partition, to: committed.offset }));
+            }
+        }
+        Ok(None)
     }
 
     /// Why what it would apply next is not what follows what it has applied.

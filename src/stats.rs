@@ -84,7 +84,7 @@ pub struct OpenReport {
     pub warnings: Vec<String>,
 }
 
-/// A group's commit that was set back to the log end.
+/// A group's commit that was set back to the log end. What is noted beside it stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClampedCommit {

@@ -247,6 +247,52 @@ fn a_projection_of_another_past_stands_still_until_it_is_rebuilt() {
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 4);
 }
 
+/// What a power loss took of the events had been projected, and what came of it is still there.
+#[test]
+fn a_projection_of_events_that_a_power_loss_took_stands_still_until_it_is_rebuilt() {
+    for (kept, expected) in [(3, true), (8, false)] {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        broker.create_topic("source", TopicConfig::new().durability(Durability::Os)).unwrap();
+        broker.create_topic("copies", TopicConfig::new()).unwrap();
+        let send = |broker: &Broker, from: u64, to: u64| {
+            (from..to).for_each(|n| {
+                drop(broker.producer().send("source", Record::new(n.to_string())).unwrap().wait().unwrap());
+            });
+        };
+        send(&broker, 0, kept);
+        broker.sync().unwrap();
+        send(&broker, kept, 8);
+        let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+        assert_eq!(projector.catch_up(|_| {}).unwrap(), 8);
+        std::mem::forget((projector, broker));
+        disk.crash(Survive::Synced);
+
+        for run in 0..3 {
+            let broker = open(&disk).unwrap();
+            assert_eq!(!broker.open_report().clamped.is_empty(), expected && run == 0);
+            send(&broker, kept + run, kept + run + 1);
+            broker.sync().unwrap();
+            let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+            let steps = [projector.step(NOW), projector.step(NOW)];
+            for step in steps {
+                let refused = step.as_ref().err().and_then(|error| error.downcast_ref::<Error>());
+                let is_told = matches!(refused, Some(Error::Truncated { to, .. }) if *to == kept);
+                assert_eq!(is_told, expected, "kept {kept}, run {run}: {step:?}");
+            }
+            let copied = values(&broker, "copies").concat().len() as u64;
+            assert_eq!(copied, if expected { 8 } else { 8 + run + 1 });
+            drop(projector);
+            broker.close().unwrap();
+        }
+        let broker = open(&disk).unwrap();
+        let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+        projector.rebuild().unwrap();
+        assert_eq!(projector.catch_up(|_| {}).unwrap(), kept + 3);
+        assert_eq!(projector.step(NOW).unwrap().applied, 0);
+    }
+}
+
 #[test]
 fn a_table_of_the_newest_is_kept_small_by_compaction() {
     let clock = ManualClock::new();

@@ -100,6 +100,14 @@ impl Offsets {
         self
     }
 
+    /// Notes beside every offset what it is. A commit that is set back later still says how far things had been done.
+    pub(crate) fn note_themselves(&mut self) -> &mut Self {
+        for place in self.places.values_mut() {
+            place.metadata = place.next.to_string().into();
+        }
+        self
+    }
+
     /// The next offset to read, per partition.
     pub fn positions(&self) -> Vec<Position> {
         let position = |((topic, partition), place): (&(TopicName, PartitionId), &Place)| Position {
