@@ -154,6 +154,9 @@ impl BrokerConfig {
     /// opened again when needed: first segments whose bytes are all synced; if there are none, others too, and then
     /// a kernel that drops a closed file's state may forget a failed write-back before it is reported.
     ///
+    /// The key indexes of [streams](crate::Stream) count too. Whether a key has a stream is asked of every segment of its
+    /// partition, until one knows how many events there are before it: with more segments than this, that opens files each time.
+    ///
     /// Default: 512. At least 8.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = files;
@@ -290,9 +293,10 @@ impl TopicConfig {
     /// The defaults, of a topic whose keys are [streams](crate::Stream): the records of each key are the events of one
     /// aggregate, which can be [loaded](crate::Stream::load) by themselves, and appended to at an expected version.
     ///
-    /// Every record needs a key there and lies in the partition of its key. Nothing is ever removed but with
-    /// [`Topic::erase_stream`](crate::Topic::erase_stream): cleanup is [`Cleanup::None`], and deleting records is refused. This
-    /// cannot be altered later, nor can the number of partitions. Segments are sealed by their size only, since none has to
+    /// Every record needs a key there and lies in the partition of its key. Cleanup is [`Cleanup::None`], and deleting records is
+    /// refused: what events say goes with [`Topic::erase_stream`](crate::Topic::erase_stream), and the newest of them go with
+    /// [`truncate_to`](crate::Partition::truncate_to) and [`reset_to`](crate::Partition::reset_to), or, under
+    /// [`Durability::Os`], with a power loss. This cannot be altered later, nor can the number of partitions. Segments are sealed by their size only, since none has to
     /// be old enough for anything ([`segment_age`](TopicConfig::segment_age) is 100 years).
     ///
     /// ```

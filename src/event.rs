@@ -27,7 +27,10 @@
 //! ```
 //!
 //! They are a convention: nothing in the log depends on the type or the schema version, and records without them are fine.
-//! The id is looked at in one place, when an append to a [stream](crate::Stream::append) is repeated.
+//! The id is looked at when an append to a [stream](crate::Stream::append) is repeated, by itself or in a
+//! [transaction](crate::Transaction::append), and nowhere else.
+//!
+//! CloudEvents' binding for Kafka wants `ce_specversion` and `ce_source` besides, as headers of yours.
 
 /// The header with an event's id: any bytes that no other event of its stream has, given by whoever appends it.
 pub const ID: &str = "ce_id";

@@ -257,7 +257,7 @@ impl<P: Projection> Projector<P> {
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of [`Consumer::poll`], [`Consumer::commit`]
-    /// and of the projection.
+    /// and of the projection. If it is reset and cannot commit, it is at its beginning only until a restart: call this again.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
         // Whoever has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);

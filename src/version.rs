@@ -58,7 +58,10 @@ impl fmt::Display for Version {
     }
 }
 
-/// What must hold of a stream for an append to it (KurrentDB's expected revision).
+/// What must hold of a stream for an append to it.
+///
+/// KurrentDB's expected revision is one less: it is the number of the last event, counted from 0. A stream of three events is at
+/// revision 2 there, and at version 3 here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
     /// Nothing.

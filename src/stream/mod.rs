@@ -55,7 +55,8 @@ impl Topic {
     /// stream's key, their offsets and their times, so that its versions go on; it can be appended to as before. Answers with
     /// the number of events that were erased; again, it is 0.
     ///
-    /// Every segment that holds some of them is written anew, so this costs what these segments are large. Appending and
+    /// Every segment that holds some of them is written anew, and every one whose file is longer than its records are, which
+    /// is what a cut leaves and may hold some of them, too. So this costs what these segments are large. Appending and
     /// reading go on; who has loaded the events keeps what he has. The old files are deleted; what the medium does with their
     /// blocks is its business. The key stays: let it be one that says nothing of anybody. Ids go, so that an append of before
     /// that is [repeated](Stream::append) at any version appends once more. What a crash left in `.torn` files is not looked
