@@ -1,12 +1,14 @@
 //! What does it cost to commit how far a group is, and to share a thousand partitions among a hundred members?
 //!
-//! A commit is an append of one small batch, so its limit is that. A rebalance has no limit outside: it is measured beside
-//! opening a reader of as many partitions for each member, which is what they end with.
+//! A commit is an append of one small batch, so its limit is that. A rebalance has no limit outside: that of everybody is
+//! measured beside opening a reader of as many partitions for each member, which is what they end with; that of one who
+//! leaves and comes back, beside polls of everybody that bring nothing.
 
 use std::time::{Duration, Instant};
 
 use quipu::{
-    Broker, BrokerConfig, Durability, Offset, Offsets, Position, Record, Start, TopicConfig, TopicName,
+    Broker, BrokerConfig, Consumer, Durability, Offset, Offsets, Position, Record, Start, TopicConfig,
+    TopicName,
 };
 
 use super::scratch::Scratch;
@@ -56,6 +58,32 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
             vec![way("a reader each", || readers(&broker))],
         );
     }
+    let name = format!("rebalance/one of {MEMBERS} goes and comes, {PARTITIONS} partitions");
+    if suite.wants(&name) {
+        let broker = Broker::in_memory().unwrap();
+        broker.create_topic("t", TopicConfig::new().partitions(PARTITIONS)).unwrap();
+        let mut members = joined(&broker, "g");
+        let mut idle = joined(&broker, "idle");
+        suite.compare(
+            &name,
+            &[Metric::time("", "ms")],
+            vec![way("until stable, twice", || {
+                let start = Instant::now();
+                drop(members.pop());
+                settle(&broker, "g", &mut members);
+                members.push(broker.consumer("g").subscribe(&["t"]).unwrap());
+                settle(&broker, "g", &mut members);
+                vec![start.elapsed().as_secs_f64() * 1e3]
+            })],
+            vec![way("two polls of each", || {
+                let start = Instant::now();
+                for _ in 0..2 {
+                    idle.iter_mut().for_each(|member| drop(member.poll(Duration::ZERO).unwrap()));
+                }
+                vec![start.elapsed().as_secs_f64() * 1e3]
+            })],
+        );
+    }
 }
 
 fn repeat(count: usize, mut once: impl FnMut()) -> Vec<f64> {
@@ -70,20 +98,31 @@ fn repeat(count: usize, mut once: impl FnMut()) -> Vec<f64> {
 }
 
 fn join_all(broker: &Broker) -> Vec<f64> {
-    let group = broker.group("g").unwrap();
     let start = Instant::now();
-    let mut members: Vec<_> = (0..MEMBERS).map(|_| broker.consumer("g").subscribe(&["t"]).unwrap()).collect();
-    loop {
-        for member in &mut members {
-            member.poll(Duration::ZERO).unwrap();
-        }
-        if group.describe().unwrap().stable {
-            break;
-        }
-    }
+    let members = joined(broker, "g");
     let took = start.elapsed();
     assert!(members.iter().all(|member| member.assignment().len() == PARTITIONS as usize / MEMBERS));
     vec![took.as_secs_f64() * 1e3]
+}
+
+fn joined(broker: &Broker, group: &str) -> Vec<Consumer> {
+    let join = |_| broker.consumer(group).subscribe(&["t"]).unwrap();
+    let mut members: Vec<_> = (0..MEMBERS).map(join).collect();
+    settle(broker, group, &mut members);
+    members
+}
+
+/// Polls everybody until nobody has to give up or take anything.
+fn settle(broker: &Broker, group: &str, members: &mut [Consumer]) {
+    let group = broker.group(group).unwrap();
+    loop {
+        for member in members.iter_mut() {
+            member.poll(Duration::ZERO).unwrap();
+        }
+        if group.describe().unwrap().stable {
+            return;
+        }
+    }
 }
 
 fn readers(broker: &Broker) -> Vec<f64> {

@@ -1,4 +1,5 @@
-//! How long does a broker take to open? After it was closed, and after its process was killed.
+//! How long does a broker take to open? In memory, for a test, whose limit is what it does without: two threads. After it was
+//! closed, and after its process was killed.
 //!
 //! Killed means: a process of its own fills a topic, and gets a signal that it cannot handle. What it had written is in
 //! the page cache; what of that is on the medium is for the next process to find out. It must read and check what is not
@@ -13,7 +14,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use quipu::{Broker, TopicConfig};
+use quipu::testing::ManualClock;
+use quipu::{Broker, BrokerConfig, TopicConfig};
 
 use super::args::{FILL, FillArgs};
 use super::records::RecordSet;
@@ -22,6 +24,21 @@ use super::scratch::{Scratch, files_below};
 use super::suite::{Metric, Suite, way};
 
 pub(crate) fn run(suite: &mut Suite<'_>) {
+    if suite.wants("open/in memory") {
+        suite.compare(
+            "open/in memory",
+            &[Metric::time("", "us")],
+            vec![way("Broker::in_memory, drop", || {
+                in_memory(|| drop(BrokerConfig::new().clock(ManualClock::new()).in_memory().unwrap()))
+            })],
+            vec![way("two threads, started and joined", || {
+                in_memory(|| {
+                    let threads = [(); 2].map(|()| std::thread::spawn(|| {}));
+                    threads.into_iter().for_each(|thread| thread.join().unwrap());
+                })
+            })],
+        );
+    }
     let metrics = &[Metric::time("", "ms")];
     if suite.wants("open/after close") {
         let scratch = Scratch::new();
@@ -52,6 +69,14 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
             }
         }
     }
+}
+
+/// What one of many takes.
+fn in_memory(once: impl Fn()) -> Vec<f64> {
+    const MANY: u32 = 1_000;
+    let start = Instant::now();
+    (0..MANY).for_each(|_| once());
+    vec![start.elapsed().as_secs_f64() * 1e6 / f64::from(MANY)]
 }
 
 /// Fills a broker and says so; then waits to be killed. If nobody is there any more to do it, it ends by itself.
