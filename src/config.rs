@@ -293,11 +293,12 @@ impl TopicConfig {
     /// The defaults, of a topic whose keys are [streams](crate::Stream): the records of each key are the events of one
     /// aggregate, which can be [loaded](crate::Stream::load) by themselves, and appended to at an expected version.
     ///
-    /// Every record needs a key there and lies in the partition of its key. Cleanup is [`Cleanup::None`], and deleting records is
-    /// refused: what events say goes with [`Topic::erase_stream`](crate::Topic::erase_stream), and the newest of them go with
-    /// [`truncate_to`](crate::Partition::truncate_to) and [`reset_to`](crate::Partition::reset_to), or, under
-    /// [`Durability::Os`], with a power loss. This cannot be altered later, nor can the number of partitions. Segments are sealed by their size only, since none has to
-    /// be old enough for anything ([`segment_age`](TopicConfig::segment_age) is 100 years).
+    /// Every record needs a key there and lies in the partition of its key. Cleanup is [`Cleanup::None`], and deleting
+    /// records is refused: what events say goes with [`Topic::erase_stream`](crate::Topic::erase_stream), and the newest of
+    /// them go with [`truncate_to`](crate::Partition::truncate_to) and [`reset_to`](crate::Partition::reset_to), or, under
+    /// [`Durability::Os`], with a power loss. This cannot be altered later, nor can the number of partitions. Segments are
+    /// sealed by their size only, since none has to be old enough for anything ([`segment_age`](TopicConfig::segment_age)
+    /// is 100 years).
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};

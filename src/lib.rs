@@ -29,12 +29,13 @@
 //! of the broker's own, under one lock, so that no partition changes hands in between.
 //!
 //! **By key.** Where a topic keeps streams, each append notes in which batch it put which keys: in a table of the active
-//! segment, written to a side file once that is sealed. A [`Stream`] is loaded from the batches that these name, and its version is
-//! how many records they count; an append looks it up before the writer's lock and checks it under it.
+//! segment, written to a side file once that is sealed. A [`Stream`] is loaded from the batches that these name, and its
+//! version is how many records they count; an append looks it up before the writer's lock and checks it under it.
 //!
-//! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head of
-//! `src/log/mod.rs`, `src/log/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned. Durability of each file operation: the traits in `src/storage/mod.rs`. The
-//! medium that crashes and fails on demand is public: [`testing::Disk`].
+//! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head
+//! of `src/log/mod.rs`, `src/log/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned.
+//! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes and fails on demand is
+//! public: [`testing::Disk`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A public item without a sentence is an item nobody can rely on.

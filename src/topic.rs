@@ -390,9 +390,9 @@ impl Partition {
     ///
     /// # Errors
     /// [`NotCompacted`](Error::NotCompacted), [`CompactionAborted`](Error::CompactionAborted),
-    /// [`GenerationsExhausted`](Error::GenerationsExhausted), [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`DiskFull`](Error::DiskFull),
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what else the medium says: the log is what it
-    /// was, and the partition is poisoned if a restart may find it cleaned.
+    /// [`GenerationsExhausted`](Error::GenerationsExhausted), [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt),
+    /// [`DiskFull`](Error::DiskFull), [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what else the
+    /// medium says: the log is what it was, and the partition is poisoned if a restart may find it cleaned.
     pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
         self.state.check()?;
         self.log.compact()

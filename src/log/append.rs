@@ -40,8 +40,8 @@ impl Log {
     /// somebody calls [`wait_visible`](Log::wait_visible) or the worker is asked to.
     ///
     /// # Errors
-    /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was appended. After another failure of the
-    /// write the partition is poisoned.
+    /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was appended. After another
+    /// failure of the write the partition is poisoned.
     pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
         self.append_if(batch, When::default(), None).map(|(appended, _)| appended)
     }

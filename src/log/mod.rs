@@ -15,8 +15,8 @@
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
 //! - *Locks* are taken in this order: the journal's gate, shape, writer, the journal's own, named producers, manifest,
-//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. The group commit's lock and the readers' are taken with none of them held but the
-//!   shape's, or last; `ends` comes behind the manifest.
+//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. The group commit's lock and the
+//!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
 mod append;
 pub(crate) mod batch;

@@ -1,5 +1,6 @@
-//! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes, and
-//! for most of them from a side file; from then on each append is judged and noted. Logs that no named producer ever writes to never look.
+//! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes,
+//! and for most of them from a side file; from then on each append is judged and noted. Logs that no named producer ever
+//! writes to never look.
 
 use super::Log;
 use super::producers::{Claim, Located, Producers};
@@ -67,8 +68,8 @@ impl Log {
         }
     }
 
-    /// Reads the side file, and behind what it covers the headers of all batches that are visible: those of named producers are noted under the lock that they are
-    /// written under, so what is not visible yet has been noted, or is cut off.
+    /// Reads the side file, and behind what it covers the headers of all batches that are visible: those of named producers
+    /// are noted under the lock that they are written under, so what is not visible yet has been noted, or is cut off.
     fn find_producers(self: &Arc<Self>) -> Result<(Producers, Option<Offset>)> {
         let (mut producers, saved) = match self.load_producers() {
             Some(file) => (Producers::new(file.producers), Some(file.end_offset)),

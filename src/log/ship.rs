@@ -165,7 +165,8 @@ impl Log {
     /// are streams, `belongs` says whether one may be here.
     ///
     /// # Errors
-    /// That of `belongs`; `MissingKey` if a record that would be written needs one, by its number in the shipment. Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
+    /// That of `belongs`; `MissingKey` if a record that would be written needs one, by its number in the shipment.
+    /// Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
     /// the one that found no room are in the log. After another failure of a write the partition is poisoned.
     pub(crate) fn append_raw(
         self: &Arc<Self>,

@@ -69,8 +69,9 @@ pub(crate) struct Committing {
 /// to these logs.
 ///
 /// # Errors
-/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing was done. If a write
-/// fails the outcome is unknown until the broker is opened again, and the logs concerned take no appends until then.
+/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing
+/// was done. If a write fails the outcome is unknown until the broker is opened again, and the logs concerned take no
+/// appends until then.
 pub(crate) fn commit(
     ctx: &Arc<Context>,
     parts: Vec<Part>,

@@ -53,7 +53,8 @@ impl Log {
         }
     }
 
-    /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they need no looking at any more.
+    /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they
+    /// need no looking at any more.
     pub(super) fn finish_sealed(&self) {
         // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
         if self.damage.is_some() {
