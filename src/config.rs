@@ -4,12 +4,14 @@
 
 mod cleanup;
 mod retention;
+mod settings;
 
 use std::time::Duration;
 
 pub use self::cleanup::Cleanup;
 pub(crate) use self::cleanup::CompactionSettings;
 pub use self::retention::Retention;
+pub(crate) use self::settings::{Setting, merge, read};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Result};
 use crate::stats::{Event, OnEvent};
@@ -513,6 +515,15 @@ impl TopicConfig {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
+        self.validate_bounds()?;
+        if self.streams && self.cleanup != Cleanup::None {
+            return Err(invalid("cleanup", "streams keep all their events"));
+        }
+        Ok(())
+    }
+
+    /// Whether each setting by itself is one that can be.
+    fn validate_bounds(&self) -> Result<()> {
         if self.partitions == 0 || self.partitions > Self::MAX_PARTITIONS {
             return Err(invalid("partitions", "it must be 1 to 100,000"));
         }
@@ -536,149 +547,12 @@ impl TopicConfig {
         {
             return Err(invalid("retention_holds_for", reason));
         }
-        if self.streams && self.cleanup != Cleanup::None {
-            return Err(invalid("cleanup", "streams keep all their events"));
-        }
         match self.durability {
             Some(durability) => validate_durability(durability),
             None => Ok(()),
         }
     }
-
-    /// The settings as the catalog keeps them: tag and bytes each. A tag is never used again for another meaning.
-    pub(crate) fn to_tags(&self) -> Vec<(u16, Vec<u8>)> {
-        let mut tags = vec![
-            (TAG_COMPRESSION, vec![self.compression as u8]),
-            (TAG_SEGMENT_BYTES, self.segment_bytes.to_le_bytes().to_vec()),
-            (TAG_SEGMENT_AGE, millis(self.segment_age).to_le_bytes().to_vec()),
-            (TAG_MAX_RECORD_BYTES, self.max_record_bytes.to_le_bytes().to_vec()),
-            (TAG_INDEX_INTERVAL, self.index_interval_bytes.to_le_bytes().to_vec()),
-            (TAG_TIMESTAMPS, vec![self.timestamps as u8]),
-            (TAG_TIMESTAMP_BOUNDS, self.timestamp_bounds.to_bytes()),
-        ];
-        if self.streams {
-            tags.push((TAG_STREAMS, vec![1]));
-        }
-        if self.cleanup != Cleanup::Delete {
-            tags.push((TAG_CLEANUP, vec![self.cleanup as u8]));
-        }
-        let (compaction, usual) = (&self.compaction, CompactionSettings::default());
-        if compaction.min_dirty_ratio != usual.min_dirty_ratio {
-            tags.push((TAG_MIN_DIRTY_RATIO, compaction.min_dirty_ratio.to_le_bytes().to_vec()));
-        }
-        if compaction.delete_retention != usual.delete_retention {
-            tags.push((TAG_DELETE_RETENTION, millis(compaction.delete_retention).to_le_bytes().to_vec()));
-        }
-        if compaction.min_lag != usual.min_lag {
-            tags.push((TAG_MIN_LAG, millis(compaction.min_lag).to_le_bytes().to_vec()));
-        }
-        if let Some(lag) = compaction.max_lag {
-            tags.push((TAG_MAX_LAG, millis(lag).to_le_bytes().to_vec()));
-        }
-        if let Some(durability) = self.durability {
-            let (kind, every) = match durability {
-                Durability::Os => (0u8, 0),
-                Durability::Interval(d) => (1, millis(d)),
-                Durability::Sync => (2, 0),
-            };
-            let mut bytes = vec![kind];
-            bytes.extend_from_slice(&every.to_le_bytes());
-            tags.push((TAG_DURABILITY, bytes));
-        }
-        if let Some(age) = self.retention.age {
-            tags.push((TAG_RETENTION_AGE, millis(age).to_le_bytes().to_vec()));
-        }
-        if let Some(bytes) = self.retention.bytes {
-            tags.push((TAG_RETENTION_BYTES, bytes.to_le_bytes().to_vec()));
-        }
-        if !self.retention_holds.is_empty() {
-            tags.push((TAG_RETENTION_HOLDS, names_to_bytes(&self.retention_holds)));
-        }
-        tags
-    }
-
-    /// The settings that a catalog entry holds; tags of later versions are left to their own. `None` if a known tag
-    /// does not parse.
-    pub(crate) fn from_tags(partitions: u32, tags: &[(u16, Vec<u8>)]) -> Option<Self> {
-        let mut config = TopicConfig::new().partitions(partitions);
-        for (tag, bytes) in tags {
-            match *tag {
-                TAG_COMPRESSION => {
-                    config.compression = match bytes.as_slice() {
-                        [0] => Compression::None,
-                        [1] => Compression::Lz4,
-                        _ => return None,
-                    }
-                }
-                TAG_SEGMENT_BYTES => config.segment_bytes = u32_of(bytes)?,
-                TAG_SEGMENT_AGE => config.segment_age = Duration::from_millis(u64_of(bytes)?),
-                TAG_MAX_RECORD_BYTES => config.max_record_bytes = u32_of(bytes)?,
-                TAG_INDEX_INTERVAL => config.index_interval_bytes = u32_of(bytes)?,
-                TAG_TIMESTAMPS => {
-                    config.timestamps = match bytes.as_slice() {
-                        [0] => TimestampType::Create,
-                        [1] => TimestampType::Append,
-                        _ => return None,
-                    }
-                }
-                TAG_TIMESTAMP_BOUNDS => config.timestamp_bounds = TimestampBounds::from_bytes(bytes)?,
-                TAG_DURABILITY => {
-                    let (kind, every) = bytes.split_first()?;
-                    config.durability = Some(match kind {
-                        0 => Durability::Os,
-                        1 => Durability::Interval(Duration::from_millis(u64_of(every)?)),
-                        2 => Durability::Sync,
-                        _ => return None,
-                    });
-                }
-                TAG_RETENTION_AGE => config.retention.age = Some(Duration::from_millis(u64_of(bytes)?)),
-                TAG_CLEANUP => {
-                    config.cleanup = match bytes.as_slice() {
-                        [0] => Cleanup::Delete,
-                        [1] => Cleanup::Compact,
-                        [2] => Cleanup::CompactAndDelete,
-                        [3] => Cleanup::None,
-                        _ => return None,
-                    }
-                }
-                TAG_STREAMS => {
-                    config.streams = match bytes.as_slice() {
-                        [1] => true,
-                        _ => return None,
-                    }
-                }
-                TAG_MIN_DIRTY_RATIO => config.compaction.min_dirty_ratio = u32_of(bytes)?,
-                TAG_DELETE_RETENTION => {
-                    config.compaction.delete_retention = Duration::from_millis(u64_of(bytes)?);
-                }
-                TAG_MIN_LAG => config.compaction.min_lag = Duration::from_millis(u64_of(bytes)?),
-                TAG_MAX_LAG => config.compaction.max_lag = Some(Duration::from_millis(u64_of(bytes)?)),
-                TAG_RETENTION_BYTES => config.retention.bytes = Some(u64_of(bytes)?),
-                TAG_RETENTION_HOLDS => config.retention_holds = names_from_bytes(bytes)?,
-                _ => {}
-            }
-        }
-        config.validate().ok().map(|()| config)
-    }
 }
-
-const TAG_COMPRESSION: u16 = 1;
-const TAG_SEGMENT_BYTES: u16 = 2;
-const TAG_SEGMENT_AGE: u16 = 3;
-const TAG_MAX_RECORD_BYTES: u16 = 4;
-const TAG_INDEX_INTERVAL: u16 = 5;
-const TAG_DURABILITY: u16 = 6;
-const TAG_RETENTION_AGE: u16 = 7;
-const TAG_RETENTION_BYTES: u16 = 8;
-const TAG_TIMESTAMPS: u16 = 10;
-const TAG_TIMESTAMP_BOUNDS: u16 = 11;
-const TAG_CLEANUP: u16 = 12;
-const TAG_MIN_DIRTY_RATIO: u16 = 13;
-const TAG_DELETE_RETENTION: u16 = 14;
-const TAG_MIN_LAG: u16 = 15;
-const TAG_MAX_LAG: u16 = 16;
-const TAG_STREAMS: u16 = 18;
-const TAG_RETENTION_HOLDS: u16 = 19;
 
 /// How far from the time of sending a given timestamp may lie; `None`: anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -710,36 +584,11 @@ impl TimestampBounds {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (before, after) = bytes.split_first_chunk::<8>()?;
         let bound = |millis| (millis != u64::MAX).then(|| Duration::from_millis(millis));
-        Some(TimestampBounds { before: bound(u64::from_le_bytes(*before)), after: bound(u64_of(after)?) })
+        Some(TimestampBounds {
+            before: bound(u64::from_le_bytes(*before)),
+            after: bound(settings::u64_of(after)?),
+        })
     }
-}
-
-/// Each with its length before it; none is longer than a group's may be.
-fn names_to_bytes(names: &[String]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for name in names {
-        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-        bytes.extend_from_slice(name.as_bytes());
-    }
-    bytes
-}
-
-fn names_from_bytes(mut bytes: &[u8]) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    while let Some((len, rest)) = bytes.split_first() {
-        let (name, rest) = rest.split_at_checked(usize::from(*len))?;
-        names.push(String::from_utf8(name.to_vec()).ok()?);
-        bytes = rest;
-    }
-    Some(names)
-}
-
-fn u32_of(bytes: &[u8]) -> Option<u32> {
-    bytes.try_into().ok().map(u32::from_le_bytes)
-}
-
-fn u64_of(bytes: &[u8]) -> Option<u64> {
-    bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -756,64 +605,5 @@ fn validate_durability(durability: Durability) -> Result<()> {
             Err(invalid("durability", "an interval must be at least 1 ms"))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_survive_the_catalog_and_unknown_tags_are_ignored() {
-        for durability in [
-            None,
-            Some(Durability::Os),
-            Some(Durability::Sync),
-            Some(Durability::Interval(Duration::from_millis(7))),
-        ] {
-            let config = TopicConfig {
-                partitions: 3,
-                compression: Compression::Lz4,
-                durability,
-                segment_bytes: 1 << 16,
-                segment_age: Duration::from_secs(5),
-                max_record_bytes: 999,
-                index_interval_bytes: 17,
-                timestamps: TimestampType::Append,
-                timestamp_bounds: TimestampBounds {
-                    before: Some(Duration::from_millis(3)),
-                    after: durability.map(|_| Duration::ZERO),
-                },
-                retention: Retention::for_age(Duration::from_millis(3)).and_bytes(u64::MAX),
-                retention_holds: durability.map_or(Vec::new(), |_| vec!["a".repeat(249), "\u{fc}".into()]),
-                cleanup: durability.map_or(Cleanup::Compact, |_| Cleanup::CompactAndDelete),
-                compaction: CompactionSettings {
-                    min_dirty_ratio: 1,
-                    delete_retention: Duration::from_millis(2),
-                    min_lag: Duration::from_millis(3),
-                    max_lag: durability.map(|_| Duration::from_millis(4)),
-                },
-                streams: false,
-            };
-            let mut tags = config.to_tags();
-            tags.push((60_000, vec![1, 2, 3]));
-            assert_eq!(TopicConfig::from_tags(3, &tags), Some(config));
-        }
-    }
-
-    #[test]
-    fn streams_survive_the_catalog() {
-        let config = TopicConfig::streams().partitions(3);
-        assert_eq!(TopicConfig::from_tags(3, &config.to_tags()), Some(config));
-        let kept = TopicConfig::new().cleanup(Cleanup::None);
-        assert_eq!(TopicConfig::from_tags(1, &kept.to_tags()), Some(kept));
-    }
-
-    #[test]
-    fn a_known_tag_with_foreign_bytes_is_refused() {
-        for tag in (1..=8).chain(10..=16).chain(18..=19) {
-            assert_eq!(TopicConfig::from_tags(1, &[(tag, vec![9; 3])]), None, "tag {tag}");
-        }
-        assert_eq!(TopicConfig::from_tags(0, &[]), None);
     }
 }

@@ -159,7 +159,7 @@ pub enum Error {
         /// The partition.
         partition: PartitionId,
     },
-    /// A topic of this name, or of one that differs only in case, exists already.
+    /// A topic of this name exists already.
     #[error("topic {topic} exists already")]
     TopicExists {
         /// The existing topic's name.
@@ -274,23 +274,31 @@ pub enum Error {
         /// The broker's directory.
         path: PathBuf,
     },
-    /// The directory holds something else than a broker's files. Nothing was touched.
-    #[error("{} is not a broker's directory: it holds {found:?}", path.display())]
+    /// The directory holds something that its broker did not make: it is not a broker's directory, or it has files where
+    /// those of a topic or a partition that is to be created would go. Nothing was touched.
+    #[error("{} holds {found:?}, which is not a file of its broker: nothing was touched", path.display())]
     ForeignDirectory {
         /// The directory.
         path: PathBuf,
         /// The entry that is not ours.
         found: String,
     },
-    /// A file was written by a newer version of this crate. Nothing was touched.
-    #[error("{} has format version {found}; this build reads up to {supported}", path.display())]
+    /// A file is whole, and needs something of the format that this build does not have: another version, or a feature.
+    /// Nothing was touched. Open the directory with the release that wrote it, or with a later one.
+    #[error(
+        "{} needs {needs}; this build has format version {supported}: nothing was changed, open the directory with the \
+         release that wrote it or a later one",
+        path.display()
+    )]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the format that it is written in.
         found: u32,
-        /// The newest version that this build reads.
+        /// The version that this build reads and writes.
         supported: u32,
+        /// The thing that is missing, in words: for example `format version 3` or `features 0x4 of format version 2`.
+        needs: String,
     },
     /// Bytes on the medium are not what was written.
     #[error("{0}")]

@@ -1,5 +1,8 @@
 //! Where does chance come from? From a seed, so that every run can be repeated.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
 /// A small, fast generator of numbers that look random (splitmix64): the same seed gives the same numbers for ever.
 /// Not for secrets.
 #[derive(Clone, Debug)]
@@ -26,6 +29,22 @@ impl SplitMix64 {
     pub(crate) const fn below(&mut self, n: u64) -> u64 {
         ((self.next_u64() as u128 * n as u128) >> 64) as u64
     }
+}
+
+/// 16 bytes that cannot be guessed; with a seed, those that follow from it and from `salt`.
+///
+/// Without a seed they come from the operating system's randomness by way of the standard library: a keyed hash, whose key of
+/// 128 bits each thread takes from the system once and which differs with each call.
+pub(crate) fn random_bytes(seed: Option<u64>, salt: u64) -> [u8; 16] {
+    let halves = match seed {
+        Some(seed) => {
+            let mut random = SplitMix64::new(seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            [random.next_u64(), random.next_u64()]
+        }
+        None => [RandomState::new().hash_one(salt), RandomState::new().hash_one(!salt)],
+    };
+    let [low, high] = halves.map(u128::from);
+    (low | high << 64).to_le_bytes()
 }
 
 #[cfg(test)]

@@ -14,12 +14,14 @@ use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName};
 
 impl Broker {
-    /// Creates a topic.
+    /// Creates a topic. Names that differ only in case are names of different topics. Files of its partitions are made when
+    /// they are first written to.
     ///
     /// # Errors
-    /// [`TopicExists`](Error::TopicExists), also for a name that differs only in case;
-    /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed),
-    /// or what the medium says: then the topic does not exist.
+    /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName),
+    /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed);
+    /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker has, where those of
+    /// the topic would go; [`Io`](Error::Io) or [`DiskFull`](Error::DiskFull): then the topic does not exist.
     ///
     /// ```
     /// # use quipu::{Broker, TopicConfig};

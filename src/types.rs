@@ -323,8 +323,9 @@ impl FromStr for Position {
     }
 }
 
-/// Where a record was stored: what an acknowledgement says.
+/// Where a record was stored, as an acknowledgement says. It may say more one day, for example how many copies there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The topic's name.
     pub topic: TopicName,

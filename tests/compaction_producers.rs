@@ -79,8 +79,8 @@ impl Bench {
 
     /// The last offset of each batch in the files, and how many records it has.
     fn batches(&self) -> Vec<(u64, u32)> {
-        const SEGMENT_HEADER: usize = 96;
-        const BATCH_HEADER: usize = 100;
+        const SEGMENT_HEADER: usize = 128;
+        const BATCH_HEADER: usize = 104;
         let mut found = Vec::new();
         for path in files(&self.disk, "topics/t/0", ".log") {
             let bytes = self.disk.read(&path).unwrap();

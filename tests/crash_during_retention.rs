@@ -144,7 +144,9 @@ fn look(disk: &Disk, broker: &Broker, name: &str, model: &Model, case: &str) -> 
     }
     let dir = format!("topics/{name}/0");
     let listed = partition.stats().segments.len();
-    assert_eq!(files(disk, &dir, ".log").len(), listed, "{case}: {name}: a file of no segment");
+    // A partition that was never written to may have the segment of a first write that was cut off.
+    let is_right = |found: usize| found == listed || (listed == 0 && found == 1);
+    assert!(is_right(files(disk, &dir, ".log").len()), "{case}: {name}: a file of no segment");
     assert!(files(disk, &dir, ".index").len() <= listed, "{case}: {name}: an index of no segment");
     Some((bounds.log_start.get(), bounds.visible_end.get()))
 }

@@ -220,7 +220,9 @@ fn look<'a>(
     }
     let listed = partition.stats().segments.len();
     let dir = format!("topics/{name}/0");
-    assert_eq!(files(disk, &dir, ".log").len(), listed, "{case}: {name}: a file of no segment");
+    // A partition that was never written to may have the segment of a first write that was cut off.
+    let is_right = |found: usize| found == listed || (listed == 0 && found == 1);
+    assert!(is_right(files(disk, &dir, ".log").len()), "{case}: {name}: a file of no segment");
     assert!(files(disk, &dir, ".index").len() <= listed, "{case}: {name}: an index of no segment");
     let is = |state: &&State| state.start == start && end <= state.end() && state.values.starts_with(&values);
     // The newer one first: an empty log is a prefix of any.

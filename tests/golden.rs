@@ -1,106 +1,30 @@
-//! Directories that format version 1 wrote once, good and damaged, open for ever and say what they said then.
+//! Directories that format version 2 wrote once, good and damaged, open for ever and say what they said then.
 //!
-//! They are committed under `tests/golden/v1` and never written again: `QUIPU_WRITE_GOLDEN=1 cargo test --test golden` makes
-//! those that are missing, for a new format feature.
+//! They are committed under `tests/golden/v2`, each with its dump beside it, and never written again:
+//! `QUIPU_WRITE_GOLDEN=1 cargo test --test golden` makes those that are missing, for a new feature of the format.
+//! `tests/second_reader.rs` reads them all without this crate.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fmt::Write;
+#[path = "common/dump_dir.rs"]
+mod dump_dir;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
-    Broker, BrokerConfig, Cleanup, Compression, Durability, Error, Record, Start, Timestamp, TopicConfig,
+    Broker, BrokerConfig, Cleanup, Compression, Durability, Offset, ProducerConfig, Record, Timestamp,
+    TopicConfig,
 };
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name)
 }
 
 fn settings() -> BrokerConfig {
     BrokerConfig::new().clock(ManualClock::new()).seed(42)
-}
-
-/// Everything that a directory says, as text: one line a record, and what opening reported.
-fn describe(dir: &Path) -> String {
-    let mut text = String::new();
-    let broker = match settings().open(dir) {
-        Ok(broker) => broker,
-        Err(error) => return format!("{}\n", relative(&error, dir)),
-    };
-    let report = broker.open_report();
-    writeln!(text, "clean {}", report.clean).unwrap();
-    for cut in &report.cuts {
-        let to = cut.to.map(|to| to.get());
-        writeln!(
-            text,
-            "cut {}/{} from {} to {to:?}, {} bytes",
-            cut.topic, cut.partition, cut.from, cut.bytes
-        )
-        .unwrap();
-    }
-    for (topic, partition, error) in &report.damaged {
-        writeln!(text, "damaged {topic}/{partition}: {}", relative(error, dir)).unwrap();
-    }
-    for topic in broker.topics() {
-        writeln!(text, "topic {} of {} partitions", topic.name(), topic.partition_count()).unwrap();
-        for partition in topic.partitions() {
-            describe_partition(&partition, dir, &mut text);
-        }
-    }
-    for group in broker.groups().unwrap() {
-        for at in broker.group(group.as_str()).unwrap().describe().unwrap().partitions {
-            let committed = at.committed.map(|committed| (committed.offset.get(), committed.metadata));
-            writeln!(text, "group {group}: {}/{} {committed:?}", at.topic, at.partition).unwrap();
-        }
-    }
-    text
-}
-
-fn describe_partition(partition: &quipu::Partition, dir: &Path, text: &mut String) {
-    let mut from = match partition.bounds() {
-        Ok(bounds) => bounds.log_start,
-        Err(error) => return writeln!(text, "{}", relative(&error, dir)).unwrap(),
-    };
-    loop {
-        match partition.read(Start::At(from), 1 << 20) {
-            Ok(records) => {
-                let Some(last) = records.last() else { return };
-                from = last.offset().plus(1);
-                for r in &records {
-                    let show = |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
-                    write!(
-                        text,
-                        "{} {} {:?} {:?}",
-                        r.position(),
-                        r.timestamp(),
-                        show(r.key()),
-                        show(r.value())
-                    )
-                    .unwrap();
-                    for (name, value) in r.headers() {
-                        write!(text, " {name}={:?}", show(value)).unwrap();
-                    }
-                    writeln!(text).unwrap();
-                }
-            }
-            Err(error) => {
-                writeln!(text, "{}", relative(&error, dir)).unwrap();
-                match error {
-                    Error::Corrupt(corruption) if corruption.resume.is_some() => {
-                        from = corruption.resume.unwrap()
-                    }
-                    _ => return,
-                }
-            }
-        }
-    }
-}
-
-/// An error without the directory in it.
-fn relative(error: &Error, dir: &Path) -> String {
-    error.to_string().replace(&format!("{}/", dir.display()), "")
 }
 
 /// A broker with every feature of the format in it, on a simulated disk, still open.
@@ -158,7 +82,7 @@ fn fill_compacted(disk: &Disk) {
     let config = small
         .cleanup(Cleanup::Compact)
         .compression(Compression::Lz4)
-        .min_compaction_lag(std::time::Duration::from_millis(1));
+        .min_compaction_lag(Duration::from_millis(1));
     broker.create_topic("table", config).unwrap();
     let at = Timestamp::from_millis;
     for i in 0..30 {
@@ -171,63 +95,264 @@ fn fill_compacted(disk: &Disk) {
         broker.producer().send_all("table", records.collect::<Vec<_>>()).unwrap().wait().unwrap();
     }
     let partition = broker.topic("table").unwrap().partition(0).unwrap();
-    clock.advance(std::time::Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
     assert!(partition.compact().unwrap().is_some());
     broker.close().unwrap();
 }
 
-/// The disk of each golden directory.
-fn make(name: &str) -> Disk {
-    let disk = Disk::new();
-    if name == "compacted" {
-        fill_compacted(&disk);
-        return disk;
+/// A log of streams, of which one was erased, with key indexes, and a named producer.
+fn fill_streams(disk: &Disk) {
+    let broker = settings().on_disk(disk).unwrap();
+    let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(400);
+    let streams = broker.create_topic("accounts", config).unwrap();
+    for i in 0..24 {
+        let account = streams.stream(format!("account {}", i % 5)).unwrap();
+        let event = Record::new(format!("event {i}")).timestamp(Timestamp::from_millis(i));
+        account.append(account.version().unwrap(), [event]).unwrap();
     }
-    let broker = fill(&disk);
-    if name == "transaction" {
-        let consumer =
-            broker.consumer("readers").assign(&broker.topic("plain").unwrap().partitions()).unwrap();
-        let mut transaction = broker.transaction();
-        transaction.send("plain", Record::new("in both").timestamp(Timestamp::from_millis(20)));
-        transaction.send("packed", Record::new("in both").timestamp(Timestamp::from_millis(20)));
-        let done = quipu::Offsets::new().next(&"plain/0@2#0".parse().unwrap()).metadata("two done").clone();
-        transaction.offsets(&consumer, done);
-        transaction.commit().unwrap();
+    streams.erase_stream("account 3").unwrap();
+    let named = broker.producer_with(ProducerConfig::new().name("outbox")).unwrap();
+    broker.create_topic("rows", TopicConfig::new()).unwrap();
+    for sequence in 1..=7 {
+        let row = Record::new(format!("row {sequence}")).sequence(sequence);
+        named.send("rows", row.timestamp(Timestamp::from_millis(5))).unwrap().wait().unwrap();
     }
-    if name == "clean" || name == "corrupt-batch" || name == "corrupt-catalog" {
-        broker.close().unwrap();
-    } else {
-        let stopped = disk.duplicate();
-        drop(broker);
-        stopped.crash(Survive::Everything);
-        return damage(name, stopped);
-    }
-    damage(name, disk)
+    broker.close().unwrap();
 }
 
-fn damage(name: &str, disk: Disk) -> Disk {
+/// More topics than a block of the medium describes, most of them never written to, with names that file systems confuse.
+fn fill_many_topics(disk: &Disk) {
+    let broker = settings().on_disk(disk).unwrap();
+    for i in 0..200 {
+        broker.create_topic(&format!("topic-{i}"), TopicConfig::new().partitions(1 + i % 3)).unwrap();
+    }
+    let odd = ["Orders", "orders", "ORDERS", "foo.", "con", "nul.txt", "COM1", "a.b_c-D", &"LONG".repeat(60)];
+    for name in odd {
+        broker.create_topic(name, TopicConfig::new()).unwrap();
+    }
+    for name in odd.into_iter().chain(["topic-7", "topic-77"]) {
+        let record = Record::new(format!("in {}", &name[..name.len().min(10)]));
+        broker.producer().send(name, record.timestamp(Timestamp::from_millis(1))).unwrap().wait().unwrap();
+    }
+    broker.delete_topic("topic-77").unwrap();
+    broker.alter_topic("topic-7", TopicConfig::new().partitions(5)).unwrap();
+    broker.close().unwrap();
+}
+
+/// The process is killed two thirds of the way through `act`.
+fn killed(act: fn(&Broker) -> quipu::Result<()>) -> Disk {
+    let run = |disk: &Disk| {
+        let broker = fill(disk);
+        let before = disk.ops();
+        let done = act(&broker);
+        (broker, before, done)
+    };
+    let (before, after) = {
+        let disk = Disk::new();
+        let (_broker, before, done) = run(&disk);
+        done.unwrap();
+        (before, disk.ops())
+    };
+    let disk = Disk::new();
+    disk.crash_at(before + 1 + (after - before) * 2 / 3);
+    let (broker, _, done) = run(&disk);
+    assert!(done.is_err(), "it was killed in the middle");
+    drop(broker);
+    disk.crash(Survive::Everything);
+    disk
+}
+
+fn plain(broker: &Broker) -> quipu::Partition {
+    broker.topic("plain").unwrap().partition(0).unwrap()
+}
+
+fn killed_in(phase: &str) -> Disk {
+    killed(match phase {
+        "first-write" => |broker| {
+            broker.producer().send("empty", Record::new("first")).and_then(|sent| sent.wait()).map(drop)
+        },
+        "roll" => |broker| {
+            let big = Record::new("b".repeat(370)).key("key 1").timestamp(Timestamp::from_millis(30));
+            (0..3).try_for_each(|_| broker.producer().send("plain", big.clone())?.wait().map(drop))
+        },
+        "truncation" => |broker| plain(broker).truncate_to(Offset::new(2)),
+        "deletion-of-records" => |broker| plain(broker).delete_records(Offset::new(6)).map(drop),
+        "deletion-of-a-topic" => |broker| broker.delete_topic("packed"),
+        "transaction" => |broker| {
+            let mut transaction = broker.transaction();
+            for topic in ["plain", "packed"] {
+                transaction.send(topic, Record::new("in both").timestamp(Timestamp::from_millis(20)));
+            }
+            transaction.commit().map(drop)
+        },
+        "closing" => |broker| broker.close(),
+        other => panic!("{other}"),
+    })
+}
+
+const PHASES: [&str; 7] = [
+    "first-write",
+    "roll",
+    "truncation",
+    "deletion-of-records",
+    "deletion-of-a-topic",
+    "transaction",
+    "closing",
+];
+
+/// The disk of each golden directory.
+fn make(name: &str) -> Disk {
+    if let Some(phase) = name.strip_prefix("killed-in-") {
+        return killed_in(phase);
+    }
+    let disk = Disk::new();
+    match name {
+        "compacted" => fill_compacted(&disk),
+        "streams" | "damaged-keys" | "damaged-producers" => fill_streams(&disk),
+        "many-topics" => fill_many_topics(&disk),
+        _ => {
+            let broker = fill(&disk);
+            if name.contains("transaction") || name == "damaged-journal" {
+                let consumer =
+                    broker.consumer("readers").assign(&broker.topic("plain").unwrap().partitions()).unwrap();
+                let mut transaction = broker.transaction();
+                transaction.send("plain", Record::new("in both").timestamp(Timestamp::from_millis(20)));
+                transaction.send("packed", Record::new("in both").timestamp(Timestamp::from_millis(20)));
+                let done =
+                    quipu::Offsets::new().next(&"plain/0@2#0".parse().unwrap()).metadata("two done").clone();
+                transaction.offsets(&consumer, done);
+                transaction.commit().unwrap();
+            }
+            if name == "power-loss" {
+                broker.sync().unwrap();
+            }
+            if UNCLEAN.contains(&name) {
+                let stopped = disk.duplicate();
+                drop(broker);
+                let lost = name == "power-loss";
+                stopped.crash(if lost { Survive::Synced } else { Survive::Everything });
+                return change(name, stopped);
+            }
+            broker.close().unwrap();
+        }
+    }
+    change(name, disk)
+}
+
+/// Left by a process that was killed.
+const UNCLEAN: [&str; 9] = [
+    "unclean",
+    "power-loss",
+    "torn",
+    "torn-catalog",
+    "transaction",
+    "damaged-synced",
+    "damaged-journal",
+    "damaged-checkpoint",
+    "unknown-batch-feature",
+];
+
+fn change(name: &str, disk: Disk) -> Disk {
     match name {
         "torn" => {
             let (path, len) = last_segment(&disk, "topics/packed/0");
             disk.truncate(&path, len - 10).unwrap();
         }
-        "corrupt-batch" => {
-            let (path, _) = first_segment(&disk, "topics/packed/0");
-            disk.flip_bit(&path, (96 + 100 + 20) * 8).unwrap();
+        "torn-catalog" => {
+            // Half of a change, as long as its magic and length.
+            let len = disk.read("catalog").unwrap().len() as u64;
+            disk.overwrite("catalog", len, b"QCHG\x20\0\0\0").unwrap();
         }
-        "corrupt-synced" => {
+        "damaged-batch" => {
+            let (path, _) = first_segment(&disk, "topics/packed/0");
+            disk.flip_bit(&path, (128 + 104 + 20) * 8).unwrap();
+        }
+        "damaged-synced" => {
             let (path, _) = first_segment(&disk, "topics/plain/0");
-            disk.flip_bit(&path, (96 + 30) * 8).unwrap();
+            disk.flip_bit(&path, (128 + 30) * 8).unwrap();
+        }
+        "damaged-segment" => {
+            let (path, _) = first_segment(&disk, "topics/packed/0");
+            disk.flip_bit(&path, 60 * 8).unwrap();
         }
         // The kill came between the journal and one of the segments.
         "transaction" => {
             let (path, len) = last_segment(&disk, "topics/packed/0");
-            disk.truncate(&path, len - (100 + 13)).unwrap();
+            disk.truncate(&path, len - (104 + 10)).unwrap();
         }
-        "corrupt-catalog" => disk.flip_bit("catalog", 100).unwrap(),
+        "damaged-journal" => {
+            // In the middle of its one record, which nothing after it says was on the medium.
+            disk.flip_bit("journal", 40 * 8).unwrap();
+        }
+        "damaged-catalog" => disk.flip_bit("catalog", 100 * 8).unwrap(),
+        "damaged-checkpoint" => disk.flip_bit("checkpoint", 22 * 8).unwrap(),
+        "damaged-manifest" => disk.flip_bit("topics/plain/1/manifest", 75 * 8).unwrap(),
+        "damaged-index" => {
+            let (path, _) = with_ending(&disk, "topics/packed/0", "index").next().unwrap();
+            disk.flip_bit(path, 80 * 8).unwrap();
+        }
+        "damaged-keys" => {
+            let (path, _) = with_ending(&disk, "topics/accounts/0", "keys").next().unwrap();
+            disk.flip_bit(path, 110 * 8).unwrap();
+        }
+        "damaged-producers" => disk.flip_bit("topics/rows/0/producers", 70 * 8).unwrap(),
+        "missing-manifest" => disk.remove("topics/plain/1/manifest").unwrap(),
+        "unknown-compatible" => {
+            // A later release wrote the manifest: entries of four bytes more, and something after the last of them.
+            reseal(&disk, "topics/plain/0/manifest", |bytes| {
+                bytes[16] |= 4;
+                let u32_at = |bytes: &[u8], at: usize| {
+                    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+                };
+                let mut grown = bytes[..72].to_vec();
+                let mut at = 72;
+                for _ in 0..2 {
+                    let (count, len) = (u32_at(bytes, at), u32_at(bytes, at + 4));
+                    grown.extend(&bytes[at..at + 4]);
+                    grown.extend((len as u32 + 4).to_le_bytes());
+                    for entry in bytes[at + 8..at + 8 + count * len].chunks(len) {
+                        grown.extend(entry);
+                        grown.extend([1, 2, 3, 4]);
+                    }
+                    at += 8 + count * len;
+                }
+                grown.extend([9; 10]);
+                *bytes = grown;
+            });
+        }
+        "unknown-incompatible" => reseal(&disk, "topics/plain/0/manifest", |bytes| bytes[13] |= 1),
+        "unknown-listed-feature" => reseal(&disk, "topics/packed/0/manifest", |bytes| bytes[60] |= 8),
+        "newer-version" => disk.overwrite("topics/packed/0/manifest", 8, &3u32.to_le_bytes()).unwrap(),
+        "newer-catalog" => disk.overwrite("catalog", 8, &3u32.to_le_bytes()).unwrap(),
+        "unknown-batch-feature" => {
+            // The last batch of the active segment, which would look like a torn tail.
+            let (path, _) = last_segment(&disk, "topics/packed/0");
+            let mut bytes = disk.read(&path).unwrap();
+            let last = bytes.windows(4).rposition(|window| window == b"QBAT").unwrap();
+            bytes[last + 61] |= 1;
+            let seed = [&bytes[80..96], &bytes[24..40], &bytes[20..24], &bytes[last..last + 100]].concat();
+            let crc = crc32fast::hash(&seed).to_le_bytes();
+            bytes[last + 100..last + 104].copy_from_slice(&crc);
+            disk.overwrite(&path, 0, &bytes).unwrap();
+        }
         _ => {}
     }
     disk
+}
+
+/// Changes a whole file and gives it a checksum that fits.
+fn reseal(disk: &Disk, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = disk.read(path).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    change(&mut bytes);
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    disk.remove(path).unwrap();
+    disk.write_new(path, &bytes).unwrap();
+}
+
+fn with_ending<'a>(disk: &Disk, dir: &'a str, ending: &'a str) -> impl Iterator<Item = (PathBuf, u64)> + 'a {
+    let is_such = move |path: &Path| path.starts_with(dir) && path.extension().is_some_and(|e| e == ending);
+    disk.files().into_iter().filter(move |(path, _)| is_such(path))
 }
 
 fn write_if_asked(name: &str) {
@@ -241,7 +366,7 @@ fn write_if_asked(name: &str) {
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, disk.read(&path).unwrap()).unwrap();
     }
-    fs::write(golden(&format!("{name}.txt")), describe(copy(name).path())).unwrap();
+    fs::write(golden(&format!("{name}.txt")), dump_dir::dump(copy(name).path())).unwrap();
 }
 
 fn copy(name: &str) -> tempfile::TempDir {
@@ -265,45 +390,74 @@ fn copy(name: &str) -> tempfile::TempDir {
 fn says_what_it_said(name: &str) {
     write_if_asked(name);
     let expected = fs::read_to_string(golden(&format!("{name}.txt"))).unwrap();
-    assert_eq!(describe(copy(name).path()), expected, "{name}");
+    assert_eq!(dump_dir::dump(copy(name).path()), expected, "{name}");
 }
 
 #[test]
-fn a_cleanly_closed_directory() {
-    says_what_it_said("clean");
+fn good_directories() {
+    ["clean", "compacted", "streams", "many-topics", "unknown-compatible"]
+        .into_iter()
+        .for_each(says_what_it_said);
 }
 
 #[test]
-fn a_directory_whose_process_was_killed() {
-    says_what_it_said("unclean");
+fn directories_of_processes_that_were_killed() {
+    ["unclean", "power-loss", "transaction", "torn", "torn-catalog"].into_iter().for_each(says_what_it_said);
+    PHASES.iter().for_each(|phase| says_what_it_said(&format!("killed-in-{phase}")));
 }
 
 #[test]
-fn a_transaction_of_which_one_segment_has_nothing_and_a_commit_of_a_group() {
-    says_what_it_said("transaction");
+fn directories_with_damage_in_each_file() {
+    let files = ["catalog", "checkpoint", "manifest", "segment", "batch", "synced", "journal"];
+    files.iter().for_each(|file| says_what_it_said(&format!("damaged-{file}")));
+    says_what_it_said("missing-manifest");
 }
 
 #[test]
-fn a_torn_tail() {
-    says_what_it_said("torn");
+fn directories_with_damage_in_files_that_can_be_made_again() {
+    for (file, good) in [("index", "clean"), ("keys", "streams"), ("producers", "streams")] {
+        let name = format!("damaged-{file}");
+        says_what_it_said(&name);
+        let text = |name: &str| fs::read_to_string(golden(&format!("{name}.txt"))).unwrap();
+        assert_eq!(text(&name), text(good), "nothing is missing");
+    }
 }
 
+/// What this release does not know, it does not touch.
 #[test]
-fn a_flipped_bit_in_a_sealed_segment() {
-    says_what_it_said("corrupt-batch");
+fn directories_of_other_versions_and_with_features_that_are_not_known() {
+    for name in
+        ["unknown-incompatible", "unknown-listed-feature", "newer-version", "newer-catalog", "version-1"]
+    {
+        says_what_it_said(name);
+        let dir = copy(name);
+        assert!(settings().open(dir.path()).is_err());
+        assert!(same_files(dir.path(), &golden(name)), "{name}: nothing was changed");
+    }
+    says_what_it_said("unknown-batch-feature");
+    let (name, dir) = ("unknown-batch-feature", copy("unknown-batch-feature"));
+    let broker = settings().open(dir.path()).unwrap();
+    let refused =
+        broker.open_report().damaged.iter().map(|(topic, id, error)| (topic.as_str(), id.get(), error));
+    let refused: Vec<_> = refused.collect();
+    assert!(matches!(&refused[..], [("packed", 0, quipu::Error::UnsupportedFormat { .. })]), "{refused:?}");
+    broker.close().unwrap();
+    let packed = "topics/packed/0";
+    assert!(
+        same_files(&dir.path().join(packed), &golden(name).join(packed)),
+        "nothing of the partition was changed"
+    );
 }
 
-#[test]
-fn a_flipped_bit_in_what_later_batches_vouch_for() {
-    says_what_it_said("corrupt-synced");
-}
-
-#[test]
-fn a_flipped_bit_in_the_catalog() {
-    says_what_it_said("corrupt-catalog");
-}
-
-#[test]
-fn a_compacted_log() {
-    says_what_it_said("compacted");
+fn same_files(a: &Path, b: &Path) -> bool {
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    names(a) == names(b)
+        && names(a).iter().all(|name| match a.join(name).is_dir() {
+            true => same_files(&a.join(name), &b.join(name)),
+            false => fs::read(a.join(name)).unwrap() == fs::read(b.join(name)).unwrap(),
+        })
 }

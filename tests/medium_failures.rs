@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Random, assert_filled, at, fill, open, open_dir, read, send, small, value};
+use common::{Random, assert_filled, at, fill, make_files, open, open_dir, read, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record, Start, TopicConfig};
@@ -20,6 +20,7 @@ use quipu::{Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record,
 fn with_topic(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
     let broker = open(disk).unwrap();
     let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
+    make_files(disk, &broker, &partition);
     (broker, partition)
 }
 
@@ -200,6 +201,7 @@ fn a_poisoned_partition_does_not_touch_the_others_and_is_told() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().clock(ManualClock::new()).on_event(tell).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", sync().partitions(3)).unwrap();
+    make_files(&disk, &broker, &topic.partition(1).unwrap());
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     send(&broker, &topic.partition(1).unwrap(), "x").unwrap_err();
     send(&broker, &topic.partition(1).unwrap(), "x").unwrap_err();
@@ -336,7 +338,8 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
 
 #[test]
 fn a_full_disk_at_the_creation_of_a_topic_leaves_no_topic() {
-    for op in [Op::CreateDir, Op::OpenFile, Op::Write, Op::Sync] {
+    // A sync that fails is another matter: what is on the medium is not known then.
+    for op in [Op::CreateDir, Op::OpenFile, Op::Write] {
         for nth in 1..20 {
             let disk = Disk::new();
             let broker = open(&disk).unwrap();

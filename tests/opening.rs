@@ -15,7 +15,7 @@ use common::{
     Random, assert_filled, at, dump, files, fill, open, open_dir, read, send, small, snapshot, tree, value,
 };
 use quipu::testing::{Disk, Op, Survive};
-use quipu::{Broker, Durability, Error, Start, TopicConfig};
+use quipu::{Broker, Durability, Error, ProducerConfig, Record, Start, TopicConfig};
 use tempfile::tempdir;
 
 /// How long a second opener may take to be told.
@@ -271,11 +271,11 @@ fn a_newer_catalog_is_recognised_and_nothing_is_touched() {
     let before = snapshot(&disk);
     let error = open(&disk).unwrap_err();
     assert!(
-        matches!(&error, Error::UnsupportedFormat { path, found: 77, supported: 1 } if path.ends_with("catalog")),
+        matches!(&error, Error::UnsupportedFormat { path, found: 77, supported: 2, .. } if path.ends_with("catalog")),
         "{error}"
     );
     assert_eq!(snapshot(&disk), before);
-    disk.overwrite("catalog", 8, &1u32.to_le_bytes()).unwrap();
+    disk.overwrite("catalog", 8, &2u32.to_le_bytes()).unwrap();
     assert!(open(&disk).unwrap().open_report().clean, "and it was a clean close still");
 }
 
@@ -285,46 +285,137 @@ fn a_newer_catalog_is_recognised_in_a_directory_too() {
     open_dir(dir.path()).unwrap().close().unwrap();
     let catalog = dir.path().join("catalog");
     let mut bytes = fs::read(&catalog).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     fs::write(&catalog, bytes).unwrap();
     let before = tree(dir.path());
     let error = open_dir(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::UnsupportedFormat { path, found: 2, .. } if *path == catalog), "{error}");
+    assert!(matches!(&error, Error::UnsupportedFormat { path, found: 3, .. } if *path == catalog), "{error}");
     assert_eq!(tree(dir.path()), before);
 }
 
+/// The version of each file, in a directory with all of them: what refuses the broker changes nothing at all, a segment
+/// nothing of its partition, and a derived file is made again.
 #[test]
-fn a_newer_manifest_or_active_segment_is_answered_by_its_partition_and_the_others_work() {
-    for clean in [true, false] {
-        for is_manifest in [true, false] {
-            let disk = if clean { filled(2) } else { killed(2) };
-            let name = if is_manifest { "manifest" } else { ".log" };
-            let file = files(&disk, "topics/t/1", name).pop().unwrap();
-            disk.overwrite(&file, 8, &9u32.to_le_bytes()).unwrap();
-            let case = format!("{name}, clean: {clean}");
-            let content = |disk: &Disk| {
-                files(disk, "topics/t/1", "").iter().map(|f| disk.read(f).unwrap()).collect::<Vec<_>>()
-            };
-            let before = content(&disk);
-            let broker = open(&disk).unwrap();
-            let topic = broker.topic("t").unwrap();
-            fill(&broker, &topic.partition(0).unwrap(), 30);
-            assert_filled(&topic.partition(0).unwrap(), 30, &case);
-            let damaged = topic.partition(1).unwrap();
-            if is_manifest {
-                let error = damaged.read(at(0), 1 << 20).unwrap_err();
-                assert!(is_newer(&error, &file), "{case}: {error}");
-            }
-            let error = send(&broker, &damaged, "no").unwrap_err();
-            assert!(is_newer(&error, &file), "{case}: {error}");
-            let named = &broker.open_report().damaged;
-            assert!(
-                named.iter().any(|(_, id, error)| id.get() == 1 && is_newer(error, &file)),
-                "{case}: {named:?}"
-            );
-            drop((broker, topic, damaged));
-            assert_eq!(before, content(&disk), "{case}: nothing of it was touched");
+fn a_newer_version_of_any_file_is_recognised() {
+    let full = Disk::new();
+    let broker = open(&full).unwrap();
+    let topic = broker.create_topic("t", small().partitions(2)).unwrap();
+    let named = broker.producer_with(ProducerConfig::new().name("n")).unwrap();
+    let partitions = topic.partitions();
+    fill(&broker, &partitions[1], 30);
+    named.send(&partitions[0], Record::new("a").sequence(1)).unwrap().wait().unwrap();
+    let mut transaction = broker.transaction();
+    for partition in &partitions {
+        transaction.send(partition, Record::new("x"));
+    }
+    transaction.commit().unwrap();
+    broker.close().unwrap();
+    let content = |disk: &Disk| {
+        let files = disk.files().into_iter();
+        files.map(|(file, _)| (file.clone(), disk.read(&file).unwrap())).collect::<Vec<_>>()
+    };
+    let (mut refused, mut partition, mut derived) = (0, 0, 0);
+    for (file, bytes) in content(&full) {
+        if bytes.len() < 12 {
+            continue;
         }
+        let name = file.display().to_string();
+        for version in [3, 77, u32::MAX] {
+            let disk = full.duplicate();
+            disk.overwrite(&file, 8, &version.to_le_bytes()).unwrap();
+            let before = content(&disk);
+            let opened = open(&disk);
+            if ["catalog", "checkpoint", "journal"].contains(&name.as_str()) || name.ends_with("manifest") {
+                let error = opened.unwrap_err();
+                let says = format!("needs format version {version}");
+                assert!(error.to_string().contains(&says), "{name}: {error}");
+                assert!(
+                    matches!(&error, Error::UnsupportedFormat { path, .. } if path.ends_with(&file)),
+                    "{error}"
+                );
+                assert_eq!(content(&disk), before, "{name}");
+                refused += 1;
+                continue;
+            }
+            let broker = opened.unwrap();
+            if name.ends_with(".log") {
+                let id: u32 = if name.starts_with("topics/t/0") { 0 } else { 1 };
+                let read = broker.topic("t").unwrap().partition(id).unwrap().read(at(0), 1 << 20);
+                let is_first = name.contains("/00000000000000000000-");
+                assert_eq!(
+                    matches!(read, Err(Error::UnsupportedFormat { .. })),
+                    is_first,
+                    "{name}: {read:?}"
+                );
+                broker.close().unwrap();
+                assert_eq!(
+                    disk.read(&file).unwrap()[..12],
+                    before.iter().find(|(f, _)| *f == file).unwrap().1[..12]
+                );
+                partition += 1;
+            } else {
+                let values = common::read(&broker.topic("t").unwrap().partition(1).unwrap());
+                assert!(values.1.is_none() && values.0.len() == 31, "{name}: {values:?}");
+                derived += 1;
+            }
+        }
+    }
+    assert!(refused >= 15 && partition >= 9 && derived >= 6, "{refused} {partition} {derived}");
+}
+
+#[test]
+fn files_under_reserved_names_are_passed_over() {
+    let disk = filled(1);
+    for name in ["owner", "reserve"] {
+        disk.write_new(name, b"of a later release").unwrap();
+    }
+    let broker = open(&disk).unwrap();
+    assert!(broker.open_report().warnings.is_empty(), "{:?}", broker.open_report().warnings);
+    broker.close().unwrap();
+    assert_eq!(disk.read("owner").unwrap(), b"of a later release");
+}
+
+/// Manifests are read before anything is written: one of a later release keeps the whole broker closed.
+#[test]
+fn a_newer_manifest_refuses_the_broker_and_nothing_is_touched() {
+    for clean in [true, false] {
+        let disk = if clean { filled(2) } else { killed(2) };
+        let file = files(&disk, "topics/t/1", "manifest").pop().unwrap();
+        disk.overwrite(&file, 8, &9u32.to_le_bytes()).unwrap();
+        let content =
+            || disk.files().into_iter().map(|(f, _)| (f.clone(), disk.read(f).unwrap())).collect::<Vec<_>>();
+        let before = content();
+        let error = open(&disk).unwrap_err();
+        assert!(is_newer(&error, &file), "{error}");
+        assert!(
+            error.to_string().contains("needs format version 9; this build has format version 2"),
+            "{error}"
+        );
+        assert_eq!(before, content(), "clean: {clean}");
+    }
+}
+
+#[test]
+fn a_newer_active_segment_is_answered_by_its_partition_and_the_others_work() {
+    for clean in [true, false] {
+        let disk = if clean { filled(2) } else { killed(2) };
+        let file = files(&disk, "topics/t/1", ".log").pop().unwrap();
+        disk.overwrite(&file, 8, &9u32.to_le_bytes()).unwrap();
+        let content = |disk: &Disk| {
+            files(disk, "topics/t/1", "").iter().map(|f| disk.read(f).unwrap()).collect::<Vec<_>>()
+        };
+        let before = content(&disk);
+        let broker = open(&disk).unwrap();
+        let topic = broker.topic("t").unwrap();
+        fill(&broker, &topic.partition(0).unwrap(), 30);
+        assert_filled(&topic.partition(0).unwrap(), 30, "the other partition");
+        let damaged = topic.partition(1).unwrap();
+        let error = send(&broker, &damaged, "no").unwrap_err();
+        assert!(is_newer(&error, &file), "clean: {clean}: {error}");
+        let named = &broker.open_report().damaged;
+        assert!(named.iter().any(|(_, id, error)| id.get() == 1 && is_newer(error, &file)), "{named:?}");
+        drop((broker, topic, damaged));
+        assert_eq!(before, content(&disk), "clean: {clean}: nothing of it was touched");
     }
 }
 
@@ -345,7 +436,7 @@ fn a_newer_sealed_segment_is_answered_by_whoever_reads_it() {
 }
 
 fn is_newer(error: &Error, file: &Path) -> bool {
-    matches!(error, Error::UnsupportedFormat { path, found: 9, supported: 1 } if path.ends_with(file))
+    matches!(error, Error::UnsupportedFormat { path, found: 9, supported: 2, .. } if path.ends_with(file))
 }
 
 // -- missing and damaged files of the broker --

@@ -14,8 +14,8 @@ use quipu::{
     Broker, Compression, Durability, Error, Offset, Partition, RawBatches, Record, TimestampType, TopicConfig,
 };
 
-const ENVELOPE: usize = 68;
-const HEADER: usize = 100;
+const ENVELOPE: usize = 92;
+const HEADER: usize = 104;
 
 fn partition(broker: &Broker, topic: &str, config: TopicConfig) -> Partition {
     broker.ensure_topic(topic, config).unwrap().partition(0).unwrap()
@@ -77,17 +77,17 @@ fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
     };
     let envelope = crc(&[&bytes[..ENVELOPE - 4]]);
     bytes[ENVELOPE - 4..ENVELOPE].copy_from_slice(&envelope.to_le_bytes());
-    // The seed: a CRC state, so that of the concatenation.
-    let seed = [&bytes[16..32], &bytes[12..16]].concat();
+    // The seed: the shipment's secret, the source's topic id and partition.
+    let seed = [&bytes[72..88], &bytes[24..40], &bytes[20..24]].concat();
     let mut at = ENVELOPE;
     while at + HEADER <= bytes.len() {
         let len = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap()) as usize;
         if let Some(body) = bytes.get(at + HEADER..(at + HEADER).saturating_add(len)) {
             let body = crc(&[body]);
-            bytes[at + 92..at + 96].copy_from_slice(&body.to_le_bytes());
+            bytes[at + 96..at + 100].copy_from_slice(&body.to_le_bytes());
         }
-        let header = crc(&[&seed, &bytes[at..at + 96]]);
-        bytes[at + 96..at + 100].copy_from_slice(&header.to_le_bytes());
+        let header = crc(&[&seed, &bytes[at..at + 100]]);
+        bytes[at + 100..at + 104].copy_from_slice(&header.to_le_bytes());
         at = (at + HEADER).saturating_add(len);
     }
     bytes
@@ -257,9 +257,9 @@ fn every_flipped_bit_and_every_cut_is_refused() {
     assert!(RawBatches::from_bytes(signed(shipment.clone())).is_ok(), "signing makes what the crate makes");
     // A newer version says so, whatever else it changed.
     let mut newer = shipment;
-    newer[8] = 2;
+    newer[8] = 3;
     let refused = RawBatches::from_bytes(newer).unwrap_err().to_string();
-    assert!(refused.contains("version 2"), "{refused}");
+    assert!(refused.contains("format version 3"), "{refused}");
 }
 
 #[test]
@@ -300,8 +300,8 @@ fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
         heads.push(at);
         at += HEADER + u32::from_le_bytes(shipment[at + 4..at + 8].try_into().unwrap()) as usize;
     }
-    let fields = heads.iter().flat_map(|head| (4..92).step_by(4).map(move |at| head + at));
-    for at in (32..64).step_by(4).chain(fields) {
+    let fields = heads.iter().flat_map(|head| (4..96).step_by(4).map(move |at| head + at));
+    for at in (40..72).step_by(4).chain(fields) {
         for number in [0, 1, i32::MAX as u32, 1 << 31, u32::MAX - 1, u32::MAX] {
             let mut bytes = shipment.clone();
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
@@ -321,7 +321,9 @@ fn a_bad_batch_at_the_end_keeps_all_of_the_shipment_out() {
     let last = bytes.len() - 1;
     bytes[last] ^= 0xff;
     // The sum fits, the block may decompress: then to something else. Its first byte does not.
-    let second = ENVELOPE + HEADER + u32::from_le_bytes(bytes[72..76].try_into().unwrap()) as usize;
+    let second = ENVELOPE
+        + HEADER
+        + u32::from_le_bytes(bytes[ENVELOPE + 4..ENVELOPE + 8].try_into().unwrap()) as usize;
     bytes[second + HEADER] = 0xff;
     let batches = RawBatches::from_bytes(signed(bytes)).unwrap();
     let copy = partition(&broker, "copy", TopicConfig::new());
@@ -447,10 +449,12 @@ fn a_full_disk_keeps_what_fitted_and_a_failed_write_poisons() {
             match copy.append_raw(&all) {
                 Err(Error::DiskFull { .. }) => assert!(!poisons),
                 Err(Error::Io { .. }) => assert!(poisons, "write {nth}"),
+                // The note in the catalog that there are files: it is made again by the next opening.
+                Ok(_) if nth == 3 => continue,
                 other => panic!("write {nth}: {other:?}"),
             }
             let kept = end(&copy);
-            assert!(kept < 30 && kept >= nth / 4, "write {nth}: {kept}");
+            assert!(kept < 30 && kept >= nth.saturating_sub(3) / 4, "write {nth}: {kept}");
             assert_filled(&copy, kept, "before it went wrong");
             if copy.stats().poisoned.is_some() {
                 assert!(matches!(copy.append_raw(&all), Err(Error::Poisoned { .. })));

@@ -364,6 +364,8 @@ fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible()
     let topic = broker.create_topic("t", TopicConfig::streams().durability(Durability::Sync)).unwrap();
     let stream = topic.stream("k").unwrap();
     let log_end = || stream.partition().bounds().unwrap().log_end.get();
+    // The partition's files are made: the next sync is that of an event.
+    append(&topic.stream("other").unwrap(), ANY, "before").unwrap();
     let gate = disk.hold(Op::Sync, 1);
     thread::scope(|scope| {
         let first = scope.spawn(|| append(&stream, ANY, "opened").unwrap());
@@ -372,7 +374,7 @@ fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible()
         let tries = [scope.spawn(again), scope.spawn(again)];
         // Where they are appended without looking, both are by now.
         for _ in 0..20_000 {
-            if log_end() > 2 {
+            if log_end() > 3 {
                 break;
             }
             thread::yield_now();

@@ -7,7 +7,7 @@ mod common;
 use std::thread;
 use std::time::Duration;
 
-use common::{assert_filled, assert_prefix, at, fill, open, read, send, value};
+use common::{assert_filled, assert_prefix, at, fill, make_files, open, read, send, value};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Partition, Pending, ProducerConfig, Record, Start, TopicConfig,
@@ -52,6 +52,7 @@ fn send_detached(broker: &Broker, partition: &Partition, offset: u64) {
 fn os_is_visible_at_once_durable_when_somebody_syncs_and_survives_a_kill() {
     let disk = Disk::new();
     let (broker, clock, partition) = broker(&disk, Durability::Os);
+    make_files(&disk, &broker, &partition);
     let syncs = disk.ops_of(Op::Sync);
     fill(&broker, &partition, 5);
     assert_eq!(ends(&partition), (5, 0, 5));
@@ -306,18 +307,19 @@ fn altering_the_mode_changes_the_promise_of_what_comes_and_takes_none_back() {
 fn a_waiter_is_answered_when_the_mode_is_altered_under_it() {
     let disk = Disk::new();
     let (broker, _, partition) = broker(&disk, Durability::Sync);
+    fill(&broker, &partition, 1);
     let gate = disk.hold(Op::Sync, 1);
     thread::scope(|scope| {
-        let sender = scope.spawn(|| send(&broker, &partition, &value(0)).unwrap());
+        let sender = scope.spawn(|| send(&broker, &partition, &value(1)).unwrap());
         gate.wait_until_reached();
         // The catalog is synced as well, and passes: the gate holds one sync.
         broker.alter_topic("t", TopicConfig::new().durability(Durability::Os)).unwrap();
-        assert_eq!(ends(&partition).0, 1, "visible as Os asks");
-        assert_eq!(send(&broker, &partition, &value(1)).unwrap().offset, 1);
+        assert_eq!(ends(&partition).0, 2, "visible as Os asks");
+        assert_eq!(send(&broker, &partition, &value(2)).unwrap().offset, 2);
         gate.release();
-        assert_eq!(sender.join().unwrap().offset, 0);
+        assert_eq!(sender.join().unwrap().offset, 1);
     });
-    assert_filled(&partition, 2, "both");
+    assert_filled(&partition, 3, "all");
 }
 
 /// Whatever the mode and whatever is left of the unsynced rest: a prefix, and all that was promised.

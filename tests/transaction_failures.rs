@@ -8,7 +8,7 @@ mod common;
 use std::io::ErrorKind;
 use std::thread;
 
-use common::{read_from, send, small};
+use common::{make_files, read_from, send, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, Offset, Offsets, Outcome, Partition, Position, Receipt, Record,
@@ -93,6 +93,9 @@ fn a_segment_is_not_called_synced_before_the_records_of_its_transactions_are() {
         let end = a.bounds().unwrap().log_end;
         a.append_at(end, [Record::new("x".repeat(300))]).unwrap();
     }
+    for partition in [&c, &s] {
+        make_files(&disk, &broker, partition);
+    }
     // The first is that of the segment, the second that of the journal.
     disk.fail(Op::Sync, 2, ErrorKind::Other);
     assert_eq!(together(&broker, &[&c, &s], "two").unwrap_err().outcome(), Outcome::Unknown);
@@ -172,6 +175,7 @@ fn a_journal_that_could_not_be_written_keeps_its_partitions_from_appends() {
     let disk = Disk::new();
     let (broker, [a, b, c, s, _]) = open(&disk);
     together(&broker, &[&a, &b], "one").unwrap();
+    make_files(&disk, &broker, &s);
     disk.tear(1);
     assert_eq!(together(&broker, &[&a, &s], "two").unwrap_err().outcome(), Outcome::Unknown);
     for partition in [&a, &s] {
@@ -255,6 +259,7 @@ fn two_that_sync_the_same_file_do_not_believe_the_one_that_succeeds() {
 fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
     let disk = Disk::new();
     let (broker, [_, _, _, s, z]) = open(&disk);
+    send(&broker, &z, "before").unwrap();
     // The next one rolls: its directory is synced before the record is written.
     while s.stats().segments.iter().map(|segment| segment.bytes).sum::<u64>() < 900 {
         send(&broker, &s, &"x".repeat(100)).unwrap();

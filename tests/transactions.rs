@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::Duration;
 
-use common::{dump, open, read_from, send, small};
+use common::{dump, make_files, open, read_from, send, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, Offsets, Outcome, Partition, Record,
@@ -240,6 +240,7 @@ fn one_partition_is_a_plain_append_and_needs_no_journal() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Sync);
     let p = topics(&broker);
+    make_files(&disk, &broker, &p[0]);
     let syncs = disk.ops_of(Op::Sync);
     let mut one = broker.transaction();
     one.send(&p[0], Record::new("v")).send(&p[0], Record::new("w"));

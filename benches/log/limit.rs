@@ -14,9 +14,9 @@ use super::records::RecordSet;
 /// The size at which a batch is written, header included: the producer's default.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
 /// Room before a body.
-pub(crate) const HEADER_BYTES: usize = 100;
+pub(crate) const HEADER_BYTES: usize = 104;
 /// Bytes of a segment file before its first batch.
-const SEGMENT_HEADER_BYTES: usize = 96;
+const SEGMENT_HEADER_BYTES: usize = 128;
 
 // -- writing --
 
@@ -165,10 +165,16 @@ pub(crate) fn batches(file: &[u8]) -> impl Iterator<Item = Stored<'_>> {
 pub(crate) fn unpack<'a>(batch: &'a [u8], room: &'a mut Vec<u8>) -> &'a [u8] {
     let (header, body) = batch.split_at(HEADER_BYTES);
     assert_eq!(crc32fast::hash(body), u32_at(header, BODY_CRC), "crc of a body");
-    if header[ATTRIBUTES] & CODEC == 0 {
+    let len = u32_at(header, UNCOMPRESSED_LEN) as usize;
+    // At its end there may be a table of positions.
+    let entries = match header[TABLE] {
+        0 => 0,
+        shift => (u32_at(header, COUNT).saturating_sub(1) >> shift) as usize,
+    };
+    let body = &body[..body.len() - entries * if len <= 1 << 16 { 2 } else { 4 }];
+    if header[CODEC] == 0 {
         return body;
     }
-    let len = u32_at(header, UNCOMPRESSED_LEN) as usize;
     if room.len() < len {
         room.resize(len, 0);
     }
@@ -239,10 +245,11 @@ fn take_varint(bytes: &mut &[u8]) -> usize {
 // Where the fields of a batch header lie; see FORMAT.md.
 const BODY_LEN: usize = 4;
 const BASE_OFFSET: usize = 8;
-const ATTRIBUTES: usize = 58;
-const UNCOMPRESSED_LEN: usize = 60;
-const BODY_CRC: usize = 92;
-const CODEC: u8 = 0b111;
+const COUNT: usize = 20;
+const CODEC: usize = 58;
+const TABLE: usize = 59;
+const UNCOMPRESSED_LEN: usize = 88;
+const BODY_CRC: usize = 96;
 // Flags of a record.
 const VALUE: u8 = 1 << 1;
 const TIMESTAMP: u8 = 1 << 3;

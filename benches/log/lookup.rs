@@ -94,7 +94,7 @@ fn search(places: &Places, batches: usize, reads: usize) -> Vec<f64> {
 /// Fills so many segments that one is active and the others can go.
 fn segments(dir: &Path) -> (Broker, Partition) {
     let broker = Broker::open(dir).unwrap();
-    let config = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(800);
+    let config = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(780);
     let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
     for n in 0..=SEGMENTS {
         partition.append_at((n as u64).into(), [Record::new(vec![7; 700])]).unwrap();

@@ -1,151 +1,66 @@
-//! How do topics come and go? Through the catalog, whose replacement is each change's commit point.
+//! How do topics come and go? Each creation, change and deletion is one change of the catalog, and
+//! that is its commit point.
 //!
-//! What takes several steps is announced first: a topic to be created is listed as `Creating` before its directory is
-//! made, one to grow lists the partitions it intends, one to be deleted is listed as `Deleting` before its directory is
-//! moved to the trash. A crash between leaves an announcement, and the next opening takes it back or finishes it.
+//! A creation or a growth makes no file: a partition's first write does. A deletion is committed
+//! first; then the files go. A crash in between leaves a topic that is being deleted, and the next
+//! opening finishes that.
 
 use std::path::{Path, PathBuf};
 
+use super::store::CatalogStore;
 use super::{BrokerInner, TopicState, check_config, topic_name};
-use crate::config::TopicConfig;
-use crate::error::{Error, Result, is_space};
-use crate::format::catalog::{Catalog, TopicEntry, TopicState as EntryState};
+use crate::config::{self, TopicConfig};
+use crate::error::{Error, Result};
+use crate::format::batch::Secret;
+use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
 use crate::format::names;
 use crate::log::batch::Identity;
 use crate::log::{Context, Log, LogSettings};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
-use crate::storage::{Storage, replace_file};
+use crate::storage::Storage;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName};
-
-/// The catalog as it is on the medium, and the only way to change it.
-pub(super) struct CatalogStore {
-    current: Catalog,
-    /// A replacement failed halfway: which catalog the next opening finds is open, so nothing more is changed.
-    broken: Option<Error>,
-}
-
-impl CatalogStore {
-    pub(super) fn new(current: Catalog) -> Self {
-        CatalogStore { current, broken: None }
-    }
-
-    pub(super) fn current(&self) -> &Catalog {
-        &self.current
-    }
-
-    /// # Errors
-    /// That of the replacement after which it is unknown what the medium says.
-    fn check(&self) -> Result<()> {
-        self.broken.clone().map_or(Ok(()), Err)
-    }
-
-    /// Applies `change` and makes the result durable.
-    ///
-    /// # Errors
-    /// What the medium says. Before the rename nothing has changed; from it on the store takes no more changes.
-    pub(super) fn commit(&mut self, ctx: &Context, change: impl FnOnce(&mut Catalog)) -> Result<()> {
-        self.check()?;
-        let mut next = self.current.clone();
-        change(&mut next);
-        let path = Path::new(names::CATALOG);
-        match replace_file(&*ctx.storage, path, &next.encode()) {
-            Ok(()) => {
-                self.current = next;
-                Ok(())
-            }
-            Err(failed) => {
-                let path = ctx.display(path);
-                let error = match failed.error {
-                    e if is_space(&e) => Error::DiskFull { path },
-                    e => Error::io("replace", &path, e),
-                };
-                if failed.replaced {
-                    self.broken = Some(error.clone());
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn commit_entry(
-        &mut self,
-        ctx: &Context,
-        id: TopicId,
-        change: impl FnOnce(&mut TopicEntry),
-    ) -> Result<()> {
-        self.commit(ctx, |catalog| {
-            if let Some(entry) = catalog.topics.iter_mut().find(|entry| entry.id == id) {
-                change(entry);
-            }
-        })
-    }
-
-    fn forget(&mut self, ctx: &Context, id: TopicId) -> Result<()> {
-        self.commit(ctx, |catalog| catalog.topics.retain(|entry| entry.id != id))
-    }
-}
 
 impl BrokerInner {
     pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         let name = topic_name(name)?;
         check_config(&config)?;
         // Held throughout: creations, alterations and deletions are one after the other.
-        let mut catalog = self.catalog.lock();
+        let _changing = self.changing.lock();
         self.check_open()?;
-        if let Some(existing) = self
-            .upkeep
-            .topics
-            .read()
-            .iter()
-            .find(|other| other.name.as_str().eq_ignore_ascii_case(name.as_str()))
-        {
-            return Err(Error::TopicExists { topic: existing.name.clone() });
+        let (ctx, catalog) = (&*self.ctx, &*self.catalog);
+        let (is_live, next_id, leftovers) = catalog.with(|catalog| {
+            let of_name = catalog.deleting().filter(|topic| topic.entry.name == name);
+            let leftovers: Vec<_> = of_name.map(|topic| topic.entry.id).collect();
+            (catalog.is_live(&name), catalog.next_id(), leftovers)
+        });
+        if is_live {
+            return Err(Error::TopicExists { topic: name });
         }
-        let ctx = &*self.ctx;
-        catalog.check()?;
-        // What failed halfway under this name has to be out of the way: its announcement would take the new topic too.
-        let leftover = |entry: &&TopicEntry| {
-            entry.state != EntryState::Live && entry.name.as_str().eq_ignore_ascii_case(name.as_str())
-        };
-        while let Some(entry) = catalog.current().topics.iter().find(leftover).cloned() {
-            discard(ctx, &entry.name, entry.id)?;
-            catalog.forget(ctx, entry.id)?;
+        let mut changes = Vec::new();
+        // A deletion that failed halfway has to be out of the way: finishing it would take the new
+        // topic's files too.
+        for id in leftovers {
+            discard(ctx, &name, id)?;
+            changes.push(Change::TopicGone(id));
         }
-        let id = self.topic_id(catalog.current().next_id);
+        let id = self.topic_id(next_id);
+        refuse_existing(ctx, &names::topic_dir(&name, &id), None)?;
         let created_at = ctx.clock.now();
         let entry = TopicEntry {
             id,
-            name: name.clone(),
-            state: EntryState::Creating,
-            partitions: 0,
-            intended_partitions: config.partitions,
+            state: EntryState::Live,
+            partitions: config.partitions,
             created_at,
-            config: config.to_tags(),
+            name: name.clone(),
+            settings: config.to_settings(),
+            rest: Vec::new(),
         };
-        catalog.commit(ctx, |catalog| {
-            catalog.next_id += 1;
-            catalog.topics.push(entry);
-        })?;
-        let created = self.create_partitions(&name, id, &config, 0..config.partitions).and_then(|logs| {
-            catalog.commit_entry(ctx, id, |entry| {
-                entry.state = EntryState::Live;
-                entry.partitions = config.partitions;
-            })?;
-            Ok(logs)
-        });
-        let logs = match created {
-            Ok(logs) => logs,
-            Err(e) => {
-                // Taken back as far as the medium allows; the next creation or opening does the rest. Not if the medium
-                // may say already that the topic is there: then its files had better be.
-                if catalog.check().is_ok() && discard(ctx, &name, id).is_ok() {
-                    let _ = catalog.forget(ctx, id);
-                }
-                return Err(e);
-            }
-        };
+        // IMPORTANT: the ids before the topic. A topic that is there has taken its number.
+        changes.extend([Change::Ids(next_id + 1), Change::Topic(entry)]);
+        catalog.commit(ctx, changes)?;
+        let logs = self.new_logs(&name, id, &config, 0..config.partitions);
         let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
         let mut topics = self.upkeep.topics.write();
         let at = topics.partition_point(|other| other.name < state.name);
@@ -155,31 +70,33 @@ impl BrokerInner {
 
     pub(super) fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         check_config(&config)?;
-        let mut catalog = self.catalog.lock();
+        let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
-        let had = state.log_count();
-        if *state.config() == config {
+        let (had, seen) = (state.log_count(), state.config());
+        if *seen == config {
             return Ok(());
         }
         let mismatch = |field| Err(Error::ConfigMismatch { topic: state.name.clone(), field });
-        if config.streams != state.config().streams {
+        if config.streams != seen.streams {
             return mismatch("streams");
         }
-        // With another number of partitions keys would have other partitions, and a stream more than one.
+        // With another number of partitions keys would have other partitions, and a stream more
+        // than one.
         if config.partitions < had || (config.streams && config.partitions > had) {
             return mismatch("partitions");
         }
         let (ctx, id) = (&*self.ctx, state.id);
-        let mut added = Vec::new();
         if config.partitions > had {
-            catalog.commit_entry(ctx, id, |entry| entry.intended_partitions = config.partitions)?;
-            added = self.create_partitions(&state.name, id, &config, had..config.partitions)?;
+            refuse_existing(ctx, &names::topic_dir(&state.name, &id), Some(had))?;
         }
-        catalog.commit_entry(ctx, id, |entry| {
-            entry.partitions = config.partitions;
-            entry.intended_partitions = config.partitions;
-            entry.config = config.to_tags();
-        })?;
+        let Some(mut entry) = self.catalog.with(|catalog| Some(catalog.topic(&id)?.entry.clone())) else {
+            return Err(Error::UnknownTopic { topic: name.to_string() });
+        };
+        let ignored = config::read(had, &entry.settings).map_or(Vec::new(), |(_, ignored)| ignored);
+        entry.partitions = config.partitions;
+        entry.settings = config::merge(&seen, &config, &entry.settings, &ignored);
+        self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
+        let added = self.new_logs(&state.name, id, &config, had..config.partitions);
         let settings = LogSettings::new(&config, self.durability);
         for log in state.logs().iter() {
             log.set_settings(settings);
@@ -189,102 +106,129 @@ impl BrokerInner {
     }
 
     pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
-        let mut catalog = self.catalog.lock();
+        let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
-        let ctx = &*self.ctx;
-        catalog.commit_entry(ctx, state.id, |entry| entry.state = EntryState::Deleting)?;
-        self.upkeep.topics.write().retain(|other| other.id != state.id);
+        let (ctx, id) = (&*self.ctx, state.id);
+        let Some(entry) = self.catalog.with(|catalog| Some(catalog.topic(&id)?.entry.clone())) else {
+            return Err(Error::UnknownTopic { topic: name.to_string() });
+        };
+        let entry = TopicEntry { state: EntryState::Deleting, ..entry };
+        self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
+        {
+            let mut topics = self.upkeep.topics.write();
+            if let Ok(at) = topics.binary_search_by(|other| other.name.cmp(&state.name)) {
+                topics.remove(at);
+            }
+        }
         state.delete();
-        discard(ctx, &state.name, state.id)?;
-        catalog.forget(ctx, state.id)
+        discard(ctx, &state.name, id)?;
+        // If a crash takes this the next opening finds nothing to remove.
+        self.catalog.note(ctx, vec![Change::TopicGone(id)])
     }
 
-    /// Makes and opens the partitions that an announced entry intends. Durable on return.
-    fn create_partitions(
+    /// The logs of partitions that were never written to.
+    fn new_logs(
         &self,
         name: &TopicName,
         id: TopicId,
         config: &TopicConfig,
         partitions: std::ops::Range<u32>,
-    ) -> Result<Vec<Arc<Log>>> {
-        make_partitions(&self.ctx, name, id, partitions.clone())?;
+    ) -> Vec<Arc<Log>> {
         let settings = LogSettings::new(config, self.durability);
         let mut report = OpenReport::default();
-        let logs = partitions
-            .map(|partition| {
-                let identity = identity(name, id, partition);
-                let dir = names::partition_dir(name, identity.partition);
-                Log::open_new(&self.ctx, identity, dir, settings, &mut report)
-            })
-            .collect();
-        match report.damaged.pop() {
-            // The medium refused to show what has just been made.
-            Some((_, _, error)) => Err(error),
-            None => Ok(logs),
-        }
+        let open = |partition| {
+            let identity = identity(name, id, partition);
+            let dir = names::partition_dir(name, &id, identity.partition);
+            Log::open(&self.ctx, identity, dir, settings, None, Ok(None), &mut report)
+        };
+        partitions.map(open).collect()
     }
 
-    /// A random identity. Under a fixed seed every opening would begin with the same numbers, so the catalog's counter,
-    /// which is never given out twice, goes into it.
+    /// An identity that no topic has had. From the system's randomness; under a seed repeatable:
+    /// then the catalog's counter, which is never given out twice, goes into it, because every
+    /// opening begins with the same numbers.
     fn topic_id(&self, next_id: u64) -> TopicId {
-        let mut random = SplitMix64::new(self.ctx.seed ^ next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut seeded = SplitMix64::new(self.ctx.seed ^ next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut half = || if self.is_seeded { seeded.next_u64() } else { random_u64() };
         let mut id = [0; 16];
-        for (half, bytes) in [random.next_u64(), random.next_u64()].into_iter().zip(id.chunks_exact_mut(8)) {
-            bytes.copy_from_slice(&half.to_le_bytes());
+        for bytes in id.chunks_exact_mut(8) {
+            bytes.copy_from_slice(&half().to_le_bytes());
         }
         TopicId(id)
     }
 }
 
 pub(super) fn identity(name: &TopicName, topic_id: TopicId, partition: u32) -> Identity {
-    Identity { topic: name.clone(), topic_id, partition: PartitionId::new(partition) }
+    let partition = PartitionId::new(partition);
+    Identity { topic: name.clone(), topic_id, partition, secret: Secret::default() }
 }
 
-/// Makes the directories of partitions that an announced entry intends. Durable on return.
-fn make_partitions(
-    ctx: &Context,
-    name: &TopicName,
-    id: TopicId,
-    partitions: std::ops::Range<u32>,
-) -> Result<()> {
-    let dir = names::topic_dir(name);
-    ctx.storage.create_dir(&dir).map_err(|e| Error::create(&ctx.display(&dir), e))?;
-    for partition in partitions {
-        Log::create(
-            ctx,
-            &identity(name, id, partition),
-            &names::partition_dir(name, PartitionId::new(partition)),
-        )?;
-    }
-    for dir in [dir.as_path(), Path::new(names::TOPICS)] {
-        ctx.storage.sync_dir(dir).map_err(|e| Error::io("sync", &ctx.display(dir), e))?;
-    }
-    Ok(())
+/// A number from the operating system's randomness, by way of the keys of the standard library's
+/// hasher.
+pub(super) fn random_u64() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// Takes back or finishes what a crash left announced, and empties the trash.
-pub(super) fn settle(ctx: &Context, catalog: &mut CatalogStore) -> Result<()> {
-    for entry in catalog.current().topics.clone() {
-        match entry.state {
-            EntryState::Live if entry.intended_partitions > entry.partitions => {
-                for partition in entry.partitions..entry.intended_partitions {
-                    remove_tree(ctx, &names::partition_dir(&entry.name, PartitionId::new(partition)))?;
-                }
-                catalog.commit_entry(ctx, entry.id, |entry| entry.intended_partitions = entry.partitions)?;
-            }
-            EntryState::Live => {}
-            EntryState::Creating | EntryState::Deleting => {
-                discard(ctx, &entry.name, entry.id)?;
-                catalog.forget(ctx, entry.id)?;
-            }
+/// Refuses to take over files that the catalog does not know: the directory of a topic to be
+/// created, or that of a partition from `first` on of a topic that grows.
+///
+/// # Errors
+/// `ForeignDirectory` if there is such a directory; an I/O error.
+fn refuse_existing(ctx: &Context, dir: &Path, first: Option<u32>) -> Result<()> {
+    let entries = match ctx.storage.list(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
+    };
+    let foreign = |path: &Path, found: &str| {
+        Err(Error::ForeignDirectory { path: ctx.display(path), found: found.to_string() })
+    };
+    let Some(first) = first else {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        return foreign(Path::new(names::TOPICS), &name);
+    };
+    let is_new =
+        |name: &str| names::parse_partition_dir(name).is_some_and(|partition| partition.get() >= first);
+    match entries.iter().find(|entry| is_new(&entry.name)) {
+        Some(entry) => foreign(dir, &entry.name),
+        None => Ok(()),
+    }
+}
+
+/// Finishes the deletions that a crash interrupted.
+pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
+    let deleting = catalog.with(|catalog| {
+        let found = catalog.deleting().map(|topic| {
+            let entry = &topic.entry;
+            // The name is free only once the files are gone, so files under it are those of the
+            // topic that is there.
+            (entry.id, entry.name.clone(), catalog.is_live(&entry.name))
+        });
+        found.collect::<Vec<_>>()
+    });
+    let mut gone = Vec::new();
+    for (id, name, is_reused) in deleting {
+        if !is_reused {
+            discard(ctx, &name, id)?;
         }
+        gone.push(Change::TopicGone(id));
     }
-    Ok(())
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // IMPORTANT: a rename that the last run made may not be durable yet; otherwise a power loss
+    // brings the files back, under a name that is free.
+    for dir in [names::TOPICS, names::TRASH] {
+        let synced = ctx.storage.sync_dir(Path::new(dir));
+        synced.map_err(|e| Error::io("sync", &ctx.display(Path::new(dir)), e))?;
+    }
+    catalog.note(ctx, gone)
 }
 
-/// Moves a topic's directory to the trash and removes it there. Fine if any of that has been done before.
+/// Moves a topic's directory to the trash and removes it there. Fine if any of that has been done
+/// before.
 fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
-    let (dir, trash) = (names::topic_dir(name), names::trash_dir(&id));
+    let (dir, trash) = (names::topic_dir(name, &id), names::trash_dir(&id));
     match ctx.storage.rename(&dir, &trash) {
         Ok(()) => {
             for dir in [names::TOPICS, names::TRASH] {

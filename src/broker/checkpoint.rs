@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
+use super::store::Place;
 use crate::error::{Error, Result, is_space};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
-use crate::log::Context;
+use crate::log::{Context, malformed};
 use crate::storage::{read_file, replace_file};
 use crate::sync::Mutex;
 
@@ -24,18 +25,22 @@ struct State {
 
 impl CheckpointStore {
     /// Reads what the last owner left. Anything but a good checkpoint counts as none; if there is a bad one, why.
-    pub(super) fn read(ctx: &Context) -> (Option<Checkpoint>, Option<String>) {
+    ///
+    /// # Errors
+    /// `UnsupportedFormat`: a later release wrote it, and what else that did is not known.
+    pub(super) fn read(ctx: &Context) -> Result<(Option<Checkpoint>, Option<String>)> {
         const LIMIT: u64 = 256 << 20;
         let path = Path::new(names::CHECKPOINT);
         let bad = |what: &str| Some(format!("{} was not used: {what}", ctx.display(path).display()));
-        match read_file(&*ctx.storage, path, LIMIT) {
+        Ok(match read_file(&*ctx.storage, path, LIMIT) {
             Ok(bytes) => match Checkpoint::decode(&bytes) {
                 Ok(checkpoint) => (Some(checkpoint), None),
+                Err(m) if m.unsupported.is_some() => return Err(malformed(ctx, path, 0, &m)),
                 Err(m) => (None, bad(m.what)),
             },
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => (None, None),
             Err(e) => (None, bad(&e.to_string())),
-        }
+        })
     }
 
     pub(super) fn new(last: Option<Checkpoint>) -> Self {
@@ -43,13 +48,20 @@ impl CheckpointStore {
     }
 
     /// Replaces the checkpoint, if it says anything else than the last one.
-    pub(super) fn write(&self, ctx: &Context, clean: bool, entries: Vec<CheckpointEntry>) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        ctx: &Context,
+        clean: bool,
+        catalog: Place,
+        entries: Vec<CheckpointEntry>,
+    ) -> Result<()> {
         let mut state = self.state.lock();
-        let next = Checkpoint { clean, entries };
+        let next =
+            Checkpoint { clean, catalog_number: catalog.number, catalog_bytes: catalog.bytes, entries };
         if state.closed || state.last.as_ref() == Some(&next) {
             return Ok(());
         }
-        state.closed = clean;
+        state.closed |= clean;
         let path = Path::new(names::CHECKPOINT);
         // Unknown from here on: after a failure the next attempt writes, whatever it says.
         state.last = None;

@@ -72,6 +72,7 @@ impl BrokerInner {
 
 /// The log that offsets are committed to, if it is among these topics.
 pub(super) fn offsets_log(topics: &[Arc<TopicState>]) -> Option<Arc<Log>> {
-    let state = topics.iter().find(|state| is_own_topic(state.name.as_str()))?;
+    let at = topics.binary_search_by(|state| state.name.as_str().cmp(OFFSETS_TOPIC)).ok()?;
+    let state = topics.get(at)?;
     state.logs().first().cloned()
 }

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use super::TopicState;
 use super::checkpoint::CheckpointStore;
 use super::groups::offsets_log;
+use super::store::CatalogStore;
 use crate::error::Result;
 use crate::group::Coordinator;
 use crate::log::{Context, Log};
@@ -21,6 +22,7 @@ pub(super) struct Upkeep {
     pub(super) ctx: Arc<Context>,
     /// By name.
     pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
+    pub(super) catalog: Arc<CatalogStore>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
 }
@@ -110,7 +112,7 @@ impl Upkeep {
                 entries.extend(log.checkpoint());
             }
         }
-        self.checkpoints.write(&self.ctx, false, entries)
+        self.checkpoints.write(&self.ctx, false, self.catalog.place(), entries)
     }
 
     /// From where on retention keeps each partition of a topic for the groups that it is to wait for; `None` if there is

@@ -7,15 +7,16 @@ mod maintenance;
 mod open;
 mod prepare;
 mod producers;
+mod store;
 mod topic_state;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use self::catalog::CatalogStore;
 use self::maintenance::{Threads, Upkeep};
 pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
 pub(crate) use self::producers::Named;
+use self::store::CatalogStore;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};
@@ -53,7 +54,11 @@ pub struct Broker {
 pub(crate) struct BrokerInner {
     pub(crate) ctx: Arc<Context>,
     durability: Durability,
-    catalog: Mutex<CatalogStore>,
+    catalog: Arc<CatalogStore>,
+    /// Held over each change of topics and names of producers, before any other lock.
+    changing: Mutex<()>,
+    /// The broker was given a seed: its topics' identities are repeatable.
+    is_seeded: bool,
     upkeep: Arc<Upkeep>,
     /// By producer id: which of its handles is the last one.
     producers: Mutex<HashMap<u64, Arc<AtomicU64>>>,
@@ -145,6 +150,33 @@ impl Broker {
         self.inner.delete_topic(name)?;
         self.inner.topic_deleted();
         Ok(())
+    }
+
+    /// Forgets the name of a [producer](crate::ProducerConfig::name), durably. Returns whether there was one of that name.
+    /// Its handles answer [`Fenced`](Error::Fenced) from now on. A later producer of that name is a new one: what the old
+    /// one has sent is not recognised when it is sent again. For names that do not come back, for example of a job
+    /// that ran once: each takes a little memory and room in the catalog.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) or [`DiskFull`](Error::DiskFull): then the name is still known.
+    /// [`Io`](Error::Io): the next opening may know it or not.
+    ///
+    /// ```
+    /// use quipu::{Broker, Error, ProducerConfig, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// broker.create_topic("rows", TopicConfig::new())?;
+    /// let import = broker.producer_with(ProducerConfig::new().name("import-2024"))?;
+    /// import.send("rows", Record::new("42").sequence(1))?.wait()?;
+    ///
+    /// assert!(broker.forget_producer("import-2024")?);
+    /// assert!(!broker.forget_producer("import-2024")?);
+    /// let sent = import.send("rows", Record::new("43").sequence(2)).and_then(|pending| pending.wait());
+    /// assert!(matches!(sent, Err(Error::Fenced)));
+    /// # Ok(()) }
+    /// ```
+    pub fn forget_producer(&self, name: &str) -> Result<bool> {
+        self.inner.forget_producer(name)
     }
 
     /// What opening found: whether the broker had been closed properly, what was recovered, cut, or is damaged.
@@ -261,6 +293,9 @@ impl BrokerInner {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        // A change of the topics that is under way is waited for, and no other begins: what it opens is
+        // closed below.
+        drop(self.changing.lock());
         // Open batches of producers are tasks of the timer: written now, due or not.
         self.run_all_tasks();
         self.threads.stop(&self.ctx);
@@ -281,9 +316,18 @@ impl BrokerInner {
         // What was sent while this went on is told that it came too late.
         self.run_all_tasks();
         drop(self.ctx.work.take());
-        let written = self.upkeep.checkpoints.write(&self.ctx, true, entries);
+        for state in &topics {
+            for log in state.logs().iter().filter(|log| log.has_files()) {
+                // Where that could not be done before. The checkpoint's entry is as good for those that have one.
+                let _ = self.catalog.note_files(&self.ctx, state.id, log.partition().get());
+            }
+        }
+        // IMPORTANT: before the mark of a clean close, which vouches for all of the catalog.
+        let catalog = self.catalog.close(&self.ctx);
+        let place = self.catalog.place();
+        let written = self.upkeep.checkpoints.write(&self.ctx, catalog.is_ok(), place, entries);
         *self.lock.lock() = None;
-        first.and(journal).and(written)
+        first.and(journal).and(catalog).and(written)
     }
 
     fn run_all_tasks(&self) {

@@ -1,9 +1,9 @@
-//! Who has which name among producers? The catalog knows, durably; which handle of a name is the last one is kept here, where
-//! the handles before it find out that they are not.
+//! Who has which name among producers? The catalog knows, durably; which handle of a name is the
+//! last one is kept here, where the handles before it find out that they are not.
 
 use super::BrokerInner;
 use crate::error::{Error, Result};
-use crate::format::catalog::ProducerEntry;
+use crate::format::catalog::{Change, ProducerEntry};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A producer's identity, of one handle.
@@ -32,30 +32,49 @@ impl BrokerInner {
     /// # Errors
     /// `Closed`; what the medium says: then the handle before is the last one still.
     pub(crate) fn open_producer(&self, name: &str) -> Result<Named> {
-        let mut catalog = self.catalog.lock();
+        let _changing = self.changing.lock();
         self.check_open()?;
-        let known = catalog.current().producers.iter().find(|producer| producer.name == name).cloned();
-        let id = known.as_ref().map_or(catalog.current().next_id, |known| known.id);
-        let epoch = known.as_ref().map_or(0, |known| known.epoch.wrapping_add(1));
-        catalog.commit(&self.ctx, |catalog| {
-            match catalog.producers.iter_mut().find(|producer| producer.id == id) {
-                Some(producer) => producer.epoch = epoch,
-                None => {
-                    catalog.next_id += 1;
-                    catalog.producers.push(ProducerEntry { id, epoch, name: name.to_string() });
-                }
+        let (known, next_id) =
+            self.catalog.with(|catalog| (catalog.producer(name).cloned(), catalog.next_id()));
+        let mut changes = Vec::new();
+        let (id, epoch) = match known {
+            Some(known) => (known.id, known.epoch.wrapping_add(1)),
+            None => {
+                changes.push(Change::Ids(next_id + 1));
+                (next_id, 0)
             }
-        })?;
+        };
+        changes.push(Change::Producer(ProducerEntry { id, epoch, name: name.to_string() }));
+        self.catalog.commit(&self.ctx, changes)?;
         let latest = self.producers.lock().entry(id).or_default().clone();
-        // Under the catalog's lock: nobody else gives a handle out.
+        // Under the lock of changes: no other thread gives a handle out.
         let handle = latest.load(Ordering::Acquire) + 1;
         latest.store(handle, Ordering::Release);
         Ok(Named { id, epoch, handle, latest })
+    }
+
+    /// Forgets a name. Returns whether there was such a producer.
+    ///
+    /// # Errors
+    /// `Closed`; an I/O error: then the name is still there.
+    pub(super) fn forget_producer(&self, name: &str) -> Result<bool> {
+        let _changing = self.changing.lock();
+        self.check_open()?;
+        let Some(id) = self.catalog.with(|catalog| catalog.producer(name).map(|known| known.id)) else {
+            return Ok(false);
+        };
+        self.catalog.commit(&self.ctx, vec![Change::ProducerGone(id)])?;
+        if let Some(latest) = self.producers.lock().remove(&id) {
+            // No handle has this number: all of them are fenced.
+            latest.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::{Change, ProducerEntry};
     use crate::broker::Broker;
     use crate::config::TopicConfig;
     use crate::error::{Error, Result};
@@ -75,17 +94,20 @@ mod tests {
         };
         let set_epoch = |epoch| {
             let inner = broker.inner();
-            let set = |catalog: &mut crate::format::catalog::Catalog| catalog.producers[0].epoch = epoch;
-            inner.catalog.lock().commit(&inner.ctx, set).unwrap();
+            let known = inner.catalog.with(|catalog| catalog.producer("job").cloned().unwrap());
+            let set = Change::Producer(ProducerEntry { epoch, ..known });
+            inner.catalog.commit(&inner.ctx, vec![set]).unwrap();
         };
         let first = named();
         set_epoch(u16::MAX - 1);
         let before = named();
         assert_eq!(send(&before, 1).unwrap(), 0);
         let behind = named();
-        assert_eq!(broker.inner().catalog.lock().current().producers[0].epoch, 0);
+        let epoch = broker.inner().catalog.with(|catalog| catalog.producer("job").unwrap().epoch);
+        assert_eq!(epoch, 0);
         assert_eq!((send(&behind, 1).unwrap(), send(&behind, 2).unwrap()), (Offset::ZERO, Offset::new(1)));
-        // An epoch that the first handle had too, and one that lies half a turn away from all that was written.
+        // An epoch that the first handle had too, and one that lies half a turn away from all that
+        // was written.
         set_epoch(u16::MAX);
         let again = named();
         set_epoch(1 << 15);

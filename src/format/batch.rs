@@ -3,10 +3,10 @@
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-use super::reader::{Malformed, Reader};
+use super::reader::{Malformed, Reader, Unsupported};
 
 /// Bytes of a batch before its body.
-pub(crate) const HEADER_BYTES: usize = 100;
+pub(crate) const HEADER_BYTES: usize = 104;
 
 /// The largest body, decompressed: what a reader may be made to allocate.
 pub(crate) const MAX_UNCOMPRESSED: u32 = 64 * 1024 * 1024;
@@ -32,7 +32,12 @@ pub(crate) struct BatchHeader {
     pub(crate) base_sequence: u64,
     /// Rises when a producer of this id is replaced.
     pub(crate) producer_epoch: u16,
-    /// Codec and flags.
+    /// The codec's number, known to this build or not: see [`Codec::from_number`](super::compression::Codec).
+    pub(crate) codec: u8,
+    /// The body ends with a table of the positions of every 2^n-th record; 0: it has none. See
+    /// [`packing`](super::packing).
+    pub(crate) table: u8,
+    /// Flags.
     pub(crate) attributes: Attributes,
     /// Bytes of the body when decompressed.
     pub(crate) uncompressed_len: u32,
@@ -74,19 +79,44 @@ impl BatchHeader {
         }
     }
 
+    /// Bytes of the position table at the end of the body, if there is one.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        match (self.table, self.count.checked_sub(1)) {
+            (1..=TABLE_MAX, Some(last)) => {
+                u64::from(last >> self.table) * u64::from(self.table_entry_bytes())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Bytes of an entry of the position table: two where every position fits.
+    pub(crate) fn table_entry_bytes(&self) -> u8 {
+        if self.uncompressed_len <= 1 << 16 { 2 } else { 4 }
+    }
+
     /// What is wrong with these values, whatever the CRC says.
     fn check(&self) -> Result<(), (u64, &'static str)> {
+        let records_len = u64::from(self.body_len).checked_sub(self.table_bytes());
         let offsets = u64::from(self.last_offset_delta) + 1;
         if self.last_offset_delta == u32::MAX || self.base_offset.get().checked_add(offsets).is_none() {
             Err((16, "last offset"))
         } else if u64::from(self.count) > offsets {
             Err((20, "record count"))
+        } else if self.table > TABLE_MAX || records_len.is_none() {
+            Err((59, "position table"))
         } else if !self.attributes.is_valid() {
-            Err((58, "attributes"))
+            Err((60, "attributes"))
         } else if self.uncompressed_len > MAX_UNCOMPRESSED
-            || (self.attributes.codec_bits() == 0 && self.uncompressed_len != self.body_len)
+            || u64::from(self.count) * SHORTEST_RECORD > u64::from(self.uncompressed_len)
+            || (self.count == 0 && self.uncompressed_len != 0)
         {
-            Err((60, "uncompressed length"))
+            Err((88, "uncompressed length"))
+        } else if records_len.is_some_and(|len| match self.codec {
+            0 => len != u64::from(self.uncompressed_len),
+            // A body that does not shrink is stored as it is.
+            _ => len >= u64::from(self.uncompressed_len),
+        }) {
+            Err((4, "body length"))
         } else if self.synced_upto > self.base_offset {
             Err((72, "synced_upto"))
         } else if self.extra != 0 && self.attributes.extra() == Extra::Nothing {
@@ -97,27 +127,25 @@ impl BatchHeader {
     }
 }
 
-/// The attribute bits of a batch: codec, kind of timestamp, meaning of `extra`.
+/// The attribute bits of a batch: kind of timestamp, meaning of `extra`, sequences.
+///
+/// The lower half are incompatible features: a reader that does not know a bit that is set must not use the batch, nor cut it
+/// off. The upper half are compatible ones: a reader that does not know a bit ignores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Attributes(u16);
+pub(crate) struct Attributes(u32);
 
 impl Attributes {
-    const CODEC: u16 = 0b0000_0111;
-    const APPEND_TIME: u16 = 0b0000_1000;
-    const EXTRA: u16 = 0b0011_0000;
-    const EXTRA_SHIFT: u32 = 4;
-    const GIVEN: u16 = 0b0100_0000;
-    const DENSE: u16 = 0b1000_0000;
+    const APPEND_TIME: u32 = 0b0_0001;
+    const EXTRA: u32 = 0b0_0110;
+    const EXTRA_SHIFT: u32 = 1;
+    const GIVEN: u32 = 0b0_1000;
+    const DENSE: u32 = 0b1_0000;
+    const KNOWN: u32 = 0b1_1111;
+    const INCOMPATIBLE: u32 = 0xffff;
 
-    /// The codec's number, known to this build or not; see [`Codec::from_bits`](super::compression::Codec).
-    pub(crate) fn codec_bits(self) -> u8 {
-        (self.0 & Self::CODEC) as u8
-    }
-
-    /// With this codec; of `bits` the lowest three count.
-    #[must_use]
-    pub(crate) fn with_codec_bits(self, bits: u8) -> Self {
-        Attributes((self.0 & !Self::CODEC) | (u16::from(bits) & Self::CODEC))
+    /// The incompatible features that this build does not know.
+    fn unknown(self) -> u32 {
+        self.0 & Self::INCOMPATIBLE & !Self::KNOWN
     }
 
     /// Whether all records have the batch's `max_timestamp`, the time of the append.
@@ -144,7 +172,7 @@ impl Attributes {
     /// With this meaning of the header's `extra`.
     #[must_use]
     pub(crate) fn with_extra(self, extra: Extra) -> Self {
-        Attributes((self.0 & !Self::EXTRA) | ((extra as u16) << Self::EXTRA_SHIFT))
+        Attributes((self.0 & !Self::EXTRA) | ((extra as u32) << Self::EXTRA_SHIFT))
     }
 
     /// Whether the caller gave its records sequences, of which the header has the last, and whether those have no gaps.
@@ -164,16 +192,13 @@ impl Attributes {
     }
 
     fn is_valid(self) -> bool {
-        let known = Self::CODEC | Self::APPEND_TIME | Self::EXTRA | Self::GIVEN | Self::DENSE;
-        self.0 & !known == 0
-            && self.0 & Self::EXTRA != Self::EXTRA
-            && (self.0 & Self::GIVEN != 0 || self.0 & Self::DENSE == 0)
+        self.0 & Self::EXTRA != Self::EXTRA && (self.0 & Self::GIVEN != 0 || self.0 & Self::DENSE == 0)
     }
 }
 
 /// What [`BatchHeader::extra`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
+#[repr(u32)]
 pub(crate) enum Extra {
     /// It is zero.
     Nothing = 0,
@@ -183,7 +208,20 @@ pub(crate) enum Extra {
     DeleteHorizon = 2,
 }
 
-/// Where a batch belongs: the state of its header's CRC after topic id and partition.
+/// 16 random bytes that the header CRCs of a partition depend on, and the hashes of its keys.
+///
+/// They never leave the broker's directory. Without them the bytes of a value cannot be made to look like a batch of the
+/// partition that the value is written to.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) [u8; 16]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Where a batch belongs: the state of its header's CRC after secret, topic id and partition.
 ///
 /// Computed once per partition, so that a header costs the checksum of its own bytes only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,8 +229,9 @@ pub(crate) struct Seed(u32);
 
 impl Seed {
     /// The seed of this partition of this topic.
-    pub(crate) fn new(topic_id: &TopicId, partition: PartitionId) -> Self {
+    pub(crate) fn new(secret: &Secret, topic_id: &TopicId, partition: PartitionId) -> Self {
         let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&secret.0);
         hasher.update(&topic_id.0);
         hasher.update(&partition.get().to_le_bytes());
         Seed(hasher.finalize())
@@ -220,11 +259,12 @@ pub(crate) fn encode_header(header: &BatchHeader, seed: Seed, out: &mut [u8; HEA
     put(&mut rest, header.producer_id.to_le_bytes());
     put(&mut rest, header.base_sequence.to_le_bytes());
     put(&mut rest, header.producer_epoch.to_le_bytes());
+    put(&mut rest, [header.codec, header.table]);
     put(&mut rest, header.attributes.0.to_le_bytes());
-    put(&mut rest, header.uncompressed_len.to_le_bytes());
     put(&mut rest, header.transaction_id.to_le_bytes());
     put(&mut rest, header.synced_upto.get().to_le_bytes());
     put(&mut rest, header.extra.to_le_bytes());
+    put(&mut rest, header.uncompressed_len.to_le_bytes());
     put(&mut rest, header.log_epoch.to_le_bytes());
     put(&mut rest, header.body_crc.to_le_bytes());
     let [covered @ .., crc0, crc1, crc2, crc3] = out;
@@ -235,8 +275,9 @@ pub(crate) fn encode_header(header: &BatchHeader, seed: Seed, out: &mut [u8; HEA
 
 /// Reads the header at the start of `bytes`, which may go on behind it, and returns its CRC too.
 ///
-/// The CRC and the plausibility of every field are checked; the body is not looked at. A codec that this build does
-/// not know is no reason to refuse a header.
+/// The CRC and the plausibility of every field are checked; the body is not looked at. A codec that this build does not
+/// know is no reason to refuse a header. An incompatible feature that it does not know is: the error says so, and such a
+/// batch must not be taken for damage.
 pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u32), Malformed> {
     let mut reader = Reader::new(bytes);
     if reader.array("batch magic")? != MAGIC {
@@ -250,6 +291,12 @@ pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u3
     if seed.crc(covered) != header_crc {
         return Err(Malformed::new(COVERED_BYTES as u64, "crc of the batch header"));
     }
+    let attributes = Reader::at(covered, ATTRIBUTES_AT).u32("attributes").map(Attributes)?;
+    if attributes.unknown() != 0 {
+        // The checksum fits: these are no damaged bytes. What else the header says may have another meaning.
+        let needs = Unsupported::Features(attributes.unknown());
+        return Err(Malformed::unsupported(ATTRIBUTES_AT as u64, "attributes", needs));
+    }
     let header = BatchHeader {
         body_len: reader.u32("body_len")?,
         base_offset: Offset::new(reader.u64("base_offset")?),
@@ -260,11 +307,13 @@ pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u3
         producer_id: reader.u64("producer_id")?,
         base_sequence: reader.u64("base_sequence")?,
         producer_epoch: reader.u16("producer_epoch")?,
-        attributes: Attributes(reader.u16("attributes")?),
-        uncompressed_len: reader.u32("uncompressed_len")?,
+        codec: reader.u8("codec")?,
+        table: reader.u8("position table")?,
+        attributes: Attributes(reader.u32("attributes")?),
         transaction_id: reader.u64("transaction_id")?,
         synced_upto: Offset::new(reader.u64("synced_upto")?),
         extra: reader.u64("extra")?,
+        uncompressed_len: reader.u32("uncompressed_len")?,
         log_epoch: reader.u32("log_epoch")?,
         body_crc: reader.u32("body_crc")?,
     };
@@ -293,7 +342,8 @@ pub(crate) fn find_batch(bytes: &[u8], mut from: usize, seed: Seed) -> Option<us
     loop {
         let candidates = bytes.get(from..)?;
         let position = from + find_magic(candidates)?;
-        if decode_header(bytes.get(position..)?, seed).is_ok() {
+        // One that needs what this build does not have is one too.
+        if decode_header(bytes.get(position..)?, seed).map_or_else(|m| m.unsupported.is_some(), |_| true) {
             return Some(position);
         }
         from = position + 1;
@@ -351,6 +401,12 @@ fn put<const N: usize>(out: &mut &mut [u8], field: [u8; N]) {
 const MAGIC: [u8; 4] = *b"QBAT";
 /// Header bytes that the header's CRC covers.
 const COVERED_BYTES: usize = HEADER_BYTES - 4;
+/// Where the attributes are.
+const ATTRIBUTES_AT: usize = 60;
+/// The greatest distance of two entries of a position table: 2^15 records.
+const TABLE_MAX: u8 = 15;
+/// Bytes of a record without key, value and headers.
+const SHORTEST_RECORD: u64 = 2;
 /// How many bytes a search looks at in one step.
 const BLOCK: usize = 64;
 
@@ -363,8 +419,10 @@ mod tests {
     use super::super::damage::{self, Random, hex};
     use super::*;
 
+    const SECRET: Secret = Secret(*b"a secret, random");
+
     fn seed() -> Seed {
-        Seed::new(&TopicId(*b"0123456789abcdef"), PartitionId::new(7))
+        Seed::new(&SECRET, &TopicId(*b"0123456789abcdef"), PartitionId::new(7))
     }
 
     fn example() -> BatchHeader {
@@ -378,7 +436,9 @@ mod tests {
             producer_id: 11,
             base_sequence: 12,
             producer_epoch: 13,
-            attributes: Attributes::default().with_codec_bits(1).with_extra(Extra::StreamVersion),
+            codec: 1,
+            table: 2,
+            attributes: Attributes::default().with_extra(Extra::StreamVersion),
             uncompressed_len: 1_000,
             transaction_id: 14,
             synced_upto: Offset::new(999_990),
@@ -406,8 +466,8 @@ mod tests {
         assert_eq!(
             hex(&encoded(&example())),
             "514241542c01000040420f0000000000090000000a0000000068e5cf8b0100000968e5cf8b010000\
-             0b000000000000000c000000000000000d001100e80300000e0000000000000036420f0000000000\
-             0f0000000000000010000000efbeadde3bd9b41e"
+             0b000000000000000c000000000000000d000102020000000e0000000000000036420f0000000000\
+             0f00000000000000e803000010000000efbeaddee8412062"
         );
     }
 
@@ -421,7 +481,8 @@ mod tests {
         assert_eq!(decode_header(&longer, seed()), Ok((example(), crc)));
         assert_eq!(example().last_offset(), 1_000_009);
         assert_eq!(example().end_offset(), 1_000_010);
-        assert_eq!(example().stored_bytes(), 400);
+        assert_eq!(example().stored_bytes(), 404);
+        assert_eq!(example().table_bytes(), 4);
     }
 
     #[test]
@@ -431,7 +492,8 @@ mod tests {
 
     #[test]
     fn the_header_crc_is_that_of_the_seed_then_the_header() {
-        let mut all = b"0123456789abcdef".to_vec();
+        let mut all = SECRET.0.to_vec();
+        all.extend(b"0123456789abcdef");
         all.extend(7u32.to_le_bytes());
         let bytes = encoded(&example());
         all.extend(&bytes[..COVERED_BYTES]);
@@ -442,8 +504,9 @@ mod tests {
     fn a_batch_of_another_partition_or_topic_is_refused() {
         let bytes = encoded(&example());
         for other in [
-            Seed::new(&TopicId(*b"0123456789abcdef"), PartitionId::new(8)),
-            Seed::new(&TopicId(*b"0123456789abcdeF"), PartitionId::new(7)),
+            Seed::new(&SECRET, &TopicId(*b"0123456789abcdef"), PartitionId::new(8)),
+            Seed::new(&SECRET, &TopicId(*b"0123456789abcdeF"), PartitionId::new(7)),
+            Seed::new(&Secret::default(), &TopicId(*b"0123456789abcdef"), PartitionId::new(7)),
         ] {
             assert_eq!(decode_header(&bytes, other).unwrap_err().what, "crc of the batch header");
         }
@@ -453,17 +516,24 @@ mod tests {
     fn implausible_headers_are_refused_even_with_a_crc_that_fits() {
         let good = encoded(&example());
         assert!(decode_header(&signed(good), seed()).is_ok());
-        let cases: [(usize, &[u8], &str); 10] = [
+        let cases: [(usize, &[u8], &str); 16] = [
             (0, b"QBAU", "batch magic"),
             (16, &u32::MAX.to_le_bytes(), "last offset"),
             (8, &(u64::MAX - 9).to_le_bytes(), "last offset"),
             (20, &11u32.to_le_bytes(), "record count"),
-            (58, &0b0011_0001u16.to_le_bytes(), "attributes"),
-            (58, &0b1001_0001u16.to_le_bytes(), "attributes"),
-            (58, &0b0001_0000u16.to_le_bytes(), "uncompressed length"),
-            (60, &(MAX_UNCOMPRESSED + 1).to_le_bytes(), "uncompressed length"),
+            (59, &[16], "position table"),
+            (4, &3u32.to_le_bytes(), "position table"),
+            (60, &0b0_0111u32.to_le_bytes(), "attributes"),
+            (60, &0b1_0010u32.to_le_bytes(), "attributes"),
+            (88, &(MAX_UNCOMPRESSED + 1).to_le_bytes(), "uncompressed length"),
+            (88, &19u32.to_le_bytes(), "uncompressed length"),
+            (20, &0u32.to_le_bytes(), "uncompressed length"),
+            // Compressed, and not smaller; stored as it is, and of another length.
+            (4, &1_004u32.to_le_bytes(), "body length"),
+            (4, &u32::MAX.to_le_bytes(), "body length"),
+            (58, &[0], "body length"),
             (72, &1_000_001u64.to_le_bytes(), "synced_upto"),
-            (58, &1u16.to_le_bytes(), "extra"),
+            (60, &0u32.to_le_bytes(), "extra"),
         ];
         for (at, field, what) in cases {
             let mut bytes = good;
@@ -473,14 +543,35 @@ mod tests {
     }
 
     #[test]
+    fn an_incompatible_feature_is_no_damage_and_a_compatible_one_is_ignored() {
+        for bit in 5..16 {
+            let mut bytes = encoded(&example());
+            bytes[60 + bit / 8] |= 1 << (bit % 8);
+            let bytes = signed(bytes);
+            let error = decode_header(&bytes, seed()).unwrap_err();
+            assert_eq!(error.unsupported, Some(Unsupported::Features(1 << bit)));
+            // A search for batches behind damage stops at it.
+            assert_eq!(find_batch(&[&[1, 2, 3][..], &bytes].concat(), 0, seed()), Some(3));
+        }
+        for bit in 16..32 {
+            let mut bytes = encoded(&example());
+            bytes[60 + bit / 8] |= 1 << (bit % 8);
+            let (header, _) = decode_header(&signed(bytes), seed()).unwrap();
+            // It is kept where the header is written again.
+            assert_eq!(encoded(&header)[60..64], signed(bytes)[60..64]);
+        }
+    }
+
+    #[test]
     fn the_extremes_are_plausible() {
         let header = BatchHeader {
             base_offset: Offset::new(u64::MAX - u64::from(u32::MAX)),
             last_offset_delta: u32::MAX - 1,
-            count: 0,
+            count: 1,
             synced_upto: Offset::new(u64::MAX - u64::from(u32::MAX)),
             uncompressed_len: MAX_UNCOMPRESSED,
-            attributes: Attributes::default().with_codec_bits(7).with_extra(Extra::DeleteHorizon),
+            codec: u8::MAX,
+            attributes: Attributes::default().with_extra(Extra::DeleteHorizon),
             ..example()
         };
         assert_eq!(decode_header(&encoded(&header), seed()).unwrap().0, header);
@@ -489,16 +580,16 @@ mod tests {
 
     #[test]
     fn attributes_do_not_disturb_each_other() {
-        for codec in 0..8 {
+        for given in [None, Some(false), Some(true)] {
             for append_time in [false, true] {
                 for extra in [Extra::Nothing, Extra::StreamVersion, Extra::DeleteHorizon] {
-                    let attributes = Attributes(0b0011_1111)
+                    let attributes = Attributes(0b1_1111)
                         .with_extra(extra)
                         .with_append_time(append_time)
-                        .with_codec_bits(codec);
+                        .with_given_sequences(given);
                     assert_eq!(
-                        (attributes.codec_bits(), attributes.append_time(), attributes.extra()),
-                        (codec, append_time, extra)
+                        (attributes.given_sequences(), attributes.append_time(), attributes.extra()),
+                        (given, append_time, extra)
                     );
                     assert!(attributes.is_valid());
                 }
@@ -517,7 +608,7 @@ mod tests {
     #[test]
     fn bodies_are_checked_by_length_and_crc() {
         let body = b"some bytes";
-        let header = BatchHeader { body_len: 10, body_crc: crc32fast::hash(body), ..example() };
+        let header = BatchHeader { body_len: 10, table: 0, body_crc: crc32fast::hash(body), ..example() };
         assert_eq!(check_body(&header, body), Ok(()));
         assert!(check_body(&header, b"some byteS").is_err());
         assert!(check_body(&header, b"some byte").is_err());

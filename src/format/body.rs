@@ -4,6 +4,7 @@
 //! stands between a body from a disk and everybody who iterates over it.
 
 use super::batch::BatchHeader;
+use super::packing::table_entry;
 use super::reader::{Malformed, Reader};
 use super::varint::{put_varint, unzigzag, varint_len, zigzag};
 
@@ -81,10 +82,10 @@ pub(crate) fn encode_raw(
 
 /// Checks a whole decompressed body against its header: every record is well-formed, they are `count`, nothing is
 /// left over, offsets rise strictly within the batch, timestamps lie between 0 and the batch's maximum, header names
-/// are UTF-8.
+/// are UTF-8, and `table` has the positions of the records that it should have.
 ///
-/// Whoever iterates over a validated body meets no error.
-pub(crate) fn validate(header: &BatchHeader, body: &[u8]) -> Result<(), Malformed> {
+/// A caller that iterates over a validated body meets no error.
+pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Result<(), Malformed> {
     let (base, max) = (header.base_timestamp.as_millis(), header.max_timestamp.as_millis());
     if header.count > 0 && max < 0 {
         return Err(Malformed::new(0, "negative timestamp"));
@@ -96,21 +97,34 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8]) -> Result<(), Malforme
         None => (i64::MAX, i64::MIN),
     };
     let mut records = Records::new(body, header.count);
-    let mut start = records.reader;
-    while records.remaining > 0 {
-        let record = records.read()?;
-        if record.offset_delta > header.last_offset_delta {
-            return Err(start.malformed("offset delta behind the batch's last"));
+    let mut table = Reader::new(table);
+    // Runs between two entries of the table, so that the walk over records need not count.
+    let run = 1_u32.checked_shl(u32::from(header.table)).filter(|_| header.table > 0).unwrap_or(u32::MAX);
+    loop {
+        let last = records.remaining.saturating_sub(run);
+        let mut start = records.reader;
+        while records.remaining > last {
+            let record = records.read()?;
+            if record.offset_delta > header.last_offset_delta {
+                return Err(start.malformed("offset delta behind the batch's last"));
+            }
+            if record.timestamp_delta < least || record.timestamp_delta > greatest {
+                return Err(start.malformed("timestamp out of the batch's bounds"));
+            }
+            if record.headers.len() > 0 {
+                record.headers.check().map_err(|what| start.malformed(what))?;
+            }
+            records.remaining -= 1;
+            start = records.reader;
         }
-        if record.timestamp_delta < least || record.timestamp_delta > greatest {
-            return Err(start.malformed("timestamp out of the batch's bounds"));
+        if records.remaining == 0 {
+            break;
         }
-        if record.headers.len() > 0 {
-            record.headers.check().map_err(|what| start.malformed(what))?;
+        if table_entry(header, &mut table)? != records.position() {
+            return Err(start.malformed("position table"));
         }
-        records.remaining -= 1;
-        start = records.reader;
     }
+    table.expect_end("position table")?;
     records.reader.expect_end("bytes behind the last record")
 }
 
@@ -483,6 +497,8 @@ mod tests {
             producer_id: 0,
             base_sequence: 0,
             producer_epoch: 0,
+            codec: 0,
+            table: 0,
             attributes: Attributes::default(),
             uncompressed_len: body.len() as u32,
             transaction_id: 0,
@@ -559,19 +575,20 @@ mod tests {
             RecordFields { timestamp_delta: 1_000, ..fields(Some(b"key"), Some(b"value"), &[("a", None)]) },
             RecordFields { offset_delta: Some(99), timestamp_delta: -1_000, ..fields(None, None, &[]) },
         ]);
-        assert_eq!(validate(&header(2, &bytes), &bytes), Ok(()));
+        assert_eq!(validate(&header(2, &bytes), &bytes, &[]), Ok(()));
         for len in 0..bytes.len() {
-            assert!(validate(&header(2, &bytes), &bytes[..len]).is_err(), "cut to {len}");
+            assert!(validate(&header(2, &bytes), &bytes[..len], &[]).is_err(), "cut to {len}");
         }
         for count in [0, 1, 3, u32::MAX] {
-            assert!(validate(&header(count, &bytes), &bytes).is_err(), "{count}");
+            assert!(validate(&header(count, &bytes), &bytes, &[]).is_err(), "{count}");
         }
-        assert_eq!(validate(&header(0, &[]), &[]), Ok(()));
+        assert_eq!(validate(&header(0, &[]), &[], &[]), Ok(()));
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        let refused = |count: u32, bytes: &[u8]| validate(&header(count, bytes), bytes).unwrap_err().what;
+        let refused =
+            |count: u32, bytes: &[u8]| validate(&header(count, bytes), bytes, &[]).unwrap_err().what;
         let timed = |timestamp_delta| body(&[RecordFields { timestamp_delta, ..fields(None, None, &[]) }]);
         let offset = |delta| RecordFields { offset_delta: Some(delta), ..fields(None, None, &[]) };
         assert_eq!(refused(1, &timed(1_001)), "timestamp out of the batch's bounds");
@@ -591,7 +608,7 @@ mod tests {
         assert_eq!(refused(1, &[4, HEADERS, 1, 0, 2]), "header value");
         assert_eq!(refused(1, &[5, HEADERS, 1, 0, 0, 0]), "bytes behind the last header");
         assert_eq!(refused(1, &[1, 0, 0]), "bytes behind the last record");
-        let malformed = validate(&header(2, &[]), &[1, 0, 1, 0x20]).unwrap_err();
+        let malformed = validate(&header(2, &[]), &[1, 0, 1, 0x20], &[]).unwrap_err();
         assert_eq!((malformed.position, malformed.what), (4, "record flags"));
     }
 
@@ -607,7 +624,7 @@ mod tests {
                         ..header(1, &bytes)
                     };
                     let within = (0..=i128::from(max)).contains(&(i128::from(base) + i128::from(delta)));
-                    assert_eq!(validate(&header, &bytes).is_ok(), within, "{base} {max} {delta}");
+                    assert_eq!(validate(&header, &bytes, &[]).is_ok(), within, "{base} {max} {delta}");
                 }
             }
         }
@@ -617,11 +634,12 @@ mod tests {
     fn append_time_makes_deltas_meaningless() {
         let bytes = body(&[RecordFields { timestamp_delta: i64::MAX, ..fields(None, None, &[]) }]);
         let header = header(1, &bytes);
-        assert!(validate(&header, &bytes).is_err());
+        assert!(validate(&header, &bytes, &[]).is_err());
         let header = BatchHeader { attributes: header.attributes.with_append_time(true), ..header };
-        assert_eq!(validate(&header, &bytes), Ok(()));
+        assert_eq!(validate(&header, &bytes, &[]), Ok(()));
         assert!(
-            validate(&BatchHeader { max_timestamp: Timestamp::from_millis(-1), ..header }, &bytes).is_err()
+            validate(&BatchHeader { max_timestamp: Timestamp::from_millis(-1), ..header }, &bytes, &[])
+                .is_err()
         );
     }
 
@@ -647,7 +665,7 @@ mod tests {
             for record in Records::new(&bytes, u32::MAX).flatten() {
                 assert!(record.headers.iter().count() <= record.headers.len());
             }
-            if validate(&header(4, &bytes), &bytes).is_ok() {
+            if validate(&header(4, &bytes), &bytes, &[]).is_ok() {
                 let records: Result<Vec<_>, _> = Records::new(&bytes, 4).collect();
                 assert!(records.unwrap().iter().all(|r| r.headers.iter().count() == r.headers.len()));
             }
@@ -677,7 +695,7 @@ mod tests {
                 prop_assert_eq!(out.len() - before, encoded_len(&record));
             }
             let header = BatchHeader { last_offset_delta: 1_000, ..header(records.len() as u32, &out) };
-            prop_assert_eq!(validate(&header, &out), Ok(()));
+            prop_assert_eq!(validate(&header, &out, &[]), Ok(()));
             let mut next = 0;
             for (raw, (key, value, timestamp_delta, gap, headers)) in Records::new(&out, header.count).zip(&records) {
                 let raw = raw.unwrap();

@@ -5,6 +5,7 @@
 
 use crate::types::{Offset, PartitionId, TopicId};
 
+use super::digest::Digest;
 use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
 
@@ -13,6 +14,10 @@ use super::reader::{Malformed, Reader};
 pub(crate) struct Checkpoint {
     /// Written by a clean close, and nothing was appended since.
     pub(crate) clean: bool,
+    /// The number of the catalog's file when it was written.
+    pub(crate) catalog_number: u64,
+    /// How long that file was.
+    pub(crate) catalog_bytes: u64,
     /// What is known of segments.
     pub(crate) entries: Vec<CheckpointEntry>,
 }
@@ -40,6 +45,8 @@ pub(crate) struct CheckpointEntry {
     pub(crate) last_crc: u32,
     /// The epoch of the segment: after a cut another file may have its name.
     pub(crate) log_epoch: u32,
+    /// The digest of the segment's batches before that position.
+    pub(crate) digest: Digest,
 }
 
 impl Checkpoint {
@@ -48,6 +55,8 @@ impl Checkpoint {
         debug_assert!(self.entries.iter().all(|entry| entry.end_offset >= entry.base_offset));
         let mut writer = Writer::new(MAGIC, FIXED_BYTES + self.entries.len() * ENTRY_BYTES);
         writer.u8(u8::from(self.clean));
+        writer.u64(self.catalog_number);
+        writer.u64(self.catalog_bytes);
         writer.count(self.entries.len());
         for entry in &self.entries {
             entry.encode(&mut writer);
@@ -64,13 +73,15 @@ impl Checkpoint {
             1 => true,
             _ => return Err(start.malformed("clean mark")),
         };
+        let catalog_number = reader.u64("catalog number")?;
+        let catalog_bytes = reader.u64("catalog bytes")?;
         let count = reader.count(ENTRY_BYTES, "entry count")?;
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             entries.push(CheckpointEntry::decode(&mut reader)?);
         }
         reader.expect_end("bytes behind the last entry")?;
-        Ok(Checkpoint { clean, entries })
+        Ok(Checkpoint { clean, catalog_number, catalog_bytes, entries })
     }
 }
 
@@ -86,6 +97,7 @@ impl CheckpointEntry {
         writer.i64(self.max_timestamp);
         writer.u32(self.last_crc);
         writer.u32(self.log_epoch);
+        writer.u64(self.digest.0);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -101,6 +113,7 @@ impl CheckpointEntry {
             max_timestamp: reader.i64("max timestamp")?,
             last_crc: reader.u32("last crc")?,
             log_epoch: reader.u32("log epoch")?,
+            digest: Digest(reader.u64("digest")?),
         };
         if entry.end_offset < entry.base_offset {
             return Err(start.malformed("end offset before the base offset"));
@@ -111,8 +124,8 @@ impl CheckpointEntry {
 
 const MAGIC: [u8; 8] = *b"QUIPUCHK";
 /// Bytes of a checkpoint without entries, CRC included.
-const FIXED_BYTES: usize = 21;
-const ENTRY_BYTES: usize = 72;
+const FIXED_BYTES: usize = 45;
+const ENTRY_BYTES: usize = 80;
 
 #[cfg(test)]
 mod tests {
@@ -131,6 +144,7 @@ mod tests {
             max_timestamp: 1_700_000_000_001,
             last_crc: 0xdead_beef,
             log_epoch: 5,
+            digest: Digest(0x0102_0304_0506_0708),
         };
         let empty = CheckpointEntry {
             base_offset: Offset::new(1_100),
@@ -141,18 +155,19 @@ mod tests {
             log_epoch: 6,
             ..entry
         };
-        Checkpoint { clean: true, entries: vec![entry, empty] }
+        Checkpoint { clean: true, catalog_number: 7, catalog_bytes: 4_711, entries: vec![entry, empty] }
     }
 
     #[test]
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "515549505543484b0100000001020000003031323334353637383961626364656603000000e80300\
-             00000000000400000028230000000000004c040000000000000068e5cf8b0100000168e5cf8b0100\
-             00efbeadde0500000030313233343536373839616263646566030000004c04000000000000040000\
-             0060000000000000004c040000000000000000000000000080000000000000008000000000060000\
-             001f7e5637"
+            "515549505543484b0200000000000000000000000107000000000000006712000000000000020000\
+             003031323334353637383961626364656603000000e8030000000000000400000028230000000000\
+             004c040000000000000068e5cf8b0100000168e5cf8b010000efbeadde0500000008070605040302\
+             0130313233343536373839616263646566030000004c040000000000000400000060000000000000\
+             004c0400000000000000000000000000800000000000000080000000000600000008070605040302\
+             01881b9082"
         );
     }
 
@@ -161,7 +176,7 @@ mod tests {
         let bytes = example().encode();
         assert_eq!(bytes.len(), FIXED_BYTES + 2 * ENTRY_BYTES);
         assert_eq!(Checkpoint::decode(&bytes), Ok(example()));
-        let empty = Checkpoint { clean: false, entries: Vec::new() };
+        let empty = Checkpoint { clean: false, entries: Vec::new(), ..example() };
         assert_eq!(Checkpoint::decode(&empty.encode()), Ok(empty));
     }
 
@@ -177,8 +192,8 @@ mod tests {
             let error = Checkpoint::decode(&bytes).unwrap_err();
             (error.position, error.what)
         };
-        assert_eq!(refused(12, 2), (12, "clean mark"));
-        assert_eq!(refused(13, 3), (13, "entry count"));
-        assert_eq!(refused(17 + 27, 1), (17, "end offset before the base offset"));
+        assert_eq!(refused(20, 2), (20, "clean mark"));
+        assert_eq!(refused(37, 3), (37, "entry count"));
+        assert_eq!(refused(41 + 27, 1), (41, "end offset before the base offset"));
     }
 }

@@ -7,7 +7,7 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, 
 
 use super::reader::Malformed;
 
-/// How a body is stored. The number is what the batch's attributes say.
+/// How a body is stored. The number is what the batch's header says; 2 is zstd's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Codec {
@@ -19,8 +19,8 @@ pub(crate) enum Codec {
 
 impl Codec {
     /// The codec of this number, if this build knows it.
-    pub(crate) fn from_bits(bits: u8) -> Option<Codec> {
-        match bits {
+    pub(crate) fn from_number(number: u8) -> Option<Codec> {
+        match number {
             0 => Some(Codec::None),
             1 => Some(Codec::Lz4),
             _ => None,
@@ -28,7 +28,7 @@ impl Codec {
     }
 
     /// The number to store.
-    pub(crate) fn bits(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         self as u8
     }
 }
@@ -177,11 +177,11 @@ mod tests {
 
     #[test]
     fn codecs_have_their_numbers() {
-        assert_eq!((Codec::None.bits(), Codec::Lz4.bits()), (0, 1));
+        assert_eq!((Codec::None.number(), Codec::Lz4.number()), (0, 1));
         for bits in 0..=255 {
-            assert!(Codec::from_bits(bits).is_none_or(|codec| codec.bits() == bits));
+            assert!(Codec::from_number(bits).is_none_or(|codec| codec.number() == bits));
         }
-        assert_eq!(Codec::from_bits(2), None);
+        assert_eq!(Codec::from_number(2), None);
     }
 
     proptest! {

@@ -1,11 +1,14 @@
-//! What do all files but the segments' batches have in common? Magic, version, content, CRC over all of it.
+//! What do all files have in common? Magic, version and feature masks first; a CRC over everything last.
 //!
 //! [`Writer`] and [`open`] are the two ends: a codec of a file states its fields in order, once each way.
 
 use super::FORMAT_VERSION;
-use super::reader::{Malformed, Reader};
+use super::reader::{Malformed, Reader, Unsupported};
 
-/// Writes one file: magic and version first, then what it is told to, a CRC over all of it last.
+/// Bytes of a file before its own fields: magic, version, incompatible and compatible features.
+pub(crate) const PREFIX_BYTES: usize = 20;
+
+/// Writes one file: magic, version and feature masks first, then what it is told to, a CRC over all of it last.
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
@@ -14,7 +17,20 @@ impl Writer {
         let mut writer = Writer(Vec::with_capacity(capacity));
         writer.bytes(&magic);
         writer.u32(FORMAT_VERSION);
+        // No feature of this version is optional yet.
+        writer.u32(0);
+        writer.u32(0);
         writer
+    }
+
+    /// Begins bytes that are part of a file: without magic, and without a CRC of their own.
+    pub(crate) fn bare() -> Self {
+        Writer(Vec::new())
+    }
+
+    /// The bytes so far, without a CRC.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     /// One byte.
@@ -60,27 +76,62 @@ impl Writer {
     }
 }
 
-/// Checks magic, version and CRC of a whole file, in this order, and returns a reader of what lies between version
-/// and CRC.
+/// Checks magic, version, CRC and features of a whole file, in this order, and returns a reader of the bytes between
+/// features and CRC.
 ///
-/// A newer version is reported as such before the CRC is looked at: that version may keep it elsewhere.
+/// Another version is reported before the CRC is looked at: that version may keep it elsewhere. Features are looked at
+/// after the CRC: a flipped bit there is damage, not a feature. A compatible feature that this build does not know is
+/// ignored; whether bytes of it follow the known ones is the caller's question: see [`has_more`].
 pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Malformed> {
     let mut reader = Reader::new(bytes);
     if reader.array("magic")? != magic {
         return Err(Malformed::new(0, "magic"));
     }
-    let at_version = reader;
+    let at_version = reader.position();
     let version = reader.u32("version")?;
     if version != FORMAT_VERSION {
-        let newer = (version > FORMAT_VERSION).then_some(version);
-        return Err(Malformed { version: newer, ..at_version.malformed("version") });
+        // Versions begin at 1: zero is not a version, but damage.
+        return Err(match version {
+            0 => Malformed::new(at_version, "version"),
+            _ => Malformed::unsupported(at_version, "version", Unsupported::Version(version)),
+        });
     }
-    let header_bytes = bytes.len() - reader.remaining();
+    let at_features = reader.position();
+    let incompatible = reader.u32("incompatible features")?;
+    reader.u32("compatible features")?;
     let Some((covered, crc)) = bytes.split_last_chunk() else { return Err(reader.malformed("crc")) };
-    if covered.len() < header_bytes || crc32fast::hash(covered) != u32::from_le_bytes(*crc) {
+    if covered.len() < PREFIX_BYTES || crc32fast::hash(covered) != u32::from_le_bytes(*crc) {
         return Err(Malformed::new(covered.len() as u64, "crc"));
     }
-    Ok(Reader::at(covered, header_bytes))
+    if incompatible != 0 {
+        let needs = Unsupported::Features(incompatible);
+        return Err(Malformed::unsupported(at_features, "incompatible features", needs));
+    }
+    Ok(Reader::at(covered, PREFIX_BYTES))
+}
+
+/// Whether a file that [`open`] has passed has a compatible feature that this build does not know: then bytes may follow
+/// those that it knows, and are ignored.
+pub(crate) fn has_more(bytes: &[u8]) -> bool {
+    Reader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").is_ok_and(|bits| bits != 0)
+}
+
+/// Reads the highest version and the incompatible features of the files that this one leads to: a reader that does not
+/// know them must change nothing.
+pub(crate) fn check_listed(reader: &mut Reader<'_>) -> Result<(), Malformed> {
+    let at_version = reader.position();
+    let version = reader.u32("highest version of the files listed")?;
+    let at_features = reader.position();
+    let features = reader.u32("features of the files listed")?;
+    if version > FORMAT_VERSION {
+        let needs = Unsupported::Version(version);
+        return Err(Malformed::unsupported(at_version, "highest version of the files listed", needs));
+    }
+    if features != 0 {
+        let needs = Unsupported::Features(features);
+        return Err(Malformed::unsupported(at_features, "features of the files listed", needs));
+    }
+    Ok(())
 }
 
 /// The CRC of a piece of a file that is read by itself: `salt` says of which file, `position` where in it the piece lies, so
@@ -92,8 +143,16 @@ pub(crate) fn piece_crc(salt: u32, position: u64, piece: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// The CRC over all of these bytes, one part after the other.
+pub(crate) fn crc_of(parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::damage::resealed;
     use super::*;
 
     const MAGIC: [u8; 8] = *b"QUIPUXYZ";
@@ -114,7 +173,7 @@ mod tests {
         writer.count(6);
         let bytes = writer.finish();
         let mut reader = open(&bytes, MAGIC).unwrap();
-        assert_eq!(reader.position(), 12);
+        assert_eq!(reader.position(), 20);
         assert_eq!((reader.u8(""), reader.u16(""), reader.u32("")), (Ok(1), Ok(2), Ok(3)));
         assert_eq!((reader.u64(""), reader.i64(""), reader.u32("")), (Ok(4), Ok(-5), Ok(6)));
         assert_eq!(reader.expect_end("end"), Ok(()));
@@ -122,23 +181,41 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_even_with_a_crc_that_does_not_fit() {
+    fn another_version_is_told_even_with_a_crc_that_does_not_fit() {
+        for version in [1, 3, 7] {
+            let mut bytes = Writer::new(MAGIC, 0).finish();
+            bytes[8] = version;
+            let needs = Unsupported::Version(u32::from(version));
+            assert_eq!(open(&bytes, MAGIC).unwrap_err(), Malformed::unsupported(8, "version", needs));
+        }
         let mut bytes = Writer::new(MAGIC, 0).finish();
-        bytes[8] = 7;
+        bytes[8] = 0;
+        assert_eq!(open(&bytes, MAGIC).unwrap_err().unsupported, None);
+    }
+
+    #[test]
+    fn an_incompatible_feature_is_told_and_a_compatible_one_ignored() {
+        let bytes = resealed(&Writer::new(MAGIC, 0).finish(), |bytes| bytes[13] = 2);
+        let needs = Unsupported::Features(0x200);
         assert_eq!(
             open(&bytes, MAGIC).unwrap_err(),
-            Malformed { position: 8, what: "version", version: Some(7) }
+            Malformed::unsupported(12, "incompatible features", needs)
         );
-        bytes[8] = 0;
-        assert_eq!(open(&bytes, MAGIC).unwrap_err().version, None);
+        let bytes = resealed(&Writer::new(MAGIC, 0).finish(), |bytes| bytes[17] = 2);
+        assert!(open(&bytes, MAGIC).is_ok() && has_more(&bytes));
+        // Without a checksum that fits it is damage.
+        let mut bytes = Writer::new(MAGIC, 0).finish();
+        assert!(!has_more(&bytes));
+        bytes[13] = 2;
+        assert_eq!(open(&bytes, MAGIC).unwrap_err().unsupported, None);
     }
 
     #[test]
     fn a_file_shorter_than_its_own_frame_is_refused() {
         let bytes = Writer::new(MAGIC, 0).finish();
-        assert_eq!(bytes.len(), 16);
+        assert_eq!(bytes.len(), PREFIX_BYTES + 4);
         assert!(open(&bytes, MAGIC).is_ok());
-        for len in 0..16 {
+        for len in 0..bytes.len() {
             assert!(open(&bytes[..len], MAGIC).is_err());
         }
     }

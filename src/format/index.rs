@@ -19,6 +19,8 @@ pub(crate) struct IndexFile {
     pub(crate) base_offset: Offset,
     /// The segment's generation.
     pub(crate) generation: u32,
+    /// The epoch in the segment's header: after a cut another segment may have its name.
+    pub(crate) log_epoch: u32,
     /// It speaks of the batches before this position of the segment.
     pub(crate) covers_bytes: u64,
     /// The end offset of the last of those batches; the base offset if there is none.
@@ -48,6 +50,7 @@ impl IndexFile {
         writer.bytes(&self.topic_id.0);
         writer.u64(self.base_offset.get());
         writer.u32(self.generation);
+        writer.u32(self.log_epoch);
         writer.count(self.entries.len());
         writer.u64(self.covers_bytes);
         writer.u64(self.end_offset.get());
@@ -66,6 +69,7 @@ impl IndexFile {
         let topic_id = TopicId(reader.array("topic id")?);
         let base_offset = Offset::new(reader.u64("base offset")?);
         let generation = reader.u32("generation")?;
+        let log_epoch = reader.u32("log epoch")?;
         let count = reader.count(ENTRY_BYTES, "entry count")?;
         let covers_bytes = reader.u64("covered bytes")?;
         let end_offset = Offset::new(reader.u64("end offset")?);
@@ -78,8 +82,16 @@ impl IndexFile {
             });
         }
         reader.expect_end("bytes behind the last entry")?;
-        let file =
-            IndexFile { topic_id, partition, base_offset, generation, covers_bytes, end_offset, entries };
+        let file = IndexFile {
+            topic_id,
+            partition,
+            base_offset,
+            generation,
+            log_epoch,
+            covers_bytes,
+            end_offset,
+            entries,
+        };
         file.check().map_err(|(position, what)| Malformed::new(position, what))?;
         Ok(file)
     }
@@ -87,7 +99,7 @@ impl IndexFile {
     /// What is wrong, and at which byte of the file.
     fn check(&self) -> Result<(), (u64, &'static str)> {
         if self.end_offset < self.base_offset {
-            return Err((56, "end offset"));
+            return Err((68, "end offset"));
         }
         let mut before: Option<IndexEntry> = None;
         for (index, entry) in self.entries.iter().enumerate() {
@@ -113,7 +125,7 @@ impl IndexFile {
 
 const MAGIC: [u8; 8] = *b"QUIPUIDX";
 /// Bytes before the first entry.
-const HEADER_BYTES: usize = 64;
+const HEADER_BYTES: usize = 76;
 const ENTRY_BYTES: usize = 16;
 
 #[cfg(test)]
@@ -131,6 +143,7 @@ mod tests {
             partition: PartitionId::new(3),
             base_offset: Offset::new(1_000),
             generation: 4,
+            log_epoch: 5,
             covers_bytes: 9_000,
             end_offset: Offset::new(1_100),
             entries: vec![
@@ -145,9 +158,10 @@ mod tests {
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "5155495055494458010000000300000030313233343536373839616263646566e803000000000000\
-             040000000300000028230000000000004c0400000000000000000000600000000000000000000080\
-             0a000000681000000068e5cf8b01000063000000272300000068e5cf8b0100002fdc8897"
+            "51554950554944580200000000000000000000000300000030313233343536373839616263646566\
+             e80300000000000004000000050000000300000028230000000000004c0400000000000000000000\
+             6000000000000000000000800a000000681000000068e5cf8b01000063000000272300000068e5cf\
+             8b010000cfe66b8e"
         );
     }
 
@@ -166,11 +180,11 @@ mod tests {
     #[test]
     fn entries_out_of_order_or_out_of_the_covered_part_are_refused() {
         let cases = [
-            (1, entry(0, 4_200, 0), 80, "offset of an index entry"),
-            (2, entry(100, 8_999, i64::MAX), 96, "offset of an index entry"),
-            (1, entry(10, 96, 0), 84, "position of an index entry"),
-            (2, entry(99, 9_000, i64::MAX), 100, "position of an index entry"),
-            (2, entry(99, 8_999, 1_699_999_999_999), 104, "timestamp of an index entry"),
+            (1, entry(0, 4_200, 0), 92, "offset of an index entry"),
+            (2, entry(100, 8_999, i64::MAX), 108, "offset of an index entry"),
+            (1, entry(10, 96, 0), 96, "position of an index entry"),
+            (2, entry(99, 9_000, i64::MAX), 112, "position of an index entry"),
+            (2, entry(99, 8_999, 1_699_999_999_999), 116, "timestamp of an index entry"),
         ];
         for (index, entry, position, what) in cases {
             let mut file = example();
@@ -190,7 +204,7 @@ mod tests {
     fn a_count_that_does_not_fit_is_refused_before_anything_is_allocated() {
         for count in [2u32, 4, u32::MAX] {
             let bytes = damage::resealed(&example().encode(), |bytes| {
-                bytes[44..48].copy_from_slice(&count.to_le_bytes())
+                bytes[56..60].copy_from_slice(&count.to_le_bytes())
             });
             assert!(IndexFile::decode(&bytes).is_err(), "{count}");
         }

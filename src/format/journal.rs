@@ -6,7 +6,7 @@ use super::reader::{Malformed, Reader};
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// The bytes of a file before its first record.
-pub(crate) const JOURNAL_HEADER_BYTES: usize = 24;
+pub(crate) const JOURNAL_HEADER_BYTES: usize = 32;
 
 /// One committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]

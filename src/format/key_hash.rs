@@ -1,12 +1,12 @@
 //! Which stream is a key? A number of 128 bits that stands for it in key indexes.
 //!
-//! SipHash-2-4 with 128 bits (Aumasson and Bernstein, "SipHash: a fast short-input PRF"), keyed with the topic's random
-//! identity. Indexes compare these numbers and not the keys: of a thousand million keys two are the same with a
-//! probability of 2^-69, and who does not know the identity cannot look for two that are.
+//! SipHash-2-4 with 128 bits (Aumasson and Bernstein, "SipHash: a fast short-input PRF"), keyed with the partition's
+//! secret. Indexes compare these numbers and not the keys: of a thousand million keys two are the same with a probability
+//! of 2^-69, and a writer that does not know the secret cannot look for two that are, nor for many in one bucket.
 
-use crate::types::TopicId;
+use super::batch::Secret;
 
-/// What stands for a key in the indexes of one topic.
+/// What stands for a key in the indexes of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyHash(pub(crate) u128);
 
@@ -27,16 +27,16 @@ impl KeyHash {
     }
 }
 
-/// Hashes the keys of one topic.
+/// Hashes the keys of one partition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyHasher {
     start: [u64; 4],
 }
 
 impl KeyHasher {
-    /// For the keys of this topic.
-    pub(crate) fn new(topic: &TopicId) -> Self {
-        let key = u128::from_le_bytes(topic.0);
+    /// For the keys of the partition that has this secret.
+    pub(crate) fn new(secret: &Secret) -> Self {
+        let key = u128::from_le_bytes(secret.0);
         let (k0, k1) = (key as u64, (key >> 64) as u64);
         KeyHasher {
             start: [
@@ -113,7 +113,7 @@ mod tests {
     /// The authors' own vectors: the key 00 01 .. 0f, the inputs empty, 00, 00 01, and so on.
     #[test]
     fn it_is_siphash() {
-        let hasher = KeyHasher::new(&TopicId(std::array::from_fn(|i| i as u8)));
+        let hasher = KeyHasher::new(&Secret(std::array::from_fn(|i| i as u8)));
         let input: Vec<u8> = (0..64).collect();
         for (len, expected) in [
             (0, "a3817f04ba25a8e66df67214c7550293"),

@@ -13,7 +13,7 @@ use super::varint::put_varint;
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// Bytes of the file before the filter: what has to be read to open it.
-pub(crate) const HEADER_BYTES: usize = 88;
+pub(crate) const HEADER_BYTES: usize = 96;
 
 /// A batch that holds records of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -429,6 +429,7 @@ const UNKNOWN: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Secret;
     use super::super::damage::Random;
     use super::super::key_hash::KeyHasher;
     use super::*;
@@ -443,7 +444,7 @@ mod tests {
     };
 
     fn keys(count: usize) -> Vec<Indexed> {
-        let hasher = KeyHasher::new(&OF.topic_id);
+        let hasher = KeyHasher::new(&Secret([7; 16]));
         let mut random = Random(7);
         let mut keys: Vec<_> = (0..count)
             .map(|i| {
@@ -489,7 +490,7 @@ mod tests {
                 let records = key.places.iter().map(|place| place.records).sum();
                 assert_eq!(look_up(&file, key.hash), Ok(Some((records, key.clone()))));
             }
-            let hasher = KeyHasher::new(&OF.topic_id);
+            let hasher = KeyHasher::new(&Secret([7; 16]));
             let index = KeyIndex::decode(&file).unwrap();
             assert_eq!(index.keys() as usize, count);
             let mut passed = 0;
@@ -520,18 +521,22 @@ mod tests {
         let hex = |range: Range<usize>| super::super::damage::hex(&file[range]);
         assert_eq!(
             hex(0..88),
-            "51554950554b4559010000000300000030313233343536373839616263646566e8030000000000000400000000001000000000000200000001000000010000000a000000090000000000000000000000000000005da5644c"
+            "51554950554b45590200000000000000000000000300000030313233343536373839616263646566\
+             e8030000000000000400000000001000000000000200000001000000010000000a00000009000000\
+             0000000000000000"
         );
         assert_eq!(
             hex(88..152),
-            "0b000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000074779cb6"
+            "000000005eaf40620b00000000000000000000000000000000000000000000000000000000000000\
+             000000000000000000000000000000000000000000000000"
         );
-        assert_eq!(hex(152..164), "0000000002000000bdf635ff");
+        assert_eq!(hex(152..164), "000000003216beda00000000");
         assert_eq!(
             hex(164..244),
-            "02000000000000000100000000000000010000000700000001000000600000000000000000000000040000000000000000000000000000032f010000ffffffff03000000000000000a0000000dc14bfb"
+            "0200000094d30e6f0200000000000000010000000000000001000000070000000100000060000000\
+             0000000000000000040000000000000000000000000000032f010000ffffffff0300000000000000"
         );
-        assert_eq!(hex(244..file.len()), "6002940301fc9e04ac02");
+        assert_eq!(hex(244..file.len()), "0a0000002b7c08926002940301fc9e04ac02");
     }
 
     #[test]
@@ -558,7 +563,7 @@ mod tests {
     fn no_damage_makes_an_answer_wrong() {
         let keys = keys(70);
         let file = KeyIndex::encode(&OF, &keys).unwrap();
-        let absent = KeyHasher::new(&OF.topic_id).hash(b"stranger");
+        let absent = KeyHasher::new(&Secret([7; 16])).hash(b"stranger");
         let expected = keys.iter().map(|key| key.hash).chain([absent]);
         let expected: Vec<_> = expected.map(|hash| (hash, look_up(&file, hash).unwrap())).collect();
         let mut noticed = 0;

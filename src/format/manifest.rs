@@ -5,6 +5,9 @@
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
+use super::FORMAT_VERSION;
+use super::batch::{BatchHeader, Secret};
+use super::digest::Digest;
 use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
 use super::segment::SEGMENT_HEADER_BYTES;
@@ -16,6 +19,8 @@ pub(crate) struct Manifest {
     pub(crate) topic_id: TopicId,
     /// The partition.
     pub(crate) partition: PartitionId,
+    /// The partition's own random bytes.
+    pub(crate) secret: Secret,
     /// The oldest offset that may be read.
     pub(crate) log_start: Offset,
     /// Every log epoch and where it began; never empty, the last is the current one.
@@ -52,6 +57,8 @@ pub(crate) struct SegmentEntry {
     pub(crate) last_crc: u32,
     /// The greatest timestamp; `i64::MIN` without one, or while active.
     pub(crate) max_timestamp: i64,
+    /// The digest of its batches; 0 while active.
+    pub(crate) digest: Digest,
 }
 
 /// How far one may rely on a segment.
@@ -74,6 +81,40 @@ impl Manifest {
         self.epochs.last().map_or(0, |epoch| epoch.epoch)
     }
 
+    /// Whether a batch with this header may be in a segment of this epoch: it is of the segment's epoch, or of a later one
+    /// that began in the segment, at an opening that could not prove where the log ended.
+    pub(crate) fn fits_epoch(&self, segment: u32, header: &BatchHeader) -> bool {
+        let began = self.epochs.partition_point(|epoch| epoch.start <= header.base_offset);
+        match began.checked_sub(1).and_then(|last| self.epochs.get(last)) {
+            Some(last) => header.log_epoch == last.epoch.max(segment),
+            // Before the log start earlier epochs are forgotten.
+            None => {
+                let first = self.epochs.first().map_or(segment, |first| first.epoch.max(segment));
+                (segment..=first).contains(&header.log_epoch)
+            }
+        }
+    }
+
+    /// Takes over an epoch that began at an opening, and that only the catalog has. One that is not greater than those here is
+    /// here already, or was replaced.
+    pub(crate) fn adopt_epoch(&mut self, epoch: EpochStart) {
+        if epoch.epoch > self.epoch() {
+            self.epochs.retain(|earlier| earlier.start < epoch.start);
+            self.epochs.push(epoch);
+        }
+    }
+
+    /// Lets the current epoch, which began with a cut before this batch, begin after it instead: the
+    /// batch is written again as it was. If it was the first of its own epoch, the cut has replaced
+    /// that, which is put back: positions of earlier epochs are good only up to the batch.
+    pub(crate) fn move_last_epoch_behind(&mut self, header: &BatchHeader) {
+        let Some(last) = self.epochs.pop() else { return };
+        if self.epochs.last().is_some_and(|before| before.epoch < header.log_epoch) {
+            self.epochs.push(EpochStart { epoch: header.log_epoch, start: header.base_offset });
+        }
+        self.epochs.push(EpochStart { epoch: last.epoch, start: header.end_offset() });
+    }
+
     /// Begins the next epoch: of what was, only the offsets up to `start` are what they were. An earlier cut that this one
     /// reaches behind is forgotten, since whoever is beyond that is beyond this; so are those before the log start, but
     /// for the last: they would all refuse the same positions.
@@ -92,13 +133,19 @@ impl Manifest {
         let mut writer = Writer::new(MAGIC, FIXED_BYTES + entries);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
+        writer.bytes(&self.secret.0);
+        // What this build lists is of its own version, and no feature of that is optional yet.
+        writer.u32(FORMAT_VERSION);
+        writer.u32(0);
         writer.u64(self.log_start.get());
         writer.count(self.epochs.len());
+        writer.count(EPOCH_BYTES);
         for epoch in &self.epochs {
             writer.u32(epoch.epoch);
             writer.u64(epoch.start.get());
         }
         writer.count(self.segments.len());
+        writer.count(SEGMENT_BYTES);
         for segment in &self.segments {
             segment.encode(&mut writer);
         }
@@ -110,23 +157,20 @@ impl Manifest {
         let mut reader = envelope::open(bytes, MAGIC)?;
         let partition = PartitionId::new(reader.u32("partition")?);
         let topic_id = TopicId(reader.array("topic id")?);
+        let secret = Secret(reader.array("secret")?);
+        envelope::check_listed(&mut reader)?;
         let log_start = Offset::new(reader.u64("log start")?);
         let lists = reader;
-        let count = reader.count(EPOCH_BYTES, "epoch count")?;
-        let mut epochs = Vec::with_capacity(count);
-        for _ in 0..count {
-            epochs.push(EpochStart {
-                epoch: reader.u32("epoch")?,
-                start: Offset::new(reader.u64("start of an epoch")?),
-            });
+        let grown = envelope::has_more(bytes);
+        let epochs = reader.list(EPOCH_BYTES, grown, "epoch count", |entry| {
+            let epoch = entry.u32("epoch")?;
+            Ok(EpochStart { epoch, start: Offset::new(entry.u64("start of an epoch")?) })
+        })?;
+        let segments = reader.list(SEGMENT_BYTES, grown, "segment count", SegmentEntry::decode)?;
+        if !grown {
+            reader.expect_end("bytes after the last segment")?;
         }
-        let count = reader.count(SEGMENT_BYTES, "segment count")?;
-        let mut segments = Vec::with_capacity(count);
-        for _ in 0..count {
-            segments.push(SegmentEntry::decode(&mut reader)?);
-        }
-        reader.expect_end("bytes behind the last segment")?;
-        let manifest = Manifest { topic_id, partition, log_start, epochs, segments };
+        let manifest = Manifest { topic_id, partition, secret, log_start, epochs, segments };
         manifest.check().map_err(|what| lists.malformed(what))?;
         Ok(manifest)
     }
@@ -137,6 +181,9 @@ impl Manifest {
         }
         if !self.epochs.is_sorted_by(|a, b| a.epoch < b.epoch) {
             return Err("order of the log epochs");
+        }
+        if self.epoch() == u32::MAX {
+            return Err("the last log epoch there is");
         }
         for segment in &self.segments {
             segment.check()?;
@@ -164,6 +211,7 @@ impl SegmentEntry {
         writer.u64(self.end_offset.get());
         writer.u32(self.last_crc);
         writer.i64(self.max_timestamp);
+        writer.u64(self.digest.0);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -176,12 +224,16 @@ impl SegmentEntry {
             end_offset: Offset::new(reader.u64("end offset")?),
             last_crc: reader.u32("last crc")?,
             max_timestamp: reader.i64("max timestamp")?,
+            digest: Digest(reader.u64("digest")?),
         })
     }
 
     fn check(&self) -> Result<(), &'static str> {
         let known = match self.state {
-            SegmentState::Active => self.size == 0 && self.end_offset == Offset::ZERO && self.last_crc == 0,
+            SegmentState::Active => {
+                let end = (self.size, self.end_offset, self.last_crc, self.digest);
+                end == (0, Offset::ZERO, 0, Digest::default())
+            }
             SegmentState::Sealed | SegmentState::Synced | SegmentState::Cleaned => {
                 self.size >= SEGMENT_HEADER_BYTES as u64 && self.end_offset >= self.base_offset
             }
@@ -210,13 +262,15 @@ impl SegmentState {
 
 const MAGIC: [u8; 8] = *b"QUIPUMAN";
 /// Bytes of a manifest without epochs and segments, CRC included.
-const FIXED_BYTES: usize = 52;
+const FIXED_BYTES: usize = 92;
 const EPOCH_BYTES: usize = 12;
-const SEGMENT_BYTES: usize = 45;
+const SEGMENT_BYTES: usize = 53;
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Attributes;
     use super::super::damage::{self, hex};
+    use super::super::reader::Unsupported;
     use super::*;
 
     fn segment(base_offset: u64, state: SegmentState, end_offset: u64) -> SegmentEntry {
@@ -230,6 +284,7 @@ mod tests {
             end_offset: Offset::new(end_offset),
             last_crc: if active { 0 } else { 0xdead_beef },
             max_timestamp: if active { i64::MIN } else { 1_700_000_000_000 },
+            digest: Digest(if active { 0 } else { 0x0102_0304_0506_0708 }),
         }
     }
 
@@ -250,10 +305,34 @@ mod tests {
         assert_eq!(starts(&manifest), [(6, 0)]);
     }
 
+    fn header() -> BatchHeader {
+        BatchHeader {
+            body_len: 0,
+            base_offset: Offset::ZERO,
+            last_offset_delta: 0,
+            count: 0,
+            base_timestamp: Timestamp::default(),
+            max_timestamp: Timestamp::default(),
+            producer_id: 0,
+            base_sequence: 0,
+            producer_epoch: 0,
+            codec: 0,
+            table: 0,
+            attributes: Attributes::default(),
+            transaction_id: 0,
+            synced_upto: Offset::ZERO,
+            extra: 0,
+            uncompressed_len: 0,
+            log_epoch: 0,
+            body_crc: 0,
+        }
+    }
+
     fn example() -> Manifest {
         Manifest {
             topic_id: TopicId(*b"0123456789abcdef"),
             partition: PartitionId::new(3),
+            secret: Secret(*b"a secret, random"),
             log_start: Offset::new(15),
             epochs: vec![
                 EpochStart { epoch: 0, start: Offset::ZERO },
@@ -271,12 +350,13 @@ mod tests {
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "51554950554d414e0100000003000000303132333435363738396162636465660f00000000000000\
-             02000000000000000000000000000000020000005a00000000000000030000000a00000000000000\
-             01000000020000000300100000000000001400000000000000efbeadde0068e5cf8b0100001e0000\
-             000000000001000000020000000200100000000000006400000000000000efbeadde0068e5cf8b01\
-             00006400000000000000010000000200000001000000000000000000000000000000000000000000\
-             000000000000805a117a5c"
+            "51554950554d414e0200000000000000000000000300000030313233343536373839616263646566\
+             61207365637265742c2072616e646f6d02000000000000000f00000000000000020000000c000000\
+             000000000000000000000000020000005a0000000000000003000000350000000a00000000000000\
+             01000000020000000300100000000000001400000000000000efbeadde0068e5cf8b010000080706\
+             05040302011e0000000000000001000000020000000200100000000000006400000000000000efbe\
+             adde0068e5cf8b010000080706050403020164000000000000000100000002000000010000000000\
+             000000000000000000000000000000000000000000008000000000000000008b25466a"
         );
     }
 
@@ -319,15 +399,108 @@ mod tests {
 
     #[test]
     fn the_checks_stand_behind_the_crc_too() {
-        let second_epoch = 44 + EPOCH_BYTES;
-        let bytes = damage::resealed(&example().encode(), |bytes| bytes[second_epoch] = 0);
-        assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(40, "order of the log epochs")));
-        let state = 44 + 2 * EPOCH_BYTES + 4 + 16;
+        let epochs = FIXED_BYTES - 4 - 2 * 4 - 2 * 4;
+        let at_lists = epochs as u64;
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[epochs + 8 + EPOCH_BYTES] = 0);
+        assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(at_lists, "order of the log epochs")));
+        let state = epochs + 8 + 2 * EPOCH_BYTES + 8 + 16;
         for value in [0, 5, 255] {
             let bytes = damage::resealed(&example().encode(), |bytes| bytes[state] = value);
             assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(state as u64, "segment state")));
         }
-        let bytes = damage::resealed(&example().encode(), |bytes| bytes[40..44].fill(0xff));
-        assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(40, "epoch count")));
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[epochs..epochs + 4].fill(0xff));
+        assert_eq!(Manifest::decode(&bytes), Err(Malformed::new(at_lists, "epoch count")));
+    }
+
+    #[test]
+    fn a_manifest_that_leads_to_newer_files_says_what_they_need() {
+        let listed = 20 + 4 + 16 + 16;
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[listed] = 3);
+        assert_eq!(Manifest::decode(&bytes).unwrap_err().unsupported, Some(Unsupported::Version(3)));
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[listed + 5] = 1);
+        assert_eq!(Manifest::decode(&bytes).unwrap_err().unsupported, Some(Unsupported::Features(0x100)));
+    }
+
+    #[test]
+    fn fields_that_a_compatible_feature_adds_are_ignored() {
+        let grow = |bytes: &mut Vec<u8>| {
+            // A compatible feature; entries of two bytes more; four bytes after the last of them.
+            bytes[16] = 1;
+            let at = FIXED_BYTES - 4 - 2 * 4 - 2 * 4;
+            let (head, lists) = bytes.split_at(at);
+            let mut grown = head.to_vec();
+            let mut rest = lists;
+            for known in [EPOCH_BYTES, SEGMENT_BYTES] {
+                let count = u32::from_le_bytes(rest[..4].try_into().unwrap());
+                grown.extend(count.to_le_bytes());
+                grown.extend((known as u32 + 2).to_le_bytes());
+                for entry in rest[8..8 + count as usize * known].chunks(known) {
+                    grown.extend_from_slice(entry);
+                    grown.extend([7, 7]);
+                }
+                rest = &rest[8 + count as usize * known..];
+            }
+            grown.extend([9; 4]);
+            *bytes = grown;
+        };
+        let bytes = damage::resealed(&example().encode(), grow);
+        assert_eq!(Manifest::decode(&bytes), Ok(example()));
+        // Without the feature they are damage.
+        let bytes = damage::resealed(&bytes, |bytes| bytes[16] = 0);
+        assert!(Manifest::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn an_epoch_that_is_moved_behind_a_batch_leaves_the_batchs_own() {
+        let list = |list: &[(u32, u64)]| {
+            let start = |&(epoch, start): &(u32, u64)| EpochStart { epoch, start: Offset::new(start) };
+            list.iter().map(start).collect::<Vec<_>>()
+        };
+        let header =
+            BatchHeader { log_epoch: 1, base_offset: Offset::new(100), last_offset_delta: 9, ..header() };
+        let moved = |epochs| {
+            let mut manifest = Manifest { epochs, ..example() };
+            manifest.move_last_epoch_behind(&header);
+            manifest.epochs
+        };
+        // Epoch 1 began at 100 with this batch, and the cut at 100 had replaced it.
+        assert_eq!(moved(list(&[(0, 0), (2, 100)])), list(&[(0, 0), (1, 100), (2, 110)]));
+        // It had begun before: it is still there.
+        assert_eq!(moved(list(&[(0, 0), (1, 90), (2, 100)])), list(&[(0, 0), (1, 90), (2, 110)]));
+    }
+
+    #[test]
+    fn a_batch_fits_the_epoch_that_its_offset_is_of() {
+        let epochs = |list: &[(u32, u64)]| Manifest {
+            epochs: list
+                .iter()
+                .map(|&(epoch, start)| EpochStart { epoch, start: Offset::new(start) })
+                .collect(),
+            ..example()
+        };
+        let fits = |manifest: &Manifest, segment: u32, base: u64, epoch: u32| {
+            let header = BatchHeader { log_epoch: epoch, base_offset: Offset::new(base), ..header() };
+            manifest.fits_epoch(segment, &header)
+        };
+        let manifest = epochs(&[(0, 0), (3, 100), (4, 200)]);
+        for (segment, base, epoch, expected) in [
+            (0, 0, 0, true),
+            (0, 99, 0, true),
+            (0, 100, 0, false),
+            (0, 100, 3, true),
+            (0, 200, 3, false),
+            (0, 200, 4, true),
+            (0, 0, 3, false),
+            // The first batch of a segment that a truncation began may lie before it: written again with fewer records.
+            (4, 190, 4, true),
+            (4, 190, 3, false),
+        ] {
+            assert_eq!(fits(&manifest, segment, base, epoch), expected, "{segment} {base} {epoch}");
+        }
+        // Before the oldest epoch that is remembered.
+        let manifest = epochs(&[(3, 100)]);
+        for (epoch, expected) in [(0, false), (1, true), (2, true), (3, true), (4, false)] {
+            assert_eq!(fits(&manifest, 1, 50, epoch), expected, "{epoch}");
+        }
     }
 }

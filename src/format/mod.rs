@@ -16,6 +16,7 @@ pub(crate) mod body;
 pub(crate) mod catalog;
 pub(crate) mod checkpoint;
 pub(crate) mod compression;
+pub(crate) mod digest;
 pub(crate) mod envelope;
 pub(crate) mod index;
 pub(crate) mod journal;
@@ -24,6 +25,7 @@ pub(crate) mod key_index;
 pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod offsets;
+pub(crate) mod packing;
 pub(crate) mod producers;
 pub(crate) mod reader;
 pub(crate) mod segment;
@@ -33,5 +35,5 @@ pub(crate) mod varint;
 #[cfg(test)]
 mod damage;
 
-/// The version that this build writes, and the newest that it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The version that this build writes and reads. Version 1 was never released.
+pub(crate) const FORMAT_VERSION: u32 = 2;

@@ -1,6 +1,7 @@
 //! What is a file called, and which file has this name? Both answers are here and nowhere else.
 //!
-//! Every name of ours has one spelling: what does not come out again exactly as it was read is foreign.
+//! Every name of ours has one spelling: what does not come out again exactly as it was read is
+//! foreign.
 
 use std::path::PathBuf;
 
@@ -11,13 +12,16 @@ pub(crate) const LOCK: &str = "LOCK";
 /// The topic that groups' offsets are committed to. Kafka's name.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-/// Whether no user may have a topic of this name: names that differ only in case are the same to some file systems.
+/// Whether no user may have a topic of this name: names that differ only in case are the same to
+/// some file systems.
 pub(crate) fn is_own_topic(name: &str) -> bool {
     name.eq_ignore_ascii_case(OFFSETS_TOPIC)
 }
 
 /// The list of topics.
 pub(crate) const CATALOG: &str = "catalog";
+/// The list of topics as it was before the file was last replaced. Opening never reads it.
+pub(crate) const CATALOG_OLD: &str = "catalog.old";
 /// What one open leaves to the next.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// Reserved for atomic commits over several partitions.
@@ -46,7 +50,8 @@ pub(crate) fn key_index_file(base: Offset, generation: u32) -> String {
     format!("{:020}-{generation}.keys", base.get())
 }
 
-/// The name under which the bytes are kept that a crash left in a segment behind its valid end, at `position`.
+/// The name under which the bytes are kept that a crash left in a segment behind its valid end, at
+/// `position`.
 pub(crate) fn torn_file(base: Offset, generation: u32, position: u64) -> String {
     format!("{:020}-{generation}.{position}.torn", base.get())
 }
@@ -109,13 +114,67 @@ pub(crate) fn parse_partition_file(name: &str) -> PartitionFile {
 }
 
 /// A topic's directory, from the broker's.
-pub(crate) fn topic_dir(name: &TopicName) -> PathBuf {
-    PathBuf::from(TOPICS).join(name.as_str())
+pub(crate) fn topic_dir(name: &TopicName, id: &TopicId) -> PathBuf {
+    PathBuf::from(TOPICS).join(encode_topic(name, id))
 }
 
 /// A partition's directory, from the broker's.
-pub(crate) fn partition_dir(name: &TopicName, partition: PartitionId) -> PathBuf {
-    topic_dir(name).join(partition.to_string())
+pub(crate) fn partition_dir(name: &TopicName, id: &TopicId, partition: PartitionId) -> PathBuf {
+    topic_dir(name, id).join(partition.to_string())
+}
+
+/// The name of a topic's directory. No two topics have the same, also where a file system ignores
+/// case, and every name is one that Windows allows.
+pub(crate) fn encode_topic(name: &TopicName, id: &TopicId) -> String {
+    let encoded = encode_name(name.as_str());
+    if encoded.len() <= TOPIC_DIR_MAX { encoded } else { format!("{BY_ID}{id}") }
+}
+
+/// Which topic a directory is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TopicDir {
+    /// That of this name.
+    Named(TopicName),
+    /// That of this identity: its name is too long.
+    Identified(TopicId),
+}
+
+/// The topic whose directory has this name. `None` if no topic's has.
+pub(crate) fn parse_topic(dir: &str) -> Option<TopicDir> {
+    if let Some(id) = dir.strip_prefix(BY_ID) {
+        return parse_trash(id).map(TopicDir::Identified);
+    }
+    let name = dir.strip_prefix(MARK).unwrap_or(dir);
+    let name = name.strip_suffix(MARK).unwrap_or(name);
+    let mut decoded = String::with_capacity(name.len());
+    let mut characters = name.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            UPPER => decoded.push(characters.next()?.to_ascii_uppercase()),
+            character => decoded.push(character),
+        }
+    }
+    let name = TopicName::new(&decoded).ok()?;
+    let is_spelling = dir.len() <= TOPIC_DIR_MAX && encode_name(name.as_str()) == dir;
+    is_spelling.then_some(TopicDir::Named(name))
+}
+
+fn encode_name(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len() + 4);
+    let stem = name.split('.').next().unwrap_or_default();
+    if DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device)) {
+        encoded.push_str(MARK);
+    }
+    for character in name.chars() {
+        if character.is_ascii_uppercase() {
+            encoded.push(UPPER);
+        }
+        encoded.push(character.to_ascii_lowercase());
+    }
+    if name.ends_with('.') {
+        encoded.push_str(MARK);
+    }
+    encoded
 }
 
 /// The partition of this name in a topic's directory.
@@ -126,8 +185,11 @@ pub(crate) fn parse_partition_dir(name: &str) -> Option<PartitionId> {
 
 /// Whether this is the name of something of ours in the broker's directory.
 pub(crate) fn is_root_entry(name: &str) -> bool {
-    let permanent = [LOCK, CATALOG, CHECKPOINT, JOURNAL, TOPICS, TRASH];
-    permanent.contains(&name) || permanent.iter().any(|known| temporary_file(known) == name)
+    let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, TOPICS, TRASH];
+    // The last two are reserved: a later release may have left them.
+    permanent.contains(&name)
+        || ["owner", "reserve"].contains(&name)
+        || permanent.iter().any(|known| temporary_file(known) == name)
 }
 
 /// Where a topic's directory is moved to be deleted, from the broker's.
@@ -164,6 +226,20 @@ fn parse_finished(name: &str) -> Option<PartitionFile> {
 }
 
 const TEMPORARY: &str = ".tmp";
+/// Before the lower-case form of an upper-case letter, in the name of a topic's directory. No
+/// topic's name has it.
+const UPPER: char = '%';
+/// Around a name that Windows would not have.
+const MARK: &str = "%-";
+/// Before a topic's identity.
+const BY_ID: &str = "%%";
+/// The longest name of a topic's directory, in bytes.
+const TOPIC_DIR_MAX: usize = 200;
+/// What Windows opens under these names, whatever follows behind a dot, is no file.
+const DEVICES: [&str; 24] = [
+    "con", "prn", "aux", "nul", "com0", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8",
+    "com9", "lpt0", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
+];
 
 #[cfg(test)]
 mod tests {
@@ -177,11 +253,109 @@ mod tests {
         assert_eq!(key_index_file(base, 7), "00000000000000000042-7.keys");
         assert_eq!(torn_file(base, 0, 4_096), "00000000000000000042-0.4096.torn");
         assert_eq!(temporary_file(MANIFEST), "manifest.tmp");
-        let name = TopicName::new("orders").unwrap();
-        assert_eq!(topic_dir(&name), PathBuf::from("topics/orders"));
-        assert_eq!(partition_dir(&name, PartitionId::new(3)), PathBuf::from("topics/orders/3"));
         let id = TopicId([0x0a; 16]);
+        let name = TopicName::new("orders").unwrap();
+        assert_eq!(topic_dir(&name, &id), PathBuf::from("topics/orders"));
+        assert_eq!(partition_dir(&name, &id, PartitionId::new(3)), PathBuf::from("topics/orders/3"));
         assert_eq!(trash_dir(&id), PathBuf::from("trash/0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"));
+    }
+
+    #[test]
+    fn directories_of_topics_are_pinned() {
+        let id = TopicId([0x0a; 16]);
+        let by_id = format!("%%{}", "0a".repeat(16));
+        for (name, dir) in [
+            ("orders", "orders"),
+            ("Orders", "%orders"),
+            ("ORDERS-2_x.y", "%o%r%d%e%r%s-2_x.y"),
+            ("con", "%-con"),
+            ("CON", "%-%c%o%n"),
+            ("nul.log.2", "%-nul.log.2"),
+            ("Lpt9.", "%-%lpt9.%-"),
+            ("com", "com"),
+            ("com10", "com10"),
+            ("x.con", "x.con"),
+            ("...", "...%-"),
+            (".a", ".a"),
+            ("a.", "a.%-"),
+            ("-", "-"),
+        ] {
+            let name = TopicName::new(name).unwrap();
+            assert_eq!(encode_topic(&name, &id), dir);
+            assert_eq!(parse_topic(dir), Some(TopicDir::Named(name)));
+        }
+        for (name, is_long) in [("x".repeat(200), false), ("x".repeat(201), true), ("X".repeat(101), true)] {
+            let dir = encode_topic(&TopicName::new(&name).unwrap(), &id);
+            assert_eq!(dir == by_id, is_long, "{name}");
+        }
+        assert_eq!(parse_topic(&by_id), Some(TopicDir::Identified(id)));
+    }
+
+    #[test]
+    fn other_spellings_of_a_topics_directory_are_foreign() {
+        let long = "x".repeat(201);
+        for dir in [
+            "",
+            ".",
+            "..",
+            "Orders",
+            "%",
+            "%%",
+            "%-",
+            "%-orders",
+            "orders%-",
+            "%O",
+            "%1",
+            "%.",
+            "con",
+            "nul.x",
+            "a.",
+            "%-con%-",
+            "%%0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+            "%%0a",
+            "%-%-con",
+            "a b",
+            "a%",
+            "\u{e4}",
+            &long,
+        ] {
+            assert_eq!(parse_topic(dir), None, "{dir}");
+        }
+    }
+
+    /// Different topics have different directories, also where case counts for nothing, and each
+    /// says whose it is.
+    #[test]
+    fn any_two_topics_have_two_directories() {
+        let mut random = super::super::damage::Random(7);
+        let letters = b"aAbBzZ09._-cCoOnNuUlLpPtTmMrRxX1";
+        let mut seen = std::collections::BTreeMap::new();
+        for round in 0..20_000u32 {
+            let len = match round % 10 {
+                0 => 1 + random.next() as usize % 249,
+                n => 1 + random.next() as usize % (n as usize + 1),
+            };
+            let name: String = random
+                .bytes(len)
+                .iter()
+                .map(|byte| char::from(letters[usize::from(*byte) % letters.len()]))
+                .collect();
+            let Ok(name) = TopicName::new(&name) else { continue };
+            let id = TopicId(u128::from(round).to_le_bytes());
+            let dir = encode_topic(&name, &id);
+            assert!(dir.len() <= 200 && dir == dir.to_lowercase() && !dir.ends_with('.'), "{dir}");
+            let stem = dir.split('.').next().unwrap();
+            assert!(!DEVICES.contains(&stem), "{dir}");
+            match parse_topic(&dir) {
+                Some(TopicDir::Named(parsed)) => assert_eq!(parsed, name),
+                Some(TopicDir::Identified(parsed)) => assert_eq!(parsed, id),
+                None => panic!("{name} became {dir}"),
+            }
+            if let Some(other) = seen.insert(dir, name.clone()) {
+                assert_eq!(other, name);
+            }
+        }
+        assert!(seen.len() > 5_000, "{}", seen.len());
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn decode_batches(reader: &mut Reader<'_>, end: Offset) -> Result<Vec<Remembered
 
 const MAGIC: [u8; 8] = *b"QUIPUPRD";
 /// Bytes of a file without producers, CRC included.
-const FIXED_BYTES: usize = 52;
+const FIXED_BYTES: usize = 60;
 /// Bytes of a producer without batches.
 const PRODUCER_BYTES: usize = 9;
 const BATCH_BYTES: usize = 32;
@@ -140,11 +140,11 @@ mod tests {
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "5155495055505244010000003031323334353637383961626364656603000000050000004c040000\
-             00000000020000000700000000000000020a000000000000000c00000000000000e8030000000000\
-             00ea0300000000000014000000000000002800000000000000eb03000000000000ed030000000000\
-             00090000000000000001ffffffffffffffffffffffffffffffff4b040000000000004b0400000000\
-             0000343a9139"
+            "51554950555052440200000000000000000000003031323334353637383961626364656603000000\
+             050000004c04000000000000020000000700000000000000020a000000000000000c000000000000\
+             00e803000000000000ea0300000000000014000000000000002800000000000000eb030000000000\
+             00ed03000000000000090000000000000001ffffffffffffffffffffffffffffffff4b0400000000\
+             00004b0400000000000048b816fd"
         );
     }
 
@@ -182,11 +182,11 @@ mod tests {
             assert_eq!(refused(change), "a batch out of order");
         }
         let counted = |count: u8| {
-            let bytes = damage::resealed(&example().encode(), |bytes| bytes[48 + 8] = count);
+            let bytes = damage::resealed(&example().encode(), |bytes| bytes[56 + 8] = count);
             ProducersFile::decode(&bytes).unwrap_err().what
         };
         assert_eq!([counted(0), counted(6)], ["batch count"; 2]);
-        let bytes = damage::resealed(&example().encode(), |bytes| bytes[44] = 200);
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[52] = 200);
         assert_eq!(ProducersFile::decode(&bytes).unwrap_err().what, "producer count");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Useful for every decoder of this module. Not for deciding what a damaged file means: that is the log's business.
 
-use super::varint;
+use super::{FORMAT_VERSION, varint};
 
 /// Bytes that are not what this format says they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,13 +12,52 @@ pub(crate) struct Malformed {
     pub(crate) position: u64,
     /// What is wrong there.
     pub(crate) what: &'static str,
-    /// The version found, if these bytes are of a newer version of the format.
-    pub(crate) version: Option<u32>,
+    /// Set if nothing is damaged: the bytes need something that this build does not have.
+    pub(crate) unsupported: Option<Unsupported>,
+}
+
+/// What whole bytes need that this build does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unsupported {
+    /// Another version of the format.
+    Version(u32),
+    /// Incompatible features: the bits that this build does not know.
+    Features(u32),
+    /// A change of the catalog of a kind that must be understood.
+    Change(u8),
+    /// A setting that must be understood, or a value of it.
+    Setting(u16),
+}
+
+impl Unsupported {
+    /// The version of the format that the bytes are of.
+    pub(crate) fn version(self) -> u32 {
+        match self {
+            Unsupported::Version(version) => version,
+            Unsupported::Features(_) | Unsupported::Change(_) | Unsupported::Setting(_) => FORMAT_VERSION,
+        }
+    }
+}
+
+impl std::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unsupported::Version(version) => write!(f, "format version {version}"),
+            Unsupported::Features(bits) => write!(f, "features {bits:#x} of format version {FORMAT_VERSION}"),
+            Unsupported::Change(kind) => write!(f, "catalog changes of kind {kind}"),
+            Unsupported::Setting(tag) => write!(f, "setting {tag}, or its value,"),
+        }
+    }
 }
 
 impl Malformed {
     pub(crate) fn new(position: u64, what: &'static str) -> Self {
-        Malformed { position, what, version: None }
+        Malformed { position, what, unsupported: None }
+    }
+
+    /// Bytes that are whole, and need what this build does not have.
+    pub(crate) fn unsupported(position: u64, what: &'static str, needs: Unsupported) -> Self {
+        Malformed { position, what, unsupported: Some(needs) }
     }
 
     /// The same finding, told within bytes in which those of the decoder begin at `start`.
@@ -190,6 +229,30 @@ impl<'a> Reader<'a> {
             return Err(start.malformed(what));
         }
         Ok(count)
+    }
+
+    /// A list: a `u32` of how many entries, a `u32` of how many bytes each of them has, the entries. They have
+    /// `entry_bytes`, or more if the file is one that has `grown`: what is added to an entry is ignored.
+    pub(crate) fn list<T>(
+        &mut self,
+        entry_bytes: usize,
+        grown: bool,
+        what: &'static str,
+        mut read: impl FnMut(&mut Reader<'a>) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let start = *self;
+        let (count, bytes) = (self.u32(what)? as usize, self.u32(what)? as usize);
+        let fits = bytes == entry_bytes || (grown && bytes > entry_bytes);
+        if !fits || count.checked_mul(bytes).is_none_or(|all| all > self.remaining()) {
+            return Err(start.malformed(what));
+        }
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let entry = self.take(bytes, what)?;
+            let mut entry = Reader { rest: entry, end: self.position() };
+            entries.push(read(&mut entry)?);
+        }
+        Ok(entries)
     }
 
     /// `N` bytes that must be zero.

@@ -4,11 +4,12 @@
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
+use super::batch::Secret;
 use super::envelope::{self, Writer};
 use super::reader::Malformed;
 
 /// Bytes of a segment before its first batch.
-pub(crate) const SEGMENT_HEADER_BYTES: usize = 96;
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 128;
 
 /// What a segment says of itself when it is begun; it is never written again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) log_epoch: u32,
     /// When it was begun, by the wall clock; for people.
     pub(crate) created_at: Timestamp,
+    /// That of the partition, as in the manifest: with it the segment can be checked alone.
+    pub(crate) secret: Secret,
 }
 
 impl SegmentHeader {
@@ -45,7 +48,8 @@ impl SegmentHeader {
         writer.u32(self.log_epoch);
         writer.bytes(&[0; 4]);
         writer.i64(self.created_at.as_millis());
-        writer.bytes(&[0; 20]);
+        writer.bytes(&self.secret.0);
+        writer.bytes(&[0; 28]);
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         for (to, from) in bytes.iter_mut().zip(writer.finish()) {
             *to = from;
@@ -71,7 +75,8 @@ impl SegmentHeader {
         let log_epoch = reader.u32("log epoch")?;
         reader.zeros::<4>("reserved bytes")?;
         let created_at = Timestamp::from_millis(reader.i64("creation time")?);
-        reader.zeros::<20>("reserved bytes")?;
+        let secret = Secret(reader.array("secret")?);
+        reader.zeros::<28>("reserved bytes")?;
         reader.expect_end("bytes behind the segment header")?;
         Ok(SegmentHeader {
             topic_id,
@@ -82,6 +87,7 @@ impl SegmentHeader {
             generation,
             log_epoch,
             created_at,
+            secret,
         })
     }
 }
@@ -103,6 +109,7 @@ mod tests {
             generation: 4,
             log_epoch: 5,
             created_at: Timestamp::from_millis(1_700_000_000_000),
+            secret: Secret(*b"a secret, random"),
         }
     }
 
@@ -110,9 +117,10 @@ mod tests {
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "5155495055534547010000000300000030313233343536373839616263646566e803000000000000\
-             e703000000000000efbeadde0400000005000000000000000068e5cf8b0100000000000000000000\
-             0000000000000000000000008c5984cd"
+            "51554950555345470200000000000000000000000300000030313233343536373839616263646566\
+             e803000000000000e703000000000000efbeadde0400000005000000000000000068e5cf8b010000\
+             61207365637265742c2072616e646f6d000000000000000000000000000000000000000000000000\
+             0000000049460163"
         );
     }
 
@@ -131,12 +139,12 @@ mod tests {
 
     #[test]
     fn reserved_bytes_and_the_chain_are_checked_behind_the_crc() {
-        for (at, what) in [(63, "reserved bytes"), (72, "reserved bytes"), (91, "reserved bytes")] {
+        for (at, what) in [(68, "reserved bytes"), (96, "reserved bytes"), (123, "reserved bytes")] {
             let bytes = damage::resealed(&example().encode(), |bytes| bytes[at] = 1);
             assert_eq!(SegmentHeader::decode(&bytes).unwrap_err().what, what);
         }
-        let bytes = damage::resealed(&example().encode(), |bytes| bytes[42] = 1);
+        let bytes = damage::resealed(&example().encode(), |bytes| bytes[50] = 1);
         let error = SegmentHeader::decode(&bytes).unwrap_err();
-        assert_eq!((error.position, error.what), (40, "end offset of the segment before"));
+        assert_eq!((error.position, error.what), (48, "end offset of the segment before"));
     }
 }

@@ -1,19 +1,19 @@
 //! How do batches travel from one partition to another? In an envelope that says whose they are, which, and how many bytes.
 
-use super::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, decode_header};
+use super::batch::{BatchHeader, HEADER_BYTES, Secret, Seed, check_body, decode_header};
 use super::envelope::{Writer, open};
 use super::reader::Malformed;
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// Bytes of a shipment before its first batch.
-pub(crate) const ENVELOPE_BYTES: usize = 68;
+pub(crate) const ENVELOPE_BYTES: usize = 92;
 
 const MAGIC: [u8; 8] = *b"QUIPUSHP";
 
 /// What a shipment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    /// The partition that the batches were read from: with the topic id, the seed of their headers' CRCs.
+    /// The partition that the batches were read from: with the topic id and the secret, the seed of their headers' CRCs.
     pub(crate) partition: PartitionId,
     pub(crate) topic_id: TopicId,
     /// The log epoch of that partition when they were read.
@@ -26,6 +26,8 @@ pub(crate) struct Envelope {
     pub(crate) end_offset: Offset,
     /// How many bytes follow.
     pub(crate) bytes: u64,
+    /// That of the shipment's header CRCs, and of no partition.
+    pub(crate) secret: Secret,
 }
 
 impl Envelope {
@@ -38,6 +40,7 @@ impl Envelope {
         writer.u64(self.base_offset.get());
         writer.u64(self.end_offset.get());
         writer.u64(self.bytes);
+        writer.bytes(&self.secret.0);
         writer.finish()
     }
 
@@ -53,6 +56,7 @@ impl Envelope {
             base_offset: Offset::new(reader.u64("base offset")?),
             end_offset: Offset::new(reader.u64("end offset")?),
             bytes: reader.u64("bytes")?,
+            secret: Secret(reader.array("secret")?),
         };
         reader.expect_end("bytes behind the envelope")?;
         Ok(envelope)
@@ -60,7 +64,7 @@ impl Envelope {
 
     /// The seed of the batches' header CRCs.
     pub(crate) fn seed(&self) -> Seed {
-        Seed::new(&self.topic_id, self.partition)
+        Seed::new(&self.secret, &self.topic_id, self.partition)
     }
 }
 
@@ -82,10 +86,10 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
         (count, end) = (count + 1, batch.header.end_offset());
     }
     if count != u64::from(envelope.batches) {
-        return Err(Malformed::new(36, "batch count"));
+        return Err(Malformed::new(44, "batch count"));
     }
     if end != envelope.end_offset {
-        return Err(Malformed::new(48, "end offset"));
+        return Err(Malformed::new(56, "end offset"));
     }
     Ok(envelope)
 }
@@ -158,6 +162,7 @@ mod tests {
             base_offset: Offset::new(6),
             end_offset: Offset::new(7),
             bytes: 8,
+            secret: Secret(*b"of the shipment."),
         }
     }
 
@@ -165,8 +170,9 @@ mod tests {
     fn bytes_are_pinned() {
         assert_eq!(
             hex(&example().encode()),
-            "5155495055534850010000000300000030313233343536373839616263646566\
-             0400000005000000060000000000000007000000000000000800000000000000ff2945a1"
+            "51554950555348500200000000000000000000000300000030313233343536373839616263646566\
+             04000000050000000600000000000000070000000000000008000000000000006f66207468652073\
+             6869706d656e742e96997bab"
         );
     }
 

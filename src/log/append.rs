@@ -226,11 +226,8 @@ impl Log {
             writer.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
             writer.indexed = point.position;
         }
-        point.position += stored;
-        point.end = header.end_offset();
-        point.last_crc = crc;
-        point.first_timestamp.get_or_insert(header.max_timestamp);
-        point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+        debug_assert_eq!(stored, header.stored_bytes(), "a batch is as long as its header says");
+        point.pass(header, crc);
         writer.segment.grow(point.position, point.max_timestamp);
         self.records_appended.fetch_add(u64::from(header.count), Ordering::Relaxed);
         self.batches_appended.fetch_add(1, Ordering::Relaxed);
@@ -244,8 +241,9 @@ impl Log {
             return;
         }
         let records = Arc::new(raw.unwrap_or(stored));
-        let len = records.len();
-        if let Some(records) = ByteView::of_buffer(records, HEADER_BYTES, len) {
+        // A table of positions may follow.
+        let end = HEADER_BYTES.saturating_add(header.uncompressed_len as usize);
+        if let Some(records) = ByteView::of_buffer(records, HEADER_BYTES, end) {
             let batch = Batch {
                 source: self.identity.clone(),
                 header,
@@ -276,7 +274,8 @@ impl Log {
         self.poison(Error::io("write", &path, e))
     }
 
-    /// Seals the active segment and begins the next one if this batch asks for it. Kafka's `LogSegment.shouldRoll`.
+    /// Seals the active segment and begins the next one if this batch asks for it (Kafka's `LogSegment.shouldRoll`). Before
+    /// the first batch of all there are no files: then they are made.
     pub(super) fn roll_if_due(
         &self,
         writer: &mut Writer,
@@ -284,6 +283,7 @@ impl Log {
         stored: usize,
         settings: &LogSettings,
     ) -> Result<Option<Event>> {
+        self.make_files(writer)?;
         let point = &writer.point;
         if point.position == FIRST_BATCH {
             return Ok(None);
@@ -309,16 +309,14 @@ impl Log {
             generation: 0,
             log_epoch: self.epoch(),
             created_at: self.ctx.clock.now(),
+            secret: self.identity.secret,
         };
         let file = create_segment(&self.ctx, &self.dir, &header, false)?;
         let next = active_entry(base, 0, header.log_epoch);
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             if let Some(last) = manifest.segments.last_mut() {
                 last.state = SegmentState::Sealed;
-                last.size = old.position;
-                last.end_offset = old.end;
-                last.last_crc = old.last_crc;
-                last.max_timestamp = timestamp_or_unknown(old.max_timestamp);
+                old.end_entry(last);
             }
             manifest.segments.push(next);
         });

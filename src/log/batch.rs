@@ -3,10 +3,11 @@
 use super::pool::Buffer;
 use super::segment::Segment;
 use crate::error::Error;
-use crate::format::batch::BatchHeader;
+use crate::format::batch::{BatchHeader, Secret, Seed};
+use crate::format::packing::nearest;
 use crate::storage::Map;
 use crate::sync::Arc;
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 /// Which partition of which topic: what every batch, error and receipt of a log names.
 #[derive(Clone, Debug)]
@@ -14,9 +15,16 @@ pub(crate) struct Identity {
     pub(crate) topic: TopicName,
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
+    /// As the manifest says it.
+    pub(crate) secret: Secret,
 }
 
 impl Identity {
+    /// The seed of the partition's batches.
+    pub(crate) fn seed(&self) -> Seed {
+        Seed::new(&self.secret, &self.topic_id, self.partition)
+    }
+
     /// No file of the partition can be written anew any more.
     pub(crate) fn generations_exhausted(&self) -> Error {
         Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
@@ -51,12 +59,26 @@ impl ByteView {
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
-        let all: &[u8] = match &self.owner {
+        // The constructors have seen that the range is there, and neither a map nor a shared buffer changes.
+        self.all().get(self.start..self.end).unwrap_or(&[])
+    }
+
+    /// The first `len` bytes of it; `None` if it has fewer.
+    pub(crate) fn shortened(self, len: usize) -> Option<Self> {
+        let end = self.start.checked_add(len).filter(|end| *end <= self.end)?;
+        Some(ByteView { end, ..self })
+    }
+
+    /// The `len` bytes that follow it in the map or the buffer; nothing if there are not as many.
+    pub(crate) fn following(&self, len: usize) -> &[u8] {
+        self.end.checked_add(len).and_then(|end| self.all().get(self.end..end)).unwrap_or(&[])
+    }
+
+    fn all(&self) -> &[u8] {
+        match &self.owner {
             Owner::Map(map) => map.as_slice(),
             Owner::Buffer(buffer) => buffer,
-        };
-        // The constructors have seen that the range is there, and neither a map nor a shared buffer changes.
-        all.get(self.start..self.end).unwrap_or(&[])
+        }
     }
 }
 
@@ -64,10 +86,25 @@ impl ByteView {
 pub(crate) struct Batch {
     pub(crate) source: Arc<Identity>,
     pub(crate) header: BatchHeader,
-    /// The encoded records: valid by construction or by [`crate::format::body::validate`].
+    /// The encoded records: valid by construction or by [`crate::format::body::validate`]. Where they were read from a
+    /// file, the table of their positions follows.
     pub(crate) records: ByteView,
     /// Where it lies, so that a reader can walk on behind it.
     pub(crate) segment: Arc<Segment>,
     /// The byte position behind it in its segment.
     pub(crate) next_position: u64,
+}
+
+impl Batch {
+    /// A record at or before the one of this offset to start walking from: its number and its position. Only where every
+    /// offset of the batch has its record do numbers follow from offsets: otherwise the first record.
+    pub(crate) fn nearest(&self, offset: Offset) -> (u32, usize) {
+        let header = &self.header;
+        if header.last_offset_delta.checked_add(1) != Some(header.count) {
+            return (0, 0);
+        }
+        let index = u32::try_from(offset.since(header.base_offset)).unwrap_or(u32::MAX);
+        let table = self.records.following(usize::try_from(header.table_bytes()).unwrap_or(0));
+        nearest(header, table, index)
+    }
 }

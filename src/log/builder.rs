@@ -2,9 +2,10 @@
 //! before anybody holds a lock.
 
 use super::{Buffer, Context, SealedBatch};
-use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
+use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES};
 use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
 use crate::format::compression::{Codec, Compressor};
+use crate::format::packing::{NOTED, TABLE_RECORDS_PER_BYTE, finish_compressed, finish_plain};
 use crate::record::{Header, Record};
 use crate::types::{Offset, Timestamp};
 
@@ -13,6 +14,9 @@ pub(crate) struct BatchBuilder {
     /// Room for the header, then the records as encoded so far.
     bytes: Buffer,
     count: u32,
+    /// Where in the body every [`NOTED`]-th record begins, from that one on. Kept while they are encoded: to find them afterwards
+    /// costs a walk.
+    positions: Vec<u32>,
     /// The first that has no key.
     keyless: Option<u32>,
     base_timestamp: Timestamp,
@@ -24,7 +28,14 @@ impl BatchBuilder {
     pub(crate) fn new(ctx: &Context, capacity: usize, base_timestamp: Timestamp) -> Self {
         let mut bytes = ctx.pool.take(capacity.max(HEADER_BYTES));
         bytes.resize(HEADER_BYTES, 0);
-        BatchBuilder { bytes, count: 0, keyless: None, base_timestamp, max_timestamp: Timestamp::default() }
+        BatchBuilder {
+            bytes,
+            count: 0,
+            positions: Vec::new(),
+            keyless: None,
+            base_timestamp,
+            max_timestamp: Timestamp::default(),
+        }
     }
 
     /// The time that the records' times are told from.
@@ -32,9 +43,21 @@ impl BatchBuilder {
         self.base_timestamp
     }
 
+    /// How many records it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// How many bytes it has, header included.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// How many bytes it has at most once it is sealed with `more` records of `len` bytes added: with the table of their
+    /// positions.
+    #[inline]
+    pub(crate) fn sealed_len(&self, more: u32, len: usize) -> usize {
+        self.bytes.len() + len + (self.count as usize + more as usize) / TABLE_RECORDS_PER_BYTE
     }
 
     /// Encodes one more record; answers with its place in the batch.
@@ -42,6 +65,9 @@ impl BatchBuilder {
     pub(crate) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
         // Valid timestamps lie between 0 and 2^62, so this cannot overflow.
         let delta = timestamp.as_millis() - self.base_timestamp.as_millis();
+        if self.count.is_multiple_of(NOTED) && self.count > 0 {
+            self.note_position();
+        }
         encode(&fields(record, delta), &mut self.bytes);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let index = self.count;
@@ -55,12 +81,19 @@ impl BatchBuilder {
     /// Takes over all records of a batch with the same base timestamp as they are encoded; answers with the place of
     /// the first.
     pub(crate) fn absorb(&mut self, other: &BatchBuilder) -> u32 {
+        // Those of `other` are not those of every so-manieth record any more: what is missing is found by walking.
         self.bytes.extend_from_slice(other.body());
         self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
         let first = self.count;
         self.keyless = self.keyless.or_else(|| Some(first + other.keyless?));
         self.count += other.count;
         first
+    }
+
+    #[cold]
+    fn note_position(&mut self) {
+        // A body has less than 2^32 bytes.
+        self.positions.push(self.bytes.len().saturating_sub(HEADER_BYTES) as u32);
     }
 
     /// The encoded records.
@@ -71,14 +104,9 @@ impl BatchBuilder {
     /// Compresses, if a compressor is given, and checksums what there is. A batch that does not shrink is stored as it
     /// is. Under no lock.
     pub(crate) fn seal(self, ctx: &Context, compressor: Option<&mut Compressor>) -> SealedBatch {
-        let BatchBuilder { bytes, count, keyless, base_timestamp, max_timestamp } = self;
-        let uncompressed_len = body_len(&bytes);
-        let (codec, stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
-            Some(compressed) => (Codec::Lz4, compressed, Some(bytes)),
-            None => (Codec::None, bytes, None),
-        };
-        let header = BatchHeader {
-            body_len: body_len(&stored),
+        let BatchBuilder { bytes, count, positions, keyless, base_timestamp, max_timestamp } = self;
+        let mut header = BatchHeader {
+            body_len: 0,
             base_offset: Offset::ZERO,
             last_offset_delta: count.saturating_sub(1),
             count,
@@ -87,13 +115,27 @@ impl BatchBuilder {
             producer_id: 0,
             base_sequence: 0,
             producer_epoch: 0,
-            attributes: Attributes::default().with_codec_bits(codec.bits()),
-            uncompressed_len,
+            codec: 0,
+            table: 0,
+            attributes: Attributes::default(),
             transaction_id: 0,
             synced_upto: Offset::ZERO,
             extra: 0,
+            uncompressed_len: 0,
             log_epoch: 0,
-            body_crc: body_crc(stored.get(HEADER_BYTES..).unwrap_or_default()),
+            body_crc: 0,
+        };
+        let (stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
+            Some(mut packed) => {
+                let records = bytes.get(HEADER_BYTES..).unwrap_or_default();
+                finish_compressed(&mut header, Codec::Lz4, records, &positions, &mut packed);
+                (packed, Some(bytes))
+            }
+            None => {
+                let mut bytes = bytes;
+                finish_plain(&mut header, &positions, &mut bytes);
+                (bytes, None)
+            }
         };
         SealedBatch { header, stored, raw, keyless }
     }
@@ -135,9 +177,4 @@ fn compress(ctx: &Context, bytes: &[u8], compressor: &mut Compressor) -> Option<
     let mut out = ctx.pool.take(HEADER_BYTES + body.len());
     out.resize(HEADER_BYTES, 0);
     compressor.compress(body, &mut out).then_some(out)
-}
-
-/// A batch is 16 MiB, or one record of 32 MiB, at most: this fits.
-fn body_len(bytes: &[u8]) -> u32 {
-    bytes.len().saturating_sub(HEADER_BYTES) as u32
 }

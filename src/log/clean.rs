@@ -19,8 +19,9 @@ use super::{Log, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
 use crate::format::body::{self, encode_raw};
-use crate::format::compression::{Codec, Compressor, decompress};
+use crate::format::compression::Compressor;
 use crate::format::manifest::SegmentEntry;
+use crate::format::packing::unpack;
 use crate::stats::{Compacted, CompactionStats, Event};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
@@ -278,7 +279,7 @@ impl Log {
                     return Err(malformed(&self.ctx, &segment.path, position, &m));
                 }
             };
-            if header.log_epoch != segment.epoch {
+            if header.log_epoch < segment.epoch {
                 let what = "a batch of another epoch or segment stands here";
                 return Err(corrupt(&self.ctx, &segment.path, position, what));
             }
@@ -300,23 +301,7 @@ impl Log {
         room: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
         let body = stored.get(HEADER_BYTES..).unwrap_or_default();
-        let records = check_body(header, body).and_then(|()| {
-            let records = match Codec::from_bits(header.attributes.codec_bits()) {
-                Some(Codec::None) => body,
-                Some(codec) => {
-                    decompress(codec, body, header.uncompressed_len as usize, room)?;
-                    room.as_slice()
-                }
-                None => {
-                    return Err(crate::format::reader::Malformed::new(
-                        0,
-                        "a codec that this version does not know",
-                    ));
-                }
-            };
-            body::validate(header, records)?;
-            Ok(records)
-        });
+        let records = check_body(header, body).and_then(|()| unpack(header, body, room));
         records.map_err(|m| malformed(&self.ctx, &segment.path, position + HEADER_BYTES as u64, &m))
     }
 
@@ -462,9 +447,7 @@ impl Log {
                         encode_raw(&record, stated, record.timestamp_delta, &mut kept);
                         next = record.offset_delta.saturating_add(1);
                     }
-                    pack(&mut new, count, latest, &mut kept, &mut compressor).ok_or_else(|| {
-                        corrupt(&self.ctx, &segment.path, position, "a batch larger than batches are")
-                    })?;
+                    pack(&mut new, count, latest, &mut kept, &mut compressor);
                     outputs.put(&new, &kept, true)?;
                 }
                 pace.keep(before + new.stored_bytes()).map(|()| true)

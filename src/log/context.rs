@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Log;
+use super::batch::Identity;
 use super::files::FileBudget;
 use super::journal::Journal;
 use super::notify::Parked;
@@ -11,16 +12,23 @@ use super::pool::BufferPool;
 use super::timer::Timer;
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, ReadMode};
+use crate::format::batch::Secret;
+use crate::rng::random_bytes;
 use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex};
-use crate::types::Timestamp;
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, OnceLock};
+use crate::types::{PartitionId, Timestamp, TopicId};
+
+/// Told that a partition has files from now on. It must take no lock of a log.
+type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
 
 /// One per broker. It holds no log for long, so a log may hold it.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
+    /// Set if every run is to be the same.
+    pub(crate) fixed_seed: Option<u64>,
     pub(crate) read_mode: ReadMode,
     pub(crate) pool: BufferPool,
     pub(crate) timer: Timer,
@@ -35,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) tail_bytes: AtomicUsize,
     /// Empty of logs whenever the broker is closed.
     pub(crate) journal: Journal,
+    /// Takes note that a partition has files: the broker's part.
+    on_files: OnceLock<OnFiles>,
     /// The wall clock and the monotonic one when the broker was opened.
     opened: (Timestamp, Duration),
     on_event: Option<OnEvent>,
@@ -46,6 +56,7 @@ impl Context {
             storage,
             clock: config.clock.clone(),
             seed,
+            fixed_seed: config.seed,
             read_mode: config.read_mode,
             pool: BufferPool::new(),
             timer: Timer::new(),
@@ -58,8 +69,21 @@ impl Context {
             upkeep_interval: config.checkpoint_interval,
             tail_bytes: AtomicUsize::new(0),
             journal: Journal::new(),
+            on_files: OnceLock::new(),
             opened: (config.clock.now(), config.clock.monotonic()),
             on_event: config.on_event.clone(),
+        }
+    }
+
+    /// Sets what is told of partitions that get files. Once, before the first log is opened.
+    pub(crate) fn tell_files(&self, tell: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
+        let _ = self.on_files.set(Box::new(tell));
+    }
+
+    /// A partition has files now.
+    pub(super) fn note_files(&self, identity: &Identity) {
+        if let Some(note) = self.on_files.get() {
+            note(self, identity);
         }
     }
 
@@ -76,6 +100,14 @@ impl Context {
         let (wall, monotonic) = self.opened;
         let passed = self.clock.monotonic().saturating_sub(monotonic);
         self.clock.now().min(wall.plus(passed))
+    }
+
+    /// The random bytes of a new partition. Under a fixed seed they follow from that and from the topic's identity, which is
+    /// never given out twice.
+    pub(crate) fn new_secret(&self, topic_id: TopicId, partition: PartitionId) -> Secret {
+        let id = u128::from_le_bytes(topic_id.0);
+        let salt = (id as u64) ^ ((id >> 64) as u64).rotate_left(32) ^ u64::from(partition.get());
+        Secret(random_bytes(self.fixed_seed, salt))
     }
 
     /// A path for messages.

@@ -5,8 +5,8 @@ use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use super::{Context, Log, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
-use crate::format::body;
-use crate::format::compression::{Codec, decompress};
+use crate::format::compression::Codec;
+use crate::format::packing;
 use crate::format::reader::Malformed;
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -287,7 +287,7 @@ impl Cursor {
                 return Err(self.damaged(place, malformed(ctx, &place.segment.path, position, &m)));
             }
         };
-        if header.log_epoch != place.segment.epoch || header.base_offset < place.segment.base {
+        if header.log_epoch < place.segment.epoch || header.base_offset < place.segment.base {
             let what = "a batch of another epoch or segment stands here";
             return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, what)));
         }
@@ -331,10 +331,13 @@ impl Cursor {
         let at = segments.partition_point(|segment| segment.end().is_some_and(|end| end <= self.next));
         let Some(segment) = segments.get(at).cloned() else { return Ok(None) };
         let position = match segment.base < self.next {
-            true => segment.seek(ctx, self.log.identity(), self.next)?,
+            true => segment
+                .seek(ctx, self.log.identity(), self.next)
+                .map_err(|error| self.unreadable(&segment, error))?,
             false => FIRST_BATCH,
         };
-        let mut place = self.place_in(segment, visible)?;
+        let mut place =
+            self.place_in(segment.clone(), visible).map_err(|error| self.unreadable(&segment, error))?;
         // Index entries are hints: one that does not lead to a batch at or before the offset is not followed.
         let hint_holds = place
             .source
@@ -347,6 +350,21 @@ impl Cursor {
     fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<Place> {
         let source = segment.source(self.log.ctx(), self.log.identity())?;
         Ok(Place { segment, position: FIRST_BATCH, source, seen: visible })
+    }
+
+    /// Adds to a corruption that makes a whole segment unreadable which offset that is, and where the next segment begins.
+    fn unreadable(&self, segment: &Segment, error: Error) -> Error {
+        let Error::Corrupt(mut corruption) = error else { return error };
+        corruption.offset.get_or_insert(self.next.max(segment.base));
+        corruption.resume = corruption.resume.or_else(|| self.next_segment(segment));
+        Error::Corrupt(corruption)
+    }
+
+    /// The base offset of the segment after this one, if something of it is visible.
+    fn next_segment(&self, segment: &Segment) -> Option<Offset> {
+        let segments = self.log.segments();
+        let after = segments.partition_point(|other| other.base <= segment.base);
+        segments.get(after).map(|next| next.base).filter(|base| *base < self.log.visible_end())
     }
 
     /// Adds to a corruption which offset cannot be read and from which one it is good again.
@@ -362,9 +380,7 @@ impl Cursor {
         if let Some((_, header)) = self.find_behind(place, |header| header.base_offset > self.next) {
             return Some(header.base_offset);
         }
-        let segments = self.log.segments();
-        let after = segments.partition_point(|segment| segment.base <= place.segment.base);
-        segments.get(after).map(|segment| segment.base).filter(|base| *base < self.log.visible_end())
+        self.next_segment(&place.segment)
     }
 
     /// The first valid batch behind a damaged place, in its segment, that is as wanted, and where it lies.
@@ -384,7 +400,7 @@ impl Cursor {
             if let Some(at) = find_batch(bytes, 0, seed) {
                 let found = position + at as u64;
                 let (header, _) = place.source.header(ctx, found, seed).ok()?;
-                if header.log_epoch == place.segment.epoch && wanted(&header) {
+                if header.log_epoch >= place.segment.epoch && wanted(&header) {
                     return Some((found, header));
                 }
                 position = found + 1;
@@ -412,7 +428,7 @@ pub(super) fn read_batch(
         Err(HeaderError::Io(e)) => return Err(e),
         Err(HeaderError::Malformed(m)) => return Err(malformed(ctx, &segment.path, position, &m)),
     };
-    if header.log_epoch != segment.epoch || header.base_offset < segment.base {
+    if header.log_epoch < segment.epoch || header.base_offset < segment.base {
         return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
     }
     let records = read_records(ctx, source, position, &header)?;
@@ -454,20 +470,14 @@ fn uncompressed(
             .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
     }
     .ok_or_else(lost)?;
-    let records = match Codec::from_bits(header.attributes.codec_bits()) {
-        Some(Codec::None) => shared,
-        codec => {
-            let codec = codec.ok_or_else(|| {
-                Malformed::new(0, "the batch is compressed with a codec that this version does not know")
-            })?;
-            let mut buffer = ctx.pool.take_used();
-            decompress(codec, shared.as_slice(), header.uncompressed_len as usize, &mut buffer)?;
-            let len = buffer.len();
-            ByteView::of_buffer(Arc::new(buffer), 0, len).ok_or_else(lost)?
-        }
-    };
-    body::validate(header, records.as_slice())?;
-    Ok(records)
+    let records = header.uncompressed_len as usize;
+    if header.codec == Codec::None.number() {
+        packing::check_plain(header, shared.as_slice())?;
+        return shared.shortened(records).ok_or_else(lost);
+    }
+    let mut buffer = ctx.pool.take_used();
+    packing::unpack_with_table(header, shared.as_slice(), &mut buffer)?;
+    ByteView::of_buffer(Arc::new(buffer), 0, records).ok_or_else(lost)
 }
 
 enum Looked {

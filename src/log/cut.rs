@@ -7,13 +7,14 @@
 use super::cursor::Cursor;
 use super::manifest::ManifestError;
 use super::recovery::{self, Point, active_entry, create_segment};
-use super::segment::{FIRST_BATCH, HeaderError, Segment, timestamp_or_unknown};
+use super::segment::{FIRST_BATCH, HeaderError, Segment};
 use super::{Log, Writer, corrupt, malformed};
 use crate::error::{Error, Result, is_space};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, body_crc, encode_header};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::body;
-use crate::format::compression::{Codec, Compressor};
+use crate::format::compression::Compressor;
 use crate::format::manifest::SegmentState;
+use crate::format::packing::repack;
 use crate::format::segment::SegmentHeader;
 use crate::stats::Event;
 use crate::storage::write_all_at;
@@ -158,6 +159,7 @@ impl Log {
         let lead = self.commit.hold();
         let mut writer = self.writer.lock();
         self.check_writable()?;
+        self.make_files(&mut writer)?;
         // Not a record is what it was, from the first one on, and no offset that comes was anybody's.
         let common = offset.min(self.log_start());
         let cut = Cut { kept: 0, last: None, rest: None, start: offset, end: offset, common };
@@ -211,10 +213,7 @@ impl Log {
                 split = Some(header).filter(|header| header.base_offset < end);
                 break;
             }
-            point.position += header.stored_bytes();
-            point.end = header.end_offset();
-            point.last_crc = crc;
-            point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+            point.pass(&header, crc);
         }
         let emptied = point.position == FIRST_BATCH;
         Ok((kept - usize::from(emptied), Some(point).filter(|_| !emptied), split))
@@ -248,28 +247,12 @@ impl Log {
             next = record.offset_delta.saturating_add(1);
         }
         let Some(latest) = latest else { return Ok(None) };
-        let raw_len = stored.len() - HEADER_BYTES;
-        if header.attributes.codec_bits() != Codec::None.bits() {
-            let mut packed = vec![0; HEADER_BYTES];
-            let shrunk =
-                Compressor::default().compress(stored.get(HEADER_BYTES..).unwrap_or(&[]), &mut packed);
-            let codec = if shrunk { Codec::Lz4 } else { Codec::None };
-            header.attributes = header.attributes.with_codec_bits(codec.bits());
-            if shrunk {
-                stored = packed;
-            }
-        }
-        let body = stored.get(HEADER_BYTES..).unwrap_or(&[]);
-        let (Ok(owned), Ok(uncompressed_len), Ok(body_len)) =
-            (u32::try_from(kept), u32::try_from(raw_len), u32::try_from(body.len()))
-        else {
-            return Err(corrupt(
-                &self.ctx,
-                &batch.segment.path,
-                0,
-                "a batch that is larger than batches are",
-            ));
+        let Ok(owned) = u32::try_from(kept) else {
+            let what = "a batch that owns more offsets than batches do";
+            return Err(corrupt(&self.ctx, &batch.segment.path, 0, what));
         };
+        header.count = count;
+        repack(&mut header, &mut stored, &mut Compressor::default());
         let dropped = u64::from(header.last_offset_delta).saturating_sub(kept.saturating_sub(1));
         match header.attributes.given_sequences() {
             Some(true) => header.base_sequence = header.base_sequence.saturating_sub(dropped),
@@ -282,11 +265,7 @@ impl Log {
             None => {}
         }
         header.last_offset_delta = owned.saturating_sub(1);
-        header.count = count;
         header.max_timestamp = latest;
-        header.uncompressed_len = uncompressed_len;
-        header.body_len = body_len;
-        header.body_crc = body_crc(body);
         header.synced_upto = header.base_offset;
         Ok(Some(Rest { header, stored }))
     }
@@ -321,6 +300,7 @@ impl Log {
             generation,
             log_epoch: epoch,
             created_at: self.ctx.clock.now(),
+            secret: self.identity.secret,
         };
         let next = active_entry(base, generation, epoch);
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, None));
@@ -328,9 +308,10 @@ impl Log {
         let mut point = Point::start_of(base, generation, epoch, prev_crc);
         if let Some(Rest { mut header, mut stored }) = rest {
             header.log_epoch = epoch;
-            if let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() {
-                point.last_crc = encode_header(&header, self.seed, room);
-            }
+            let crc = match stored.first_chunk_mut::<HEADER_BYTES>() {
+                Some(room) => encode_header(&header, self.seed, room),
+                None => 0,
+            };
             let written = write_all_at(&*file, &stored, FIRST_BATCH).map_err(|(_, e)| e);
             if let Err(e) = written.and_then(|()| file.sync_data()) {
                 let _ = self.ctx.storage.remove_file(&segment.path);
@@ -339,10 +320,7 @@ impl Log {
                 let error = if is_space(&e) { Error::DiskFull { path } } else { Error::create(&path, e) };
                 return Err(unchanged(error));
             }
-            point.position += stored.len() as u64;
-            point.end = header.end_offset();
-            point.first_timestamp = Some(header.max_timestamp);
-            point.max_timestamp = Some(header.max_timestamp);
+            point.pass(&header, crc);
         }
         let mut unindexed = Vec::new();
         let committed = self.manifest.commit(&self.ctx, |manifest| {
@@ -353,10 +331,7 @@ impl Log {
                 unindexed.push(entry.base_offset);
             }
             if let (Some(last), Some(entry)) = (last, manifest.segments.last_mut()) {
-                entry.size = last.position;
-                entry.end_offset = last.end;
-                entry.last_crc = last.last_crc;
-                entry.max_timestamp = timestamp_or_unknown(last.max_timestamp);
+                last.end_entry(entry);
                 unindexed.push(entry.base_offset);
             }
             manifest.begin_epoch(common);

@@ -28,7 +28,7 @@ use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTE
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::stats::{Cut, Event, OpenReport};
-use crate::storage::{File, OpenMode, read_file, replace_file, write_all_at};
+use crate::storage::{File, OpenMode, read_file, read_up_to, replace_file, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -351,6 +351,24 @@ impl State {
         self.settled = 0;
         (self.large_from, self.stuck) = (FILE_BYTES, None);
         Ok(())
+    }
+}
+
+/// Looks at the beginning of the journal, if there is one, before anything is written.
+///
+/// # Errors
+/// `UnsupportedFormat`; an I/O error. Damage is for [`settle`] to report.
+pub(crate) fn check_format(ctx: &Context) -> Result<()> {
+    let path = Path::new(names::JOURNAL);
+    let mut header = [0; JOURNAL_HEADER_BYTES];
+    let read = ctx.storage.open(path, OpenMode::Read).and_then(|file| read_up_to(&*file, &mut header, 0));
+    match read {
+        Ok(len) => match journal::decode_header(header.get(..len).unwrap_or_default()) {
+            Err(m) if m.unsupported.is_some() => Err(malformed(ctx, path, 0, &m)),
+            _ => Ok(()),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("read", &ctx.display(path), e)),
     }
 }
 

@@ -21,7 +21,6 @@ use super::cursor::read_batch;
 use super::files::Counted;
 use super::segment::{FIRST_BATCH, Segment};
 use crate::error::Result;
-use crate::format::batch::Seed;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{Entry, IndexedSegment, KeyIndex, Place};
 use crate::format::names;
@@ -275,8 +274,7 @@ impl Segment {
 
     /// Walks the batches below `end`.
     fn build_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, end: u64) -> Result<KeyTable> {
-        let (hasher, seed) =
-            (KeyHasher::new(&identity.topic_id), Seed::new(&identity.topic_id, identity.partition));
+        let (hasher, seed) = (KeyHasher::new(&identity.secret), identity.seed());
         let mut source = self.source(ctx, identity)?;
         let (mut table, mut position) = (KeyTable::default(), FIRST_BATCH);
         while position < end {

@@ -14,7 +14,7 @@
 //!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
-//! - *Locks* are taken in this order: the journal's gate, shape, writer, the journal's own, named producers, manifest,
+//! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer makes files), the journal's own, named producers, manifest,
 //!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
@@ -25,6 +25,7 @@ mod clean;
 pub(crate) mod commit;
 mod compaction;
 pub(crate) mod context;
+pub(crate) mod create;
 pub(crate) mod cursor;
 mod cut;
 mod durability;
@@ -58,11 +59,12 @@ use self::batch::Identity;
 use self::commit::GroupCommit;
 use self::compaction::Retries;
 pub(crate) use self::context::Context;
+use self::create::stage;
 use self::manifest::ManifestStore;
 use self::notify::Waiters;
 pub(crate) use self::pool::Buffer;
-use self::recovery::{Note, Point, active_entry, create_segment, recover};
-use self::segment::{FIRST_BATCH, Segment};
+use self::recovery::{Note, Point, active_entry, recover};
+use self::segment::Segment;
 pub use self::ship::RawBatches;
 use self::tail::Tail;
 pub(crate) use self::timer::Task;
@@ -70,15 +72,14 @@ use crate::config::{
     Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
 };
 use crate::error::{Corruption, Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Secret, Seed};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::key_hash::KeyHasher;
 use crate::format::manifest::{EpochStart, Manifest};
-use crate::format::names;
 use crate::format::reader::Malformed;
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::stats::{CompactionStats, OpenReport, PartitionStats, SegmentStats};
-use crate::sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
 
 /// The segments of a log, oldest first; the last one is active.
@@ -157,7 +158,8 @@ pub(crate) struct SealedBatch {
 impl SealedBatch {
     /// The encoded records, uncompressed.
     fn records(&self) -> &[u8] {
-        self.raw.as_ref().unwrap_or(&self.stored).get(HEADER_BYTES..).unwrap_or(&[])
+        let end = HEADER_BYTES.saturating_add(self.header.uncompressed_len as usize);
+        self.raw.as_ref().unwrap_or(&self.stored).get(HEADER_BYTES..end).unwrap_or(&[])
     }
 }
 
@@ -220,6 +222,8 @@ pub(crate) struct Log {
     producers: Mutex<named::Known>,
     /// What opening found at its end.
     recovered: journal::Tail,
+    /// How much of its files there is: see [`create`].
+    made: AtomicU8,
     poison: Mutex<Option<Arc<Error>>>,
     /// What every call answers once the broker is closed or the topic deleted.
     ended: Mutex<Option<Error>>,
@@ -260,47 +264,30 @@ struct Writer {
 }
 
 impl Log {
-    /// Makes the directory of a new, empty partition. Durable on return; an existing one is emptied first (it is the
-    /// leftover of an interrupted creation).
-    ///
-    /// # Errors
-    /// What the medium says.
-    pub(crate) fn create(ctx: &Context, identity: &Identity, dir: &Path) -> Result<()> {
-        let header = SegmentHeader {
-            partition: identity.partition,
-            topic_id: identity.topic_id,
-            base_offset: Offset::ZERO,
-            prev_end: Offset::ZERO,
-            prev_crc: 0,
-            generation: 0,
-            log_epoch: 0,
-            created_at: ctx.clock.now(),
-        };
-        let manifest = Manifest {
-            topic_id: identity.topic_id,
-            partition: identity.partition,
-            log_start: Offset::ZERO,
-            epochs: vec![EpochStart { epoch: 0, start: Offset::ZERO }],
-            segments: vec![active_entry(Offset::ZERO, 0, 0)],
-        };
-        ctx.storage.create_dir(dir).map_err(|e| Error::create(&ctx.display(dir), e))?;
-        create_segment(ctx, dir, &header, true)?;
-        manifest::write(ctx, &dir.join(names::MANIFEST), &manifest).map_err(|failed| failed.error)
-    }
-
-    /// Opens a partition's directory. Never fails: a partition that cannot be used answers with its error, so that the
-    /// others can be.
+    /// Opens a partition that has this manifest; files of one without a manifest are made when it is first written to. Never
+    /// fails: a partition that cannot be used answers with its error, so that the others can be.
     pub(crate) fn open(
         ctx: &Arc<Context>,
         identity: Identity,
         dir: PathBuf,
         settings: LogSettings,
         note: Option<Note<'_>>,
+        found: Result<Option<Manifest>>,
         report: &mut OpenReport,
     ) -> Arc<Self> {
-        let identity = Arc::new(identity);
-        let seed = Seed::new(&identity.topic_id, identity.partition);
-        let (manifest, segments, point, damage, tail) = match recover(ctx, &identity, &dir, note, report) {
+        let manifest = found;
+        let made = if let Ok(None) = &manifest { stage::NOTHING } else { stage::FILES };
+        let secret = match &manifest {
+            Ok(Some(manifest)) => manifest.secret,
+            Ok(None) => ctx.new_secret(identity.topic_id, identity.partition),
+            Err(_) => Secret::default(),
+        };
+        let identity = Arc::new(Identity { secret, ..identity });
+        let recovered = manifest.and_then(|manifest| match manifest {
+            Some(manifest) => recover(ctx, &identity, &dir, manifest, note, report),
+            None => Ok(create::unwritten(&identity, &dir)),
+        });
+        let (manifest, segments, point, damage, tail) = match recovered {
             Ok(found) => {
                 if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
                     // All of it is on the medium, as the recovery saw to it.
@@ -312,6 +299,7 @@ impl Log {
                 let manifest = Manifest {
                     topic_id: identity.topic_id,
                     partition: identity.partition,
+                    secret,
                     log_start: Offset::ZERO,
                     epochs: Vec::new(),
                     segments: Vec::new(),
@@ -336,8 +324,8 @@ impl Log {
         let end = point.end.get();
         Arc::new(Log {
             ctx: ctx.clone(),
-            seed,
-            hasher: KeyHasher::new(&identity.topic_id),
+            seed: identity.seed(),
+            hasher: KeyHasher::new(&identity.secret),
             settings: RwLock::new(settings),
             writer: Mutex::new(Writer { segment: active, point, indexed: point.position, journal_upto: 0 }),
             segments: RwLock::new(segments.into()),
@@ -358,6 +346,7 @@ impl Log {
             damage,
             producers: Mutex::default(),
             recovered: tail,
+            made: AtomicU8::new(made),
             poison: Mutex::new(None),
             ended: Mutex::new(None),
             shape: Mutex::new(()),
@@ -377,29 +366,6 @@ impl Log {
             identity,
             dir,
         })
-    }
-
-    /// Opens a partition that [`create`](Log::create) has just made: its one segment is empty and on the medium.
-    pub(crate) fn open_new(
-        ctx: &Arc<Context>,
-        identity: Identity,
-        dir: PathBuf,
-        settings: LogSettings,
-        report: &mut OpenReport,
-    ) -> Arc<Self> {
-        let entry = CheckpointEntry {
-            topic_id: identity.topic_id,
-            partition: identity.partition,
-            base_offset: Offset::ZERO,
-            generation: 0,
-            position: FIRST_BATCH,
-            end_offset: Offset::ZERO,
-            first_timestamp: i64::MIN,
-            max_timestamp: i64::MIN,
-            last_crc: 0,
-            log_epoch: 0,
-        };
-        Log::open(ctx, identity, dir, settings, Some(Note { entry: &entry, clean: true }), report)
     }
 
     // -- what it is --
@@ -510,6 +476,21 @@ impl Log {
         given.map(|last| last.saturating_add(1)).map_err(|_| self.identity.generations_exhausted())
     }
 
+    /// Begins an epoch at the log's end, because where the log had ended before this opening cannot be proven: offsets from here
+    /// on may have been given out before, to records that are gone. Before any is served. The caller makes it durable; the next
+    /// manifest that is written has it too.
+    ///
+    /// Returns nothing if the log takes no appends, because then no offset is given out again.
+    pub(crate) fn begin_epoch_of_opening(&self) -> Option<EpochStart> {
+        self.check_writable().ok()?;
+        let start = Offset::new(self.log_end.load(Ordering::Acquire));
+        let mut manifest = self.manifest.get();
+        manifest.begin_epoch(start);
+        let epoch = manifest.epoch();
+        self.epoch.store(epoch, Ordering::Release);
+        Some(EpochStart { epoch, start })
+    }
+
     /// Whether a position taken in `epoch` still means the same place.
     ///
     /// # Errors
@@ -612,7 +593,7 @@ impl Log {
             (None, Some(cause)) => Some(Err(Error::clone(cause))),
         };
         let synced = synced.unwrap_or_else(|| self.sync().and_then(|()| self.sync_empty()));
-        if synced.is_ok() {
+        if synced.is_ok() && self.has_files() {
             self.finish_sealed();
             if let Some(file) = self.unsaved_producers() {
                 self.save_producers(&file);
@@ -673,6 +654,7 @@ impl Log {
         let segments: Vec<_> = self
             .segments()
             .iter()
+            .filter(|_| self.has_files())
             .map(|segment| SegmentStats {
                 file: self.ctx.display(&segment.path),
                 base_offset: segment.base,
@@ -704,13 +686,14 @@ pub(crate) fn corrupt(ctx: &Context, path: &Path, position: u64, what: &str) -> 
     Error::corrupt(&ctx.display(path), position, what)
 }
 
-/// What a decoder's complaint means: a newer version, or a corruption. `base` is where the decoded bytes lie in the file.
+/// What a decoder's complaint means: an unsupported format, or a corruption. `base` is where the decoded bytes lie in the file.
 pub(crate) fn malformed(ctx: &Context, path: &Path, base: u64, malformed: &Malformed) -> Error {
-    match malformed.version {
-        Some(found) => Error::UnsupportedFormat {
+    match malformed.unsupported {
+        Some(needs) => Error::UnsupportedFormat {
             path: ctx.display(path),
-            found,
+            found: needs.version(),
             supported: crate::format::FORMAT_VERSION,
+            needs: needs.to_string(),
         },
         None => Error::Corrupt(Corruption {
             file: ctx.display(path),

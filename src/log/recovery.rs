@@ -19,12 +19,13 @@ use super::batch::Identity;
 use super::context::Context;
 use super::journal::Tail;
 use super::manifest;
-use super::segment::{FIRST_BATCH, Segment, known_timestamp};
+use super::segment::{FIRST_BATCH, Segment, known_timestamp, timestamp_or_unknown};
 use super::{corrupt, malformed};
 use crate::error::{Error, Result};
-use crate::format::batch::Seed;
+use crate::format::batch::{BatchHeader, Seed};
 use crate::format::checkpoint::CheckpointEntry;
-use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::digest::Digest;
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::names::{self, PartitionFile};
 use crate::stats::{Event, OpenReport, Recovery};
 use crate::storage::{File, read_file};
@@ -54,6 +55,8 @@ pub(crate) struct Point {
     pub(crate) max_timestamp: Option<Timestamp>,
     /// The header CRC of the batch before it, 0 if there is none.
     pub(crate) last_crc: u32,
+    /// The digest of the segment's batches up to here.
+    pub(crate) digest: Digest,
 }
 
 impl Point {
@@ -68,7 +71,27 @@ impl Point {
             first_timestamp: None,
             max_timestamp: None,
             last_crc,
+            digest: Digest::default(),
         }
+    }
+
+    /// Moves behind the batch that begins here, which has this header with this CRC.
+    pub(crate) fn pass(&mut self, header: &BatchHeader, crc: u32) {
+        self.position += header.stored_bytes();
+        self.end = header.end_offset();
+        self.last_crc = crc;
+        self.digest.add(crc, header.body_crc);
+        self.first_timestamp.get_or_insert(header.max_timestamp);
+        self.max_timestamp = self.max_timestamp.max(Some(header.max_timestamp));
+    }
+
+    /// Says in the manifest's entry of its segment that the segment ends here.
+    pub(crate) fn end_entry(&self, entry: &mut SegmentEntry) {
+        entry.size = self.position;
+        entry.end_offset = self.end;
+        entry.last_crc = self.last_crc;
+        entry.max_timestamp = timestamp_or_unknown(self.max_timestamp);
+        entry.digest = self.digest;
     }
 }
 
@@ -83,22 +106,21 @@ pub(crate) struct Recovered {
     pub(crate) tail: Tail,
 }
 
-/// Opens a partition's directory.
+/// Opens the directory of a partition that has this manifest.
 ///
 /// # Errors
-/// The manifest is missing, damaged or of a newer version, or the medium refused something: nothing of the partition can
-/// be used. Nothing that holds records has been changed.
+/// The medium refused something, or a file is of an unsupported format: nothing of the partition can be used. Nothing that holds records has been changed.
 pub(crate) fn recover(
     ctx: &Context,
     identity: &Arc<Identity>,
     dir: &Path,
+    manifest: Manifest,
     note: Option<Note<'_>>,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
-    let manifest = read_manifest(ctx, identity, dir)?;
     let present = sweep(ctx, dir, &manifest, report)?;
     let segments = segments_of(dir, &manifest);
-    let seed = Seed::new(&identity.topic_id, identity.partition);
+    let seed = identity.seed();
     let tail = Tail::default();
     let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments, report, tail };
     if let Some(missing) = recovery.segments.iter().find(|segment| !present.contains(&segment.path)).cloned()
@@ -125,7 +147,11 @@ fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
     segments
 }
 
-fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> Result<Manifest> {
+/// Reads a partition's manifest. Nothing is changed.
+///
+/// # Errors
+/// It is missing, damaged or of an unsupported format, or cannot be read: nothing of the partition can be used.
+pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> Result<Manifest> {
     const LIMIT: u64 = 256 << 20;
     let path = dir.join(names::MANIFEST);
     let bytes = read_file(&*ctx.storage, &path, LIMIT).map_err(|e| match e.kind() {
@@ -422,5 +448,6 @@ fn point_of(entry: &CheckpointEntry) -> Point {
         first_timestamp: known_timestamp(entry.first_timestamp),
         max_timestamp: known_timestamp(entry.max_timestamp),
         last_crc: entry.last_crc,
+        digest: entry.digest,
     }
 }

@@ -335,6 +335,8 @@ impl Segment {
             Some("the segment belongs to another partition")
         } else if header.base_offset != self.base || header.generation != self.generation {
             Some("the segment's header contradicts its file name")
+        } else if header.secret != identity.secret {
+            Some("the segment's secret contradicts the manifest")
         } else {
             None
         }
@@ -488,6 +490,7 @@ impl Segment {
             && file.partition == identity.partition
             && file.base_offset == self.base
             && file.generation == self.generation
+            && file.log_epoch == self.epoch
             && file.covers_bytes == covers;
         ours.then_some(file.entries)
     }
@@ -501,7 +504,7 @@ impl Segment {
     ) -> Result<Vec<IndexEntry>> {
         const STEP: u64 = 4096;
         let mut source = self.source(ctx, identity)?;
-        let seed = Seed::new(&identity.topic_id, identity.partition);
+        let seed = identity.seed();
         let (mut entries, mut position, mut noted) = (Vec::new(), FIRST_BATCH, FIRST_BATCH);
         let mut max_before = i64::MIN;
         while position < end {
@@ -538,6 +541,7 @@ impl Segment {
             partition: identity.partition,
             base_offset: self.base,
             generation: self.generation,
+            log_epoch: self.epoch,
             covers_bytes: covers,
             end_offset: end,
             entries,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::ErrorKind;
 
+use super::create::find_manifest;
 use super::cursor::Cursor;
 use super::*;
 use crate::config::BrokerConfig;
@@ -23,6 +24,7 @@ fn identity() -> Identity {
         topic: TopicName::new("t").unwrap(),
         topic_id: TopicId([7; 16]),
         partition: PartitionId::new(3),
+        secret: Secret::default(),
     }
 }
 
@@ -33,22 +35,18 @@ fn settings(durability: Durability) -> LogSettings {
 
 fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let ctx = context(disk);
-    Log::create(&ctx, &identity(), Path::new("p")).unwrap();
-    ctx.storage.sync_dir(Path::new("")).unwrap();
-    Log::open_new(&ctx, identity(), PathBuf::from("p"), settings(durability), &mut OpenReport::default())
+    let (settings, mut report) = (settings(durability), OpenReport::default());
+    let log = Log::open(&ctx, identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
+    log.make_files(&mut log.writer.lock()).unwrap();
+    log
 }
 
 fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, OpenReport) {
     let mut report = OpenReport::default();
     let note = entry.map(|(entry, clean)| Note { entry, clean });
-    let log = Log::open(
-        &context(disk),
-        identity(),
-        PathBuf::from("p"),
-        settings(Durability::Os),
-        note,
-        &mut report,
-    );
+    let (ctx, dir) = (context(disk), PathBuf::from("t/p"));
+    let found = find_manifest(&ctx, &identity(), &dir, true);
+    let log = Log::open(&ctx, identity(), dir, settings(Durability::Os), note, found, &mut report);
     (log, report)
 }
 
@@ -80,6 +78,8 @@ fn batch_of(log: &Log, key: Option<&str>, values: &[String]) -> SealedBatch {
         producer_id: 0,
         base_sequence: 0,
         producer_epoch: 0,
+        codec: 0,
+        table: 0,
         attributes: Attributes::default(),
         uncompressed_len: len,
         transaction_id: 0,
@@ -300,7 +300,7 @@ fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
     // Nor does an index come back that is written late.
     let (size, end) = (segments[0].size(), segments[0].end().unwrap());
     segments[0].save_index(&log.ctx, &log.identity, size, end);
-    let left = disk.files().into_iter().filter(|(path, _)| path.starts_with("p")).count();
+    let left = disk.files().into_iter().filter(|(path, _)| path.starts_with("t/p")).count();
     assert_eq!(left, log.segments().len() + 1, "{:?}", disk.files());
 }
 

@@ -482,9 +482,7 @@ impl Log {
             return Ok(());
         }
         let committed = self.manifest.commit(&self.ctx, |manifest| {
-            if let Some(last) = manifest.epochs.last_mut() {
-                last.start = header.end_offset();
-            }
+            manifest.move_last_epoch_behind(header);
         });
         committed.map_err(|failed| failed.error)
     }

@@ -115,7 +115,7 @@ impl Log {
 
     /// What the broker's checkpoint says of this log: the last point known to be on the medium.
     pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
-        if self.damage.is_some() {
+        if self.damage.is_some() || !self.has_files() {
             return None;
         }
         let point = *self.durable_point.lock();
@@ -130,6 +130,7 @@ impl Log {
             max_timestamp: timestamp_or_unknown(point.max_timestamp),
             last_crc: point.last_crc,
             log_epoch: point.epoch,
+            digest: point.digest,
         })
     }
 }

@@ -54,7 +54,7 @@ impl OpenBatch {
     /// Whether a record of this [`record_len`](crate::log::builder::record_len) is allowed and finds room.
     #[inline]
     pub(super) fn fits(&self, len: usize) -> bool {
-        len <= self.limits.record && self.len() + len + DELTA_BYTES_MAX <= self.limits.batch
+        len <= self.limits.record && self.records.sealed_len(1, len + DELTA_BYTES_MAX) <= self.limits.batch
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -74,7 +74,7 @@ impl OpenBatch {
     pub(super) fn absorb(&mut self, other: &OpenBatch) -> Option<u32> {
         let records = &other.records;
         if records.base_timestamp() != self.base_timestamp()
-            || self.len() + records.body().len() > self.limits.batch
+            || self.records.sealed_len(records.count(), records.body().len()) > self.limits.batch
         {
             return None;
         }

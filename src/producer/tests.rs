@@ -912,12 +912,14 @@ impl Sink for Arc<FakeLog> {
         }
         let SealedBatch { header, stored, raw, .. } = batch;
         check_body(&header, &stored[HEADER_BYTES..]).unwrap();
-        let codec = Codec::from_bits(header.attributes.codec_bits()).unwrap();
+        let codec = Codec::from_number(header.codec).unwrap();
         let mut body = Vec::new();
-        decompress(codec, &stored[HEADER_BYTES..], header.uncompressed_len as usize, &mut body).unwrap();
+        let (records, table) =
+            stored[HEADER_BYTES..].split_at(stored.len() - HEADER_BYTES - header.table_bytes() as usize);
+        decompress(codec, records, header.uncompressed_len as usize, &mut body).unwrap();
         assert_eq!(raw.is_some(), codec != Codec::None);
         assert!(raw.is_none_or(|raw| raw[HEADER_BYTES..] == body));
-        validate(&header, &body).unwrap();
+        validate(&header, &body, table).unwrap();
         let base = state.stored.len() as u64;
         let mut max = Timestamp::from_millis(i64::MIN);
         for record in Records::new(&body, header.count) {

@@ -519,6 +519,9 @@ impl Unread {
 
     fn skip_below(&mut self, offset: Offset) {
         let least = offset.since(self.batch.header.base_offset);
+        let (index, position) = self.batch.nearest(offset);
+        let remaining = self.mark.remaining.saturating_sub(index);
+        self.mark = Mark { position, remaining, next_offset_delta: index };
         let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
         let below = deltas.take_while(|delta| *delta < least).count();
         self.mark = self.mark_behind(u32::try_from(below).unwrap_or(u32::MAX));

@@ -45,6 +45,8 @@ fn append_with(log: &Arc<Log>, span: u32, records: &[Made<'_>], attributes: Attr
         producer_id: 0,
         base_sequence: 0,
         producer_epoch: 0,
+        codec: 0,
+        table: 0,
         attributes,
         uncompressed_len: body.len() as u32,
         transaction_id: 0,

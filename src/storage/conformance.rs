@@ -303,6 +303,25 @@ mod memory {
     }
 
     #[test]
+    fn a_machine_that_was_started_again_is_told_from_a_process_that_was() {
+        let disk = half_synced();
+        let boot = |disk: &Disk| disk.storage().run_identity().0;
+        let first = boot(&disk);
+        assert_ne!(first, [0; 16]);
+        disk.crash(Survive::Everything);
+        assert_eq!((boot(&disk), boot(&disk.duplicate())), (first, first));
+        disk.crash(Survive::Synced);
+        assert_ne!(boot(&disk), first);
+        assert_eq!(boot(&disk), boot(&disk.duplicate()));
+        // The real one says the same each time.
+        let dir = tempfile::tempdir().unwrap();
+        let real = || crate::storage::fs::FsStorage::new(dir.path().to_path_buf()).run_identity().0;
+        assert_eq!(real(), real());
+        #[cfg(target_os = "linux")]
+        assert_ne!(real(), [0; 16]);
+    }
+
+    #[test]
     fn data_and_entry_are_synced_apart() {
         let disk = Disk::new();
         let storage = disk.storage();

@@ -420,6 +420,10 @@ impl Storage for FaultStorage {
         self.process.meet(Op::SyncDir)?;
         self.inner.sync_dir(dir)
     }
+
+    fn run_identity(&self) -> ([u8; 16], u32) {
+        self.inner.run_identity()
+    }
 }
 
 struct FaultFile {

@@ -112,6 +112,13 @@ impl Storage for FsStorage {
         fs::remove_dir(self.resolve(path)?)
     }
 
+    fn run_identity(&self) -> ([u8; 16], u32) {
+        // Linux alone says it; that it cannot be read is no error.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
+        (u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes(), std::process::id())
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_directory(&self.resolve(dir)?)
     }

@@ -62,6 +62,8 @@ struct Machine {
     tree: Mutex<Tree>,
     /// The current run. Rises at each crash, with `running` held for writing.
     run: AtomicU64,
+    /// How often the power was lost, and one more.
+    boot: AtomicU64,
     /// With crash images every operation holds it for reading, so that a crash and a copy see one instant. Taken before
     /// `tree`, which is taken before a file's content.
     running: Option<RwLock<()>>,
@@ -71,16 +73,17 @@ impl MemStorage {
     /// An empty storage that no one is going to crash: syncs are free and no bookkeeping is done. All kinds of crash
     /// do the same here as [`Survive::Everything`].
     pub(crate) fn new() -> Self {
-        MemStorage::start(Tree::new(false), None)
+        MemStorage::start(Tree::new(false), 1, None)
     }
 
     /// An empty storage that remembers what is durable and what is not.
     pub(crate) fn with_crash_images() -> Self {
-        MemStorage::start(Tree::new(true), Some(RwLock::new(())))
+        MemStorage::start(Tree::new(true), 1, Some(RwLock::new(())))
     }
 
-    fn start(tree: Tree, running: Option<RwLock<()>>) -> Self {
-        let machine = Machine { tree: Mutex::new(tree), run: AtomicU64::new(0), running };
+    fn start(tree: Tree, boot: u64, running: Option<RwLock<()>>) -> Self {
+        let (run, boot) = (AtomicU64::new(0), AtomicU64::new(boot));
+        let machine = Machine { tree: Mutex::new(tree), run, boot, running };
         MemStorage { machine: Arc::new(machine), run: 0 }
     }
 
@@ -99,6 +102,7 @@ impl MemStorage {
             if survive == Survive::Everything || self.machine.running.is_none() {
                 tree.after_kill();
             } else {
+                self.machine.boot.fetch_add(1, Ordering::AcqRel);
                 *tree = tree.after_power_loss(&mut Fates::new(survive));
             }
         }
@@ -110,7 +114,8 @@ impl MemStorage {
     pub(crate) fn duplicate(&self) -> Self {
         let running = self.machine.running.as_ref();
         let _stopped = running.map(RwLock::write);
-        MemStorage::start(self.machine.tree.lock().duplicate(), running.map(|_| RwLock::new(())))
+        let boot = self.machine.boot.load(Ordering::Acquire);
+        MemStorage::start(self.machine.tree.lock().duplicate(), boot, running.map(|_| RwLock::new(())))
     }
 
     /// All files with their lengths, sorted by path.
@@ -196,6 +201,11 @@ impl Machine {
 impl Storage for MemStorage {
     fn display(&self, path: &Path) -> PathBuf {
         Path::new("mem:/").join(path)
+    }
+
+    fn run_identity(&self) -> ([u8; 16], u32) {
+        let boot = u128::from(self.machine.boot.load(Ordering::Acquire));
+        (boot.to_le_bytes(), 0)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

@@ -54,6 +54,10 @@ pub(crate) trait Storage: Send + Sync {
 
     /// Makes the entries of a directory durable: creations, renames and removals in it before this call.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Which start of the machine this is, and which process. As long as the first is the same, and not zero, every write that
+    /// was not synced is still there. Zeros if that cannot be told.
+    fn run_identity(&self) -> ([u8; 16], u32);
 }
 
 /// What a directory holds.
@@ -169,21 +173,35 @@ pub(crate) struct ReplaceError {
 /// Replaces a file's content so that after a crash at any instant there is the old content or the new: written aside,
 /// synced, renamed over, the directory synced.
 pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), ReplaceError> {
+    replace_and_open(storage, path, bytes).map(drop)
+}
+
+/// As [`replace_file`]. Returns the new file, open for reading and writing.
+pub(crate) fn replace_and_open(
+    storage: &dyn Storage,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Arc<dyn File>, ReplaceError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
     let written = (|| {
         let file = storage.open(&temporary, OpenMode::Truncate)?;
         write_all_at(&*file, bytes, 0).map_err(|(_, e)| e)?;
-        file.sync_data()
+        file.sync_data()?;
+        Ok(file)
     })();
-    if let Err(error) = written {
-        // Best effort: a leftover is overwritten by the next try and ignored by everybody else.
-        let _ = storage.remove_file(&temporary);
-        return Err(ReplaceError { error, replaced: false });
-    }
+    let file = match written {
+        Ok(file) => file,
+        Err(error) => {
+            // Best effort: a leftover is overwritten by the next try and ignored by everybody else.
+            let _ = storage.remove_file(&temporary);
+            return Err(ReplaceError { error, replaced: false });
+        }
+    };
     storage
         .rename(&temporary, path)
         .and_then(|()| storage.sync_dir(path.parent().unwrap_or(Path::new(""))))
-        .map_err(|error| ReplaceError { error, replaced: true })
+        .map_err(|error| ReplaceError { error, replaced: true })?;
+    Ok(file)
 }

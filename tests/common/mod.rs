@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use quipu::testing::{Disk, ManualClock};
+use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{Broker, BrokerConfig, Error, Offset, Partition, Receipt, Record, Start, TopicConfig};
 
 /// Every readable record of a broker: by topic and partition, offset and value, in the order of reading.
@@ -65,6 +66,25 @@ pub fn small() -> TopicConfig {
 /// Sends one record as a batch of its own and waits for its acknowledgement.
 pub fn send(broker: &Broker, to: &Partition, value: &str) -> quipu::Result<Receipt> {
     broker.producer().send(to, Record::new(value))?.wait()
+}
+
+/// Has the files of a partition made that was never written to, and nothing in them: its first batch finds no room.
+pub fn make_files(disk: &Disk, broker: &Broker, partition: &Partition) {
+    if partition.stats().segments.is_empty() {
+        // After the header of the segment, the manifest, and the note in the catalog.
+        disk.fail(Op::Write, 4, ErrorKind::StorageFull);
+        let error = send(broker, partition, "no room").unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+        assert_eq!((partition.stats().segments.len(), partition.bounds().unwrap().log_end.get()), (1, 0));
+    }
+}
+
+/// What opening warned of, but for the rest of a change of the catalog that a crash left and nobody was told of.
+pub fn warnings(broker: &Broker) -> Vec<String> {
+    let is_torn = |warning: &str| {
+        warning.contains("/catalog: ") && warning.contains("were left of a change that was never completed")
+    };
+    broker.open_report().warnings.iter().filter(|warning| !is_torn(warning)).cloned().collect()
 }
 
 /// What the record at `offset` says in partitions that [`fill`] filled.

@@ -10,8 +10,8 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
 use crate::format::compression::Compressor;
 use crate::format::key_hash::KeyHash;
+use crate::log::Log;
 use crate::log::segment::{FIRST_BATCH, Segment};
-use crate::log::{Log, corrupt};
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -24,6 +24,9 @@ impl Log {
     pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
         let _alone = self.cleaning.lock();
         self.check_writable()?;
+        if !self.has_files() {
+            return Ok(0);
+        }
         let upto = self.roll_if_it_has(hash)?;
         // The journal has the bytes of transactions until then.
         drop(self.ctx.journal.forget(&self.ctx, self)?);
@@ -113,9 +116,7 @@ impl Log {
                 encode_raw(&record, stated, record.timestamp_delta, &mut kept);
             }
             let mut new: BatchHeader = *header;
-            pack(&mut new, header.count, None, &mut kept, &mut compressor).ok_or_else(|| {
-                corrupt(&self.ctx, &segment.path, position, "a batch larger than batches are")
-            })?;
+            pack(&mut new, header.count, None, &mut kept, &mut compressor);
             outputs.put(&new, &kept, true).map(|()| true)
         });
         if walked.is_ok() && erased == 0 && len <= segment.size() {

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use super::horizon_of;
 use crate::error::{Error, Result, is_space};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, body_crc, encode_header};
-use crate::format::compression::{Codec, Compressor};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
+use crate::format::compression::Compressor;
+use crate::format::digest::Digest;
 use crate::format::index::IndexEntry;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
+use crate::format::packing::repack;
 use crate::format::segment::SegmentHeader;
 use crate::log::Log;
 use crate::log::recovery::create_segment_file;
@@ -18,33 +20,19 @@ use crate::storage::{File, write_all_at};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
-/// Makes of encoded records, behind room for a header, a body, and says so in the header. `None` if it is too large.
+/// Makes a body of `count` encoded records after room for a header, and says so in `header`.
 pub(super) fn pack(
     header: &mut BatchHeader,
     count: u32,
     latest: Option<Timestamp>,
     stored: &mut Vec<u8>,
     compressor: &mut Compressor,
-) -> Option<()> {
-    let records = stored.get(HEADER_BYTES..)?;
-    header.uncompressed_len = u32::try_from(records.len()).ok()?;
-    let mut codec = Codec::None;
-    if header.attributes.codec_bits() != Codec::None.bits() {
-        let mut packed = vec![0; HEADER_BYTES];
-        if compressor.compress(records, &mut packed) {
-            codec = Codec::Lz4;
-            *stored = packed;
-        }
-    }
-    let body = stored.get(HEADER_BYTES..)?;
-    header.attributes = header.attributes.with_codec_bits(codec.bits());
+) {
     header.count = count;
-    header.body_len = u32::try_from(body.len()).ok()?;
-    header.body_crc = body_crc(body);
+    repack(header, stored, compressor);
     if let Some(latest) = latest {
         header.max_timestamp = latest;
     }
-    Some(())
 }
 
 /// The segments that a cleaning writes.
@@ -117,6 +105,7 @@ impl<'a> Outputs<'a> {
         open.pending.extend_from_slice(stored);
         if let Some(room) = open.pending.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<HEADER_BYTES>) {
             entry.last_crc = encode_header(header, self.log.seed, room);
+            entry.digest.add(entry.last_crc, header.body_crc);
         }
         entry.size += stored.len() as u64;
         entry.end_offset = header.end_offset();
@@ -139,6 +128,7 @@ impl<'a> Outputs<'a> {
             generation: self.generation,
             log_epoch: first.log_epoch,
             created_at: log.ctx.clock.now(),
+            secret: log.identity.secret,
         };
         let file = create_segment_file(&log.ctx, &log.dir, &header)?;
         let entry = SegmentEntry {
@@ -150,6 +140,7 @@ impl<'a> Outputs<'a> {
             end_offset: base,
             last_crc: 0,
             max_timestamp: timestamp_or_unknown(None),
+            digest: Digest::default(),
         };
         let path = log.dir.join(names::segment_file(base, self.generation));
         let about = Written { entry, horizon: None, index: Vec::new(), path };

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     fn hash(n: u64) -> KeyHash {
-        KeyHasher::new(&crate::types::TopicId([7; 16])).hash(&n.to_le_bytes())
+        KeyHasher::new(&crate::format::batch::Secret([7; 16])).hash(&n.to_le_bytes())
     }
 
     pub(super) fn count(n: u64, records: u32) -> KeyCount {

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::{Behind, Break, Point, Recovered, Recoverer, segments_of};
 use crate::error::{Error, Result};
+use crate::format::digest::Digest;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::log::context::Context;
-use crate::log::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
+use crate::log::segment::{FIRST_BATCH, Segment};
 use crate::stats::{Cut, Event};
 use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
 use crate::sync::Arc;
@@ -91,10 +92,7 @@ impl Recoverer<'_> {
             let state = self.state_of_checked();
             if let Some(last) = self.manifest.segments.last_mut() {
                 last.state = state;
-                last.size = point.position;
-                last.end_offset = point.end;
-                last.last_crc = point.last_crc;
-                last.max_timestamp = timestamp_or_unknown(point.max_timestamp);
+                point.end_entry(last);
             }
         } else {
             self.manifest.segments.pop();
@@ -119,6 +117,7 @@ impl Recoverer<'_> {
             generation,
             log_epoch: epoch,
             created_at: self.ctx.clock.now(),
+            secret: self.identity.secret,
         };
         create_segment(self.ctx, self.dir, &created, true)?;
         self.manifest.segments.push(active_entry(base, generation, epoch));
@@ -198,6 +197,7 @@ pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32)
         end_offset: Offset::ZERO,
         last_crc: 0,
         max_timestamp: i64::MIN,
+        digest: Digest::default(),
     }
 }
 

@@ -62,7 +62,7 @@ impl Recoverer<'_> {
                         return broken(0, what, None);
                     }
                 }
-                Err(m) if m.version.is_some() => return Err(malformed(self.ctx, &segment.path, 0, &m)),
+                Err(m) if m.unsupported.is_some() => return Err(malformed(self.ctx, &segment.path, 0, &m)),
                 Err(m) => return broken(0, m.what, None),
             }
         }
@@ -73,6 +73,9 @@ impl Recoverer<'_> {
             let (header, crc) = match source.header(self.ctx, position, self.seed) {
                 Ok(found) => found,
                 Err(HeaderError::Io(e)) => return Err(e),
+                Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
+                    return Err(malformed(self.ctx, &segment.path, position, &m));
+                }
                 Err(HeaderError::Malformed(m)) => {
                     if !segment.is_sealed() && self.is_zero_from(&mut source, position, limit)? {
                         // Nothing was ever written here: the end.
@@ -81,7 +84,7 @@ impl Recoverer<'_> {
                     return broken(position, m.what, None);
                 }
             };
-            if header.log_epoch != segment.epoch {
+            if !self.manifest.fits_epoch(segment.epoch, &header) {
                 return broken(position, "a batch of another epoch", None);
             }
             if header.base_offset != point.end {
@@ -101,16 +104,18 @@ impl Recoverer<'_> {
             if header.transaction_id > 0 {
                 transactions.push((header.base_offset, header.transaction_id));
             }
-            point.position += header.stored_bytes();
-            point.end = header.end_offset();
-            point.last_crc = crc;
-            point.first_timestamp.get_or_insert(header.max_timestamp);
-            point.max_timestamp = point.max_timestamp.max(Some(header.max_timestamp));
+            point.pass(&header, crc);
         }
         if let Some(end) = segment.end()
             && (point.position != segment.size() || point.end != end)
         {
             return broken(point.position, "the segment ends before the manifest says", None);
+        }
+        if let Some(entry) = self.manifest.segments.get(at)
+            && segment.is_sealed()
+            && (point.last_crc, point.digest) != (entry.last_crc, entry.digest)
+        {
+            return broken(point.position, "the segment holds other batches than the manifest says", None);
         }
         segment.grow(point.position, point.max_timestamp);
         segment.set_index_missing_below(point.position);
@@ -138,13 +143,20 @@ impl Recoverer<'_> {
                     continue;
                 };
                 position += found as u64;
-                if let Ok((header, _)) = source.header(self.ctx, position, self.seed)
-                    && header.log_epoch == segment.epoch
-                    && header.base_offset >= expected
-                {
-                    behind.synced_upto = behind.synced_upto.max(Some(header.synced_upto));
-                    behind.resume = behind.resume.or(Some(header.base_offset));
-                    behind.end = behind.end.max(Some(header.end_offset()));
+                match source.header(self.ctx, position, self.seed) {
+                    Ok((header, _))
+                        if self.manifest.fits_epoch(segment.epoch, &header)
+                            && header.base_offset >= expected =>
+                    {
+                        behind.synced_upto = behind.synced_upto.max(Some(header.synced_upto));
+                        behind.resume = behind.resume.or(Some(header.base_offset));
+                        behind.end = behind.end.max(Some(header.end_offset()));
+                    }
+                    // IMPORTANT: nothing may be cut off that this build does not understand.
+                    Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
+                        return Err(malformed(self.ctx, &segment.path, position, &m));
+                    }
+                    _ => {}
                 }
                 position += 1;
             }

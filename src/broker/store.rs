@@ -1,0 +1,351 @@
+//! How does the catalog change on the medium? A change is one write at the end of its file; now and
+//! then a new file with a snapshot replaces it.
+//!
+//! The crash argument:
+//! - A change that is *committed* is written and synced before it is acted on. The sync covers
+//!   everything before it in the file, so the order of the file is the order of what happened.
+//! - A change that is *noted* is written only. A crash may take it, and with it nothing that was
+//!   acted on.
+//! - A change of which a crash left a part fails its checksum. Nothing after it was synced, because
+//!   a later sync would have covered it; the next opening says so and replaces the file. A later
+//!   change that says otherwise makes it damage.
+//! - A *replacement* writes the old file aside, then the new one, syncs it and renames it. Before
+//!   the rename the old file counts, afterwards the new one; both say the same.
+
+use std::path::Path;
+
+use crate::error::{Error, Result, is_space};
+use crate::format::catalog::{self, Catalog, Change, Found, HEADER_BYTES, Opening};
+use crate::format::names;
+use crate::format::reader::Malformed;
+use crate::log::{Context, malformed};
+use crate::storage::{
+    File, OpenMode, read_exact_at, read_file, replace_and_open, replace_file, write_all_at,
+};
+use crate::sync::{Arc, Mutex};
+use crate::types::TopicId;
+
+/// The catalog, and the only way to change it. Its lock is the last one: under it no other is
+/// taken.
+pub(super) struct CatalogStore {
+    state: Mutex<State>,
+}
+
+struct State {
+    catalog: Catalog,
+    file: Option<Arc<dyn File>>,
+    number: u64,
+    snapshot_bytes: u64,
+    /// Where the next change goes.
+    end: u64,
+    /// Everything before this is on the medium.
+    synced: u64,
+    /// The file is replaced when it would grow beyond this.
+    replace_beyond: u64,
+    /// A write or a sync failed: what the next opening finds is not known, so nothing more is
+    /// changed.
+    broken: Option<Error>,
+    closed: bool,
+}
+
+/// A file of the catalog, by number and length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+}
+
+impl CatalogStore {
+    /// Reads the catalog of a directory, and changes nothing.
+    ///
+    /// # Errors
+    /// `UnsupportedFormat`, `Corrupt`, or an I/O error.
+    pub(super) fn read(ctx: &Context) -> Result<Found> {
+        let path = Path::new(names::CATALOG);
+        let bytes = read_file(&*ctx.storage, path, FILE_BYTES_MAX)
+            .map_err(|e| Error::io("read", &ctx.display(path), e))?;
+        catalog::read(&bytes).map_err(|m| damaged(ctx, &m))
+    }
+
+    /// Makes the catalog of a new broker, durably. Its directories must be on the medium.
+    ///
+    /// # Errors
+    /// `DiskFull`, or another I/O error.
+    pub(super) fn create(ctx: &Context) -> Result<Self> {
+        let mut state = State::new(Catalog::empty(), 0, 0);
+        state.begin_file(ctx)?;
+        Ok(CatalogStore { state: Mutex::new(state) })
+    }
+
+    /// Continues with a catalog that was [read](CatalogStore::read). Unless the broker was closed
+    /// properly, the medium may lack what was read, so a new file replaces the old one.
+    ///
+    /// # Errors
+    /// `DiskFull`, or another I/O error.
+    pub(super) fn resume(ctx: &Context, found: Found, is_clean: bool) -> Result<Self> {
+        let mut state = State::new(found.catalog, found.number, found.end);
+        state.snapshot_bytes = found.snapshot_bytes;
+        state.set_limit();
+        let path = Path::new(names::CATALOG);
+        let file = ctx.storage.open(path, OpenMode::Write);
+        state.file = Some(file.map_err(|e| Error::io("open", &ctx.display(path), e))?);
+        // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
+        if !is_clean || found.torn > 0 {
+            state.replace(ctx)?;
+        }
+        Ok(CatalogStore { state: Mutex::new(state) })
+    }
+
+    /// Looks at the catalog. `look` must take no lock.
+    pub(super) fn with<R>(&self, look: impl FnOnce(&Catalog) -> R) -> R {
+        look(&self.state.lock().catalog)
+    }
+
+    /// Makes changes, all in one write, durably.
+    ///
+    /// # Errors
+    /// `DiskFull`: nothing has changed. After another error nothing has changed either, as far as
+    /// this process can tell, and the store takes no more changes.
+    pub(super) fn commit(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        state.append(ctx, &changes)?;
+        state.sync(ctx)?;
+        state.apply(changes);
+        Ok(())
+    }
+
+    /// Makes changes that the next commit makes durable, or [`close`](CatalogStore::close).
+    ///
+    /// # Errors
+    /// As [`commit`](CatalogStore::commit).
+    pub(super) fn note(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        state.append(ctx, &changes)?;
+        state.apply(changes);
+        Ok(())
+    }
+
+    /// Notes that a partition has files.
+    ///
+    /// # Errors
+    /// As [`commit`](CatalogStore::commit).
+    pub(super) fn note_files(&self, ctx: &Context, topic: TopicId, partition: u32) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        let known = state.catalog.topic(&topic);
+        if known.is_none_or(|topic| topic.with_files.contains(&partition)) {
+            return Ok(());
+        }
+        let changes = vec![Change::Partitions(topic, [partition].into())];
+        state.append(ctx, &changes)?;
+        state.apply(changes);
+        Ok(())
+    }
+
+    /// The change that notes this opening. Its boot identity proves to the next opening where logs
+    /// ended; it has none unless it `is_whole`.
+    pub(super) fn this_opening(&self, ctx: &Context, is_whole: bool) -> Opening {
+        let (boot, process) = ctx.storage.run_identity();
+        let boot = if is_whole { boot } else { [0; 16] };
+        let run = self.with(|catalog| catalog.opening().map_or(0, |last| last.run)).saturating_add(1);
+        Opening { boot, run, at: ctx.clock.now(), process }
+    }
+
+    /// Which file the catalog is in, and how long that is.
+    pub(super) fn place(&self) -> Place {
+        let state = self.state.lock();
+        Place { number: state.number, bytes: state.end }
+    }
+
+    /// Makes everything durable, and takes no more changes.
+    ///
+    /// # Errors
+    /// An earlier failure, or that of the sync: what the next opening finds is not known.
+    pub(super) fn close(&self, ctx: &Context) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Ok(());
+        }
+        let synced = match &state.broken {
+            Some(error) => Err(error.clone()),
+            None if state.synced < state.end => state.sync(ctx),
+            None => Ok(()),
+        };
+        state.closed = true;
+        state.file = None;
+        synced
+    }
+}
+
+impl State {
+    fn new(catalog: Catalog, number: u64, end: u64) -> Self {
+        State {
+            catalog,
+            file: None,
+            number,
+            snapshot_bytes: end,
+            end,
+            synced: end,
+            replace_beyond: u64::MAX,
+            broken: None,
+            closed: false,
+        }
+    }
+
+    /// # Errors
+    /// The store takes no more changes.
+    fn check(&self) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes changes that were written. They were checked by the caller, under the lock that
+    /// serializes it.
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let applied = self.catalog.apply(change);
+            debug_assert_eq!(applied, Ok(()), "only what fits is written");
+        }
+    }
+
+    /// Writes changes at the end of the file, after replacing it if it has become too long.
+    fn append(&mut self, ctx: &Context, changes: &[Change]) -> Result<()> {
+        let mut bytes = self.encode(changes);
+        if self.end + bytes.len() as u64 > self.replace_beyond {
+            self.replace_if_possible(ctx)?;
+            // A change carries its place.
+            bytes = self.encode(changes);
+        }
+        let path = ctx.display(Path::new(names::CATALOG));
+        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        if let Err((written, e)) = write_all_at(&*file, &bytes, self.end) {
+            // Zeros over the part, where there is room by now: it cannot look like a change that
+            // was torn.
+            if is_space(&e) && write_all_at(&*file, &vec![0; written], self.end).is_ok() {
+                return Err(Error::DiskFull { path });
+            }
+            return Err(self.fail(Error::io("change", &path, e)));
+        }
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn encode(&self, changes: &[Change]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for change in changes {
+            catalog::encode_change(&mut bytes, self.number, self.end, self.synced, change);
+        }
+        bytes
+    }
+
+    fn sync(&mut self, ctx: &Context) -> Result<()> {
+        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        match file.sync_data() {
+            Ok(()) => {
+                self.synced = self.end;
+                Ok(())
+            }
+            Err(e) => Err(self.fail(Error::io("change", &ctx.display(Path::new(names::CATALOG)), e))),
+        }
+    }
+
+    /// Nothing is changed any more until the broker is opened again.
+    fn fail(&mut self, error: Error) -> Error {
+        self.broken = Some(error.clone());
+        error
+    }
+
+    /// Replaces the file. Where that cannot be done and nothing has changed, it is tried again when
+    /// as much more has been written: a change is not refused because a long file could not be made
+    /// shorter.
+    fn replace_if_possible(&mut self, ctx: &Context) -> Result<()> {
+        match self.replace(ctx) {
+            Err(error) if self.broken.is_some() => Err(error),
+            Err(_) => {
+                self.replace_beyond = self.end + self.growth();
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Writes the file aside, as it is, and puts a new one in its place that says the same.
+    ///
+    /// # Errors
+    /// Nothing has changed; from the rename on the store takes no more changes.
+    fn replace(&mut self, ctx: &Context) -> Result<()> {
+        let path = Path::new(names::CATALOG);
+        let read = |e| Error::io("read", &ctx.display(path), e);
+        if let Some(file) = &self.file {
+            let len = file.len().map_err(read)?;
+            let mut old = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+            read_exact_at(&**file, &mut old, 0).map_err(read)?;
+            let aside = Path::new(names::CATALOG_OLD);
+            replace_file(&*ctx.storage, aside, &old)
+                .map_err(|failed| replace_error(ctx, aside, failed.error))?;
+        }
+        self.begin_file(ctx)
+    }
+
+    fn begin_file(&mut self, ctx: &Context) -> Result<()> {
+        let path = Path::new(names::CATALOG);
+        let bytes = self.catalog.snapshot(self.number + 1);
+        let file = match replace_and_open(&*ctx.storage, path, &bytes) {
+            Ok(file) => file,
+            Err(failed) => {
+                let error = replace_error(ctx, path, failed.error);
+                return Err(if failed.replaced { self.fail(error) } else { error });
+            }
+        };
+        debug_assert!(bytes.len() >= HEADER_BYTES);
+        self.file = Some(file);
+        self.number += 1;
+        self.end = bytes.len() as u64;
+        (self.snapshot_bytes, self.synced) = (self.end, self.end);
+        self.set_limit();
+        Ok(())
+    }
+
+    fn set_limit(&mut self) {
+        self.replace_beyond = self.snapshot_bytes + self.growth();
+    }
+
+    /// How many bytes of changes there may be before the file is replaced.
+    fn growth(&self) -> u64 {
+        GROWTH_MIN.max(self.snapshot_bytes.saturating_mul(2))
+    }
+}
+
+fn replace_error(ctx: &Context, path: &Path, e: std::io::Error) -> Error {
+    match e {
+        e if is_space(&e) => Error::DiskFull { path: ctx.display(path) },
+        e => Error::io("replace", &ctx.display(path), e),
+    }
+}
+
+/// The error that the catalog cannot be used. Where there is an older one it is named, and left to
+/// the user.
+pub(super) fn damaged(ctx: &Context, m: &Malformed) -> Error {
+    let mut error = malformed(ctx, Path::new(names::CATALOG), 0, m);
+    if let Error::Corrupt(corruption) = &mut error {
+        let entries = ctx.storage.list(Path::new("")).unwrap_or_default();
+        if entries.iter().any(|entry| entry.name == names::CATALOG_OLD) {
+            let old = ctx.display(Path::new(names::CATALOG_OLD));
+            corruption.what = format!(
+                "{}; {} is what it was before it was last replaced, and nothing continues from that by itself",
+                corruption.what,
+                old.display()
+            );
+        }
+    }
+    error
+}
+
+/// Opening reads all of it.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// As many bytes of changes are always allowed.
+const GROWTH_MIN: u64 = 64 << 10;

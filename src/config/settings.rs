@@ -1,0 +1,388 @@
+//! How does the catalog keep a topic's settings? As a tag and bytes each, from one table.
+//!
+//! A setting that must be understood and is not refuses the broker: guessing could lose records. Of
+//! one that may be ignored the default serves, and it is kept unchanged for the release that knows
+//! it.
+
+use std::time::Duration;
+
+use super::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
+use super::{TopicConfig, millis};
+
+/// A setting as the catalog keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Which setting it is. A tag is never used again for another meaning.
+    pub(crate) tag: u16,
+    /// Whether a build that does not know the tag, or the value, must not open the broker.
+    pub(crate) must: bool,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// One kind of setting.
+struct Row {
+    tag: u16,
+    must: bool,
+    /// Returns the value's bytes, or `None` if it need not be said: the default serves.
+    get: fn(&TopicConfig) -> Option<Vec<u8>>,
+    /// Returns `None` if the bytes are no value of this setting.
+    set: fn(&mut TopicConfig, &[u8]) -> Option<()>,
+}
+
+impl TopicConfig {
+    /// The settings as the catalog keeps them.
+    pub(crate) fn to_settings(&self) -> Vec<Setting> {
+        let setting = |row: &Row| {
+            let bytes = (row.get)(self)?;
+            Some(Setting { tag: row.tag, must: row.must, bytes })
+        };
+        ROWS.iter().filter_map(setting).collect()
+    }
+}
+
+/// The configuration that settings make, and the tags of those that this build does not understand
+/// and may ignore.
+///
+/// # Errors
+/// The tag of a setting that must be understood, and is not known, or has a value that is not.
+pub(crate) fn read(partitions: u32, settings: &[Setting]) -> Result<(TopicConfig, Vec<u16>), u16> {
+    let mut config = TopicConfig::new().partitions(partitions);
+    let mut ignored = Vec::new();
+    for setting in settings {
+        match row(setting.tag).and_then(|row| with(&config, row, &setting.bytes)) {
+            Some(next) => config = next,
+            None if setting.must => return Err(setting.tag),
+            None => ignored.push(setting.tag),
+        }
+    }
+    // Each is plausible by itself.
+    if config.validate().is_err() { Err(TAG_CLEANUP) } else { Ok((config, ignored)) }
+}
+
+/// The settings of a topic whose configuration changes from `seen` to `next`: those of `old` that
+/// were ignored are kept, unless the change gives them another value.
+pub(crate) fn merge(
+    seen: &TopicConfig,
+    next: &TopicConfig,
+    old: &[Setting],
+    ignored: &[u16],
+) -> Vec<Setting> {
+    let is_kept = |setting: &&Setting| {
+        let is_same = |row: &Row| (row.get)(seen) == (row.get)(next);
+        ignored.contains(&setting.tag) && row(setting.tag).is_none_or(is_same)
+    };
+    let kept: Vec<_> = old.iter().filter(is_kept).cloned().collect();
+    let mut settings = next.to_settings();
+    settings.retain(|setting| kept.iter().all(|kept| kept.tag != setting.tag));
+    settings.extend(kept);
+    settings
+}
+
+fn row(tag: u16) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.tag == tag)
+}
+
+/// The configuration with one more setting. `None` if the bytes are no value of it, or out of its
+/// bounds.
+fn with(config: &TopicConfig, row: &Row, bytes: &[u8]) -> Option<TopicConfig> {
+    let mut alone = TopicConfig::new();
+    (row.set)(&mut alone, bytes)?;
+    alone.validate_bounds().ok()?;
+    let mut next = config.clone();
+    (row.set)(&mut next, bytes)?;
+    Some(next)
+}
+
+const TAG_CLEANUP: u16 = 12;
+
+/// All settings. Tags 9 and 17 are not used. Reserved for later releases: 20 copies (u8), 21 block
+/// bytes (u32), 22 compression level (i32), 23 encryption.
+const ROWS: [Row; 17] = [
+    Row {
+        tag: 1,
+        must: false,
+        get: |config| Some(vec![config.compression as u8]),
+        set: |config, bytes| {
+            config.compression = one_of(bytes, &[Compression::None, Compression::Lz4])?;
+            Some(())
+        },
+    },
+    Row {
+        tag: 2,
+        must: false,
+        get: |config| Some(config.segment_bytes.to_le_bytes().to_vec()),
+        set: |config, bytes| put(&mut config.segment_bytes, u32_of(bytes)),
+    },
+    Row {
+        tag: 3,
+        must: false,
+        get: |config| Some(millis_bytes(config.segment_age)),
+        set: |config, bytes| put(&mut config.segment_age, duration_of(bytes)),
+    },
+    Row {
+        tag: 4,
+        must: true,
+        get: |config| Some(config.max_record_bytes.to_le_bytes().to_vec()),
+        set: |config, bytes| put(&mut config.max_record_bytes, u32_of(bytes)),
+    },
+    Row {
+        tag: 5,
+        must: false,
+        get: |config| Some(config.index_interval_bytes.to_le_bytes().to_vec()),
+        set: |config, bytes| put(&mut config.index_interval_bytes, u32_of(bytes)),
+    },
+    Row { tag: 6, must: true, get: get_durability, set: set_durability },
+    Row {
+        tag: 7,
+        must: true,
+        get: |config| config.retention.age.map(millis_bytes),
+        set: |config, bytes| put(&mut config.retention.age, duration_of(bytes).map(Some)),
+    },
+    Row {
+        tag: 8,
+        must: true,
+        get: |config| config.retention.bytes.map(|bytes| bytes.to_le_bytes().to_vec()),
+        set: |config, bytes| put(&mut config.retention.bytes, u64_of(bytes).map(Some)),
+    },
+    Row {
+        tag: 10,
+        must: true,
+        get: |config| Some(vec![config.timestamps as u8]),
+        set: |config, bytes| {
+            config.timestamps = one_of(bytes, &[TimestampType::Create, TimestampType::Append])?;
+            Some(())
+        },
+    },
+    Row {
+        tag: 11,
+        must: true,
+        get: |config| Some(config.timestamp_bounds.to_bytes()),
+        set: |config, bytes| put(&mut config.timestamp_bounds, TimestampBounds::from_bytes(bytes)),
+    },
+    Row {
+        tag: TAG_CLEANUP,
+        must: true,
+        get: |config| (config.cleanup != Cleanup::Delete).then(|| vec![config.cleanup as u8]),
+        set: |config, bytes| {
+            let all = [Cleanup::Delete, Cleanup::Compact, Cleanup::CompactAndDelete, Cleanup::None];
+            put(&mut config.cleanup, one_of(bytes, &all))
+        },
+    },
+    Row {
+        tag: 13,
+        must: false,
+        get: |config| {
+            let ratio = config.compaction.min_dirty_ratio;
+            (ratio != CompactionSettings::default().min_dirty_ratio).then(|| ratio.to_le_bytes().to_vec())
+        },
+        set: |config, bytes| put(&mut config.compaction.min_dirty_ratio, u32_of(bytes)),
+    },
+    Row {
+        tag: 14,
+        must: true,
+        get: |config| {
+            let retention = config.compaction.delete_retention;
+            (retention != CompactionSettings::default().delete_retention).then(|| millis_bytes(retention))
+        },
+        set: |config, bytes| put(&mut config.compaction.delete_retention, duration_of(bytes)),
+    },
+    Row {
+        tag: 15,
+        must: false,
+        get: |config| {
+            let lag = config.compaction.min_lag;
+            (lag != CompactionSettings::default().min_lag).then(|| millis_bytes(lag))
+        },
+        set: |config, bytes| put(&mut config.compaction.min_lag, duration_of(bytes)),
+    },
+    Row {
+        tag: 16,
+        must: false,
+        get: |config| config.compaction.max_lag.map(millis_bytes),
+        set: |config, bytes| put(&mut config.compaction.max_lag, duration_of(bytes).map(Some)),
+    },
+    Row {
+        tag: 18,
+        must: true,
+        get: |config| config.streams.then(|| vec![1]),
+        set: |config, bytes| put(&mut config.streams, (bytes == [1]).then_some(true)),
+    },
+    Row {
+        tag: 19,
+        must: true,
+        get: |config| (!config.retention_holds.is_empty()).then(|| names_to_bytes(&config.retention_holds)),
+        set: |config, bytes| put(&mut config.retention_holds, names_from_bytes(bytes)),
+    },
+];
+
+fn get_durability(config: &TopicConfig) -> Option<Vec<u8>> {
+    let (kind, every) = match config.durability? {
+        Durability::Os => (0u8, 0),
+        Durability::Interval(every) => (1, millis(every)),
+        Durability::Sync => (2, 0),
+    };
+    Some([&[kind][..], &every.to_le_bytes()].concat())
+}
+
+fn set_durability(config: &mut TopicConfig, bytes: &[u8]) -> Option<()> {
+    let (kind, every) = bytes.split_first()?;
+    let every = duration_of(every)?;
+    config.durability = Some(match kind {
+        0 => Durability::Os,
+        1 => Durability::Interval(every),
+        2 => Durability::Sync,
+        _ => return None,
+    });
+    Some(())
+}
+
+fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
+    *place = value?;
+    Some(())
+}
+
+/// The value whose number is the one byte.
+fn one_of<T: Copy>(bytes: &[u8], values: &[T]) -> Option<T> {
+    match bytes {
+        [number] => values.get(usize::from(*number)).copied(),
+        _ => None,
+    }
+}
+
+fn millis_bytes(duration: Duration) -> Vec<u8> {
+    millis(duration).to_le_bytes().to_vec()
+}
+
+fn duration_of(bytes: &[u8]) -> Option<Duration> {
+    u64_of(bytes).map(Duration::from_millis)
+}
+
+fn u32_of(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+pub(super) fn u64_of(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Each with its length before it; none is longer than a group's may be.
+fn names_to_bytes(names: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for name in names {
+        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(name.as_bytes());
+    }
+    bytes
+}
+
+fn names_from_bytes(mut bytes: &[u8]) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    while let Some((len, rest)) = bytes.split_first() {
+        let (name, rest) = rest.split_at_checked(usize::from(*len))?;
+        names.push(String::from_utf8(name.to_vec()).ok()?);
+        bytes = rest;
+    }
+    Some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Retention;
+    use super::*;
+
+    fn setting(tag: u16, must: bool, bytes: &[u8]) -> Setting {
+        Setting { tag, must, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn settings_survive_the_catalog() {
+        for durability in [
+            None,
+            Some(Durability::Os),
+            Some(Durability::Sync),
+            Some(Durability::Interval(Duration::from_millis(7))),
+        ] {
+            let config = TopicConfig {
+                partitions: 3,
+                compression: Compression::Lz4,
+                durability,
+                segment_bytes: 1 << 16,
+                segment_age: Duration::from_secs(5),
+                max_record_bytes: 999,
+                index_interval_bytes: 17,
+                timestamps: TimestampType::Append,
+                timestamp_bounds: TimestampBounds {
+                    before: Some(Duration::from_millis(3)),
+                    after: durability.map(|_| Duration::ZERO),
+                },
+                retention: Retention::for_age(Duration::from_millis(3)).and_bytes(u64::MAX),
+                retention_holds: durability.map_or(Vec::new(), |_| vec!["a".repeat(249), "\u{fc}".into()]),
+                cleanup: durability.map_or(Cleanup::Compact, |_| Cleanup::CompactAndDelete),
+                compaction: CompactionSettings {
+                    min_dirty_ratio: 1,
+                    delete_retention: Duration::from_millis(2),
+                    min_lag: Duration::from_millis(3),
+                    max_lag: durability.map(|_| Duration::from_millis(4)),
+                },
+                streams: false,
+            };
+            assert_eq!(read(3, &config.to_settings()), Ok((config, Vec::new())));
+        }
+        let streams = TopicConfig::streams().partitions(3);
+        assert_eq!(read(3, &streams.to_settings()), Ok((streams, Vec::new())));
+        let kept = TopicConfig::new().cleanup(Cleanup::None);
+        assert_eq!(read(1, &kept.to_settings()), Ok((kept, Vec::new())));
+    }
+
+    #[test]
+    fn every_row_has_a_tag_of_its_own_that_is_not_reserved() {
+        let tags: std::collections::BTreeSet<_> = ROWS.iter().map(|row| row.tag).collect();
+        assert_eq!(tags.len(), ROWS.len());
+        assert!(tags.iter().all(|tag| *tag < 20 && ![0, 9, 17].contains(tag)), "{tags:?}");
+        let may: Vec<_> = ROWS.iter().filter(|row| !row.must).map(|row| row.tag).collect();
+        assert_eq!(may, [1, 2, 3, 5, 13, 15, 16]);
+    }
+
+    #[test]
+    fn a_setting_that_must_be_understood_and_is_not_is_refused_by_its_tag() {
+        for tag in (0..=30).chain([60_000]) {
+            assert_eq!(read(1, &[setting(tag, true, &[9; 3])]), Err(tag));
+        }
+        for (tag, bytes) in [
+            (2, &100u32.to_le_bytes()[..]),
+            (3, &[0; 8]),
+            (4, &[0; 4]),
+            (5, &[0; 4]),
+            (6, &[1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            (13, &1_000_001u32.to_le_bytes()),
+            (18, &[0]),
+            (19, &[0]),
+        ] {
+            assert_eq!(read(1, &[setting(tag, true, bytes)]), Err(tag), "out of bounds");
+            assert_eq!(read(1, &[setting(tag, false, bytes)]), Ok((TopicConfig::new(), vec![tag])));
+        }
+        assert_eq!(read(0, &[]), Err(TAG_CLEANUP));
+        let streams = [setting(18, true, &[1])];
+        assert_eq!(read(1, &streams), Err(TAG_CLEANUP), "each may be, both may not");
+    }
+
+    #[test]
+    fn a_setting_that_may_be_ignored_is_and_is_kept_until_it_is_given_another_value() {
+        let zstd = setting(1, false, &[2]);
+        let unknown = setting(0x7777, false, b"later");
+        let mut old = TopicConfig::new().max_record_bytes(5_000).to_settings();
+        old.retain(|setting| setting.tag != 1);
+        old.extend([zstd.clone(), unknown.clone()]);
+        let (seen, ignored) = read(1, &old).unwrap();
+        assert_eq!((&seen, &ignored[..]), (&TopicConfig::new().max_record_bytes(5_000), &[1, 0x7777][..]));
+        let next = seen.clone().segment_bytes(1 << 20);
+        let merged = merge(&seen, &next, &old, &ignored);
+        assert!(merged.contains(&zstd) && merged.contains(&unknown));
+        assert_eq!(merged.iter().filter(|setting| setting.tag == 1).count(), 1);
+        assert_eq!(read(1, &merged), Ok((next, ignored.clone())));
+        let next = seen.clone().compression(Compression::Lz4);
+        let merged = merge(&seen, &next, &old, &ignored);
+        assert!(merged.contains(&setting(1, false, &[1])) && merged.contains(&unknown));
+        assert!(!merged.contains(&zstd));
+    }
+}
