@@ -21,7 +21,8 @@ impl Broker {
     /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName),
     /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed);
     /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker has, where those of
-    /// the topic would go; [`Io`](Error::Io) or [`DiskFull`](Error::DiskFull): then the topic does not exist.
+    /// the topic would go; [`DiskFull`](Error::DiskFull): then the topic does not exist. [`Io`](Error::Io): the next opening
+    /// may find it.
     ///
     /// ```
     /// # use quipu::{Broker, TopicConfig};

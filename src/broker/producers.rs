@@ -30,7 +30,8 @@ impl BrokerInner {
     /// Takes over a name: one commit of the catalog.
     ///
     /// # Errors
-    /// `Closed`; what the medium says: then the handle before is the last one still.
+    /// `Closed` or `DiskFull`: then the handle before is the last one still. After another I/O error the next opening may know
+    /// the name or not.
     pub(crate) fn open_producer(&self, name: &str) -> Result<Named> {
         let _changing = self.changing.lock();
         self.check_open()?;

@@ -12,7 +12,7 @@ pub(crate) const HEADER_BYTES: usize = 104;
 pub(crate) const MAX_UNCOMPRESSED: u32 = 64 * 1024 * 1024;
 
 /// Everything a batch says of itself, except its magic and the header's CRC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
     /// Bytes of the body as it is stored.
     pub(crate) body_len: u32,

@@ -268,7 +268,6 @@ const SEGMENT_BYTES: usize = 53;
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::Attributes;
     use super::super::damage::{self, hex};
     use super::super::reader::Unsupported;
     use super::*;
@@ -303,29 +302,6 @@ mod tests {
         assert_eq!(starts(&manifest), [(4, 90), (5, 200)]);
         manifest.begin_epoch(Offset::ZERO);
         assert_eq!(starts(&manifest), [(6, 0)]);
-    }
-
-    fn header() -> BatchHeader {
-        BatchHeader {
-            body_len: 0,
-            base_offset: Offset::ZERO,
-            last_offset_delta: 0,
-            count: 0,
-            base_timestamp: Timestamp::default(),
-            max_timestamp: Timestamp::default(),
-            producer_id: 0,
-            base_sequence: 0,
-            producer_epoch: 0,
-            codec: 0,
-            table: 0,
-            attributes: Attributes::default(),
-            transaction_id: 0,
-            synced_upto: Offset::ZERO,
-            extra: 0,
-            uncompressed_len: 0,
-            log_epoch: 0,
-            body_crc: 0,
-        }
     }
 
     fn example() -> Manifest {
@@ -456,8 +432,12 @@ mod tests {
             let start = |&(epoch, start): &(u32, u64)| EpochStart { epoch, start: Offset::new(start) };
             list.iter().map(start).collect::<Vec<_>>()
         };
-        let header =
-            BatchHeader { log_epoch: 1, base_offset: Offset::new(100), last_offset_delta: 9, ..header() };
+        let header = BatchHeader {
+            log_epoch: 1,
+            base_offset: Offset::new(100),
+            last_offset_delta: 9,
+            ..BatchHeader::default()
+        };
         let moved = |epochs| {
             let mut manifest = Manifest { epochs, ..example() };
             manifest.move_last_epoch_behind(&header);
@@ -479,7 +459,8 @@ mod tests {
             ..example()
         };
         let fits = |manifest: &Manifest, segment: u32, base: u64, epoch: u32| {
-            let header = BatchHeader { log_epoch: epoch, base_offset: Offset::new(base), ..header() };
+            let header =
+                BatchHeader { log_epoch: epoch, base_offset: Offset::new(base), ..BatchHeader::default() };
             manifest.fits_epoch(segment, &header)
         };
         let manifest = epochs(&[(0, 0), (3, 100), (4, 200)]);

@@ -14,7 +14,7 @@ use super::reader::{Malformed, Reader};
 /// time, every 64th is a third slower.
 const TABLE_SHIFTS: [(u8, u8); 2] = [(2, 4), (4, 5)];
 
-/// The records whose positions a table may have: every so-manieth. All distances are multiples of it.
+/// The position of every 16th record is noted while records are encoded. The distances of tables are multiples of it.
 pub(crate) const NOTED: u32 = 1 << 4;
 /// A table takes at most one byte for so many records.
 pub(crate) const TABLE_RECORDS_PER_BYTE: usize = 8;
@@ -199,10 +199,9 @@ fn length(len: usize) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::batch::{Attributes, check_body};
+    use super::super::batch::check_body;
     use super::super::body::{RecordFields, Records, encode};
     use super::*;
-    use crate::types::{Offset, Timestamp};
 
     /// A batch of so many records with values of `len` bytes, packed.
     fn packed(count: u32, len: usize, codec: Codec) -> (BatchHeader, Vec<u8>) {
@@ -219,24 +218,10 @@ mod tests {
             encode(&fields, &mut stored);
         }
         let mut header = BatchHeader {
-            body_len: 0,
-            base_offset: Offset::ZERO,
             last_offset_delta: count - 1,
             count,
-            base_timestamp: Timestamp::default(),
-            max_timestamp: Timestamp::default(),
-            producer_id: 0,
-            base_sequence: 0,
-            producer_epoch: 0,
             codec: codec.number(),
-            table: 0,
-            attributes: Attributes::default(),
-            transaction_id: 0,
-            synced_upto: Offset::ZERO,
-            extra: 0,
-            uncompressed_len: 0,
-            log_epoch: 0,
-            body_crc: 0,
+            ..BatchHeader::default()
         };
         repack(&mut header, &mut stored, &mut Compressor::default());
         (header, stored.split_off(HEADER_BYTES))

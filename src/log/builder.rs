@@ -2,12 +2,12 @@
 //! before anybody holds a lock.
 
 use super::{Buffer, Context, SealedBatch};
-use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES};
+use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
 use crate::format::compression::{Codec, Compressor};
 use crate::format::packing::{NOTED, TABLE_RECORDS_PER_BYTE, finish_compressed, finish_plain};
 use crate::record::{Header, Record};
-use crate::types::{Offset, Timestamp};
+use crate::types::Timestamp;
 
 /// A batch that still takes records.
 pub(crate) struct BatchBuilder {
@@ -81,7 +81,7 @@ impl BatchBuilder {
     /// Takes over all records of a batch with the same base timestamp as they are encoded; answers with the place of
     /// the first.
     pub(crate) fn absorb(&mut self, other: &BatchBuilder) -> u32 {
-        // Those of `other` are not those of every so-manieth record any more: what is missing is found by walking.
+        // The positions that `other` noted are not of every 16th record of this batch: sealing finds the missing ones by a walk.
         self.bytes.extend_from_slice(other.body());
         self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
         let first = self.count;
@@ -106,24 +106,11 @@ impl BatchBuilder {
     pub(crate) fn seal(self, ctx: &Context, compressor: Option<&mut Compressor>) -> SealedBatch {
         let BatchBuilder { bytes, count, positions, keyless, base_timestamp, max_timestamp } = self;
         let mut header = BatchHeader {
-            body_len: 0,
-            base_offset: Offset::ZERO,
             last_offset_delta: count.saturating_sub(1),
             count,
             base_timestamp,
             max_timestamp,
-            producer_id: 0,
-            base_sequence: 0,
-            producer_epoch: 0,
-            codec: 0,
-            table: 0,
-            attributes: Attributes::default(),
-            transaction_id: 0,
-            synced_upto: Offset::ZERO,
-            extra: 0,
-            uncompressed_len: 0,
-            log_epoch: 0,
-            body_crc: 0,
+            ..BatchHeader::default()
         };
         let (stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
             Some(mut packed) => {
