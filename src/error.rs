@@ -274,6 +274,15 @@ pub enum Error {
         /// The broker's directory.
         path: PathBuf,
     },
+    /// The directory cannot be written to: the file system is mounted read-only, or this process may
+    /// not write there. A broker has to, if only to lock it. Nothing was touched.
+    #[error("{} cannot be written to: {source}", path.display())]
+    ReadOnly {
+        /// The broker's directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
     /// The directory holds something that its broker did not make: it is not a broker's directory, or it has files where
     /// those of a topic or a partition that is to be created would go. Nothing was touched.
     #[error("{} holds {found:?}, which is not a file of its broker: nothing was touched", path.display())]

@@ -590,3 +590,39 @@ fn money_moves_between_accounts_from_many_threads_and_none_is_lost() {
     disk.crash(Survive::Everything);
     assert_eq!(sum(&open(&disk).unwrap()), 600);
 }
+
+/// A clean close leaves an empty journal. Whatever is found in its place then holds nothing that the segments do not.
+#[test]
+fn a_journal_that_is_damaged_after_a_clean_close_is_reported_and_replaced() {
+    type Harm = fn(&Disk);
+    let harms: [(&str, Harm); 5] = [
+        ("a flipped bit", |disk| disk.flip_bit("journal", 170).unwrap()),
+        ("an empty file", |disk| disk.truncate("journal", 0).unwrap()),
+        ("a short file", |disk| disk.truncate("journal", 11).unwrap()),
+        ("zeros", |disk| disk.overwrite("journal", 0, &[0; 32]).unwrap()),
+        ("garbage after it", |disk| disk.overwrite("journal", 32, b"garbage").unwrap()),
+    ];
+    let sync = |disk: &Disk| broker(disk, Durability::Sync);
+    for (what, harm) in harms {
+        let disk = Disk::new();
+        let broker = sync(&disk);
+        let p = topics(&broker);
+        everywhere(&broker, &p, "first").unwrap();
+        broker.close().unwrap();
+        assert_eq!(disk.read("journal").unwrap().len(), 32);
+        drop((broker, p));
+        harm(&disk);
+        let broker = sync(&disk);
+        let told = broker.open_report().warnings.clone();
+        assert!(told.len() == 1 && told[0].contains("mem:/journal"), "{what}: {told:?}");
+        assert!(broker.open_report().damaged.is_empty(), "{what}");
+        everywhere(&broker, &topics(&broker), "second").unwrap();
+        disk.crash(Survive::Synced);
+        let broker = open(&disk).unwrap();
+        for partition in topics(&broker) {
+            let values: Vec<_> = read_from(&partition, Start::Beginning).into_values().collect();
+            assert_eq!(values, ["first", "second"], "{what}");
+        }
+        assert!(broker.open_report().warnings.is_empty());
+    }
+}

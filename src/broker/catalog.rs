@@ -5,6 +5,7 @@
 //! first; then the files go. A crash in between leaves a topic that is being deleted, and the next
 //! opening finishes that.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::store::CatalogStore;
@@ -12,7 +13,7 @@ use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::{self, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::batch::Secret;
-use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
+use crate::format::catalog::{Change, Topic, TopicEntry, TopicState as EntryState};
 use crate::format::names;
 use crate::log::batch::Identity;
 use crate::log::{Context, Log, LogSettings};
@@ -20,7 +21,7 @@ use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::Storage;
 use crate::sync::Arc;
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, TopicId, TopicName};
 
 impl BrokerInner {
     pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
@@ -47,6 +48,7 @@ impl BrokerInner {
         }
         let id = self.topic_id(next_id);
         refuse_existing(ctx, &names::topic_dir(&name, &id), None)?;
+        check_names(ctx, &name, &id, config.partitions)?;
         let created_at = ctx.clock.now();
         let entry = TopicEntry {
             id,
@@ -88,6 +90,7 @@ impl BrokerInner {
         let (ctx, id) = (&*self.ctx, state.id);
         if config.partitions > had {
             refuse_existing(ctx, &names::topic_dir(&state.name, &id), Some(had))?;
+            check_names(ctx, &state.name, &id, config.partitions)?;
         }
         let Some(mut entry) = self.catalog.with(|catalog| Some(catalog.topic(&id)?.entry.clone())) else {
             return Err(Error::UnknownTopic { topic: name.to_string() });
@@ -177,7 +180,7 @@ pub(super) fn random_u64() -> u64 {
 /// `ForeignDirectory` if there is such a directory; an I/O error.
 fn refuse_existing(ctx: &Context, dir: &Path, first: Option<u32>) -> Result<()> {
     let entries = match ctx.storage.list(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
     };
     let foreign = |path: &Path, found: &str| {
@@ -195,26 +198,40 @@ fn refuse_existing(ctx: &Context, dir: &Path, first: Option<u32>) -> Result<()> 
     }
 }
 
-/// Finishes the deletions that a crash interrupted.
+/// Refuses a topic whose files the file system could not name: the longest path is asked for, which
+/// is missing in any case.
+///
+/// # Errors
+/// The I/O error that the first write would meet.
+fn check_names(ctx: &Context, name: &TopicName, id: &TopicId, partitions: u32) -> Result<()> {
+    let last = PartitionId::new(partitions.saturating_sub(1));
+    let file = names::torn_file(Offset::new(u64::MAX), u32::MAX, u64::MAX);
+    let path = names::partition_dir(name, id, last).join(file);
+    match ctx.storage.is_link(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("look at", &ctx.display(&path), e)),
+        _ => Ok(()),
+    }
+}
+
+/// Finishes the deletions that were interrupted, each as far as it can be.
+///
+/// # Errors
+/// The first error. The topics concerned stay in the catalog, to be tried again.
 pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
-    let deleting = catalog.with(|catalog| {
-        let found = catalog.deleting().map(|topic| {
-            let entry = &topic.entry;
-            // The name is free only once the files are gone, so files under it are those of the
-            // topic that is there.
-            (entry.id, entry.name.clone(), catalog.is_live(&entry.name))
-        });
-        found.collect::<Vec<_>>()
+    let deleting: Vec<_> = catalog.with(|catalog| {
+        let of = |topic: &Topic| (topic.entry.id, topic.entry.name.clone());
+        catalog.deleting().map(of).collect()
     });
+    let mut first = Ok(());
     let mut gone = Vec::new();
-    for (id, name, is_reused) in deleting {
-        if !is_reused {
-            discard(ctx, &name, id)?;
+    for (id, name) in deleting {
+        match discard(ctx, &name, id) {
+            Ok(()) => gone.push(Change::TopicGone(id)),
+            Err(error) => first = first.and(Err(error)),
         }
-        gone.push(Change::TopicGone(id));
     }
     if gone.is_empty() {
-        return Ok(());
+        return first;
     }
     // IMPORTANT: a rename that the last run made may not be durable yet; otherwise a power loss
     // brings the files back, under a name that is free.
@@ -222,11 +239,12 @@ pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
         let synced = ctx.storage.sync_dir(Path::new(dir));
         synced.map_err(|e| Error::io("sync", &ctx.display(Path::new(dir)), e))?;
     }
-    catalog.note(ctx, gone)
+    first.and(catalog.note(ctx, gone))
 }
 
-/// Moves a topic's directory to the trash and removes it there. Fine if any of that has been done
-/// before.
+/// Moves a topic's directory to the trash and removes it there. Where it cannot be moved (it is a
+/// mount point, or part of a lower layer of a file system) it is removed where it is. Fine if any of
+/// that has been done before.
 fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
     let (dir, trash) = (names::topic_dir(name, &id), names::trash_dir(&id));
     match ctx.storage.rename(&dir, &trash) {
@@ -237,34 +255,51 @@ fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
                     .map_err(|e| Error::io("sync", &ctx.display(Path::new(dir)), e))?;
             }
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io("move", &ctx.display(&dir), e)),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        // The catalog says that the topic is gone: nobody looks for its files.
+        Err(_) => remove_tree(ctx, &dir)?,
     }
     remove_tree(ctx, &trash)
 }
 
-/// Removes a directory and all below it. Fine if it is not there.
+/// Removes a directory and all below it, and of a symbolic link the link alone. What cannot be
+/// removed does not keep the rest. Fine if it is not there.
+///
+/// # Errors
+/// The first error.
 pub(super) fn remove_tree(ctx: &Context, dir: &Path) -> Result<()> {
-    fn remove(storage: &dyn Storage, dir: &Path) -> std::result::Result<(), (PathBuf, std::io::Error)> {
-        let at = |path: &Path| {
-            let path = path.to_path_buf();
-            move |e| (path, e)
-        };
+    type Failed = (PathBuf, std::io::Error);
+    fn fine_if_missing(path: &Path, result: std::io::Result<()>) -> std::result::Result<(), Failed> {
+        match result {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err((path.to_path_buf(), e)),
+            _ => Ok(()),
+        }
+    }
+    fn remove(storage: &dyn Storage, dir: &Path) -> std::result::Result<(), Failed> {
         let entries = match storage.list(dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(at(dir))?,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|e| (dir.to_path_buf(), e))?,
         };
+        let mut first = Ok(());
         for entry in entries {
             let path = dir.join(&entry.name);
-            if entry.is_dir {
-                remove(storage, &path)?
+            let removed = if entry.is_dir && !entry.is_link {
+                remove(storage, &path)
             } else {
-                storage.remove_file(&path).map_err(at(&path))?
-            }
+                fine_if_missing(&path, storage.remove_file(&path))
+            };
+            first = first.and(removed);
         }
-        storage.remove_dir(dir).map_err(at(dir))
+        first.and_then(|()| fine_if_missing(dir, storage.remove_dir(dir)))
     }
-    remove(&*ctx.storage, dir).map_err(|(path, e)| Error::io("remove", &ctx.display(&path), e))?;
+    let storage = &*ctx.storage;
+    let removed = match storage.is_link(dir) {
+        Ok(true) => fine_if_missing(dir, storage.remove_file(dir)),
+        Ok(false) => remove(storage, dir),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => Err((dir.to_path_buf(), e)),
+    };
+    removed.map_err(|(path, e)| Error::io("remove", &ctx.display(&path), e))?;
     let parent = dir.parent().unwrap_or(Path::new(""));
     ctx.storage.sync_dir(parent).map_err(|e| Error::io("sync", &ctx.display(parent), e))
 }

@@ -47,11 +47,17 @@ impl Threads {
         self.0.lock().extend([timer, worker].into_iter().flatten());
     }
 
-    /// Stops both and waits for them.
+    /// Stops both and waits for them, except for the one that calls this.
     pub(super) fn stop(&self, ctx: &Context) {
         ctx.timer.stop();
         ctx.work.stop();
+        let this = thread::current().id();
         for handle in std::mem::take(&mut *self.0.lock()) {
+            if handle.thread().id() == this {
+                // The last handle was dropped here, for example by a waker that was called: this thread
+                // ends once it comes back from there, and changes nothing more.
+                continue;
+            }
             // A panic in it has been printed by the runtime; there is nothing to add.
             let _ = handle.join();
         }
@@ -94,6 +100,10 @@ impl Upkeep {
         self.do_due();
         let written = self.look_after_logs();
         self.compact();
+        if self.catalog.with(|catalog| catalog.deleting().next().is_some()) {
+            // What cannot be removed yet is tried again the next time.
+            let _ = super::catalog::settle(&self.ctx, &self.catalog);
+        }
         written
     }
 

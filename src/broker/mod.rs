@@ -9,6 +9,7 @@ mod prepare;
 mod producers;
 mod store;
 mod topic_state;
+mod unknown;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ pub(crate) struct BrokerInner {
     report: OpenReport,
     threads: Threads,
     closed: AtomicBool,
+    /// The process that opened it. A forked child has a copy of this, and no right to the directory.
+    process: u32,
     /// Held until closing is done.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -152,6 +155,38 @@ impl Broker {
         Ok(())
     }
 
+    /// Makes a topic of files that the [catalog does not know](Broker::open_report): those in the
+    /// place of a topic of this name, for example after an older catalog was put back. They keep their
+    /// identity, so offsets that groups have committed for them are theirs again. The partitions are
+    /// recovered as after a power loss: a new epoch begins in each. Names that producers had there are
+    /// not known any more.
+    ///
+    /// A topic whose name is so long that its directory is called by its identity cannot be found by
+    /// its name.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic) if there are no such files, [`TopicExists`](Error::TopicExists)
+    /// if a topic has that name or that identity, [`ConfigMismatch`](Error::ConfigMismatch) if there are more
+    /// partitions than the configuration says, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
+    /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig),
+    /// [`Closed`](Error::Closed), or an I/O error. A partition that is damaged fails itself.
+    pub fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+        self.inner.adopt_topic(name, config)?;
+        self.inner.topics_changed();
+        Ok(())
+    }
+
+    /// Removes files that the [catalog does not know](Broker::open_report): all that is in the
+    /// place of a topic of this name. A symbolic link is removed, and its target stays.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic) if there are none, [`TopicExists`](Error::TopicExists) if they
+    /// are those of a topic, [`Closed`](Error::Closed), or an I/O error: what is left can be removed
+    /// again.
+    pub fn remove_unknown(&self, name: &str) -> Result<()> {
+        self.inner.remove_unknown(name)
+    }
+
     /// Forgets the name of a [producer](crate::ProducerConfig::name), durably. Returns whether there was one of that name.
     /// Its handles answer [`Fenced`](Error::Fenced) from now on. A later producer of that name is a new one: what the old
     /// one has sent is not recognised when it is sent again. For names that do not come back, for example of a job
@@ -231,7 +266,13 @@ impl Broker {
 
     /// Writes what producers have buffered, syncs everything, notes that it was closed properly and lets the directory
     /// go. Every handle answers [`Closed`](Error::Closed) from now on. Closing twice is fine. A cleaning that is under way
-    /// gives up, and is waited for.
+    /// gives up, and is waited for; so is a change of the topics. Nothing is written after the directory
+    /// is free. A broker that has changed nothing since it was opened writes nothing.
+    ///
+    /// A process that forks without running another program (Rust's `Command` does run one) must not use
+    /// a broker in the child: it would write into the same files. Closing one there, or dropping its
+    /// last handle, does nothing, and does not let the parent's directory go. Records that the child
+    /// holds stay readable. The parent's close frees the directory even while the child lives.
     ///
     /// # Errors
     /// The first error met; everything that could be closed properly has been, and the rest is recovered at the next
@@ -290,7 +331,7 @@ impl BrokerInner {
     }
 
     fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
             return Ok(());
         }
         // A change of the topics that is under way is waited for, and no other begins: what it opens is
@@ -325,9 +366,18 @@ impl BrokerInner {
         // IMPORTANT: before the mark of a clean close, which vouches for all of the catalog.
         let catalog = self.catalog.close(&self.ctx);
         let place = self.catalog.place();
-        let written = self.upkeep.checkpoints.write(&self.ctx, catalog.is_ok(), place, entries);
+        let written = if self.ctx.gate.is_shut() {
+            // Nothing was changed since it was closed properly: the mark is there.
+            Ok(())
+        } else {
+            // The mark says that the journal is empty, too.
+            let is_clean = catalog.is_ok() && matches!(journal, Ok(true));
+            self.upkeep.checkpoints.write(&self.ctx, is_clean, place, entries)
+        };
+        // From here on the directory may be another broker's.
+        self.ctx.gate.close();
         *self.lock.lock() = None;
-        first.and(journal).and(catalog).and(written)
+        first.and(journal.map(drop)).and(catalog).and(written)
     }
 
     fn run_all_tasks(&self) {

@@ -25,10 +25,14 @@ use crate::log::recovery::Note;
 use crate::log::{Context, Log, LogSettings, malformed};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
-use crate::storage::Storage;
+use crate::storage::{Storage, replace_file};
 use crate::sync::{Arc, AtomicBool, Mutex, RwLock, Weak};
 use crate::types::{PartitionId, TopicId};
 
+/// IMPORTANT: the order. Nothing is changed before all is read that decides whether it may be; then
+/// names and bytes that were read, and that may be in the page cache only, are made durable; then
+/// the partitions are repaired; files are removed last. After a kill another order removes what only
+/// a manifest lets go that a power loss can still take back.
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));
@@ -38,38 +42,8 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     look(&ctx, &mut OpenReport::default())?;
     let lock = take_lock(&ctx)?;
     let is_new = look(&ctx, &mut report)?;
-    let mut manifests = Manifests::default();
-    // Which logs are proven to end where they seem to.
-    let mut proof = Proof::Nothing;
-    let (catalog, checkpoint, mut configs) = if is_new {
-        (create(&ctx)?, None, HashMap::new())
-    } else {
-        let mut found = CatalogStore::read(&ctx)?;
-        let (checkpoint, unused) = read_checkpoint(&ctx, &found, &mut report)?;
-        let configs = read_configs(&ctx, &found, &mut report)?;
-        manifests = read_manifests(&ctx, &found, checkpoint.as_ref())?;
-        check_journal(&ctx)?;
-        // IMPORTANT: nothing was changed before this, so that a release that cannot use the
-        // directory leaves it alone.
-        let place = Place { number: found.number, bytes: found.end };
-        let is_clean = take_back_clean(&ctx, checkpoint.as_ref(), unused.as_ref(), place)?;
-        // No number comes twice: a checkpoint tells by it which file it was written beside.
-        found.number = found.number.max(unused.map_or(0, |unused| unused.catalog_number));
-        let last_boot = found.catalog.opening().map_or([0; 16], |last| last.boot);
-        let is_same_boot = last_boot != [0; 16] && last_boot == ctx.storage.run_identity().0;
-        proof = match (is_clean, is_same_boot) {
-            (true, _) => Proof::Entries,
-            (false, true) => Proof::SameBoot,
-            (false, false) => Proof::Nothing,
-        };
-        if is_clean {
-            // The manifests are on the medium: the epochs that they have need no second place.
-            for (id, partition, epoch) in manifests.epochs.drain(..) {
-                found.catalog.forget_epochs(id, partition, epoch);
-            }
-        }
-        (CatalogStore::resume(&ctx, found, is_clean)?, checkpoint, configs)
-    };
+    let Directory { catalog, manifests, mut configs, checkpoint, is_clean, proof } =
+        if is_new { Directory::create(&ctx)? } else { Directory::read(&ctx, &mut report)? };
     let catalog = Arc::new(catalog);
     let store = catalog.clone();
     ctx.tell_files(move |ctx, identity| {
@@ -77,18 +51,19 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         // its next change says.
         let _ = store.note_files(ctx, identity.topic_id, identity.partition.get());
     });
-    // In this order: what is being deleted goes to the trash, which a copy of the directory may
-    // lack.
-    empty_trash(&ctx, &mut report)?;
-    catalog::settle(&ctx, &catalog)?;
+    if is_clean && !is_new {
+        shut_gate(&ctx, &catalog, checkpoint.as_ref());
+        // A copy made by a tool that leaves empty directories out lacks them: fine, if nothing else
+        // is missing.
+        make_missing_dirs(&ctx)?;
+    }
     let topics =
         open_topics(config, &ctx, &catalog, &mut configs, manifests, checkpoint.as_ref(), &mut report)?;
     if !is_new {
-        let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
         settle_transactions(&ctx, &topics, is_clean, &mut report)?;
     }
     begin_epochs(&ctx, &catalog, &topics, proof, checkpoint.as_ref())?;
-    report.clean = is_new || (checkpoint.as_ref().is_some_and(|c| c.clean) && report.recovered.is_empty());
+    report.clean = is_clean && report.recovered.is_empty();
     let groups = Coordinator::new();
     if !report.clean {
         settle_groups(&ctx, &groups, &topics, &mut report);
@@ -105,9 +80,21 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         checkpoints: CheckpointStore::new(noted),
         groups,
     });
+    if !ctx.gate.is_shut() {
+        // What was recovered need not be read again if this run ends like the last one.
+        upkeep.checkpoints.write(&ctx, false, catalog.place(), entries)?;
+    }
+    remove_leftovers(&ctx, &catalog, &mut report);
+    if ctx.gate.syncs_no_dirs() {
+        report.warnings.push(format!(
+            "{}: this file system cannot sync directories: a power loss may take new files, or bring \
+             removed ones back",
+            ctx.display(Path::new("")).display()
+        ));
+    }
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
-        catalog: catalog.clone(),
+        catalog,
         changing: Mutex::new(()),
         is_seeded: config.seed.is_some(),
         upkeep: upkeep.clone(),
@@ -116,11 +103,10 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         report,
         threads: Threads::none(),
         closed: AtomicBool::new(false),
+        process: ctx.storage.run_identity().1,
         lock: Mutex::new(Some(lock)),
         ctx,
     });
-    // What was recovered need not be read again if this run ends like the last one.
-    upkeep.checkpoints.write(&upkeep.ctx, false, catalog.place(), entries)?;
     if broker.ctx.clock.is_manual() {
         let weak: Weak<BrokerInner> = Arc::downgrade(&broker);
         broker.ctx.clock.on_advance(Box::new(move || match weak.upgrade() {
@@ -134,6 +120,179 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         broker.threads.start(&upkeep);
     }
     Ok(broker)
+}
+
+/// A directory that has been read and may be worked on.
+struct Directory {
+    catalog: CatalogStore,
+    manifests: Manifests,
+    configs: HashMap<TopicId, TopicConfig>,
+    checkpoint: Option<Checkpoint>,
+    /// Nothing has been changed since the broker was closed properly, or made.
+    is_clean: bool,
+    proof: Proof,
+}
+
+impl Directory {
+    /// Makes an empty broker. The catalog comes last: until it is there, the next opening starts
+    /// over.
+    fn create(ctx: &Context) -> Result<Self> {
+        for dir in [names::TOPICS, names::TRASH] {
+            let made = ctx.storage.create_dir(Path::new(dir));
+            made.map_err(|e| Error::create(&ctx.display(Path::new(dir)), e))?;
+        }
+        // A catalog promises that the directories are there.
+        sync_dir(ctx, Path::new(""))?;
+        Ok(Directory {
+            catalog: CatalogStore::create(ctx)?,
+            manifests: Manifests::default(),
+            configs: HashMap::new(),
+            checkpoint: None,
+            is_clean: true,
+            proof: Proof::Nothing,
+        })
+    }
+
+    /// Reads what decides whether and how the directory is opened. Unless the broker was closed
+    /// properly, all of that is durable on return.
+    ///
+    /// # Errors
+    /// `Corrupt`, `UnsupportedFormat`, an I/O error.
+    fn read(ctx: &Context, report: &mut OpenReport) -> Result<Self> {
+        let mut found = CatalogStore::read(ctx)?;
+        let (checkpoint, unused) = read_checkpoint(ctx, &found, report)?;
+        let configs = read_configs(ctx, &found, report)?;
+        let mut manifests = read_manifests(ctx, &found, checkpoint.as_ref())?;
+        check_journal(ctx)?;
+        // IMPORTANT: nothing was changed before this, so that a release that cannot use the
+        // directory leaves it alone.
+        let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
+        if let Some(unused) = &unused {
+            // No number comes twice: a checkpoint tells by it which file it was written beside.
+            found.number = found.number.max(unused.catalog_number);
+            if unused.clean {
+                let place = Place { number: found.number, bytes: found.end };
+                CheckpointStore::new(None).write(ctx, false, place, Vec::new())?;
+            }
+        }
+        let last_boot = found.catalog.opening().map_or([0; 16], |last| last.boot);
+        let is_same_boot = last_boot != [0; 16] && last_boot == ctx.storage.run_identity().0;
+        let proof = match (is_clean, is_same_boot) {
+            (true, _) => Proof::Entries,
+            (false, true) => Proof::SameBoot,
+            (false, false) => Proof::Nothing,
+        };
+        if is_clean {
+            // The manifests are on the medium: the epochs that they have need no second place.
+            for (id, partition, epoch) in manifests.epochs.drain(..) {
+                found.catalog.forget_epochs(id, partition, epoch);
+            }
+        }
+        make_names_durable(ctx, &found, &manifests, checkpoint.as_ref().filter(|_| is_clean))?;
+        let catalog = CatalogStore::resume(ctx, found, is_clean)?;
+        Ok(Directory { catalog, manifests, configs, checkpoint, is_clean, proof })
+    }
+}
+
+/// Syncs every directory in which a name was found that is believed from now on. The last owner may
+/// have been killed between a rename and the sync of its directory: the name is there now, and a
+/// power loss can take it.
+///
+/// After a clean close that is so in the partitions of which its checkpoint has no entry alone,
+/// because they had failed.
+///
+/// The bytes need no sync: what is renamed into place was synced before (a catalog, a manifest, a
+/// journal), and what grows is written again by its own recovery.
+fn make_names_durable(
+    ctx: &Context,
+    found: &Found,
+    manifests: &Manifests,
+    closed: Option<&Checkpoint>,
+) -> Result<()> {
+    let entries = closed.map_or(&[][..], |closed| &closed.entries);
+    let known: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition)).collect();
+    if closed.is_none() {
+        make_missing_dirs(ctx)?;
+        for dir in ["", names::TOPICS, names::TRASH] {
+            sync_dir(ctx, Path::new(dir))?;
+        }
+    }
+    for Topic { entry, .. } in found.catalog.live() {
+        let of_topic = manifests.found.get(&entry.id).map_or(&[][..], Vec::as_slice);
+        let mut synced_topic = false;
+        for (partition, manifest) in (0..).map(PartitionId::new).zip(of_topic) {
+            if !matches!(manifest, Ok(Some(_))) || known.contains(&(entry.id, partition)) {
+                continue;
+            }
+            if !synced_topic {
+                sync_dir(ctx, &names::topic_dir(&entry.name, &entry.id))?;
+                synced_topic = true;
+            }
+            sync_dir(ctx, &names::partition_dir(&entry.name, &entry.id, partition))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directories that every broker has, where one is missing.
+fn make_missing_dirs(ctx: &Context) -> Result<()> {
+    for dir in [names::TOPICS, names::TRASH].map(Path::new) {
+        match ctx.storage.list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                ctx.storage.create_dir(dir).map_err(|e| Error::create(&ctx.display(dir), e))?;
+                sync_dir(ctx, Path::new(""))?;
+            }
+            Err(e) => return Err(Error::io("list", &ctx.display(dir), e)),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn sync_dir(ctx: &Context, dir: &Path) -> Result<()> {
+    ctx.storage.sync_dir(dir).map_err(|e| Error::io("sync", &ctx.display(dir), e))
+}
+
+/// After a clean close: has the first change take back, durably, that all is clean, and note this
+/// opening.
+///
+/// The crash argument: until that change is made the directory is as the close left it, so a crash
+/// leaves a directory that was closed properly. The mark is gone from the medium before the change
+/// is made. The note may be lost, by a crash between the two or because the catalog was in use: then
+/// the next opening finds the boot identity of an earlier one, which proves an end only if that is
+/// the same boot, in which case the page cache still has everything.
+fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Checkpoint>) {
+    let Some(checkpoint) = checkpoint else { return };
+    let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
+    let catalog = catalog.clone();
+    ctx.gate.shut(move |medium| {
+        replace_file(medium, Path::new(names::CHECKPOINT), &unclean).map_err(|failed| failed.error)?;
+        catalog.write_pending(medium);
+        Ok(())
+    });
+}
+
+/// Removes what interrupted deletions left: the files of topics that are being deleted, and the
+/// trash. What cannot be removed is reported, and tried again by the upkeep and by the next opening.
+fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenReport) {
+    if let Err(error) = catalog::settle(ctx, catalog) {
+        report.warnings.push(format!("a topic that was deleted has left files: {error}"));
+    }
+    let trash = Path::new(names::TRASH);
+    for entry in ctx.storage.list(trash).unwrap_or_default() {
+        let path = trash.join(&entry.name);
+        if names::parse_trash(&entry.name).is_some() {
+            if let Err(error) = catalog::remove_tree(ctx, &path) {
+                report.warnings.push(format!("a topic that was deleted has left files: {error}"));
+            }
+        } else if !names::is_of_system(&entry.name) {
+            report.warnings.push(left_alone(ctx, &path));
+        }
+    }
+}
+
+fn left_alone(ctx: &Context, path: &Path) -> String {
+    format!("{} is not ours and was left alone", ctx.display(path).display())
 }
 
 /// Makes transactions whole that the last stop interrupted, and takes back those that never
@@ -207,11 +366,14 @@ fn begin_epochs(
         }
     }
     let opening = Change::Opening(catalog.this_opening(ctx, is_whole));
-    if begun.is_empty() {
+    if !begun.is_empty() {
+        catalog.commit(ctx, vec![Change::Epochs(begun), opening])
+    } else if ctx.gate.is_shut() {
+        catalog.hold_back(opening);
+        Ok(())
+    } else {
         // Not synced: if it is lost, the machine was started again, and the opening before had another boot identity.
         catalog.note(ctx, vec![opening])
-    } else {
-        catalog.commit(ctx, vec![Change::Epochs(begun), opening])
     }
 }
 
@@ -224,6 +386,8 @@ struct Manifests {
     unmarked: Vec<(TopicId, u32)>,
     /// The current epoch of each, as the manifest has it.
     epochs: Vec<(TopicId, PartitionId, u32)>,
+    /// The names of what is in the directory of topics.
+    present: BTreeSet<String>,
 }
 
 /// Reads the manifest of every partition that has files. The epochs that only the catalog has are added to them.
@@ -235,13 +399,9 @@ fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint
     let mut manifests = Manifests::default();
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
     let listed: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition.get())).collect();
-    // A copy made by a tool that leaves empty directories out may lack it.
-    let present = match ctx.storage.list(Path::new(names::TOPICS)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
-        _ => list_topics(ctx)?,
-    };
+    manifests.present = list_topics(ctx)?;
     for Topic { entry, with_files } in catalog.catalog.live() {
-        let is_there = present.contains(&names::encode_topic(&entry.name, &entry.id));
+        let is_there = manifests.present.contains(&names::encode_topic(&entry.name, &entry.id));
         let mut of_topic = Vec::with_capacity(entry.partitions as usize);
         for partition in 0..entry.partitions {
             // An entry of the checkpoint is as good as a mark.
@@ -279,16 +439,13 @@ fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
     let is_new = !has(names::CATALOG);
     for entry in &entries {
-        if names::is_root_entry(&entry.name) || entry.name == "lost+found" {
+        if names::is_root_entry(&entry.name) || names::is_of_system(&entry.name) {
             continue;
         }
         if is_new {
             return Err(Error::ForeignDirectory { path: ctx.display(root), found: entry.name.clone() });
         }
-        report.warnings.push(format!(
-            "{} is not ours and was left alone",
-            ctx.display(Path::new(&entry.name)).display()
-        ));
+        report.warnings.push(left_alone(ctx, Path::new(&entry.name)));
     }
     // The catalog is written when the directories are there, empty, and everything else comes after
     // it.
@@ -306,20 +463,12 @@ fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
     let root = ctx.display(Path::new(""));
     ctx.storage.lock(Path::new(names::LOCK)).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => Error::AlreadyOpen { path: root },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Error::ReadOnly { path: root, source: Arc::new(e) }
+        }
         _ if crate::error::is_space(&e) => Error::DiskFull { path: root },
         _ => Error::io("lock", &ctx.display(Path::new(names::LOCK)), e),
     })
-}
-
-/// Makes an empty broker. The catalog comes last: until it is there, the next opening starts over.
-fn create(ctx: &Context) -> Result<CatalogStore> {
-    for dir in [names::TOPICS, names::TRASH] {
-        ctx.storage.create_dir(Path::new(dir)).map_err(|e| Error::create(&ctx.display(Path::new(dir)), e))?;
-    }
-    // A catalog promises that the directories are there.
-    let root = Path::new("");
-    ctx.storage.sync_dir(root).map_err(|e| Error::io("sync", &ctx.display(root), e))?;
-    CatalogStore::create(ctx)
 }
 
 /// Reads the checkpoint. One that was written beside another file of the catalog says nothing of
@@ -392,43 +541,6 @@ fn read_configs(
     Ok(configs)
 }
 
-/// Before anything else happens, durably takes back that all is clean, also where that was not believed. Returns whether it
-/// is.
-fn take_back_clean(
-    ctx: &Context,
-    checkpoint: Option<&Checkpoint>,
-    unused: Option<&Checkpoint>,
-    place: Place,
-) -> Result<bool> {
-    let is_clean = checkpoint.is_some_and(|checkpoint| checkpoint.clean);
-    if is_clean || unused.is_some_and(|unused| unused.clean) {
-        let entries = checkpoint.map_or(Vec::new(), |checkpoint| checkpoint.entries.clone());
-        CheckpointStore::new(None).write(ctx, false, place, entries)?;
-    }
-    Ok(is_clean)
-}
-
-/// Removes what interrupted deletions left in the trash.
-fn empty_trash(ctx: &Context, report: &mut OpenReport) -> Result<()> {
-    let trash = Path::new(names::TRASH);
-    // A copy made by a tool that leaves empty directories out lacks them: fine, if nothing else is
-    // missing.
-    for dir in [names::TOPICS, names::TRASH] {
-        ctx.storage
-            .create_dir(Path::new(dir))
-            .map_err(|e| Error::io("create", &ctx.display(Path::new(dir)), e))?;
-    }
-    for entry in ctx.storage.list(trash).map_err(|e| Error::io("list", &ctx.display(trash), e))? {
-        let path = trash.join(&entry.name);
-        if names::parse_trash(&entry.name).is_some() {
-            super::catalog::remove_tree(ctx, &path)?;
-        } else {
-            report.warnings.push(format!("{} is not ours and was left alone", ctx.display(&path).display()));
-        }
-    }
-    Ok(())
-}
-
 fn open_topics(
     config: &BrokerConfig,
     ctx: &Arc<Context>,
@@ -446,11 +558,13 @@ fn open_topics(
         // If this fails the next opening finds them again.
         let _ = catalog.note_files(ctx, id, partition);
     }
-    // Again, because what was being deleted is in the trash now.
-    let present = list_topics(ctx)?;
-    let listed: Vec<Topic> = catalog.with(|catalog| catalog.live().cloned().collect());
+    let present = manifests.present;
+    let (listed, deleting): (Vec<Topic>, Vec<String>) = catalog.with(|catalog| {
+        let dir = |topic: &Topic| names::encode_topic(&topic.entry.name, &topic.entry.id);
+        (catalog.live().cloned().collect(), catalog.deleting().map(dir).collect())
+    });
     let mut topics = Vec::with_capacity(listed.len());
-    let mut dirs = HashSet::with_capacity(listed.len());
+    let mut dirs: HashSet<String> = deleting.into_iter().collect();
     for Topic { entry, .. } in &listed {
         let Some(config_of_topic) = configs.remove(&entry.id) else { continue };
         let dir = names::encode_topic(&entry.name, &entry.id);
@@ -464,16 +578,16 @@ fn open_topics(
             warn_of_foreign_partitions(ctx, entry, report);
         }
     }
-    for name in present.iter().filter(|name| !dirs.contains(*name)) {
+    for name in present.iter().filter(|name| !dirs.contains(*name) && !names::is_of_system(name)) {
         let path = ctx.display(&Path::new(names::TOPICS).join(name));
         let whose = match names::parse_topic(name) {
-            Some(TopicDir::Named(topic)) => format!("; a topic {topic} would have its files there"),
+            Some(TopicDir::Named(topic)) => format!(" (a topic {topic} would have its files there)"),
             Some(TopicDir::Identified(id)) => {
-                format!("; a topic with the id {id} would have its files there")
+                format!(" (a topic with the id {id} would have its files there)")
             }
             None => String::new(),
         };
-        report.warnings.push(format!("{} is not in the catalog and was left alone{whose}", path.display()));
+        report.warnings.push(format!("{} is not in the catalog{whose} and was left alone", path.display()));
     }
     // By name, as the catalog lists them.
     Ok(topics)
@@ -482,7 +596,11 @@ fn open_topics(
 /// The names of what is in the directory of topics.
 fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
     let dir = Path::new(names::TOPICS);
-    let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+    let entries = match ctx.storage.list(dir) {
+        // A copy made by a tool that leaves empty directories out may lack it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
+    };
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
@@ -512,7 +630,9 @@ fn warn_of_foreign_partitions(ctx: &Context, entry: &TopicEntry, report: &mut Op
     let dir = names::topic_dir(&entry.name, &entry.id);
     for found in ctx.storage.list(&dir).unwrap_or_default() {
         let partition = names::parse_partition_dir(&found.name);
-        if partition.is_none_or(|partition| partition.get() >= entry.partitions) {
+        if partition.is_none_or(|partition| partition.get() >= entry.partitions)
+            && !names::is_of_system(&found.name)
+        {
             let path = ctx.display(&dir.join(&found.name));
             report.warnings.push(format!("{} is not in the catalog and was left alone", path.display()));
         }

@@ -20,7 +20,7 @@ use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::log::{Context, malformed};
 use crate::storage::{
-    File, OpenMode, read_exact_at, read_file, replace_and_open, replace_file, write_all_at,
+    File, OpenMode, Storage, read_exact_at, read_file, replace_and_open, replace_file, write_all_at,
 };
 use crate::sync::{Arc, Mutex};
 use crate::types::TopicId;
@@ -46,6 +46,8 @@ struct State {
     /// changed.
     broken: Option<Error>,
     closed: bool,
+    /// Applied, and written with the next change, or by [`CatalogStore::write_pending`].
+    pending: Vec<Change>,
 }
 
 /// A file of the catalog, by number and length.
@@ -90,7 +92,7 @@ impl CatalogStore {
         let file = ctx.storage.open(path, OpenMode::Write);
         state.file = Some(file.map_err(|e| Error::io("open", &ctx.display(path), e))?);
         // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
-        if !is_clean || found.torn > 0 {
+        if !is_clean {
             state.replace(ctx)?;
         }
         Ok(CatalogStore { state: Mutex::new(state) })
@@ -125,6 +127,41 @@ impl CatalogStore {
         state.append(ctx, &changes)?;
         state.apply(changes);
         Ok(())
+    }
+
+    /// Makes a change that is written before the next one. A crash that takes it must cost nothing.
+    pub(super) fn hold_back(&self, change: Change) {
+        let mut state = self.state.lock();
+        state.pending.push(change.clone());
+        state.apply(vec![change]);
+    }
+
+    /// Writes what is [held back](CatalogStore::hold_back), past every layer in front of `medium`. Best
+    /// effort: nothing is written if the catalog is just being used, or if that fails.
+    ///
+    /// IMPORTANT: it does not wait for the lock. A thread that changes the catalog may be the caller,
+    /// by way of the gate; that change writes all that is held back.
+    pub(super) fn write_pending(&self, medium: &dyn Storage) {
+        let shown = medium.display(Path::new(names::CATALOG));
+        let Some(mut state) = self.state.try_lock() else { return };
+        if state.pending.is_empty() || state.check().is_err() {
+            return;
+        }
+        let bytes = state.encode(&[]);
+        let path = Path::new(names::CATALOG);
+        let Ok(file) = medium.open(path, OpenMode::Write) else { return };
+        match write_all_at(&*file, &bytes, state.end) {
+            Ok(()) => {
+                state.end += bytes.len() as u64;
+                state.pending.clear();
+            }
+            // Zeros over the part, so that it cannot look like a change that was torn.
+            Err((_, e)) => {
+                if write_all_at(&*file, &vec![0; bytes.len()], state.end).is_err() {
+                    state.fail(Error::io("change", &shown, e));
+                }
+            }
+        }
     }
 
     /// Notes that a partition has files.
@@ -191,6 +228,7 @@ impl State {
             replace_beyond: u64::MAX,
             broken: None,
             closed: false,
+            pending: Vec::new(),
         }
     }
 
@@ -231,12 +269,14 @@ impl State {
             return Err(self.fail(Error::io("change", &path, e)));
         }
         self.end += bytes.len() as u64;
+        self.pending.clear();
         Ok(())
     }
 
+    /// What is held back, and then `changes`.
     fn encode(&self, changes: &[Change]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for change in changes {
+        for change in self.pending.iter().chain(changes) {
             catalog::encode_change(&mut bytes, self.number, self.end, self.synced, change);
         }
         bytes
@@ -285,8 +325,9 @@ impl State {
             let mut old = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
             read_exact_at(&**file, &mut old, 0).map_err(read)?;
             let aside = Path::new(names::CATALOG_OLD);
-            replace_file(&*ctx.storage, aside, &old)
-                .map_err(|failed| replace_error(ctx, aside, failed.error))?;
+            // For a person, should it ever be needed: that it cannot be had keeps nothing from going
+            // on, and there may be no room for it.
+            let _ = replace_file(&*ctx.storage, aside, &old);
         }
         self.begin_file(ctx)
     }
@@ -303,6 +344,8 @@ impl State {
         };
         debug_assert!(bytes.len() >= HEADER_BYTES);
         self.file = Some(file);
+        // The snapshot has it.
+        self.pending.clear();
         self.number += 1;
         self.end = bytes.len() as u64;
         (self.snapshot_bytes, self.synced) = (self.end, self.end);
@@ -336,7 +379,7 @@ pub(super) fn damaged(ctx: &Context, m: &Malformed) -> Error {
         if entries.iter().any(|entry| entry.name == names::CATALOG_OLD) {
             let old = ctx.display(Path::new(names::CATALOG_OLD));
             corruption.what = format!(
-                "{}; {} is what it was before it was last replaced, and nothing continues from that by itself",
+                "{}; {} is an older one, and nothing continues from that by itself",
                 corruption.what,
                 old.display()
             );

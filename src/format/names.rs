@@ -130,6 +130,11 @@ pub(crate) fn encode_topic(name: &TopicName, id: &TopicId) -> String {
     if encoded.len() <= TOPIC_DIR_MAX { encoded } else { format!("{BY_ID}{id}") }
 }
 
+/// The name of the directory of any topic of this name; `None` if it depends on the identity.
+pub(crate) fn named_dir(name: &TopicName) -> Option<String> {
+    Some(encode_name(name.as_str())).filter(|encoded| encoded.len() <= TOPIC_DIR_MAX)
+}
+
 /// Which topic a directory is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TopicDir {
@@ -190,6 +195,32 @@ pub(crate) fn is_root_entry(name: &str) -> bool {
     permanent.contains(&name)
         || ["owner", "reserve"].contains(&name)
         || permanent.iter().any(|known| temporary_file(known) == name)
+}
+
+/// Whether a name in a broker's directory, or below it, is one that systems put there by themselves:
+/// the root of a volume, snapshots of a file server, notes of a file manager.
+pub(crate) fn is_of_system(name: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "lost+found",
+        ".snapshot",
+        ".snapshots",
+        ".zfs",
+        ".DS_Store",
+        ".Spotlight-V100",
+        ".fseventsd",
+        ".Trashes",
+        ".TemporaryItems",
+        ".VolumeIcon.icns",
+        "@eaDir",
+        "#snapshot",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "desktop.ini",
+        "Thumbs.db",
+    ];
+    // A file that was removed on a network file system while a process had it open.
+    const PREFIXES: [&str; 3] = [".nfs", ".fuse_hidden", ".Trash-"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Where a topic's directory is moved to be deleted, from the broker's.

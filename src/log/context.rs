@@ -16,6 +16,7 @@ use crate::format::batch::Secret;
 use crate::rng::random_bytes;
 use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
+use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, OnceLock};
 use crate::types::{PartitionId, Timestamp, TopicId};
 
@@ -25,6 +26,8 @@ type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
 /// One per broker. It holds no log for long, so a log may hold it.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
+    /// What every change through `storage` passes.
+    pub(crate) gate: Arc<WriteGate>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
     /// Set if every run is to be the same.
@@ -52,8 +55,10 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: &BrokerConfig, seed: u64) -> Self {
+        let storage = GatedStorage::new(storage);
         Context {
-            storage,
+            gate: storage.gate(),
+            storage: Arc::new(storage),
             clock: config.clock.clone(),
             seed,
             fixed_seed: config.seed,

@@ -235,19 +235,38 @@ impl Journal {
         self.checkpoint(ctx)
     }
 
+    /// Gives out no id up to `largest` any more, and lets batches with such ids count without a record.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Journal::checkpoint).
+    pub(crate) fn skip_ids(&self, ctx: &Context, largest: u64) -> Result<()> {
+        let _alone = self.checkpoint(ctx)?;
+        let mut state = self.state.lock();
+        state.check()?;
+        if largest < state.next_id {
+            return Ok(());
+        }
+        state.next_id = largest.saturating_add(1);
+        state.start_file(ctx)
+    }
+
     /// Whether a record of the file speaks of this log.
     pub(crate) fn involves(&self, log: &Log) -> bool {
         self.state.lock().involved.iter().any(|part| std::ptr::eq(&*part.log, log))
     }
 
-    /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could be synced.
-    pub(crate) fn close(&self, ctx: &Context, all_synced: bool) -> Result<()> {
+    /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could
+    /// be synced. Returns whether the file has no record now.
+    pub(crate) fn close(&self, ctx: &Context, all_synced: bool) -> Result<bool> {
         let _alone = self.alone();
         let mut state = self.state.lock();
         state.involved.clear();
         let begun = state.written != state.begun;
-        let result =
-            if begun && all_synced && state.failed.is_none() { state.start_file(ctx) } else { Ok(()) };
+        let result = match begun {
+            false => Ok(state.failed.is_none()),
+            true if all_synced && state.failed.is_none() => state.start_file(ctx).map(|()| true),
+            true => Ok(false),
+        };
         state.file = None;
         state.fail(&Error::Closed);
         self.commit.fail(Error::Closed);
@@ -404,13 +423,25 @@ pub(crate) fn settle(
                 let path = ctx.display(path);
                 report.warnings.push(format!("{} is missing: batches count one by one", path.display()));
             }
-            ctx.journal.state.lock().next_id = largest + 1;
+            ctx.journal.state.lock().next_id = fresh_id(ctx, largest);
             return Ok(());
         }
         Err(e) => return Err(Error::io("read", &ctx.display(path), e)),
     };
-    let floor = journal::decode_header(&file).map_err(|m| malformed(ctx, path, 0, &m))?;
-    let (records, torn) = read_records(&file, floor).map_err(|m| malformed(ctx, path, 0, &m))?;
+    let read = journal::decode_header(&file)
+        .and_then(|floor| read_records(&file, floor).map(|(records, torn)| (floor, records, torn)));
+    if is_clean && !matches!(&read, Ok((_, records, false)) if records.is_empty()) {
+        // A clean close leaves an empty file: all that was ever in it is in the segments.
+        let what = read.map_or_else(|m| m.what, |_| "it is not empty");
+        report.warnings.push(format!(
+            "{} is not as a clean close leaves it ({what}): it is replaced by an empty one",
+            ctx.display(path).display()
+        ));
+        let mut state = ctx.journal.state.lock();
+        state.next_id = fresh_id(ctx, largest);
+        return state.start_file(ctx);
+    }
+    let (floor, records, torn) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
     let unread = logs.iter().find_map(|log| log.unread());
     if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
         // IMPORTANT: while the file still has what belongs there, or is known not to. A partition that is damaged is never served
@@ -458,6 +489,18 @@ pub(crate) fn settle(
         return Ok(());
     }
     state.start_file(ctx)
+}
+
+/// The next transaction's id where the journal cannot say which ids were given out: after the largest
+/// id that was seen, and after all that could be given out before this time at a million a
+/// millisecond.
+///
+/// IMPORTANT: no id is given out twice. A later opening may scan an old batch again (for example when
+/// the checkpoint is lost), and takes back each batch whose id is not below the journal's floor and
+/// has no record.
+fn fresh_id(ctx: &Context, largest: u64) -> u64 {
+    let millis = u64::try_from(ctx.clock.now().as_millis()).unwrap_or(0);
+    largest.saturating_add(1).max(millis.min(u64::MAX >> 21) << 20)
 }
 
 /// The records of a file, and whether anything comes behind the last of them.

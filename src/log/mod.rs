@@ -593,7 +593,8 @@ impl Log {
             (None, Some(cause)) => Some(Err(Error::clone(cause))),
         };
         let synced = synced.unwrap_or_else(|| self.sync().and_then(|()| self.sync_empty()));
-        if synced.is_ok() && self.has_files() {
+        // A broker that has changed nothing leaves the directory as it found it.
+        if synced.is_ok() && self.has_files() && !self.ctx.gate.is_shut() {
             self.finish_sealed();
             if let Some(file) = self.unsaved_producers() {
                 self.save_producers(&file);

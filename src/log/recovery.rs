@@ -118,7 +118,25 @@ pub(crate) fn recover(
     note: Option<Note<'_>>,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
-    let present = sweep(ctx, dir, &manifest, report)?;
+    let Found { present, leftovers } = survey(ctx, dir, &manifest, report)?;
+    let recovered = repair_or_trust(ctx, identity, dir, manifest, note, &present, report)?;
+    // IMPORTANT: last, and only where all is well. The manifest that does not list them is on the
+    // medium: the opening has synced its directory, or the repair has replaced it.
+    if recovered.damage.is_none() {
+        remove_leftovers(ctx, &recovered.manifest, leftovers, report);
+    }
+    Ok(recovered)
+}
+
+fn repair_or_trust(
+    ctx: &Context,
+    identity: &Arc<Identity>,
+    dir: &Path,
+    manifest: Manifest,
+    note: Option<Note<'_>>,
+    present: &HashSet<PathBuf>,
+    report: &mut OpenReport,
+) -> Result<Recovered> {
     let segments = segments_of(dir, &manifest);
     let seed = identity.seed();
     let tail = Tail::default();
@@ -147,20 +165,29 @@ fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
     segments
 }
 
+/// Reads a manifest, whichever partition it is of.
+///
+/// # Errors
+/// It is damaged or of an unsupported format, or cannot be read.
+pub(crate) fn decode_manifest(ctx: &Context, path: &Path) -> Result<Manifest> {
+    const LIMIT: u64 = 256 << 20;
+    let bytes =
+        read_file(&*ctx.storage, path, LIMIT).map_err(|e| Error::io("read", &ctx.display(path), e))?;
+    Manifest::decode(&bytes).map_err(|m| malformed(ctx, path, 0, &m))
+}
+
 /// Reads a partition's manifest. Nothing is changed.
 ///
 /// # Errors
 /// It is missing, damaged or of an unsupported format, or cannot be read: nothing of the partition can be used.
 pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> Result<Manifest> {
-    const LIMIT: u64 = 256 << 20;
     let path = dir.join(names::MANIFEST);
-    let bytes = read_file(&*ctx.storage, &path, LIMIT).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
+    let manifest = decode_manifest(ctx, &path).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             corrupt(ctx, &path, 0, "the catalog lists the partition and this is missing")
         }
-        _ => Error::io("read", &ctx.display(&path), e),
+        error => error,
     })?;
-    let manifest = Manifest::decode(&bytes).map_err(|m| malformed(ctx, &path, 0, &m))?;
     if manifest.topic_id != identity.topic_id || manifest.partition != identity.partition {
         return Err(corrupt(ctx, &path, 0, "the manifest belongs to another partition"));
     }
@@ -170,48 +197,72 @@ pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> R
     Ok(manifest)
 }
 
-/// Removes what an interrupted roll, cut or deletion left, names what is foreign, and answers which segment files are there.
-fn sweep(
-    ctx: &Context,
-    dir: &Path,
-    manifest: &Manifest,
-    report: &mut OpenReport,
-) -> Result<HashSet<PathBuf>> {
+/// The files of a partition.
+struct Found {
+    /// The segments that the manifest lists.
+    present: HashSet<PathBuf>,
+    /// Files that an interrupted roll, cut or deletion left.
+    leftovers: Vec<PathBuf>,
+}
+
+/// Looks at which files there are, and names those that are foreign.
+fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenReport) -> Result<Found> {
     let listed: HashSet<(Offset, u32)> =
         manifest.segments.iter().map(|s| (s.base_offset, s.generation)).collect();
     let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
-    let mut present = HashSet::new();
+    let (mut present, mut leftovers) = (HashSet::new(), Vec::new());
     for entry in entries {
         let path = dir.join(&entry.name);
-        let leftover = match names::parse_partition_file(&entry.name) {
-            _ if entry.is_dir => {
-                report
-                    .warnings
-                    .push(format!("{} is not ours and was left alone", ctx.display(&path).display()));
-                false
+        match names::parse_partition_file(&entry.name) {
+            PartitionFile::Foreign if names::is_of_system(&entry.name) => {}
+            PartitionFile::Segment { base, generation }
+                if !entry.is_dir && listed.contains(&(base, generation)) =>
+            {
+                present.insert(path);
             }
-            PartitionFile::Segment { base, generation } if listed.contains(&(base, generation)) => {
-                present.insert(path.clone());
-                false
+            // No acknowledged record is in a segment before the manifest lists it, nor after it was
+            // dropped.
+            PartitionFile::Segment { .. } | PartitionFile::Temporary if !entry.is_dir => leftovers.push(path),
+            PartitionFile::Index { base, generation } | PartitionFile::Keys { base, generation }
+                if !entry.is_dir =>
+            {
+                if !listed.contains(&(base, generation)) {
+                    leftovers.push(path);
+                }
             }
-            // No acknowledged record is in a segment before the manifest lists it, nor behind its being dropped.
-            PartitionFile::Segment { .. } | PartitionFile::Temporary => true,
-            PartitionFile::Index { base, generation } | PartitionFile::Keys { base, generation } => {
-                !listed.contains(&(base, generation))
+            PartitionFile::Manifest | PartitionFile::Producers | PartitionFile::Torn { .. }
+                if !entry.is_dir => {}
+            _ => {
+                let path = ctx.display(&path);
+                report.warnings.push(format!("{} is not ours and was left alone", path.display()));
             }
-            PartitionFile::Manifest | PartitionFile::Producers | PartitionFile::Torn { .. } => false,
-            PartitionFile::Foreign => {
-                report
-                    .warnings
-                    .push(format!("{} is not ours and was left alone", ctx.display(&path).display()));
-                false
-            }
-        };
-        if leftover {
-            ctx.storage.remove_file(&path).map_err(|e| Error::io("remove", &ctx.display(&path), e))?;
         }
     }
-    Ok(present)
+    Ok(Found { present, leftovers })
+}
+
+/// Removes files that no manifest lists. One that cannot be removed is reported, and met again by the
+/// next opening.
+fn remove_leftovers(ctx: &Context, manifest: &Manifest, leftovers: Vec<PathBuf>, report: &mut OpenReport) {
+    // A repair may have made a segment of that name since.
+    let listed = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match names::parse_partition_file(&name) {
+            PartitionFile::Segment { base, generation } => {
+                manifest.segments.iter().any(|s| (s.base_offset, s.generation) == (base, generation))
+            }
+            _ => false,
+        }
+    };
+    for path in leftovers.iter().filter(|path| !listed(path)) {
+        match ctx.storage.remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let error = Error::io("remove", &ctx.display(path), e);
+                report.warnings.push(format!("a file that is not needed any more was left: {error}"));
+            }
+            _ => {}
+        }
+    }
 }
 
 struct Recoverer<'a> {

@@ -121,7 +121,7 @@ fn directories_hold_what_was_put_in() {
         create(storage, "d/f", b"1");
         let mut entries = storage.list(path("d")).unwrap();
         entries.sort();
-        let entry = |name: &str, is_dir| Entry { name: name.to_owned(), is_dir };
+        let entry = |name: &str, is_dir| Entry { name: name.to_owned(), is_dir, is_link: false };
         assert_eq!(entries, [entry("e", true), entry("f", false)]);
         assert_eq!(kind(storage.create_dir(path("d/f"))), ErrorKind::AlreadyExists);
         assert_eq!(kind(storage.create_dir(path("x/y"))), ErrorKind::NotFound);
@@ -198,10 +198,9 @@ fn a_lock_is_held_once_and_ends_with_its_guard() {
         create(storage, "LOCK", b"kept");
         let guard = storage.lock(path("LOCK")).unwrap();
         assert_eq!(kind(storage.lock(path("LOCK"))), ErrorKind::WouldBlock);
-        let other = storage.lock(path("OTHER")).unwrap();
         drop(guard);
         drop(storage.lock(path("LOCK")).unwrap());
-        drop(other);
+        drop(storage.lock(path("OTHER")).unwrap());
         assert_eq!(content(storage, "LOCK").unwrap(), b"kept");
         assert_eq!(content(storage, "OTHER").unwrap(), b"");
     });

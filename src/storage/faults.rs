@@ -50,7 +50,7 @@ pub enum Op {
     Write,
     /// Making a file's bytes durable.
     Sync,
-    /// Asking for a file's length.
+    /// Asking for a file's length, or what kind of file it is.
     Len,
     /// Mapping a file.
     Map,
@@ -393,6 +393,11 @@ impl Storage for FaultStorage {
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         self.process.meet(Op::List)?;
         self.inner.list(dir)
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.process.meet(Op::Len)?;
+        self.inner.is_link(path)
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use crate::storage::gate::is_unsupported;
 use crate::storage::{Entry, File, Map, OpenMode, Storage, read_up_to};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -48,13 +49,25 @@ impl Storage for FsStorage {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.resolve(path)?;
-        // The lock belongs to this open file, not to the process: a second one in this process is refused as well.
+        // A lock belongs to an open file, not to the process: a second one in this process is refused
+        // as well.
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(e)) => Err(e),
+        try_lock(&file)?;
+        let mut locked = vec![file];
+        // The directory too: the file has another inode once it was deleted by hand. It cannot be
+        // locked everywhere (Windows opens no directory, NFS locks no file that is open for reading
+        // only); then the file has to do.
+        if let Ok(dir) = fs::File::open(&self.root) {
+            match try_lock(&dir) {
+                Ok(()) => locked.push(dir),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    locked.iter().for_each(|file| drop(file.unlock()));
+                    return Err(e);
+                }
+                Err(_) => {}
+            }
         }
+        Ok(Box::new(DirLock { locked, process: std::process::id() }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -71,10 +84,15 @@ impl Storage for FsStorage {
             let entry = entry?;
             let kind = entry.file_type()?;
             // A directory may be a link to one on another disk.
-            let is_dir = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
-            entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), is_dir });
+            let is_link = kind.is_symlink();
+            let is_dir = kind.is_dir() || (is_link && entry.path().is_dir());
+            entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), is_dir, is_link });
         }
         Ok(entries)
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        Ok(fs::symlink_metadata(self.resolve(path)?)?.is_symlink())
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
@@ -105,7 +123,12 @@ impl Storage for FsStorage {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(self.resolve(path)?)
+        let path = self.resolve(path)?;
+        match fs::remove_file(&path) {
+            // Windows removes a link to a directory as a directory. The target stays.
+            Err(_) if cfg!(windows) && path.is_symlink() => fs::remove_dir(&path),
+            result => result,
+        }
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -121,6 +144,33 @@ impl Storage for FsStorage {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_directory(&self.resolve(dir)?)
+    }
+}
+
+/// The lock of a directory. It is released explicitly: closing the files releases it only once every
+/// copy of them is closed, and a child process that was just forked has some.
+struct DirLock {
+    locked: Vec<fs::File>,
+    process: u32,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // A forked child must not release what its parent holds.
+        if self.process == std::process::id() {
+            self.locked.iter().for_each(|file| drop(file.unlock()));
+        }
+    }
+}
+
+fn try_lock(file: &fs::File) -> io::Result<()> {
+    loop {
+        return match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(fs::TryLockError::Error(e)) => Err(e),
+        };
     }
 }
 
@@ -192,10 +242,12 @@ fn create_durably(path: &Path) -> io::Result<()> {
     };
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            // Somebody who died before syncing the parent may have made it. If that cannot be had (we may not be
-            // allowed to open the parent), an existing directory is its creator's to vouch for.
-            let _ = sync_directory(parent);
-            return Ok(());
+            // A process that died before it synced the parent may have made it. Where the parent may
+            // not be opened, an existing directory is its creator's to vouch for.
+            return match sync_parent(parent) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            };
         }
         Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -206,7 +258,15 @@ fn create_durably(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         result => result?,
     }
-    sync_directory(parent)
+    sync_parent(parent)
+}
+
+/// Syncs a directory above the broker's, where the file system can do that.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match sync_directory(path) {
+        Err(e) if is_unsupported(&e) => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(unix)]

@@ -244,6 +244,13 @@ impl Storage for MemStorage {
         Ok(tree.list(tree.dir(dir)?))
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        let _running = self.machine.running(self.run)?;
+        let tree = self.machine.tree.lock();
+        // There are none here.
+        tree.node(&tree.key(path)?).map(|_| false).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let _running = self.machine.running(self.run)?;
         let mut tree = self.machine.tree.lock();

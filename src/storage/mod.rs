@@ -16,6 +16,7 @@ use crate::sync::Arc;
 mod conformance;
 pub(crate) mod faults;
 pub(crate) mod fs;
+pub(crate) mod gate;
 pub(crate) mod mem;
 pub(crate) mod mmap;
 
@@ -37,6 +38,9 @@ pub(crate) trait Storage: Send + Sync {
     /// The entries of a directory, in no particular order. `NotFound` if it does not exist.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
 
+    /// Whether `path` itself is a symbolic link, wherever that leads. `NotFound` if there is nothing.
+    fn is_link(&self, path: &Path) -> io::Result<bool>;
+
     /// Opens a file for reading and writing. `NotFound` or `AlreadyExists` as `mode` says. A file that was created is
     /// durable only after its directory's [`sync_dir`](Storage::sync_dir).
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
@@ -45,7 +49,7 @@ pub(crate) trait Storage: Send + Sync {
     /// [`sync_dir`](Storage::sync_dir) of both directories.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Unlinks a file. Maps and handles of it stay valid. Durable only after the directory's
+    /// Unlinks a file, or a symbolic link and not its target. Maps and handles of it stay valid. Durable only after the directory's
     /// [`sync_dir`](Storage::sync_dir).
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
@@ -65,8 +69,10 @@ pub(crate) trait Storage: Send + Sync {
 pub(crate) struct Entry {
     /// The name, as text. A name that is no UTF-8 is given lossily: it is foreign in any case.
     pub(crate) name: String,
-    /// Whether it is a directory.
+    /// Whether it is a directory, or a symbolic link to one.
     pub(crate) is_dir: bool,
+    /// Whether it is a symbolic link.
+    pub(crate) is_link: bool,
 }
 
 /// How to open a file.

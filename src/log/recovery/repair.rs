@@ -18,13 +18,13 @@ use crate::types::Offset;
 
 impl Recoverer<'_> {
     /// Writes what was accepted again and syncs it: after a failed sync, or a kill, the medium may lack what the page
-    /// cache shows, and only written bytes are synced.
+    /// cache shows, and only written bytes are synced. The names were made durable before.
     pub(super) fn make_durable(&self, accepted: &[(Arc<Segment>, u64, u64)]) -> Result<()> {
         for (segment, from, to) in accepted {
             let file = self.open(segment)?;
             rewrite(self.ctx, &*file, &segment.path, *from, *to)?;
         }
-        self.ctx.storage.sync_dir(self.dir).map_err(|e| Error::io("sync", &self.ctx.display(self.dir), e))
+        Ok(())
     }
 
     /// What the manifest may say of a segment that has been checked and written again. IMPORTANT: not that it need never

@@ -104,6 +104,7 @@ impl Tree {
         let entry = |(name, node): (&String, &Node)| Entry {
             name: name.clone(),
             is_dir: matches!(node, Node::Dir(_)),
+            is_link: false,
         };
         self.dirs.get(&dir).map(|dir| dir.written.iter().map(entry).collect()).unwrap_or_default()
     }

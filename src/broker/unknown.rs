@@ -1,0 +1,153 @@
+//! What becomes of files that the catalog does not know? They are left alone, until a caller has them
+//! taken over as a topic, or removed.
+//!
+//! Such files are there after an older catalog was put back, or copied before a topic was made.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::catalog::{identity, remove_tree};
+use super::{BrokerInner, TopicState, check_config, topic_name};
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
+use crate::format::manifest::Manifest;
+use crate::format::names;
+use crate::log::recovery::decode_manifest;
+use crate::log::{Log, LogSettings, corrupt};
+use crate::stats::OpenReport;
+use crate::sync::Arc;
+use crate::types::{PartitionId, TopicId, TopicName};
+
+impl BrokerInner {
+    /// Makes a topic of the files that are in the place of one of this name.
+    pub(super) fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
+        let name = topic_name(name)?;
+        check_config(&config)?;
+        let _changing = self.changing.lock();
+        self.check_open()?;
+        let (ctx, dir) = (&*self.ctx, self.unknown_dir(&name)?);
+        let found = self.manifests_in(&dir)?;
+        let Some(id) = found.first().map(|(_, manifest)| manifest.topic_id) else {
+            return Err(Error::UnknownTopic { topic: name.to_string() });
+        };
+        if let Some((partition, _)) = found.iter().find(|(_, manifest)| manifest.topic_id != id) {
+            let path = names::partition_dir(&name, &id, *partition).join(names::MANIFEST);
+            return Err(corrupt(ctx, &path, 0, "the manifest is of another topic than those beside it"));
+        }
+        if self.catalog.with(|catalog| catalog.topic(&id).is_some()) {
+            return Err(Error::TopicExists { topic: name });
+        }
+        if found.iter().any(|(partition, _)| partition.get() >= config.partitions) {
+            return Err(Error::ConfigMismatch { topic: name, field: "partitions" });
+        }
+        // IMPORTANT: before the catalog says that they are there.
+        for dir in std::iter::once(Path::new(names::TOPICS).to_path_buf())
+            .chain([dir.clone()])
+            .chain(found.iter().map(|(partition, _)| names::partition_dir(&name, &id, *partition)))
+        {
+            ctx.storage.sync_dir(&dir).map_err(|e| Error::io("sync", &ctx.display(&dir), e))?;
+        }
+        let created_at = ctx.clock.now();
+        let entry = TopicEntry {
+            id,
+            state: EntryState::Live,
+            partitions: config.partitions,
+            created_at,
+            name: name.clone(),
+            settings: config.to_settings(),
+            rest: Vec::new(),
+        };
+        let next_id = self.catalog.with(|catalog| catalog.next_id());
+        let with_files = found.iter().map(|(partition, _)| partition.get()).collect();
+        let changes =
+            vec![Change::Ids(next_id + 1), Change::Topic(entry), Change::Partitions(id, with_files)];
+        self.catalog.commit(ctx, changes)?;
+        let logs = self.open_found(&name, id, &config, found)?;
+        let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
+        let mut topics = self.upkeep.topics.write();
+        let at = topics.partition_point(|other| other.name < state.name);
+        topics.insert(at, state.clone());
+        Ok(state)
+    }
+
+    /// Removes the files that are in the place of a topic of this name.
+    pub(super) fn remove_unknown(&self, name: &str) -> Result<()> {
+        let name = topic_name(name)?;
+        let _changing = self.changing.lock();
+        self.check_open()?;
+        let dir = self.unknown_dir(&name)?;
+        remove_tree(&self.ctx, &dir)
+    }
+
+    /// The directory of a topic of this name, which must be there and belong to no topic.
+    fn unknown_dir(&self, name: &TopicName) -> Result<PathBuf> {
+        let (is_known, of_deleted) = self.catalog.with(|catalog| {
+            let is_deleting = catalog.deleting().any(|topic| topic.entry.name == *name);
+            (catalog.is_live(name), is_deleting)
+        });
+        if is_known {
+            return Err(Error::TopicExists { topic: name.clone() });
+        }
+        let unknown = || Error::UnknownTopic { topic: name.to_string() };
+        // A name too long for a directory stands in the catalog alone.
+        let Some(dir) = names::named_dir(name).filter(|_| !of_deleted) else { return Err(unknown()) };
+        let dir = Path::new(names::TOPICS).join(dir);
+        match self.ctx.storage.is_link(&dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(unknown()),
+            Err(e) => Err(Error::io("look at", &self.ctx.display(&dir), e)),
+            Ok(_) => Ok(dir),
+        }
+    }
+
+    /// The manifests of a topic's partitions, by partition.
+    fn manifests_in(&self, dir: &Path) -> Result<Vec<(PartitionId, Manifest)>> {
+        let ctx = &*self.ctx;
+        let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let Some(partition) = names::parse_partition_dir(&entry.name) else { continue };
+            let path = dir.join(&entry.name).join(names::MANIFEST);
+            match decode_manifest(ctx, &path) {
+                Ok(manifest) if manifest.partition == partition => found.push((partition, manifest)),
+                Ok(_) => return Err(corrupt(ctx, &path, 0, "the manifest belongs to another partition")),
+                // Its first write never ended.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_by_key(|(partition, _)| *partition);
+        Ok(found)
+    }
+
+    /// Recovers partitions of which nothing is known but what is in their files.
+    fn open_found(
+        &self,
+        name: &TopicName,
+        id: TopicId,
+        config: &TopicConfig,
+        found: Vec<(PartitionId, Manifest)>,
+    ) -> Result<Vec<Arc<Log>>> {
+        let settings = LogSettings::new(config, self.durability);
+        let mut report = OpenReport::default();
+        let mut found = found.into_iter().peekable();
+        let mut logs = Vec::new();
+        for partition in 0..config.partitions {
+            let identity = identity(name, id, partition);
+            let manifest = found.next_if(|(found, _)| *found == identity.partition);
+            let dir = names::partition_dir(name, &id, identity.partition);
+            let manifest = Ok(manifest.map(|(_, manifest)| manifest));
+            logs.push(Log::open(&self.ctx, identity, dir, settings, None, manifest, &mut report));
+        }
+        let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|(_, id)| *id));
+        // Their transactions have no records here, and count.
+        self.ctx.journal.skip_ids(&self.ctx, ids.max().unwrap_or(0))?;
+        let begun: Vec<_> = logs
+            .iter()
+            .filter(|log| log.has_files())
+            .filter_map(|log| Some((id, log.partition(), log.begin_epoch_of_opening()?)))
+            .collect();
+        self.catalog.commit(&self.ctx, vec![Change::Epochs(begun)])?;
+        Ok(logs)
+    }
+}

@@ -1,0 +1,292 @@
+//! Where does every change of a directory pass? A layer in front of the medium, with a gate.
+//!
+//! Useful for: doing something before the first change of an opening, refusing changes after the
+//! last one, and living with a file system that cannot sync directories. Not useful for: deciding
+//! what is written; that is for the rows above.
+//!
+//! The gate is *open* while a directory is being made or recovered, *shut* once the directory is as
+//! its last owner left it, and *closed* when the broker is. The first change that meets a shut gate
+//! runs the preparation, which must succeed before any change is made: so a broker that is opened,
+//! read and closed changes nothing. A change that meets a closed gate fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering};
+
+/// What has to be done before the first change. It is given the medium without the gate, and is
+/// repeated by the next change if it fails.
+type Prepare = Box<dyn Fn(&dyn Storage) -> io::Result<()> + Send + Sync>;
+
+/// Decides whether a change may be made. Shared by the storage and all files opened through it.
+pub(crate) struct WriteGate {
+    state: AtomicU8,
+    /// Held over the preparation, and taken under no other lock than those of the caller.
+    prepare: Mutex<Option<Prepare>>,
+    /// A directory could not be synced because the file system has no such operation.
+    syncs_no_dirs: AtomicBool,
+}
+
+/// The states of a gate.
+mod state {
+    pub(super) const OPEN: u8 = 0;
+    pub(super) const SHUT: u8 = 1;
+    pub(super) const CLOSED: u8 = 2;
+}
+
+impl WriteGate {
+    fn new() -> Self {
+        WriteGate {
+            state: AtomicU8::new(state::OPEN),
+            prepare: Mutex::new(None),
+            syncs_no_dirs: AtomicBool::new(false),
+        }
+    }
+
+    /// Has the next change run `prepare` first.
+    pub(crate) fn shut(&self, prepare: impl Fn(&dyn Storage) -> io::Result<()> + Send + Sync + 'static) {
+        let mut held = self.prepare.lock();
+        *held = Some(Box::new(prepare));
+        self.state.store(state::SHUT, Ordering::Release);
+    }
+
+    /// Whether nothing has been changed since [`shut`](WriteGate::shut).
+    pub(crate) fn is_shut(&self) -> bool {
+        self.state.load(Ordering::Acquire) == state::SHUT
+    }
+
+    /// Lets no change pass any more. A preparation that is under way is waited for.
+    pub(crate) fn close(&self) {
+        let mut held = self.prepare.lock();
+        *held = None;
+        self.state.store(state::CLOSED, Ordering::Release);
+    }
+
+    /// Whether the file system has refused to sync a directory as something that it does not do.
+    pub(crate) fn syncs_no_dirs(&self) -> bool {
+        self.syncs_no_dirs.load(Ordering::Acquire)
+    }
+
+    fn pass(&self, medium: &dyn Storage) -> io::Result<()> {
+        if self.state.load(Ordering::Acquire) == state::OPEN { Ok(()) } else { self.prepare(medium) }
+    }
+
+    #[cold]
+    fn prepare(&self, medium: &dyn Storage) -> io::Result<()> {
+        let mut held = self.prepare.lock();
+        match self.state.load(Ordering::Acquire) {
+            state::OPEN => return Ok(()),
+            state::SHUT => {}
+            _ => return Err(io::Error::other("the broker has been closed")),
+        }
+        if let Some(prepare) = &*held {
+            prepare(medium)?;
+        }
+        *held = None;
+        self.state.store(state::OPEN, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// A storage whose changes pass a gate.
+pub(crate) struct GatedStorage {
+    inner: Arc<dyn Storage>,
+    gate: Arc<WriteGate>,
+}
+
+impl GatedStorage {
+    /// A layer in front of `inner`, with an open gate.
+    pub(crate) fn new(inner: Arc<dyn Storage>) -> Self {
+        GatedStorage { inner, gate: Arc::new(WriteGate::new()) }
+    }
+
+    pub(crate) fn gate(&self) -> Arc<WriteGate> {
+        self.gate.clone()
+    }
+
+    fn pass(&self) -> io::Result<()> {
+        self.gate.pass(&*self.inner)
+    }
+}
+
+impl Storage for GatedStorage {
+    fn display(&self, path: &Path) -> PathBuf {
+        self.inner.display(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.inner.lock(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.pass()?;
+        self.inner.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.inner.list(dir)
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.inner.is_link(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) {
+            self.pass()?;
+        }
+        let inner = self.inner.open(path, mode)?;
+        Ok(Arc::new(GatedFile { inner, medium: self.inner.clone(), gate: self.gate.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.pass()?;
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.pass()?;
+        self.inner.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.pass()?;
+        self.inner.remove_dir(path)
+    }
+
+    /// A file system that cannot sync directories (it answers `InvalidInput` or `Unsupported`) is
+    /// taken as it is: its names are as safe as they get. [`WriteGate::syncs_no_dirs`] tells.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        match self.inner.sync_dir(dir) {
+            Err(e) if is_unsupported(&e) => {
+                self.gate.syncs_no_dirs.store(true, Ordering::Release);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn run_identity(&self) -> ([u8; 16], u32) {
+        self.inner.run_identity()
+    }
+}
+
+/// Whether a sync of a directory failed because the file system has no such operation: `EINVAL` and
+/// `ENOTSUP` (CIFS of older kernels, some FUSE file systems, some network volumes).
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+struct GatedFile {
+    inner: Arc<dyn File>,
+    medium: Arc<dyn Storage>,
+    gate: Arc<WriteGate>,
+}
+
+impl File for GatedFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, position)
+    }
+
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        self.gate.pass(&*self.medium)?;
+        self.inner.write_at(bytes, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        self.inner.map(len)
+    }
+
+    fn lose_unsynced(&self) {
+        self.inner.lose_unsynced();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::faults::{FaultStorage, Faults, Op};
+    use crate::storage::mem::MemStorage;
+    use crate::storage::write_all_at;
+    use crate::sync::AtomicUsize;
+
+    fn gated() -> (GatedStorage, Faults) {
+        let faults = Faults::new();
+        let medium = FaultStorage::new(Arc::new(MemStorage::new()), &faults);
+        (GatedStorage::new(Arc::new(medium)), faults)
+    }
+
+    #[test]
+    fn the_first_change_is_prepared_once_and_reading_is_not() {
+        let (storage, _) = gated();
+        let path = Path::new("file");
+        let file = storage.open(path, OpenMode::CreateNew).unwrap();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        storage.gate().shut(move |medium| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            medium.create_dir(Path::new("prepared"))
+        });
+        assert!(storage.open(path, OpenMode::Read).is_ok() && storage.list(Path::new("")).is_ok());
+        assert!(storage.open(path, OpenMode::Write).unwrap().sync_data().is_ok());
+        assert!(storage.gate().is_shut());
+        assert_eq!(runs.load(Ordering::Relaxed), 0);
+        write_all_at(&*file, b"x", 0).unwrap();
+        storage.remove_file(path).unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+        assert!(!storage.gate().is_shut());
+        assert_eq!(storage.list(Path::new("")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_preparation_that_fails_lets_no_change_pass_and_is_tried_again() {
+        let (storage, faults) = gated();
+        storage.gate().shut(|medium| medium.create_dir(Path::new("prepared")));
+        faults.fail(Op::CreateDir, 1, io::ErrorKind::StorageFull);
+        let failed = storage.create_dir(Path::new("mine")).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(storage.list(Path::new("")).unwrap(), []);
+        storage.create_dir(Path::new("mine")).unwrap();
+        assert_eq!(storage.list(Path::new("")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_closed_gate_refuses_every_change() {
+        let (storage, _) = gated();
+        let path = Path::new("file");
+        let file = storage.open(path, OpenMode::CreateNew).unwrap();
+        storage.gate().close();
+        assert!(write_all_at(&*file, b"x", 0).is_err());
+        assert!(storage.create_dir(Path::new("dir")).is_err());
+        assert!(storage.open(Path::new("new"), OpenMode::CreateNew).is_err());
+        assert!(storage.open(path, OpenMode::Truncate).is_err());
+        assert!(storage.rename(path, Path::new("other")).is_err());
+        assert!(storage.remove_file(path).is_err());
+        assert!(storage.remove_dir(Path::new("dir")).is_err());
+        assert!(storage.open(path, OpenMode::Read).is_ok());
+    }
+
+    #[test]
+    fn directories_that_cannot_be_synced_are_told_and_failures_are_failures() {
+        for kind in [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported] {
+            let (storage, faults) = gated();
+            assert!(!storage.gate().syncs_no_dirs());
+            faults.fail(Op::SyncDir, 1, kind);
+            storage.sync_dir(Path::new("")).unwrap();
+            assert!(storage.gate().syncs_no_dirs());
+        }
+        let (storage, faults) = gated();
+        faults.fail(Op::SyncDir, 1, io::ErrorKind::Other);
+        assert!(storage.sync_dir(Path::new("")).is_err());
+        assert!(!storage.gate().syncs_no_dirs());
+    }
+}
