@@ -3,11 +3,14 @@
 //! Useful for: testing a program that uses this crate against everything that can happen to it, in memory and without
 //! sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
 
+mod explore;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::explore::{CrashState, Explored, explore};
 pub use crate::clock::ManualClock;
 pub use crate::storage::faults::{Gate, Op};
 pub use crate::storage::mem::Survive;
@@ -130,9 +133,64 @@ impl Disk {
         self.faults.hold(op, nth)
     }
 
+    /// Stops the n-th operation of a kind after it was executed, before its caller hears of it, until the gate is released
+    /// or dropped: another thread sees its effect, and a crash finds it.
+    #[must_use = "a gate that is dropped holds nothing"]
+    pub fn hold_after(&self, op: Op, nth: u64) -> Gate {
+        self.faults.hold_after(op, nth)
+    }
+
     /// Cancels all faults that have not happened yet.
     pub fn clear_faults(&self) {
         self.faults.clear();
+    }
+
+    /// How many operations are not durable yet: writes, and operations on directories. A power loss may take each of them
+    /// ([`Survive::Subset`]); a kill takes none, and leaves them as they are.
+    ///
+    /// ```
+    /// # use quipu::testing::{Disk, Survive};
+    /// # use quipu::{BrokerConfig, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let disk = Disk::new();
+    /// let broker = BrokerConfig::new().on_disk(&disk)?;
+    /// broker.create_topic("quick", TopicConfig::new())?;
+    /// broker.producer().send("quick", Record::new("v"))?.wait()?;
+    /// assert!(disk.pending() > 0, "nothing has synced it");
+    /// let losses = disk.power_losses(1);
+    /// assert!(losses.len() > 2);
+    /// for loss in losses {
+    ///     let left = disk.duplicate();
+    ///     left.crash(loss);
+    ///     assert_eq!(left.pending(), 0);
+    ///     BrokerConfig::new().on_disk(&left)?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn pending(&self) -> usize {
+        self.medium.pending()
+    }
+
+    /// The ways to lose the power now. While no more than 64 subsets of the pending operations differ, which is so for up
+    /// to 6 of them: each of these subsets, and two losses that tear or garble writes. If there are more, a sample of 8:
+    /// everything and nothing of what is pending, lengths without data, and five by seeds.
+    ///
+    /// The same `seed` and the same disk give the same losses.
+    pub fn power_losses(&self, seed: u64) -> Vec<Survive> {
+        const MOST: usize = 64;
+        let random = |n: u64| Survive::Random(seed.wrapping_mul(31).wrapping_add(n));
+        match self.medium.subsets(MOST) {
+            // Nothing is pending.
+            Some(subsets) if subsets.len() == 1 => vec![Survive::Synced],
+            Some(subsets) => {
+                let torn = [Survive::Zeroed(seed), random(0)];
+                subsets.into_iter().map(Survive::Subset).chain(torn).collect()
+            }
+            None => {
+                let all = [Survive::Subset(u64::MAX), Survive::Synced, Survive::Zeroed(seed)];
+                all.into_iter().chain((0..5).map(random)).collect()
+            }
+        }
     }
 
     /// All files with their lengths, sorted by path.

@@ -558,6 +558,65 @@ mod memory {
     }
 
     #[test]
+    fn every_subset_of_what_is_pending_may_survive() {
+        let disk = Disk::new();
+        disk.write_new("a", b"....").unwrap();
+        let storage = disk.storage();
+        let file = storage.open(path("a"), OpenMode::Write).unwrap();
+        for at in 0..3 {
+            file.write_at(b"x", at).unwrap();
+        }
+        assert_eq!(disk.pending(), 3);
+        let found = |survive| {
+            let disk = disk.duplicate();
+            assert_eq!(disk.pending(), 3 + 3, "a copy has it all");
+            disk.crash(survive);
+            assert_eq!(disk.pending(), 0);
+            let names: Vec<_> =
+                disk.files().into_iter().map(|(path, _)| path.display().to_string()).collect();
+            (names.join(" "), String::from_utf8(disk.read("a").unwrap()).unwrap())
+        };
+        // Three operations on directories: bits 0 to 2, of one name the first two.
+        create(&*storage, "b", b"");
+        storage.rename(path("b"), path("c")).unwrap();
+        create(&*storage, "d", b"");
+        assert_eq!(found(Survive::Subset(0)), ("a".into(), "....".into()));
+        assert_eq!(found(Survive::Subset(u64::MAX)), ("a c d".into(), "xxx.".into()));
+        assert_eq!(found(Survive::Subset(0b00_1001)), ("a b".into(), "x...".into()));
+        assert_eq!(
+            found(Survive::Subset(0b10_0110)),
+            ("a d".into(), "..x.".into()),
+            "b was not there to rename"
+        );
+        // {}, b, b>c and each with d, times eight ways for the writes.
+        let losses = disk.power_losses(5);
+        let subsets: std::collections::BTreeSet<_> = losses
+            .iter()
+            .filter(|loss| matches!(loss, Survive::Subset(_)))
+            .map(|loss| found(*loss))
+            .collect();
+        assert_eq!((subsets.len(), losses.len()), (3 * 2 * 8, 3 * 2 * 8 + 2));
+        // A file without a name: its writes are of no interest.
+        storage.sync_dir(path("")).unwrap();
+        storage.remove_file(path("a")).unwrap();
+        assert_eq!((disk.pending(), disk.power_losses(5).len()), (1 + 3, 8 + 1 + 2));
+        storage.sync_dir(path("")).unwrap();
+        assert_eq!((disk.pending(), disk.power_losses(5)), (0, vec![Survive::Synced]));
+        // Too many for each.
+        let file = storage.open(path("c"), OpenMode::Write).unwrap();
+        for at in 0..70 {
+            file.write_at(b"x", at).unwrap();
+        }
+        assert_eq!(disk.power_losses(5).len(), 8);
+        let length = |survive| {
+            let disk = disk.duplicate();
+            disk.crash(survive);
+            disk.read("c").unwrap().iter().filter(|byte| **byte == b'x').count()
+        };
+        assert_eq!((length(Survive::Subset(u64::MAX)), length(Survive::Subset(1 << 63 | 1))), (70, 8));
+    }
+
+    #[test]
     fn appends_cost_their_length() {
         let memory = MemStorage::new();
         let file = create(&memory, "f", b"");
@@ -634,6 +693,46 @@ mod faults {
             drop(gate);
             assert!(held.join().unwrap().is_err(), "its process died meanwhile");
         });
+        assert_eq!(disk.read("f").unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_gate_holds_an_operation_that_was_executed() {
+        let disk = Disk::new();
+        let storage = disk.storage();
+        let file = create(&*storage, "f", b"1");
+        for is_crash in [false, true] {
+            let gate = disk.hold_after(Op::Write, 1);
+            thread::scope(|scope| {
+                let held = scope.spawn(|| file.write_at(b"2", 0));
+                gate.wait_until_reached();
+                assert_eq!(disk.read("f").unwrap(), b"2", "everybody else sees it");
+                assert!(!held.is_finished());
+                if is_crash {
+                    disk.crash(Survive::Everything);
+                }
+                gate.release();
+                assert_eq!(held.join().unwrap().is_ok(), !is_crash);
+            });
+        }
+        assert_eq!(disk.read("f").unwrap(), b"2");
+        let gate = disk.hold_after(Op::Lock, 1);
+        gate.release();
+        disk.fail(Op::Lock, 1, ErrorKind::Other);
+        assert!(disk.storage().lock(path("LOCK")).is_err() && gate.is_reached(), "also if it fails");
+    }
+
+    #[test]
+    fn a_dead_process_loses_no_writes_by_a_sync_that_it_cannot_do() {
+        let disk = Disk::new();
+        disk.write_new("f", b"").unwrap();
+        let file = disk.storage().open(path("f"), OpenMode::Write).unwrap();
+        write_all_at(&*file, b"1", 0).unwrap();
+        disk.crash_at(1);
+        assert!(file.sync_data().is_err());
+        disk.crash(Survive::Everything);
+        disk.storage().open(path("f"), OpenMode::Write).unwrap().sync_data().unwrap();
+        disk.crash(Survive::Synced);
         assert_eq!(disk.read("f").unwrap(), b"1");
     }
 

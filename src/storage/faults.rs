@@ -56,7 +56,8 @@ pub enum Op {
     Map,
 }
 
-/// Holds one operation until it is released: see [`Disk::hold`](crate::testing::Disk::hold).
+/// Holds one operation until it is released: see [`Disk::hold`](crate::testing::Disk::hold) and
+/// [`Disk::hold_after`](crate::testing::Disk::hold_after).
 ///
 /// Dropping it releases the operation too.
 ///
@@ -172,6 +173,7 @@ enum Effect {
     Short,
     Tear,
     Hold(Arc<Door>),
+    HoldAfter(Arc<Door>),
 }
 
 /// What a read or write may do.
@@ -230,6 +232,13 @@ impl Faults {
         Gate { door }
     }
 
+    /// Stops the n-th operation of a kind after it was executed, before its caller hears of it.
+    pub(crate) fn hold_after(&self, op: Op, nth: u64) -> Gate {
+        let door = Arc::new(Door::default());
+        self.add(op, nth, false, Effect::HoldAfter(Arc::clone(&door)));
+        Gate { door }
+    }
+
     /// The process dies at the n-th operation: neither that one is executed nor any after it; all fail.
     pub(crate) fn crash_at(&self, nth: u64) {
         self.plan.lock().left_to_live = Some(nth.saturating_sub(1));
@@ -262,23 +271,34 @@ impl Faults {
         self.plan.lock().rules.push(Rule { op, pass: nth.saturating_sub(1), always, effect });
     }
 
-    /// Counts an operation and lets it go wrong if it is to.
-    fn meet(&self, run: u64, op: Op) -> io::Result<Transfer> {
+    /// Counts an operation and has `act` do it, which is told how. A process that has died does nothing.
+    fn run<R>(
+        &self,
+        run: u64,
+        op: Op,
+        act: impl FnOnce(io::Result<Transfer>) -> io::Result<R>,
+    ) -> io::Result<R> {
         let verdict = self.plan.lock().judge(run, op)?;
-        for door in &verdict.doors {
-            door.pass();
+        self.pass(run, &verdict.before)?;
+        let result = act(verdict.outcome);
+        self.pass(run, &verdict.after)?;
+        result
+    }
+
+    fn pass(&self, run: u64, doors: &[Arc<Door>]) -> io::Result<()> {
+        if doors.is_empty() {
+            return Ok(());
         }
-        if !verdict.doors.is_empty() {
-            // The process may have died while it was held.
-            self.plan.lock().check_alive(run)?;
-        }
-        verdict.outcome
+        doors.iter().for_each(|door| door.pass());
+        // The process may have died while it was held.
+        self.plan.lock().check_alive(run)
     }
 }
 
 struct Verdict {
-    /// The gates to pass first.
-    doors: Vec<Arc<Door>>,
+    /// The gates to pass first, and those to pass when it has been executed.
+    before: Vec<Arc<Door>>,
+    after: Vec<Arc<Door>>,
     outcome: io::Result<Transfer>,
 }
 
@@ -298,7 +318,7 @@ impl Plan {
             *count = count.saturating_add(1);
         }
 
-        let mut doors = Vec::new();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
         let mut outcome = None;
         self.rules.retain_mut(|rule| {
             if !rule.concerns(op) {
@@ -309,7 +329,8 @@ impl Plan {
                 return true;
             }
             match &rule.effect {
-                Effect::Hold(door) => doors.push(Arc::clone(door)),
+                Effect::Hold(door) => before.push(Arc::clone(door)),
+                Effect::HoldAfter(door) => after.push(Arc::clone(door)),
                 Effect::Fail(kind) => drop(outcome.get_or_insert(Err((*kind).into()))),
                 Effect::Short => drop(outcome.get_or_insert(Ok(Transfer::Half))),
                 Effect::Tear => drop(outcome.get_or_insert(Ok(Transfer::Torn))),
@@ -317,7 +338,7 @@ impl Plan {
             rule.always
         });
         let outcome = outcome.unwrap_or_else(|| self.usual(op));
-        Ok(Verdict { doors, outcome })
+        Ok(Verdict { before, after, outcome })
     }
 
     /// The outcome of an operation that no rule concerns.
@@ -362,8 +383,18 @@ struct Process {
 }
 
 impl Process {
-    fn meet(&self, op: Op) -> io::Result<Transfer> {
-        self.faults.meet(self.run, op)
+    /// Counts an operation, and executes it unless it is to fail.
+    fn run<R>(&self, op: Op, act: impl FnOnce(Transfer) -> io::Result<R>) -> io::Result<R> {
+        self.run_or_fail(op, |verdict| verdict.and_then(act))
+    }
+
+    /// As [`run`](Process::run), for an operation that has an effect also if it fails.
+    fn run_or_fail<R>(
+        &self,
+        op: Op,
+        act: impl FnOnce(io::Result<Transfer>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.faults.run(self.run, op, act)
     }
 }
 
@@ -381,49 +412,40 @@ impl Storage for FaultStorage {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.process.meet(Op::Lock)?;
-        self.inner.lock(path)
+        self.process.run(Op::Lock, |_| self.inner.lock(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.process.meet(Op::CreateDir)?;
-        self.inner.create_dir(path)
+        self.process.run(Op::CreateDir, |_| self.inner.create_dir(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        self.process.meet(Op::List)?;
-        self.inner.list(dir)
+        self.process.run(Op::List, |_| self.inner.list(dir))
     }
 
     fn is_link(&self, path: &Path) -> io::Result<bool> {
-        self.process.meet(Op::Len)?;
-        self.inner.is_link(path)
+        self.process.run(Op::Len, |_| self.inner.is_link(path))
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
-        self.process.meet(Op::OpenFile)?;
-        let inner = self.inner.open(path, mode)?;
+        let inner = self.process.run(Op::OpenFile, |_| self.inner.open(path, mode))?;
         Ok(Arc::new(FaultFile { inner, process: self.process.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.process.meet(Op::Rename)?;
-        self.inner.rename(from, to)
+        self.process.run(Op::Rename, |_| self.inner.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.process.meet(Op::Remove)?;
-        self.inner.remove_file(path)
+        self.process.run(Op::Remove, |_| self.inner.remove_file(path))
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.process.meet(Op::Remove)?;
-        self.inner.remove_dir(path)
+        self.process.run(Op::Remove, |_| self.inner.remove_dir(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.process.meet(Op::SyncDir)?;
-        self.inner.sync_dir(dir)
+        self.process.run(Op::SyncDir, |_| self.inner.sync_dir(dir))
     }
 
     fn run_identity(&self) -> ([u8; 16], u32) {
@@ -438,23 +460,32 @@ struct FaultFile {
 
 impl File for FaultFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let n = self.process.meet(Op::Read)?.bytes(buffer.len());
-        self.inner.read_at(buffer.get_mut(..n).unwrap_or_default(), position)
+        self.process.run(Op::Read, |transfer| {
+            let n = transfer.bytes(buffer.len());
+            self.inner.read_at(buffer.get_mut(..n).unwrap_or_default(), position)
+        })
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        let transfer = self.process.meet(Op::Write)?;
-        let part = bytes.get(..transfer.bytes(bytes.len())).unwrap_or_default();
-        let written = self.inner.write_at(part, position)?;
-        if transfer == Transfer::Torn {
-            return Err(io::Error::other("the write was torn"));
-        }
-        Ok(written)
+        self.process.run(Op::Write, |transfer| {
+            let part = bytes.get(..transfer.bytes(bytes.len())).unwrap_or_default();
+            let written = self.inner.write_at(part, position)?;
+            if transfer == Transfer::Torn {
+                return Err(io::Error::other("the write was torn"));
+            }
+            Ok(written)
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.process.meet(Op::Sync).inspect_err(|_| self.inner.lose_unsynced())?;
-        self.inner.sync_data()
+        let sync = |verdict: io::Result<Transfer>| match verdict {
+            Ok(_) => self.inner.sync_data(),
+            Err(e) => {
+                self.inner.lose_unsynced();
+                Err(e)
+            }
+        };
+        self.process.run_or_fail(Op::Sync, sync)
     }
 
     fn lose_unsynced(&self) {
@@ -462,12 +493,10 @@ impl File for FaultFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.process.meet(Op::Len)?;
-        self.inner.len()
+        self.process.run(Op::Len, |_| self.inner.len())
     }
 
     fn map(&self, len: u64) -> io::Result<Map> {
-        self.process.meet(Op::Map)?;
-        self.inner.map(len)
+        self.process.run(Op::Map, |_| self.inner.map(len))
     }
 }

@@ -13,7 +13,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::content::Fates;
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{Entry, File, Map, OpenMode, Storage, write_all_at};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard};
@@ -45,6 +44,11 @@ pub enum Survive {
     /// The directories and the lengths of files as written, but each unsynced sector reads as zeros if the seed says
     /// so: what file systems leave that write lengths before data.
     Zeroed(u64),
+    /// What was synced, and exactly those pending operations whose bits are set, each whole. They are numbered from bit 0:
+    /// directory operations first, oldest first, then writes file by file, in the order in which the files were created,
+    /// those of one file oldest first. Those after the 64th share the last bit. A directory operation after a lost one of
+    /// the same name is lost too. How many there are is said by [`Disk::pending`](crate::testing::Disk::pending).
+    Subset(u64),
 }
 
 /// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of the machine.
@@ -103,7 +107,7 @@ impl MemStorage {
                 tree.after_kill();
             } else {
                 self.machine.boot.fetch_add(1, Ordering::AcqRel);
-                *tree = tree.after_power_loss(&mut Fates::new(survive));
+                *tree = tree.after_power_loss(survive);
             }
         }
         self.attach()
@@ -116,6 +120,16 @@ impl MemStorage {
         let _stopped = running.map(RwLock::write);
         let boot = self.machine.boot.load(Ordering::Acquire);
         MemStorage::start(self.machine.tree.lock().duplicate(), boot, running.map(|_| RwLock::new(())))
+    }
+
+    /// How many operations a power loss may take now.
+    pub(crate) fn pending(&self) -> usize {
+        self.machine.tree.lock().pending().len()
+    }
+
+    /// The masks of all subsets of pending operations that differ after a power loss; `None` if there are more than `most`.
+    pub(crate) fn subsets(&self, most: usize) -> Option<Vec<u64>> {
+        self.machine.tree.lock().subsets(most)
     }
 
     /// All files with their lengths, sorted by path.

@@ -131,16 +131,37 @@ impl Content {
     /// The file that a machine finds after losing its power.
     pub(super) fn after_power_loss(&self, fates: &mut Fates) -> Content {
         let bytes = match (&self.unsynced, fates.survive) {
-            (None, _) | (_, Survive::Everything) => Arc::clone(&self.bytes),
+            // A subset is counted over all files: that is not for chance to decide.
+            (None, _) | (_, Survive::Everything | Survive::Subset(_)) => Arc::clone(&self.bytes),
             (Some(unsynced), Survive::Synced) => Arc::clone(&unsynced.durable),
             (Some(unsynced), Survive::Random(_)) => Arc::new(unsynced.scattered(fates)),
             (Some(unsynced), Survive::Zeroed(_)) => Arc::new(unsynced.zeroed(fates, self.bytes.len())),
         };
         Content::synced(bytes, self.unsynced.is_some())
     }
+
+    /// As [`after_power_loss`](Content::after_power_loss), with the writes since the last sync that `keeps` names.
+    pub(super) fn with_writes(&self, keeps: impl Fn(usize) -> bool) -> Content {
+        let bytes = self.unsynced.as_ref().map(|unsynced| Arc::new(unsynced.some(keeps)));
+        Content::synced(bytes.unwrap_or_else(|| Arc::clone(&self.bytes)), self.unsynced.is_some())
+    }
+
+    /// How many writes are not durable yet.
+    pub(super) fn pending(&self) -> usize {
+        self.unsynced.as_ref().map_or(0, |unsynced| unsynced.writes.len())
+    }
 }
 
 impl Unsynced {
+    /// With the writes that `keeps` names, by their number.
+    fn some(&self, keeps: impl Fn(usize) -> bool) -> Vec<u8> {
+        let mut found = (*self.durable).clone();
+        for (_, write) in self.writes.iter().enumerate().filter(|(n, _)| keeps(*n)) {
+            put(&mut found, &write.bytes, write.position);
+        }
+        found
+    }
+
     /// Each write kept, lost, torn or garbled.
     fn scattered(&self, fates: &mut Fates) -> Vec<u8> {
         let mut found = (*self.durable).clone();
@@ -223,7 +244,7 @@ impl Fates {
     /// The fates of one crash; the same `survive` decides the same.
     pub(super) fn new(survive: Survive) -> Self {
         let mut rng = SplitMix64::new(match survive {
-            Survive::Everything | Survive::Synced => 0,
+            Survive::Everything | Survive::Synced | Survive::Subset(_) => 0,
             Survive::Random(seed) | Survive::Zeroed(seed) => seed,
         });
         // Drawn once a crash: fair coins alone would hardly ever lose only one of many writes, or only keep one.
@@ -239,7 +260,7 @@ impl Fates {
     /// Whether one unsynced directory operation survives.
     pub(super) fn keeps_entry(&mut self) -> bool {
         match self.survive {
-            Survive::Everything | Survive::Zeroed(_) => true,
+            Survive::Everything | Survive::Zeroed(_) | Survive::Subset(_) => true,
             Survive::Synced => false,
             Survive::Random(_) => self.rng.below(100) < self.entry_percent,
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Component, Path};
 
 use crate::storage::Entry;
+use crate::storage::mem::Survive;
 use crate::storage::mem::content::{Content, Fates};
 use crate::sync::{Arc, RwLock};
 
@@ -215,12 +216,41 @@ impl Tree {
 
     /// The tree that a machine finds after losing its power. Changes of one name survive in their order: one that is
     /// lost takes the later ones of its names with it.
-    pub(super) fn after_power_loss(&self, fates: &mut Fates) -> Tree {
+    pub(super) fn after_power_loss(&self, survive: Survive) -> Tree {
+        if let Survive::Subset(mask) = survive {
+            return self.after_losing_all_but(mask);
+        }
+        let fates = &mut Fates::new(survive);
+        let found = self.found(|_| fates.keeps_entry());
+        self.rebuilt(&found, &mut |_, content| content.after_power_loss(fates))
+    }
+
+    /// As [`after_power_loss`](Tree::after_power_loss), with the pending operations whose bits are set.
+    fn after_losing_all_but(&self, mask: u64) -> Tree {
+        let pending = self.pending();
+        let found = self.found(|change| pending.changes.binary_search(&change).is_ok_and(|n| has(mask, n)));
+        let mut first = pending.changes.len();
+        let first_of: HashMap<u64, usize> = pending
+            .writes
+            .iter()
+            .map(|(id, count)| {
+                first += count;
+                (*id, first - count)
+            })
+            .collect();
+        self.rebuilt(&found, &mut |id, content| {
+            let first = first_of.get(&id).copied().unwrap_or_default();
+            content.with_writes(|n| has(mask, first + n))
+        })
+    }
+
+    /// The names after a power loss that keeps the changes of which `keeps` says so, by their number.
+    fn found(&self, mut keeps: impl FnMut(usize) -> bool) -> BTreeMap<DirId, Names> {
         let mut found: BTreeMap<DirId, Names> =
             self.dirs.iter().map(|(id, dir)| (*id, dir.durable.clone())).collect();
         let mut lost: HashSet<&Key> = HashSet::new();
-        for change in &self.changes {
-            let kept = fates.keeps_entry() && !change.effects.iter().any(|effect| lost.contains(&effect.key));
+        for (number, change) in self.changes.iter().enumerate() {
+            let kept = keeps(number) && !change.touches(&lost);
             for effect in &change.effects {
                 match found.get_mut(&effect.key.0) {
                     Some(names) if kept => effect.apply(names),
@@ -228,10 +258,85 @@ impl Tree {
                 }
             }
         }
-        self.rebuilt(&found, &mut |content| content.after_power_loss(fates))
+        found
     }
 
-    fn rebuilt(&self, found: &BTreeMap<DirId, Names>, content: &mut impl FnMut(&Content) -> Content) -> Tree {
+    /// What a power loss may take: directory operations, and writes of files that have a name or may get one back.
+    pub(super) fn pending(&self) -> Pending {
+        let mut dirs = HashSet::from([ROOT]);
+        let mut inodes = BTreeMap::new();
+        let mut to_visit = vec![ROOT];
+        while let Some(id) = to_visit.pop() {
+            let of_dir = self.dirs.get(&id).into_iter().flat_map(|dir| [&dir.written, &dir.durable]);
+            let effects = self.changes.iter().flat_map(|change| &change.effects);
+            let of_changes =
+                effects.filter(|effect| effect.key.0 == id).filter_map(|effect| effect.node.as_ref());
+            for node in of_dir.flat_map(BTreeMap::values).chain(of_changes) {
+                match node {
+                    Node::Dir(inner) if dirs.insert(*inner) => to_visit.push(*inner),
+                    Node::Dir(_) => {}
+                    Node::File(inode) => drop(inodes.insert(inode.id, Arc::clone(inode))),
+                }
+            }
+        }
+        let is_reachable = |change: &Change| change.effects.iter().any(|effect| dirs.contains(&effect.key.0));
+        let changes = self.changes.iter().enumerate().filter(|(_, change)| is_reachable(change));
+        let writes = inodes.iter().map(|(id, inode)| (*id, inode.content.read().pending()));
+        Pending {
+            changes: changes.map(|(number, _)| number).collect(),
+            writes: writes.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+
+    /// The masks of all power losses that differ: none keeps a directory operation after a lost one of the same name, nor
+    /// a write of a file that has lost its names. `None` if there are more than `most`.
+    pub(super) fn subsets(&self, most: usize) -> Option<Vec<u64>> {
+        let pending = self.pending();
+        if pending.len() > 63 {
+            return None;
+        }
+        let mut of_changes: Vec<(u64, HashSet<&Key>)> = vec![(0, HashSet::new())];
+        for (n, change) in
+            pending.changes.iter().enumerate().filter_map(|(n, at)| Some((n, self.changes.get(*at)?)))
+        {
+            let mut more = Vec::new();
+            for (mask, lost) in &mut of_changes {
+                if !change.touches(lost) {
+                    more.push((*mask | 1 << n, lost.clone()));
+                }
+                lost.extend(change.effects.iter().map(|effect| &effect.key));
+            }
+            of_changes.extend(more);
+            if of_changes.len() > most {
+                return None;
+            }
+        }
+        let mut subsets = Vec::new();
+        for (mask, _) in of_changes {
+            let found = self.found(|at| pending.changes.binary_search(&at).is_ok_and(|n| has(mask, n)));
+            let named = files_of(&found);
+            let (mut of_writes, mut n) = (vec![mask], pending.changes.len());
+            for (id, count) in &pending.writes {
+                for _ in 0..*count {
+                    if named.contains(id) {
+                        of_writes.extend(of_writes.clone().iter().map(|mask| mask | 1 << n));
+                    }
+                    n += 1;
+                    if subsets.len() + of_writes.len() > most {
+                        return None;
+                    }
+                }
+            }
+            subsets.append(&mut of_writes);
+        }
+        (subsets.len() <= most).then_some(subsets)
+    }
+
+    fn rebuilt(
+        &self,
+        found: &BTreeMap<DirId, Names>,
+        content: &mut impl FnMut(u64, &Content) -> Content,
+    ) -> Tree {
         let mut copy = Copier { inodes: HashMap::new(), content };
         let mut dirs = BTreeMap::from([(ROOT, Dir::default())]);
         let mut to_visit = vec![ROOT];
@@ -248,7 +353,7 @@ impl Tree {
 
     /// An independent copy: both images and all that is between them.
     pub(super) fn duplicate(&self) -> Tree {
-        let mut content = Content::duplicate;
+        let mut content = |_: u64, content: &Content| content.duplicate();
         let mut copy = Copier { inodes: HashMap::new(), content: &mut content };
         let dirs = self
             .dirs
@@ -268,6 +373,46 @@ impl Tree {
         let id = self.next_id;
         self.next_id = id.saturating_add(1);
         id
+    }
+}
+
+/// What is not durable yet, in the order in which [`Survive::Subset`] numbers it.
+pub(super) struct Pending {
+    /// Which of the tree's changes, oldest first.
+    changes: Vec<usize>,
+    /// By the files' ids, how many writes each has, oldest first.
+    writes: Vec<(u64, usize)>,
+}
+
+impl Pending {
+    pub(super) fn len(&self) -> usize {
+        self.changes.len() + self.writes.iter().map(|(_, count)| count).sum::<usize>()
+    }
+}
+
+/// Whether the n-th operation is kept; those after the 64th share its bit.
+fn has(mask: u64, n: usize) -> bool {
+    mask >> n.min(63) & 1 == 1
+}
+
+/// The files that these names lead to from the root.
+fn files_of(found: &BTreeMap<DirId, Names>) -> HashSet<u64> {
+    let (mut files, mut to_visit) = (HashSet::new(), vec![ROOT]);
+    while let Some(id) = to_visit.pop() {
+        for node in found.get(&id).into_iter().flat_map(BTreeMap::values) {
+            match node {
+                Node::Dir(inner) => to_visit.push(*inner),
+                Node::File(inode) => drop(files.insert(inode.id)),
+            }
+        }
+    }
+    files
+}
+
+impl Change {
+    /// Whether it is about one of these names.
+    fn touches(&self, names: &HashSet<&Key>) -> bool {
+        self.effects.iter().any(|effect| names.contains(&effect.key))
     }
 }
 
@@ -293,7 +438,7 @@ struct Copier<'a, F> {
     content: &'a mut F,
 }
 
-impl<F: FnMut(&Content) -> Content> Copier<'_, F> {
+impl<F: FnMut(u64, &Content) -> Content> Copier<'_, F> {
     fn names(&mut self, names: &Names) -> Names {
         names.iter().map(|(name, node)| (name.clone(), self.node(node))).collect()
     }
@@ -301,7 +446,7 @@ impl<F: FnMut(&Content) -> Content> Copier<'_, F> {
     fn node(&mut self, node: &Node) -> Node {
         let Node::File(inode) = node else { return node.clone() };
         let copy = self.inodes.entry(inode.id).or_insert_with(|| {
-            let content = (self.content)(&inode.content.read());
+            let content = (self.content)(inode.id, &inode.content.read());
             Arc::new(Inode { id: inode.id, content: RwLock::new(content) })
         });
         Node::File(Arc::clone(copy))
