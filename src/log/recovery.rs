@@ -6,7 +6,9 @@
 //! corruption, and nothing is touched; without such a witness it is a torn tail, which is kept aside, cut and reported.
 //! What is accepted is written again and synced before anybody may read it. See FORMAT.md, "Crash safety".
 //!
-//! The decisions are here; [`scan`] reads, [`repair`] writes.
+//! Two halves, one after the other. [`Recoverer::inspect`] reads and decides: how far the log makes sense, what was accepted, and
+//! whether it ends there, in a torn tail, or in damage. It writes nothing and reports nothing, so it serves whoever only
+//! wants to know. [`Recoverer::repair`] acts on that. The decisions are here; [`scan`] reads, [`repair`] writes.
 
 mod repair;
 mod scan;
@@ -139,17 +141,9 @@ fn repair_or_trust(
 ) -> Result<Recovered> {
     let segments = segments_of(dir, &manifest);
     let seed = identity.seed();
-    let tail = Tail::default();
-    let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments, report, tail };
-    if let Some(missing) = recovery.segments.iter().find(|segment| !present.contains(&segment.path)).cloned()
-    {
-        let what = "the manifest lists it and it is missing";
-        return recovery.damaged(corrupt(ctx, &missing.path, 0, what), None);
-    }
-    match note {
-        Some(note) if note.clean && recovery.is_at_active_segment(note.entry) => recovery.trust(note.entry),
-        note => recovery.scan(note.map(|note| note.entry)),
-    }
+    let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments };
+    let found = recovery.inspect(&present, note)?;
+    recovery.repair(found, report)
 }
 
 /// The segments of a manifest, each knowing what the one before it was.
@@ -272,8 +266,31 @@ struct Recoverer<'a> {
     dir: &'a Path,
     manifest: Manifest,
     segments: Vec<Arc<Segment>>,
-    report: &'a mut OpenReport,
-    tail: Tail,
+}
+
+/// What an inspection found. Nothing on the medium has been changed.
+struct Inspection {
+    /// Where reading began: everything before was known to be on the medium.
+    begin: Offset,
+    /// Behind the last batch that is part of the log. Of a damaged log its `end` is behind everything that is known of.
+    point: Point,
+    /// What was read and is part of the log, but not known to be on the medium.
+    accepted: Vec<(Arc<Segment>, u64, u64)>,
+    /// The batches of transactions among it.
+    transactions: Vec<(Offset, u64)>,
+    verdict: Verdict,
+}
+
+/// What is to be done about it.
+enum Verdict {
+    /// Nothing: the broker was closed there.
+    Closed,
+    /// The log ends there. What was accepted is to be made durable.
+    Whole,
+    /// A crash left something there that is to be cut off.
+    Torn(Break, Behind),
+    /// Bytes that were on the medium are damaged: nothing may be changed.
+    Damaged(Error),
 }
 
 /// Where and why a scan stopped before the end.
@@ -313,8 +330,60 @@ impl Recoverer<'_> {
         self.segments.last().is_some_and(|last| is_of(entry, last))
     }
 
+    /// Reads what is not known to be on the medium, and decides what it is. Nothing is written, cut or reported.
+    /// `present` are the segment files that are there.
+    ///
+    /// # Errors
+    /// The medium refused something, or a file is of an unsupported format.
+    fn inspect(&self, present: &HashSet<PathBuf>, note: Option<Note<'_>>) -> Result<Inspection> {
+        if let Some(missing) = self.segments.iter().find(|segment| !present.contains(&segment.path)) {
+            let what = "the manifest lists it and it is missing";
+            return Ok(self.damaged(corrupt(self.ctx, &missing.path, 0, what), None));
+        }
+        match note {
+            Some(note) if note.clean && self.is_at_active_segment(note.entry) => self.trust(note.entry),
+            note => self.scan(note.map(|note| note.entry)),
+        }
+    }
+
+    /// Acts on what an inspection found.
+    ///
+    /// # Errors
+    /// The medium refused something.
+    fn repair(self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
+        match found.verdict {
+            Verdict::Closed => {
+                if let Some(active) = self.segments.last() {
+                    active.grow(found.point.position, found.point.max_timestamp);
+                    active.set_index_missing_below(found.point.position);
+                }
+                Ok(self.recovered(found.point, found.begin, found.transactions, None))
+            }
+            Verdict::Whole => {
+                self.make_durable(&found.accepted)?;
+                self.resume(found, report)
+            }
+            Verdict::Torn(ref broken, ref behind) => {
+                self.make_durable(&found.accepted)?;
+                self.cut(&found, broken, behind, report)
+            }
+            Verdict::Damaged(error) => self.leave(found.point, found.begin, found.transactions, error),
+        }
+    }
+
+    fn recovered(
+        self,
+        point: Point,
+        from: Offset,
+        transactions: Vec<(Offset, u64)>,
+        damage: Option<Error>,
+    ) -> Recovered {
+        let tail = Tail { from, transactions };
+        Recovered { manifest: self.manifest, segments: self.segments, point, damage, tail }
+    }
+
     /// After a clean close: the end is where the checkpoint says.
-    fn trust(self, entry: &CheckpointEntry) -> Result<Recovered> {
+    fn trust(&self, entry: &CheckpointEntry) -> Result<Inspection> {
         let point = point_of(entry);
         let Some(active) = self.segments.last().cloned() else { return self.no_segments() };
         let file = self.open(&active)?;
@@ -322,15 +391,18 @@ impl Recoverer<'_> {
         if len < point.position {
             let what = format!("it has {len} bytes, and had {} when the broker was closed", point.position);
             let error = corrupt(self.ctx, &active.path, len, &what);
-            return self.damaged(error, Some(point));
+            return Ok(self.damaged(error, Some(point)));
         }
         if let Some(error) = self.header_damage(&active)? {
-            return self.damaged(error, Some(point));
+            return Ok(self.damaged(error, Some(point)));
         }
-        active.grow(point.position, point.max_timestamp);
-        active.set_index_missing_below(point.position);
-        let tail = Tail { from: point.end, transactions: Vec::new() };
-        Ok(Recovered { manifest: self.manifest, segments: self.segments, point, damage: None, tail })
+        Ok(Inspection {
+            begin: point.end,
+            point,
+            accepted: Vec::new(),
+            transactions: Vec::new(),
+            verdict: Verdict::Closed,
+        })
     }
 
     /// What is wrong with the header of a segment that is not read from its beginning. Appending goes on in it: it had
@@ -343,8 +415,8 @@ impl Recoverer<'_> {
         }
     }
 
-    /// After anything else: read what is not known to be synced, decide, repair.
-    fn scan(mut self, entry: Option<&CheckpointEntry>) -> Result<Recovered> {
+    /// After anything else: read what is not known to be synced, and decide.
+    fn scan(&self, entry: Option<&CheckpointEntry>) -> Result<Inspection> {
         let (first, from) = self.scan_start(entry);
         let begin = from.end;
         if from.position > FIRST_BATCH {
@@ -354,14 +426,13 @@ impl Recoverer<'_> {
             if len < from.position {
                 let what = format!("it has {len} bytes, and {} were on the medium", from.position);
                 let error = corrupt(self.ctx, &segment.path, len, &what);
-                return self.damaged(error, Some(from));
+                return Ok(self.damaged(error, Some(from)));
             }
             if let Some(error) = self.header_damage(&segment)? {
-                return self.damaged(error, Some(from));
+                return Ok(self.damaged(error, Some(from)));
             }
         }
         let Scanned { point, accepted, broken, transactions } = self.read_batches(first, from)?;
-        self.tail = Tail { from: begin, transactions };
         let broken = match broken {
             Some(broken) => broken,
             None if point.end < self.manifest.log_start => Break {
@@ -372,8 +443,7 @@ impl Recoverer<'_> {
                 is_foreign: false,
             },
             None => {
-                self.make_durable(&accepted)?;
-                return self.resume(point, begin, &accepted);
+                return Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Whole });
             }
         };
         let behind = self.look_behind(&broken, point.end)?;
@@ -388,10 +458,10 @@ impl Recoverer<'_> {
                 corruption.resume = behind.resume;
             }
             let end = behind.end.unwrap_or(point.end).max(point.end);
-            return self.damaged(error, Some(Point { end, ..point }));
+            let found = self.damaged(error, Some(Point { end, ..point }));
+            return Ok(Inspection { begin, transactions, ..found });
         }
-        self.make_durable(&accepted)?;
-        self.cut(point, begin, &accepted, &broken, &behind)
+        Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Torn(broken, behind) })
     }
 
     /// The last point known to be durable: that of the checkpoint, or else the first segment not known to be synced.
@@ -417,8 +487,29 @@ impl Recoverer<'_> {
         }
     }
 
-    /// A partition that can be read, around the damage, and not appended to. Nothing on the medium has been changed.
-    fn damaged(self, error: Error, known: Option<Point>) -> Result<Recovered> {
+    /// What is found of a partition in which bytes are damaged that had been durable. `known` is how far it was read.
+    fn damaged(&self, error: Error, known: Option<Point>) -> Inspection {
+        let point = known.unwrap_or_else(|| {
+            let base = self.segments.last().map_or(self.manifest.log_start, |last| last.base);
+            Point::start_of(base, 0, 0, 0)
+        });
+        Inspection {
+            begin: Offset::ZERO,
+            point: Point { end: point.end.max(self.manifest.log_start), ..point },
+            accepted: Vec::new(),
+            transactions: Vec::new(),
+            verdict: Verdict::Damaged(error),
+        }
+    }
+
+    /// A partition that can be read, around the damage, and not appended to. Nothing on the medium is changed.
+    fn leave(
+        self,
+        point: Point,
+        begin: Offset,
+        transactions: Vec<(Offset, u64)>,
+        error: Error,
+    ) -> Result<Recovered> {
         if let Some(active) = self.segments.last()
             && let Ok(file) = self.open(active)
             && let Ok(len) = self.len(&*file, active)
@@ -426,22 +517,12 @@ impl Recoverer<'_> {
             active.grow(len, None);
             active.set_index_missing_below(len);
         }
-        let point = known.unwrap_or_else(|| {
-            let base = self.segments.last().map_or(self.manifest.log_start, |last| last.base);
-            Point::start_of(base, 0, 0, 0)
-        });
-        let point = Point { end: point.end.max(self.manifest.log_start), ..point };
-        Ok(Recovered {
-            manifest: self.manifest,
-            segments: self.segments,
-            point,
-            damage: Some(error),
-            tail: self.tail,
-        })
+        Ok(self.recovered(point, begin, transactions, Some(error)))
     }
 
-    fn note_recovery(&mut self, from: Offset, to: Offset, accepted: &[(Arc<Segment>, u64, u64)]) {
-        let bytes = accepted.iter().map(|(_, from, to)| to - from).sum();
+    fn note_recovery(&self, found: &Inspection, report: &mut OpenReport) {
+        let (from, to) = (found.begin, found.point.end);
+        let bytes = found.accepted.iter().map(|(_, from, to)| to - from).sum();
         let recovery = Recovery {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,
@@ -450,7 +531,7 @@ impl Recoverer<'_> {
             bytes,
         };
         self.ctx.event(&Event::Recovered(recovery.clone()));
-        self.report.recovered.push(recovery);
+        report.recovered.push(recovery);
     }
 
     fn write_manifest(&self) -> Result<()> {
@@ -478,7 +559,7 @@ impl Recoverer<'_> {
         }
     }
 
-    fn no_segments(self) -> Result<Recovered> {
+    fn no_segments<T>(&self) -> Result<T> {
         Err(corrupt(self.ctx, &self.dir.join(names::MANIFEST), 0, "the manifest lists no segment"))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Behind, Break, Point, Recovered, Recoverer, segments_of};
+use super::{Behind, Break, Inspection, Point, Recovered, Recoverer, segments_of};
 use crate::error::{Error, Result};
 use crate::format::digest::Digest;
 use crate::format::manifest::{SegmentEntry, SegmentState};
@@ -11,7 +11,7 @@ use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::log::context::Context;
 use crate::log::segment::{FIRST_BATCH, Segment};
-use crate::stats::{Cut, Event};
+use crate::stats::{Cut, Event, OpenReport};
 use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -30,19 +30,14 @@ impl Recoverer<'_> {
     /// What the manifest may say of a segment that has been checked and written again. IMPORTANT: not that it need never
     /// be read again, while it has to be seen yet whether the transactions in it happened: a crash before that is settled
     /// must find them once more.
-    pub(super) fn state_of_checked(&self) -> SegmentState {
-        if self.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
+    pub(super) fn state_of_checked(found: &Inspection) -> SegmentState {
+        if found.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
     }
 
     /// Goes on in the active segment: nothing was cut.
-    pub(super) fn resume(
-        mut self,
-        point: Point,
-        begin: Offset,
-        accepted: &[(Arc<Segment>, u64, u64)],
-    ) -> Result<Recovered> {
+    pub(super) fn resume(mut self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
         let mut changed = false;
-        let state = self.state_of_checked();
+        let state = Self::state_of_checked(&found);
         for entry in &mut self.manifest.segments {
             if entry.state == SegmentState::Sealed && state == SegmentState::Synced {
                 entry.state = SegmentState::Synced;
@@ -58,25 +53,19 @@ impl Recoverer<'_> {
                 *last = active;
             }
         }
-        self.note_recovery(begin, point.end, accepted);
-        Ok(Recovered {
-            manifest: self.manifest,
-            segments: self.segments,
-            point,
-            damage: None,
-            tail: self.tail,
-        })
+        self.note_recovery(&found, report);
+        Ok(self.recovered(found.point, found.begin, found.transactions, None))
     }
 
     /// Cuts a torn tail: keeps its bytes aside, ends the log before it, raises the epoch and goes on in a new segment.
     pub(super) fn cut(
         mut self,
-        point: Point,
-        begin: Offset,
-        accepted: &[(Arc<Segment>, u64, u64)],
+        found: &Inspection,
         broken: &Break,
         behind: &Behind,
+        report: &mut OpenReport,
     ) -> Result<Recovered> {
+        let point = found.point;
         let (bytes, kept) = self.keep_aside(broken)?;
         let torn = self.segment(broken.at)?;
         // What the manifest knows to have been here, even where nothing of it can be read.
@@ -89,7 +78,7 @@ impl Recoverer<'_> {
         let base = point.end.max(self.manifest.log_start);
         let mut gone = dropped;
         if point.position > FIRST_BATCH {
-            let state = self.state_of_checked();
+            let state = Self::state_of_checked(found);
             if let Some(last) = self.manifest.segments.last_mut() {
                 last.state = state;
                 point.end_entry(last);
@@ -129,7 +118,7 @@ impl Recoverer<'_> {
             let _ = self.ctx.storage.remove_file(&segment.keys_path());
         }
         self.segments = segments_of(self.dir, &self.manifest);
-        self.note_recovery(begin, point.end, accepted);
+        self.note_recovery(found, report);
         if something_lost {
             let cut = Cut {
                 topic: self.identity.topic.clone(),
@@ -143,16 +132,10 @@ impl Recoverer<'_> {
                 kept: kept.map(|path| self.ctx.display(&path)),
             };
             self.ctx.event(&Event::Cut(cut.clone()));
-            self.report.cuts.push(cut);
+            report.cuts.push(cut);
         }
         let point = Point::start_of(base, generation, epoch, point.last_crc);
-        Ok(Recovered {
-            manifest: self.manifest,
-            segments: self.segments,
-            point,
-            damage: None,
-            tail: self.tail,
-        })
+        Ok(self.recovered(point, found.begin, found.transactions.clone(), None))
     }
 
     /// Copies every byte that a cut will take into files beside the segments. Answers how many bytes that were, without
