@@ -96,6 +96,16 @@ pub enum Error {
         /// The topic.
         topic: TopicName,
     },
+    /// A partition has damage that [`accept_loss`](crate::Partition::accept_loss) was not given the range of. Nothing was given
+    /// up. [Look](crate::Partition::damage) at all of it and decide again.
+    #[error(
+        "{}/{} has damage that was not named: offsets {} to {}, {} bytes at byte {} of {}",
+        range.topic, range.partition, range.from, range.to, range.bytes, range.position, range.file.display()
+    )]
+    LossNotNamed {
+        /// The first such damage.
+        range: Box<crate::stats::DamagedRange>,
+    },
     /// There is nothing to compact: the topic's [cleanup](crate::TopicConfig::cleanup) does not say so.
     #[error("{topic} is not a compacted topic")]
     NotCompacted {

@@ -195,7 +195,8 @@ impl<P: Projection> Projector<P> {
             self.consumer.rewind();
             return Err(error.into());
         }
-        if let Some(skipped) = events.skipped().first() {
+        // What was damaged and has been given up does not come any more, however often it is asked for.
+        if let Some(skipped) = events.skipped().iter().find(|skipped| skipped.reason != SkipReason::Lost) {
             // To go on elsewhere is for consumers; here it would apply events again, or never.
             let error = self.unlike(skipped);
             self.consumer.rewind();
@@ -243,7 +244,7 @@ impl<P: Projection> Projector<P> {
         let (topic, partition) = (topic.clone(), *partition);
         Ok(match *reason {
             SkipReason::Truncated { at } => Error::Truncated { topic, partition, to: at },
-            SkipReason::OutOfRange => {
+            SkipReason::OutOfRange | SkipReason::Lost => {
                 let bounds = self.broker.topic(topic.as_str())?.partition(partition.get())?.bounds()?;
                 let (earliest, latest) = (bounds.log_start, bounds.visible_end);
                 Error::OffsetOutOfRange { topic, partition, requested: *from, earliest, latest }

@@ -51,6 +51,17 @@ pub enum Event {
     Recovered(Recovery),
     /// Bytes behind the last good batch were cut off.
     Cut(Cut),
+    /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition works again.
+    LossAccepted {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The offsets whose records are gone: each from the first up to, and without, the second.
+        ranges: Vec<(Offset, Offset)>,
+        /// The log epoch that begins at the log's end.
+        epoch: u32,
+    },
     /// A write or sync failed: the partition takes no more appends until it is reopened.
     Poisoned {
         /// The topic.
@@ -142,6 +153,30 @@ pub struct Cut {
     pub to: Option<Offset>,
     /// The file that keeps the bytes, for whoever wants to look.
     pub kept: Option<PathBuf>,
+}
+
+/// Bytes of a segment that are not what was written, or are missing. See [`Partition::damage`](crate::Partition::damage).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedRange {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The segment file.
+    pub file: PathBuf,
+    /// The byte position where the damage begins.
+    pub position: u64,
+    /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts what is there.
+    pub bytes: u64,
+    /// The first offset whose record cannot be read.
+    pub from: Offset,
+    /// The first offset after those. The same as `from` if no record is lost, for example with a damaged segment header.
+    pub to: Offset,
+    /// What is wrong there.
+    pub what: String,
+    /// The number of the invariant in `FORMAT.md` that does not hold.
+    pub invariant: u32,
 }
 
 /// A broker in numbers.

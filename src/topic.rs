@@ -9,7 +9,7 @@ use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
 use crate::records::Records;
-use crate::stats::PartitionStats;
+use crate::stats::{DamagedRange, PartitionStats};
 use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName};
 
@@ -63,6 +63,37 @@ impl Broker {
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
     pub fn topic(&self, name: &str) -> Result<Topic> {
         Ok(Topic::new(self.inner().clone(), self.inner().topic_state(name)?))
+    }
+
+    /// The partitions in which damage is known: those that opening found damaged, and those where a reader has met some
+    /// since. Topics of the broker's own are among them, for example the one that keeps what groups have committed.
+    pub fn damaged(&self) -> Vec<(TopicName, PartitionId)> {
+        let logs = self.inner().all_logs();
+        let damaged = logs.iter().filter(|log| log.has_known_damage());
+        damaged.map(|log| (log.topic().clone(), log.partition())).collect()
+    }
+
+    /// As [`Partition::damage`], also of a topic of the broker's own.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those of [`Partition::damage`].
+    pub fn damage(&self, topic: &str, partition: u32) -> Result<Vec<DamagedRange>> {
+        self.inner().any_log(topic, partition)?.find_damage()
+    }
+
+    /// As [`Partition::accept_loss`], also of a topic of the broker's own: after that groups work again, with what could
+    /// still be read of their commits.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those of
+    /// [`Partition::accept_loss`].
+    pub fn accept_loss(
+        &self,
+        topic: &str,
+        partition: u32,
+        ranges: &[DamagedRange],
+    ) -> Result<Vec<(Offset, Offset)>> {
+        give_up(&self.inner().any_log(topic, partition)?, ranges)
     }
 
     /// All topics, by name.
@@ -149,6 +180,11 @@ impl Topic {
         };
         self.state.logs().iter().map(partition).collect()
     }
+}
+
+fn give_up(log: &Arc<Log>, ranges: &[DamagedRange]) -> Result<Vec<(Offset, Offset)>> {
+    let lost = log.accept_loss(ranges)?;
+    Ok(lost.into_iter().map(|range| (range.from, range.to)).collect())
 }
 
 impl std::fmt::Debug for Topic {
@@ -399,6 +435,59 @@ impl Partition {
     pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
         self.state.check()?;
         self.log.compact()
+    }
+
+    /// Everything in this partition that is damaged, in the order of its offsets. All of it is read and checked, down to the
+    /// single record; nothing is changed. Retention, truncation and compaction wait meanwhile; appending and reading do not.
+    ///
+    /// Empty if the partition is whole, also if a reader met an I/O error there.
+    ///
+    /// # Errors
+    /// [`Corrupt`](Error::Corrupt) if its manifest is damaged or missing: then nothing is known of what it holds, and
+    /// [`Broker::salvage`] is the way. [`UnsupportedFormat`](Error::UnsupportedFormat), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed), or an I/O error.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let partition = broker.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// broker.producer().send(&partition, Record::new("first"))?.wait()?;
+    /// let damage = partition.damage()?;
+    /// for range in &damage {
+    ///     println!("offsets {} to {}: {}", range.from, range.to, range.what);
+    /// }
+    /// // Only after somebody has looked, and there is no copy to restore:
+    /// partition.accept_loss(&damage)?;
+    /// # assert!(damage.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn damage(&self) -> Result<Vec<DamagedRange>> {
+        self.state.check()?;
+        self.log.find_damage()
+    }
+
+    /// Gives up what is damaged in this partition, which must be among the ranges that were looked at, so that it works
+    /// again at once: it takes appends, and can be read, truncated and compacted. Returns the offsets whose records are gone,
+    /// each from the first up to, and without, the second.
+    ///
+    /// Every whole batch stays at its offset. No offset that was given out is given out again: the log ends where it was known
+    /// to end. Readers pass the lost offsets, and [report](crate::Records::skipped) them as
+    /// [`SkipReason::Lost`](crate::SkipReason::Lost). The bytes that are given up are kept beside the segments, in files that
+    /// end with `.lost`. The [log epoch](Partition::epoch) rises at the log's end: a position within the log stays good,
+    /// because the records that are there are the same as before.
+    ///
+    /// It is one step: after a crash the partition is as it was, or it works again. Appends wait meanwhile, and all of the
+    /// partition is read. Where nothing is damaged, nothing changes. In a topic with streams the versions count the events
+    /// that are there.
+    ///
+    /// # Errors
+    /// [`LossNotNamed`](Error::LossNotNamed) if something else is damaged, too; [`Poisoned`](Error::Poisoned): first
+    /// [`reopen`](Partition::reopen) it; otherwise those of [`damage`](Partition::damage), and
+    /// [`DiskFull`](Error::DiskFull): nothing has changed. The partition is poisoned if a restart may find either.
+    pub fn accept_loss(&self, ranges: &[DamagedRange]) -> Result<Vec<(Offset, Offset)>> {
+        self.state.check()?;
+        give_up(&self.log, ranges)
     }
 
     /// The batches from an offset on as they are stored, compressed ones compressed: to be shipped to a copy of this

@@ -22,7 +22,7 @@ pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
-use crate::log::Context;
+use crate::log::{Context, Log};
 use crate::rng::SplitMix64;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
@@ -307,6 +307,25 @@ impl BrokerInner {
             topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
         let found = found.filter(|_| !is_own_topic(name));
         found.cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
+    }
+
+    /// The logs of all topics, the broker's own among them.
+    pub(crate) fn all_logs(&self) -> Vec<Arc<Log>> {
+        self.upkeep.topics.read().iter().flat_map(|state| state.logs().to_vec()).collect()
+    }
+
+    /// The log of a partition, also of a topic of the broker's own.
+    pub(crate) fn any_log(&self, topic: &str, partition: u32) -> Result<Arc<Log>> {
+        self.check_open()?;
+        let topics = self.upkeep.topics.read();
+        let state = topics.iter().find(|state| state.name == *topic);
+        let state = state.ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
+        state.check()?;
+        state.logs().get(partition as usize).cloned().ok_or_else(|| Error::UnknownPartition {
+            topic: state.name.clone(),
+            partition,
+            count: state.log_count(),
+        })
     }
 
     /// A number that follows from the broker's seed, another one each time.

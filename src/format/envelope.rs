@@ -14,12 +14,17 @@ pub(crate) struct Writer(Vec<u8>);
 impl Writer {
     /// Begins a file of `capacity` bytes, or a few more.
     pub(crate) fn new(magic: [u8; 8], capacity: usize) -> Self {
+        Writer::with_features(magic, capacity, 0)
+    }
+
+    /// As [`new`](Writer::new), of a file that has these compatible features.
+    pub(crate) fn with_features(magic: [u8; 8], capacity: usize, compatible: u32) -> Self {
         let mut writer = Writer(Vec::with_capacity(capacity));
         writer.bytes(&magic);
         writer.u32(FORMAT_VERSION);
-        // No feature of this version is optional yet.
+        // No incompatible feature is in use.
         writer.u32(0);
-        writer.u32(0);
+        writer.u32(compatible);
         writer
     }
 
@@ -81,7 +86,7 @@ impl Writer {
 ///
 /// Another version is reported before the CRC is looked at: that version may keep it elsewhere. Features are looked at
 /// after the CRC: a flipped bit there is damage, not a feature. A compatible feature that this build does not know is
-/// ignored; whether bytes of it follow the known ones is the caller's question: see [`has_more`].
+/// ignored; whether bytes of it follow the known ones is the caller's question: see [`compatible_features`].
 pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Malformed> {
     let mut reader = Reader::new(bytes);
     if reader.array("magic")? != magic {
@@ -110,10 +115,10 @@ pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Ma
     Ok(Reader::at(covered, PREFIX_BYTES))
 }
 
-/// Whether a file that [`open`] has passed has a compatible feature that this build does not know: then bytes may follow
+/// The compatible features of a file that [`open`] has passed. If one of them is not known to this build, bytes may follow
 /// those that it knows, and are ignored.
-pub(crate) fn has_more(bytes: &[u8]) -> bool {
-    Reader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").is_ok_and(|bits| bits != 0)
+pub(crate) fn compatible_features(bytes: &[u8]) -> u32 {
+    Reader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").unwrap_or(0)
 }
 
 /// Reads the highest version and the incompatible features of the files that this one leads to: a reader that does not
@@ -202,10 +207,10 @@ mod tests {
             Malformed::unsupported(12, "incompatible features", needs)
         );
         let bytes = resealed(&Writer::new(MAGIC, 0).finish(), |bytes| bytes[17] = 2);
-        assert!(open(&bytes, MAGIC).is_ok() && has_more(&bytes));
+        assert!(open(&bytes, MAGIC).is_ok() && compatible_features(&bytes) != 0);
         // Without a checksum that fits it is damage.
         let mut bytes = Writer::new(MAGIC, 0).finish();
-        assert!(!has_more(&bytes));
+        assert!(compatible_features(&bytes) == 0);
         bytes[13] = 2;
         assert_eq!(open(&bytes, MAGIC).unwrap_err().unsupported, None);
     }

@@ -27,6 +27,17 @@ pub(crate) struct Manifest {
     pub(crate) epochs: Vec<EpochStart>,
     /// The segments, oldest first.
     pub(crate) segments: Vec<SegmentEntry>,
+    /// Offsets whose records were damaged and have been given up, oldest first.
+    pub(crate) lost: Vec<LostRange>,
+}
+
+/// Offsets that were given out, and whose records have been given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostRange {
+    /// The first of them.
+    pub(crate) from: Offset,
+    /// The first offset after them.
+    pub(crate) to: Offset,
 }
 
 /// From which offset on a log epoch holds.
@@ -126,11 +137,38 @@ impl Manifest {
         self.epochs.drain(..before.saturating_sub(1));
     }
 
+    /// Notes that these offsets have been given up. Ranges that meet become one.
+    pub(crate) fn add_lost(&mut self, range: LostRange) {
+        if range.from >= range.to {
+            return;
+        }
+        self.lost.push(range);
+        self.lost.sort_by_key(|range| range.from);
+        let ranges = std::mem::take(&mut self.lost);
+        for range in ranges {
+            match self.lost.last_mut().filter(|last| range.from <= last.to) {
+                Some(last) => last.to = last.to.max(range.to),
+                None => self.lost.push(range),
+            }
+        }
+    }
+
+    /// Forgets what was given up outside of `start..end`: the log does not reach there any more.
+    pub(crate) fn clip_lost(&mut self, start: Offset, end: Offset) {
+        for range in &mut self.lost {
+            range.from = range.from.max(start);
+            range.to = range.to.min(end);
+        }
+        self.lost.retain(|range| range.from < range.to);
+    }
+
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         debug_assert_eq!(self.check(), Ok(()));
         let entries = self.epochs.len() * EPOCH_BYTES + self.segments.len() * SEGMENT_BYTES;
-        let mut writer = Writer::new(MAGIC, FIXED_BYTES + entries);
+        let has_lost = !self.lost.is_empty();
+        let features = if has_lost { LOST_RANGES } else { 0 };
+        let mut writer = Writer::with_features(MAGIC, FIXED_BYTES + entries, features);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.bytes(&self.secret.0);
@@ -149,6 +187,14 @@ impl Manifest {
         for segment in &self.segments {
             segment.encode(&mut writer);
         }
+        if has_lost {
+            writer.count(self.lost.len());
+            writer.count(LOST_BYTES);
+            for range in &self.lost {
+                writer.u64(range.from.get());
+                writer.u64(range.to.get());
+            }
+        }
         writer.finish()
     }
 
@@ -161,16 +207,25 @@ impl Manifest {
         envelope::check_listed(&mut reader)?;
         let log_start = Offset::new(reader.u64("log start")?);
         let lists = reader;
-        let grown = envelope::has_more(bytes);
+        let features = envelope::compatible_features(bytes);
+        let grown = features & !LOST_RANGES != 0;
         let epochs = reader.list(EPOCH_BYTES, grown, "epoch count", |entry| {
             let epoch = entry.u32("epoch")?;
             Ok(EpochStart { epoch, start: Offset::new(entry.u64("start of an epoch")?) })
         })?;
         let segments = reader.list(SEGMENT_BYTES, grown, "segment count", SegmentEntry::decode)?;
+        let lost = if features & LOST_RANGES == 0 {
+            Vec::new()
+        } else {
+            reader.list(LOST_BYTES, grown, "count of lost ranges", |entry| {
+                let from = Offset::new(entry.u64("start of a lost range")?);
+                Ok(LostRange { from, to: Offset::new(entry.u64("end of a lost range")?) })
+            })?
+        };
         if !grown {
-            reader.expect_end("bytes after the last segment")?;
+            reader.expect_end("bytes after the last list")?;
         }
-        let manifest = Manifest { topic_id, partition, secret, log_start, epochs, segments };
+        let manifest = Manifest { topic_id, partition, secret, log_start, epochs, segments, lost };
         manifest.check().map_err(|what| lists.malformed(what))?;
         Ok(manifest)
     }
@@ -192,7 +247,15 @@ impl Manifest {
         let in_order = |a: &SegmentEntry, b: &SegmentEntry| {
             a.state != SegmentState::Active && a.base_offset < b.base_offset && a.end_offset <= b.base_offset
         };
-        if self.segments.is_sorted_by(in_order) { Ok(()) } else { Err("order of the segments") }
+        if !self.segments.is_sorted_by(in_order) {
+            return Err("order of the segments");
+        }
+        let is_range = |range: &LostRange| range.from < range.to;
+        if self.lost.iter().all(is_range) && self.lost.is_sorted_by(|a, b| a.to < b.from) {
+            Ok(())
+        } else {
+            Err("order of the lost ranges")
+        }
     }
 }
 
@@ -265,6 +328,9 @@ const MAGIC: [u8; 8] = *b"QUIPUMAN";
 const FIXED_BYTES: usize = 92;
 const EPOCH_BYTES: usize = 12;
 const SEGMENT_BYTES: usize = 53;
+const LOST_BYTES: usize = 16;
+/// The compatible feature of a manifest that has a list of lost ranges.
+const LOST_RANGES: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -319,7 +385,32 @@ mod tests {
                 segment(30, SegmentState::Sealed, 100),
                 segment(100, SegmentState::Active, 0),
             ],
+            lost: Vec::new(),
         }
+    }
+
+    #[test]
+    fn lost_ranges_come_back_and_cost_nothing_where_there_are_none() {
+        let range = |from, to| LostRange { from: Offset::new(from), to: Offset::new(to) };
+        let mut manifest = example();
+        let bare = manifest.encode().len();
+        for (from, to) in [(70, 80), (20, 25), (25, 30), (75, 85), (5, 5)] {
+            manifest.add_lost(range(from, to));
+        }
+        assert_eq!(manifest.lost, [range(20, 30), range(70, 85)]);
+        let bytes = manifest.encode();
+        assert_eq!((bytes.len(), bytes[16]), (bare + 8 + 2 * LOST_BYTES, 1));
+        assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
+        damage::is_always_noticed(&bytes, Manifest::decode);
+
+        manifest.clip_lost(Offset::new(22), Offset::new(75));
+        assert_eq!(manifest.lost, [range(22, 30), range(70, 75)]);
+        manifest.clip_lost(Offset::new(30), Offset::new(70));
+        assert_eq!(manifest, example());
+
+        let wrong = |lost: Vec<LostRange>| Manifest { lost, ..example() }.check();
+        assert_eq!(wrong(vec![range(5, 5)]), Err("order of the lost ranges"));
+        assert_eq!(wrong(vec![range(5, 9), range(9, 10)]), Err("order of the lost ranges"));
     }
 
     #[test]
@@ -401,7 +492,7 @@ mod tests {
     fn fields_that_a_compatible_feature_adds_are_ignored() {
         let grow = |bytes: &mut Vec<u8>| {
             // A compatible feature; entries of two bytes more; four bytes after the last of them.
-            bytes[16] = 1;
+            bytes[16] = 2;
             let at = FIXED_BYTES - 4 - 2 * 4 - 2 * 4;
             let (head, lists) = bytes.split_at(at);
             let mut grown = head.to_vec();

@@ -56,6 +56,12 @@ pub(crate) fn torn_file(base: Offset, generation: u32, position: u64) -> String 
     format!("{:020}-{generation}.{position}.torn", base.get())
 }
 
+/// The name under which the bytes are kept that were damaged in a segment, from `position` on, and
+/// that somebody has given up.
+pub(crate) fn lost_file(base: Offset, generation: u32, position: u64) -> String {
+    format!("{:020}-{generation}.{position}.lost", base.get())
+}
+
 /// The name under which a file is written before it is renamed to `name`.
 pub(crate) fn temporary_file(name: &str) -> String {
     format!("{name}{TEMPORARY}")
@@ -91,6 +97,15 @@ pub(crate) enum PartitionFile {
     },
     /// What a crash left behind the end of a segment.
     Torn {
+        /// The segment's base offset.
+        base: Offset,
+        /// The segment's generation.
+        generation: u32,
+        /// Where in the segment the bytes lay.
+        position: u64,
+    },
+    /// What was damaged in a segment and has been given up.
+    Lost {
         /// The segment's base offset.
         base: Offset,
         /// The segment's generation.
@@ -249,8 +264,19 @@ fn parse_finished(name: &str) -> Option<PartitionFile> {
         "index" => (PartitionFile::Index { base, generation }, index_file(base, generation)),
         "keys" => (PartitionFile::Keys { base, generation }, key_index_file(base, generation)),
         _ => {
-            let position = rest.strip_suffix(".torn")?.parse().ok()?;
-            (PartitionFile::Torn { base, generation, position }, torn_file(base, generation, position))
+            let (position, kind) = rest.split_once('.')?;
+            let position = position.parse().ok()?;
+            match kind {
+                "torn" => (
+                    PartitionFile::Torn { base, generation, position },
+                    torn_file(base, generation, position),
+                ),
+                "lost" => (
+                    PartitionFile::Lost { base, generation, position },
+                    lost_file(base, generation, position),
+                ),
+                _ => return None,
+            }
         }
     };
     (spelling == name).then_some(file)
@@ -283,6 +309,7 @@ mod tests {
         assert_eq!(index_file(base, 7), "00000000000000000042-7.index");
         assert_eq!(key_index_file(base, 7), "00000000000000000042-7.keys");
         assert_eq!(torn_file(base, 0, 4_096), "00000000000000000042-0.4096.torn");
+        assert_eq!(lost_file(base, 3, 232), "00000000000000000042-3.232.lost");
         assert_eq!(temporary_file(MANIFEST), "manifest.tmp");
         let id = TopicId([0x0a; 16]);
         let name = TopicName::new("orders").unwrap();

@@ -45,6 +45,7 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
             log_start: Offset::ZERO,
             epochs: vec![EpochStart { epoch: 0, start: Offset::ZERO }],
             segments: vec![entry],
+            lost: Vec::new(),
         },
         segments: vec![segment],
         point: Point::start_of(Offset::ZERO, 0, 0, 0),

@@ -355,6 +355,7 @@ impl Cursor {
     /// Adds to a corruption that makes a whole segment unreadable which offset that is, and where the next segment begins.
     fn unreadable(&self, segment: &Segment, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
+        self.log.note_damage();
         corruption.offset.get_or_insert(self.next.max(segment.base));
         corruption.resume = corruption.resume.or_else(|| self.next_segment(segment));
         Error::Corrupt(corruption)
@@ -370,6 +371,7 @@ impl Cursor {
     /// Adds to a corruption which offset cannot be read and from which one it is good again.
     fn damaged(&self, place: &mut Place, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
+        self.log.note_damage();
         corruption.offset = Some(self.next);
         corruption.resume = self.resume_behind(place);
         Error::Corrupt(corruption)

@@ -65,7 +65,7 @@ impl Log {
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
         }
-        if let Some(error) = &self.damage {
+        if let Some(error) = &*self.damage.lock() {
             return Err(error.clone());
         }
         let Some(cause) = self.poison.lock().clone() else { return Ok(()) };
@@ -335,6 +335,7 @@ impl Log {
                 unindexed.push(entry.base_offset);
             }
             manifest.begin_epoch(common);
+            manifest.clip_lost(start, end);
             manifest.segments.push(next);
         });
         if let Err(failed) = committed {

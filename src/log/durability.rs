@@ -71,7 +71,7 @@ impl Log {
     /// # Errors
     /// The sync failed now or before: the partition is poisoned.
     pub(crate) fn sync(&self) -> Result<()> {
-        if self.damage.is_some() {
+        if self.is_damaged() {
             return Ok(());
         }
         let end = self.log_end.load(Ordering::Acquire);

@@ -446,7 +446,7 @@ pub(crate) fn settle(
     if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
         // IMPORTANT: while the file still has what belongs there, or is known not to. A partition that is damaged is never served
         // again as it is; this one may be with the next opening.
-        return Err(error.clone());
+        return Err(error);
     }
     // First what has no record: what others have put behind it does not count either.
     let ids: HashSet<u64> = records.iter().map(|record| record.id).collect();

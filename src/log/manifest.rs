@@ -8,6 +8,7 @@ use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::replace_file;
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::types::Offset;
 
 /// The manifest as it is on the medium, and the only way to change it.
 ///
@@ -62,6 +63,8 @@ impl ManifestStore {
         }
         let mut next = current.clone();
         change(&mut next);
+        let start = next.log_start;
+        next.clip_lost(start, Offset::MAX);
         write(ctx, &self.path, &next)?;
         *current = next;
         Ok(())

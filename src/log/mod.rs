@@ -15,7 +15,8 @@
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
 //! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer makes files), the journal's own, named producers, manifest,
-//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. The group commit's lock and the
+//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. `cleaning` comes before all of
+//!   them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
 mod append;
@@ -33,6 +34,7 @@ pub(crate) mod files;
 pub(crate) mod journal;
 pub(crate) mod keys;
 mod lookup;
+mod loss;
 pub(crate) mod manifest;
 pub(crate) mod named;
 pub(crate) mod notify;
@@ -50,6 +52,7 @@ mod tests;
 pub(crate) mod timer;
 pub(crate) mod transaction;
 mod upkeep;
+pub(crate) mod walk;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -215,8 +218,14 @@ pub(crate) struct Log {
     epoch: AtomicU32,
     /// The last point known to be on the medium: what the next checkpoint says.
     durable_point: Mutex<Point>,
-    /// Set at opening if durable bytes are damaged: for reading only.
-    damage: Option<Error>,
+    /// Set at opening if durable bytes are damaged: for reading only, until the loss is accepted.
+    damage: Mutex<Option<Error>>,
+    /// Mirrors `damage`.
+    damaged: AtomicBool,
+    /// A reader has met damage.
+    met_damage: AtomicBool,
+    /// Records of it were given up; stays set.
+    has_lost: AtomicBool,
     /// What is remembered of producers that have a name; read from the log when the first of them comes,
     /// and anew behind each cut.
     producers: Mutex<named::Known>,
@@ -303,6 +312,7 @@ impl Log {
                     log_start: Offset::ZERO,
                     epochs: Vec::new(),
                     segments: Vec::new(),
+                    lost: Vec::new(),
                 };
                 (
                     manifest,
@@ -339,11 +349,14 @@ impl Log {
             log_end: AtomicU64::new(end),
             epoch: AtomicU32::new(manifest.epoch()),
             generation: AtomicU32::new(manifest.segments.iter().map(|s| s.generation).max().unwrap_or(0)),
-            manifest: ManifestStore::new(&dir, manifest),
             durable_point: Mutex::new(point),
             refuses_appends: AtomicBool::new(damage.is_some()),
+            has_lost: AtomicBool::new(!manifest.lost.is_empty()),
+            manifest: ManifestStore::new(&dir, manifest),
             refuses_reads: AtomicBool::new(unusable),
-            damage,
+            damaged: AtomicBool::new(damage.is_some()),
+            damage: Mutex::new(damage),
+            met_damage: AtomicBool::new(false),
             producers: Mutex::default(),
             recovered: tail,
             made: AtomicU8::new(made),
@@ -523,7 +536,7 @@ impl Log {
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
         }
-        self.damage.clone().map_or(Ok(()), Err)
+        self.damage.lock().clone().map_or(Ok(()), Err)
     }
 
     /// Whether its topic has been deleted.
@@ -533,7 +546,7 @@ impl Log {
 
     /// Whether durable bytes were found damaged when it was opened.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.damage.is_some()
+        self.damaged.load(Ordering::Acquire)
     }
 
     /// Whether it takes no appends until it is [reopened](Log::reopen).
@@ -548,7 +561,7 @@ impl Log {
         if let Some(error) = &*self.ended.lock() {
             return Err(error.clone());
         }
-        if let Some(error) = &self.damage {
+        if let Some(error) = &*self.damage.lock() {
             return Err(error.clone());
         }
         match &*self.poison.lock() {
@@ -587,7 +600,7 @@ impl Log {
             *ended = Some(Error::Closed);
             self.refuses_appends.store(true, Ordering::Release);
         }
-        let synced = match (&self.damage, &*self.poison.lock()) {
+        let synced = match (&*self.damage.lock(), &*self.poison.lock()) {
             (None, None) => None,
             (Some(error), _) => Some(Err(error.clone())),
             (None, Some(cause)) => Some(Err(Error::clone(cause))),
@@ -613,7 +626,7 @@ impl Log {
         // Damage has been reported at opening; it does not make closing fail.
         match synced {
             Ok(()) => Ok(self.checkpoint()),
-            Err(_) if self.damage.is_some() => Ok(None),
+            Err(_) if self.is_damaged() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -676,6 +689,7 @@ impl Log {
             compaction: self.compaction_stats(),
             poisoned: self
                 .damage
+                .lock()
                 .clone()
                 .or_else(|| self.poison.lock().as_ref().map(|cause| Error::clone(cause))),
         }

@@ -16,7 +16,9 @@ mod scan;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::repair::{active_entry, create_segment, create_segment_file, rewrite};
+pub(crate) use self::repair::{
+    active_entry, copy_aside, create_segment, create_segment_file, in_pieces, rewrite,
+};
 use super::batch::Identity;
 use super::context::Context;
 use super::journal::Tail;
@@ -147,7 +149,7 @@ fn repair_or_trust(
 }
 
 /// The segments of a manifest, each knowing what the one before it was.
-fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
+pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
     let mut previous: Option<(Offset, u32)> = None;
     let mut segments = Vec::with_capacity(manifest.segments.len());
     for entry in &manifest.segments {
@@ -224,7 +226,10 @@ fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenRepor
                     leftovers.push(path);
                 }
             }
-            PartitionFile::Manifest | PartitionFile::Producers | PartitionFile::Torn { .. }
+            PartitionFile::Manifest
+            | PartitionFile::Producers
+            | PartitionFile::Torn { .. }
+            | PartitionFile::Lost { .. }
                 if !entry.is_dir => {}
             _ => {
                 let path = ctx.display(&path);
@@ -338,7 +343,13 @@ impl Recoverer<'_> {
     fn inspect(&self, present: &HashSet<PathBuf>, note: Option<Note<'_>>) -> Result<Inspection> {
         if let Some(missing) = self.segments.iter().find(|segment| !present.contains(&segment.path)) {
             let what = "the manifest lists it and it is missing";
-            return Ok(self.damaged(corrupt(self.ctx, &missing.path, 0, what), None));
+            let found = self.damaged(corrupt(self.ctx, &missing.path, 0, what), None);
+            // IMPORTANT: what the checkpoint knows of was given out, whatever has become of it.
+            let noted = note
+                .map(|note| note.entry)
+                .filter(|entry| self.segments.iter().any(|segment| is_of(entry, segment)));
+            let end = noted.map_or(found.point.end, |entry| found.point.end.max(entry.end_offset));
+            return Ok(Inspection { point: Point { end, ..found.point }, ..found });
         }
         match note {
             Some(note) if note.clean && self.is_at_active_segment(note.entry) => self.trust(note.entry),

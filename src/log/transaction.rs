@@ -420,9 +420,9 @@ impl Log {
     }
 
     /// Why it could not be opened, if that was for another reason than damage.
-    pub(super) fn unread(&self) -> Option<&Error> {
-        let is_damage = |error: &&Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
-        self.damage.as_ref().filter(|error| !is_damage(error))
+    pub(super) fn unread(&self) -> Option<Error> {
+        let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
+        self.damage.lock().clone().filter(|error| !is_damage(error))
     }
 
     /// What opening found behind the last point that was known to be on the medium.

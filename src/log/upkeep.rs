@@ -43,7 +43,7 @@ impl Log {
         }
         self.retain(hold);
         self.work();
-        if settings.streams && self.damage.is_none() {
+        if settings.streams && !self.is_damaged() {
             // Those whose index could not be written, or which a cut has sealed.
             let visible = self.visible_end();
             let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
@@ -57,7 +57,7 @@ impl Log {
     /// need no looking at any more.
     pub(super) fn finish_sealed(&self) {
         // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
-        if self.damage.is_some() {
+        if self.is_damaged() {
             return;
         }
         let segments = self.segments();
@@ -115,7 +115,7 @@ impl Log {
 
     /// What the broker's checkpoint says of this log: the last point known to be on the medium.
     pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
-        if self.damage.is_some() || !self.has_files() {
+        if self.is_damaged() || !self.has_files() {
             return None;
         }
         let point = *self.durable_point.lock();

@@ -155,7 +155,7 @@ impl Assigned {
     fn load_or_reset(&mut self, policy: OffsetReset, into: &mut Records) -> Result<bool> {
         loop {
             // Comes round again only if the log's start or end has moved in between.
-            match self.load() {
+            match self.load(into) {
                 Ok(found) => return Ok(found),
                 Err(error) => into.skip(self.reset(policy, error)?),
             }
@@ -163,10 +163,10 @@ impl Assigned {
     }
 
     /// Sees to it that there is a batch to deliver from, checked against the log as it is now; says whether there is.
-    fn load(&mut self) -> Result<bool> {
+    fn load(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             self.check_place()?;
-            if self.unread.is_none() && !self.load_next()? {
+            if self.unread.is_none() && !self.load_next(into)? {
                 return Ok(false);
             }
             // Without one the log was cut between the check and the load: both come again.
@@ -193,11 +193,16 @@ impl Assigned {
 
     /// Loads the next batch that has a record at or behind the position. `false` if there is none; `true` without a
     /// batch if the epoch must be looked at again.
-    fn load_next(&mut self) -> Result<bool> {
+    fn load_next(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             let next = self.cursor.offset();
             if next >= self.until {
                 return Ok(false);
+            }
+            if let Some(lost) = self.log().lost_after(next).filter(|lost| lost.from <= next) {
+                into.skip(Skipped::new(self.log(), next, lost.to, SkipReason::Lost));
+                self.cursor.go_to(lost.to);
+                continue;
             }
             let batch = match self.cursor.next_batch() {
                 Err(error @ Error::OffsetOutOfRange { .. }) => {
@@ -213,6 +218,14 @@ impl Assigned {
                 // The log stores its epoch before it appends in it, so the check sees it now.
                 self.seek(next, self.epoch);
                 return Ok(true);
+            }
+            // Where compaction has left offsets out, a lost range may lie among them.
+            let mut passed = next;
+            while let Some(lost) =
+                self.log().lost_after(passed).filter(|lost| lost.to <= batch.header.base_offset)
+            {
+                into.skip(Skipped::new(self.log(), lost.from, lost.to, SkipReason::Lost));
+                passed = lost.to;
             }
             let unread = Unread::new(batch, next);
             if !unread.is_empty() {

@@ -69,7 +69,7 @@ impl Records {
     }
 
     /// Ranges of offsets that were left out before these records: what retention or a cut of the log's end has taken,
-    /// and where [`OffsetReset`](crate::OffsetReset) made reading go on. Kafka writes a line to its log instead.
+    /// what was damaged and has been [given up](crate::Partition::accept_loss), and where [`OffsetReset`](crate::OffsetReset) made reading go on. Kafka writes a line to its log instead.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
@@ -226,6 +226,7 @@ impl fmt::Display for Skipped {
         match reason {
             SkipReason::OutOfRange => f.write_str("it is out of range"),
             SkipReason::Truncated { at } => write!(f, "the log was cut at offset {at}"),
+            SkipReason::Lost => f.write_str("the records between were damaged and have been given up"),
         }
     }
 }
@@ -241,6 +242,8 @@ pub enum SkipReason {
         /// Where the log was cut: the first offset whose record is not the one that the position knew.
         at: Offset,
     },
+    /// The records were damaged, and [`accept_loss`](crate::Partition::accept_loss) has given them up.
+    Lost,
 }
 
 /// Iterates over [`Records`], borrowed.

@@ -110,6 +110,7 @@ impl Recoverer<'_> {
         };
         create_segment(self.ctx, self.dir, &created, true)?;
         self.manifest.segments.push(active_entry(base, generation, epoch));
+        self.manifest.clip_lost(self.manifest.log_start, base);
         self.write_manifest()?;
         for segment in gone {
             // Named as leftovers by the next open if this fails.
@@ -152,17 +153,7 @@ impl Recoverer<'_> {
             }
             total += to - from;
             let path = self.dir.join(names::torn_file(segment.base, segment.generation, from));
-            let copy = self
-                .ctx
-                .storage
-                .open(&path, OpenMode::Truncate)
-                .map_err(|e| Error::create(&self.ctx.display(&path), e))?;
-            let source = self.ctx.display(&segment.path);
-            in_pieces(&*file, &source, from, to, |position, piece| {
-                write_all_at(&*copy, piece, position - from)
-                    .map_err(|(_, e)| Error::write(&self.ctx.display(&path), e))
-            })?;
-            copy.sync_data().map_err(|e| Error::io("sync", &self.ctx.display(&path), e))?;
+            copy_aside(self.ctx, &*file, &segment.path, from, to, &path)?;
             first.get_or_insert(path);
         }
         Ok((total, first))
@@ -242,8 +233,25 @@ fn create(
     })
 }
 
+/// Copies `from..to` of a file into one of their own, and syncs that. Its name is not durable yet.
+pub(crate) fn copy_aside(
+    ctx: &Context,
+    file: &dyn File,
+    path: &Path,
+    from: u64,
+    to: u64,
+    target: &Path,
+) -> Result<()> {
+    let shown = ctx.display(target);
+    let copy = ctx.storage.open(target, OpenMode::Truncate).map_err(|e| Error::create(&shown, e))?;
+    in_pieces(file, &ctx.display(path), from, to, |position, piece| {
+        write_all_at(&*copy, piece, position - from).map_err(|(_, e)| Error::write(&shown, e))
+    })?;
+    copy.sync_data().map_err(|e| Error::io("sync", &shown, e))
+}
+
 /// Reads `from..to` of a file piece by piece.
-fn in_pieces(
+pub(crate) fn in_pieces(
     file: &dyn File,
     path: &Path,
     from: u64,

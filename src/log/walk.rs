@@ -1,0 +1,440 @@
+//! Which bytes of a log are what was written, and which are not? Every batch of every segment, checked down to the single
+//! record; between whole ones, the damage: where it lies, and which offsets it may have held.
+//!
+//! Useful for: finding out what a repair would have to give up, and copying the rest. Nothing is written. Not useful for:
+//! deciding whether a torn tail is one, which is [`recovery`](super::recovery)'s.
+
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use super::batch::Identity;
+use super::context::Context;
+use super::malformed;
+use super::recovery::{Point, segments_of};
+use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use super::window::Window;
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch, is_zero};
+use crate::format::compression::Codec;
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::format::packing;
+use crate::format::reader::Malformed;
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::storage::{File, OpenMode};
+use crate::sync::Arc;
+use crate::types::{Offset, Timestamp};
+
+/// What one segment is made of.
+pub(crate) struct Walked {
+    /// Its file; none if it is missing.
+    pub(crate) file: Option<Arc<dyn File>>,
+    pub(crate) path: PathBuf,
+    /// Whether its header is whole and its own.
+    pub(crate) has_header: bool,
+    /// The runs of whole batches, in their order.
+    pub(crate) pieces: Vec<Piece>,
+    /// What is between them and around them.
+    pub(crate) flaws: Vec<Flaw>,
+}
+
+/// Whole batches without damage between them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    /// Where the first of them begins in the file.
+    pub(crate) position: u64,
+    /// Its base offset.
+    pub(crate) first: Offset,
+    /// Its log epoch.
+    pub(crate) epoch: u32,
+    /// The end of a segment that holds these batches and no others.
+    pub(crate) end: Point,
+}
+
+impl Piece {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.end.position - FIRST_BATCH
+    }
+}
+
+/// Bytes of a segment that are not what was written, or are not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    pub(crate) position: u64,
+    pub(crate) bytes: u64,
+    /// The offsets that they held, as far as that is known: from the first up to, and without, the second.
+    pub(crate) from: Offset,
+    pub(crate) to: Offset,
+    pub(crate) what: String,
+    /// The number of the invariant in FORMAT.md that does not hold.
+    pub(crate) invariant: u32,
+}
+
+/// A whole batch that was met.
+pub(crate) struct Seen<'a> {
+    pub(crate) position: u64,
+    pub(crate) header: &'a BatchHeader,
+    /// Its records, uncompressed; none if its codec is not known.
+    pub(crate) records: Option<&'a [u8]>,
+}
+
+/// What is told while a log is walked. `Break` ends the walk.
+pub(crate) trait Watch {
+    /// A whole batch of the segment with this number in the manifest.
+    fn batch(&mut self, _at: usize, _seen: &Seen<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// So many bytes more have been looked at.
+    fn passed(&mut self, _bytes: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// For those who only want to know the outcome.
+pub(crate) struct Quiet;
+
+impl Watch for Quiet {}
+
+/// Where a log is known to end.
+#[derive(Clone, Copy)]
+pub(crate) struct KnownEnd {
+    /// No offset from here on was ever given out, as far as is known.
+    pub(crate) offset: Offset,
+    /// Where the active segment ends; what lies after it is no record. If that is not known, the file's end.
+    pub(crate) active: Option<u64>,
+}
+
+/// Walks all segments of a log. `None` if the watch has ended it.
+///
+/// # Errors
+/// An I/O error, other than that a segment is missing; `UnsupportedFormat`.
+pub(crate) fn walk(
+    ctx: &Context,
+    identity: &Arc<Identity>,
+    dir: &std::path::Path,
+    manifest: &Manifest,
+    known: KnownEnd,
+    watch: &mut dyn Watch,
+) -> Result<Option<Vec<Walked>>> {
+    let segments = segments_of(dir, manifest);
+    let mut walked = Vec::with_capacity(segments.len());
+    for (at, (segment, entry)) in segments.iter().zip(&manifest.segments).enumerate() {
+        let walker = Walker { ctx, identity, manifest, at, segment, entry, known };
+        match walker.walk(watch)? {
+            Some(one) => walked.push(one),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(walked))
+}
+
+struct Walker<'a> {
+    ctx: &'a Context,
+    identity: &'a Identity,
+    manifest: &'a Manifest,
+    at: usize,
+    segment: &'a Arc<Segment>,
+    entry: &'a SegmentEntry,
+    known: KnownEnd,
+}
+
+impl Walker<'_> {
+    /// Where the segment's offsets end: none of it is at or after that.
+    fn end(&self) -> Offset {
+        match self.entry.state {
+            SegmentState::Active => self.known.offset.max(self.entry.base_offset),
+            _ => self.entry.end_offset,
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.entry.state == SegmentState::Active
+    }
+
+    fn flaw(
+        &self,
+        position: u64,
+        bytes: u64,
+        (from, to): (Offset, Offset),
+        invariant: u32,
+        what: &str,
+    ) -> Flaw {
+        // What lies before the log start is missed by nobody.
+        let start = self.manifest.log_start;
+        let (from, to) = (from.max(start), to.max(from).max(start));
+        Flaw { position, bytes, from, to, what: what.to_string(), invariant }
+    }
+
+    fn walk(&self, watch: &mut dyn Watch) -> Result<Option<Walked>> {
+        let ctx = self.ctx;
+        let path = self.segment.path.clone();
+        let mut walked =
+            Walked { file: None, path, has_header: false, pieces: Vec::new(), flaws: Vec::new() };
+        let file = match ctx.storage.open(&walked.path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let held = (self.entry.base_offset, self.end());
+                walked.flaws.push(self.flaw(0, 0, held, 1, "the manifest lists it and it is missing"));
+                return Ok(Some(walked));
+            }
+            Err(e) => return Err(Error::io("open", &ctx.display(&walked.path), e)),
+        };
+        let len = file.len().map_err(|e| Error::io("look at", &ctx.display(&walked.path), e))?;
+        let size = match self.is_active() {
+            true => self.known.active.unwrap_or(len),
+            false => self.entry.size,
+        };
+        let limit = size.min(len);
+        walked.file = Some(file.clone());
+        let mut source = Source::Window(Window::new(file, ctx.display(&walked.path)));
+        walked.has_header = self.check_header(&mut source, limit, &mut walked.flaws)?;
+        let mut position = FIRST_BATCH;
+        let mut expected = self.entry.base_offset;
+        // Whether the last piece ends here.
+        let mut joins = false;
+        let mut room = Vec::new();
+        while position < limit {
+            let begin = position;
+            match self.batch(&mut source, position, expected, limit, &mut room)? {
+                Step::Whole(header, crc) => {
+                    if header.base_offset > expected && self.entry.generation == 0 {
+                        let held = (expected, header.base_offset);
+                        walked.flaws.push(self.flaw(position, 0, held, 4, "batches are missing here"));
+                        joins = false;
+                    }
+                    if !joins {
+                        let end =
+                            Point::start_of(header.base_offset, self.entry.generation, header.log_epoch, 0);
+                        let (first, epoch) = (header.base_offset, header.log_epoch);
+                        walked.pieces.push(Piece { position, first, epoch, end });
+                    }
+                    if let Some(piece) = walked.pieces.last_mut() {
+                        piece.end.pass(&header, crc);
+                    }
+                    joins = true;
+                    let body = source.get(ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
+                    let records = match Codec::from_number(header.codec) {
+                        Some(Codec::None) => body.get(..header.uncompressed_len as usize),
+                        Some(_) => Some(room.as_slice()),
+                        None => None,
+                    };
+                    if watch.batch(self.at, &Seen { position, header: &header, records }).is_break() {
+                        return Ok(None);
+                    }
+                    expected = header.end_offset();
+                    position += header.stored_bytes();
+                }
+                // Its header says where the next one is.
+                Step::Spoilt(header, what, invariant) => {
+                    let bytes = header.stored_bytes().min(limit - position);
+                    let held = (header.base_offset.max(expected), header.end_offset().max(expected));
+                    walked.flaws.push(self.flaw(position, bytes, held, invariant, &what));
+                    joins = false;
+                    expected = expected.max(header.end_offset());
+                    position += bytes;
+                }
+                Step::Nothing => break,
+                Step::Broken(what, invariant) => {
+                    let next = self.find(&mut source, position + 1, expected, limit)?;
+                    let (end, to) = next.unwrap_or((limit, self.end()));
+                    let held = (expected, to);
+                    walked.flaws.push(self.flaw(position, end - position, held, invariant, &what));
+                    joins = false;
+                    expected = expected.max(to);
+                    position = end;
+                }
+            }
+            if watch.passed(position - begin).is_break() {
+                return Ok(None);
+            }
+        }
+        let held = (expected, self.end());
+        if len < size {
+            let what = format!("it has {len} bytes, and {size} were written");
+            walked.flaws.push(self.flaw(len, 0, held, if self.is_active() { 12 } else { 6 }, &what));
+        } else if self.is_active() && expected < self.end() {
+            walked.flaws.push(self.flaw(position, 0, held, 12, "the log ends before it was known to end"));
+        } else if walked.flaws.iter().all(|flaw| flaw.position == 0 && flaw.bytes > 0)
+            && !self.is_active()
+            && let Some(what) = self.contradiction(&walked)
+        {
+            walked.flaws.push(self.flaw(position, 0, held, 6, what));
+        }
+        Ok(Some(walked))
+    }
+
+    /// Why the batches of a sealed segment, all of them whole, are not those of the manifest.
+    fn contradiction(&self, walked: &Walked) -> Option<&'static str> {
+        let (end, last_crc, digest, time, size) = match walked.pieces.last() {
+            Some(piece) => {
+                let end = &piece.end;
+                (end.end, end.last_crc, end.digest, end.max_timestamp, end.position)
+            }
+            None => {
+                let empty = Point::start_of(self.entry.base_offset, 0, 0, 0);
+                (empty.end, 0, empty.digest, None, FIRST_BATCH)
+            }
+        };
+        if (end, size) != (self.entry.end_offset, self.entry.size) {
+            Some("the segment does not end where the manifest says")
+        } else if (last_crc, digest) != (self.entry.last_crc, self.entry.digest) {
+            Some("the segment holds other batches than the manifest says")
+        } else if self.entry.max_timestamp().is_some_and(|stated| Some(stated) != time) {
+            Some("the segment has another greatest time than the manifest says")
+        } else {
+            None
+        }
+    }
+
+    /// Whether the segment has its own header.
+    fn check_header(&self, source: &mut Source, limit: u64, flaws: &mut Vec<Flaw>) -> Result<bool> {
+        let bytes = source.get(self.ctx, 0, SEGMENT_HEADER_BYTES)?;
+        let none = (self.entry.base_offset, self.entry.base_offset);
+        let room = FIRST_BATCH.min(limit);
+        let (what, invariant) = match SegmentHeader::decode(bytes) {
+            Ok(header) => match (self.segment.foreign(&header, self.identity), &header) {
+                (Some(what), _) => (what, 8),
+                (None, header) => match self.segment.mismatch(header, self.identity) {
+                    Some(what) if header.log_epoch != self.segment.epoch => (what, 8),
+                    Some(what) => (what, 9),
+                    None => return Ok(true),
+                },
+            },
+            Err(m) if m.unsupported.is_some() => {
+                return Err(malformed(self.ctx, &self.segment.path, 0, &m));
+            }
+            Err(m) => (m.what, 1),
+        };
+        flaws.push(self.flaw(0, room, none, invariant, &format!("the segment's header: {what}")));
+        Ok(false)
+    }
+
+    /// Looks at the bytes where a batch should begin. The records of a compressed one are in `room` afterwards.
+    fn batch(
+        &self,
+        source: &mut Source,
+        position: u64,
+        expected: Offset,
+        limit: u64,
+        room: &mut Vec<u8>,
+    ) -> Result<Step> {
+        let (header, crc) = match source.header(self.ctx, position, self.identity.seed()) {
+            Ok(found) => found,
+            Err(HeaderError::Io(e)) => return Err(e),
+            Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
+                return Err(malformed(self.ctx, &self.segment.path, position, &m));
+            }
+            Err(HeaderError::Malformed(m)) => {
+                let is_end = self.is_active() && self.is_zero_from(source, position, limit)?;
+                return Ok(if is_end { Step::Nothing } else { Step::Broken(m.what.to_string(), 2) });
+            }
+        };
+        if !self.belongs(&header, expected) {
+            // Nothing that it says of offsets is about this place.
+            return Ok(Step::Broken("a batch that does not belong here".to_string(), 4));
+        }
+        if position + header.stored_bytes() > limit {
+            return Ok(Step::Spoilt(header, "the batch ends after the file".to_string(), 2));
+        }
+        let body = source.get(self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
+        if let Err(m) = check_body(&header, body) {
+            return Ok(Step::Spoilt(header, m.what.to_string(), 2));
+        }
+        Ok(match self.check_records(&header, body, room) {
+            Ok(()) => Step::Whole(header, crc),
+            Err(m) => Step::Spoilt(header, m.what.to_string(), 3),
+        })
+    }
+
+    fn check_records(
+        &self,
+        header: &BatchHeader,
+        body: &[u8],
+        room: &mut Vec<u8>,
+    ) -> std::result::Result<(), Malformed> {
+        match Codec::from_number(header.codec) {
+            // It can be checked no further.
+            None => return Ok(()),
+            Some(Codec::None) => packing::check_plain(header, body)?,
+            Some(_) => {
+                room.clear();
+                packing::unpack_with_table(header, body, room)?;
+                room.truncate(header.uncompressed_len as usize);
+            }
+        }
+        match header.max_timestamp > Timestamp::MAX {
+            true => Err(Malformed::new(0, "a time that is later than there are")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a batch with this header may be here.
+    fn belongs(&self, header: &BatchHeader, expected: Offset) -> bool {
+        let is_within = self.is_active() || header.end_offset() <= self.entry.end_offset;
+        self.manifest.fits_epoch(self.segment.epoch, header) && header.base_offset >= expected && is_within
+    }
+
+    /// The first whole header from `position` on that belongs here: where it is, and its base offset.
+    fn find(
+        &self,
+        source: &mut Source,
+        mut position: u64,
+        expected: Offset,
+        limit: u64,
+    ) -> Result<Option<(u64, Offset)>> {
+        const STEP: usize = 1 << 20;
+        let seed = self.identity.seed();
+        while position < limit {
+            let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
+            let bytes = source.get(self.ctx, position, wanted)?;
+            if bytes.len() < HEADER_BYTES {
+                break;
+            }
+            let Some(found) = find_batch(bytes, 0, seed) else {
+                position += (bytes.len() - HEADER_BYTES + 1) as u64;
+                continue;
+            };
+            position += found as u64;
+            match source.header(self.ctx, position, seed) {
+                Ok((header, _)) if self.belongs(&header, expected) => {
+                    return Ok(Some((position, header.base_offset)));
+                }
+                Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
+                    return Err(malformed(self.ctx, &self.segment.path, position, &m));
+                }
+                _ => {}
+            }
+            position += 1;
+        }
+        Ok(None)
+    }
+
+    fn is_zero_from(&self, source: &mut Source, mut position: u64, limit: u64) -> Result<bool> {
+        const STEP: usize = 256 << 10;
+        while position < limit {
+            let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
+            let bytes = source.get(self.ctx, position, wanted)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if !is_zero(bytes) {
+                return Ok(false);
+            }
+            position += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// What is at a position.
+enum Step {
+    /// A batch of the log.
+    Whole(BatchHeader, u32),
+    /// The header of one, with a body that is not its own.
+    Spoilt(BatchHeader, String, u32),
+    /// Not even that.
+    Broken(String, u32),
+    /// Nothing was ever written from here on.
+    Nothing,
+}
