@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::records::OwnedRecord;
 use crate::storage::Storage;
 use crate::storage::faults::{FaultStorage, Faults};
-use crate::storage::mem::MemStorage;
+use crate::storage::mem::{MemStorage, UNBOUNDED};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Start, TopicName};
 
@@ -191,6 +191,39 @@ impl Disk {
                 all.into_iter().chain((0..5).map(random)).collect()
             }
         }
+    }
+
+    /// Bounds the disk: from now on it holds so many bytes, in all files together. `None` takes the bound away. A file takes
+    /// its length, rounded up to 512 bytes; a directory takes nothing. What is there stays, also if it is more than that.
+    ///
+    /// A write within what a file takes already needs no room. A write that fits only in part writes that part, as a real one
+    /// does, and the next fails with [`StorageFull`](io::ErrorKind::StorageFull). Removing a file frees what it took, and so
+    /// does renaming another one over it, also while it is still open somewhere. A crash and [`duplicate`](Disk::duplicate)
+    /// keep the bound. [`write_new`](Disk::write_new) is bound too: it writes what fits, and fails. Changing a file by hand
+    /// ([`truncate`](Disk::truncate), [`overwrite`](Disk::overwrite)) is not.
+    ///
+    /// ```
+    /// use quipu::testing::Disk;
+    /// use quipu::{BrokerConfig, Error, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let disk = Disk::new();
+    /// let broker = BrokerConfig::new().on_disk(&disk)?;
+    /// let topic = broker.create_topic("t", TopicConfig::new())?;
+    /// let send = || broker.producer().send(&topic, Record::new(vec![7; 1000])).and_then(|sent| sent.wait());
+    /// send()?;
+    /// disk.capacity(disk.used());
+    /// assert!(matches!(send(), Err(Error::DiskFull { .. })));
+    /// disk.capacity(None);
+    /// send()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn capacity(&self, bytes: impl Into<Option<u64>>) {
+        self.medium.set_capacity(bytes.into().unwrap_or(UNBOUNDED));
+    }
+
+    /// How many bytes all files take together, each rounded up to 512: what [`capacity`](Disk::capacity) bounds.
+    pub fn used(&self) -> u64 {
+        self.medium.used()
     }
 
     /// All files with their lengths, sorted by path.

@@ -71,23 +71,26 @@ struct Machine {
     /// With crash images every operation holds it for reading, so that a crash and a copy see one instant. Taken before
     /// `tree`, which is taken before a file's content.
     running: Option<RwLock<()>>,
+    /// How many bytes all files together may take, in whole sectors. [`UNBOUNDED`]: as many as there is memory for, and
+    /// nothing is counted.
+    capacity: AtomicU64,
 }
 
 impl MemStorage {
     /// An empty storage that no one is going to crash: syncs are free and no bookkeeping is done. All kinds of crash
     /// do the same here as [`Survive::Everything`].
     pub(crate) fn new() -> Self {
-        MemStorage::start(Tree::new(false), 1, None)
+        MemStorage::start(Tree::new(false), 1, None, UNBOUNDED)
     }
 
     /// An empty storage that remembers what is durable and what is not.
     pub(crate) fn with_crash_images() -> Self {
-        MemStorage::start(Tree::new(true), 1, Some(RwLock::new(())))
+        MemStorage::start(Tree::new(true), 1, Some(RwLock::new(())), UNBOUNDED)
     }
 
-    fn start(tree: Tree, boot: u64, running: Option<RwLock<()>>) -> Self {
-        let (run, boot) = (AtomicU64::new(0), AtomicU64::new(boot));
-        let machine = Machine { tree: Mutex::new(tree), run, boot, running };
+    fn start(tree: Tree, boot: u64, running: Option<RwLock<()>>, capacity: u64) -> Self {
+        let (run, boot, capacity) = (AtomicU64::new(0), AtomicU64::new(boot), AtomicU64::new(capacity));
+        let machine = Machine { tree: Mutex::new(tree), run, boot, running, capacity };
         MemStorage { machine: Arc::new(machine), run: 0 }
     }
 
@@ -119,7 +122,25 @@ impl MemStorage {
         let running = self.machine.running.as_ref();
         let _stopped = running.map(RwLock::write);
         let boot = self.machine.boot.load(Ordering::Acquire);
-        MemStorage::start(self.machine.tree.lock().duplicate(), boot, running.map(|_| RwLock::new(())))
+        let capacity = self.machine.capacity.load(Ordering::Acquire);
+        MemStorage::start(
+            self.machine.tree.lock().duplicate(),
+            boot,
+            running.map(|_| RwLock::new(())),
+            capacity,
+        )
+    }
+
+    /// Bounds the room for all files together, from now on; what is there stays, also if it is more.
+    pub(crate) fn set_capacity(&self, bytes: u64) {
+        // Under the tree's lock, so that a write that is under way has looked at one bound only.
+        let _tree = self.machine.tree.lock();
+        self.machine.capacity.store(bytes, Ordering::Release);
+    }
+
+    /// The room that all files together take: each its length, rounded up to whole sectors.
+    pub(crate) fn used(&self) -> u64 {
+        self.machine.tree.lock().used()
     }
 
     /// How many operations a power loss may take now.
@@ -210,7 +231,38 @@ impl Machine {
             Err(io::Error::other("stale handle: the machine has crashed since it was opened"))
         }
     }
+
+    /// Writes as much of `bytes` as there is room for. Returns how much that was.
+    ///
+    /// The room is counted here, over all files, and not kept up to date elsewhere: so neither a crash nor an edit can make
+    /// the count wrong, and without a bound nothing is counted.
+    fn write_within(&self, capacity: u64, inode: &Inode, bytes: &[u8], position: u64) -> io::Result<usize> {
+        let tree = self.tree.lock();
+        let len = inode.content.read().bytes().len() as u64;
+        let held = in_sectors(len);
+        let end = position.saturating_add(bytes.len() as u64);
+        let room = if in_sectors(end) > held { held + capacity.saturating_sub(tree.used()) } else { end };
+        // A write takes whole sectors; within the last one that it has, a file grows for nothing.
+        let until = end.min(room / SECTOR * SECTOR).max(end.min(held));
+        let fits = until.saturating_sub(position).min(bytes.len() as u64) as usize;
+        let part = bytes.get(..fits).unwrap_or(bytes);
+        if part.is_empty() && !bytes.is_empty() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inode.content.write().write_at(part, position)?;
+        Ok(part.len())
+    }
 }
+
+/// What a file of this length takes.
+fn in_sectors(len: u64) -> u64 {
+    len.div_ceil(SECTOR).saturating_mul(SECTOR)
+}
+
+/// What room is given out in.
+const SECTOR: u64 = 512;
+/// The capacity of a medium that has none.
+pub(crate) const UNBOUNDED: u64 = u64::MAX;
 
 impl Storage for MemStorage {
     fn display(&self, path: &Path) -> PathBuf {
@@ -356,8 +408,13 @@ impl File for MemFile {
         if !self.is_writable {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.inode.content.write().write_at(bytes, position)?;
-        Ok(bytes.len())
+        match self.machine.capacity.load(Ordering::Acquire) {
+            UNBOUNDED => {
+                self.inode.content.write().write_at(bytes, position)?;
+                Ok(bytes.len())
+            }
+            capacity => self.machine.write_within(capacity, &self.inode, bytes, position),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

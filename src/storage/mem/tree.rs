@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 use crate::storage::Entry;
 use crate::storage::mem::Survive;
 use crate::storage::mem::content::{Content, Fates};
+use crate::storage::mem::in_sectors;
 use crate::sync::{Arc, RwLock};
 
 /// A file, whatever names it has.
@@ -206,6 +207,15 @@ impl Tree {
                 Node::Dir(inner) => self.files(&path, *inner, visit),
             }
         }
+    }
+
+    /// What all files that have a name take, in whole sectors.
+    pub(super) fn used(&self) -> u64 {
+        let mut used = 0;
+        self.files(Path::new(""), ROOT, &mut |_, inode| {
+            used += in_sectors(inode.content.read().bytes().len() as u64);
+        });
+        used
     }
 
     /// The process has died, the machine goes on: what was written is there, and what was not synced still is not.
