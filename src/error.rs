@@ -361,10 +361,12 @@ pub enum Error {
         cause: Arc<Error>,
     },
     /// There is no room for this write. Nothing of it is in the log; the same call may succeed once there is room.
-    #[error("no space left to write {}", path.display())]
+    #[error("no space left to write {}: {cause}", path.display())]
     DiskFull {
         /// The file that could not grow.
         path: PathBuf,
+        /// Which bound was met: who can do something about it depends on that.
+        cause: Space,
     },
     /// The operating system refused an operation.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -379,6 +381,23 @@ pub enum Error {
     /// The broker, or this handle, has been closed.
     #[error("the broker is closed")]
     Closed,
+}
+
+/// Which bound a write met that found no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Space {
+    /// The file system is full (`ENOSPC`): deleting anything on it makes room.
+    #[error("the file system is full")]
+    NoSpace,
+    /// The quota of a user, a group or a directory is used up (`EDQUOT`): other files of the same owner count, and
+    /// other owners' files do not.
+    #[error("the quota is used up")]
+    Quota,
+    /// The file would become larger than the file system or the process may make it (`EFBIG`, for example by
+    /// `RLIMIT_FSIZE`): deleting other files makes no room.
+    #[error("the file would become larger than it may be")]
+    FileTooLarge,
 }
 
 /// A partition of which an offset may not be committed, and why.
@@ -457,20 +476,30 @@ impl Error {
 
     /// The error of a write of which nothing counts: a lack of space has its own variant.
     pub(crate) fn write(path: &Path, source: io::Error) -> Self {
-        if is_space(&source) {
-            Error::DiskFull { path: path.to_path_buf() }
-        } else {
-            Error::io("write", path, source)
-        }
+        Error::unless_full("write", path, source)
     }
 
     /// The error of a file or directory that could not be made.
     pub(crate) fn create(path: &Path, source: io::Error) -> Self {
-        if is_space(&source) {
-            Error::DiskFull { path: path.to_path_buf() }
-        } else {
-            Error::io("create", path, source)
+        Error::unless_full("create", path, source)
+    }
+
+    /// The error of a file that could not be replaced.
+    pub(crate) fn replace(path: &Path, source: io::Error) -> Self {
+        Error::unless_full("replace", path, source)
+    }
+
+    /// `DiskFull` if that is what the system said, `Io` otherwise.
+    pub(crate) fn unless_full(action: &'static str, path: &Path, source: io::Error) -> Self {
+        match is_space(&source) {
+            Some(cause) => Error::DiskFull { path: path.to_path_buf(), cause },
+            None => Error::io(action, path, source),
         }
+    }
+
+    /// Whether deleting something may make room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Error::DiskFull { cause: Space::NoSpace | Space::Quota, .. })
     }
 
     pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
@@ -484,10 +513,14 @@ impl Error {
     }
 }
 
-/// Whether an I/O error means "no room", after which a file is as it was.
-pub(crate) fn is_space(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+/// Which bound an I/O error says was met; nothing if it says something else. After such an error a file is as it was.
+pub(crate) fn is_space(error: &io::Error) -> Option<Space> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some(Space::NoSpace),
+        io::ErrorKind::QuotaExceeded => Some(Space::Quota),
+        io::ErrorKind::FileTooLarge => Some(Space::FileTooLarge),
+        _ => None,
+    }
 }
 
 /// Where bytes were found that are not what was written.

@@ -283,7 +283,7 @@ fn a_change_that_finds_no_room_has_not_happened_and_the_next_may() {
             disk.fail(Op::Write, 1, ErrorKind::StorageFull);
         }
         let error = broker.create_topic("new", TopicConfig::new()).unwrap_err();
-        assert!(matches!(&error, Error::DiskFull { path } if path.ends_with("catalog")), "{error}");
+        assert!(matches!(&error, Error::DiskFull { path, .. } if path.ends_with("catalog")), "{error}");
         let after = disk.read("catalog").unwrap();
         assert!(after.starts_with(&before) && after[before.len()..].iter().all(|byte| *byte == 0));
     }

@@ -249,7 +249,7 @@ fn assert_goes_on(broker: &Broker, log: &Partition, last: &State, case: &str) {
 
 fn assert_says_what(error: &Error, fault: Fault, case: &str) {
     match error {
-        Error::DiskFull { path } => {
+        Error::DiskFull { path, .. } => {
             assert!(
                 path.starts_with("mem:/") && fault == Fault::Fails(ErrorKind::StorageFull),
                 "{case}: {error}"

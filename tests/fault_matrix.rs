@@ -344,7 +344,7 @@ fn taking_over(disk: &Disk, told: &mut Told) {
 /// The path that an error names.
 fn path_of(error: &Error) -> Option<&Path> {
     match error {
-        Error::Io { path, .. } | Error::DiskFull { path } => Some(path),
+        Error::Io { path, .. } | Error::DiskFull { path, .. } => Some(path),
         Error::Corrupt(corruption) => Some(&corruption.file),
         Error::Poisoned { cause, .. } => path_of(cause),
         _ => None,

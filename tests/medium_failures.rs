@@ -244,7 +244,7 @@ fn is_below(path: &Path) -> bool {
 }
 
 fn is_full(error: &Error) -> bool {
-    matches!(error, Error::DiskFull { path } if is_below(path)) && error.outcome() == Outcome::NotWritten
+    matches!(error, Error::DiskFull { path, .. } if is_below(path)) && error.outcome() == Outcome::NotWritten
 }
 
 const NO_SPACE: [ErrorKind; 3] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
@@ -466,7 +466,7 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
         fs::write(&ballast, vec![1; ballast_kib << 10]).unwrap();
     };
     make_room();
-    let is_full = |error: &Error| matches!(error, Error::DiskFull { path } if path.starts_with(&root));
+    let is_full = |error: &Error| matches!(error, Error::DiskFull { path, .. } if path.starts_with(&root));
     let mut random = Random(11);
     let mut acknowledged = Vec::new();
     for round in 0..3 {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::store::Place;
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
 use crate::log::{Context, malformed};
@@ -65,10 +65,8 @@ impl CheckpointStore {
         let path = Path::new(names::CHECKPOINT);
         // Unknown from here on: after a failure the next attempt writes, whatever it says.
         state.last = None;
-        replace_file(&*ctx.storage, path, &next.encode()).map_err(|failed| match failed.error {
-            e if is_space(&e) => Error::DiskFull { path: ctx.display(path) },
-            e => Error::io("replace", &ctx.display(path), e),
-        })?;
+        replace_file(&*ctx.storage, path, &next.encode())
+            .map_err(|failed| Error::replace(&ctx.display(path), failed.error))?;
         state.last = Some(next);
         Ok(())
     }

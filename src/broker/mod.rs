@@ -85,10 +85,7 @@ impl BrokerConfig {
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Broker> {
         self.validate()?;
         let dir = dir.as_ref();
-        FsStorage::create_root(dir).map_err(|e| match e {
-            e if crate::error::is_space(&e) => Error::DiskFull { path: dir.to_path_buf() },
-            e => Error::io("open", dir, e),
-        })?;
+        FsStorage::create_root(dir).map_err(|e| Error::unless_full("open", dir, e))?;
         self.open_on(Arc::new(FsStorage::new(dir.to_path_buf())))
     }
 

@@ -466,8 +466,7 @@ fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::ReadOnly { path: root, source: Arc::new(e) }
         }
-        _ if crate::error::is_space(&e) => Error::DiskFull { path: root },
-        _ => Error::io("lock", &ctx.display(Path::new(names::LOCK)), e),
+        _ => Error::unless_full("lock", &ctx.display(Path::new(names::LOCK)), e),
     })
 }
 

@@ -263,8 +263,10 @@ impl State {
         if let Err((written, e)) = write_all_at(&*file, &bytes, self.end) {
             // Zeros over the part, where there is room by now: it cannot look like a change that
             // was torn.
-            if is_space(&e) && write_all_at(&*file, &vec![0; written], self.end).is_ok() {
-                return Err(Error::DiskFull { path });
+            if let Some(cause) = is_space(&e)
+                && write_all_at(&*file, &vec![0; written], self.end).is_ok()
+            {
+                return Err(Error::DiskFull { path, cause });
             }
             return Err(self.fail(Error::io("change", &path, e)));
         }
@@ -338,7 +340,7 @@ impl State {
         let file = match replace_and_open(&*ctx.storage, path, &bytes) {
             Ok(file) => file,
             Err(failed) => {
-                let error = replace_error(ctx, path, failed.error);
+                let error = Error::replace(&ctx.display(path), failed.error);
                 return Err(if failed.replaced { self.fail(error) } else { error });
             }
         };
@@ -360,13 +362,6 @@ impl State {
     /// How many bytes of changes there may be before the file is replaced.
     fn growth(&self) -> u64 {
         GROWTH_MIN.max(self.snapshot_bytes.saturating_mul(2))
-    }
-}
-
-fn replace_error(ctx: &Context, path: &Path, e: std::io::Error) -> Error {
-    match e {
-        e if is_space(&e) => Error::DiskFull { path: ctx.display(path) },
-        e => Error::io("replace", &ctx.display(path), e),
     }
 }
 

@@ -264,11 +264,11 @@ impl Log {
         e: std::io::Error,
     ) -> Error {
         let path = self.ctx.display(&writer.segment.path);
-        if is_space(&e) {
+        if let Some(cause) = is_space(&e) {
             // The part that was written lies behind the log's end and is no whole batch. Zeros over it, where there is
             // room by now, so that it cannot look like a torn tail; the next append overwrites it in any case.
             if write_all_at(file, &vec![0; written], writer.point.position).is_ok() {
-                return Error::DiskFull { path };
+                return Error::DiskFull { path, cause };
             }
         }
         self.poison(Error::io("write", &path, e))

@@ -9,7 +9,7 @@ use super::manifest::ManifestError;
 use super::recovery::{self, Point, active_entry, create_segment};
 use super::segment::{FIRST_BATCH, HeaderError, Segment};
 use super::{Log, Writer, corrupt, malformed};
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::body;
 use crate::format::compression::Compressor;
@@ -315,10 +315,8 @@ impl Log {
             let written = write_all_at(&*file, &stored, FIRST_BATCH).map_err(|(_, e)| e);
             if let Err(e) = written.and_then(|()| file.sync_data()) {
                 let _ = self.ctx.storage.remove_file(&segment.path);
-                let path = self.ctx.display(&segment.path);
                 // Nothing of the log has changed: "create" is not among the actions of unknown outcome.
-                let error = if is_space(&e) { Error::DiskFull { path } } else { Error::create(&path, e) };
-                return Err(unchanged(error));
+                return Err(unchanged(Error::create(&self.ctx.display(&segment.path), e)));
             }
             point.pass(&header, crc);
         }

@@ -22,7 +22,7 @@ use std::task::{Poll, Waker};
 
 use super::commit::GroupCommit;
 use super::{Context, Log, malformed};
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result, Space, is_space};
 use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
@@ -316,14 +316,16 @@ impl State {
         }
         if self.position > self.bytes_max {
             // Opening reads all of it.
-            let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path });
+            let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path, cause: Space::FileTooLarge });
             return Err(Error::JournalFailed { cause: Arc::new(cause) });
         }
         let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
         if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
             // Zeros over the part, where there is room by now: it cannot look like a record that was torn.
-            if is_space(&e) && write_all_at(&*file, &vec![0; written], self.position).is_ok() {
-                return Err(Error::DiskFull { path });
+            if let Some(cause) = is_space(&e)
+                && write_all_at(&*file, &vec![0; written], self.position).is_ok()
+            {
+                return Err(Error::DiskFull { path, cause });
             }
             let error = Error::io("write", &path, e);
             self.fail(&error);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::replace_file;
@@ -74,12 +74,8 @@ impl ManifestStore {
 /// Writes a manifest over the one at `path`.
 pub(crate) fn write(ctx: &Context, path: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
     replace_file(&*ctx.storage, path, &manifest.encode()).map_err(|failed| {
-        let path = ctx.display(path);
         // Nothing of the batch behind this is in the log: "replace" is not among the actions of unknown outcome.
-        let error = match failed.error {
-            e if is_space(&e) => Error::DiskFull { path },
-            e => Error::io("replace", &path, e),
-        };
+        let error = Error::replace(&ctx.display(path), failed.error);
         ManifestError { error, unknown: failed.replaced }
     })
 }

@@ -14,7 +14,7 @@ use super::pending::{Pending, Wait};
 use crate::broker::{Broker, Named};
 use crate::clock::ManualClock;
 use crate::config::{BrokerConfig, Compression, Durability, TopicConfig};
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Error, Outcome, Result, Space};
 use crate::format::batch::{HEADER_BYTES, check_body};
 use crate::format::body::{Records, validate};
 use crate::format::compression::{Codec, decompress};
@@ -905,7 +905,9 @@ impl Sink for Arc<FakeLog> {
                 state.fault = None;
                 drop(state);
                 match fault {
-                    Fault::Error => return Err(Error::DiskFull { path: "fake".into() }),
+                    Fault::Error => {
+                        return Err(Error::DiskFull { path: "fake".into(), cause: Space::NoSpace });
+                    }
                     Fault::Unwind => panic!("the append unwinds"),
                 }
             }

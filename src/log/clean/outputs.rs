@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::horizon_of;
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::compression::Compressor;
 use crate::format::digest::Digest;
@@ -195,5 +195,5 @@ impl Written {
 
 /// Nothing of the log has changed: "create" is not among the actions of unknown outcome.
 fn failed(path: &std::path::Path, e: std::io::Error) -> Error {
-    if is_space(&e) { Error::DiskFull { path: path.to_path_buf() } } else { Error::create(path, e) }
+    Error::create(path, e)
 }
