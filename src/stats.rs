@@ -189,6 +189,24 @@ pub struct BrokerStats {
     pub open_files: usize,
     /// Bytes of newest batches kept in memory now.
     pub tail_cache_bytes: usize,
+    /// Whether there is room on the disk.
+    pub disk: DiskState,
+}
+
+/// Whether the disk has room. A broker keeps a file `reserve` of at least 64 KiB, which it gives up so that deleting works on
+/// a full disk: see [`BrokerStats::disk`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskState {
+    /// No append has been refused for lack of room, or one was accepted since.
+    #[default]
+    Ok,
+    /// The last append found no room. The reserve is there, so whatever frees space works.
+    Full,
+    /// The reserve was given up to free space, or there was no room to write it, and there has not been since. Appends are
+    /// answered with [`DiskFull`](Error::DiskFull) until it can be written again, which each of them, the upkeep, and
+    /// whatever frees space tries. Operations that free space may find no room themselves.
+    ReserveUsed,
 }
 
 /// A topic in numbers.

@@ -116,7 +116,7 @@ impl BrokerInner {
             return Err(Error::UnknownTopic { topic: name.to_string() });
         };
         let entry = TopicEntry { state: EntryState::Deleting, ..entry };
-        self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
+        self.catalog.commit_freeing(ctx, vec![Change::Topic(entry)])?;
         {
             let mut topics = self.upkeep.topics.write();
             if let Ok(at) = topics.binary_search_by(|other| other.name.cmp(&state.name)) {
@@ -125,6 +125,7 @@ impl BrokerInner {
         }
         state.delete();
         discard(ctx, &state.name, id)?;
+        ctx.restore_reserve();
         // If a crash takes this the next opening finds nothing to remove.
         self.catalog.note(ctx, vec![Change::TopicGone(id)])
     }

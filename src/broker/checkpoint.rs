@@ -65,8 +65,11 @@ impl CheckpointStore {
         let path = Path::new(names::CHECKPOINT);
         // Unknown from here on: after a failure the next attempt writes, whatever it says.
         state.last = None;
-        replace_file(&*ctx.storage, path, &next.encode())
-            .map_err(|failed| Error::replace(&ctx.display(path), failed.error))?;
+        let bytes = next.encode();
+        let replace = || replace_file(&*ctx.storage, path, &bytes);
+        // The last one is worth the reserve: without it the next opening reads much more.
+        let replaced = if clean { ctx.with_room(replace) } else { replace() };
+        replaced.map_err(|failed| Error::replace(&ctx.display(path), failed.error))?;
         state.last = Some(next);
         Ok(())
     }

@@ -11,9 +11,14 @@ use super::checkpoint::CheckpointStore;
 use super::groups::offsets_log;
 use super::store::CatalogStore;
 use crate::error::Result;
+use crate::format::checkpoint::Checkpoint;
+use crate::format::journal::JOURNAL_HEADER_BYTES;
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::group::Coordinator;
+use crate::log::context::Keeper;
+use crate::log::reserve::Reserve;
 use crate::log::{Context, Log};
-use crate::sync::{Arc, Mutex, RwLock, thread};
+use crate::sync::{Arc, Mutex, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset};
 
 /// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
@@ -25,6 +30,8 @@ pub(super) struct Upkeep {
     pub(super) catalog: Arc<CatalogStore>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
+    /// Held by the thread that deletes to make room.
+    pub(super) making_room: Mutex<()>,
 }
 
 /// The broker's two threads, if it has them.
@@ -114,15 +121,21 @@ impl Upkeep {
         for state in &topics {
             let holds = self.holds(state);
             for log in state.logs().iter() {
-                // One that has been added since holds everything.
-                let hold = holds.as_ref().map_or(Some(Offset::new(u64::MAX)), |holds| {
-                    holds.get(log.partition().get() as usize).copied()
-                });
-                log.maintain(hold.unwrap_or(Offset::ZERO));
+                log.maintain(hold_of(holds.as_deref(), log));
                 entries.extend(log.checkpoint());
             }
         }
+        self.ctx.maintain_reserve(self.reserve_size(&topics, entries.len()));
         self.checkpoints.write(&self.ctx, false, self.catalog.place(), entries)
+    }
+
+    /// How large the reserve has to be: for one replacement of the largest manifest, the catalog and the copy of it, the
+    /// checkpoint, an empty journal, and a segment's header.
+    fn reserve_size(&self, topics: &[Arc<TopicState>], entries: usize) -> u64 {
+        let logs = topics.iter().flat_map(|state| state.logs().to_vec());
+        let manifest = logs.map(|log| log.manifest_bytes()).max().unwrap_or(0);
+        let headers = SEGMENT_HEADER_BYTES + JOURNAL_HEADER_BYTES + Checkpoint::encoded_len(entries);
+        Reserve::size_for(manifest + 2 * self.catalog.place().bytes + headers as u64)
     }
 
     /// From where on retention keeps each partition of a topic for the groups that it is to wait for; `None` if there is
@@ -147,6 +160,24 @@ impl Upkeep {
         });
         // IMPORTANT: behind the look. What a power loss could take back lets nothing go.
         Some(read.and_then(|holds| log.sync().map(|()| holds)).unwrap_or(everything))
+    }
+
+    /// Deletes what retention lets go. Returns whether anything went.
+    fn make_room(&self) -> bool {
+        let Some(_alone) = self.making_room.try_lock() else {
+            // Another thread is doing it. Whatever that has freed may be enough.
+            drop(self.making_room.lock());
+            return true;
+        };
+        let topics = self.topics.read().clone();
+        let mut went = false;
+        for state in topics.iter().filter(|state| state.config().cleanup.deletes()) {
+            let holds = self.holds(state);
+            for log in state.logs().iter() {
+                went |= log.retain(hold_of(holds.as_deref(), log));
+            }
+        }
+        went
     }
 
     /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the
@@ -176,5 +207,25 @@ impl Upkeep {
                 }
             }
         }
+    }
+}
+
+/// From where on one partition is kept. One that has been added since holds everything.
+fn hold_of(holds: Option<&[Offset]>, log: &Log) -> Offset {
+    let Some(holds) = holds else { return Offset::new(u64::MAX) };
+    holds.get(log.partition().get() as usize).copied().unwrap_or(Offset::ZERO)
+}
+
+impl Keeper for Weak<Upkeep> {
+    fn hold(&self, log: &Log) -> Offset {
+        let Some(upkeep) = self.upgrade() else { return Offset::ZERO };
+        let id = log.identity().topic_id;
+        let state = upkeep.topics.read().iter().find(|state| state.id == id).cloned();
+        let Some(state) = state else { return Offset::ZERO };
+        hold_of(upkeep.holds(&state).as_deref(), log)
+    }
+
+    fn make_room(&self) -> bool {
+        self.upgrade().is_some_and(|upkeep| upkeep.make_room())
     }
 }

@@ -258,6 +258,7 @@ impl Broker {
                 .collect(),
             open_files: self.inner.ctx.files.open(),
             tail_cache_bytes: self.inner.ctx.tail_bytes.load(Ordering::Relaxed),
+            disk: self.inner.ctx.reserve.state(),
         }
     }
 

@@ -79,7 +79,9 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         catalog: catalog.clone(),
         checkpoints: CheckpointStore::new(noted),
         groups,
+        making_room: Mutex::new(()),
     });
+    ctx.set_keeper(Arc::downgrade(&upkeep));
     if !ctx.gate.is_shut() {
         // What was recovered need not be read again if this run ends like the last one.
         upkeep.checkpoints.write(&ctx, false, catalog.place(), entries)?;
@@ -189,6 +191,7 @@ impl Directory {
             }
         }
         make_names_durable(ctx, &found, &manifests, checkpoint.as_ref().filter(|_| is_clean))?;
+        ctx.reserve.expect();
         let catalog = CatalogStore::resume(ctx, found, is_clean)?;
         Ok(Directory { catalog, manifests, configs, checkpoint, is_clean, proof })
     }

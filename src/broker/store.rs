@@ -93,7 +93,7 @@ impl CatalogStore {
         state.file = Some(file.map_err(|e| Error::io("open", &ctx.display(path), e))?);
         // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
         if !is_clean {
-            state.replace(ctx)?;
+            ctx.with_room(|| state.replace(ctx))?;
         }
         Ok(CatalogStore { state: Mutex::new(state) })
     }
@@ -112,6 +112,19 @@ impl CatalogStore {
         let mut state = self.state.lock();
         state.check()?;
         state.append(ctx, &changes)?;
+        state.sync(ctx)?;
+        state.apply(changes);
+        Ok(())
+    }
+
+    /// As [`commit`](CatalogStore::commit), for changes that free space: they may use the reserve.
+    ///
+    /// # Errors
+    /// As [`commit`](CatalogStore::commit).
+    pub(super) fn commit_freeing(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        ctx.with_room(|| state.append(ctx, &changes))?;
         state.sync(ctx)?;
         state.apply(changes);
         Ok(())

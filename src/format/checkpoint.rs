@@ -50,6 +50,11 @@ pub(crate) struct CheckpointEntry {
 }
 
 impl Checkpoint {
+    /// How many bytes the file of a checkpoint with so many entries has.
+    pub(crate) fn encoded_len(entries: usize) -> usize {
+        FIXED_BYTES + entries * ENTRY_BYTES
+    }
+
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         debug_assert!(self.entries.iter().all(|entry| entry.end_offset >= entry.base_offset));
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn a_checkpoint_comes_back() {
         let bytes = example().encode();
-        assert_eq!(bytes.len(), FIXED_BYTES + 2 * ENTRY_BYTES);
+        assert_eq!(bytes.len(), Checkpoint::encoded_len(2));
         assert_eq!(Checkpoint::decode(&bytes), Ok(example()));
         let empty = Checkpoint { clean: false, entries: Vec::new(), ..example() };
         assert_eq!(Checkpoint::decode(&empty.encode()), Ok(empty));

@@ -162,13 +162,18 @@ impl Manifest {
         self.lost.retain(|range| range.from < range.to);
     }
 
+    /// How many bytes its file has.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let lists = self.epochs.len() * EPOCH_BYTES + self.segments.len() * SEGMENT_BYTES;
+        FIXED_BYTES + lists + if self.lost.is_empty() { 0 } else { 8 + self.lost.len() * LOST_BYTES }
+    }
+
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         debug_assert_eq!(self.check(), Ok(()));
-        let entries = self.epochs.len() * EPOCH_BYTES + self.segments.len() * SEGMENT_BYTES;
         let has_lost = !self.lost.is_empty();
         let features = if has_lost { LOST_RANGES } else { 0 };
-        let mut writer = Writer::with_features(MAGIC, FIXED_BYTES + entries, features);
+        let mut writer = Writer::with_features(MAGIC, self.encoded_len(), features);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.bytes(&self.secret.0);
@@ -434,6 +439,7 @@ mod tests {
         let bare = Manifest { segments: Vec::new(), ..example() };
         assert_eq!(Manifest::decode(&bare.encode()), Ok(bare.clone()));
         assert_eq!(bare.encode().len(), FIXED_BYTES + 2 * EPOCH_BYTES);
+        assert_eq!(bare.encode().len(), bare.encoded_len());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) const CATALOG_OLD: &str = "catalog.old";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// Reserved for atomic commits over several partitions.
 pub(crate) const JOURNAL: &str = "journal";
+/// Room for what frees space on a full disk.
+pub(crate) const RESERVE: &str = "reserve";
 /// The directory of the topics' directories.
 pub(crate) const TOPICS: &str = "topics";
 /// The directory of what is being deleted.
@@ -206,9 +208,10 @@ pub(crate) fn parse_partition_dir(name: &str) -> Option<PartitionId> {
 /// Whether this is the name of something of ours in the broker's directory.
 pub(crate) fn is_root_entry(name: &str) -> bool {
     let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, TOPICS, TRASH];
-    // The last two are reserved: a later release may have left them.
     permanent.contains(&name)
-        || ["owner", "reserve"].contains(&name)
+        || name == RESERVE
+        // Reserved: a later release may have left it.
+        || name == "owner"
         || permanent.iter().any(|known| temporary_file(known) == name)
 }
 

@@ -83,40 +83,92 @@ impl Log {
     ) -> Result<(Appended, Version)> {
         let settings = self.settings();
         let keys = self.keys_of(&settings, &batch.header, batch.records());
-        let SealedBatch { mut header, mut stored, raw, keyless } = batch;
-        if stored.len() > settings.max_batch_bytes() {
-            return Err(Error::RecordTooLarge { size: stored.len(), limit: settings.max_batch_bytes() });
+        if batch.stored.len() > settings.max_batch_bytes() {
+            return Err(Error::RecordTooLarge {
+                size: batch.stored.len(),
+                limit: settings.max_batch_bytes(),
+            });
         }
-        let (mut writer, version) = self.lock_when(&when)?;
-        if keyless.is_some() {
-            self.settings().check_keys(keyless)?;
-        }
-        // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
-        let mut judged = sender.map(|sender| self.judge(&header, sender)).transpose()?;
-        let append_time = self.set_append_time(&mut header, &settings);
-        let rolled = self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
-        let epoch = self.epoch();
-        let end = self.write_batch(&mut writer, &mut header, &mut stored, &keys, &settings)?;
-        if let Some(condition) = when.stream {
-            self.note_version(&writer, condition, version, &keys);
-        }
-        if let Some(judged) = &mut judged {
-            judged.note(&header);
-        }
-        self.remember(&writer, header, stored, raw);
-        self.publish_end(end, &settings);
-        drop((judged, writer));
-        if settings.durability != Durability::Sync {
-            self.wake_readers();
-        }
+        let mut rolled = None;
+        let mut batch = Some(batch);
+        let done = self.append_with_room(&mut batch, &when, sender, &keys, &mut rolled);
         if let Some(event) = rolled {
             self.ctx.event(&event);
             self.request_work();
         }
-        if let Durability::Interval(every) = settings.durability {
-            self.arm_interval(every);
+        self.ctx.appended(done.as_ref().map(drop));
+        if done.is_ok() {
+            if settings.durability != Durability::Sync {
+                self.wake_readers();
+            }
+            if let Durability::Interval(every) = settings.durability {
+                self.arm_interval(every);
+            }
+            self.keep_size();
         }
-        Ok((Appended { base_offset: header.base_offset, end, epoch, append_time }, version))
+        done
+    }
+
+    /// Appends, and if there is no room deletes what retention lets go, in any partition, and tries once more.
+    fn append_with_room(
+        self: &Arc<Self>,
+        batch: &mut Option<SealedBatch>,
+        when: &When<'_>,
+        sender: Option<&Sender<'_>>,
+        keys: &[KeyCount],
+        rolled: &mut Option<Event>,
+    ) -> Result<(Appended, Version)> {
+        match self.append_now(batch, when, sender, keys, rolled) {
+            // IMPORTANT: not for a commit, which is appended under its group's lock: the groups are asked what they hold.
+            Err(error) if error.is_full() && !names::is_own_topic(self.topic().as_str()) => {
+                if !self.ctx.make_room() {
+                    return Err(error);
+                }
+                self.append_now(batch, when, sender, keys, rolled)
+            }
+            done => done,
+        }
+    }
+
+    /// Takes the batch if it has been appended.
+    fn append_now(
+        self: &Arc<Self>,
+        batch: &mut Option<SealedBatch>,
+        when: &When<'_>,
+        sender: Option<&Sender<'_>>,
+        keys: &[KeyCount],
+        rolled: &mut Option<Event>,
+    ) -> Result<(Appended, Version)> {
+        self.ctx.check_reserve()?;
+        let (mut writer, version) = self.lock_when(when)?;
+        let settings = self.settings();
+        let Some(SealedBatch { header, stored, keyless, .. }) = batch else {
+            debug_assert!(false, "a batch that was taken has been appended");
+            return Err(Error::Closed);
+        };
+        if keyless.is_some() {
+            settings.check_keys(*keyless)?;
+        }
+        // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
+        let mut judged = sender.map(|sender| self.judge(header, sender)).transpose()?;
+        let append_time = self.set_append_time(header, &settings);
+        if let Some(event) = self.roll_if_due(&mut writer, header, stored.len(), &settings)? {
+            *rolled = Some(event);
+        }
+        let epoch = self.epoch();
+        let end = self.write_batch(&mut writer, header, stored, keys, &settings)?;
+        if let Some(condition) = when.stream {
+            self.note_version(&writer, condition, version, keys);
+        }
+        if let Some(judged) = &mut judged {
+            judged.note(header);
+        }
+        let base_offset = header.base_offset;
+        if let Some(SealedBatch { header, stored, raw, .. }) = batch.take() {
+            self.remember(&writer, header, stored, raw);
+        }
+        self.publish_end(end, &settings);
+        Ok((Appended { base_offset, end, epoch, append_time }, version))
     }
 
     /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.
@@ -229,6 +281,9 @@ impl Log {
         debug_assert_eq!(stored, header.stored_bytes(), "a batch is as long as its header says");
         point.pass(header, crc);
         writer.segment.grow(point.position, point.max_timestamp);
+        if point.position >= self.size_limit.load(Ordering::Relaxed) {
+            self.is_over_size.store(true, Ordering::Relaxed);
+        }
         self.records_appended.fetch_add(u64::from(header.count), Ordering::Relaxed);
         self.batches_appended.fetch_add(1, Ordering::Relaxed);
         self.bytes_appended.fetch_add(stored, Ordering::Relaxed);
@@ -338,6 +393,7 @@ impl Log {
             indexed: FIRST_BATCH,
             journal_upto: writer.journal_upto,
         };
+        self.size_limit.store(0, Ordering::Relaxed);
         Ok(Event::Rolled {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,

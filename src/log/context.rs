@@ -9,6 +9,7 @@ use super::files::FileBudget;
 use super::journal::Journal;
 use super::notify::Parked;
 use super::pool::BufferPool;
+use super::reserve::Reserve;
 use super::timer::Timer;
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, ReadMode};
@@ -18,10 +19,19 @@ use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
 use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, OnceLock};
-use crate::types::{PartitionId, Timestamp, TopicId};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// Told that a partition has files from now on. It must take no lock of a log.
 type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
+
+/// What the logs of a broker ask of it. Called with no lock of a log held, and none of a group.
+pub(crate) trait Keeper: Send + Sync {
+    /// The offset from which on retention keeps a partition for the groups that its topic waits for.
+    fn hold(&self, log: &Log) -> Offset;
+
+    /// Deletes what retention lets go, in every partition, now. Returns whether anything went.
+    fn make_room(&self) -> bool;
+}
 
 /// One per broker. It holds no log for long, so a log may hold it.
 pub(crate) struct Context {
@@ -46,6 +56,8 @@ pub(crate) struct Context {
     pub(crate) tail_bytes: AtomicUsize,
     /// Empty of logs whenever the broker is closed.
     pub(crate) journal: Journal,
+    pub(crate) reserve: Reserve,
+    keeper: OnceLock<Box<dyn Keeper>>,
     /// Takes note that a partition has files: the broker's part.
     on_files: OnceLock<OnFiles>,
     /// The wall clock and the monotonic one when the broker was opened.
@@ -57,6 +69,8 @@ impl Context {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: &BrokerConfig, seed: u64) -> Self {
         let storage = GatedStorage::new(storage);
         Context {
+            reserve: Reserve::new(storage.can_be_full()),
+            keeper: OnceLock::new(),
             gate: storage.gate(),
             storage: Arc::new(storage),
             clock: config.clock.clone(),
@@ -83,6 +97,21 @@ impl Context {
     /// Sets what is told of partitions that get files. Once, before the first log is opened.
     pub(crate) fn tell_files(&self, tell: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
         let _ = self.on_files.set(Box::new(tell));
+    }
+
+    /// Sets what retention asks. Once, when opening is done: before that nothing is let go to make room.
+    pub(crate) fn set_keeper(&self, keeper: impl Keeper + 'static) {
+        let _ = self.keeper.set(Box::new(keeper));
+    }
+
+    /// See [`Keeper::hold`]. Without a keeper everything is held.
+    pub(super) fn hold(&self, log: &Log) -> Offset {
+        self.keeper.get().map_or(Offset::ZERO, |keeper| keeper.hold(log))
+    }
+
+    /// See [`Keeper::make_room`].
+    pub(super) fn make_room(&self) -> bool {
+        self.keeper.get().is_some_and(|keeper| keeper.make_room())
     }
 
     /// A partition has files now.

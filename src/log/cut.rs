@@ -304,7 +304,8 @@ impl Log {
         };
         let next = active_entry(base, generation, epoch);
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, None));
-        let file = create_segment(&self.ctx, &self.dir, &header, true).map_err(unchanged)?;
+        let create = || create_segment(&self.ctx, &self.dir, &header, true);
+        let file = self.ctx.with_room(create).map_err(unchanged)?;
         let mut point = Point::start_of(base, generation, epoch, prev_crc);
         if let Some(Rest { mut header, mut stored }) = rest {
             header.log_epoch = epoch;
@@ -312,16 +313,19 @@ impl Log {
                 Some(room) => encode_header(&header, self.seed, room),
                 None => 0,
             };
-            let written = write_all_at(&*file, &stored, FIRST_BATCH).map_err(|(_, e)| e);
-            if let Err(e) = written.and_then(|()| file.sync_data()) {
+            let path = self.ctx.display(&segment.path);
+            // Nothing of the log changes before the manifest: "create" is not among the actions of unknown outcome.
+            let write =
+                || write_all_at(&*file, &stored, FIRST_BATCH).map_err(|(_, e)| Error::create(&path, e));
+            let sync = || file.sync_data().map_err(|e| Error::create(&path, e));
+            if let Err(error) = self.ctx.with_room(write).and_then(|()| sync()) {
                 let _ = self.ctx.storage.remove_file(&segment.path);
-                // Nothing of the log has changed: "create" is not among the actions of unknown outcome.
-                return Err(unchanged(Error::create(&self.ctx.display(&segment.path), e)));
+                return Err(unchanged(error));
             }
             point.pass(&header, crc);
         }
         let mut unindexed = Vec::new();
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
+        let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
             manifest.log_start = start;
             manifest.segments.truncate(kept);
             for entry in manifest.segments.iter_mut().filter(|entry| !entry.state.is_synced()) {
@@ -382,6 +386,8 @@ impl Log {
         for segment in gone {
             segment.retire(&self.ctx);
         }
+        self.size_limit.store(0, Ordering::Relaxed);
+        self.ctx.restore_reserve();
         Ok(())
     }
 }

@@ -112,7 +112,7 @@ impl Journal {
     pub(crate) fn prepare(&self, ctx: &Context) -> Result<()> {
         let mut state = self.state.lock();
         state.check()?;
-        if state.file.is_none() { state.start_file(ctx) } else { Ok(()) }
+        if state.file.is_none() { state.start_file(ctx, false) } else { Ok(()) }
     }
 
     /// The right to write the next record. With the writers' locks of its partitions held.
@@ -219,7 +219,7 @@ impl Journal {
             log.sync().or_else(|error| if log.is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(ctx, written)?;
-        self.state.lock().start_file(ctx)
+        self.state.lock().start_file(ctx, true)
     }
 
     /// Sees to it that no record speaks of this log, which is about to be cut. Nobody commits until the answer is dropped.
@@ -247,7 +247,7 @@ impl Journal {
             return Ok(());
         }
         state.next_id = largest.saturating_add(1);
-        state.start_file(ctx)
+        state.start_file(ctx, true)
     }
 
     /// Whether a record of the file speaks of this log.
@@ -264,7 +264,7 @@ impl Journal {
         let begun = state.written != state.begun;
         let result = match begun {
             false => Ok(state.failed.is_none()),
-            true if all_synced && state.failed.is_none() => state.start_file(ctx).map(|()| true),
+            true if all_synced && state.failed.is_none() => state.start_file(ctx, true).map(|()| true),
             true => Ok(false),
         };
         state.file = None;
@@ -345,11 +345,13 @@ impl State {
         self.failed.get_or_insert_with(|| error.clone());
     }
 
-    /// Puts an empty file in the place of the old one. Everything in that is in the segments, on the medium.
-    fn start_file(&mut self, ctx: &Context) -> Result<()> {
+    /// Puts an empty file in the place of the old one. Everything in that is in the segments, on the medium. If that
+    /// `frees` space it may use the reserve.
+    fn start_file(&mut self, ctx: &Context, frees: bool) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let floor = self.next_id;
-        let replaced = replace_file(&*ctx.storage, path, &journal::encode_header(floor));
+        let replace = || replace_file(&*ctx.storage, path, &journal::encode_header(floor));
+        let replaced = if frees { ctx.with_room(replace) } else { replace() };
         let opened = replaced.map_err(|failed| (failed.error, failed.replaced)).and_then(|()| {
             let opened = ctx.storage.open(path, OpenMode::Write);
             opened.map_err(|error| (error, true))
@@ -441,7 +443,7 @@ pub(crate) fn settle(
         ));
         let mut state = ctx.journal.state.lock();
         state.next_id = fresh_id(ctx, largest);
-        return state.start_file(ctx);
+        return state.start_file(ctx, true);
     }
     let (floor, records, torn) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
     let unread = logs.iter().find_map(|log| log.unread());
@@ -490,7 +492,7 @@ pub(crate) fn settle(
         state.position = JOURNAL_HEADER_BYTES as u64;
         return Ok(());
     }
-    state.start_file(ctx)
+    state.start_file(ctx, true)
 }
 
 /// The next transaction's id where the journal cannot say which ids were given out: after the largest

@@ -57,6 +57,26 @@ impl ManifestStore {
         ctx: &Context,
         change: impl FnOnce(&mut Manifest),
     ) -> Result<(), ManifestError> {
+        self.commit_by(change, |path, next| write(ctx, path, next))
+    }
+
+    /// As [`commit`](ManifestStore::commit), for a change that frees space: it may use the reserve.
+    ///
+    /// # Errors
+    /// As [`commit`](ManifestStore::commit).
+    pub(crate) fn commit_freeing(
+        &self,
+        ctx: &Context,
+        change: impl FnOnce(&mut Manifest),
+    ) -> Result<(), ManifestError> {
+        self.commit_by(change, |path, next| ctx.with_room(|| write(ctx, path, next)))
+    }
+
+    fn commit_by(
+        &self,
+        change: impl FnOnce(&mut Manifest),
+        write: impl FnOnce(&Path, &Manifest) -> Result<(), ManifestError>,
+    ) -> Result<(), ManifestError> {
         let mut current = self.current.lock();
         if self.closed.load(Ordering::Acquire) {
             return Err(ManifestError { error: Error::Closed, unknown: false });
@@ -65,7 +85,7 @@ impl ManifestStore {
         change(&mut next);
         let start = next.log_start;
         next.clip_lost(start, Offset::MAX);
-        write(ctx, &self.path, &next)?;
+        write(&self.path, &next)?;
         *current = next;
         Ok(())
     }

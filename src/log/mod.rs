@@ -15,8 +15,8 @@
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
 //! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer makes files), the journal's own, named producers, manifest,
-//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots. `cleaning` comes before all of
-//!   them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
+//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots, the reserve's. `cleaning` comes before
+//!   all of them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
 mod append;
@@ -42,6 +42,7 @@ mod offset_map;
 pub(crate) mod pool;
 pub(crate) mod producers;
 pub(crate) mod recovery;
+pub(crate) mod reserve;
 mod retention;
 pub(crate) mod segment;
 mod ship;
@@ -256,6 +257,10 @@ pub(crate) struct Log {
     queued: AtomicBool,
     wants_sync: AtomicBool,
     interval_armed: AtomicBool,
+    /// From this size of the active segment on, retention by size may let something go. 0: not known.
+    size_limit: AtomicU64,
+    /// An append has come to that size.
+    is_over_size: AtomicBool,
     records_appended: AtomicU64,
     batches_appended: AtomicU64,
     bytes_appended: AtomicU64,
@@ -372,6 +377,8 @@ impl Log {
             queued: AtomicBool::new(false),
             wants_sync: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),
+            size_limit: AtomicU64::new(0),
+            is_over_size: AtomicBool::new(false),
             records_appended: AtomicU64::new(0),
             batches_appended: AtomicU64::new(0),
             bytes_appended: AtomicU64::new(0),
@@ -580,6 +587,7 @@ impl Log {
     pub(crate) fn set_settings(&self, settings: LogSettings) {
         let writer = self.writer.lock();
         *self.settings.write() = settings;
+        self.size_limit.store(0, Ordering::Relaxed);
         if settings.durability != Durability::Sync && self.poison.lock().is_none() {
             self.visible_end.fetch_max(writer.point.end.get(), Ordering::AcqRel);
         }

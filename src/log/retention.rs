@@ -54,11 +54,16 @@ impl Log {
     /// Deletes what retention lets go, and nothing that holds records at or behind `hold`. If that is all there is,
     /// appending goes on in a new segment: the log end stays, and no offset is used twice.
     ///
-    /// An error leaves everything as it was, to be tried the next time, or poisons.
-    pub(super) fn retain(self: &Arc<Self>, hold: Offset) {
+    /// An error leaves everything as it was, to be tried the next time, or poisons. Returns whether anything went.
+    pub(crate) fn retain(self: &Arc<Self>, hold: Offset) -> bool {
+        self.retain_of(hold, true)
+    }
+
+    /// As [`retain`](Log::retain); the active segment goes only if it `may_roll`.
+    fn retain_of(self: &Arc<Self>, hold: Offset, may_roll: bool) -> bool {
         let shape = self.shape.lock();
         if self.check_writable().is_err() {
-            return;
+            return false;
         }
         let mut rolled = None;
         let start = {
@@ -80,7 +85,7 @@ impl Log {
             let limit = self.visible_end().min(hold.max(start));
             let mut count = expired(&retention, &spans, start, limit, now);
             if count == spans.len() {
-                rolled = self.roll(&mut writer).ok();
+                rolled = if may_roll { self.roll(&mut writer).ok() } else { None };
                 count -= usize::from(rolled.is_none());
             }
             count.checked_sub(1).and_then(|last| spans.get(last)).map(|last| last.end)
@@ -90,9 +95,45 @@ impl Log {
         if let Some(event) = rolled {
             self.ctx.event(&event);
         }
-        if let Some(Ok(event)) = retained {
-            self.ctx.event(&event);
+        match retained {
+            Some(Ok(event)) => {
+                self.ctx.event(&event);
+                true
+            }
+            Some(Err(_)) | None => false,
         }
+    }
+
+    /// Lets go what retention by size lets go, if an append has found that there may be something. So a burst of appends
+    /// passes the bound by no more than the oldest segment, the active one included. With no lock of a log held.
+    pub(super) fn keep_size(self: &Arc<Self>) {
+        if self.is_over_size.load(Ordering::Relaxed)
+            && self.is_over_size.swap(false, Ordering::AcqRel)
+            && self.is_too_large(false)
+        {
+            self.retain_of(self.ctx.hold(self), false);
+            // What is held, or cannot be let go now, is looked at again after the next roll, not at each append.
+            self.is_too_large(true);
+        }
+    }
+
+    /// Whether the oldest sealed segment is more than retention by size keeps. If not, notes from which size of the active
+    /// segment on it will be; if it is and this was the `last` look, that nothing can be done about it now.
+    fn is_too_large(&self, last: bool) -> bool {
+        let writer = self.writer.lock();
+        let settings = self.settings();
+        let bound = settings.retention.bytes.filter(|_| settings.cleanup.deletes());
+        let spans = self.sealed_spans();
+        let limit = match (bound, spans.split_first()) {
+            (Some(bound), Some((_, others))) => {
+                bound.saturating_sub(others.iter().map(|segment| segment.bytes).sum())
+            }
+            _ => u64::MAX,
+        };
+        let is_too_large = writer.point.position >= limit;
+        let limit = if is_too_large && last { u64::MAX } else { limit };
+        self.size_limit.store(limit, Ordering::Relaxed);
+        is_too_large
     }
 
     /// Moves the log start up to `before`, durably, and answers where it is; it never goes back.
@@ -148,7 +189,7 @@ impl Log {
         self.check_writable()?;
         let start = start.max(self.log_start());
         let mut gone = Vec::new();
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
+        let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
             manifest.log_start = start;
             manifest.segments.retain(|entry| {
                 let stays = entry.state == SegmentState::Active || entry.end_offset > start;
@@ -173,6 +214,7 @@ impl Log {
             bytes += segment.size();
             segment.retire(&self.ctx);
         }
+        self.ctx.restore_reserve();
         Ok(Event::Retained {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,

@@ -206,6 +206,7 @@ impl Log {
             batches.push(batch);
         }
         self.compare(&batches)?;
+        self.ctx.check_reserve()?;
         let mut writer = self.writer.lock();
         self.check_writable()?;
         let end = writer.point.end;
@@ -242,6 +243,13 @@ impl Log {
             && !new.is_empty()
         {
             self.arm_interval(every);
+        }
+        self.ctx.appended(written.as_ref().map(drop));
+        match &written {
+            Ok(()) => self.keep_size(),
+            // For the next attempt: what was written before counts.
+            Err(error) if error.is_full() => drop(self.ctx.make_room()),
+            Err(_) => {}
         }
         written?;
         self.wait_visible(end, epoch)?;

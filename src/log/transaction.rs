@@ -81,6 +81,11 @@ pub(crate) fn commit(
     // One batch is whole by itself.
     let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
     let mut events = Vec::new();
+    if let Err(error) = ctx.check_reserve() {
+        // Whatever this frees is for the next attempt.
+        ctx.make_room();
+        ctx.check_reserve().map_err(|_| error)?;
+    }
     // A single append needs no journal, and waits for nobody who begins it anew.
     let entered = journaled.then(|| ctx.journal.enter());
     let done = if journaled { ctx.journal.prepare(ctx) } else { Ok(()) }
@@ -89,6 +94,13 @@ pub(crate) fn commit(
     events.iter().for_each(|event| ctx.event(event));
     if !events.is_empty() {
         logs.iter().for_each(Log::request_work);
+    }
+    ctx.appended(done.as_ref().map(drop));
+    match &done {
+        Ok(_) => logs.iter().for_each(Log::keep_size),
+        // For the next attempt: the batches of this one are gone.
+        Err(error) if error.is_full() => drop(ctx.make_room()),
+        Err(_) => {}
     }
     let (answers, upto) = done.map_err(|error| match &error {
         Error::OffsetConflict { topic, partition, .. } => {

@@ -113,6 +113,11 @@ impl Log {
         }
     }
 
+    /// How many bytes its manifest has.
+    pub(crate) fn manifest_bytes(&self) -> u64 {
+        self.manifest.get().encoded_len() as u64
+    }
+
     /// What the broker's checkpoint says of this log: the last point known to be on the medium.
     pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
         if self.is_damaged() || !self.has_files() {

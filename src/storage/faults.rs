@@ -448,6 +448,10 @@ impl Storage for FaultStorage {
         self.process.run(Op::SyncDir, |_| self.inner.sync_dir(dir))
     }
 
+    fn can_be_full(&self) -> bool {
+        self.inner.can_be_full()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }

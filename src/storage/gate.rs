@@ -167,6 +167,10 @@ impl Storage for GatedStorage {
         }
     }
 
+    fn can_be_full(&self) -> bool {
+        self.inner.can_be_full()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }

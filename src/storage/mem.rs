@@ -269,6 +269,11 @@ impl Storage for MemStorage {
         Path::new("mem:/").join(path)
     }
 
+    fn can_be_full(&self) -> bool {
+        // Without crash images it is nothing but memory.
+        self.machine.running.is_some()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         let boot = u128::from(self.machine.boot.load(Ordering::Acquire));
         (boot.to_le_bytes(), 0)

@@ -59,6 +59,11 @@ pub(crate) trait Storage: Send + Sync {
     /// Makes the entries of a directory durable: creations, renames and removals in it before this call.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// Whether it can run out of room in a way that deleting files helps against.
+    fn can_be_full(&self) -> bool {
+        true
+    }
+
     /// Which start of the machine this is, and which process. As long as the first is the same, and not zero, every write that
     /// was not synced is still there. Zeros if that cannot be told.
     fn run_identity(&self) -> ([u8; 16], u32);
@@ -174,6 +179,14 @@ pub(crate) struct ReplaceError {
     pub(crate) error: io::Error,
     /// The rename was tried: a power loss may leave the old content or the new.
     pub(crate) replaced: bool,
+}
+
+impl ReplaceError {
+    /// Whether there was no room, and the old content is there.
+    pub(crate) fn is_full(&self) -> bool {
+        use crate::error::{Space, is_space};
+        !self.replaced && matches!(is_space(&self.error), Some(Space::NoSpace | Space::Quota))
+    }
 }
 
 /// Replaces a file's content so that after a crash at any instant there is the old content or the new: written aside,
