@@ -91,6 +91,9 @@ pub struct OpenReport {
     pub clamped: Vec<ClampedCommit>,
     /// The partitions that could not be opened for appending: they answer with this error, the others work.
     pub damaged: Vec<(TopicName, PartitionId, Error)>,
+    /// Whether there was room on the disk for all that an opening writes. If not, the broker can be read,
+    /// and what frees space is tried; appends answer [`DiskFull`](Error::DiskFull).
+    pub disk: DiskState,
     /// Files that are not the broker's and were left alone, and derived files that were rebuilt.
     pub warnings: Vec<String>,
 }

@@ -25,7 +25,7 @@ use crate::log::recovery::Note;
 use crate::log::{Context, Log, LogSettings, malformed};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
-use crate::storage::{Storage, replace_file};
+use crate::storage::{OpenMode, Storage, replace_file, write_all_at};
 use crate::sync::{Arc, AtomicBool, Mutex, RwLock, Weak};
 use crate::types::{PartitionId, TopicId};
 
@@ -84,7 +84,10 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     ctx.set_keeper(Arc::downgrade(&upkeep));
     if !ctx.gate.is_shut() {
         // What was recovered need not be read again if this run ends like the last one.
-        upkeep.checkpoints.write(&ctx, false, catalog.place(), entries)?;
+        match upkeep.checkpoints.write(&ctx, false, catalog.place(), entries) {
+            Err(error) if error.is_full() => ctx.reserve.note_full(),
+            written => written?,
+        }
     }
     remove_leftovers(&ctx, &catalog, &mut report);
     if ctx.gate.syncs_no_dirs() {
@@ -94,6 +97,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
             ctx.display(Path::new("")).display()
         ));
     }
+    report.disk = ctx.reserve.state();
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
         catalog,
@@ -169,6 +173,7 @@ impl Directory {
         // IMPORTANT: nothing was changed before this, so that a release that cannot use the
         // directory leaves it alone.
         let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
+        let number = found.number;
         if let Some(unused) = &unused {
             // No number comes twice: a checkpoint tells by it which file it was written beside.
             found.number = found.number.max(unused.catalog_number);
@@ -192,7 +197,8 @@ impl Directory {
         }
         make_names_durable(ctx, &found, &manifests, checkpoint.as_ref().filter(|_| is_clean))?;
         ctx.reserve.expect();
-        let catalog = CatalogStore::resume(ctx, found, is_clean)?;
+        let is_as_read = found.number == number;
+        let catalog = CatalogStore::resume(ctx, found, is_clean, is_as_read)?;
         Ok(Directory { catalog, manifests, configs, checkpoint, is_clean, proof })
     }
 }
@@ -269,10 +275,29 @@ fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Che
     let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
     let catalog = catalog.clone();
     ctx.gate.shut(move |medium| {
-        replace_file(medium, Path::new(names::CHECKPOINT), &unclean).map_err(|failed| failed.error)?;
-        catalog.write_pending(medium);
+        take_back_mark(medium, &unclean)?;
+        // Best effort: see above.
+        let _ = catalog.write_pending(medium, false);
         Ok(())
     });
+}
+
+/// Replaces the checkpoint of a clean close by one that says the same, and not that it is clean. Where
+/// there is no room for another file it is written over: a crash then leaves either, or one that fails
+/// its checksum, of which nothing is believed.
+fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
+    let path = Path::new(names::CHECKPOINT);
+    match replace_file(medium, path, unclean) {
+        Err(failed) if failed.is_full() => {
+            let file = medium.open(path, OpenMode::Write)?;
+            if file.len()? != unclean.len() as u64 {
+                return Err(failed.error);
+            }
+            write_all_at(&*file, unclean, 0).map_err(|(_, e)| e)?;
+            file.sync_data()
+        }
+        replaced => replaced.map_err(|failed| failed.error),
+    }
 }
 
 /// Removes what interrupted deletions left: the files of topics that are being deleted, and the
@@ -343,7 +368,7 @@ enum Proof {
 /// IMPORTANT: in one write, the epochs first. With the opening's boot identity the next opening would take the ends for known.
 fn begin_epochs(
     ctx: &Context,
-    catalog: &CatalogStore,
+    catalog: &Arc<CatalogStore>,
     topics: &[Arc<TopicState>],
     proof: Proof,
     checkpoint: Option<&Checkpoint>,
@@ -369,14 +394,28 @@ fn begin_epochs(
         }
     }
     let opening = Change::Opening(catalog.this_opening(ctx, is_whole));
-    if !begun.is_empty() {
-        catalog.commit(ctx, vec![Change::Epochs(begun), opening])
-    } else if ctx.gate.is_shut() {
+    if begun.is_empty() && ctx.gate.is_shut() {
         catalog.hold_back(opening);
-        Ok(())
-    } else {
-        // Not synced: if it is lost, the machine was started again, and the opening before had another boot identity.
-        catalog.note(ctx, vec![opening])
+        return Ok(());
+    }
+    // Not synced without an epoch: if it is lost, the machine was started again, and the opening before
+    // had another boot identity.
+    let must_last = !begun.is_empty();
+    let changes: Vec<_> = must_last.then_some(Change::Epochs(begun)).into_iter().chain([opening]).collect();
+    let noted = ctx.with_room(|| match must_last {
+        true => catalog.commit(ctx, changes.clone()),
+        false => catalog.note(ctx, changes.clone()),
+    });
+    match noted {
+        // The broker can be read. Nothing can be changed before there is room for this.
+        Err(error) if error.is_full() => {
+            ctx.reserve.note_full();
+            changes.into_iter().for_each(|change| catalog.hold_back(change));
+            let catalog = catalog.clone();
+            ctx.gate.shut(move |medium| catalog.write_pending(medium, must_last));
+            Ok(())
+        }
+        noted => noted,
     }
 }
 

@@ -12,6 +12,7 @@
 //! - A *replacement* writes the old file aside, then the new one, syncs it and renames it. Before
 //!   the rename the old file counts, afterwards the new one; both say the same.
 
+use std::io;
 use std::path::Path;
 
 use crate::error::{Error, Result, is_space};
@@ -79,12 +80,13 @@ impl CatalogStore {
         Ok(CatalogStore { state: Mutex::new(state) })
     }
 
-    /// Continues with a catalog that was [read](CatalogStore::read). Unless the broker was closed
-    /// properly, the medium may lack what was read, so a new file replaces the old one.
+    /// Continues with a catalog that was [read](CatalogStore::read), and has its number still if it
+    /// `is_as_read`. Unless the broker was closed properly, the medium may lack what was read, so a new
+    /// file replaces the old one; where there is no room for one, the old one is written over itself.
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
-    pub(super) fn resume(ctx: &Context, found: Found, is_clean: bool) -> Result<Self> {
+    pub(super) fn resume(ctx: &Context, found: Found, is_clean: bool, is_as_read: bool) -> Result<Self> {
         let mut state = State::new(found.catalog, found.number, found.end);
         state.snapshot_bytes = found.snapshot_bytes;
         state.set_limit();
@@ -93,7 +95,14 @@ impl CatalogStore {
         state.file = Some(file.map_err(|e| Error::io("open", &ctx.display(path), e))?);
         // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
         if !is_clean {
-            ctx.with_room(|| state.replace(ctx))?;
+            match ctx.with_room(|| state.replace(ctx)) {
+                // The file is as it was read, so its bytes can be written over themselves.
+                Err(error) if error.is_full() && is_as_read => {
+                    ctx.reserve.note_full();
+                    state.rewrite(ctx)?;
+                }
+                done => done?,
+            }
         }
         Ok(CatalogStore { state: Mutex::new(state) })
     }
@@ -109,6 +118,7 @@ impl CatalogStore {
     /// `DiskFull`: nothing has changed. After another error nothing has changed either, as far as
     /// this process can tell, and the store takes no more changes.
     pub(super) fn commit(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        pass_gate(ctx)?;
         let mut state = self.state.lock();
         state.check()?;
         state.append(ctx, &changes)?;
@@ -122,6 +132,7 @@ impl CatalogStore {
     /// # Errors
     /// As [`commit`](CatalogStore::commit).
     pub(super) fn commit_freeing(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        pass_gate(ctx)?;
         let mut state = self.state.lock();
         state.check()?;
         ctx.with_room(|| state.append(ctx, &changes))?;
@@ -135,6 +146,7 @@ impl CatalogStore {
     /// # Errors
     /// As [`commit`](CatalogStore::commit).
     pub(super) fn note(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
+        pass_gate(ctx)?;
         let mut state = self.state.lock();
         state.check()?;
         state.append(ctx, &changes)?;
@@ -149,32 +161,39 @@ impl CatalogStore {
         state.apply(vec![change]);
     }
 
-    /// Writes what is [held back](CatalogStore::hold_back), past every layer in front of `medium`. Best
-    /// effort: nothing is written if the catalog is just being used, or if that fails.
+    /// Writes everything that is [held back](CatalogStore::hold_back), past the gate, and syncs it if
+    /// it `must_last`. For the gate's preparation.
     ///
-    /// IMPORTANT: it does not wait for the lock. A thread that changes the catalog may be the caller,
-    /// by way of the gate; that change writes all that is held back.
-    pub(super) fn write_pending(&self, medium: &dyn Storage) {
-        let shown = medium.display(Path::new(names::CATALOG));
-        let Some(mut state) = self.state.try_lock() else { return };
-        if state.pending.is_empty() || state.check().is_err() {
-            return;
+    /// # Errors
+    /// Nothing was written, and the next attempt may succeed; or the store takes no more changes.
+    pub(super) fn write_pending(&self, medium: &dyn Storage, must_last: bool) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.pending.is_empty() {
+            return Ok(());
         }
-        let bytes = state.encode(&[]);
         let path = Path::new(names::CATALOG);
-        let Ok(file) = medium.open(path, OpenMode::Write) else { return };
-        match write_all_at(&*file, &bytes, state.end) {
-            Ok(()) => {
-                state.end += bytes.len() as u64;
-                state.pending.clear();
-            }
+        let shown = medium.display(path);
+        state.check().map_err(io::Error::other)?;
+        let (bytes, end) = (state.encode(&[]), state.end);
+        let file = medium.open(path, OpenMode::Write)?;
+        if let Err((_, e)) = write_all_at(&*file, &bytes, end) {
             // Zeros over the part, so that it cannot look like a change that was torn.
-            Err((_, e)) => {
-                if write_all_at(&*file, &vec![0; bytes.len()], state.end).is_err() {
-                    state.fail(Error::io("change", &shown, e));
-                }
+            if write_all_at(&*file, &vec![0; bytes.len()], end).is_err() && is_space(&e).is_none() {
+                state.fail(Error::io("change", &shown, io::Error::from(e.kind())));
             }
+            return Err(e);
         }
+        if must_last {
+            file.sync_data().inspect_err(|e| {
+                state.fail(Error::io("change", &shown, io::Error::from(e.kind())));
+            })?;
+        }
+        state.end += bytes.len() as u64;
+        if must_last {
+            state.synced = state.end;
+        }
+        state.pending.clear();
+        Ok(())
     }
 
     /// Notes that a partition has files.
@@ -182,6 +201,7 @@ impl CatalogStore {
     /// # Errors
     /// As [`commit`](CatalogStore::commit).
     pub(super) fn note_files(&self, ctx: &Context, topic: TopicId, partition: u32) -> Result<()> {
+        pass_gate(ctx)?;
         let mut state = self.state.lock();
         state.check()?;
         let known = state.catalog.topic(&topic);
@@ -347,6 +367,18 @@ impl State {
         self.begin_file(ctx)
     }
 
+    /// Writes the file over itself, zeros after its last change, and syncs it.
+    fn rewrite(&mut self, ctx: &Context) -> Result<()> {
+        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let path = ctx.display(Path::new(names::CATALOG));
+        let len = file.len().map_err(|e| Error::io("read", &path, e))?;
+        let mut bytes = vec![0; usize::try_from(len.max(self.end)).unwrap_or(usize::MAX)];
+        let kept = bytes.get_mut(..usize::try_from(self.end).unwrap_or(usize::MAX)).unwrap_or_default();
+        read_exact_at(&*file, kept, 0).map_err(|e| Error::io("read", &path, e))?;
+        write_all_at(&*file, &bytes, 0).map_err(|(_, e)| Error::unless_full("change", &path, e))?;
+        self.sync(ctx)
+    }
+
     fn begin_file(&mut self, ctx: &Context) -> Result<()> {
         let path = Path::new(names::CATALOG);
         let bytes = self.catalog.snapshot(self.number + 1);
@@ -376,6 +408,12 @@ impl State {
     fn growth(&self) -> u64 {
         GROWTH_MIN.max(self.snapshot_bytes.saturating_mul(2))
     }
+}
+
+/// Passes the gate, before the catalog's lock is taken: the preparation takes it.
+fn pass_gate(ctx: &Context) -> Result<()> {
+    let path = ctx.display(Path::new(names::CATALOG));
+    ctx.gate.pass().map_err(|e| Error::unless_full("change", &path, e))
 }
 
 /// The error that the catalog cannot be used. Where there is an older one it is named, and left to

@@ -367,13 +367,32 @@ impl State {
                 return Err(error);
             }
         }
+        self.begin_at(floor);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Empties the file where it is, for lack of room for another. The header is one write within a
+    /// sector: its higher floor ends every record, because a record's checksum is seeded with it.
+    fn empty_file(&mut self, ctx: &Context) -> Result<()> {
+        let path = Path::new(names::JOURNAL);
+        let failed = |e| Error::unless_full("write", &ctx.display(path), e);
+        let file = ctx.storage.open(path, OpenMode::Write).map_err(failed)?;
+        write_all_at(&*file, &journal::encode_header(self.next_id), 0).map_err(|(_, e)| failed(e))?;
+        file.sync_data().map_err(|e| Error::io("sync", &ctx.display(path), e))?;
+        self.file = Some(file);
+        self.begin_at(self.next_id);
+        Ok(())
+    }
+
+    fn begin_at(&mut self, floor: u64) {
         self.floor = floor;
         self.position = JOURNAL_HEADER_BYTES as u64;
         self.begun = self.written;
         self.involved.clear();
         self.settled = 0;
         (self.large_from, self.stuck) = (FILE_BYTES, None);
-        Ok(())
     }
 }
 
@@ -492,7 +511,13 @@ pub(crate) fn settle(
         state.position = JOURNAL_HEADER_BYTES as u64;
         return Ok(());
     }
-    state.start_file(ctx, true)
+    match state.start_file(ctx, true) {
+        Err(error) if error.is_full() && state.failed.is_none() => {
+            ctx.reserve.note_full();
+            state.empty_file(ctx)
+        }
+        started => started,
+    }
 }
 
 /// The next transaction's id where the journal cannot say which ids were given out: after the largest

@@ -264,6 +264,7 @@ fn remove_leftovers(ctx: &Context, manifest: &Manifest, leftovers: Vec<PathBuf>,
     }
 }
 
+#[derive(Clone)]
 struct Recoverer<'a> {
     ctx: &'a Context,
     identity: &'a Arc<Identity>,
@@ -376,7 +377,15 @@ impl Recoverer<'_> {
             }
             Verdict::Torn(ref broken, ref behind) => {
                 self.make_durable(&found.accepted)?;
-                self.cut(&found, broken, behind, report)
+                let cut = self.ctx.with_room(|| self.clone().cut(&found, broken, behind, report));
+                match cut {
+                    // It can be read up to there. The next opening, with room, does the rest.
+                    Err(error) if error.is_full() => {
+                        self.ctx.reserve.note_full();
+                        self.leave(found.point, found.begin, found.transactions, error)
+                    }
+                    cut => cut,
+                }
             }
             Verdict::Damaged(error) => self.leave(found.point, found.begin, found.transactions, error),
         }

@@ -96,6 +96,11 @@ impl Reserve {
         let _ = self.phase.compare_exchange(phase::NEW, phase::EXPECTED, Ordering::AcqRel, Ordering::Acquire);
     }
 
+    /// A step of an opening found no room.
+    pub(crate) fn note_full(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn state(&self) -> DiskState {
         match (self.phase.load(Ordering::Acquire), self.refused.load(Ordering::Relaxed)) {
             (phase::GIVEN_UP, _) => DiskState::ReserveUsed,

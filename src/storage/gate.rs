@@ -21,6 +21,7 @@ type Prepare = Box<dyn Fn(&dyn Storage) -> io::Result<()> + Send + Sync>;
 
 /// Decides whether a change may be made. Shared by the storage and all files opened through it.
 pub(crate) struct WriteGate {
+    medium: Arc<dyn Storage>,
     state: AtomicU8,
     /// Held over the preparation, and taken under no other lock than those of the caller.
     prepare: Mutex<Option<Prepare>>,
@@ -36,8 +37,9 @@ mod state {
 }
 
 impl WriteGate {
-    fn new() -> Self {
+    fn new(medium: Arc<dyn Storage>) -> Self {
         WriteGate {
+            medium,
             state: AtomicU8::new(state::OPEN),
             prepare: Mutex::new(None),
             syncs_no_dirs: AtomicBool::new(false),
@@ -68,12 +70,16 @@ impl WriteGate {
         self.syncs_no_dirs.load(Ordering::Acquire)
     }
 
-    fn pass(&self, medium: &dyn Storage) -> io::Result<()> {
-        if self.state.load(Ordering::Acquire) == state::OPEN { Ok(()) } else { self.prepare(medium) }
+    /// Passes the gate, as every change does. For a caller whose lock the preparation takes.
+    ///
+    /// # Errors
+    /// The preparation failed, or the gate is closed.
+    pub(crate) fn pass(&self) -> io::Result<()> {
+        if self.state.load(Ordering::Acquire) == state::OPEN { Ok(()) } else { self.prepare() }
     }
 
     #[cold]
-    fn prepare(&self, medium: &dyn Storage) -> io::Result<()> {
+    fn prepare(&self) -> io::Result<()> {
         let mut held = self.prepare.lock();
         match self.state.load(Ordering::Acquire) {
             state::OPEN => return Ok(()),
@@ -81,7 +87,7 @@ impl WriteGate {
             _ => return Err(io::Error::other("the broker has been closed")),
         }
         if let Some(prepare) = &*held {
-            prepare(medium)?;
+            prepare(&*self.medium)?;
         }
         *held = None;
         self.state.store(state::OPEN, Ordering::Release);
@@ -98,15 +104,11 @@ pub(crate) struct GatedStorage {
 impl GatedStorage {
     /// A layer in front of `inner`, with an open gate.
     pub(crate) fn new(inner: Arc<dyn Storage>) -> Self {
-        GatedStorage { inner, gate: Arc::new(WriteGate::new()) }
+        GatedStorage { gate: Arc::new(WriteGate::new(inner.clone())), inner }
     }
 
     pub(crate) fn gate(&self) -> Arc<WriteGate> {
         self.gate.clone()
-    }
-
-    fn pass(&self) -> io::Result<()> {
-        self.gate.pass(&*self.inner)
     }
 }
 
@@ -120,7 +122,7 @@ impl Storage for GatedStorage {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.pass()?;
+        self.gate.pass()?;
         self.inner.create_dir(path)
     }
 
@@ -134,24 +136,24 @@ impl Storage for GatedStorage {
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) {
-            self.pass()?;
+            self.gate.pass()?;
         }
         let inner = self.inner.open(path, mode)?;
-        Ok(Arc::new(GatedFile { inner, medium: self.inner.clone(), gate: self.gate.clone() }))
+        Ok(Arc::new(GatedFile { inner, gate: self.gate.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.pass()?;
+        self.gate.pass()?;
         self.inner.rename(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.pass()?;
+        self.gate.pass()?;
         self.inner.remove_file(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.pass()?;
+        self.gate.pass()?;
         self.inner.remove_dir(path)
     }
 
@@ -184,7 +186,6 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
 
 struct GatedFile {
     inner: Arc<dyn File>,
-    medium: Arc<dyn Storage>,
     gate: Arc<WriteGate>,
 }
 
@@ -194,7 +195,7 @@ impl File for GatedFile {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
-        self.gate.pass(&*self.medium)?;
+        self.gate.pass()?;
         self.inner.write_at(bytes, position)
     }
 

@@ -37,6 +37,7 @@ impl Recoverer<'_> {
     /// Goes on in the active segment: nothing was cut.
     pub(super) fn resume(mut self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
         let mut changed = false;
+        let before = self.manifest.clone();
         let state = Self::state_of_checked(&found);
         for entry in &mut self.manifest.segments {
             if entry.state == SegmentState::Sealed && state == SegmentState::Synced {
@@ -44,8 +45,15 @@ impl Recoverer<'_> {
                 changed = true;
             }
         }
-        if changed {
-            self.write_manifest()?;
+        let written = if changed { self.write_manifest() } else { Ok(()) };
+        if let Err(error) = &written
+            && error.is_full()
+        {
+            // They are read again by the next opening.
+            self.ctx.reserve.note_full();
+            self.manifest = before;
+        } else if changed {
+            written?;
             // Their states are read from the manifest; all that was noted on the active one is kept.
             let active = self.segments.pop();
             self.segments = segments_of(self.dir, &self.manifest);
