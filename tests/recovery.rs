@@ -58,7 +58,8 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
     let (whole, ends) = unsynced(6);
     let len = *ends.last().unwrap();
     let mut cuts = 0;
-    for torn in 0..=len {
+    // Of a file that ends within its header see below.
+    for torn in SEGMENT_HEADER..=len {
         let disk = whole.duplicate();
         disk.truncate(ACTIVE, torn).unwrap();
         let lost = disk.read(ACTIVE).unwrap();
@@ -66,9 +67,8 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
         let broker = open(&disk).unwrap();
         let report = broker.open_report();
         assert!(report.damaged.is_empty() && !report.clean, "{case}: {report:?}");
-        // A file without its header holds no batch.
         let whole_batches = ends.iter().filter(|end| **end <= torn).count().saturating_sub(1) as u64;
-        let boundary = if torn < SEGMENT_HEADER { 0 } else { ends[whole_batches as usize] };
+        let boundary = ends[whole_batches as usize];
         assert_filled(&partition(&broker), whole_batches, &case);
 
         let is_cut = torn > boundary;
@@ -88,7 +88,7 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
             let bytes = &lost[boundary as usize..];
             assert!(bytes.starts_with(&kept) && bytes[kept.len()..].iter().all(|byte| *byte == 0), "{case}");
             assert_eq!(cut.bytes, kept.len() as u64, "{case}: all but trailing zeros");
-            let seen = torn >= SEGMENT_HEADER && torn - boundary >= BATCH_HEADER;
+            let seen = torn - boundary >= BATCH_HEADER;
             assert_eq!(
                 cut.to.map(|to| to.get()),
                 seen.then_some(whole_batches + 1),
@@ -106,7 +106,11 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
         assert_filled(&partition(&again), whole_batches + 2, &case);
         assert_eq!(partition(&again).epoch(), u32::from(is_cut), "{case}");
     }
-    assert_eq!(cuts, len - ends.len() as u64, "every length but 0, the header's and the batches'");
+    assert_eq!(
+        cuts,
+        len - SEGMENT_HEADER + 1 - ends.len() as u64,
+        "every length but the header's and the batches'"
+    );
 }
 
 /// The path of a file on the disk from the one in a message.
@@ -162,57 +166,132 @@ fn zeros_behind_the_end_are_the_end_and_no_cut() {
     }
 }
 
-/// F5: what a power cut leaves of a file that was just created.
+/// A segment is listed once its header is on the medium. So one without a header was damaged, and is not new: not the first
+/// one, not one right after a roll, and not one that has had batches.
 #[test]
-fn a_short_or_empty_or_zeroed_active_segment_is_no_error() {
-    for len in [0, 1, 8, 127, 128] {
-        for zeroed in [false, true] {
-            let disk = Disk::new();
-            let broker = open(&disk).unwrap();
-            let topic = broker.create_topic("t", small()).unwrap();
-            make_files(&disk, &broker, &topic.partition(0).unwrap());
-            disk.crash(Survive::Everything);
-            disk.truncate(ACTIVE, len).unwrap();
-            if zeroed {
-                disk.overwrite(ACTIVE, 0, &vec![0; len as usize]).unwrap();
+fn a_listed_segment_without_its_header_is_damage() {
+    let damages = |disk: &Disk, segments: usize, records: u64| {
+        let list = files(disk, "topics/t/0", ".log");
+        assert_eq!(list.len(), segments);
+        let (last, before) = (list.last().unwrap(), dump_files(disk));
+        let whole = disk.read(last).unwrap();
+        for len in [0, 1, 8, 127, whole.len() as u64] {
+            for zeroed in [false, true] {
+                if len >= SEGMENT_HEADER && !zeroed {
+                    continue;
+                }
+                let disk = disk.duplicate();
+                disk.truncate(last, len).unwrap();
+                if zeroed {
+                    disk.overwrite(last, 0, &vec![0; len as usize]).unwrap();
+                }
+                let case = format!("{len} bytes, zeroed: {zeroed}");
+                for _ in 0..2 {
+                    let broker = open(&disk).unwrap();
+                    let report = broker.open_report();
+                    assert!(report.cuts.is_empty(), "{case}: {:?}", report.cuts);
+                    let [(topic, _, Error::Corrupt(corruption))] = &report.damaged[..] else {
+                        panic!("{case}: {:?}", report.damaged)
+                    };
+                    assert_eq!((topic.as_str(), corruption.position), ("t", 0), "{case}");
+                    assert!(corruption.file.ends_with(last), "{case}: {corruption:?}");
+                    let refused = send(&broker, &partition(&broker), "no").unwrap_err();
+                    assert!(matches!(refused, Error::Corrupt(_)), "{case}: {refused}");
+                    // What is before it can be read.
+                    let (end, _) = assert_prefix(&partition(&broker), &case);
+                    assert!(end >= records, "{case}: {end} of {records}");
+                    disk.crash(Survive::Everything);
+                }
+                disk.truncate(last, 0).unwrap();
+                disk.overwrite(last, 0, &whole).unwrap();
+                assert_eq!(dump_files(&disk), before, "{case}: nothing was changed");
+                assert!(open(&disk).unwrap().open_report().damaged.is_empty(), "{case}");
             }
-            let case = format!("{len} bytes, zeroed: {zeroed}");
-            let broker = open(&disk).unwrap();
-            assert!(broker.open_report().damaged.is_empty(), "{case}");
-            assert!(broker.open_report().cuts.iter().all(|cut| cut.from == 0), "{case}");
-            fill(&broker, &partition(&broker), 30);
-            disk.crash(Survive::Everything);
-            let broker = open(&disk).unwrap();
-            assert!(
-                broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty(),
-                "{case}"
-            );
-            assert_filled(&partition(&broker), 30, &case);
         }
-    }
-}
-
-/// F5: right behind a roll, with sealed segments before it.
-#[test]
-fn a_headerless_segment_behind_others_takes_nothing_from_them() {
-    let disk = Disk::new();
-    let broker = open(&disk).unwrap();
-    let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    };
+    let made = || {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        (disk, broker, p)
+    };
+    // The first segment: nothing in it yet, and then a record.
+    let (disk, broker, p) = made();
+    make_files(&disk, &broker, &p);
+    disk.crash(Survive::Everything);
+    damages(&disk, 1, 0);
+    let (disk, broker, p) = made();
+    fill(&broker, &p, 2);
+    disk.crash(Survive::Everything);
+    damages(&disk, 1, 0);
+    // After rolls, acknowledged records in it and none in it.
+    let (disk, broker, p) = made();
     while p.stats().segments.len() < 4 {
         fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
     }
     let base = p.stats().segments[3].base_offset.get();
+    broker.sync().unwrap();
     disk.crash(Survive::Everything);
-    for len in [0, 50, SEGMENT_HEADER] {
-        let disk = disk.duplicate();
-        let last = files(&disk, "topics/t/0", ".log").pop().unwrap();
-        disk.truncate(&last, len).unwrap();
-        let broker = open(&disk).unwrap();
-        assert!(broker.open_report().damaged.is_empty(), "{len}");
-        assert_filled(&partition(&broker), base, "the sealed ones");
-        fill(&broker, &partition(&broker), base + 9);
-        assert_filled(&partition(&broker), base + 9, "and on");
+    damages(&disk, 4, base);
+}
+
+/// The segments and the manifest of the partition.
+fn dump_files(disk: &Disk) -> Vec<(PathBuf, Vec<u8>)> {
+    let is_primary = |path: &Path| {
+        path.starts_with("topics")
+            && (path.ends_with("manifest") || path.extension().is_some_and(|e| e == "log"))
+    };
+    let primary = disk.files().into_iter().filter(|(path, _)| is_primary(path));
+    primary.map(|(path, _)| (path.clone(), disk.read(&path).unwrap())).collect()
+}
+
+/// A segment after a torn tail, which a cut would drop: its header says whether it was damaged.
+#[test]
+fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    while p.stats().segments.len() < 3 {
+        fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
     }
+    disk.crash(Survive::Everything);
+    let list = files(&disk, "topics/t/0", ".log");
+    // The end of the first one, which nothing has synced.
+    let len = disk.read(&list[0]).unwrap().len() as u64;
+    disk.truncate(&list[0], len - 1).unwrap();
+    let torn = disk.duplicate();
+    assert_eq!(open(&torn).unwrap().open_report().cuts.len(), 1, "by itself it is cut");
+    disk.truncate(&list[2], 0).unwrap();
+    let before = files(&disk, "topics/t/0", ".log");
+    let broker = open(&disk).unwrap();
+    assert!(broker.open_report().cuts.is_empty());
+    assert!(matches!(&broker.open_report().damaged[0].2, Error::Corrupt(c) if c.file.ends_with(&list[2])));
+    assert_eq!(files(&disk, "topics/t/0", ".log"), before);
+}
+
+/// A roll makes the header durable: no power loss leaves a listed segment without it, whatever it takes of the records.
+#[test]
+fn a_roll_costs_one_sync_of_the_header() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    fill(&broker, &p, 1);
+    let (mut rolls, before) = (0, disk.ops_of(Op::Sync));
+    while rolls < 5 {
+        let segments = p.stats().segments.len();
+        let syncs = disk.ops_of(Op::Sync);
+        fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
+        let rolled = (p.stats().segments.len() - segments) as u64;
+        rolls += rolled;
+        // Of the header, and of the new manifest.
+        assert!(disk.ops_of(Op::Sync) - syncs >= 2 * rolled);
+    }
+    // The worker's syncs of sealed segments, and their mark in the manifest, are the rest.
+    assert!(disk.ops_of(Op::Sync) - before >= 10);
+    disk.crash(Survive::Synced);
+    let broker = open(&disk).unwrap();
+    let report = broker.open_report();
+    assert!(report.damaged.is_empty(), "{:?}", report.damaged);
 }
 
 /// F5: a short segment before a valid one is no torn tail if what it lacks had been synced.
@@ -551,8 +630,7 @@ fn only_what_lies_behind_the_recovery_point_is_read_again() {
         broker.maintain().unwrap();
         let earlier = p.stats();
         fill(&broker, &p, before + behind);
-        let rolled = p.stats().segments.len() - earlier.segments.len();
-        let appended = p.stats().bytes_appended - earlier.bytes_appended + rolled as u64 * SEGMENT_HEADER;
+        let appended = p.stats().bytes_appended - earlier.bytes_appended;
         disk.crash(Survive::Everything);
         let reads = disk.ops_of(Op::Read);
         let broker = open(&disk).unwrap();
@@ -560,7 +638,7 @@ fn only_what_lies_behind_the_recovery_point_is_read_again() {
         let recovered = broker.open_report().recovered.clone();
         assert_eq!(recovered.len(), 1);
         assert_eq!((recovered[0].from.get(), recovered[0].to.get()), (before, before + behind));
-        assert_eq!(recovered[0].bytes, appended, "batches, and the headers of new segments");
+        assert_eq!(recovered[0].bytes, appended, "batches");
         assert_filled(&partition(&broker), before + behind, "recovered");
         reads
     };

@@ -351,8 +351,11 @@ impl Log {
         if full || spread || aged { self.roll(writer).map(Some) } else { Ok(None) }
     }
 
-    /// Begins a new segment at the log's end. The manifest lists it before anything is written to it; the old one is
-    /// synced later, by the worker or by whoever waits for durability.
+    /// Begins a new segment at the log's end. The manifest lists it before a batch is written to it; the old one is synced
+    /// later, by the worker or by a caller that waits for durability.
+    ///
+    /// IMPORTANT: the header is on the medium before the manifest lists the segment. An opening takes a listed segment
+    /// without a valid header for damage, because no crash leaves one.
     pub(super) fn roll(&self, writer: &mut Writer) -> Result<Event> {
         let (old, base) = (writer.point, writer.point.end);
         let header = SegmentHeader {
@@ -366,7 +369,7 @@ impl Log {
             created_at: self.ctx.clock.now(),
             secret: self.identity.secret,
         };
-        let file = create_segment(&self.ctx, &self.dir, &header, false)?;
+        let file = create_segment(&self.ctx, &self.dir, &header)?;
         let next = active_entry(base, 0, header.log_epoch);
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             if let Some(last) = manifest.segments.last_mut() {
@@ -386,6 +389,8 @@ impl Log {
         writer.segment.seal(old.end, old.position, old.max_timestamp);
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, Some((base, old.last_crc))));
         segment.adopt_file(&self.ctx, file);
+        // Nothing is in it but the header, which has been synced.
+        segment.mark_synced();
         self.publish_segments(|segments| segments.push(segment.clone()));
         *writer = Writer {
             segment,

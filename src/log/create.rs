@@ -145,7 +145,7 @@ impl Log {
             created_at: ctx.clock.now(),
             secret: self.identity.secret,
         };
-        let file = create_segment(ctx, &self.dir, &header, true)?;
+        let file = create_segment(ctx, &self.dir, &header)?;
         writer.segment.adopt_file(ctx, file);
         Ok(())
     }

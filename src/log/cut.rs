@@ -304,7 +304,7 @@ impl Log {
         };
         let next = active_entry(base, generation, epoch);
         let segment = Arc::new(Segment::from_entry(&self.dir, &next, None));
-        let create = || create_segment(&self.ctx, &self.dir, &header, true);
+        let create = || create_segment(&self.ctx, &self.dir, &header);
         let file = self.ctx.with_room(create).map_err(unchanged)?;
         let mut point = Point::start_of(base, generation, epoch, prev_crc);
         if let Some(Rest { mut header, mut stored }) = rest {

@@ -172,7 +172,7 @@ impl Log {
         let written = self
             .write_planned(manifest, walked, &plan)
             // IMPORTANT: last. It makes the names of all of them durable.
-            .and_then(|()| create_segment(&self.ctx, &self.dir, &header, true));
+            .and_then(|()| create_segment(&self.ctx, &self.dir, &header));
         let remove_written = || {
             let copied = plan.entries.iter().filter(|planned| matches!(planned.from, From::Copied(..)));
             for planned in copied {

@@ -307,8 +307,8 @@ struct Break {
     what: String,
     /// The end of the damaged batch, if its header could be read.
     header_end: Option<Offset>,
-    /// No crash leaves this: it is damage without any further witness.
-    is_foreign: bool,
+    /// No crash leaves this, so it is damage without any further witness.
+    is_damage: bool,
 }
 
 /// What lies behind a break.
@@ -460,7 +460,7 @@ impl Recoverer<'_> {
                 position: point.position,
                 what: "the log ends before its start".to_string(),
                 header_end: None,
-                is_foreign: false,
+                is_damage: false,
             },
             None => {
                 return Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Whole });
@@ -468,7 +468,7 @@ impl Recoverer<'_> {
         };
         let behind = self.look_behind(&broken, point.end)?;
         let has_witness = behind.synced_upto.is_some_and(|upto| upto > point.end);
-        if has_witness || broken.is_foreign {
+        if has_witness || broken.is_damage {
             let path = self.segment(broken.at)?.path.clone();
             let witness = if has_witness { "; a later batch says that this was on the medium" } else { "" };
             let what = format!("{}{witness}", broken.what);
@@ -480,6 +480,15 @@ impl Recoverer<'_> {
             let end = behind.end.unwrap_or(point.end).max(point.end);
             let found = self.damaged(error, Some(Point { end, ..point }));
             return Ok(Inspection { begin, transactions, ..found });
+        }
+        // A cut drops the segments after the break. Their headers were on the medium before the manifest
+        // listed them.
+        for segment in self.segments.iter().skip(broken.at + 1) {
+            if let Some(error) = self.header_damage(segment)? {
+                let end = behind.end.unwrap_or(point.end).max(point.end);
+                let found = self.damaged(error, Some(Point { end, ..point }));
+                return Ok(Inspection { begin, transactions, ..found });
+            }
         }
         Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Torn(broken, behind) })
     }

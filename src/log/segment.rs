@@ -329,23 +329,22 @@ impl Segment {
         Ok(())
     }
 
-    /// Why a valid header is that of another file altogether, if it is: no crash leaves that under this name.
-    pub(crate) fn foreign(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
+    /// Whether a valid header names this segment, whatever it says of the one before.
+    pub(crate) fn is_own(&self, header: &SegmentHeader, identity: &Identity) -> bool {
+        (header.topic_id, header.partition, header.secret)
+            == (identity.topic_id, identity.partition, identity.secret)
+            && (header.base_offset, header.generation, header.log_epoch)
+                == (self.base, self.generation, self.epoch)
+    }
+
+    /// Why a valid header is not this segment's, if it is not.
+    pub(crate) fn mismatch(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
         if header.topic_id != identity.topic_id || header.partition != identity.partition {
             Some("the segment belongs to another partition")
         } else if header.base_offset != self.base || header.generation != self.generation {
             Some("the segment's header contradicts its file name")
         } else if header.secret != identity.secret {
             Some("the segment's secret contradicts the manifest")
-        } else {
-            None
-        }
-    }
-
-    /// Why a valid header is not this segment's, if it is not.
-    pub(crate) fn mismatch(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
-        if let Some(what) = self.foreign(header, identity) {
-            Some(what)
         } else if header.log_epoch != self.epoch {
             Some("the segment's log epoch contradicts the manifest")
         } else if self.previous.is_some_and(|previous| previous != (header.prev_end, header.prev_crc)) {

@@ -293,13 +293,11 @@ impl Walker<'_> {
         let none = (self.entry.base_offset, self.entry.base_offset);
         let room = FIRST_BATCH.min(limit);
         let (what, invariant) = match SegmentHeader::decode(bytes) {
-            Ok(header) => match (self.segment.foreign(&header, self.identity), &header) {
-                (Some(what), _) => (what, 8),
-                (None, header) => match self.segment.mismatch(header, self.identity) {
-                    Some(what) if header.log_epoch != self.segment.epoch => (what, 8),
-                    Some(what) => (what, 9),
-                    None => return Ok(true),
-                },
+            Ok(header) => match self.segment.mismatch(&header, self.identity) {
+                // The chain is looked at last.
+                Some(what) if self.segment.is_own(&header, self.identity) => (what, 9),
+                Some(what) => (what, 8),
+                None => return Ok(true),
             },
             Err(m) if m.unsupported.is_some() => {
                 return Err(malformed(self.ctx, &self.segment.path, 0, &m));

@@ -116,7 +116,7 @@ impl Recoverer<'_> {
             created_at: self.ctx.clock.now(),
             secret: self.identity.secret,
         };
-        create_segment(self.ctx, self.dir, &created, true)?;
+        create_segment(self.ctx, self.dir, &created)?;
         self.manifest.segments.push(active_entry(base, generation, epoch));
         self.manifest.clip_lost(self.manifest.log_start, base);
         self.write_manifest()?;
@@ -183,21 +183,14 @@ pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32)
     }
 }
 
-/// Creates a segment's file with its header; its name is durable on return, its bytes if `sync` says so. A file of that
-/// name that is there already is a leftover: no manifest lists it.
+/// Creates a segment's file with its header; both its name and the header are durable on return. A file of that name that is
+/// there already is a leftover, because no manifest lists it.
 ///
 /// # Errors
 /// Nothing is left of the file.
-pub(crate) fn create_segment(
-    ctx: &Context,
-    dir: &Path,
-    header: &SegmentHeader,
-    sync: bool,
-) -> Result<Arc<dyn File>> {
+pub(crate) fn create_segment(ctx: &Context, dir: &Path, header: &SegmentHeader) -> Result<Arc<dyn File>> {
     create(ctx, dir, header, |file| {
-        if sync {
-            file.sync_data()?;
-        }
+        file.sync_data()?;
         // IMPORTANT: before the manifest that lists it is renamed into place. Both are entries of one directory, and a
         // power loss may keep the second and lose the first.
         ctx.storage.sync_dir(dir)

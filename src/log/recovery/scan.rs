@@ -23,9 +23,8 @@ impl Recoverer<'_> {
             let begin = point.position;
             let broken = self.read_segment(at, segment, &mut point, &mut transactions)?;
             // What the manifest calls synced is, whatever comes before it.
-            if !segment.is_synced() && (point.position > FIRST_BATCH || broken.is_none()) {
-                // The header is written again too: nothing says that it is on the medium.
-                let begin = if begin == FIRST_BATCH { 0 } else { begin };
+            if !segment.is_synced() && point.position > begin {
+                // The header was on the medium before the manifest listed the segment.
                 accepted.push((segment.clone(), begin, point.position));
             }
             if broken.is_some() {
@@ -48,22 +47,23 @@ impl Recoverer<'_> {
         let limit = if segment.is_sealed() { segment.size().min(len) } else { len };
         let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
         let broken = |position, what: &str, header_end| {
-            Ok(Some(Break { at, position, what: what.to_string(), header_end, is_foreign: false }))
+            Ok(Some(Break { at, position, what: what.to_string(), header_end, is_damage: false }))
+        };
+        // IMPORTANT: never a torn tail. The header was on the medium before the manifest listed the segment.
+        let bad_header = |what: &str| {
+            let what = format!("a listed segment has no valid header: {what}");
+            Ok(Some(Break { at, position: 0, what, header_end: None, is_damage: true }))
         };
         if point.position == FIRST_BATCH {
             let bytes = source.get(self.ctx, 0, SEGMENT_HEADER_BYTES)?;
             match SegmentHeader::decode(bytes) {
                 Ok(header) => {
-                    if let Some(what) = segment.foreign(&header, self.identity) {
-                        let what = what.to_string();
-                        return Ok(Some(Break { at, position: 0, what, header_end: None, is_foreign: true }));
-                    }
                     if let Some(what) = segment.mismatch(&header, self.identity) {
-                        return broken(0, what, None);
+                        return bad_header(what);
                     }
                 }
                 Err(m) if m.unsupported.is_some() => return Err(malformed(self.ctx, &segment.path, 0, &m)),
-                Err(m) => return broken(0, m.what, None),
+                Err(m) => return bad_header(m.what),
             }
         }
         // IMPORTANT: only once all of it was read does the segment hear how far. Where a scan stops at damage, its indexes
