@@ -139,7 +139,7 @@ impl BrokerInner {
             let manifest = Ok(manifest.map(|(_, manifest)| manifest));
             logs.push(Log::open(&self.ctx, identity, dir, settings, None, manifest, &mut report));
         }
-        let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|(_, id)| *id));
+        let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|found| found.id));
         // Their transactions have no records here, and count.
         self.ctx.journal.skip_ids(&self.ctx, ids.max().unwrap_or(0))?;
         let begun: Vec<_> = logs

@@ -20,15 +20,16 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::task::{Poll, Waker};
 
+use super::batch::Identity;
 use super::commit::GroupCommit;
 use super::{Context, Log, malformed};
 use crate::error::{Error, Result, Space, is_space};
-use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, decode_header};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::stats::{Cut, Event, OpenReport};
-use crate::storage::{File, OpenMode, read_file, read_up_to, replace_file, write_all_at};
+use crate::storage::{File, OpenMode, read_file, replace_file, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -37,6 +38,8 @@ pub(crate) struct Journal {
     gate: RwLock<()>,
     state: Mutex<State>,
     commit: GroupCommit,
+    /// During an opening, the records that the file had before. No other lock is taken while it is held.
+    known: Mutex<Option<Known>>,
 }
 
 pub(crate) struct State {
@@ -93,7 +96,25 @@ impl Journal {
             stuck: None,
             bytes_max: JOURNAL_BYTES_MAX,
         };
-        Journal { gate: RwLock::new(()), state: Mutex::new(state), commit: GroupCommit::new(0) }
+        Journal {
+            gate: RwLock::new(()),
+            state: Mutex::new(state),
+            commit: GroupCommit::new(0),
+            known: Mutex::new(None),
+        }
+    }
+
+    /// Returns an error if what a partition was found to have proves that the journal has lost a record. During an opening.
+    pub(super) fn check_records(
+        &self,
+        ctx: &Context,
+        identity: &Identity,
+        tail: &Tail,
+        start: Offset,
+    ) -> Result<()> {
+        let known = self.known.lock();
+        let lost = known.as_ref().and_then(|known| Some((known, tail.lost_record(known, start)?)));
+        lost.map_or(Ok(()), |(known, found)| Err(lost_record(ctx, identity, known, found)))
     }
 
     pub(crate) fn enter(&self) -> Entered<'_> {
@@ -396,18 +417,45 @@ impl State {
     }
 }
 
-/// Looks at the beginning of the journal, if there is one, before anything is written.
+impl Known {
+    fn new(floor: u64, records: &[Committed<'_>], end: usize) -> Self {
+        Known { floor, ids: records.iter().map(|record| record.id).collect(), end: end as u64 }
+    }
+
+    /// What a whole file has; `None` if it is damaged.
+    fn of(file: &[u8]) -> Option<Self> {
+        let floor = journal::decode_header(file).ok()?;
+        let (records, end) = read_records(file, floor).ok()?;
+        Some(Known::new(floor, &records, end))
+    }
+}
+
+/// The error of a journal that has lost a record.
+fn lost_record(ctx: &Context, identity: &Identity, known: &Known, found: &Found) -> Error {
+    let Found { base, end, id, witness } = found;
+    let witness = witness.map_or(0, Offset::get);
+    let what = format!(
+        "its records end here, and the one of transaction {id} is missing: {}/{} has its batch at {base}..{end}, and the batch \
+         at {witness} there says that it was on the medium",
+        identity.topic, identity.partition
+    );
+    super::corrupt(ctx, Path::new(names::JOURNAL), known.end, &what)
+}
+
+/// Looks at the journal, if there is one, before anything is written. Notes which records it has, for the recovery of the
+/// partitions.
 ///
 /// # Errors
 /// `UnsupportedFormat`; an I/O error. Damage is for [`settle`] to report.
 pub(crate) fn check_format(ctx: &Context) -> Result<()> {
     let path = Path::new(names::JOURNAL);
-    let mut header = [0; JOURNAL_HEADER_BYTES];
-    let read = ctx.storage.open(path, OpenMode::Read).and_then(|file| read_up_to(&*file, &mut header, 0));
-    match read {
-        Ok(len) => match journal::decode_header(header.get(..len).unwrap_or_default()) {
+    match read_file(&*ctx.storage, path, FILE_BYTES_MAX) {
+        Ok(file) => match journal::decode_header(&file) {
             Err(m) if m.unsupported.is_some() => Err(malformed(ctx, path, 0, &m)),
-            _ => Ok(()),
+            _ => {
+                *ctx.journal.known.lock() = Known::of(&file);
+                Ok(())
+            }
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io("read", &ctx.display(path), e)),
@@ -423,7 +471,7 @@ pub(crate) fn check_format(ctx: &Context) -> Result<()> {
 /// appended cannot be appended after the others have been cut off either.
 ///
 /// # Errors
-/// `Corrupt` if the journal is damaged where it had been on the medium; `UnsupportedFormat`; or what the medium says, also of
+/// `Corrupt` if the journal is damaged where it had been on the medium, or has lost a record that was; `UnsupportedFormat`; or what the medium says, also of
 /// a partition that could not be opened for another reason than damage.
 pub(crate) fn settle(
     ctx: &Arc<Context>,
@@ -433,12 +481,12 @@ pub(crate) fn settle(
     report: &mut OpenReport,
 ) -> Result<()> {
     let path = Path::new(names::JOURNAL);
-    let seen: Vec<(&Arc<Log>, Offset, u64)> = logs
+    let seen: Vec<(&Arc<Log>, Found)> = logs
         .iter()
-        .flat_map(|log| log.recovered().transactions.iter().map(move |(base, id)| (log, *base, *id)))
+        .flat_map(|log| log.recovered().transactions.iter().map(move |found| (log, *found)))
         .collect();
-    let largest = seen.iter().map(|(_, _, id)| *id).max().unwrap_or(0);
-    let file = match read_file(&*ctx.storage, path, JOURNAL_BYTES_MAX + 2 * RECORD_BYTES_MAX as u64) {
+    let largest = seen.iter().map(|(_, found)| found.id).max().unwrap_or(0);
+    let file = match read_file(&*ctx.storage, path, FILE_BYTES_MAX) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // No transaction was ever committed, or somebody has deleted the file: then each batch counts by itself.
@@ -452,8 +500,10 @@ pub(crate) fn settle(
         Err(e) => return Err(Error::io("read", &ctx.display(path), e)),
     };
     let read = journal::decode_header(&file)
-        .and_then(|floor| read_records(&file, floor).map(|(records, torn)| (floor, records, torn)));
-    if is_clean && !matches!(&read, Ok((_, records, false)) if records.is_empty()) {
+        .and_then(|floor| read_records(&file, floor).map(|(records, end)| (floor, records, end)));
+    *ctx.journal.known.lock() = None;
+    let is_empty = matches!(&read, Ok((_, records, end)) if records.is_empty() && *end == file.len());
+    if is_clean && !is_empty {
         // A clean close leaves an empty file: all that was ever in it is in the segments.
         let what = read.map_or_else(|m| m.what, |_| "it is not empty");
         report.warnings.push(format!(
@@ -464,7 +514,14 @@ pub(crate) fn settle(
         state.next_id = fresh_id(ctx, largest);
         return state.start_file(ctx, true);
     }
-    let (floor, records, torn) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
+    let (floor, records, end) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
+    let (known, torn) = (Known::new(floor, &records, end), end < file.len());
+    let mut lost =
+        logs.iter().filter_map(|log| Some((log, log.recovered().lost_record(&known, log.log_start())?)));
+    if let Some((log, found)) = lost.next() {
+        // IMPORTANT: before anything is cut for lack of a record. Nothing has been changed in that log.
+        return Err(lost_record(ctx, log.identity(), &known, found));
+    }
     let unread = logs.iter().find_map(|log| log.unread());
     if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
         // IMPORTANT: while the file still has what belongs there, or is known not to. A partition that is damaged is never served
@@ -472,10 +529,9 @@ pub(crate) fn settle(
         return Err(error);
     }
     // First what has no record: what others have put behind it does not count either.
-    let ids: HashSet<u64> = records.iter().map(|record| record.id).collect();
-    for (log, base, id) in &seen {
-        if *id >= floor && !ids.contains(id) {
-            take_back(ctx, log, *base, report)?;
+    for (log, found) in &seen {
+        if found.id >= floor && !known.ids.contains(&found.id) {
+            take_back(ctx, log, found.base, report)?;
         }
     }
     for record in &records {
@@ -532,8 +588,8 @@ fn fresh_id(ctx: &Context, largest: u64) -> u64 {
     largest.saturating_add(1).max(millis.min(u64::MAX >> 21) << 20)
 }
 
-/// The records of a file, and whether anything comes behind the last of them.
-fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, bool), Malformed> {
+/// The records of a file, and where they end in it.
+fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, usize), Malformed> {
     let mut records = Vec::new();
     let mut position = JOURNAL_HEADER_BYTES;
     while position < file.len() {
@@ -549,12 +605,12 @@ fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, bool), M
                 return if synced.is_some_and(|upto| upto > position as u64) {
                     Err(m)
                 } else {
-                    Ok((records, true))
+                    Ok((records, position))
                 };
             }
         }
     }
-    Ok((records, false))
+    Ok((records, position))
 }
 
 /// Takes back the report of a cut as far as it was of a part that has been written again, as it was.
@@ -615,12 +671,68 @@ pub(crate) enum Place {
 }
 
 /// What a scan found at the end of a log that was not closed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
     /// Everything before was known to be on the medium.
     pub(crate) from: Offset,
-    /// The batches of transactions behind it, in their order: base offset and transaction.
-    pub(crate) transactions: Vec<(Offset, u64)>,
+    /// The batches of transactions after it, in their order.
+    pub(crate) transactions: Vec<Found>,
+}
+
+/// A batch of a transaction that a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) id: u64,
+    /// The base offset of a later batch whose `synced_upto` covers this one. A log calls nothing durable before the records of
+    /// its transactions are, so such a batch proves that the journal's record was on the medium.
+    pub(crate) witness: Option<Offset>,
+}
+
+impl Tail {
+    /// Notes the next batch of the log.
+    pub(crate) fn pass(&mut self, header: &BatchHeader) {
+        self.attest(header.base_offset, header.synced_upto);
+        if header.transaction_id > 0 {
+            self.transactions.push(Found {
+                base: header.base_offset,
+                end: header.end_offset(),
+                id: header.transaction_id,
+                witness: None,
+            });
+        }
+    }
+
+    /// Notes that a later batch, at `witness`, says that everything before `synced_upto` was on the medium.
+    pub(crate) fn attest(&mut self, witness: Offset, synced_upto: Offset) {
+        // They are in the order of their offsets, so those that have a witness come first. From the newest on, because the
+        // older ones of a long log are covered already.
+        let covered = self.transactions.partition_point(|found| found.end <= synced_upto);
+        let newly =
+            self.transactions.iter_mut().take(covered).rev().take_while(|found| found.witness.is_none());
+        newly.for_each(|found| found.witness = Some(witness));
+    }
+
+    /// The first batch whose record was on the medium, and is not among `ids` of a journal that begins at `floor`. Not one
+    /// before `start`, the log start: it has been let go, whatever became of the others of its transaction.
+    pub(crate) fn lost_record(&self, known: &Known, start: Offset) -> Option<&Found> {
+        self.transactions.iter().find(|found| {
+            found.witness.is_some()
+                && found.base >= start
+                && found.id >= known.floor
+                && !known.ids.contains(&found.id)
+        })
+    }
+}
+
+/// The records of a journal, as an opening has found them.
+#[derive(Debug)]
+pub(crate) struct Known {
+    floor: u64,
+    ids: HashSet<u64>,
+    /// Where the records end in the file.
+    end: u64,
 }
 
 /// All batches of a transaction together are no larger: opening holds the file in memory.
@@ -631,6 +743,9 @@ const FILE_BYTES: u64 = 16 << 20;
 
 /// If it cannot be begun anew, nothing more is committed once it is larger than this.
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
+/// A larger file is none of ours.
+const FILE_BYTES_MAX: u64 = JOURNAL_BYTES_MAX + 2 * RECORD_BYTES_MAX as u64;
 
 #[cfg(test)]
 mod tests {

@@ -276,14 +276,12 @@ struct Recoverer<'a> {
 
 /// What an inspection found. Nothing on the medium has been changed.
 struct Inspection {
-    /// Where reading began: everything before was known to be on the medium.
-    begin: Offset,
     /// Behind the last batch that is part of the log. Of a damaged log its `end` is behind everything that is known of.
     point: Point,
     /// What was read and is part of the log, but not known to be on the medium.
     accepted: Vec<(Arc<Segment>, u64, u64)>,
-    /// The batches of transactions among it.
-    transactions: Vec<(Offset, u64)>,
+    /// What was found of transactions, from where reading began.
+    tail: Tail,
     verdict: Verdict,
 }
 
@@ -314,8 +312,8 @@ struct Break {
 /// What lies behind a break.
 #[derive(Default)]
 struct Behind {
-    /// The largest `synced_upto` of a later batch.
-    synced_upto: Option<Offset>,
+    /// The largest `synced_upto` of a later batch, and where that batch begins.
+    synced_upto: Option<(Offset, Offset)>,
     /// The base offset of the first later batch.
     resume: Option<Offset>,
     /// Behind the last offset of any later batch.
@@ -327,8 +325,8 @@ struct Scanned {
     point: Point,
     accepted: Vec<(Arc<Segment>, u64, u64)>,
     broken: Option<Break>,
-    /// The batches of transactions: base offset and transaction.
-    transactions: Vec<(Offset, u64)>,
+    /// What it found of transactions.
+    tail: Tail,
 }
 
 impl Recoverer<'_> {
@@ -369,7 +367,7 @@ impl Recoverer<'_> {
                     active.grow(found.point.position, found.point.max_timestamp);
                     active.set_index_missing_below(found.point.position);
                 }
-                Ok(self.recovered(found.point, found.begin, found.transactions, None))
+                Ok(self.recovered(found.point, found.tail, None))
             }
             Verdict::Whole => {
                 self.make_durable(&found.accepted)?;
@@ -382,23 +380,16 @@ impl Recoverer<'_> {
                     // It can be read up to there. The next opening, with room, does the rest.
                     Err(error) if error.is_full() => {
                         self.ctx.reserve.note_full();
-                        self.leave(found.point, found.begin, found.transactions, error)
+                        self.leave(found.point, found.tail, error)
                     }
                     cut => cut,
                 }
             }
-            Verdict::Damaged(error) => self.leave(found.point, found.begin, found.transactions, error),
+            Verdict::Damaged(error) => self.leave(found.point, found.tail, error),
         }
     }
 
-    fn recovered(
-        self,
-        point: Point,
-        from: Offset,
-        transactions: Vec<(Offset, u64)>,
-        damage: Option<Error>,
-    ) -> Recovered {
-        let tail = Tail { from, transactions };
+    fn recovered(self, point: Point, tail: Tail, damage: Option<Error>) -> Recovered {
         Recovered { manifest: self.manifest, segments: self.segments, point, damage, tail }
     }
 
@@ -417,10 +408,9 @@ impl Recoverer<'_> {
             return Ok(self.damaged(error, Some(point)));
         }
         Ok(Inspection {
-            begin: point.end,
             point,
             accepted: Vec::new(),
-            transactions: Vec::new(),
+            tail: Tail { from: point.end, transactions: Vec::new() },
             verdict: Verdict::Closed,
         })
     }
@@ -438,7 +428,6 @@ impl Recoverer<'_> {
     /// After anything else: read what is not known to be synced, and decide.
     fn scan(&self, entry: Option<&CheckpointEntry>) -> Result<Inspection> {
         let (first, from) = self.scan_start(entry);
-        let begin = from.end;
         if from.position > FIRST_BATCH {
             // What is before was on the medium, and no torn tail can begin there.
             let segment = self.segment(first)?;
@@ -452,7 +441,10 @@ impl Recoverer<'_> {
                 return Ok(self.damaged(error, Some(from)));
             }
         }
-        let Scanned { point, accepted, broken, transactions } = self.read_batches(first, from)?;
+        let Scanned { point, accepted, broken, mut tail } = self.read_batches(first, from)?;
+        if let Err(error) = self.check_journal(&tail) {
+            return Ok(Inspection { tail, ..self.damaged(error, Some(point)) });
+        }
         let broken = match broken {
             Some(broken) => broken,
             None if point.end < self.manifest.log_start => Break {
@@ -463,11 +455,14 @@ impl Recoverer<'_> {
                 is_damage: false,
             },
             None => {
-                return Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Whole });
+                return Ok(Inspection { point, accepted, tail, verdict: Verdict::Whole });
             }
         };
         let behind = self.look_behind(&broken, point.end)?;
-        let has_witness = behind.synced_upto.is_some_and(|upto| upto > point.end);
+        if let Some((synced_upto, witness)) = behind.synced_upto {
+            tail.attest(witness, synced_upto);
+        }
+        let has_witness = behind.synced_upto.is_some_and(|(upto, _)| upto > point.end);
         if has_witness || broken.is_damage {
             let path = self.segment(broken.at)?.path.clone();
             let witness = if has_witness { "; a later batch says that this was on the medium" } else { "" };
@@ -479,7 +474,10 @@ impl Recoverer<'_> {
             }
             let end = behind.end.unwrap_or(point.end).max(point.end);
             let found = self.damaged(error, Some(Point { end, ..point }));
-            return Ok(Inspection { begin, transactions, ..found });
+            return Ok(Inspection { tail, ..found });
+        }
+        if let Err(error) = self.check_journal(&tail) {
+            return Ok(Inspection { tail, ..self.damaged(error, Some(point)) });
         }
         // A cut drops the segments after the break. Their headers were on the medium before the manifest
         // listed them.
@@ -487,10 +485,16 @@ impl Recoverer<'_> {
             if let Some(error) = self.header_damage(segment)? {
                 let end = behind.end.unwrap_or(point.end).max(point.end);
                 let found = self.damaged(error, Some(Point { end, ..point }));
-                return Ok(Inspection { begin, transactions, ..found });
+                return Ok(Inspection { tail, ..found });
             }
         }
-        Ok(Inspection { begin, point, accepted, transactions, verdict: Verdict::Torn(broken, behind) })
+        Ok(Inspection { point, accepted, tail, verdict: Verdict::Torn(broken, behind) })
+    }
+
+    /// Whether the journal still has the records of the transactions that were found here. IMPORTANT: asked before anything is
+    /// cut here, because a cut may take the batch that proves that a record is missing.
+    fn check_journal(&self, tail: &Tail) -> Result<()> {
+        self.ctx.journal.check_records(self.ctx, self.identity, tail, self.manifest.log_start)
     }
 
     /// The last point known to be durable: that of the checkpoint, or else the first segment not known to be synced.
@@ -523,22 +527,15 @@ impl Recoverer<'_> {
             Point::start_of(base, 0, 0, 0)
         });
         Inspection {
-            begin: Offset::ZERO,
             point: Point { end: point.end.max(self.manifest.log_start), ..point },
             accepted: Vec::new(),
-            transactions: Vec::new(),
+            tail: Tail::default(),
             verdict: Verdict::Damaged(error),
         }
     }
 
     /// A partition that can be read, around the damage, and not appended to. Nothing on the medium is changed.
-    fn leave(
-        self,
-        point: Point,
-        begin: Offset,
-        transactions: Vec<(Offset, u64)>,
-        error: Error,
-    ) -> Result<Recovered> {
+    fn leave(self, point: Point, tail: Tail, error: Error) -> Result<Recovered> {
         if let Some(active) = self.segments.last()
             && let Ok(file) = self.open(active)
             && let Ok(len) = self.len(&*file, active)
@@ -546,11 +543,11 @@ impl Recoverer<'_> {
             active.grow(len, None);
             active.set_index_missing_below(len);
         }
-        Ok(self.recovered(point, begin, transactions, Some(error)))
+        Ok(self.recovered(point, tail, Some(error)))
     }
 
     fn note_recovery(&self, found: &Inspection, report: &mut OpenReport) {
-        let (from, to) = (found.begin, found.point.end);
+        let (from, to) = (found.tail.from, found.point.end);
         let bytes = found.accepted.iter().map(|(_, from, to)| to - from).sum();
         let recovery = Recovery {
             topic: self.identity.topic.clone(),

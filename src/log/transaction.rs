@@ -456,7 +456,8 @@ impl Log {
         if base == end {
             return Place::Next;
         }
-        let there = base < end && tail.transactions.binary_search(&(base, id)).is_ok();
+        let found = tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id));
+        let there = base < end && found.is_ok();
         if there { Place::Present } else { Place::Elsewhere }
     }
 

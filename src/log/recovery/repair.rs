@@ -31,7 +31,7 @@ impl Recoverer<'_> {
     /// be read again, while it has to be seen yet whether the transactions in it happened: a crash before that is settled
     /// must find them once more.
     pub(super) fn state_of_checked(found: &Inspection) -> SegmentState {
-        if found.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
+        if found.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
     }
 
     /// Goes on in the active segment: nothing was cut.
@@ -62,7 +62,7 @@ impl Recoverer<'_> {
             }
         }
         self.note_recovery(&found, report);
-        Ok(self.recovered(found.point, found.begin, found.transactions, None))
+        Ok(self.recovered(found.point, found.tail, None))
     }
 
     /// Cuts a torn tail: keeps its bytes aside, ends the log before it, raises the epoch and goes on in a new segment.
@@ -144,7 +144,7 @@ impl Recoverer<'_> {
             report.cuts.push(cut);
         }
         let point = Point::start_of(base, generation, epoch, point.last_crc);
-        Ok(self.recovered(point, found.begin, found.transactions.clone(), None))
+        Ok(self.recovered(point, found.tail.clone(), None))
     }
 
     /// Copies every byte that a cut will take into files beside the segments. Answers how many bytes that were, without

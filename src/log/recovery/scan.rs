@@ -5,6 +5,7 @@ use super::{Behind, Break, Point, Recoverer, Scanned};
 use crate::error::Result;
 use crate::format::batch::{HEADER_BYTES, check_body, find_batch, is_zero};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::journal::Tail;
 use crate::log::malformed;
 use crate::log::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use crate::log::window::Window;
@@ -15,23 +16,24 @@ impl Recoverer<'_> {
     /// Walks and checks every batch from a point to the end.
     pub(super) fn read_batches(&self, first: usize, from: Point) -> Result<Scanned> {
         let mut point = from;
-        let (mut accepted, mut transactions) = (Vec::new(), Vec::new());
+        let mut accepted = Vec::new();
+        let mut tail = Tail { from: from.end, transactions: Vec::new() };
         for (at, segment) in self.segments.iter().enumerate().skip(first) {
             if at > first {
                 point = Point::start_of(segment.base, segment.generation, segment.epoch, point.last_crc);
             }
             let begin = point.position;
-            let broken = self.read_segment(at, segment, &mut point, &mut transactions)?;
+            let broken = self.read_segment(at, segment, &mut point, &mut tail)?;
             // What the manifest calls synced is, whatever comes before it.
             if !segment.is_synced() && point.position > begin {
                 // The header was on the medium before the manifest listed the segment.
                 accepted.push((segment.clone(), begin, point.position));
             }
             if broken.is_some() {
-                return Ok(Scanned { point, accepted, broken, transactions });
+                return Ok(Scanned { point, accepted, broken, tail });
             }
         }
-        Ok(Scanned { point, accepted, broken: None, transactions })
+        Ok(Scanned { point, accepted, broken: None, tail })
     }
 
     /// Walks one segment from `point` on and moves the point behind the last good batch.
@@ -40,7 +42,7 @@ impl Recoverer<'_> {
         at: usize,
         segment: &Arc<Segment>,
         point: &mut Point,
-        transactions: &mut Vec<(Offset, u64)>,
+        tail: &mut Tail,
     ) -> Result<Option<Break>> {
         let file = self.open(segment)?;
         let len = self.len(&*file, segment)?;
@@ -101,9 +103,7 @@ impl Recoverer<'_> {
             if let Err(m) = check_body(&header, body) {
                 return broken(position, m.what, Some(header.end_offset()));
             }
-            if header.transaction_id > 0 {
-                transactions.push((header.base_offset, header.transaction_id));
-            }
+            tail.pass(&header);
             point.pass(&header, crc);
         }
         if let Some(end) = segment.end()
@@ -148,7 +148,8 @@ impl Recoverer<'_> {
                         if self.manifest.fits_epoch(segment.epoch, &header)
                             && header.base_offset >= expected =>
                     {
-                        behind.synced_upto = behind.synced_upto.max(Some(header.synced_upto));
+                        behind.synced_upto =
+                            behind.synced_upto.max(Some((header.synced_upto, header.base_offset)));
                         behind.resume = behind.resume.or(Some(header.base_offset));
                         behind.end = behind.end.max(Some(header.end_offset()));
                     }
