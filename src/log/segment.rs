@@ -337,6 +337,15 @@ impl Segment {
                 == (self.base, self.generation, self.epoch)
     }
 
+    /// As [`check_header`](Segment::check_header), also if it was checked before.
+    ///
+    /// # Errors
+    /// As [`check_header`](Segment::check_header).
+    pub(super) fn check_header_again(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
+        self.header_checked.store(false, Ordering::Release);
+        self.check_header(ctx, identity)
+    }
+
     /// Why a valid header is not this segment's, if it is not.
     pub(crate) fn mismatch(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
         if header.topic_id != identity.topic_id || header.partition != identity.partition {
