@@ -522,6 +522,36 @@ impl Partition {
         self.log.read_raw(from, max_bytes)
     }
 
+    /// As [`read_raw`](Partition::read_raw) from the end of what a copy took before: `epoch` is that of the last
+    /// [shipment](RawBatches::epoch) it has appended. So a copy never continues after records that this partition has lost.
+    ///
+    /// # Errors
+    /// [`Truncated`](Error::Truncated) if this partition was cut before `from` since that epoch, by a truncation, or by a power
+    /// loss that took records; it says up to where both are the same, which is where to
+    /// [truncate](Partition::truncate_to) the copy to. Also if the epoch is later than this partition's: then nothing is known
+    /// of how far both are the same. Otherwise as `read_raw`.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Error, Offset, RawBatches, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let (here, there) = (Broker::in_memory()?, Broker::in_memory()?);
+    /// # let orders = here.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// # let copy = there.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// # here.producer().send_all(&orders, ["a", "b"].map(Record::new))?.wait()?;
+    /// let shipped = orders.read_raw(Offset::ZERO, 1 << 20)?;
+    /// let (end, epoch) = (copy.append_raw(&shipped)?, shipped.epoch());
+    ///
+    /// orders.truncate_to(Offset::new(1))?;
+    /// # here.producer().send_all(&orders, ["c", "d"].map(Record::new))?.wait()?;
+    /// let refused = orders.read_raw_in(end, epoch, 1 << 20);
+    /// assert!(matches!(refused, Err(Error::Truncated { to, .. }) if to == 1));
+    /// # Ok(()) }
+    /// ```
+    pub fn read_raw_in(&self, from: Offset, epoch: u32, max_bytes: usize) -> Result<RawBatches> {
+        self.state.check()?;
+        self.log.read_raw_in(from, epoch, max_bytes)
+    }
+
     /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in whatever topic and
     /// broker: offsets, timestamps and stored bodies are kept, so this partition becomes a copy of that one. Answers with
     /// the new log end, once everything below it is visible: safe as the *receiving* topic's durability says.
@@ -626,11 +656,15 @@ impl Partition {
         self.log.reset_to(offset)
     }
 
-    /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): what was
-    /// visible is written and synced again, what was not is cut off, and the log epoch rises. Fine if nothing is wrong.
+    /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): the visible records
+    /// are checked, written and synced again, the others are cut off, and the log epoch rises. Does nothing if nothing is wrong.
+    ///
+    /// After a failed sync some file systems show the medium's older bytes instead of those that were written. Then the log ends
+    /// before the first batch of which that is so: [`Event::Cut`](crate::stats::Event::Cut) reports the records that were visible
+    /// and are gone, and positions after that end answer [`Truncated`](Error::Truncated).
     ///
     /// # Errors
-    /// The medium refuses again, or the journal has a transaction that the partition took part in, which only opening the
+    /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The medium refuses again, or the journal has a transaction that the partition took part in, which only opening the
     /// broker can put in its place: the partition stays poisoned. [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed).
     pub fn reopen(&self) -> Result<()> {

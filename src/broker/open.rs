@@ -62,7 +62,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     if !is_new {
         settle_transactions(&ctx, &topics, is_clean, &mut report)?;
     }
-    begin_epochs(&ctx, &catalog, &topics, proof, checkpoint.as_ref())?;
+    begin_epochs(&ctx, &catalog, &topics, proof, checkpoint.as_ref(), &mut report)?;
     report.clean = is_clean && report.recovered.is_empty();
     let groups = Coordinator::new();
     if !report.clean {
@@ -372,6 +372,7 @@ fn begin_epochs(
     topics: &[Arc<TopicState>],
     proof: Proof,
     checkpoint: Option<&Checkpoint>,
+    report: &mut OpenReport,
 ) -> Result<()> {
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
     let listed: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition)).collect();
@@ -387,7 +388,10 @@ fn begin_epochs(
                 continue;
             }
             match log.begin_epoch_of_opening() {
-                Some(epoch) => begun.push((topic.id, log.partition(), epoch)),
+                Some(epoch) => {
+                    begun.push((topic.id, log.partition(), epoch));
+                    report.unproven.push(log.unproven());
+                }
                 // It takes no appends now. When it does again its end is not known either.
                 None => is_whole = false,
             }

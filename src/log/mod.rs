@@ -514,24 +514,36 @@ impl Log {
     /// Whether a position taken in `epoch` still means the same place.
     ///
     /// # Errors
-    /// `Truncated` if the log was cut before it since.
+    /// `Truncated` if the log was cut before it since. Also if the epoch is later than the log's, for example because an older
+    /// copy of the directory was put in place: then nothing says how far the two pasts are the same. (Kafka answers such a
+    /// request with an undefined end offset, and the consumer resets.)
     pub(crate) fn check_position(&self, offset: Offset, epoch: u32) -> Result<()> {
-        let cut = self
-            .manifest
-            .get()
-            .epochs
-            .iter()
-            .filter(|later| later.epoch > epoch)
-            .map(|later| later.start)
-            .min();
+        let cut = match self.common_end(epoch) {
+            Common::All => None,
+            Common::UpTo(to) => Some(to).filter(|to| offset > *to),
+            Common::Unknown => {
+                let end = Offset::new(self.log_end.load(Ordering::Acquire));
+                Some(offset.min(end)).filter(|_| offset > Offset::ZERO)
+            }
+        };
         match cut {
-            Some(to) if offset > to => Err(Error::Truncated {
+            Some(to) => Err(Error::Truncated {
                 topic: self.identity.topic.clone(),
                 partition: self.identity.partition,
                 to,
             }),
             _ => Ok(()),
         }
+    }
+
+    /// How far the log is what it was in `epoch`.
+    pub(crate) fn common_end(&self, epoch: u32) -> Common {
+        let manifest = self.manifest.get();
+        if epoch > manifest.epoch() {
+            return Common::Unknown;
+        }
+        let later = manifest.epochs.iter().filter(|later| later.epoch > epoch);
+        later.map(|later| later.start).min().map_or(Common::All, Common::UpTo)
     }
 
     /// # Errors
@@ -702,6 +714,17 @@ impl Log {
                 .or_else(|| self.poison.lock().as_ref().map(|cause| Error::clone(cause))),
         }
     }
+}
+
+/// How far a log is what it was in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Common {
+    /// It was not cut since.
+    All,
+    /// Up to an offset.
+    UpTo(Offset),
+    /// The epoch is a later one than the log's.
+    Unknown,
 }
 
 /// A corruption at a place in one of our files.

@@ -81,7 +81,8 @@ impl RawBatches {
         self.envelope.partition
     }
 
-    /// The log epoch of that partition when they were read. Where it has risen since the last shipment, the end of that
+    /// The log epoch of that partition when they were read: what a copy keeps beside its end, to ask with
+    /// [`read_raw_in`](crate::Partition::read_raw_in) for what comes next. Where it has risen since the last shipment, the end of that
     /// log was cut off: a copy may hold records that its source has lost. Ask for what the copy holds already, and
     /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it does, with the offset to
     /// [truncate](crate::Partition::truncate_to) the copy to.
@@ -111,6 +112,25 @@ impl Log {
         loop {
             let cuts = self.cuts();
             let gathered = self.gather(from, max_bytes);
+            if self.cuts() == cuts {
+                return gathered;
+            }
+        }
+    }
+
+    /// As [`read_raw`](Log::read_raw), if the log up to `from` is what it was in `epoch`.
+    ///
+    /// # Errors
+    /// `Truncated` if it is not, beside those of `read_raw`.
+    pub(crate) fn read_raw_in(
+        self: &Arc<Self>,
+        from: Offset,
+        epoch: u32,
+        max_bytes: usize,
+    ) -> Result<RawBatches> {
+        loop {
+            let cuts = self.cuts();
+            let gathered = self.check_position(from, epoch).and_then(|()| self.gather(from, max_bytes));
             if self.cuts() == cuts {
                 return gathered;
             }

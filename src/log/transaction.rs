@@ -15,7 +15,7 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
 use crate::format::journal::CommittedPart;
 use crate::format::manifest::Manifest;
 use crate::format::names;
-use crate::stats::Event;
+use crate::stats::{Event, Unproven};
 use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::types::Offset;
@@ -442,6 +442,13 @@ impl Log {
         &self.recovered
     }
 
+    /// What an opening reports that cannot prove where the log had ended.
+    pub(crate) fn unproven(&self) -> Unproven {
+        let end = self.bounds().log_end;
+        let checked = self.recovered.from.min(end);
+        Unproven { topic: self.topic().clone(), partition: self.partition(), checked, end }
+    }
+
     /// Whether it can be appended to.
     pub(crate) fn is_usable(&self) -> bool {
         self.check_writable().is_ok()
@@ -456,8 +463,8 @@ impl Log {
         if base == end {
             return Place::Next;
         }
-        let found = tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id));
-        let there = base < end && found.is_ok();
+        let there = base < end
+            && tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id)).is_ok();
         if there { Place::Present } else { Place::Elsewhere }
     }
 
