@@ -111,4 +111,4 @@ pub use types::{
     Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
     TopicName,
 };
-pub use version::{ExpectedVersion, Version};
+pub use version::{ExpectedVersion, ParseVersionError, Version};

@@ -176,7 +176,7 @@ impl Transaction {
     /// # Errors
     /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append), also
     /// [`InvalidConfig`](Error::InvalidConfig) for a record with a [sequence](Record::sequence);
-    /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected, or
+    /// [`StreamTruncated`](Error::StreamTruncated); [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected, or
     /// [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere: what is there instead can be
     /// read; [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no
     /// segment has room for, or all of them together above 1 GiB; [`DiskFull`](Error::DiskFull);

@@ -1,62 +1,146 @@
 //! How far is a stream, and how far must it be for an append? Pure comparison.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
 
 /// How many events a stream has: 0 before the first. An event's own version is that of the stream once it was appended, so
 /// the first has version 1.
+///
+/// A version that a stream has answered with also knows the [log epoch](crate::Partition::epoch) in which it was seen. With it
+/// the stream recognises a version of events that were cut off or lost since, although it has as many events again: see
+/// [`StreamTruncated`](crate::Error::StreamTruncated). One that is made of a number has no epoch, and is only that number.
+/// Whoever stores a version, for example with a snapshot, stores its text, which has both.
+///
+/// *Comparing* versions compares the numbers of events, and only these: `Eq`, `Ord` and `Hash` do not look at the epoch. So of one
+/// stream a greater version is a later one as long as its log is not cut.
 ///
 /// ```
 /// # use quipu::{ExpectedVersion, Version};
 /// let version = Version::new(3);
 /// assert_eq!(version.plus(2), Version::new(5));
 /// assert_eq!(ExpectedVersion::from(version), ExpectedVersion::Exact(version));
+///
+/// let stored: Version = "10@e3".parse()?;
+/// assert_eq!((stored.get(), stored.epoch()), (10, Some(3)));
+/// assert_eq!(stored.to_string(), "10@e3");
+/// assert_eq!(stored, Version::new(10));
+/// # Ok::<(), quipu::ParseVersionError>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(u64);
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Version {
+    events: u64,
+    /// The log epoch in which it was seen.
+    epoch: Option<u32>,
+}
 
 impl Version {
     /// That of a stream without events.
-    pub const ZERO: Version = Version(0);
+    pub const ZERO: Version = Version::new(0);
 
-    /// A version from its number.
+    /// A version from its number. It has no epoch.
     pub const fn new(events: u64) -> Self {
-        Version(events)
+        Version { events, epoch: None }
     }
 
     /// The number itself.
     pub const fn get(self) -> u64 {
-        self.0
+        self.events
     }
 
-    /// The version so many events further on; it stops at `u64::MAX`.
+    /// The log epoch in which it was seen, if that is known.
+    pub const fn epoch(self) -> Option<u32> {
+        self.epoch
+    }
+
+    /// The version so many events further on, of the same epoch; it stops at `u64::MAX`.
     #[must_use]
     pub const fn plus(self, events: u64) -> Self {
-        Version(self.0.saturating_add(events))
+        Version { events: self.events.saturating_add(events), epoch: self.epoch }
     }
 
     /// How many events lie from `earlier` up to here; 0 if `earlier` is not earlier.
     pub const fn since(self, earlier: Version) -> u64 {
-        self.0.saturating_sub(earlier.0)
+        self.events.saturating_sub(earlier.events)
+    }
+
+    /// The same number of events, seen in `epoch`.
+    pub(crate) const fn seen_in(self, epoch: u32) -> Self {
+        Version { events: self.events, epoch: Some(epoch) }
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Version) -> bool {
+        self.events == other.events
+    }
+}
+
+impl Eq for Version {}
+
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Version) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Version) -> Ordering {
+        self.events.cmp(&other.events)
+    }
+}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.events.hash(state);
     }
 }
 
 impl From<u64> for Version {
     fn from(events: u64) -> Self {
-        Version(events)
+        Version::new(events)
     }
 }
 
 impl PartialEq<u64> for Version {
     fn eq(&self, other: &u64) -> bool {
-        self.0 == *other
+        self.events == *other
     }
 }
 
+/// `10@e3`, or `10` without an epoch.
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        match self.epoch {
+            None => fmt::Display::fmt(&self.events, f),
+            Some(epoch) => f.pad(&format!("{}@e{epoch}", self.events)),
+        }
     }
 }
+
+impl FromStr for Version {
+    type Err = ParseVersionError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVersionError> {
+        let (events, epoch) = match text.split_once("@e") {
+            None => (text, None),
+            Some((events, epoch)) => (events, Some(number(epoch)?)),
+        };
+        Ok(Version { events: number(events)?, epoch })
+    }
+}
+
+/// Digits only.
+fn number<T: FromStr>(text: &str) -> Result<T, ParseVersionError> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number).ok_or(ParseVersionError)
+}
+
+/// A text is not a [`Version`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a version; expected \"events\" or \"events@eepoch\", for example \"10\" or \"10@e3\"")]
+pub struct ParseVersionError;
 
 /// What must hold of a stream for an append to it.
 ///
@@ -79,9 +163,9 @@ impl ExpectedVersion {
     pub const fn holds(self, current: Version) -> bool {
         match self {
             ExpectedVersion::Any => true,
-            ExpectedVersion::Exists => current.0 > 0,
-            ExpectedVersion::Empty => current.0 == 0,
-            ExpectedVersion::Exact(version) => current.0 == version.0,
+            ExpectedVersion::Exists => current.events > 0,
+            ExpectedVersion::Empty => current.events == 0,
+            ExpectedVersion::Exact(version) => current.events == version.events,
         }
     }
 
@@ -118,11 +202,42 @@ mod tests {
 
     #[test]
     fn each_expectation_holds_for_its_versions() {
-        let of = |expected: ExpectedVersion| [0, 1, 2].map(|n| expected.holds(Version(n)));
+        let of = |expected: ExpectedVersion| [0, 1, 2].map(|n| expected.holds(Version::new(n)));
         assert_eq!(of(ExpectedVersion::Any), [true, true, true]);
         assert_eq!(of(ExpectedVersion::Exists), [false, true, true]);
         assert_eq!(of(ExpectedVersion::Empty), [true, false, false]);
-        assert_eq!(of(Version(1).into()), [false, true, false]);
+        assert_eq!(of(Version::new(1).into()), [false, true, false]);
         assert_eq!(of(Version::ZERO.into()), of(ExpectedVersion::Empty));
+    }
+
+    #[test]
+    fn a_version_comes_back_from_its_text_with_its_epoch() {
+        for (text, events, epoch) in [
+            ("0", 0, None),
+            ("10", 10, None),
+            ("10@e0", 10, Some(0)),
+            ("18446744073709551615@e4294967295", u64::MAX, Some(u32::MAX)),
+        ] {
+            let version: Version = text.parse().unwrap();
+            assert_eq!(
+                (version.get(), version.epoch(), version.to_string()),
+                (events, epoch, text.to_string())
+            );
+        }
+        for text in
+            ["", "@e1", "1@", "1@e", "1@3", "+1", "1@e+1", "1@e4294967296", "-1", " 1", "1@e1@e1", "a"]
+        {
+            assert_eq!(text.parse::<Version>(), Err(ParseVersionError), "{text}");
+        }
+        assert_eq!(format!("{:>7}|{:<7}|", Version::new(3).seen_in(1), Version::new(3)), "   3@e1|3      |");
+    }
+
+    #[test]
+    fn versions_compare_by_their_events_alone() {
+        let (early, late) = (Version::new(3).seen_in(7), Version::new(4).seen_in(2));
+        assert!(early < late && early == Version::new(3) && early == 3);
+        assert_eq!(early.max(late).epoch(), Some(2));
+        let set: std::collections::HashSet<_> = [early, Version::new(3), late].into();
+        assert_eq!(set.len(), 2);
     }
 }

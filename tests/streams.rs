@@ -133,7 +133,7 @@ fn each_expectation_is_checked_and_a_conflict_says_what_there_is() {
     assert_eq!(append(&stream, Version::new(2), "v").unwrap(), 3);
     assert_eq!(append(&stream, ANY, "v").unwrap(), 4);
     let error = append(&stream, Version::new(9), "v").unwrap_err();
-    assert_eq!(error.to_string(), "stream \"k\" of t is at version 4, expected was version 9");
+    assert_eq!(error.to_string(), "stream \"k\" of t is at version 4@e0, expected was version 9");
     assert_eq!(error.outcome(), quipu::Outcome::NotWritten);
     assert_eq!(conflict(stream.load_from(Version::new(5))), 4);
     assert_eq!(stream.load_from(Version::new(4)).unwrap().len(), 0);

@@ -174,7 +174,7 @@ impl Log {
     /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.
     fn lock_when(self: &Arc<Self>, when: &When<'_>) -> Result<(MutexGuard<'_, Writer>, Version)> {
         loop {
-            let counted = when.stream.map(|condition| self.count_before(condition.hash)).transpose()?;
+            let counted = when.stream.map(|condition| self.count_before(condition)).transpose()?;
             let writer = self.writer.lock();
             self.check_writable()?;
             if when.end.is_some_and(|end| end != writer.point.end) {

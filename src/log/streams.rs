@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::cursor::read_batch;
 use super::keys::{KeyCount, count_keys};
 use super::segment::Segment;
-use super::{Log, LogSettings, Segments, Writer};
+use super::{Common, Log, LogSettings, Segments, Writer};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::key_hash::KeyHash;
@@ -77,11 +77,78 @@ impl Log {
         if settings.streams { count_keys(&self.hasher, records, header.count) } else { Vec::new() }
     }
 
+    /// Counts a stream's events in all segments but the active one. The version that the condition expects is of this past, if
+    /// the log is not cut after that.
+    ///
+    /// # Errors
+    /// Those of reading; `StreamTruncated`.
+    pub(super) fn count_before(self: &Arc<Self>, condition: &StreamCondition) -> Result<Counted> {
+        let StreamCondition { key, hash, expected, ahead } = condition;
+        let counted = self.count_sealed(*hash)?;
+        if let ExpectedVersion::Exact(version) = expected {
+            // A cut in between is noticed under the writer's lock.
+            self.check_version(key, *hash, *version, *ahead)?;
+        }
+        Ok(counted)
+    }
+
+    /// Whether a version still counts the events that it counted when it was seen; `ahead` of them are not appended yet. One
+    /// without an epoch does not say which they were.
+    ///
+    /// # Errors
+    /// `StreamTruncated` if it does not; those of reading.
+    pub(crate) fn check_version(
+        self: &Arc<Self>,
+        key: &Arc<[u8]>,
+        hash: KeyHash,
+        version: Version,
+        ahead: u64,
+    ) -> Result<()> {
+        let seen = version.get().saturating_sub(ahead);
+        let Some(epoch) = version.epoch().filter(|epoch| *epoch != self.epoch() && seen > 0) else {
+            return Ok(());
+        };
+        let mut common = Version::ZERO;
+        match self.common_end(epoch) {
+            Common::All => return Ok(()),
+            Common::Unknown => {}
+            Common::UpTo(end) => {
+                if self.is_event_before(hash, seen, end)? {
+                    return Ok(());
+                }
+                // Events are in the order of their offsets: those before the end come first.
+                let (mut low, mut high) = (0, seen - 1);
+                while low < high {
+                    let middle = high - (high - low) / 2;
+                    if self.is_event_before(hash, middle, end)? {
+                        low = middle;
+                    } else {
+                        high = middle - 1;
+                    }
+                }
+                common = Version::new(low).seen_in(self.epoch());
+            }
+        }
+        Err(Error::StreamTruncated { topic: self.topic().clone(), key: key.clone(), version, to: common })
+    }
+
+    /// Whether the stream has an event of this number, counted from 1, and it lies before `end`, where an epoch begins, so
+    /// that no batch lies across.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn is_event_before(self: &Arc<Self>, hash: KeyHash, number: u64, end: Offset) -> Result<bool> {
+        let one = Limit { events: 1, ..Limit::default() };
+        let loaded = self.load_stream(hash, |_| Version::new(number.saturating_sub(1)), one)?;
+        let is_there = loaded.version.get() >= number;
+        Ok(is_there && loaded.batches.first().is_some_and(|batch| batch.header.base_offset < end))
+    }
+
     /// Counts a stream's events in all segments but the active one.
     ///
     /// # Errors
     /// Those of reading.
-    pub(super) fn count_before(self: &Arc<Self>, hash: KeyHash) -> Result<Counted> {
+    fn count_sealed(self: &Arc<Self>, hash: KeyHash) -> Result<Counted> {
         loop {
             self.check_readable()?;
             let cuts = self.cuts();
@@ -127,7 +194,7 @@ impl Log {
             return Ok(None);
         }
         let Some(known) = writer.segment.known_key(condition.hash) else { return Ok(None) };
-        let current = Version::new(counted.before + known.records);
+        let current = Version::new(counted.before + known.records).seen_in(self.epoch());
         if condition.expected.holds(current.plus(condition.ahead)) {
             return Ok(Some(current));
         }
@@ -190,8 +257,8 @@ impl Log {
     ) -> Result<Loaded> {
         loop {
             self.check_readable()?;
-            let (cuts, segments) = (self.cuts(), self.segments());
-            let loaded = self.load_from(&segments, hash, &from, limit);
+            let (cuts, epoch, segments) = (self.cuts(), self.epoch(), self.segments());
+            let loaded = self.load_from(&segments, epoch, hash, &from, limit);
             if self.cuts() == cuts
                 && let Some(loaded) = self.settled(&segments, loaded)?
             {
@@ -215,10 +282,11 @@ impl Log {
         }
     }
 
-    /// As [`load_stream`](Log::load_stream), if these are the segments until the end.
+    /// As [`load_stream`](Log::load_stream), if these are the segments, and this is the epoch, until the end.
     fn load_from(
         self: &Arc<Self>,
         segments: &[Arc<Segment>],
+        epoch: u32,
         hash: KeyHash,
         from: impl Fn(Version) -> Version,
         limit: Limit,
@@ -242,8 +310,8 @@ impl Log {
             }
         }
         let before = before.unwrap_or(0);
-        let version = Version::new(before + events);
-        let from = from(version);
+        let version = Version::new(before + events).seen_in(epoch);
+        let from = Version::new(from(version).get()).seen_in(epoch);
         let (mut passed, mut skip, mut batches) = (from.get().saturating_sub(before), 0, Vec::new());
         let (mut events, mut bytes) = (0, 0);
         for (segment, count) in found.into_iter().rev() {

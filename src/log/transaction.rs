@@ -196,7 +196,7 @@ fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
         // Looked up with no writer held: that may read files.
         let mut counted = Vec::with_capacity(order.len());
         for (_, part, _, log) in &order {
-            let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream.hash));
+            let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream));
             counted.push(of_part.collect::<Result<Vec<_>>>()?);
         }
         let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();

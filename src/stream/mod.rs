@@ -186,8 +186,10 @@ impl Stream {
     /// The events behind a version: what has happened since a snapshot was taken there.
     ///
     /// # Errors
-    /// [`VersionConflict`](Error::VersionConflict) if it has fewer events than that, so that the snapshot is one of another
-    /// past; otherwise as [`load`](Stream::load).
+    /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were cut off or lost since it was seen, by a
+    /// version that knows its [epoch](Version::epoch), so that the snapshot is one of another past: make it again from the
+    /// events. [`VersionConflict`](Error::VersionConflict) if the stream has fewer events than that; otherwise as
+    /// [`load`](Stream::load).
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig, Version};
@@ -200,7 +202,10 @@ impl Stream {
     /// # Ok(()) }
     /// ```
     pub fn load_from(&self, version: Version) -> Result<History> {
-        self.load_some(|_| version, Limit::default()).and_then(|history| self.check_history(history))
+        let history = self.load_some(|_| version, Limit::default())?;
+        // After the load: what was loaded of another past is not delivered.
+        self.check_version(version)?;
+        self.check_history(history, version)
     }
 
     /// The newest `n` events, or all if there are not so many, *oldest first*; `iter().rev()` goes through them from the
@@ -263,7 +268,8 @@ impl Stream {
     ///
     /// # Errors
     /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended, and what is there instead
-    /// is visible; load and decide again. Those of [`load`](Stream::load) and of
+    /// is visible; load and decide again. [`StreamTruncated`](Error::StreamTruncated) if the expected version is of events that
+    /// were cut off or lost since. Those of [`load`](Stream::load) and of
     /// [`Partition::append_at`]; [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
     /// [sequence](Record::sequence).
     ///
@@ -315,7 +321,8 @@ impl Stream {
                     if let (Some(ids), Some(version)) = (&ids, expected.exact())
                         && let Some(first) = self.find_repeated(version, ids)?.and_then(first_of)
                     {
-                        return Ok(StreamReceipt { first, version: version.plus(events.len() as u64) });
+                        let version = version.plus(events.len() as u64).seen_in(first.epoch);
+                        return Ok(StreamReceipt { first, version });
                     }
                     return Err(Error::VersionConflict { topic, key, expected, current });
                 }
@@ -363,16 +370,22 @@ impl Stream {
 
     /// # Errors
     /// `VersionConflict`: it was asked for what is behind more events than there are.
-    pub(crate) fn check_history(&self, history: History) -> Result<History> {
+    pub(crate) fn check_history(&self, history: History, asked: Version) -> Result<History> {
         if history.from_version() <= history.version() {
             return Ok(history);
         }
         Err(Error::VersionConflict {
             topic: self.topic().clone(),
             key: self.key.clone(),
-            expected: history.from_version().into(),
+            expected: asked.into(),
             current: history.version(),
         })
+    }
+
+    /// # Errors
+    /// `StreamTruncated`; those of reading.
+    pub(crate) fn check_version(&self, version: Version) -> Result<()> {
+        self.log().check_version(&self.key, self.hash, version, 0)
     }
 
     /// The same event with the stream's key.
