@@ -41,8 +41,9 @@ pub enum Error {
         /// The version that it has; in a transaction, before it.
         current: Version,
     },
-    /// A version of a stream was seen before events of it were cut off, or lost with a power loss: those that the stream has in
-    /// their place are not the ones that were counted. Nothing was appended. Throw away what was made of the events after `to`.
+    /// A version of a stream was seen before events of it were cut off, or lost with a power loss:
+    /// those that the stream has in their place are not the ones that were counted. Nothing was
+    /// appended. Throw away what was made of the events after `to`.
     #[error(
         "stream \"{}\" of {topic} has another past than version {version}: its events up to version {to} are the same",
         key.escape_ascii()
@@ -54,8 +55,8 @@ pub enum Error {
         key: Arc<[u8]>,
         /// The version that is of another past.
         version: Version,
-        /// The version up to which both have the same events; 0 if that is not known, because the log has not had the version's
-        /// epoch.
+        /// The version up to which both have the same events; 0 if that is not known, because the
+        /// log has not had the version's epoch.
         to: Version,
     },
     /// The topic does not keep [streams](crate::TopicConfig::streams), or it does and this would take events from them:
@@ -81,9 +82,10 @@ pub enum Error {
         /// The visible end: the newest offset one may ask for.
         latest: Offset,
     },
-    /// The position was taken before records were cut off the log's end, or lost with a power loss, and it lies beyond that
-    /// place. Or it was taken in a [log epoch](crate::Partition::epoch) that the log has not had, for example because an older
-    /// copy of the directory was put in place.
+    /// The position was taken before records were cut off the log's end, or lost with a power loss,
+    /// and it lies beyond that place. Or it was taken in a [log epoch](crate::Partition::epoch)
+    /// that the log has not had, for example because an older copy of the directory was put in
+    /// place.
     #[error(
         "{topic}/{partition} has another past after offset {to} than this position: it was cut there since, or never was there"
     )]
@@ -92,8 +94,9 @@ pub enum Error {
         topic: TopicName,
         /// The partition.
         partition: PartitionId,
-        /// Where the log that the position knew ends: the two have the same records before it. If the log has not had the
-        /// position's epoch that is not known, and this is the position's offset, or the log's end if that is less.
+        /// Where the log that the position knew ends: the two have the same records before it. If
+        /// the log has not had the position's epoch that is not known, and this is the position's
+        /// offset, or the log's end if that is less.
         to: Offset,
     },
     /// A record is larger than the topic or the buffer allows. Nothing was appended.

@@ -49,7 +49,8 @@ pub enum Event {
     },
     /// What a crash left behind was read again when the broker was opened.
     Recovered(Recovery),
-    /// Bytes after the last good batch were cut off, by an opening or by [`reopen`](crate::Partition::reopen).
+    /// Bytes after the last good batch were cut off, by an opening or by
+    /// [`reopen`](crate::Partition::reopen).
     Cut(Cut),
     /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition works again.
     LossAccepted {
@@ -86,7 +87,8 @@ pub struct OpenReport {
     pub recovered: Vec<Recovery>,
     /// What was cut off, and which offsets it held.
     pub cuts: Vec<Cut>,
-    /// The partitions whose end this opening could not prove. Empty after a clean close, and if only the process died.
+    /// The partitions whose end this opening could not prove. Empty after a clean close, and if
+    /// only the process died.
     pub unproven: Vec<Unproven>,
     /// Commits of groups that spoke of records which a power loss took: they were set back to the log end, so that what
     /// comes there now is delivered.
@@ -100,19 +102,22 @@ pub struct OpenReport {
     pub warnings: Vec<String>,
 }
 
-/// A partition of which the last records may be gone without a trace, because the machine was started again since they were
-/// written: what was not synced is lost then, and often no torn byte shows it.
+/// A partition of which the last records may be gone without a trace, because the machine was
+/// started again since they were written: what was not synced is lost then, and often no torn byte
+/// shows it.
 ///
-/// From [`checked`](Unproven::checked) on, records may have been lost that were there before; none before it was. The partition's
-/// [epoch](crate::Partition::epoch) has risen, so a position after [`end`](Unproven::end) from before answers
-/// [`Truncated`](crate::Error::Truncated).
+/// From [`checked`](Unproven::checked) on, records may have been lost that were there before; none
+/// before it was. The partition's [epoch](crate::Partition::epoch) has risen, so a position after
+/// [`end`](Unproven::end) from before answers [`Truncated`](crate::Error::Truncated).
 ///
 /// # The limit of this
-/// Under [`Durability::Sync`](crate::Durability::Sync) a power loss takes no acknowledged record, and this report is then about
-/// records that no caller was told of. But a medium that loses *synced* bytes at the very end of a log, as zeros or as a shorter
-/// file, leaves what such a power loss leaves, because no later batch says that they had been there. That cannot be told apart.
-/// It is listed here too, and only here. If the process died and the machine was not started again, the page cache still had
-/// everything, and a loss of bytes at the end between that and the opening is not noticed.
+/// Under [`Durability::Sync`](crate::Durability::Sync) a power loss takes no acknowledged record,
+/// and this report is then about records that no caller was told of. But a medium that loses
+/// *synced* bytes at the very end of a log, as zeros or as a shorter file, leaves what such a power
+/// loss leaves, because no later batch says that they had been there. That cannot be told apart. It
+/// is listed here too, and only here. If the process died and the machine was not started again,
+/// the page cache still had everything, and a loss of bytes at the end between that and the opening
+/// is not noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unproven {
@@ -121,7 +126,8 @@ pub struct Unproven {
     /// The partition.
     pub partition: PartitionId,
     /// Where the knowledge of the last checkpoint ends: everything before was on the medium. With
-    /// [`checkpoint_interval`](crate::BrokerConfig::checkpoint_interval) it is written every few seconds.
+    /// [`checkpoint_interval`](crate::BrokerConfig::checkpoint_interval) it is written every few
+    /// seconds.
     pub checked: Offset,
     /// Where the log ends now.
     pub end: Offset,

@@ -522,14 +522,16 @@ impl Partition {
         self.log.read_raw(from, max_bytes)
     }
 
-    /// As [`read_raw`](Partition::read_raw) from the end of what a copy took before: `epoch` is that of the last
-    /// [shipment](RawBatches::epoch) it has appended. So a copy never continues after records that this partition has lost.
+    /// As [`read_raw`](Partition::read_raw) from the end of what a copy took before: `epoch` is
+    /// that of the last [shipment](RawBatches::epoch) it has appended. So a copy never continues
+    /// after records that this partition has lost.
     ///
     /// # Errors
-    /// [`Truncated`](Error::Truncated) if this partition was cut before `from` since that epoch, by a truncation, or by a power
-    /// loss that took records; it says up to where both are the same, which is where to
-    /// [truncate](Partition::truncate_to) the copy to. Also if the epoch is later than this partition's: then nothing is known
-    /// of how far both are the same. Otherwise as `read_raw`.
+    /// [`Truncated`](Error::Truncated) if this partition was cut before `from` since that epoch, by
+    /// a truncation, or by a power loss that took records; it says up to where both are the same,
+    /// which is where to [truncate](Partition::truncate_to) the copy to. Also if the epoch is later
+    /// than this partition's: then nothing is known of how far both are the same. Otherwise as
+    /// `read_raw`.
     ///
     /// ```
     /// # use quipu::{Broker, Error, Offset, RawBatches, Record, TopicConfig};
@@ -656,17 +658,20 @@ impl Partition {
         self.log.reset_to(offset)
     }
 
-    /// Takes the partition back into service after a failed write or sync ([`Poisoned`](Error::Poisoned)): the visible records
-    /// are checked, written and synced again, the others are cut off, and the log epoch rises. Does nothing if nothing is wrong.
+    /// Takes the partition back into service after a failed write or sync
+    /// ([`Poisoned`](Error::Poisoned)): the visible records are checked, written and synced again,
+    /// the others are cut off, and the log epoch rises. Does nothing if nothing is wrong.
     ///
-    /// After a failed sync some file systems show the medium's older bytes instead of those that were written. Then the log ends
-    /// before the first batch of which that is so: [`Event::Cut`](crate::stats::Event::Cut) reports the records that were visible
-    /// and are gone, and positions after that end answer [`Truncated`](Error::Truncated).
+    /// After a failed sync some file systems show the medium's older bytes instead of those that
+    /// were written. Then the log ends before the first batch of which that is so:
+    /// [`Event::Cut`](crate::stats::Event::Cut) reports the records that were visible and are gone,
+    /// and positions after that end answer [`Truncated`](Error::Truncated).
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The medium refuses again, or the journal has a transaction that the partition took part in, which only opening the
-    /// broker can put in its place: the partition stays poisoned. [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed).
+    /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The medium refuses
+    /// again, or the journal has a transaction that the partition took part in, which only opening
+    /// the broker can put in its place: the partition stays poisoned.
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
     pub fn reopen(&self) -> Result<()> {
         self.state.check()?;
         self.log.reopen()

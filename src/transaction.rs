@@ -174,16 +174,18 @@ impl Transaction {
     /// append.
     ///
     /// # Errors
-    /// Nothing was done: the first error of [`send`](Transaction::send) and [`append`](Transaction::append), also
-    /// [`InvalidConfig`](Error::InvalidConfig) for a record with a [sequence](Record::sequence);
-    /// [`StreamTruncated`](Error::StreamTruncated); [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected, or
-    /// [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere: what is there instead can be
-    /// read; [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no
-    /// segment has room for, or all of them together above 1 GiB; [`DiskFull`](Error::DiskFull);
-    /// [`Poisoned`](Error::Poisoned), [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed and it is unknown whether
-    /// it will be there: all of it or nothing, once the broker has been opened again; until then its partitions take no
-    /// appends.
+    /// Nothing was done: the first error of [`send`](Transaction::send) and
+    /// [`append`](Transaction::append), also [`InvalidConfig`](Error::InvalidConfig) for a record
+    /// with a [sequence](Record::sequence); [`StreamTruncated`](Error::StreamTruncated);
+    /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected,
+    /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
+    /// what is there instead can be read; [`CommitRejected`](Error::CommitRejected);
+    /// [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has room for, or all
+    /// of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
+    /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed
+    /// and it is unknown whether it will be there: all of it or nothing, once the broker has been
+    /// opened again; until then its partitions take no appends.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};

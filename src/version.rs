@@ -8,13 +8,16 @@ use std::str::FromStr;
 /// How many events a stream has: 0 before the first. An event's own version is that of the stream once it was appended, so
 /// the first has version 1.
 ///
-/// A version that a stream has answered with also knows the [log epoch](crate::Partition::epoch) in which it was seen. With it
-/// the stream recognises a version of events that were cut off or lost since, although it has as many events again: see
-/// [`StreamTruncated`](crate::Error::StreamTruncated). One that is made of a number has no epoch, and is only that number.
-/// Whoever stores a version, for example with a snapshot, stores its text, which has both.
+/// A version that a stream has answered with also knows the [log epoch](crate::Partition::epoch) in
+/// which it was seen. With it the stream recognises a version of events that were cut off or lost
+/// since, although it has as many events again: see
+/// [`StreamTruncated`](crate::Error::StreamTruncated). One that is made of a number has no epoch,
+/// and is only that number. Store a version as its text, for example with a snapshot, because the
+/// text has both.
 ///
-/// *Comparing* versions compares the numbers of events, and only these: `Eq`, `Ord` and `Hash` do not look at the epoch. So of one
-/// stream a greater version is a later one as long as its log is not cut.
+/// *Comparing* versions compares the numbers of events, and only these: `Eq`, `Ord` and `Hash` do
+/// not look at the epoch. So of one stream a greater version is a later one as long as its log is
+/// not cut.
 ///
 /// ```
 /// # use quipu::{ExpectedVersion, Version};

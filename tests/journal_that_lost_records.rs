@@ -1,5 +1,5 @@
-//! A journal that has lost records which were on the medium: a later batch of a partition proves that they were. That is
-//! damage, and nothing is cut because of it.
+//! A journal that has lost records which were on the medium: a later batch of a partition proves
+//! that they were. That is damage, and nothing is cut because of it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -23,8 +23,8 @@ fn together(broker: &Broker, parts: &[Partition; 2], value: &str) {
     transaction.commit().unwrap();
 }
 
-/// Six transactions over `x` and `y`, and after the fourth a record in `x` that is synced, and one that knows of it. Where the
-/// journal's records end after each of them.
+/// Six transactions over `x` and `y`, and after the fourth a record in `x` that is synced, and one
+/// that knows of it. Where the journal's records end after each of them.
 fn six() -> (Disk, Vec<u64>) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -67,7 +67,8 @@ fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
             }
             let case = format!("{left} records left, {case}");
             if left >= 4 {
-                // Nothing says that the rest was on the medium: it is taken for what a crash has left.
+                // Nothing says that the rest was on the medium: it is taken for what a crash has
+                // left.
                 let broker = open(&disk).unwrap();
                 let cuts: Vec<_> = broker.open_report().cuts.iter().map(|cut| cut.from.get()).collect();
                 let from = left as u64;
@@ -79,7 +80,8 @@ fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
                 let Err(Error::Corrupt(corruption)) = open(&disk) else { panic!("{case}: it opens") };
                 assert!(corruption.file.ends_with("journal"), "{case}: {corruption:?}");
                 assert_eq!(corruption.position, end, "{case}: {corruption:?}");
-                // The first that is missing is at offset `left`, the witness is the batch after the synced one.
+                // The first that is missing is at offset `left`, the witness is the batch after the
+                // synced one.
                 let named = [
                     format!("transaction {} ", left + 1),
                     format!("x/0 has its batch at {left}.."),

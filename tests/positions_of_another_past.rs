@@ -1,5 +1,5 @@
-//! Positions, commits and shipments of a past that the log does not share: of records that a power loss took, and of an epoch
-//! that the log never had.
+//! Positions, commits and shipments of a past that the log does not share: of records that a power
+//! loss took, and of an epoch that the log never had.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -26,8 +26,11 @@ fn position(text: &str) -> Position {
     text.parse().unwrap()
 }
 
+/// Offsets of records, and ranges that were skipped.
+type Found = (Vec<u64>, Vec<(u64, u64)>);
+
 /// What a reader that begins at a position answers, under a policy.
-fn read(broker: &Broker, at: &str, policy: OffsetReset) -> quipu::Result<(Vec<u64>, Vec<(u64, u64)>)> {
+fn read(broker: &Broker, at: &str, policy: OffsetReset) -> quipu::Result<Found> {
     let records = broker.reader_at(&[position(at)])?.offset_reset(policy).poll(Duration::ZERO)?;
     let offsets = records.iter().map(|record| record.offset().get()).collect();
     for skipped in records.skipped() {
@@ -74,7 +77,8 @@ fn a_commit_of_a_later_epoch_is_rejected() {
     assert!(matches!(refused, Err(Error::Truncated { to, .. }) if to == 1), "{refused:?}");
 }
 
-/// A commit that was made in a later epoch than the log has now: the directory of the topic is an older copy.
+/// A commit that was made in a later epoch than the log has now: the directory of the topic is an
+/// older copy.
 #[test]
 fn a_group_that_has_committed_in_a_later_epoch_follows_the_policy() {
     let (disk, broker, partition) = made(5);
@@ -101,7 +105,8 @@ fn a_group_that_has_committed_in_a_later_epoch_follows_the_policy() {
     disk.truncate("checkpoint", 0).unwrap();
     let broker = open(&disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
-    // The opening sets back what lies after the end, and nothing of what a group has is taken for another record.
+    // The opening sets back what lies after the end, and nothing of what a group has is taken for
+    // another record.
     assert_eq!(partition.bounds().unwrap().log_end, 5);
     fill(&broker, &partition, 12);
     let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
@@ -136,7 +141,8 @@ fn a_group_recognises_records_that_a_power_loss_took() {
             assert_eq!((end.get(), partition.epoch()), (synced, 1));
         }
         fill(&broker, &partition, 200);
-        // A reader: unless the partition is a new one, that never had the position's epoch or any record.
+        // A reader: unless the partition is a new one, that never had the position's epoch or any
+        // record.
         let refused = read(&broker, &stored.to_string(), OffsetReset::Fail);
         assert!(
             matches!(refused, Err(Error::Truncated { to, .. }) if to == end)

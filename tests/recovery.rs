@@ -166,8 +166,8 @@ fn zeros_behind_the_end_are_the_end_and_no_cut() {
     }
 }
 
-/// A segment is listed once its header is on the medium. So one without a header was damaged, and is not new: not the first
-/// one, not one right after a roll, and not one that has had batches.
+/// A segment is listed once its header is on the medium. So one without a header was damaged, and
+/// is not new: not the first one, not one right after a roll, and not one that has had batches.
 #[test]
 fn a_listed_segment_without_its_header_is_damage() {
     let damages = |disk: &Disk, segments: usize, records: u64| {
@@ -269,7 +269,8 @@ fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     assert_eq!(files(&disk, "topics/t/0", ".log"), before);
 }
 
-/// A roll makes the header durable: no power loss leaves a listed segment without it, whatever it takes of the records.
+/// A roll makes the header durable: no power loss leaves a listed segment without it, whatever it
+/// takes of the records.
 #[test]
 fn a_roll_costs_one_sync_of_the_header() {
     let disk = Disk::new();

@@ -1,5 +1,5 @@
-//! After a failed sync the page cache may show the medium's older bytes. A reopen checks every batch that it is about to write
-//! again and to call synced.
+//! After a failed sync the page cache may show the medium's older bytes. A reopen checks every
+//! batch that it is about to write again and to call synced.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -28,8 +28,8 @@ fn open(disk: &Disk) -> (Broker, Cuts) {
     (config.on_disk(disk).unwrap(), cuts)
 }
 
-/// A partition with 3 records that were synced and `more` after them that a failed sync may have lost, over several segments;
-/// and the segments with their lengths before and after those.
+/// A partition with 3 records that were synced and `more` after them that a failed sync may have
+/// lost, over several segments; and the segments with their lengths before and after those.
 struct Failed {
     disk: Disk,
     broker: Broker,
@@ -71,7 +71,8 @@ fn a_batch_that_the_medium_no_longer_shows_ends_the_log_and_is_reported() {
             }
             _ => disk.overwrite(&file, synced, &bytes[128..(128 + len - synced) as usize]).unwrap(),
         }
-        let mut reader = broker.reader_at(&[position.clone()]).unwrap().offset_reset(OffsetReset::Fail);
+        let mut reader =
+            broker.reader_at(std::slice::from_ref(&position)).unwrap().offset_reset(OffsetReset::Fail);
         partition.reopen().unwrap();
         let bounds = partition.bounds().unwrap();
         assert_eq!((bounds.log_end.get(), bounds.durable_end.get(), partition.epoch()), (3, 3, 1), "{how}");

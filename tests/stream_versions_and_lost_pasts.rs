@@ -1,5 +1,6 @@
-//! A version of a stream knows the log epoch in which it was seen: a snapshot, an expected version or a reader of events that
-//! were lost or cut off is recognised, although the stream has as many events again.
+//! A version of a stream knows the log epoch in which it was seen: a snapshot, an expected version
+//! or a reader of events that were lost or cut off is recognised, although the stream has as many
+//! events again.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -19,8 +20,8 @@ fn events(what: &str, range: std::ops::Range<u64>) -> Vec<Record<'static>> {
     range.map(|n| Record::new(format!("{what} {n}"))).collect()
 }
 
-/// Five events that stay and five that a power loss takes, among events of another stream; the version of ten, and the broker
-/// after it, with seven new events.
+/// Five events that stay and five that a power loss takes, among events of another stream; the
+/// version of ten, and the broker after it, with seven new events.
 fn lost() -> (Disk, Broker, Version) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();

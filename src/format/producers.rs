@@ -7,6 +7,10 @@ use crate::types::{Offset, PartitionId, TopicId};
 /// How many batches are remembered per producer.
 pub(crate) const REMEMBERED: usize = 5;
 
+/// How many a file may have of each: those, and before them one of which the log has nothing any
+/// more.
+const LISTED: usize = REMEMBERED + 1;
+
 /// The producer-state file of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProducersFile {
@@ -16,7 +20,8 @@ pub(crate) struct ProducersFile {
     pub(crate) log_epoch: u32,
     /// All batches below are accounted for, and were on the medium.
     pub(crate) end_offset: Offset,
-    /// By producer id, which rises: the last batches, oldest first.
+    /// By producer id, which rises: the last batches, oldest first; of six the first need not be
+    /// next to the others.
     pub(crate) producers: Vec<(u64, Vec<Remembered>)>,
 }
 
@@ -43,7 +48,7 @@ impl ProducersFile {
         writer.u64(self.end_offset.get());
         writer.count(self.producers.len());
         for (id, batches) in &self.producers {
-            debug_assert!((1..=REMEMBERED).contains(&batches.len()));
+            debug_assert!((1..=LISTED).contains(&batches.len()));
             writer.u64(*id);
             writer.u8(batches.len() as u8);
             for batch in batches {
@@ -83,7 +88,7 @@ impl ProducersFile {
 fn decode_batches(reader: &mut Reader<'_>, end: Offset) -> Result<Vec<Remembered>, Malformed> {
     let start = *reader;
     let count = usize::from(reader.u8("batch count")?);
-    if !(1..=REMEMBERED).contains(&count) {
+    if !(1..=LISTED).contains(&count) {
         return Err(start.malformed("batch count"));
     }
     let mut batches: Vec<Remembered> = Vec::with_capacity(count);
@@ -185,7 +190,7 @@ mod tests {
             let bytes = damage::resealed(&example().encode(), |bytes| bytes[56 + 8] = count);
             ProducersFile::decode(&bytes).unwrap_err().what
         };
-        assert_eq!([counted(0), counted(6)], ["batch count"; 2]);
+        assert_eq!([counted(0), counted(7)], ["batch count"; 2]);
         let bytes = damage::resealed(&example().encode(), |bytes| bytes[52] = 200);
         assert_eq!(ProducersFile::decode(&bytes).unwrap_err().what, "producer count");
     }

@@ -149,6 +149,10 @@ impl Log {
         if keyless.is_some() {
             settings.check_keys(*keyless)?;
         }
+        if sender.is_some() {
+            // Before the first batch of a named producer, its side file is made.
+            self.make_files(&mut writer)?;
+        }
         // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
         let mut judged = sender.map(|sender| self.judge(header, sender)).transpose()?;
         let append_time = self.set_append_time(header, &settings);
@@ -351,11 +355,11 @@ impl Log {
         if full || spread || aged { self.roll(writer).map(Some) } else { Ok(None) }
     }
 
-    /// Begins a new segment at the log's end. The manifest lists it before a batch is written to it; the old one is synced
-    /// later, by the worker or by a caller that waits for durability.
+    /// Begins a new segment at the log's end. The manifest lists it before a batch is written to
+    /// it; the old one is synced later, by the worker or by a caller that waits for durability.
     ///
-    /// IMPORTANT: the header is on the medium before the manifest lists the segment. An opening takes a listed segment
-    /// without a valid header for damage, because no crash leaves one.
+    /// IMPORTANT: the header is on the medium before the manifest lists the segment. An opening
+    /// takes a listed segment without a valid header for damage, because no crash leaves one.
     pub(super) fn roll(&self, writer: &mut Writer) -> Result<Event> {
         let (old, base) = (writer.point, writer.point.end);
         let header = SegmentHeader {

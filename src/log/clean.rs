@@ -457,7 +457,7 @@ impl Log {
     }
 
     /// Puts the new segments in the place of the old ones: the manifest is the commit point.
-    fn swap(&self, outputs: &Outputs<'_>, pace: &Pace<'_>) -> Result<(), (Error, bool)> {
+    fn swap(self: &Arc<Self>, outputs: &Outputs<'_>, pace: &Pace<'_>) -> Result<(), (Error, bool)> {
         let known = |error| (error, false);
         let inputs = pace.inputs;
         let shape = self.shape.lock();
@@ -472,6 +472,11 @@ impl Log {
             return Err(known(self.aborted()));
         };
         let behind = first + inputs.len();
+        // Of each producer the last batch stays, if need be without records. The earlier ones may
+        // become the last by a truncation.
+        if let Some(upto) = inputs.last().and_then(|last| last.end()) {
+            self.keep_producers(upto, false).map_err(known)?;
+        }
         // The list and the manifest name the same, one by one; both only grow at their ends while the shape is locked.
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));

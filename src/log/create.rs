@@ -50,6 +50,7 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
         segments: vec![segment],
         point: Point::start_of(Offset::ZERO, 0, 0, 0),
         damage: None,
+        has_senders: false,
         tail: Tail::default(),
     }
 }

@@ -60,10 +60,11 @@ struct Rest {
 }
 
 impl Log {
-    /// Takes a poisoned partition back into service: the visible records are checked, written again and synced, everything after
-    /// them is cut off, the epoch rises, and appending continues in a new segment. If the medium no longer shows the bytes of a
-    /// visible batch, the log ends before that batch: an event reports it, and readers find `Truncated`. Does nothing if the
-    /// partition is not poisoned.
+    /// Takes a poisoned partition back into service: the visible records are checked, written again
+    /// and synced, everything after them is cut off, the epoch rises, and appending continues in a
+    /// new segment. If the medium no longer shows the bytes of a visible batch, the log ends before
+    /// that batch: an event reports it, and readers find `Truncated`. Does nothing if the partition
+    /// is not poisoned.
     ///
     /// # Errors
     /// The medium refuses again: the partition stays poisoned.
@@ -110,8 +111,8 @@ impl Log {
         let segments = self.segments();
         let unsynced = || segments.iter().filter(|s| s.is_dirty() && s.base < visible);
         unsynced().for_each(|segment| segment.release());
-        // IMPORTANT: before anything is written again. After a failed sync the page cache may show the bytes of the medium, which
-        // are older than those that were written.
+        // IMPORTANT: before anything is written again. After a failed sync the page cache may show
+        // the bytes of the medium, which are older than those that were written.
         let broken = self.check_again(unsynced(), &durable, visible)?;
         let end = broken.as_ref().map_or(visible, |broken| broken.end);
         if let Some(broken) = broken.as_ref().filter(|broken| broken.end < self.log_start()) {
@@ -139,8 +140,9 @@ impl Log {
         Ok(broken.map(|broken| self.cut_of(broken, visible)))
     }
 
-    /// Reads and checks the batches of segments that a failed sync may have lost, up to `visible`: those that the durable point
-    /// does not cover. Returns where the first one is that is not what was written, if there is one.
+    /// Reads and checks the batches of segments that a failed sync may have lost, up to `visible`:
+    /// those that the durable point does not cover. Returns where the first one is that is not what
+    /// was written, if there is one.
     ///
     /// # Errors
     /// A segment's header is damaged, which was on the medium; or an I/O error.
@@ -169,7 +171,8 @@ impl Log {
         Ok(None)
     }
 
-    /// The header of the batch that must be at a position and begin at `offset`; or what is wrong with it.
+    /// The header of the batch that must be at a position and begin at `offset`; or what is wrong
+    /// with it.
     ///
     /// # Errors
     /// An I/O error.
@@ -239,7 +242,9 @@ impl Log {
         let mut writer = self.writer.lock();
         self.check_writable()?;
         let cut = if to == start {
-            // Nothing that may be read is kept, even where the log starts within a batch.
+            // Nothing that may be read is kept, even where the log starts within a batch. The
+            // records before the start say what named producers have sent.
+            self.keep_producers(to, true)?;
             Cut { kept: 0, last: None, rest: None, start, end: to, common: to }
         } else {
             let (kept, last, split) = self.find_cut(&writer, to)?;

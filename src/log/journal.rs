@@ -38,7 +38,8 @@ pub(crate) struct Journal {
     gate: RwLock<()>,
     state: Mutex<State>,
     commit: GroupCommit,
-    /// During an opening, the records that the file had before. No other lock is taken while it is held.
+    /// During an opening, the records that the file had before. No other lock is taken while it is
+    /// held.
     known: Mutex<Option<Known>>,
 }
 
@@ -104,7 +105,8 @@ impl Journal {
         }
     }
 
-    /// Returns an error if what a partition was found to have proves that the journal has lost a record. During an opening.
+    /// Returns an error if what a partition was found to have proves that the journal has lost a
+    /// record. During an opening.
     pub(super) fn check_records(
         &self,
         ctx: &Context,
@@ -442,8 +444,8 @@ fn lost_record(ctx: &Context, identity: &Identity, known: &Known, found: &Found)
     super::corrupt(ctx, Path::new(names::JOURNAL), known.end, &what)
 }
 
-/// Looks at the journal, if there is one, before anything is written. Notes which records it has, for the recovery of the
-/// partitions.
+/// Looks at the journal, if there is one, before anything is written. Notes which records it has,
+/// for the recovery of the partitions.
 ///
 /// # Errors
 /// `UnsupportedFormat`; an I/O error. Damage is for [`settle`] to report.
@@ -471,8 +473,9 @@ pub(crate) fn check_format(ctx: &Context) -> Result<()> {
 /// appended cannot be appended after the others have been cut off either.
 ///
 /// # Errors
-/// `Corrupt` if the journal is damaged where it had been on the medium, or has lost a record that was; `UnsupportedFormat`; or what the medium says, also of
-/// a partition that could not be opened for another reason than damage.
+/// `Corrupt` if the journal is damaged where it had been on the medium, or has lost a record that
+/// was; `UnsupportedFormat`; or what the medium says, also of a partition that could not be opened
+/// for another reason than damage.
 pub(crate) fn settle(
     ctx: &Arc<Context>,
     logs: &[Arc<Log>],
@@ -519,7 +522,8 @@ pub(crate) fn settle(
     let mut lost =
         logs.iter().filter_map(|log| Some((log, log.recovered().lost_record(&known, log.log_start())?)));
     if let Some((log, found)) = lost.next() {
-        // IMPORTANT: before anything is cut for lack of a record. Nothing has been changed in that log.
+        // IMPORTANT: before anything is cut for lack of a record. Nothing has been changed in that
+        // log.
         return Err(lost_record(ctx, log.identity(), &known, found));
     }
     let unread = logs.iter().find_map(|log| log.unread());
@@ -685,8 +689,9 @@ pub(crate) struct Found {
     pub(crate) base: Offset,
     pub(crate) end: Offset,
     pub(crate) id: u64,
-    /// The base offset of a later batch whose `synced_upto` covers this one. A log calls nothing durable before the records of
-    /// its transactions are, so such a batch proves that the journal's record was on the medium.
+    /// The base offset of a later batch whose `synced_upto` covers this one. A log calls nothing
+    /// durable before the records of its transactions are, so such a batch proves that the
+    /// journal's record was on the medium.
     pub(crate) witness: Option<Offset>,
 }
 
@@ -704,18 +709,20 @@ impl Tail {
         }
     }
 
-    /// Notes that a later batch, at `witness`, says that everything before `synced_upto` was on the medium.
+    /// Notes that a later batch, at `witness`, says that everything before `synced_upto` was on the
+    /// medium.
     pub(crate) fn attest(&mut self, witness: Offset, synced_upto: Offset) {
-        // They are in the order of their offsets, so those that have a witness come first. From the newest on, because the
-        // older ones of a long log are covered already.
+        // They are in the order of their offsets, so those that have a witness come first. From the
+        // newest on, because the older ones of a long log are covered already.
         let covered = self.transactions.partition_point(|found| found.end <= synced_upto);
         let newly =
             self.transactions.iter_mut().take(covered).rev().take_while(|found| found.witness.is_none());
         newly.for_each(|found| found.witness = Some(witness));
     }
 
-    /// The first batch whose record was on the medium, and is not among `ids` of a journal that begins at `floor`. Not one
-    /// before `start`, the log start: it has been let go, whatever became of the others of its transaction.
+    /// The first batch whose record was on the medium, and is not among `ids` of a journal that
+    /// begins at `floor`. Not one before `start`, the log start: it has been let go, whatever
+    /// became of the others of its transaction.
     pub(crate) fn lost_record(&self, known: &Known, start: Offset) -> Option<&Found> {
         self.transactions.iter().find(|found| {
             found.witness.is_some()

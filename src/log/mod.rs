@@ -14,7 +14,8 @@
 //!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
 //!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
 //!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
-//! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer makes files), the journal's own, named producers, manifest,
+//! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer
+//!   makes files), the journal's own, the side file of named producers, named producers, manifest,
 //!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots, the reserve's. `cleaning` comes before
 //!   all of them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
@@ -230,6 +231,12 @@ pub(crate) struct Log {
     /// What is remembered of producers that have a name; read from the log when the first of them comes,
     /// and anew behind each cut.
     producers: Mutex<named::Known>,
+    /// Whether a named producer may ever have written to it.
+    has_senders: AtomicBool,
+    /// Held by the thread that reads, changes and replaces the side file of named producers.
+    saving_producers: Mutex<()>,
+    /// How long the side file of named producers was when it was last written here.
+    producers_bytes: AtomicU64,
     /// What opening found at its end.
     recovered: journal::Tail,
     /// How much of its files there is: see [`create`].
@@ -301,6 +308,7 @@ impl Log {
             Some(manifest) => recover(ctx, &identity, &dir, manifest, note, report),
             None => Ok(create::unwritten(&identity, &dir)),
         });
+        let has_senders = recovered.as_ref().is_ok_and(|found| found.has_senders);
         let (manifest, segments, point, damage, tail) = match recovered {
             Ok(found) => {
                 if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
@@ -363,6 +371,9 @@ impl Log {
             damage: Mutex::new(damage),
             met_damage: AtomicBool::new(false),
             producers: Mutex::default(),
+            has_senders: AtomicBool::new(has_senders),
+            saving_producers: Mutex::new(()),
+            producers_bytes: AtomicU64::new(0),
             recovered: tail,
             made: AtomicU8::new(made),
             poison: Mutex::new(None),
@@ -514,9 +525,10 @@ impl Log {
     /// Whether a position taken in `epoch` still means the same place.
     ///
     /// # Errors
-    /// `Truncated` if the log was cut before it since. Also if the epoch is later than the log's, for example because an older
-    /// copy of the directory was put in place: then nothing says how far the two pasts are the same. (Kafka answers such a
-    /// request with an undefined end offset, and the consumer resets.)
+    /// `Truncated` if the log was cut before it since. Also if the epoch is later than the log's,
+    /// for example because an older copy of the directory was put in place: then nothing says how
+    /// far the two pasts are the same. (Kafka answers such a request with an undefined end offset,
+    /// and the consumer resets.)
     pub(crate) fn check_position(&self, offset: Offset, epoch: u32) -> Result<()> {
         let cut = match self.common_end(epoch) {
             Common::All => None,

@@ -2,14 +2,15 @@
 //! and for most of them from a side file; from then on each append is judged and noted. Logs that no named producer ever
 //! writes to never look.
 
-use super::Log;
+use super::batch::Identity;
 use super::producers::{Claim, Located, Producers};
+use super::{Common, Log};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::names;
-use crate::format::producers::ProducersFile;
+use crate::format::producers::{ProducersFile, REMEMBERED, Remembered};
 use crate::log::cursor::Cursor;
-use crate::storage::{OpenMode, read_file, write_all_at};
+use crate::storage::{ReplaceError, read_file, replace_file};
 use crate::sync::{Arc, MutexGuard, Ordering};
 use crate::types::Offset;
 
@@ -19,6 +20,14 @@ pub(crate) struct Sender<'a> {
     pub(crate) first: Option<u64>,
     /// Whether it may still send.
     pub(crate) fence: &'a dyn Fn() -> Result<()>,
+}
+
+/// What the side file says of a log.
+struct Loaded {
+    file: ProducersFile,
+    /// Whether all of it is still so. If the log was cut before the file's end, its batches before
+    /// that cut were there, and are what is left in the file.
+    is_whole: bool,
 }
 
 /// What is known of a log's named producers.
@@ -58,28 +67,49 @@ impl Log {
             if known.cuts == Some(cuts) {
                 return Ok(known);
             }
+            let start = self.log_start();
             let found = self.find_producers();
-            // IMPORTANT: behind the scan. One that the log was cut under has seen what is not in it any more.
-            if self.cuts() == cuts {
+            // IMPORTANT: after the scan. If the log was cut meanwhile it has seen batches that are
+            // not in the log any more; if the log start has moved it may have missed some that only
+            // the side file of now tells of.
+            if self.cuts() == cuts && self.log_start() == start {
                 let (producers, saved) = found?;
+                if !producers.is_empty() {
+                    self.has_senders.store(true, Ordering::Release);
+                }
                 *known = Known { cuts: Some(cuts), producers, saved };
                 return Ok(known);
             }
         }
     }
 
-    /// Reads the side file, and behind what it covers the headers of all batches that are visible: those of named producers
-    /// are noted under the lock that they are written under, so what is not visible yet has been noted, or is cut off.
+    /// Reads the side file, and after what it covers the headers of all batches that are visible:
+    /// those of named producers are noted under the lock that they are written under, so what is
+    /// not visible yet has been noted, or is cut off.
     fn find_producers(self: &Arc<Self>) -> Result<(Producers, Option<Offset>)> {
-        let (mut producers, saved) = match self.load_producers() {
-            Some(file) => (Producers::new(file.producers), Some(file.end_offset)),
-            None => (Producers::default(), None),
-        };
-        let mut cursor = Cursor::new(self.clone(), self.log_start().max(saved.unwrap_or(Offset::ZERO)));
+        match self.load_producers() {
+            Some(Loaded { file, is_whole: true }) => {
+                let mut producers = Producers::new(file.producers);
+                self.scan_producers(file.end_offset, Offset::MAX, &mut producers)?;
+                Ok((producers, Some(file.end_offset)))
+            }
+            other => {
+                let mut producers = Producers::default();
+                self.scan_producers(Offset::ZERO, Offset::MAX, &mut producers)?;
+                producers.merge(other.map_or(Vec::new(), |loaded| loaded.file.producers));
+                Ok((producers, None))
+            }
+        }
+    }
+
+    /// Notes the batches of named producers from `from`, or the log start if that is later, up to
+    /// `to`. Of a batch across `to` only the records before it.
+    fn scan_producers(self: &Arc<Self>, from: Offset, to: Offset, producers: &mut Producers) -> Result<()> {
+        let mut cursor = Cursor::new(self.clone(), from.max(self.log_start()));
         loop {
             let header = match cursor.peek_any() {
-                Ok(Some(header)) => header,
-                Ok(None) => return Ok((producers, saved)),
+                Ok(Some(header)) if header.base_offset < to => header,
+                Ok(_) => return Ok(()),
                 // Retention was faster.
                 Err(_) if cursor.offset() < self.log_start() => {
                     cursor.go_to(self.log_start());
@@ -87,8 +117,7 @@ impl Log {
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(claim) = claim(&header) {
-                let last = header.base_offset.plus(u64::from(header.last_offset_delta));
+            if let Some((claim, last)) = claim_before(&header, to) {
                 producers.note(&claim, header.base_offset, last);
             }
             cursor.pass(&header);
@@ -96,22 +125,118 @@ impl Log {
     }
 
     /// What the side file says, if it speaks of what is in this log. IMPORTANT: on any doubt it does not.
-    fn load_producers(&self) -> Option<ProducersFile> {
+    fn load_producers(&self) -> Option<Loaded> {
         let path = self.dir.join(names::PRODUCERS);
         let bytes = read_file(&*self.ctx.storage, &path, u64::from(u32::MAX)).ok()?;
-        let file = ProducersFile::decode(&bytes).ok()?;
-        let is_ours = file.topic_id == self.identity.topic_id && file.partition == self.identity.partition;
+        let mut file = ProducersFile::decode(&bytes).ok()?;
+        if file.topic_id != self.identity.topic_id || file.partition != self.identity.partition {
+            return None;
+        }
         // Of epochs before those that it lists the manifest does not say where they ended.
-        let is_known = {
-            let manifest = self.manifest.get();
-            let oldest = manifest.epochs.first().map_or(u32::MAX, |oldest| oldest.epoch);
-            (oldest..=manifest.epoch()).contains(&file.log_epoch)
+        let oldest = self.manifest.get().epochs.first().map_or(u32::MAX, |oldest| oldest.epoch);
+        let common = match self.common_end(file.log_epoch) {
+            _ if file.log_epoch < oldest => return None,
+            Common::All => self.visible_end(),
+            Common::UpTo(end) => end.min(self.visible_end()),
+            Common::Unknown => return None,
         };
-        let is_part = is_ours
-            && is_known
-            && file.end_offset <= self.visible_end()
-            && self.check_position(file.end_offset, file.log_epoch).is_ok();
-        is_part.then_some(file)
+        let is_whole = file.end_offset <= common;
+        if !is_whole {
+            file.producers
+                .iter_mut()
+                .for_each(|(_, batches)| batches.retain(|batch| batch.last_offset < common));
+            file.producers.retain(|(_, batches)| !batches.is_empty());
+        }
+        Some(Loaded { file, is_whole })
+    }
+
+    /// Makes durable what the log's records before `upto`, which are about to go, say of named
+    /// producers: their last batches before it. Before the manifest that lets the records go.
+    /// `is_end` if the log is to end there, too.
+    ///
+    /// Costs nothing in a log that no named producer ever wrote to; otherwise the headers of the
+    /// batches before `upto` are read.
+    ///
+    /// # Errors
+    /// Those of reading, but for damage, of which nothing can be known; what the medium says.
+    /// Nothing has changed.
+    pub(super) fn keep_producers(self: &Arc<Self>, upto: Offset, is_end: bool) -> Result<()> {
+        if !self.has_senders.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _saving = self.saving_producers.lock();
+        let loaded = self.load_producers();
+        let mut below = Producers::default();
+        let mut from = Offset::ZERO;
+        while let Err(error) = self.scan_producers(from, upto, &mut below) {
+            // Records that cannot be read must be able to go.
+            match error {
+                Error::Corrupt(damage) => {
+                    match damage.resume.filter(|resume| *resume > from && *resume < upto) {
+                        Some(resume) => from = resume,
+                        None => break,
+                    }
+                }
+                other => return Err(other),
+            }
+        }
+        let mut known = loaded.as_ref().map_or(Vec::new(), |loaded| loaded.file.producers.clone());
+        known.iter_mut().for_each(|(_, batches)| batches.retain(|batch| batch.last_offset < upto));
+        below.merge(known);
+        let epoch = self.epoch();
+        let file = match loaded {
+            Some(Loaded { file, is_whole: true }) if file.end_offset >= upto && !is_end => {
+                let mut next = ProducersFile { log_epoch: epoch, ..file.clone() };
+                below.newest().for_each(|(id, batch)| add_older(&mut next, id, batch));
+                if next == file {
+                    return Ok(());
+                }
+                next
+            }
+            _ => self.producers_file(epoch, upto, below.list()),
+        };
+        // It is written because records go: that frees space.
+        let written = self.ctx.with_room(|| self.write_producers(&file));
+        written.map_err(|failed| self.producers_failed(failed))
+    }
+
+    fn producers_file(
+        &self,
+        log_epoch: u32,
+        end_offset: Offset,
+        producers: Vec<(u64, Vec<Remembered>)>,
+    ) -> ProducersFile {
+        let Identity { topic_id, partition, .. } = *self.identity;
+        ProducersFile { topic_id, partition, log_epoch, end_offset, producers }
+    }
+
+    /// Replaces the side file, durably.
+    fn write_producers(&self, file: &ProducersFile) -> std::result::Result<(), ReplaceError> {
+        let path = self.dir.join(names::PRODUCERS);
+        let bytes = file.encode();
+        self.producers_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        replace_file(&*self.ctx.storage, &path, &bytes)
+    }
+
+    fn producers_failed(&self, failed: ReplaceError) -> Error {
+        // Nothing of the log has changed: "replace" is not among the actions of unknown outcome.
+        Error::replace(&self.ctx.display(&self.dir.join(names::PRODUCERS)), failed.error)
+    }
+
+    /// Notes, before the first batch of a named producer is written, that there are such batches
+    /// here: by a side file that knows of none yet. A log without the file never had one, so
+    /// nothing has to be kept when its records go. Under the writer's lock; the log has files.
+    fn note_senders(&self) -> Result<()> {
+        if self.has_senders.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _saving = self.saving_producers.lock();
+        // IMPORTANT: only up to the log start. If the file was removed by hand there may be such
+        // batches.
+        let file = self.producers_file(self.epoch(), self.log_start(), Vec::new());
+        self.write_producers(&file).map_err(|e| self.producers_failed(e))?;
+        self.has_senders.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// What the side file is to say, if more is known than it says. To be [saved](Log::save_producers) once all below its
@@ -120,31 +245,36 @@ impl Log {
         let known = self.producers.lock();
         // Whoever appends moves the log's end under this lock, behind noting.
         let (log_epoch, end) = (self.epoch(), Offset::new(self.log_end.load(Ordering::Acquire)));
-        if known.cuts != Some(self.cuts()) || known.saved >= Some(end) {
+        if known.cuts != Some(self.cuts()) || known.saved >= Some(end) || known.producers.is_empty() {
             return None;
         }
-        Some(ProducersFile {
-            topic_id: self.identity.topic_id,
-            partition: self.identity.partition,
-            log_epoch,
-            end_offset: end,
-            producers: known.producers.list(),
-        })
+        Some(self.producers_file(log_epoch, end, known.producers.list()))
     }
 
-    /// Writes the side file, all below the end of which is on the medium. It is not synced: what a power loss leaves of it is
-    /// believed if it is whole. Nor does it matter if it cannot be written, or if the log is cut meanwhile.
+    /// Writes the side file, all below the end of which is on the medium. What the file before says
+    /// of records that have gone stays in it. It does not matter if it cannot be written, or if the
+    /// log is cut meanwhile.
     pub(super) fn save_producers(&self, file: &ProducersFile) {
-        let path = self.dir.join(names::PRODUCERS);
-        let opened = self.ctx.storage.open(&path, OpenMode::Truncate);
-        match opened.and_then(|out| write_all_at(&*out, &file.encode(), 0).map_err(|(_, e)| e)) {
-            Ok(()) => {
-                let mut known = self.producers.lock();
-                if self.epoch() == file.log_epoch {
-                    known.saved = Some(file.end_offset);
-                }
+        let _saving = self.saving_producers.lock();
+        let mut file = file.clone();
+        let start = self.log_start();
+        let loaded = self.load_producers();
+        if loaded.as_ref().is_some_and(|known| known.is_whole && known.file.end_offset >= file.end_offset) {
+            // It was replaced meanwhile, because records are about to go.
+            return;
+        }
+        for (id, batches) in loaded.map_or(Vec::new(), |loaded| loaded.file.producers) {
+            let is_older = batches.len() > REMEMBERED;
+            let gone = batches.iter().rev().find(|batch| batch.last_offset < start);
+            if let Some(batch) = gone.or(batches.first().filter(|_| is_older)) {
+                add_older(&mut file, id, *batch);
             }
-            Err(_) => drop(self.ctx.storage.remove_file(&path)),
+        }
+        if self.write_producers(&file).is_ok() {
+            let mut known = self.producers.lock();
+            if self.epoch() == file.log_epoch {
+                known.saved = Some(file.end_offset);
+            }
         }
     }
 
@@ -164,8 +294,12 @@ impl Log {
     /// Judges a batch. Under the writer's lock.
     ///
     /// # Errors
-    /// `Fenced`; `OutOfOrderSequence`, also for what is there already: the sender looks where it is; those of reading.
+    /// `Fenced`; `OutOfOrderSequence`, also for what is there already: the sender looks where it
+    /// is; those of reading; what the medium says to the side file.
     pub(super) fn judge(self: &Arc<Self>, header: &BatchHeader, sender: &Sender<'_>) -> Result<Judged<'_>> {
+        if sender.first.is_some() {
+            self.note_senders()?;
+        }
         // Without sequences nothing need be known.
         let known = if sender.first.is_some() { self.known_producers()? } else { self.producers.lock() };
         // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
@@ -186,11 +320,44 @@ impl Log {
     }
 }
 
-/// What a header says of its sender; `None` if it has no name.
-fn claim(header: &BatchHeader) -> Option<Claim> {
+/// What a header says of its sender, as far as its records before `to` go, and the last offset of
+/// those; `None` if it has no name, or if it cannot be said of a part.
+fn claim_before(header: &BatchHeader, to: Offset) -> Option<(Claim, Offset)> {
     let dense = header.attributes.given_sequences().filter(|_| header.producer_id != 0)?;
-    let last = header.base_sequence;
+    let gone = header.end_offset().since(to);
+    if gone > 0 && !dense {
+        return None;
+    }
     // Of a batch with gaps only the last one is told.
-    let first = if dense { last.saturating_sub(u64::from(header.last_offset_delta)) } else { last };
-    Some(Claim { producer_id: header.producer_id, first, last })
+    let last = header.base_sequence.checked_sub(gone)?;
+    let span = u64::from(header.last_offset_delta).saturating_sub(gone);
+    let first = if dense { last.saturating_sub(span) } else { last };
+    Some((Claim { producer_id: header.producer_id, first, last }, header.base_offset.plus(span)))
+}
+
+/// Adds to a file the last batch of a producer of those that are gone, if no newer batch of those
+/// lies in it.
+fn add_older(file: &mut ProducersFile, id: u64, batch: Remembered) {
+    if batch.last_offset >= file.end_offset {
+        return;
+    }
+    let at = file.producers.partition_point(|(known, _)| *known < id);
+    match file.producers.get_mut(at).filter(|(known, _)| *known == id) {
+        Some((_, batches)) => {
+            // The same batch may be listed in whole, or as far as it was before a log start.
+            if batches.iter().any(|known| known.base_offset == batch.base_offset) {
+                return;
+            }
+            batches.retain(|known| known.base_offset > batch.base_offset);
+            let older = batches.len().saturating_sub(REMEMBERED);
+            batches.drain(..older);
+            if batches
+                .first()
+                .is_none_or(|first| batch.last < first.first && batch.last_offset < first.base_offset)
+            {
+                batches.insert(0, batch);
+            }
+        }
+        None => file.producers.insert(at, (id, vec![batch])),
+    }
 }

@@ -48,9 +48,41 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// What [`list`](Producers::list) has answered.
+    /// What a file lists. Of six batches the first is left out, because others may have been
+    /// between it and the next.
     pub(crate) fn new(list: Vec<(u64, Vec<Remembered>)>) -> Self {
-        Producers { by_id: list.into_iter().map(|(id, batches)| (id, batches.into())).collect() }
+        let mut by_id = BTreeMap::<_, VecDeque<_>>::new();
+        for (id, batches) in list {
+            let older = batches.len().saturating_sub(REMEMBERED);
+            by_id.insert(id, batches.into_iter().skip(older).collect());
+        }
+        Producers { by_id }
+    }
+
+    /// Adds batches that were in the log, whether it still has them or not. One that is known
+    /// already stays as it is.
+    pub(crate) fn merge(&mut self, list: Vec<(u64, Vec<Remembered>)>) {
+        for (id, batches) in list {
+            let known = self.by_id.entry(id).or_default();
+            for batch in batches {
+                let at = known.partition_point(|known| known.base_offset < batch.base_offset);
+                if known.get(at).is_none_or(|known| known.base_offset != batch.base_offset) {
+                    known.insert(at, batch);
+                }
+            }
+            let older = known.len().saturating_sub(REMEMBERED);
+            known.drain(..older);
+        }
+        self.by_id.retain(|_, batches| !batches.is_empty());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The last batch of each.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = (u64, Remembered)> {
+        self.by_id.iter().filter_map(|(id, batches)| Some((*id, *batches.back()?)))
     }
 
     /// All of them, by id, as they would be read from the log.
@@ -79,6 +111,10 @@ impl Producers {
     pub(crate) fn note(&mut self, claim: &Claim, base_offset: Offset, last_offset: Offset) {
         let Claim { producer_id, first, last } = *claim;
         let batches = self.by_id.entry(producer_id).or_insert_with(|| VecDeque::with_capacity(REMEMBERED));
+        // What is known of its records before the log start is the same batch.
+        if batches.back().is_some_and(|last| last.base_offset >= base_offset) {
+            batches.pop_back();
+        }
         if batches.len() >= REMEMBERED {
             batches.pop_front();
         }

@@ -107,6 +107,8 @@ pub(crate) struct Recovered {
     pub(crate) point: Point,
     /// Set if bytes are damaged that had been durable: the partition is for reading only, up to `point.end`.
     pub(crate) damage: Option<Error>,
+    /// Whether there is a side file of named producers.
+    pub(crate) has_senders: bool,
     pub(crate) tail: Tail,
 }
 
@@ -143,9 +145,11 @@ fn repair_or_trust(
 ) -> Result<Recovered> {
     let segments = segments_of(dir, &manifest);
     let seed = identity.seed();
+    let has_senders = present.contains(&dir.join(names::PRODUCERS));
     let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments };
     let found = recovery.inspect(&present, note)?;
-    recovery.repair(found, report)
+    let recovered = recovery.repair(found, report)?;
+    Ok(Recovered { has_senders, ..recovered })
 }
 
 /// The segments of a manifest, each knowing what the one before it was.
@@ -195,7 +199,7 @@ pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> R
 
 /// The files of a partition.
 struct Found {
-    /// The segments that the manifest lists.
+    /// The segments that the manifest lists, and the side file of named producers.
     present: HashSet<PathBuf>,
     /// Files that an interrupted roll, cut or deletion left.
     leftovers: Vec<PathBuf>,
@@ -226,10 +230,10 @@ fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenRepor
                     leftovers.push(path);
                 }
             }
-            PartitionFile::Manifest
-            | PartitionFile::Producers
-            | PartitionFile::Torn { .. }
-            | PartitionFile::Lost { .. }
+            PartitionFile::Producers if !entry.is_dir => {
+                present.insert(path);
+            }
+            PartitionFile::Manifest | PartitionFile::Torn { .. } | PartitionFile::Lost { .. }
                 if !entry.is_dir => {}
             _ => {
                 let path = ctx.display(&path);
@@ -390,7 +394,14 @@ impl Recoverer<'_> {
     }
 
     fn recovered(self, point: Point, tail: Tail, damage: Option<Error>) -> Recovered {
-        Recovered { manifest: self.manifest, segments: self.segments, point, damage, tail }
+        Recovered {
+            manifest: self.manifest,
+            segments: self.segments,
+            point,
+            damage,
+            has_senders: false,
+            tail,
+        }
     }
 
     /// After a clean close: the end is where the checkpoint says.

@@ -141,7 +141,7 @@ impl Log {
     /// # Errors
     /// Out of range behind the visible end; the partition takes no appends; or what the medium says, and then nothing
     /// has changed, or it is unknown what has and the partition is poisoned.
-    pub(crate) fn delete_records(&self, before: Offset) -> Result<Offset> {
+    pub(crate) fn delete_records(self: &Arc<Self>, before: Offset) -> Result<Offset> {
         self.check_writable()?;
         let settings = self.settings();
         if settings.streams {
@@ -185,9 +185,12 @@ impl Log {
 
     /// Lets the log begin at `start`, or where it does if that is later, without the sealed segments that lie wholly before
     /// it. The manifest is the commit point. The caller holds the shape's lock.
-    fn begin_at(&self, start: Offset) -> Result<Event> {
+    fn begin_at(self: &Arc<Self>, start: Offset) -> Result<Event> {
         self.check_writable()?;
         let start = start.max(self.log_start());
+        // IMPORTANT: before the manifest. What a named producer has sent stays known when its
+        // records have gone.
+        self.keep_producers(start, false)?;
         let mut gone = Vec::new();
         let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
             manifest.log_start = start;

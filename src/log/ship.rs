@@ -81,11 +81,12 @@ impl RawBatches {
         self.envelope.partition
     }
 
-    /// The log epoch of that partition when they were read: what a copy keeps beside its end, to ask with
-    /// [`read_raw_in`](crate::Partition::read_raw_in) for what comes next. Where it has risen since the last shipment, the end of that
-    /// log was cut off: a copy may hold records that its source has lost. Ask for what the copy holds already, and
-    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it does, with the offset to
-    /// [truncate](crate::Partition::truncate_to) the copy to.
+    /// The log epoch of that partition when they were read: what a copy keeps beside its end, to
+    /// ask with [`read_raw_in`](crate::Partition::read_raw_in) for what comes next. Where it has
+    /// risen since the last shipment, the end of that log was cut off: a copy may hold records that
+    /// its source has lost. Ask for what the copy holds already, and
+    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it
+    /// does, with the offset to [truncate](crate::Partition::truncate_to) the copy to.
     pub fn epoch(&self) -> u32 {
         self.envelope.log_epoch
     }

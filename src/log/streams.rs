@@ -77,8 +77,8 @@ impl Log {
         if settings.streams { count_keys(&self.hasher, records, header.count) } else { Vec::new() }
     }
 
-    /// Counts a stream's events in all segments but the active one. The version that the condition expects is of this past, if
-    /// the log is not cut after that.
+    /// Counts a stream's events in all segments but the active one. The version that the condition
+    /// expects is of this past, if the log is not cut after that.
     ///
     /// # Errors
     /// Those of reading; `StreamTruncated`.
@@ -92,8 +92,8 @@ impl Log {
         Ok(counted)
     }
 
-    /// Whether a version still counts the events that it counted when it was seen; `ahead` of them are not appended yet. One
-    /// without an epoch does not say which they were.
+    /// Whether a version still counts the events that it counted when it was seen; `ahead` of them
+    /// are not appended yet. One without an epoch does not say which they were.
     ///
     /// # Errors
     /// `StreamTruncated` if it does not; those of reading.
@@ -132,8 +132,8 @@ impl Log {
         Err(Error::StreamTruncated { topic: self.topic().clone(), key: key.clone(), version, to: common })
     }
 
-    /// Whether the stream has an event of this number, counted from 1, and it lies before `end`, where an epoch begins, so
-    /// that no batch lies across.
+    /// Whether the stream has an event of this number, counted from 1, and it lies before `end`,
+    /// where an epoch begins, so that no batch lies across.
     ///
     /// # Errors
     /// Those of reading.
@@ -282,7 +282,8 @@ impl Log {
         }
     }
 
-    /// As [`load_stream`](Log::load_stream), if these are the segments, and this is the epoch, until the end.
+    /// As [`load_stream`](Log::load_stream), if these are the segments, and this is the epoch,
+    /// until the end.
     fn load_from(
         self: &Arc<Self>,
         segments: &[Arc<Segment>],

@@ -113,9 +113,10 @@ impl Log {
         }
     }
 
-    /// How many bytes its manifest has.
+    /// How many bytes are written when records of it go: its manifest, and what is known of named
+    /// producers.
     pub(crate) fn manifest_bytes(&self) -> u64 {
-        self.manifest.get().encoded_len() as u64
+        self.manifest.get().encoded_len() as u64 + self.producers_bytes.load(Ordering::Relaxed)
     }
 
     /// What the broker's checkpoint says of this log: the last point known to be on the medium.

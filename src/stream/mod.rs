@@ -186,10 +186,11 @@ impl Stream {
     /// The events behind a version: what has happened since a snapshot was taken there.
     ///
     /// # Errors
-    /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were cut off or lost since it was seen, by a
-    /// version that knows its [epoch](Version::epoch), so that the snapshot is one of another past: make it again from the
-    /// events. [`VersionConflict`](Error::VersionConflict) if the stream has fewer events than that; otherwise as
-    /// [`load`](Stream::load).
+    /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were cut off or
+    /// lost since it was seen, by a version that knows its [epoch](Version::epoch), so that the
+    /// snapshot is one of another past: make it again from the events.
+    /// [`VersionConflict`](Error::VersionConflict) if the stream has fewer events than that;
+    /// otherwise as [`load`](Stream::load).
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig, Version};
@@ -267,10 +268,11 @@ impl Stream {
     /// or as many as are appended.
     ///
     /// # Errors
-    /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended, and what is there instead
-    /// is visible; load and decide again. [`StreamTruncated`](Error::StreamTruncated) if the expected version is of events that
-    /// were cut off or lost since. Those of [`load`](Stream::load) and of
-    /// [`Partition::append_at`]; [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
+    /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended,
+    /// and what is there instead is visible; load and decide again.
+    /// [`StreamTruncated`](Error::StreamTruncated) if the expected version is of events that were
+    /// cut off or lost since. Those of [`load`](Stream::load) and of [`Partition::append_at`];
+    /// [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
     /// [sequence](Record::sequence).
     ///
     /// ```

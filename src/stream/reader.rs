@@ -63,11 +63,12 @@ impl StreamReader {
     /// reader has come to. Under a manual clock it answers with what is there, and never waits.
     ///
     /// # Errors
-    /// [`Truncated`](crate::Error::Truncated) if the log was cut before an event that this reader has delivered, so that what
-    /// comes next would belong to another past; [`StreamTruncated`](crate::Error::StreamTruncated) if that is so of the version
-    /// to begin after; [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer
-    /// events than it was to begin behind. Otherwise those of [`Stream::load`]. It stays where it is; what it has delivered is
-    /// to be thrown away, and read anew by another reader.
+    /// [`Truncated`](crate::Error::Truncated) if the log was cut before an event that this reader
+    /// has delivered, so that what comes next would belong to another past;
+    /// [`StreamTruncated`](crate::Error::StreamTruncated) if that is so of the version to begin
+    /// after; [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer events
+    /// than it was to begin behind. Otherwise those of [`Stream::load`]. It stays where it is; what
+    /// it has delivered is to be thrown away, and read anew by another reader.
     pub fn poll(&mut self, timeout: Duration) -> Result<History> {
         let broker = self.stream.broker().clone();
         broker.run_due();
@@ -103,7 +104,8 @@ impl StreamReader {
             // Behind the load: what was loaded of another past is not delivered.
             log.check_position(offset, epoch)?;
         }
-        // Of a version that an earlier look has answered with this asks nothing, unless the log was cut since.
+        // Of a version that an earlier look has answered with this asks nothing, unless the log was
+        // cut since.
         self.stream.check_version(next)?;
         let history = self.stream.check_history(history, next)?;
         if let Some(last) = history.iter().next_back() {

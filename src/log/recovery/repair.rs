@@ -183,8 +183,8 @@ pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32)
     }
 }
 
-/// Creates a segment's file with its header; both its name and the header are durable on return. A file of that name that is
-/// there already is a leftover, because no manifest lists it.
+/// Creates a segment's file with its header; both its name and the header are durable on return. A
+/// file of that name that is there already is a leftover, because no manifest lists it.
 ///
 /// # Errors
 /// Nothing is left of the file.

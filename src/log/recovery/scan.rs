@@ -51,7 +51,8 @@ impl Recoverer<'_> {
         let broken = |position, what: &str, header_end| {
             Ok(Some(Break { at, position, what: what.to_string(), header_end, is_damage: false }))
         };
-        // IMPORTANT: never a torn tail. The header was on the medium before the manifest listed the segment.
+        // IMPORTANT: never a torn tail. The header was on the medium before the manifest listed the
+        // segment.
         let bad_header = |what: &str| {
             let what = format!("a listed segment has no valid header: {what}");
             Ok(Some(Break { at, position: 0, what, header_end: None, is_damage: true }))
