@@ -67,6 +67,7 @@ pub mod event;
 mod format;
 mod group;
 mod log;
+mod offline;
 mod partitioner;
 mod producer;
 mod projection;

@@ -217,6 +217,102 @@ pub struct DamagedRange {
     pub invariant: u32,
 }
 
+/// How far [`Broker::verify`](crate::Broker::verify) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Bytes that have been looked at.
+    pub done: u64,
+    /// Bytes of all files.
+    pub total: u64,
+}
+
+/// What [`Broker::verify`](crate::Broker::verify) has found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Everything that is not as it should be, file by file.
+    pub findings: Vec<Finding>,
+    /// Files that are not the broker's, leftovers that the next opening removes, and what could not be checked.
+    pub notes: Vec<String>,
+    /// Partitions that have files.
+    pub partitions: u64,
+    /// Bytes that were looked at.
+    pub bytes: u64,
+    /// Whole batches.
+    pub batches: u64,
+    /// The records in them.
+    pub records: u64,
+    /// Whether everything was looked at; false if it was cancelled.
+    pub complete: bool,
+}
+
+impl VerifyReport {
+    /// Whether everything was looked at, and nothing is lost or unreadable. Torn tails, which the next opening cuts off, and
+    /// damaged derived files, which it writes again, do not count.
+    pub fn is_whole(&self) -> bool {
+        let counts =
+            |finding: &Finding| matches!(finding.kind, FindingKind::Damage | FindingKind::Unreadable);
+        self.complete && !self.findings.iter().any(counts)
+    }
+}
+
+/// Something in a broker's directory that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub kind: FindingKind,
+    /// The file.
+    pub file: PathBuf,
+    /// The byte position in the file.
+    pub position: u64,
+    /// How many bytes are concerned; 0 if that is not known, or if they are missing.
+    pub bytes: u64,
+    /// The topic, where it is about one.
+    pub topic: Option<TopicName>,
+    /// The partition, where it is about one.
+    pub partition: Option<PartitionId>,
+    /// The offsets concerned: from the first up to, and without, the second. The same if no record is.
+    pub offsets: Option<(Offset, Offset)>,
+    /// What is wrong there.
+    pub what: String,
+    /// The number of the invariant in `FORMAT.md` that does not hold, where it is one.
+    pub invariant: Option<u32>,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FindingKind {
+    /// Bytes are damaged, or missing, that were on the medium.
+    Damage,
+    /// What a crash leaves of writes that were never synced: the next opening cuts it off, or finishes it.
+    TornTail,
+    /// A derived file is damaged: nothing is lost, it is written again.
+    Derived,
+    /// It could not be read: an I/O error, or a later release wrote it.
+    Unreadable,
+}
+
+/// What [`Broker::salvage`](crate::Broker::salvage) has copied, and what it has not.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SalvageReport {
+    /// The topics that were copied, by name, and how many partitions with files each has.
+    pub topics: Vec<(TopicName, u64)>,
+    /// Whole batches that were copied.
+    pub batches: u64,
+    /// The records in them.
+    pub records: u64,
+    /// What is damaged in segments: the offsets named are not in the copy.
+    pub lost: Vec<DamagedRange>,
+    /// Other files that are damaged, or missing, and what that means.
+    pub findings: Vec<Finding>,
+    /// What was assumed where a file could not be used, and what was left out.
+    pub notes: Vec<String>,
+}
+
 /// A broker in numbers.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

@@ -8,6 +8,7 @@ mod explore;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub use self::explore::{CrashState, Explored, explore};
@@ -19,6 +20,7 @@ use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::error::Result;
 use crate::records::OwnedRecord;
+use crate::stats::{SalvageReport, VerifyProgress, VerifyReport};
 use crate::storage::Storage;
 use crate::storage::faults::{FaultStorage, Faults};
 use crate::storage::mem::{MemStorage, UNBOUNDED};
@@ -335,6 +337,22 @@ impl Disk {
     pub fn crash_and_reopen(&self, survive: Survive, config: BrokerConfig) -> Result<Broker> {
         self.crash(survive);
         config.on_disk(self)
+    }
+
+    /// As [`Broker::verify`], of this disk. Its operations are counted and fail by plan, as a broker's do.
+    ///
+    /// # Errors
+    /// Those of [`Broker::verify`].
+    pub fn verify(&self, progress: impl FnMut(VerifyProgress) -> ControlFlow<()>) -> Result<VerifyReport> {
+        crate::offline::verify_on(self.storage(), progress)
+    }
+
+    /// As [`Broker::salvage`], from this disk to another one, which must be empty.
+    ///
+    /// # Errors
+    /// Those of [`Broker::salvage`].
+    pub fn salvage(&self, to: &Disk) -> Result<SalvageReport> {
+        crate::offline::salvage_on(self.storage(), to.storage())
     }
 
     /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.

@@ -574,3 +574,72 @@ fn the_kept_bytes_are_left_alone_by_later_openings() {
     assert_eq!(files(&disk, "topics/t/0", ".lost"), kept);
     assert!(Path::new(&kept[0]).starts_with("topics/t/0"));
 }
+
+/// Versions count the events that are there, whatever an index had counted before.
+#[test]
+fn streams_are_what_is_left_of_them() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(700);
+    let topic = broker.create_topic("t", config).unwrap();
+    for n in 0..40 {
+        let event = Record::new(value(n)).key(["a", "b"][n as usize % 2]);
+        broker.producer().send(&topic, event).unwrap().wait().unwrap();
+    }
+    broker.maintain().unwrap();
+    broker.close().unwrap();
+    assert!(files(&disk, "topics/t/0", ".keys").len() >= 4);
+    let segment = files(&disk, "topics/t/0", ".log").remove(1);
+    let (base, position, _) = batches(&disk.read(&segment).unwrap())[1];
+    disk.flip_bit(&segment, (position + 20) as u64 * 8).unwrap();
+    let broker = open(&disk).unwrap();
+    // An index is open while its counts become wrong.
+    let stream = |broker: &Broker, key: &str| broker.topic("t").unwrap().stream(key).unwrap();
+    let _ = stream(&broker, "a").version();
+    let p = partition(&broker);
+    p.accept_loss(&p.damage().unwrap()).unwrap();
+    let lost = ["a", "b"][base as usize % 2];
+    for run in 0..3 {
+        let broker = if run == 0 { broker.clone() } else { open(&disk).unwrap() };
+        for key in ["a", "b"] {
+            let expected = if key == lost { 19 } else { 20 };
+            let stream = stream(&broker, key);
+            assert_eq!(stream.version().unwrap().get(), expected, "{key}, run {run}");
+            let events = stream.load().unwrap();
+            assert_eq!(events.len() as u64, expected, "{key}, run {run}");
+        }
+        broker.close().unwrap();
+    }
+}
+
+/// A projection that has applied everything before the damage continues after it: what was given up never comes.
+#[test]
+fn a_projection_continues_after_what_was_given_up() {
+    let disk = damaged(&[1]);
+    let broker = open(&disk).unwrap();
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let apply = {
+        let seen = seen.clone();
+        move |event: &quipu::ConsumedRecord<'_>, _: &mut quipu::Transaction| -> quipu::Result<()> {
+            seen.borrow_mut().push(event.offset().get());
+            Ok(())
+        }
+    };
+    let mut projector = broker.projector("view", &["t"], apply).unwrap();
+    let error = projector.catch_up(|_| {}).unwrap_err();
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    let p = partition(&broker);
+    let lost = p.accept_loss(&p.damage().unwrap()).unwrap();
+    drop(projector);
+    let apply = {
+        let seen = seen.clone();
+        move |event: &quipu::ConsumedRecord<'_>, _: &mut quipu::Transaction| -> quipu::Result<()> {
+            seen.borrow_mut().push(event.offset().get());
+            Ok(())
+        }
+    };
+    let mut projector = broker.projector("view", &["t"], apply).unwrap();
+    projector.catch_up(|_| {}).unwrap();
+    let expected: Vec<_> = without(RECORDS, &offsets_of(&lost)).into_keys().collect();
+    assert_eq!(*seen.borrow(), expected);
+}

@@ -27,6 +27,7 @@ const ROWS: [(&str, &[&str]); 7] = [
             "producer",
             "partitioner",
             "projection",
+            "offline",
             "stream",
             "testing",
         ],

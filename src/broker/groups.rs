@@ -36,10 +36,7 @@ impl Host for BrokerInner {
         if let Some(log) = self.existing_offsets_log() {
             return Ok(log);
         }
-        // Of each commit only the last counts. What is older goes when its segment has been sealed: the log stays within a few
-        // segments, which are small, of what it says.
-        let config = TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20);
-        match self.create_topic(OFFSETS_TOPIC, config) {
+        match self.create_topic(OFFSETS_TOPIC, offsets_config()) {
             // Somebody else was faster.
             Err(Error::TopicExists { .. }) => {}
             created => drop(created?),
@@ -68,6 +65,12 @@ impl BrokerInner {
         // Behind that: by now no group counts it among its own, and notes it again.
         let _ = self.coordinator().topics_deleted(self);
     }
+}
+
+/// The settings of the topic that offsets are committed to. Of each commit only the last counts. What is older goes when its
+/// segment has been sealed: the log stays within a few segments, which are small, of what it says.
+pub(crate) fn offsets_config() -> TopicConfig {
+    TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20)
 }
 
 /// The log that offsets are committed to, if it is among these topics.

@@ -14,6 +14,7 @@ mod unknown;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::groups::offsets_config;
 use self::maintenance::{Threads, Upkeep};
 pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
 pub(crate) use self::producers::Named;

@@ -161,6 +161,11 @@ impl Catalog {
         self.producers.get(self.producer_names.get(name)?)
     }
 
+    /// The producers that have a name, by id.
+    pub(crate) fn producers(&self) -> impl Iterator<Item = &ProducerEntry> {
+        self.producers.values()
+    }
+
     /// The last opening.
     pub(crate) fn opening(&self) -> Option<Opening> {
         self.opening

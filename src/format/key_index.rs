@@ -200,21 +200,36 @@ impl KeyIndex {
 
     /// The part of the file that says whether it may have a key; `None` if it has no keys at all.
     pub(crate) fn filter_line(&self, hash: KeyHash) -> Option<Range<u64>> {
-        (self.lines > 0).then(|| {
-            let start = HEADER_BYTES as u64 + u64::from(hash.part(self.lines)) * LINE_BYTES as u64;
-            start..start + LINE_BYTES as u64
-        })
+        (self.lines > 0).then(|| self.line_at(hash.part(self.lines)))
+    }
+
+    /// Where all lines of the filter lie.
+    pub(crate) fn filter_lines(&self) -> impl Iterator<Item = Range<u64>> {
+        (0..self.lines).map(|line| self.line_at(line))
+    }
+
+    fn line_at(&self, line: u32) -> Range<u64> {
+        let start = HEADER_BYTES as u64 + u64::from(line) * LINE_BYTES as u64;
+        start..start + LINE_BYTES as u64
+    }
+
+    /// Checks a line of the filter, which begins at `at`. Returns its bits.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) fn check_line<'a>(&self, at: u64, line: &'a [u8]) -> Result<&'a [u8], Malformed> {
+        let Some((bits, crc)) = line.split_last_chunk().filter(|_| line.len() == LINE_BYTES) else {
+            return Err(Malformed::new(line.len() as u64, "line of the filter"));
+        };
+        if piece_crc(self.salt, at, bits) != u32::from_le_bytes(*crc) {
+            return Err(Malformed::new(at, "crc of a line of the filter"));
+        }
+        Ok(bits)
     }
 
     /// Whether a key may be there: wrongly yes for fewer than one in a hundred, never wrongly no.
     pub(crate) fn may_have(&self, hash: KeyHash, line: &[u8]) -> Result<bool, Malformed> {
-        let Some((bits, crc)) = line.split_last_chunk().filter(|_| line.len() == LINE_BYTES) else {
-            return Err(Malformed::new(line.len() as u64, "line of the filter"));
-        };
-        let at = self.filter_line(hash).map_or(0, |range| range.start);
-        if piece_crc(self.salt, at, bits) != u32::from_le_bytes(*crc) {
-            return Err(Malformed::new(at, "crc of a line of the filter"));
-        }
+        let bits = self.check_line(self.filter_line(hash).map_or(0, |range| range.start), line)?;
         let is_set = |bit: usize| bits.get(bit / 8).is_some_and(|byte| byte & (1 << (bit % 8)) != 0);
         Ok(filter_bits(hash).all(is_set))
     }

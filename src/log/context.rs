@@ -43,6 +43,8 @@ pub(crate) struct Context {
     /// Set if every run is to be the same.
     pub(crate) fixed_seed: Option<u64>,
     pub(crate) read_mode: ReadMode,
+    /// Nothing is written: no file is opened for it.
+    pub(crate) read_only: bool,
     pub(crate) pool: BufferPool,
     pub(crate) timer: Timer,
     pub(crate) work: WorkQueue,
@@ -77,6 +79,7 @@ impl Context {
             seed,
             fixed_seed: config.seed,
             read_mode: config.read_mode,
+            read_only: false,
             pool: BufferPool::new(),
             timer: Timer::new(),
             work: WorkQueue::default(),
@@ -92,6 +95,12 @@ impl Context {
             opened: (config.clock.now(), config.clock.monotonic()),
             on_event: config.on_event.clone(),
         }
+    }
+
+    /// For who only looks at a directory that no broker has open.
+    pub(crate) fn for_reading(storage: Arc<dyn Storage>) -> Self {
+        let config = BrokerConfig::new().read_mode(ReadMode::Positional);
+        Context { read_only: true, ..Context::new(storage, &config, 0) }
     }
 
     /// Sets what is told of partitions that get files. Once, before the first log is opened.

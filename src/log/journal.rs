@@ -424,11 +424,14 @@ impl Known {
         Known { floor, ids: records.iter().map(|record| record.id).collect(), end: end as u64 }
     }
 
-    /// What a whole file has; `None` if it is damaged.
-    fn of(file: &[u8]) -> Option<Self> {
-        let floor = journal::decode_header(file).ok()?;
-        let (records, end) = read_records(file, floor).ok()?;
-        Some(Known::new(floor, &records, end))
+    /// What a file has.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(crate) fn of(file: &[u8]) -> Result<Self, Malformed> {
+        let floor = journal::decode_header(file)?;
+        let (records, end) = read_records(file, floor)?;
+        Ok(Known::new(floor, &records, end))
     }
 }
 
@@ -455,7 +458,7 @@ pub(crate) fn check_format(ctx: &Context) -> Result<()> {
         Ok(file) => match journal::decode_header(&file) {
             Err(m) if m.unsupported.is_some() => Err(malformed(ctx, path, 0, &m)),
             _ => {
-                *ctx.journal.known.lock() = Known::of(&file);
+                *ctx.journal.known.lock() = Known::of(&file).ok();
                 Ok(())
             }
         },
@@ -593,7 +596,7 @@ fn fresh_id(ctx: &Context, largest: u64) -> u64 {
 }
 
 /// The records of a file, and where they end in it.
-fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, usize), Malformed> {
+pub(crate) fn read_records(file: &[u8], floor: u64) -> Result<(Vec<Committed<'_>>, usize), Malformed> {
     let mut records = Vec::new();
     let mut position = JOURNAL_HEADER_BYTES;
     while position < file.len() {

@@ -358,6 +358,23 @@ impl Segment {
         }
     }
 
+    /// What is wrong with the side file of the keys, if there is one: every piece of it is checked.
+    pub(crate) fn keys_damage(
+        &self,
+        ctx: &Context,
+        identity: &Identity,
+        covers: u64,
+    ) -> Option<&'static str> {
+        let there = ctx.storage.open(&self.keys_path(), crate::storage::OpenMode::Read);
+        if there.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return None;
+        }
+        match KeyFile::open(self, ctx, identity, covers) {
+            None => Some("it is damaged, or of another segment"),
+            Some(file) => file.check().err().map(|_| "a piece of it is damaged"),
+        }
+    }
+
     /// The path of the side file.
     pub(crate) fn keys_path(&self) -> PathBuf {
         self.path.with_file_name(names::key_index_file(self.base, self.generation))

@@ -214,7 +214,10 @@ impl Log {
             let mut list: Vec<Arc<Segment>> = Vec::with_capacity(plan.entries.len() + 1);
             for planned in &plan.entries {
                 list.extend(match &planned.from {
-                    From::Whole(at) => segments.get(*at).cloned().inspect(|same| same.mark_synced()),
+                    From::Whole(at) => segments.get(*at).cloned().inspect(|same| {
+                        same.mark_synced();
+                        same.forget_keys(same.size());
+                    }),
                     From::Shortened(at, point) => segments.get(*at).cloned().inspect(|shorter| {
                         shorter.cut(point.end, point.position, point.max_timestamp);
                     }),
@@ -222,6 +225,10 @@ impl Log {
                 });
             }
             list.push(segment.clone());
+            if self.settings().streams {
+                // Again: one may have been written meanwhile, with the counts of before.
+                let _ = self.forget_counts(&plan.entries);
+            }
             self.publish_segments(|all| *all = list);
             for segment in &gone {
                 // A reader that stands in it continues wherever the list says now.
@@ -332,6 +339,23 @@ impl Log {
                     })?;
                     file.sync_data().map_err(|e| Error::create(&target, e))?;
                 }
+            }
+        }
+        // Before the manifest says so: after a crash in between they are made again.
+        if self.settings().streams { self.forget_counts(&plan.entries) } else { Ok(()) }
+    }
+
+    /// Removes the key indexes of segments that stay: they say how many records of a key come before, and there are fewer now.
+    fn forget_counts(&self, entries: &[Planned]) -> Result<()> {
+        let segments = self.segments();
+        for Planned { from, .. } in entries {
+            let (From::Whole(at) | From::Shortened(at, _)) = from else { continue };
+            let Some(path) = segments.get(*at).map(|segment| segment.keys_path()) else { continue };
+            match self.ctx.storage.remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &self.ctx.display(&path), e));
+                }
+                _ => {}
             }
         }
         Ok(())

@@ -152,6 +152,44 @@ fn repair_or_trust(
     Ok(Recovered { has_senders, ..recovered })
 }
 
+/// How far a log makes sense, as an opening would find it.
+pub(crate) struct Look {
+    /// Where it ends.
+    pub(crate) end: Offset,
+    /// Where in the active segment that is, if the broker was closed there: what lies after it is no record.
+    pub(crate) closed_at: Option<u64>,
+    /// Where an opening would cut it, and why: which segment, at which position.
+    pub(crate) torn: Option<(usize, u64, String)>,
+    /// Why an opening would call it damaged.
+    pub(crate) damage: Option<Error>,
+}
+
+/// Looks at the directory of a partition as an opening would, and changes nothing.
+///
+/// # Errors
+/// As [`recover`].
+pub(crate) fn look(
+    ctx: &Context,
+    identity: &Arc<Identity>,
+    dir: &Path,
+    manifest: &Manifest,
+    note: Option<Note<'_>>,
+) -> Result<Look> {
+    let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+    let present = entries.iter().map(|entry| dir.join(&entry.name)).collect();
+    let (manifest, segments) = (manifest.clone(), segments_of(dir, manifest));
+    let recovery = Recoverer { ctx, identity, seed: identity.seed(), dir, manifest, segments };
+    let found = recovery.inspect(&present, note)?;
+    let mut look = Look { end: found.point.end, closed_at: None, torn: None, damage: None };
+    match found.verdict {
+        Verdict::Closed => look.closed_at = Some(found.point.position),
+        Verdict::Whole => {}
+        Verdict::Torn(broken, _) => look.torn = Some((broken.at, broken.position, broken.what)),
+        Verdict::Damaged(error) => look.damage = Some(error),
+    }
+    Ok(look)
+}
+
 /// The segments of a manifest, each knowing what the one before it was.
 pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
     let mut previous: Option<(Offset, u32)> = None;

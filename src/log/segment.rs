@@ -235,7 +235,7 @@ impl Segment {
         if let Some(counted) = &*slot {
             return Ok(counted.value.clone());
         }
-        let mode = if self.is_synced() { OpenMode::Read } else { OpenMode::Write };
+        let mode = if self.is_synced() || ctx.read_only { OpenMode::Read } else { OpenMode::Write };
         let file = ctx.storage.open(&self.path, mode).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 corrupt(ctx, &self.path, 0, "the manifest lists it and it is missing")

@@ -74,8 +74,6 @@ pub(crate) struct Flaw {
 pub(crate) struct Seen<'a> {
     pub(crate) position: u64,
     pub(crate) header: &'a BatchHeader,
-    /// Its records, uncompressed; none if its codec is not known.
-    pub(crate) records: Option<&'a [u8]>,
 }
 
 /// What is told while a log is walked. `Break` ends the walk.
@@ -213,13 +211,7 @@ impl Walker<'_> {
                         piece.end.pass(&header, crc);
                     }
                     joins = true;
-                    let body = source.get(ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
-                    let records = match Codec::from_number(header.codec) {
-                        Some(Codec::None) => body.get(..header.uncompressed_len as usize),
-                        Some(_) => Some(room.as_slice()),
-                        None => None,
-                    };
-                    if watch.batch(self.at, &Seen { position, header: &header, records }).is_break() {
+                    if watch.batch(self.at, &Seen { position, header: &header }).is_break() {
                         return Ok(None);
                     }
                     expected = header.end_offset();
@@ -308,7 +300,7 @@ impl Walker<'_> {
         Ok(false)
     }
 
-    /// Looks at the bytes where a batch should begin. The records of a compressed one are in `room` afterwards.
+    /// Looks at the bytes where a batch should begin. `room` is for records that are compressed.
     fn batch(
         &self,
         source: &mut Source,

@@ -74,6 +74,28 @@ impl KeyFile {
         }
     }
 
+    /// Checks every piece, and that the filter knows every key.
+    pub(super) fn check(&self) -> std::result::Result<(), Doubt> {
+        for line in self.index.filter_lines() {
+            let at = line.start;
+            self.look_at(line, |bytes| self.index.check_line(at, bytes).map(drop))?;
+        }
+        for number in 0..self.index.buckets() {
+            let bucket = self.look_at(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
+            let entries = self.look_at(bucket.range.clone(), |bytes| {
+                self.index.all(&bucket, bytes)?.collect::<std::result::Result<Vec<_>, _>>()
+            })?;
+            for (hash, entry) in entries {
+                self.places(&entry)?;
+                let Some(line) = self.index.filter_line(hash) else { return Err(Doubt) };
+                if !self.look_at(line, |bytes| self.index.may_have(hash, bytes))? {
+                    return Err(Doubt);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// All of it, as a table.
     pub(super) fn read_all(&self) -> std::result::Result<KeyTable, Doubt> {
         let (mut all, mut befores) = (Vec::with_capacity(self.index.keys() as usize), Vec::new());

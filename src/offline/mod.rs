@@ -1,0 +1,97 @@
+//! What can be said of a directory that no broker has open, and what can be saved of it? Looking at it, whatever is
+//! damaged there, changes nothing in it.
+//!
+//! [`survey`] finds out which topics there are, also where the catalog cannot be used; [`verify`] checks every file,
+//! [`salvage`] copies what is whole into another directory.
+
+mod salvage;
+mod survey;
+mod verify;
+
+pub(crate) use self::salvage::salvage_on;
+pub(crate) use self::verify::verify_on;
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::error::{Corruption, Error, Result};
+use crate::format::names;
+use crate::format::reader::Malformed;
+use crate::log::{Context, malformed};
+use crate::stats::{Finding, FindingKind};
+use crate::storage::Entry;
+
+/// The entries of a directory, in order; none if it is not there.
+fn list(ctx: &Context, dir: &Path) -> Result<Vec<Entry>> {
+    match ctx.storage.list(dir) {
+        Ok(mut entries) => {
+            entries.sort();
+            Ok(entries)
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io("list", &ctx.display(dir), e)),
+    }
+}
+
+/// Takes the lock of a directory, so that no broker opens it meanwhile. Where there is no lock file none is made: then no
+/// broker has ever been there, or a copy left it out. On a medium that cannot be written to nobody can have it open for
+/// writing either.
+///
+/// # Errors
+/// `AlreadyOpen`; I/O errors.
+fn take_lock(ctx: &Context) -> Result<Option<Box<dyn Send + Sync>>> {
+    let root = Path::new("");
+    let entries = ctx.storage.list(root).map_err(|e| Error::io("list", &ctx.display(root), e))?;
+    if !entries.iter().any(|entry| entry.name == names::LOCK) {
+        return Ok(None);
+    }
+    match ctx.storage.lock(Path::new(names::LOCK)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(Error::AlreadyOpen { path: ctx.display(root) }),
+        Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => Ok(None),
+        Err(e) => Err(Error::io("lock", &ctx.display(Path::new(names::LOCK)), e)),
+    }
+}
+
+/// What is said of one file as a whole.
+fn finding(
+    ctx: &Context,
+    kind: FindingKind,
+    file: &Path,
+    what: impl Into<String>,
+    invariant: u32,
+) -> Finding {
+    Finding {
+        kind,
+        file: ctx.display(file),
+        position: 0,
+        bytes: 0,
+        topic: None,
+        partition: None,
+        offsets: None,
+        what: what.into(),
+        invariant: Some(invariant),
+    }
+}
+
+/// What a decoder's complaint about a file means.
+fn not_decoded(ctx: &Context, kind: FindingKind, file: &Path, m: &Malformed, invariant: u32) -> Finding {
+    let of_error = of_error(ctx, file, &malformed(ctx, file, 0, m), invariant);
+    Finding { kind: if m.unsupported.is_some() { FindingKind::Unreadable } else { kind }, ..of_error }
+}
+
+/// What an error says about a file.
+fn of_error(ctx: &Context, file: &Path, error: &Error, invariant: u32) -> Finding {
+    match error {
+        Error::Corrupt(Corruption { file, position, what, offset, resume, .. }) => Finding {
+            file: file.clone(),
+            position: *position,
+            offsets: offset.map(|from| (from, resume.unwrap_or(from))),
+            ..finding(ctx, FindingKind::Damage, Path::new(""), what.clone(), invariant)
+        },
+        other => Finding {
+            invariant: None,
+            ..finding(ctx, FindingKind::Unreadable, file, other.to_string(), invariant)
+        },
+    }
+}

@@ -1,0 +1,543 @@
+//! What of a damaged directory is whole? It is copied into another one, at the same offsets, under the same identities, and
+//! what is not is named. The directory that it comes from is only read.
+//!
+//! A partition in which nothing is damaged is copied as it is, and the next opening of the copy does with it what that of the
+//! original would have done. Of a damaged one the whole batches are copied, and a manifest is made for them. Where the manifest
+//! itself is damaged it is made of the segments' headers: see [`rebuild`].
+//!
+//! The catalog is written last. A copy that was interrupted has none, and is never taken for a whole one.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::survey::{Survey, SurveyedTopic, read_header, survey};
+use super::{finding, list, not_decoded, of_error, take_lock};
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::error::{Error, Result};
+use crate::format::batch::Secret;
+use crate::format::catalog::{Catalog, Change};
+use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
+use crate::format::manifest::{EpochStart, LostRange, Manifest, SegmentEntry, SegmentState};
+use crate::format::names::{self, PartitionFile};
+use crate::format::producers::ProducersFile;
+use crate::format::segment::SegmentHeader;
+use crate::log::batch::Identity;
+use crate::log::create::find_manifest;
+use crate::log::journal::{Known, Tail};
+use crate::log::recovery::{Note, active_entry, create_segment, create_segment_file, in_pieces, look};
+use crate::log::segment::FIRST_BATCH;
+use crate::log::walk::{KnownEnd, Seen, Walked, Watch, walk};
+use crate::log::{Context, manifest};
+use crate::stats::{DamagedRange, Finding, FindingKind, SalvageReport};
+use crate::storage::fs::FsStorage;
+use crate::storage::{OpenMode, Storage, read_file, replace_file, write_all_at};
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId};
+
+impl Broker {
+    /// Copies what is whole in `from` into the directory `to`, which must be missing or empty, and says what is not. Nothing in
+    /// `from` is changed, and no broker may have it open.
+    ///
+    /// The copy has the same topics, settings and partitions, every whole batch at its offset, what groups have committed, and
+    /// the names of producers. Where records are missing readers of the copy
+    /// [are told](crate::SkipReason::Lost). No offset that was given out is given out again, as far as is known where a log
+    /// ended; a new [epoch](crate::Partition::epoch) begins in every partition with files, at the latest when the copy is opened.
+    ///
+    /// This works also if the catalog, the journal or manifests are damaged; the report says what was assumed instead. Without
+    /// a manifest, records that had been truncated, or deleted before the log start, may be there again.
+    ///
+    /// # Errors
+    /// [`AlreadyOpen`](Error::AlreadyOpen) for either directory; [`ForeignDirectory`](Error::ForeignDirectory) if `to` is not
+    /// empty; [`UnsupportedFormat`](Error::UnsupportedFormat) if a later release wrote the catalog;
+    /// [`DiskFull`](Error::DiskFull) or [`Io`](Error::Io): then `to` is no directory of a broker, and may be removed.
+    ///
+    /// ```no_run
+    /// let report = quipu::Broker::salvage("data", "data-salvaged")?;
+    /// for lost in &report.lost {
+    ///     println!("{}/{}: offsets {} to {}: {}", lost.topic, lost.partition, lost.from, lost.to, lost.what);
+    /// }
+    /// # Ok::<(), quipu::Error>(())
+    /// ```
+    pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
+        let from = FsStorage::new(from.as_ref().to_path_buf());
+        // Before anything is made: there must be something to copy.
+        let root = Path::new("");
+        from.list(root).map_err(|e| Error::io("list", &from.display(root), e))?;
+        FsStorage::create_root(to.as_ref()).map_err(|e| Error::create(to.as_ref(), e))?;
+        salvage_on(Arc::new(from), Arc::new(FsStorage::new(to.as_ref().to_path_buf())))
+    }
+}
+
+pub(crate) fn salvage_on(from: Arc<dyn Storage>, to: Arc<dyn Storage>) -> Result<SalvageReport> {
+    let from = Context::for_reading(from);
+    let config = BrokerConfig::new();
+    let to = Context::new(to, &config, 0);
+    let root = Path::new("");
+    if let Some(found) = list(&to, root)?.first() {
+        return Err(Error::ForeignDirectory { path: to.display(root), found: found.name.clone() });
+    }
+    let _read = take_lock(&from)?;
+    let lock = to.storage.lock(Path::new(names::LOCK));
+    let _written = lock.map_err(|e| match e.kind() {
+        ErrorKind::WouldBlock => Error::AlreadyOpen { path: to.display(root) },
+        _ => Error::create(&to.display(Path::new(names::LOCK)), e),
+    })?;
+    let mut survey = survey(&from)?;
+    let report = SalvageReport {
+        findings: std::mem::take(&mut survey.findings),
+        notes: std::mem::take(&mut survey.notes),
+        ..SalvageReport::default()
+    };
+    let mut salvager = Salvager { from: &from, to: &to, report, last_producer: 0, tails: Vec::new() };
+    salvager.all(&survey)?;
+    Ok(salvager.report)
+}
+
+struct Salvager<'a> {
+    from: &'a Context,
+    to: &'a Context,
+    report: SalvageReport,
+    /// The greatest id of a producer that was met in a batch.
+    last_producer: u64,
+    /// The transactions of each partition that was copied.
+    tails: Vec<Tail>,
+}
+
+/// What of a partition goes into the copy.
+struct Whole {
+    manifest: Manifest,
+    walked: Vec<Walked>,
+    /// What is missing in it.
+    lost: Vec<LostRange>,
+    /// No offset below was not given out, as far as is known.
+    end: Offset,
+}
+
+/// Counts what is copied, and looks where epochs begin.
+#[derive(Default)]
+struct Count {
+    batches: u64,
+    records: u64,
+    last_producer: u64,
+    epochs: Vec<EpochStart>,
+    /// The transactions in it.
+    tail: Tail,
+}
+
+impl Watch for Count {
+    fn batch(&mut self, _: usize, seen: &Seen<'_>) -> ControlFlow<()> {
+        self.batches += 1;
+        self.records += u64::from(seen.header.count);
+        self.last_producer = self.last_producer.max(seen.header.producer_id);
+        self.tail.pass(seen.header);
+        let (epoch, start) = (seen.header.log_epoch, seen.header.base_offset);
+        if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
+            self.epochs.push(EpochStart { epoch, start });
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Salvager<'_> {
+    fn all(&mut self, survey: &Survey) -> Result<()> {
+        for dir in [names::TOPICS, names::TRASH] {
+            self.make_dir(Path::new(dir))?;
+        }
+        let checkpoint = self.checkpoint(survey);
+        let mut catalog = Catalog::empty();
+        let mut with_files = Vec::new();
+        for topic in &survey.topics {
+            let mut copied = BTreeSet::new();
+            for partition in 0..topic.entry.partitions {
+                let entry = checkpoint.as_ref().and_then(|checkpoint| {
+                    let is_it = |entry: &&CheckpointEntry| {
+                        (entry.topic_id, entry.partition.get()) == (topic.entry.id, partition)
+                    };
+                    checkpoint.entries.iter().find(is_it)
+                });
+                let clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
+                let note = entry.map(|entry| Note { entry, clean });
+                if self.partition(survey, topic, partition, note)? {
+                    copied.insert(partition);
+                }
+            }
+            self.report.topics.push((topic.entry.name.clone(), copied.len() as u64));
+            with_files.push((topic.entry.id, copied));
+        }
+        self.journal()?;
+        let next_id = survey.catalog.next_id().max(self.last_producer.saturating_add(1));
+        let mut changes = vec![Change::Ids(next_id)];
+        changes.extend(survey.topics.iter().map(|topic| Change::Topic(topic.entry.clone())));
+        let marks = with_files.into_iter().filter(|(_, partitions)| !partitions.is_empty());
+        changes.extend(marks.map(|(id, partitions)| Change::Partitions(id, partitions)));
+        changes.extend(survey.catalog.producers().cloned().map(Change::Producer));
+        for ((id, partition), starts) in &survey.catalog.epochs {
+            if survey.topics.iter().any(|topic| topic.entry.id == *id) {
+                let starts = starts.iter().map(|start| (*id, *partition, *start));
+                changes.push(Change::Epochs(starts.collect()));
+            }
+        }
+        // Not the last opening: where logs end is proven by nothing, and the next opening begins an epoch in each.
+        let path = Path::new(names::CATALOG);
+        for change in changes {
+            catalog.apply(change).map_err(|what| Error::corrupt(&self.from.display(path), 0, what))?;
+        }
+        let number = survey.found.as_ref().map_or(1, |found| found.number + 1);
+        replace_file(&*self.to.storage, path, &catalog.snapshot(number))
+            .map_err(|failed| Error::create(&self.to.display(path), failed.error))
+    }
+
+    fn make_dir(&self, dir: &Path) -> Result<()> {
+        let parent = dir.parent().unwrap_or(Path::new(""));
+        let made = self.to.storage.create_dir(dir).and_then(|()| self.to.storage.sync_dir(parent));
+        made.map_err(|e| Error::create(&self.to.display(dir), e))
+    }
+
+    /// The checkpoint, if it is of the catalog that was found.
+    fn checkpoint(&mut self, survey: &Survey) -> Option<Checkpoint> {
+        let path = Path::new(names::CHECKPOINT);
+        let bytes = read_file(&*self.from.storage, path, 256 << 20).ok()?;
+        let checkpoint = match Checkpoint::decode(&bytes) {
+            Ok(checkpoint) => checkpoint,
+            Err(m) => {
+                self.report.findings.push(not_decoded(self.from, FindingKind::Derived, path, &m, 1));
+                return None;
+            }
+        };
+        match &survey.found {
+            Some(found) => {
+                let is_of_another = checkpoint.catalog_number > found.number
+                    || (checkpoint.clean && checkpoint.catalog_number != found.number);
+                (!is_of_another).then_some(checkpoint)
+            }
+            // Which catalog it was written beside is not known; where segments were checked and synced is not a matter of that.
+            None => Some(checkpoint),
+        }
+    }
+
+    /// Copies the journal, if all of it makes sense: the opening of the copy settles its transactions.
+    fn journal(&mut self) -> Result<()> {
+        let path = Path::new(names::JOURNAL);
+        let file = match read_file(&*self.from.storage, path, 4 << 30) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => {
+                let error = Error::io("read", &self.from.display(path), e);
+                self.report.findings.push(of_error(self.from, path, &error, 1));
+                return Ok(());
+            }
+        };
+        let usable = match Known::of(&file) {
+            Err(m) => {
+                self.report.findings.push(not_decoded(self.from, FindingKind::Damage, path, &m, 1));
+                None
+            }
+            // The copy would not be opened with it.
+            Ok(known) => {
+                let lost = self.tails.iter().find_map(|tail| tail.lost_record(&known, Offset::ZERO));
+                lost.is_none().then_some(())
+            }
+        };
+        if usable.is_none() {
+            self.report.notes.push(
+                "the journal was left out, because it is damaged or has lost a record: batches of transactions \
+                 count one by one, as far as they are in their partitions"
+                    .to_string(),
+            );
+            return Ok(());
+        }
+        replace_file(&*self.to.storage, path, &file)
+            .map_err(|failed| Error::create(&self.to.display(path), failed.error))
+    }
+
+    /// Copies a partition. Returns whether it has files in the copy.
+    fn partition(
+        &mut self,
+        survey: &Survey,
+        topic: &SurveyedTopic,
+        partition: u32,
+        note: Option<Note<'_>>,
+    ) -> Result<bool> {
+        let dir = Path::new(names::TOPICS).join(&topic.dir).join(partition.to_string());
+        let identity = Identity {
+            topic: topic.entry.name.clone(),
+            topic_id: topic.entry.id,
+            partition: PartitionId::new(partition),
+            secret: Secret::default(),
+        };
+        let is_marked = topic.with_files.contains(&partition) || note.is_some();
+        let mut count = Count::default();
+        let found = match find_manifest(self.from, &identity, &dir, is_marked) {
+            Ok(None) => return Ok(false),
+            Ok(Some(mut manifest)) => {
+                for epoch in survey.catalog.epochs(&identity.topic_id, identity.partition) {
+                    manifest.adopt_epoch(*epoch);
+                }
+                let identity = Arc::new(Identity { secret: manifest.secret, ..identity.clone() });
+                self.of_manifest(&identity, &dir, manifest, note, &mut count)
+            }
+            Err(error @ Error::Corrupt(_)) => {
+                let found = of_error(self.from, &dir.join(names::MANIFEST), &error, 1);
+                self.report.findings.push(self.about(found, &identity));
+                self.rebuild(&identity, &dir, note, &mut count)
+            }
+            Err(error) => Err(error),
+        };
+        let whole = match found {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return Ok(false),
+            // It stays where it is: the others are copied.
+            Err(error) => {
+                let found = of_error(self.from, &dir, &error, 1);
+                self.report.findings.push(self.about(found, &identity));
+                return Ok(false);
+            }
+        };
+        let identity = Identity { secret: whole.manifest.secret, ..identity };
+        let target = names::partition_dir(&identity.topic, &identity.topic_id, identity.partition);
+        self.make_dir(target.parent().unwrap_or(Path::new("")))?;
+        self.make_dir(&target)?;
+        self.report.batches += count.batches;
+        self.report.records += count.records;
+        self.last_producer = self.last_producer.max(count.last_producer);
+        self.tails.push(count.tail);
+        self.write(&identity, &dir, &target, &whole)?;
+        Ok(true)
+    }
+
+    fn about(&self, found: Finding, identity: &Identity) -> Finding {
+        Finding { topic: Some(identity.topic.clone()), partition: Some(identity.partition), ..found }
+    }
+
+    /// What is whole of a partition that has its manifest.
+    fn of_manifest(
+        &mut self,
+        identity: &Arc<Identity>,
+        dir: &Path,
+        manifest: Manifest,
+        note: Option<Note<'_>>,
+        count: &mut Count,
+    ) -> Result<Option<Whole>> {
+        let looked = look(self.from, identity, dir, &manifest, note)?;
+        let known = KnownEnd { offset: looked.end, active: looked.closed_at };
+        let Some(mut walked) = walk(self.from, identity, dir, &manifest, known, count)? else {
+            return Ok(None);
+        };
+        if let Some((torn, position, what)) = &looked.torn {
+            self.report.notes.push(format!(
+                "{}/{}: what follows byte {position} of segment {torn} was left out, as an opening would: {what}",
+                identity.topic, identity.partition
+            ));
+            for (at, one) in walked.iter_mut().enumerate() {
+                one.flaws.retain(|flaw| at < *torn || (at == *torn && flaw.position < *position));
+                one.pieces.retain(|piece| at < *torn || (at == *torn && piece.position < *position));
+            }
+        }
+        let lost = self.note_lost(identity, &walked);
+        Ok(Some(Whole { manifest, walked, lost, end: looked.end }))
+    }
+
+    /// Adds to the report what is damaged. Returns the offsets.
+    fn note_lost(&mut self, identity: &Identity, walked: &[Walked]) -> Vec<LostRange> {
+        let mut lost = Vec::new();
+        for one in walked {
+            for flaw in &one.flaws {
+                self.report.lost.push(DamagedRange {
+                    topic: identity.topic.clone(),
+                    partition: identity.partition,
+                    file: self.from.display(&one.path),
+                    position: flaw.position,
+                    bytes: flaw.bytes,
+                    from: flaw.from,
+                    to: flaw.to,
+                    what: flaw.what.clone(),
+                    invariant: flaw.invariant,
+                });
+                lost.push(LostRange { from: flaw.from, to: flaw.to });
+            }
+        }
+        lost
+    }
+
+    /// What is whole of a partition without a manifest: as the headers of its segments say.
+    ///
+    /// Of two segments the one of the later epoch counts where they overlap, because a log that is cut continues in a later
+    /// epoch; of the same epoch that of the greater generation, because a segment that is written again gets one. A segment
+    /// ends where the next one says that it ended.
+    fn rebuild(
+        &mut self,
+        identity: &Identity,
+        dir: &Path,
+        note: Option<Note<'_>>,
+        count: &mut Count,
+    ) -> Result<Option<Whole>> {
+        let mut headers: Vec<SegmentHeader> = Vec::new();
+        for entry in list(self.from, dir)? {
+            let path = dir.join(&entry.name);
+            let PartitionFile::Segment { base, generation } = names::parse_partition_file(&entry.name) else {
+                continue;
+            };
+            let is_ours = |header: &SegmentHeader| {
+                let of_topic = (header.topic_id, header.partition) == (identity.topic_id, identity.partition);
+                of_topic && (header.base_offset, header.generation) == (base, generation)
+            };
+            match read_header(self.from, &path).filter(is_ours) {
+                Some(header) => headers.push(header),
+                None => {
+                    let what = "neither the manifest nor its header says what it is";
+                    let found = finding(self.from, FindingKind::Damage, &path, what, 8);
+                    self.report.findings.push(self.about(found, identity));
+                }
+            }
+        }
+        headers.sort_by_key(|header| (header.base_offset, header.log_epoch, header.generation));
+        let mut kept: Vec<SegmentHeader> = Vec::new();
+        for header in headers {
+            if kept.last().is_some_and(|last| last.log_epoch > header.log_epoch) {
+                // It was cut off before this epoch began, or it was compacted; only its file is still there.
+                continue;
+            }
+            kept.retain(|before| before.base_offset < header.base_offset);
+            kept.push(header);
+        }
+        let Some(secret) = kept.last().map(|last| last.secret) else { return Ok(None) };
+        kept.retain(|header| header.secret == secret);
+        let identity = Arc::new(Identity { secret, ..identity.clone() });
+        let mut segments = Vec::with_capacity(kept.len());
+        for (at, header) in kept.iter().enumerate() {
+            let base = SegmentEntry {
+                log_epoch: header.log_epoch,
+                ..active_entry(header.base_offset, header.generation, 0)
+            };
+            let name = names::segment_file(header.base_offset, header.generation);
+            let path = dir.join(name);
+            let file = self.from.storage.open(&path, OpenMode::Read);
+            let len = file
+                .and_then(|file| file.len())
+                .map_err(|e| Error::io("look at", &self.from.display(&path), e))?;
+            segments.push(match kept.get(at + 1) {
+                None => base,
+                Some(next) => SegmentEntry {
+                    state: SegmentState::Sealed,
+                    size: len.max(FIRST_BATCH),
+                    end_offset: next.prev_end.max(header.base_offset),
+                    ..base
+                },
+            });
+        }
+        let start = kept.first().map_or(Offset::ZERO, |first| first.base_offset);
+        // So every batch is of a known epoch; where epochs began, the batches say.
+        let any_epoch = vec![EpochStart { epoch: u32::MAX - 1, start: Offset::MAX }];
+        let manifest = Manifest {
+            topic_id: identity.topic_id,
+            partition: identity.partition,
+            secret,
+            log_start: start,
+            epochs: any_epoch,
+            segments,
+            lost: Vec::new(),
+        };
+        let noted = note.map_or(Offset::ZERO, |note| note.entry.end_offset);
+        let known = KnownEnd { offset: noted, active: None };
+        let Some(mut walked) = walk(self.from, &identity, dir, &manifest, known, count)? else {
+            return Ok(None);
+        };
+        for one in &mut walked {
+            // Its size and its digest are not known, and what does not belong to it was cut off.
+            one.flaws.retain(|flaw| flaw.from < flaw.to);
+        }
+        let mut epochs = std::mem::take(&mut count.epochs);
+        if epochs.is_empty() {
+            let epoch = kept.last().map_or(0, |last| last.log_epoch);
+            epochs.push(EpochStart { epoch, start });
+        }
+        self.report.notes.push(format!(
+            "{}/{}: a manifest was made of {} segments; the log start is taken to be {start}, and what had been truncated \
+             or deleted may be there again",
+            identity.topic,
+            identity.partition,
+            kept.len()
+        ));
+        let lost = self.note_lost(&identity, &walked);
+        Ok(Some(Whole { manifest: Manifest { epochs, ..manifest }, walked, lost, end: noted }))
+    }
+
+    /// Writes the whole batches of a partition, and a manifest of them.
+    fn write(&mut self, identity: &Identity, dir: &Path, target: &Path, whole: &Whole) -> Result<()> {
+        let Whole { manifest, walked, lost, end } = whole;
+        let mut made = Manifest { segments: Vec::new(), ..manifest.clone() };
+        let header_of = |entry: &SegmentEntry, before: Option<&SegmentEntry>| SegmentHeader {
+            partition: identity.partition,
+            topic_id: identity.topic_id,
+            base_offset: entry.base_offset,
+            prev_end: before.map_or(entry.base_offset, |before| before.end_offset),
+            prev_crc: before.map_or(0, |before| before.last_crc),
+            generation: entry.generation,
+            log_epoch: entry.log_epoch,
+            created_at: self.to.clock.now(),
+            secret: identity.secret,
+        };
+        for (entry, one) in manifest.segments.iter().zip(walked) {
+            let Some(source) = &one.file else { continue };
+            for piece in &one.pieces {
+                let state = match entry.state {
+                    // IMPORTANT: not synced. The opening of the copy looks for transactions in it, as that of the original
+                    // would.
+                    SegmentState::Active | SegmentState::Sealed => SegmentState::Sealed,
+                    known => known,
+                };
+                let mut entry = SegmentEntry { state, base_offset: piece.first, ..*entry };
+                if piece.position != FIRST_BATCH || !one.has_header {
+                    entry.log_epoch = piece.epoch;
+                }
+                piece.end.end_entry(&mut entry);
+                let header = header_of(&entry, made.segments.last());
+                let file = create_segment_file(self.to, target, &header)?;
+                let path = target.join(names::segment_file(entry.base_offset, entry.generation));
+                let shown = self.to.display(&path);
+                let to = piece.position + piece.bytes();
+                in_pieces(&**source, &self.from.display(&one.path), piece.position, to, |at, bytes| {
+                    let position = at - piece.position + FIRST_BATCH;
+                    write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&shown, e))
+                })?;
+                file.sync_data().map_err(|e| Error::create(&shown, e))?;
+                made.segments.push(entry);
+            }
+        }
+        let last = made.segments.last().copied();
+        let end = (*end).max(last.map_or(manifest.log_start, |last| last.end_offset)).max(manifest.log_start);
+        let epoch = made.epoch().saturating_add(1);
+        let generation =
+            made.segments.iter().filter(|entry| entry.base_offset == end).map(|entry| entry.generation + 1);
+        let active = active_entry(end, generation.max().unwrap_or(0), epoch);
+        create_segment(self.to, target, &header_of(&active, last.as_ref()))?;
+        made.begin_epoch(end);
+        made.segments.push(active);
+        lost.iter().for_each(|range| made.add_lost(*range));
+        made.clip_lost(made.log_start, end);
+        manifest::write(self.to, &target.join(names::MANIFEST), &made).map_err(|failed| failed.error)?;
+        self.producers(identity, dir, target, end)
+    }
+
+    /// Copies what is known of named producers, if it says nothing of later records.
+    fn producers(&mut self, identity: &Identity, dir: &Path, target: &Path, end: Offset) -> Result<()> {
+        let Ok(bytes) = read_file(&*self.from.storage, &dir.join(names::PRODUCERS), u64::from(u32::MAX))
+        else {
+            return Ok(());
+        };
+        let is_ours = ProducersFile::decode(&bytes).is_ok_and(|file| {
+            file.topic_id == identity.topic_id
+                && file.partition == identity.partition
+                && file.end_offset <= end
+        });
+        if !is_ours {
+            return Ok(());
+        }
+        let path = target.join(names::PRODUCERS);
+        replace_file(&*self.to.storage, &path, &bytes)
+            .map_err(|failed| Error::create(&self.to.display(&path), failed.error))
+    }
+}

@@ -1,0 +1,245 @@
+//! Which topics are in a directory? Those of the catalog; if that cannot be used, those of the one before it, and those that
+//! have files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::{finding, list, not_decoded, of_error};
+use crate::broker::offsets_config;
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::format::catalog::{self, Catalog, Change, Found, TopicEntry, TopicState};
+use crate::format::manifest::Manifest;
+use crate::format::names::{self, PartitionFile, TopicDir};
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::Context;
+use crate::stats::{Finding, FindingKind};
+use crate::storage::{OpenMode, read_file, read_up_to};
+use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
+
+/// What is known of a directory as a whole.
+pub(super) struct Survey {
+    /// The catalog's file, if it can be used.
+    pub(super) found: Option<Found>,
+    /// Topics, producers, ids and epochs, from wherever they are known.
+    pub(super) catalog: Catalog,
+    /// The topics that may be used, by name.
+    pub(super) topics: Vec<SurveyedTopic>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) struct SurveyedTopic {
+    pub(super) entry: TopicEntry,
+    /// Where its files are: it may have been given another name.
+    pub(super) dir: String,
+    /// The partitions of which something must be there.
+    pub(super) with_files: BTreeSet<u32>,
+}
+
+/// Looks at the catalog, and at the directories of topics where it cannot be used.
+///
+/// # Errors
+/// I/O errors of directories; `UnsupportedFormat` of the catalog.
+pub(super) fn survey(ctx: &Context) -> Result<Survey> {
+    let mut survey = Survey {
+        found: None,
+        catalog: Catalog::empty(),
+        topics: Vec::new(),
+        findings: Vec::new(),
+        notes: Vec::new(),
+    };
+    match read_catalog(ctx, names::CATALOG)? {
+        Ok(found) => {
+            for topic in found.catalog.live() {
+                survey.topics.push(SurveyedTopic {
+                    entry: topic.entry.clone(),
+                    dir: names::encode_topic(&topic.entry.name, &topic.entry.id),
+                    with_files: topic.with_files.clone(),
+                });
+            }
+            for topic in found.catalog.deleting() {
+                survey.notes.push(format!("topic {} is being deleted", topic.entry.name));
+            }
+            survey.catalog = found.catalog.clone();
+            survey.found = Some(found);
+            return Ok(survey);
+        }
+        Err(Some(damage)) => survey.findings.push(damage),
+        Err(None) => {
+            let root = list(ctx, Path::new(""))?;
+            let was_used = root.iter().any(|entry| {
+                [names::CATALOG_OLD, names::CHECKPOINT, names::JOURNAL].contains(&entry.name.as_str())
+            });
+            if !was_used && list(ctx, Path::new(names::TOPICS))?.is_empty() {
+                survey.notes.push("there is no broker in this directory".to_string());
+                return Ok(survey);
+            }
+            let path = Path::new(names::CATALOG);
+            let what = "the catalog is missing, and there are topics, or there was a broker";
+            survey.findings.push(finding(ctx, FindingKind::Damage, path, what, 1));
+        }
+    }
+    without_catalog(ctx, &mut survey)?;
+    Ok(survey)
+}
+
+/// The file of a catalog, or what is wrong with it; nothing if it is missing.
+fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, Option<Finding>>> {
+    const LIMIT: u64 = 1 << 30;
+    let path = Path::new(name);
+    let bytes = match read_file(&*ctx.storage, path, LIMIT) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Err(None)),
+        Err(e) => {
+            let error = Error::io("read", &ctx.display(path), e);
+            return Ok(Err(Some(of_error(ctx, path, &error, 1))));
+        }
+    };
+    match catalog::read(&bytes) {
+        Ok(found) => Ok(Ok(found)),
+        Err(m) if m.unsupported.is_some() => Err(crate::log::malformed(ctx, path, 0, &m)),
+        Err(m) => Ok(Err(Some(not_decoded(ctx, FindingKind::Damage, path, &m, 14)))),
+    }
+}
+
+/// Makes a catalog of the one before it and of what has files.
+fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
+    let old = match read_catalog(ctx, names::CATALOG_OLD) {
+        Ok(Ok(old)) => {
+            survey.notes.push(format!(
+                "{} was used instead of the catalog: what was changed since it was replaced is not known",
+                ctx.display(Path::new(names::CATALOG_OLD)).display()
+            ));
+            Some(old.catalog)
+        }
+        Ok(Err(damage)) => {
+            survey.findings.extend(damage.map(|found| Finding { kind: FindingKind::Derived, ..found }));
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    if old.is_none() {
+        survey.notes.push(
+            "no catalog can be used: topics are named after their directories and have default settings, the names of \
+             producers are not known"
+                .to_string(),
+        );
+    }
+    let mut topics: BTreeMap<TopicId, SurveyedTopic> = BTreeMap::new();
+    for entry in list(ctx, Path::new(names::TOPICS))?.into_iter().filter(|entry| entry.is_dir) {
+        match topic_of_dir(ctx, &entry.name)? {
+            Some(topic) => drop(topics.insert(topic.entry.id, topic)),
+            None => survey.notes.push(format!(
+                "{}: nothing in it says which topic it is of",
+                ctx.display(&Path::new(names::TOPICS).join(&entry.name)).display()
+            )),
+        }
+    }
+    let live = old.iter().flat_map(Catalog::live);
+    for known in live {
+        let is_replaced = topics.values().any(|other| other.entry.name == known.entry.name);
+        match topics.get_mut(&known.entry.id) {
+            Some(topic) => {
+                let partitions = topic.entry.partitions.max(known.entry.partitions);
+                topic.entry = TopicEntry { partitions, ..known.entry.clone() };
+                topic.with_files.extend(&known.with_files);
+            }
+            // Another topic of that name has come since, or it never had files.
+            None if is_replaced => {}
+            None if known.with_files.is_empty() => {
+                let (entry, with_files) = (known.entry.clone(), BTreeSet::new());
+                let dir = names::encode_topic(&entry.name, &entry.id);
+                topics.insert(entry.id, SurveyedTopic { entry, dir, with_files });
+            }
+            None => survey.notes.push(format!(
+                "topic {} is in the catalog that was used, and has no files: it was deleted since, or they are gone",
+                known.entry.name
+            )),
+        }
+    }
+    let mut catalog = Catalog::empty();
+    let mut apply = |change| catalog.apply(change).is_ok();
+    if let Some(old) = &old {
+        apply(Change::Ids(old.next_id()));
+        for producer in old.producers() {
+            apply(Change::Producer(producer.clone()));
+        }
+    }
+    for topic in topics.values() {
+        apply(Change::Topic(topic.entry.clone()));
+        for partition in (0..topic.entry.partitions).map(PartitionId::new) {
+            let epochs = old.as_ref().map_or(&[][..], |old| old.epochs(&topic.entry.id, partition));
+            let epochs: Vec<_> = epochs.iter().map(|start| (topic.entry.id, partition, *start)).collect();
+            if !epochs.is_empty() {
+                apply(Change::Epochs(epochs));
+            }
+        }
+    }
+    survey.catalog = catalog;
+    survey.topics = topics.into_values().collect();
+    survey.topics.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+    Ok(())
+}
+
+/// What the files in a topic's directory say of the topic.
+fn topic_of_dir(ctx: &Context, name: &str) -> Result<Option<SurveyedTopic>> {
+    let dir = Path::new(names::TOPICS).join(name);
+    let (mut id, mut created_at, mut with_files) = (None, None, BTreeSet::new());
+    let mut has_streams = false;
+    for entry in list(ctx, &dir)?.into_iter().filter(|entry| entry.is_dir) {
+        let Some(partition) = names::parse_partition_dir(&entry.name) else { continue };
+        let dir = dir.join(&entry.name);
+        if let Ok(bytes) = read_file(&*ctx.storage, &dir.join(names::MANIFEST), 256 << 20) {
+            with_files.insert(partition.get());
+            id = id.or(Manifest::decode(&bytes).ok().map(|manifest| manifest.topic_id));
+        }
+        for file in list(ctx, &dir)? {
+            match names::parse_partition_file(&file.name) {
+                PartitionFile::Segment { .. } => {
+                    with_files.insert(partition.get());
+                    if (id.is_none() || created_at.is_none())
+                        && let Some(header) = read_header(ctx, &dir.join(&file.name))
+                    {
+                        id = id.or(Some(header.topic_id));
+                        created_at = created_at.or(Some(header.created_at));
+                    }
+                }
+                PartitionFile::Keys { .. } => has_streams = true,
+                _ => {}
+            }
+        }
+    }
+    let (Some(id), Some(last)) = (id, with_files.last().copied()) else { return Ok(None) };
+    let named = match names::parse_topic(name) {
+        Some(TopicDir::Named(name)) => Some(name),
+        // Only the catalog had its name.
+        Some(TopicDir::Identified(_)) => TopicName::new(&format!("recovered-{id}")).ok(),
+        None => None,
+    };
+    let Some(named) = named else { return Ok(None) };
+    let config = match has_streams {
+        _ if names::is_own_topic(named.as_str()) => offsets_config(),
+        true => TopicConfig::streams(),
+        false => TopicConfig::new(),
+    };
+    let entry = TopicEntry {
+        id,
+        state: TopicState::Live,
+        partitions: last.saturating_add(1),
+        created_at: created_at.unwrap_or(Timestamp::default()),
+        name: named,
+        settings: config.to_settings(),
+        rest: Vec::new(),
+    };
+    Ok(Some(SurveyedTopic { entry, dir: name.to_string(), with_files }))
+}
+
+/// The header of a segment, if it has a whole one.
+pub(super) fn read_header(ctx: &Context, path: &Path) -> Option<SegmentHeader> {
+    let file = ctx.storage.open(path, OpenMode::Read).ok()?;
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    let n = read_up_to(&*file, &mut bytes, 0).ok()?;
+    SegmentHeader::decode(bytes.get(..n)?).ok()
+}
