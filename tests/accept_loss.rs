@@ -187,6 +187,14 @@ fn what_is_whole_stays_and_what_is_damaged_is_given_up_wherever_it_lies() {
                 "{case}"
             );
             assert_works(&broker, &lost, RECORDS + 5, &case);
+            for kept in files(&disk, "topics/t/0", ".lost") {
+                let is_its = |range: &&DamagedRange| {
+                    kept.to_str().unwrap().ends_with(&format!(".{}.lost", range.position))
+                };
+                let len = disk.read(&kept).unwrap().len() as u64;
+                let bytes = damage.iter().find(is_its).map(|range| range.bytes);
+                assert_eq!(bytes, Some(len), "{case}: {kept:?} was on the medium");
+            }
             let p = partition(&broker);
             p.truncate_to(Offset::new(RECORDS - 1)).unwrap();
             let left: Vec<_> = lost.iter().map(|(from, to)| (*from, (*to).min(RECORDS - 1))).collect();
@@ -573,6 +581,28 @@ fn the_kept_bytes_are_left_alone_by_later_openings() {
     assert!(broker.open_report().warnings.is_empty(), "{:?}", broker.open_report().warnings);
     assert_eq!(files(&disk, "topics/t/0", ".lost"), kept);
     assert!(Path::new(&kept[0]).starts_with("topics/t/0"));
+}
+
+/// What is accepted must be on the medium before the manifest says that it need not be looked at again.
+#[test]
+fn records_that_were_not_synced_are_on_the_medium_afterwards() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let p = broker.create_topic("t", small().durability(Durability::Os)).unwrap().partition(0).unwrap();
+    fill(&broker, &p, 10);
+    broker.sync().unwrap();
+    // These say of the first ones that they were on the medium.
+    fill(&broker, &p, RECORDS);
+    disk.crash(Survive::Everything);
+    let segment = files(&disk, "topics/t/0", ".log").remove(0);
+    let (base, position, _) = batches(&disk.read(&segment).unwrap())[2];
+    disk.flip_bit(&segment, (position + 20) as u64 * 8).unwrap();
+    let broker = open(&disk).unwrap();
+    assert_eq!(broker.open_report().damaged.len(), 1);
+    let p = partition(&broker);
+    p.accept_loss(&p.damage().unwrap()).unwrap();
+    let broker = disk.crash_and_reopen(Survive::Synced, config()).unwrap();
+    assert_works(&broker, &[(base, base + 1)], RECORDS, "after a power loss");
 }
 
 /// Versions count the events that are there, whatever an index had counted before.
