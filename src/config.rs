@@ -88,6 +88,7 @@ pub struct BrokerConfig {
     pub(crate) compaction_memory: usize,
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) read_mode: ReadMode,
+    pub(crate) disk_budget: Option<u64>,
     pub(crate) on_event: Option<OnEvent>,
 }
 
@@ -106,6 +107,7 @@ impl std::fmt::Debug for BrokerConfig {
             .field("tail_cache_bytes", &self.tail_cache_bytes)
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("read_mode", &self.read_mode)
+            .field("disk_budget", &self.disk_budget)
             .finish_non_exhaustive()
     }
 }
@@ -123,6 +125,7 @@ impl BrokerConfig {
             compaction_memory: 128 << 20,
             compaction_bytes_per_second: None,
             read_mode: ReadMode::Map,
+            disk_budget: None,
             on_event: None,
         }
     }
@@ -211,6 +214,39 @@ impl BrokerConfig {
         self
     }
 
+    /// How many bytes all files in the broker's directory may have together: segments and the files beside them, catalog,
+    /// journal and reserve, what is being deleted, and what a compaction writes while the old files are still there.
+    ///
+    /// It is looked at before each append. One that would pass it deletes the oldest records first, by their timestamps,
+    /// whole segments, of any topic that [deletes](Cleanup::Delete) and has a limit of [retention](TopicConfig::retention),
+    /// before that limit is reached. What a topic [holds for a group](TopicConfig::retention_holds_for) does not go, nor
+    /// does anything of other topics. If nothing may go the append fails with
+    /// [`OverBudget`](crate::Error::OverBudget), which names the group.
+    ///
+    /// Commits of offsets are counted and not refused: they are what lets a group's records go. Nor is a compaction, which
+    /// can pass the budget while it lasts. A sixteenth of the budget, at most 64 KiB, is left for the small files.
+    ///
+    /// Default: none. At least 256 KiB.
+    ///
+    /// ```
+    /// use quipu::{BrokerConfig, Record, Retention, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path();
+    /// let broker = BrokerConfig::new().disk_budget(1 << 20).open(dir)?;
+    /// let small = TopicConfig::new().segment_bytes(64 << 10).max_record_bytes(10_000);
+    /// let topic = broker.create_topic("t", small.retention(Retention::for_bytes(u64::MAX)))?;
+    /// for _ in 0..1_000 {
+    ///     broker.producer().send(&topic, Record::new(vec![7; 5_000]))?.wait()?;
+    /// }
+    /// assert!(topic.partition(0)?.bounds()?.log_start > 700);
+    /// # Ok(()) }
+    /// ```
+    pub fn disk_budget(mut self, bytes: u64) -> Self {
+        self.disk_budget = Some(bytes);
+        self
+    }
+
     /// Calls `f` when something worth knowing happens: see [`Event`]. It runs on the thread on which it happens, so it
     /// should be short, and it must not call the broker.
     ///
@@ -227,6 +263,9 @@ impl BrokerConfig {
         }
         if self.checkpoint_interval < Duration::from_millis(1) {
             return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
+        }
+        if self.disk_budget.is_some_and(|bytes| bytes < 256 << 10) {
+            return Err(invalid("disk_budget", "it must be at least 256 KiB"));
         }
         if self.compaction_bytes_per_second == Some(0) {
             return Err(invalid("compaction_bytes_per_second", "it must be at least 1"));

@@ -393,6 +393,21 @@ pub enum Error {
         /// Which bound was met: who can do something about it depends on that.
         cause: Space,
     },
+    /// The append would take the broker's directory over its [budget](crate::BrokerConfig::disk_budget), and nothing there may
+    /// be deleted to make room: what is left belongs to topics without a limit of retention, is not visible yet, or is held
+    /// for a group. Nothing was appended; the same call may succeed once that has changed.
+    #[error(
+        "the files of the broker have {used} bytes of a budget of {limit}, and nothing of it may be deleted{}",
+        held_by.as_ref().map_or(String::new(), |group| format!(": group {group} has not read the oldest records yet"))
+    )]
+    OverBudget {
+        /// The budget.
+        limit: u64,
+        /// What the files have now.
+        used: u64,
+        /// The group that holds the oldest of the records which could go otherwise, if it is for a group.
+        held_by: Option<GroupId>,
+    },
     /// The operating system refused an operation.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

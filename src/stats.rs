@@ -337,7 +337,7 @@ pub enum DiskState {
     Ok,
     /// The last append found no room. The reserve is there, so whatever frees space works.
     Full,
-    /// The reserve was given up to free space, or there was no room to write it, and there has not been since. Appends are
+    /// The reserve was given up to free space, or is missing, and there has been no room to write it since. Appends are
     /// answered with [`DiskFull`](Error::DiskFull) until it can be written again, which each of them, the upkeep, and
     /// whatever frees space tries. Operations that free space may find no room themselves.
     ReserveUsed,

@@ -516,7 +516,8 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
             assert!(is_full(&error), "round {round}: {error}");
         }
     }
-    assert!(acknowledged.len() > 60, "{}", acknowledged.len());
+    // The reserve takes a quarter of the file system.
+    assert!(acknowledged.len() > 40, "{}", acknowledged.len());
     make_room();
     let broker = open_dir(&root).unwrap();
     assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());

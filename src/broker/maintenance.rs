@@ -10,7 +10,7 @@ use super::TopicState;
 use super::checkpoint::CheckpointStore;
 use super::groups::offsets_log;
 use super::store::CatalogStore;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -18,6 +18,7 @@ use crate::group::Coordinator;
 use crate::log::context::Keeper;
 use crate::log::reserve::Reserve;
 use crate::log::{Context, Log};
+use crate::storage::budget::{Budget, Claim};
 use crate::sync::{Arc, Mutex, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset};
 
@@ -180,9 +181,59 @@ impl Upkeep {
         went
     }
 
+    /// Claims bytes of the budget, after deleting the oldest of what may go as long as there is no room.
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
+        // One at a time: two would delete twice as much as is needed.
+        let _alone = self.making_room.lock();
+        let topics = self.topics.read().clone();
+        let mut expirable = Vec::new();
+        for state in topics.iter().filter(|state| {
+            let config = state.config();
+            config.cleanup.deletes() && (config.retention.age.is_some() || config.retention.bytes.is_some())
+        }) {
+            let holds = self.holds(state);
+            let logs = state.logs().to_vec();
+            expirable.extend(logs.into_iter().map(|log| (hold_of(holds.as_deref(), &log), state, log)));
+        }
+        let everything = Offset::new(u64::MAX);
+        loop {
+            if let Some(claim) = budget.claim(bytes, margin) {
+                return Ok(claim);
+            }
+            let oldest = expirable
+                .iter()
+                .enumerate()
+                .filter_map(|(at, (hold, _, log))| log.oldest_evictable(*hold).map(|oldest| (oldest, at)));
+            let oldest = oldest.min().map(|(_, at)| at);
+            let Some((at, (hold, _, log))) = oldest.and_then(|at| Some((at, expirable.get(at)?))) else {
+                let held = expirable.iter().filter_map(|(_, state, log)| {
+                    log.oldest_evictable(everything).map(|oldest| (oldest, state, log))
+                });
+                let held = held.min_by_key(|(oldest, _, _)| *oldest);
+                let held_by = held.and_then(|(_, state, log)| self.holder(state, log));
+                return Err(Error::OverBudget { limit: budget.limit(), used: budget.used(), held_by });
+            };
+            if !log.evict(*hold) {
+                // It cannot be deleted just now: the medium refuses, or others were faster.
+                expirable.swap_remove(at);
+            }
+        }
+    }
+
+    /// The group that holds the most of a partition.
+    fn holder(&self, state: &TopicState, log: &Log) -> Option<GroupId> {
+        let config = state.config();
+        let groups = config.retention_holds.iter().filter_map(|group| GroupId::new(group).ok());
+        let offsets = self.groups.offsets();
+        groups.min_by_key(|group| offsets.holds(group, log))
+    }
+
     /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the
     /// next time; what fails again, less and less often.
     fn compact(&self) {
+        if !self.ctx.may_write_beside() {
+            return;
+        }
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
         // A cleaning may take hours. IMPORTANT: nothing else waits for it.
@@ -227,5 +278,9 @@ impl Keeper for Weak<Upkeep> {
 
     fn make_room(&self) -> bool {
         self.upgrade().is_some_and(|upkeep| upkeep.make_room())
+    }
+
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
+        self.upgrade().map_or(Err(Error::Closed), |upkeep| upkeep.evict(budget, bytes, margin))
     }
 }

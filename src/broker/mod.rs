@@ -392,6 +392,8 @@ impl BrokerInner {
             let is_clean = catalog.is_ok() && matches!(journal, Ok(true));
             self.upkeep.checkpoints.write(&self.ctx, is_clean, place, entries)
         };
+        // So that the next opening, and what frees space after it, has the room.
+        self.ctx.restore_reserve();
         // From here on the directory may be another broker's.
         self.ctx.gate.close();
         *self.lock.lock() = None;

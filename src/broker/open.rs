@@ -196,7 +196,6 @@ impl Directory {
             }
         }
         make_names_durable(ctx, &found, &manifests, checkpoint.as_ref().filter(|_| is_clean))?;
-        ctx.reserve.expect();
         let is_as_read = found.number == number;
         let catalog = CatalogStore::resume(ctx, found, is_clean, is_as_read)?;
         Ok(Directory { catalog, manifests, configs, checkpoint, is_clean, proof })
@@ -484,6 +483,9 @@ fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let entries = ctx.storage.list(root).map_err(|e| Error::io("list", &ctx.display(root), e))?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
     let is_new = !has(names::CATALOG);
+    if !is_new {
+        ctx.reserve.found(has(names::RESERVE));
+    }
     for entry in &entries {
         if names::is_root_entry(&entry.name) || names::is_of_system(&entry.name) {
             continue;

@@ -39,7 +39,8 @@ impl Retention {
     }
 
     /// The oldest segment goes as long as this many bytes of segment files are left without it. So at least that much of
-    /// a partition stays, and up to one segment more.
+    /// a partition stays, and up to one segment more. Each append keeps to that bound, however fast they come: it is passed by
+    /// one batch at most, and by what may not go yet (is not visible, or held for a group).
     pub const fn for_bytes(bytes: u64) -> Self {
         Retention::forever().and_bytes(bytes)
     }

@@ -14,7 +14,7 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
 use crate::format::manifest::SegmentState;
 use crate::format::names;
-use crate::format::segment::SegmentHeader;
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::stats::Event;
 use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, MutexGuard, Ordering};
@@ -89,6 +89,11 @@ impl Log {
                 limit: settings.max_batch_bytes(),
             });
         }
+        let _claim = match names::is_own_topic(self.topic().as_str()) {
+            // It may be what lets records go that a group holds; and its group's lock is held.
+            true => None,
+            false => self.ctx.claim(|| self.bytes_to_append(batch.stored.len()))?,
+        };
         let mut rolled = None;
         let mut batch = Some(batch);
         let done = self.append_with_room(&mut batch, &when, sender, &keys, &mut rolled);
@@ -173,6 +178,11 @@ impl Log {
         }
         self.publish_end(end, &settings);
         Ok((Appended { base_offset, end, epoch, append_time }, version))
+    }
+
+    /// What an append of so many bytes takes on the medium, if it rolls.
+    pub(super) fn bytes_to_append(&self, stored: usize) -> u64 {
+        (stored + SEGMENT_HEADER_BYTES) as u64 + self.manifest_bytes()
     }
 
     /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.

@@ -13,10 +13,12 @@ use super::reserve::Reserve;
 use super::timer::Timer;
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, ReadMode};
+use crate::error::{Error, Result};
 use crate::format::batch::Secret;
 use crate::rng::random_bytes;
 use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
+use crate::storage::budget::{Budget, BudgetStorage, Claim};
 use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, OnceLock};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
@@ -31,6 +33,12 @@ pub(crate) trait Keeper: Send + Sync {
 
     /// Deletes what retention lets go, in every partition, now. Returns whether anything went.
     fn make_room(&self) -> bool;
+
+    /// Claims bytes of the budget, with a margin. Deletes the oldest of what may go as long as there is no room.
+    ///
+    /// # Errors
+    /// `OverBudget`: nothing more may go.
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim>;
 }
 
 /// One per broker. It holds no log for long, so a log may hold it.
@@ -60,6 +68,7 @@ pub(crate) struct Context {
     pub(crate) journal: Journal,
     pub(crate) reserve: Reserve,
     keeper: OnceLock<Box<dyn Keeper>>,
+    budget: Option<Arc<Budget>>,
     /// Takes note that a partition has files: the broker's part.
     on_files: OnceLock<OnFiles>,
     /// The wall clock and the monotonic one when the broker was opened.
@@ -69,8 +78,14 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: &BrokerConfig, seed: u64) -> Self {
+        let budget = config.disk_budget.map(Budget::new);
+        let storage = match &budget {
+            Some(budget) => Arc::new(BudgetStorage::new(storage, budget)) as Arc<dyn Storage>,
+            None => storage,
+        };
         let storage = GatedStorage::new(storage);
         Context {
+            budget,
             reserve: Reserve::new(storage.can_be_full()),
             keeper: OnceLock::new(),
             gate: storage.gate(),
@@ -121,6 +136,25 @@ impl Context {
     /// See [`Keeper::make_room`].
     pub(super) fn make_room(&self) -> bool {
         self.keeper.get().is_some_and(|keeper| keeper.make_room())
+    }
+
+    /// Claims what a write of so many bytes takes of the budget, if there is one, until the answer is dropped. With no lock of
+    /// a log held, and none of a group: the oldest records may have to go first.
+    ///
+    /// # Errors
+    /// `OverBudget`: nothing may go.
+    pub(super) fn claim(&self, bytes: impl FnOnce() -> u64) -> Result<Option<Claim>> {
+        let Some(budget) = &self.budget else { return Ok(None) };
+        let bytes = bytes().saturating_add(self.reserve.missing());
+        // For the files that are written beside: indexes, the checkpoint, the catalog.
+        let margin = (budget.limit() / 16).min(64 << 10);
+        if let Some(claim) = budget.claim(bytes, margin) {
+            return Ok(Some(claim));
+        }
+        match self.keeper.get() {
+            Some(keeper) => keeper.evict(budget, bytes, margin).map(Some),
+            None => Err(Error::OverBudget { limit: budget.limit(), used: budget.used(), held_by: None }),
+        }
     }
 
     /// A partition has files now.

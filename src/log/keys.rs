@@ -327,6 +327,9 @@ impl Segment {
     }
 
     fn put_keys_file(&self, ctx: &Context, identity: &Identity, table: &KeyTable, covers: u64) -> bool {
+        if !ctx.may_write_beside() {
+            return false;
+        }
         let of = self.indexed(identity, covers);
         let Some(bytes) = KeyIndex::encode(&of, &table.sorted()) else { return false };
         let path = self.keys_path();

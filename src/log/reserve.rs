@@ -48,7 +48,7 @@ mod phase {
     pub(super) const NONE: u8 = 0;
     /// A new broker: made after the first append.
     pub(super) const NEW: u8 = 1;
-    /// A broker that has been used: looked for before the first append, and made if it is missing.
+    /// It is there, left by an earlier opening. The first append looks how large it is.
     pub(super) const EXPECTED: u8 = 2;
     pub(super) const READY: u8 = 3;
     pub(super) const GIVEN_UP: u8 = 4;
@@ -91,9 +91,12 @@ impl Reserve {
         }
     }
 
-    /// The directory has been a broker's before.
-    pub(crate) fn expect(&self) {
-        let _ = self.phase.compare_exchange(phase::NEW, phase::EXPECTED, Ordering::AcqRel, Ordering::Acquire);
+    /// The directory has been a broker's before. If the reserve `is_there` the first append looks how large it is.
+    pub(crate) fn found(&self, is_there: bool) {
+        if self.phase.load(Ordering::Acquire) != phase::NONE {
+            let phase = if is_there { phase::EXPECTED } else { phase::GIVEN_UP };
+            self.phase.store(phase, Ordering::Release);
+        }
     }
 
     /// A step of an opening found no room.
@@ -109,6 +112,14 @@ impl Reserve {
         }
     }
 
+    /// How many bytes it will take when it is written.
+    pub(super) fn missing(&self) -> u64 {
+        match self.phase.load(Ordering::Acquire) {
+            phase::NONE | phase::READY => 0,
+            _ => self.wanted.load(Ordering::Acquire),
+        }
+    }
+
     /// How large a reserve has to be so that files of so many bytes in total can be replaced.
     pub(crate) fn size_for(bytes: u64) -> u64 {
         // A file takes whole blocks, and a few are needed for names.
@@ -117,7 +128,7 @@ impl Reserve {
 }
 
 impl Context {
-    /// Before an append: writes the reserve again if it is missing. With any lock held.
+    /// Before an append: writes the reserve again if it is missing. Whatever locks are held.
     ///
     /// # Errors
     /// `DiskFull` if there is no room for it.
@@ -126,6 +137,12 @@ impl Context {
             phase::EXPECTED | phase::GIVEN_UP => self.write_reserve(),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a file may be written that can be written later as well. Not while the reserve is missing and there is no
+    /// room for it: the last bytes are for what frees space.
+    pub(crate) fn may_write_beside(&self) -> bool {
+        self.reserve.phase.load(Ordering::Acquire) != phase::GIVEN_UP || self.write_reserve().is_ok()
     }
 
     /// After an append that was `done`: makes the reserve of a new broker, and notes whether there was room.
@@ -141,7 +158,8 @@ impl Context {
                     let _ = self.write_reserve();
                 }
             }
-            Err(error) => reserve.refused.store(error.is_full(), Ordering::Relaxed),
+            Err(error) if error.is_full() => reserve.refused.store(true, Ordering::Relaxed),
+            Err(_) => {}
         }
     }
 

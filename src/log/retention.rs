@@ -4,7 +4,7 @@
 //! The decision is a function of what there is and what time it is. That the log start never lies behind what a power
 //! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
 
-use super::Log;
+use super::{Log, Writer};
 use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
@@ -61,6 +61,43 @@ impl Log {
 
     /// As [`retain`](Log::retain); the active segment goes only if it `may_roll`.
     fn retain_of(self: &Arc<Self>, hold: Offset, may_roll: bool) -> bool {
+        let now = self.ctx.cautious_now();
+        self.let_go(hold, may_roll, |spans, start, limit| {
+            let settings = self.settings();
+            // Compacted only: what lies before the log start goes nevertheless.
+            let retention =
+                if settings.cleanup.deletes() { settings.retention } else { Retention::forever() };
+            expired(&retention, spans, start, limit, now)
+        })
+    }
+
+    /// The time of the youngest record of the oldest segment, if that may go: nothing at or after `hold` goes. What has no
+    /// known time is older than all else.
+    pub(crate) fn oldest_evictable(&self, hold: Offset) -> Option<Timestamp> {
+        self.check_writable().ok()?;
+        let writer = self.writer.lock();
+        let spans = self.all_spans(&writer);
+        let limit = self.visible_end().min(hold.max(self.log_start()));
+        let oldest = spans.first().filter(|span| !span.is_empty && span.end <= limit)?;
+        Some(oldest.max_timestamp.unwrap_or_default())
+    }
+
+    /// Deletes the oldest segment, if it may go: see [`oldest_evictable`](Log::oldest_evictable). Returns whether it did.
+    pub(crate) fn evict(self: &Arc<Self>, hold: Offset) -> bool {
+        self.let_go(hold, true, |spans, _, limit| {
+            let goes = |span: &Span| !span.is_empty && span.end <= limit;
+            usize::from(spans.first().is_some_and(goes))
+        })
+    }
+
+    /// Deletes as many of the oldest segments as `count` says, which is asked with the segments, the log start, and the end
+    /// of what may go. Returns whether anything went.
+    fn let_go(
+        self: &Arc<Self>,
+        hold: Offset,
+        may_roll: bool,
+        count: impl FnOnce(&[Span], Offset, Offset) -> usize,
+    ) -> bool {
         let shape = self.shape.lock();
         if self.check_writable().is_err() {
             return false;
@@ -68,22 +105,11 @@ impl Log {
         let mut rolled = None;
         let start = {
             let mut writer = self.writer.lock();
-            let mut spans = self.sealed_spans();
-            spans.push(Span {
-                end: writer.point.end,
-                bytes: writer.point.position,
-                max_timestamp: writer.point.max_timestamp,
-                is_empty: writer.point.end == writer.point.base,
-            });
-            let now = self.ctx.cautious_now();
-            let settings = self.settings();
-            // Compacted only: what lies before the log start goes nevertheless.
-            let retention =
-                if settings.cleanup.deletes() { settings.retention } else { Retention::forever() };
+            let spans = self.all_spans(&writer);
             let start = self.log_start();
             // What lies before the log start nobody can hold.
             let limit = self.visible_end().min(hold.max(start));
-            let mut count = expired(&retention, &spans, start, limit, now);
+            let mut count = count(&spans, start, limit);
             if count == spans.len() {
                 rolled = if may_roll { self.roll(&mut writer).ok() } else { None };
                 count -= usize::from(rolled.is_none());
@@ -102,6 +128,18 @@ impl Log {
             }
             Some(Err(_)) | None => false,
         }
+    }
+
+    /// All segments, the active one last.
+    fn all_spans(&self, writer: &Writer) -> Vec<Span> {
+        let mut spans = self.sealed_spans();
+        spans.push(Span {
+            end: writer.point.end,
+            bytes: writer.point.position,
+            max_timestamp: writer.point.max_timestamp,
+            is_empty: writer.point.end == writer.point.base,
+        });
+        spans
     }
 
     /// Lets go what retention by size lets go, if an append has found that there may be something. So a burst of appends

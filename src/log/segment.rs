@@ -544,6 +544,9 @@ impl Segment {
             }
             index.entries.clone()
         };
+        if !ctx.may_write_beside() {
+            return;
+        }
         let bytes = IndexFile {
             topic_id: identity.topic_id,
             partition: identity.partition,

@@ -227,6 +227,8 @@ impl Log {
             batches.push(batch);
         }
         self.compare(&batches)?;
+        let stored = || batches.iter().map(|batch| self.bytes_to_append(batch.stored.len())).sum();
+        let _claim = self.ctx.claim(stored)?;
         self.ctx.check_reserve()?;
         let mut writer = self.writer.lock();
         self.check_writable()?;

@@ -81,6 +81,12 @@ pub(crate) fn commit(
     // One batch is whole by itself.
     let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
     let mut events = Vec::new();
+    // Once in the journal and once in its segment.
+    let needed = |part: &Part| {
+        let stored = part.batch.as_ref().map_or(0, |batch| batch.stored.len());
+        part.log.bytes_to_append(stored) + stored as u64
+    };
+    let _claim = ctx.claim(|| parts.iter().map(needed).sum())?;
     if let Err(error) = ctx.check_reserve() {
         // Whatever this frees is for the next attempt.
         ctx.make_room();

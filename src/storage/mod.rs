@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sync::Arc;
 
+pub(crate) mod budget;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod faults;

@@ -1,0 +1,248 @@
+//! How much does a directory tree take, and may it take more? A layer that knows the length of every file.
+//!
+//! Useful for: a bound on everything below a broker's root, whoever writes it. Not useful for: what a file system needs
+//! beside the bytes of files. It refuses nothing: a caller that is about to write much *claims* the bytes first.
+//!
+//! The lengths are read once, when the lock is taken, because from then on nobody else changes the tree. The lock of the
+//! table comes before that of a file's entry, and under both no operation of the medium runs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+
+/// The bound, and what is taken of it.
+pub(crate) struct Budget {
+    limit: u64,
+    used: AtomicU64,
+    /// What is about to be written.
+    claimed: AtomicU64,
+    files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Length>>>>,
+}
+
+/// What a file takes. Nothing once it has no name.
+struct Length {
+    bytes: u64,
+    is_named: bool,
+}
+
+/// Bytes that are about to be written: nobody else gets them as long as it lives.
+pub(crate) struct Claim {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.budget.claimed.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Budget {
+            limit,
+            used: AtomicU64::new(0),
+            claimed: AtomicU64::new(0),
+            files: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The bytes of all files.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Claims bytes, if they and a `margin` are left.
+    pub(crate) fn claim(self: &Arc<Self>, bytes: u64, margin: u64) -> Option<Claim> {
+        let claimed = self.claimed.fetch_add(bytes, Ordering::AcqRel);
+        let claim = Claim { budget: self.clone(), bytes };
+        let needed = self.used().saturating_add(claimed).saturating_add(bytes).saturating_add(margin);
+        (needed <= self.limit).then_some(claim)
+    }
+
+    /// Takes note of a new file, or of one that was found.
+    fn add(&self, path: &Path, bytes: u64) -> Arc<Mutex<Length>> {
+        let length = Arc::new(Mutex::new(Length { bytes, is_named: true }));
+        let replaced = self.files.lock().insert(path.to_path_buf(), length.clone());
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+        self.forget(replaced);
+        length
+    }
+
+    fn forget(&self, length: Option<Arc<Mutex<Length>>>) {
+        if let Some(length) = length {
+            let mut length = length.lock();
+            length.is_named = false;
+            self.used.fetch_sub(length.bytes, Ordering::AcqRel);
+        }
+    }
+
+    fn remove(&self, path: &Path) {
+        let removed = self.files.lock().remove(path);
+        self.forget(removed);
+    }
+
+    /// A file, or a directory with all that is below it, has another name.
+    fn rename(&self, from: &Path, to: &Path) {
+        let mut files = self.files.lock();
+        let replaced = match files.remove(from) {
+            Some(length) => files.insert(to.to_path_buf(), length),
+            None => {
+                let below = files.range(from.to_path_buf()..).map(|(path, _)| path);
+                let below: Vec<_> = below.take_while(|path| path.starts_with(from)).cloned().collect();
+                for path in below {
+                    if let (Ok(rest), Some(length)) = (path.strip_prefix(from), files.remove(&path)) {
+                        files.insert(to.join(rest), length);
+                    }
+                }
+                None
+            }
+        };
+        drop(files);
+        self.forget(replaced);
+    }
+
+    /// Reads the lengths of all files of a tree.
+    fn walk(&self, storage: &dyn Storage, dir: &Path) -> io::Result<()> {
+        for entry in storage.list(dir)? {
+            let path = dir.join(&entry.name);
+            if entry.is_dir {
+                self.walk(storage, &path)?;
+                continue;
+            }
+            // One that cannot be looked at is foreign, and takes what it takes.
+            if let Ok(bytes) = storage.open(&path, OpenMode::Read).and_then(|file| file.len()) {
+                self.add(&path, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A storage whose files are counted.
+pub(crate) struct BudgetStorage {
+    inner: Arc<dyn Storage>,
+    budget: Arc<Budget>,
+}
+
+impl BudgetStorage {
+    pub(crate) fn new(inner: Arc<dyn Storage>, budget: &Arc<Budget>) -> Self {
+        BudgetStorage { inner, budget: budget.clone() }
+    }
+}
+
+impl Storage for BudgetStorage {
+    fn display(&self, path: &Path) -> PathBuf {
+        self.inner.display(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let lock = self.inner.lock(path)?;
+        self.budget.walk(&*self.inner, Path::new(""))?;
+        Ok(lock)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.inner.list(dir)
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.inner.is_link(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let inner = self.inner.open(path, mode)?;
+        let length = match mode {
+            OpenMode::Read => return Ok(inner),
+            OpenMode::Write => {
+                let known = self.budget.files.lock().get(path).cloned();
+                match known {
+                    Some(length) => length,
+                    None => self.budget.add(path, inner.len()?),
+                }
+            }
+            OpenMode::CreateNew | OpenMode::Truncate => self.budget.add(path, 0),
+        };
+        Ok(Arc::new(BudgetFile { inner, budget: self.budget.clone(), length }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)?;
+        self.budget.rename(from, to);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_file(path)?;
+        self.budget.remove(path);
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_dir(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.inner.sync_dir(dir)
+    }
+
+    fn can_be_full(&self) -> bool {
+        self.inner.can_be_full()
+    }
+
+    fn run_identity(&self) -> ([u8; 16], u32) {
+        self.inner.run_identity()
+    }
+}
+
+struct BudgetFile {
+    inner: Arc<dyn File>,
+    budget: Arc<Budget>,
+    length: Arc<Mutex<Length>>,
+}
+
+impl File for BudgetFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, position)
+    }
+
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
+        let written = self.inner.write_at(bytes, position)?;
+        let end = position.saturating_add(written as u64);
+        let mut length = self.length.lock();
+        if end > length.bytes && written > 0 {
+            if length.is_named {
+                self.budget.used.fetch_add(end - length.bytes, Ordering::AcqRel);
+            }
+            length.bytes = end;
+        }
+        Ok(written)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        self.inner.map(len)
+    }
+
+    fn lose_unsynced(&self) {
+        self.inner.lose_unsynced();
+    }
+}

@@ -1,0 +1,112 @@
+//! A real file system filled to its last byte and freed again, twenty times.
+//!
+//! `QUIPU_SMALL_DISK` names a directory on a small file system (4 to 64 MiB) that nothing else uses: `.ci/run long` makes one in
+//! memory and one on a loop device where it may. Without it nothing is tested, and that is said.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use quipu::testing::produced;
+use quipu::{
+    Broker, Durability, Error, Offset, Outcome, Partition, ProducerConfig, Record, Retention, TopicConfig,
+};
+
+const CYCLES: u64 = 20;
+
+fn opened(root: &Path) -> (Broker, Partition) {
+    let broker = common::open_dir(root).unwrap();
+    let config = TopicConfig::new().segment_bytes(64 << 10).max_record_bytes(20 << 10);
+    let config = config.durability(Durability::Sync).retention(Retention::for_bytes(2 << 20));
+    let topic = broker.ensure_topic("t", config).unwrap();
+    (broker, topic.partition(0).unwrap())
+}
+
+fn read(broker: &Broker) -> Vec<u64> {
+    let records = produced(broker, "t").unwrap();
+    let number = |value: &[u8]| u64::from_le_bytes(value[..8].try_into().unwrap());
+    records.iter().map(|record| number(record.value().unwrap())).collect()
+}
+
+/// Takes all that is left of the file system, as another program would.
+fn take_all(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    let mut piece = 64 << 10;
+    while piece > 0 {
+        match file.write(&vec![1; piece]) {
+            Ok(n) if n > 0 => {}
+            _ => piece /= 2,
+        }
+    }
+    let _ = file.sync_all();
+}
+
+#[test]
+fn a_small_file_system_is_filled_and_freed_without_a_lost_acknowledgement() {
+    let Some(dir) = std::env::var_os("QUIPU_SMALL_DISK") else {
+        println!("SKIPPED: no file system was filled, because QUIPU_SMALL_DISK names none");
+        return;
+    };
+    let dir = Path::new(&dir);
+    let (root, filler) = (dir.join("quipu"), dir.join("filler"));
+    let (mut start, mut end, mut appended, mut refused) = (0, 0, 0, 0);
+    for cycle in 0..CYCLES {
+        let (broker, partition) = opened(&root);
+        assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}");
+        let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+        let send = |n: u64| {
+            let mut value = vec![7; 10 << 10];
+            value[..8].copy_from_slice(&n.to_le_bytes());
+            producer.send("t", Record::new(value)).and_then(|sent| sent.wait())
+        };
+        for n in 0..150 {
+            // The file system becomes full in the middle of it.
+            if n == 100 {
+                take_all(&filler);
+            }
+            match send(end) {
+                Ok(receipt) => {
+                    assert_eq!(receipt.offset.get(), end);
+                    (end, appended) = (end + 1, appended + 1);
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::DiskFull { .. }), "cycle {cycle}: {error}");
+                    assert_eq!(error.outcome(), Outcome::NotWritten);
+                    refused += 1;
+                    break;
+                }
+            }
+        }
+        start = partition.bounds().unwrap().log_start.get();
+        assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}, full");
+        drop(producer);
+        if cycle % 3 == 0 {
+            broker.close().unwrap();
+            drop((broker, partition));
+            let (broker, partition) = opened(&root);
+            assert!(broker.open_report().clean, "cycle {cycle}: {:?}", broker.open_report());
+            assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}, opened full");
+            start = (start + end) / 2;
+            partition.delete_records(Offset::new(start)).unwrap();
+            broker.close().unwrap();
+        } else {
+            if cycle % 3 == 1 {
+                end -= 5;
+                partition.truncate_to(Offset::new(end)).unwrap();
+            }
+            start = (start + end) / 2;
+            partition.delete_records(Offset::new(start)).unwrap();
+            assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}, freed");
+            broker.close().unwrap();
+        }
+        std::fs::remove_file(&filler).unwrap();
+    }
+    std::fs::remove_dir_all(&root).unwrap();
+    println!("{CYCLES} cycles, {appended} appended, {refused} times full");
+    assert!(refused > CYCLES / 2, "or the file system is too large: {refused}");
+}
