@@ -174,8 +174,8 @@ impl Disk {
     }
 
     /// The ways to lose the power now. While no more than 64 subsets of the pending operations differ, which is so for up
-    /// to 6 of them: each of these subsets, and two losses that tear or garble writes. If there are more, a sample of 8:
-    /// everything and nothing of what is pending, lengths without data, and five by seeds.
+    /// to 6 of them: each of these subsets, and two losses that tear or garble writes. If there are more, a sample: everything and
+    /// nothing of what is pending, everything but one (of the first 63), lengths without data, and five by seeds.
     ///
     /// The same `seed` and the same disk give the same losses.
     pub fn power_losses(&self, seed: u64) -> Vec<Survive> {
@@ -190,7 +190,8 @@ impl Disk {
             }
             None => {
                 let all = [Survive::Subset(u64::MAX), Survive::Synced, Survive::Zeroed(seed)];
-                all.into_iter().chain((0..5).map(random)).collect()
+                let but_one = (0..self.pending().min(63)).map(|n| Survive::Subset(!(1 << n)));
+                all.into_iter().chain(but_one).chain((0..5).map(random)).collect()
             }
         }
     }

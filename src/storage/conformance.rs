@@ -698,7 +698,7 @@ mod memory {
         for at in 0..70 {
             file.write_at(b"x", at).unwrap();
         }
-        assert_eq!(disk.power_losses(5).len(), 8);
+        assert_eq!(disk.power_losses(5).len(), 8 + 63);
         let length = |survive| {
             let disk = disk.duplicate();
             disk.crash(survive);
