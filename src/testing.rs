@@ -4,6 +4,8 @@
 //! sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
 
 mod explore;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
