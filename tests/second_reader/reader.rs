@@ -335,7 +335,11 @@ fn scan(dir: &Path, mut log: Log, clean: bool, mark: Option<&[u8]>) -> Result<Lo
                 }
             }
             if !witness && !log.damaged && *own && p as u64 >= synced {
-                let tail = if i + 1 < files.len() { u64::MAX } else { tail };
+                // Of a sealed segment the manifest says how much there was; a transaction may put all of it back.
+                let sealed_tail = le(e, 17, 8).saturating_sub(p as u64);
+                let later = files.iter().skip(i + 1).map(|(b, ..)| b.len().saturating_sub(128) as u64);
+                let tail =
+                    if i + 1 < files.len() { sealed_tail.max(tail) + later.sum::<u64>() } else { tail };
                 log.cut = Some((end, tail)).filter(|_| tail > 0);
                 break 'log;
             }
