@@ -71,7 +71,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     let entries = topics
         .iter()
         .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
-    let entries = entries.collect();
+    let entries: Vec<_> = entries.collect();
     let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
     let upkeep = Arc::new(Upkeep {
         ctx: ctx.clone(),
@@ -84,12 +84,16 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     ctx.set_keeper(Arc::downgrade(&upkeep));
     if !ctx.gate.is_shut() {
         // What was recovered need not be read again if this run ends like the last one.
-        match upkeep.checkpoints.write(&ctx, false, catalog.place(), entries) {
+        let write = || upkeep.checkpoints.write(&ctx, false, catalog.place(), entries.clone());
+        match ctx.with_room(write) {
             Err(error) if error.is_full() => ctx.reserve.note_full(),
             written => written?,
         }
     }
     remove_leftovers(&ctx, &catalog, &mut report);
+    if !ctx.gate.is_shut() {
+        ctx.restore_reserve();
+    }
     if ctx.gate.syncs_no_dirs() {
         report.warnings.push(format!(
             "{}: this file system cannot sync directories: a power loss may take new files, or bring \
@@ -179,7 +183,7 @@ impl Directory {
             found.number = found.number.max(unused.catalog_number);
             if unused.clean {
                 let place = Place { number: found.number, bytes: found.end };
-                CheckpointStore::new(None).write(ctx, false, place, Vec::new())?;
+                ctx.with_room(|| CheckpointStore::new(None).write(ctx, false, place, Vec::new()))?;
             }
         }
         let last_boot = found.catalog.opening().map_or([0; 16], |last| last.boot);

@@ -144,6 +144,7 @@ impl Log {
         keys: &[KeyCount],
         rolled: &mut Option<Event>,
     ) -> Result<(Appended, Version)> {
+        self.check_writable()?;
         self.ctx.check_reserve()?;
         let (mut writer, version) = self.lock_when(when)?;
         let settings = self.settings();

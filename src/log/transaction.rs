@@ -87,7 +87,9 @@ pub(crate) fn commit(
         part.log.bytes_to_append(stored) + stored as u64
     };
     let _claim = ctx.claim(|| parts.iter().map(needed).sum())?;
-    if let Err(error) = ctx.check_reserve() {
+    let writes = parts.iter().any(|part| part.batch.is_some());
+    logs.iter().try_for_each(|log| log.check_writable())?;
+    if writes && let Err(error) = ctx.check_reserve() {
         // Whatever this frees is for the next attempt.
         ctx.make_room();
         ctx.check_reserve().map_err(|_| error)?;
@@ -101,7 +103,9 @@ pub(crate) fn commit(
     if !events.is_empty() {
         logs.iter().for_each(Log::request_work);
     }
-    ctx.appended(done.as_ref().map(drop));
+    if writes {
+        ctx.appended(done.as_ref().map(drop));
+    }
     match &done {
         Ok(_) => logs.iter().for_each(Log::keep_size),
         // For the next attempt: the batches of this one are gone.

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::storage::budget::{Budget, BudgetStorage};
 use crate::storage::faults::{FaultStorage, Faults, Op};
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::{MemStorage, Survive};
@@ -18,13 +19,15 @@ fn on_each(test: fn(&dyn Storage)) {
     let (calm, hostile) = (Faults::new(), Faults::new());
     hostile.be_hostile();
     let memory = || Arc::new(MemStorage::with_crash_images());
-    let storages: [(&str, Arc<dyn Storage>); 6] = [
+    let counted = BudgetStorage::new(memory(), &Budget::new(u64::MAX));
+    let storages: [(&str, Arc<dyn Storage>); 7] = [
         ("disk", Arc::new(FsStorage::new(dir.path().to_path_buf()))),
         ("memory", Arc::new(MemStorage::new())),
         ("memory with crash images", memory()),
         ("faults planned: none", Arc::new(FaultStorage::new(memory(), &calm))),
         ("faults planned: one byte a call", Arc::new(FaultStorage::new(memory(), &hostile))),
         ("the test disk", Disk::new().storage()),
+        ("counted", Arc::new(counted)),
     ];
     for (name, storage) in storages {
         eprintln!("on {name}");
