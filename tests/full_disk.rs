@@ -286,11 +286,12 @@ fn the_reserve_is_made_by_the_first_write_and_looked_for_after_an_opening() {
     broker.close().unwrap();
     drop(broker);
     disk.remove("reserve").unwrap();
+    disk.capacity(disk.used() + (10 << 10));
     let (broker, _) = opened(&disk, TopicConfig::new());
     assert_eq!(read(&broker), [0]);
-    assert!(!has_reserve(&disk), "nothing was written");
-    // Before an append that could take its room.
-    disk.capacity(disk.used() + (10 << 10));
+    assert!(!has_reserve(&disk), "there is no room for it");
+    assert_eq!(broker.stats().disk, DiskState::ReserveUsed);
+    // An append could take the room that is left.
     assert!(is_full(send(&broker, 1)));
     disk.capacity(disk.used() + (100 << 10));
     send(&broker, 1).unwrap();
