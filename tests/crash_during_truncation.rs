@@ -42,7 +42,7 @@ struct Model {
 type Told = [Model; 2];
 
 fn config(name: &str) -> TopicConfig {
-    let config = small().retention(Retention::for_bytes(KEPT_BYTES));
+    let config = small();
     match name {
         "sync" => config.durability(Durability::Sync),
         _ => config.compression(Compression::Lz4),
@@ -50,7 +50,14 @@ fn config(name: &str) -> TopicConfig {
 }
 
 fn broker(disk: &Disk, clock: &ManualClock) -> Result<Broker> {
-    BrokerConfig::new().clock(clock.clone()).seed(7).max_open_files(8).on_disk(disk)
+    let broker = BrokerConfig::new().clock(clock.clone()).seed(7).max_open_files(8).on_disk(disk)?;
+    for name in NAMES {
+        // A crash may have come between retention and this.
+        if broker.topic(name).is_ok() {
+            broker.alter_topic(name, config(name))?;
+        }
+    }
+    Ok(broker)
 }
 
 fn partition(broker: &Broker, name: &str) -> Result<Partition> {
@@ -134,12 +141,19 @@ fn retain(broker: &Broker, told: &mut Told) -> Result<u64> {
     let mut gone = 0;
     for (name, model) in NAMES.iter().zip(told.iter_mut()) {
         if let Ok(topic) = broker.topic(name) {
+            // Only now: appends would keep it as well, and the model could not tell when.
+            broker.alter_topic(name, config(name).retention(Retention::for_bytes(KEPT_BYTES)))?;
             let start = kept_by_size(&topic.partition(0)?);
             gone += start - model.now.start;
             model.next = Some(begun_later(&model.now, start));
         }
     }
     broker.maintain()?;
+    for name in NAMES {
+        if broker.topic(name).is_ok() {
+            broker.alter_topic(name, config(name))?;
+        }
+    }
     for model in told.iter_mut() {
         model.now = model.next.take().unwrap_or_else(|| model.now.clone());
     }
