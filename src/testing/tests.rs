@@ -66,6 +66,10 @@ impl Storage for Recorder {
         self.inner.list(dir)
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.inner.is_link(path)
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         let inner = self.inner.open(path, mode)?;
         if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) {
