@@ -239,7 +239,7 @@ impl BrokerConfig {
     /// for _ in 0..1_000 {
     ///     broker.producer().send(&topic, Record::new(vec![7; 5_000]))?.wait()?;
     /// }
-    /// assert!(topic.partition(0)?.bounds()?.log_start > 700);
+    /// assert!(topic.partition(0)?.bounds()?.log_start.get() > 700);
     /// # Ok(()) }
     /// ```
     pub fn disk_budget(mut self, bytes: u64) -> Self {

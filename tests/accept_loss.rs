@@ -525,7 +525,8 @@ fn a_full_disk_changes_nothing() {
     let p = partition(&broker);
     let damage = p.damage().unwrap();
     for nth in 1..40 {
-        disk.fail(quipu::testing::Op::Write, nth, std::io::ErrorKind::StorageFull);
+        // From there on, so that the reserve does not help either.
+        disk.fail_always(quipu::testing::Op::Write, nth, std::io::ErrorKind::StorageFull);
         match p.accept_loss(&damage) {
             Err(error) => assert!(matches!(error, Error::DiskFull { .. }), "{error}"),
             Ok(_) => {
@@ -535,6 +536,7 @@ fn a_full_disk_changes_nothing() {
                 return;
             }
         }
+        disk.clear_faults();
         assert_eq!(p.damage().unwrap(), damage);
     }
     panic!("it never had enough writes");

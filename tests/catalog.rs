@@ -274,6 +274,7 @@ fn without_a_catalog_nothing_that_was_used_becomes_a_new_broker() {
 fn a_change_that_finds_no_room_has_not_happened_and_the_next_may() {
     let disk = closed();
     let broker = open(&disk).unwrap();
+    changed(&broker);
     let before = disk.read("catalog").unwrap();
     for torn in [false, true] {
         if torn {
@@ -298,6 +299,7 @@ fn after_a_change_that_may_have_happened_none_is_made_until_the_next_opening() {
     for op in [Op::Write, Op::Sync] {
         let disk = closed();
         let broker = open(&disk).unwrap();
+        changed(&broker);
         let partition = broker.topic("t").unwrap().partition(0).unwrap();
         disk.fail(op, 1, ErrorKind::Other);
         for name in ["new", "other"] {
@@ -702,6 +704,11 @@ fn ten_thousand_topics_are_opened_in_no_time() {
 }
 
 // -- helpers --
+
+/// The first change of an opening takes back the mark of the clean close; this is one.
+fn changed(broker: &Broker) {
+    broker.producer_with(ProducerConfig::new().name("first change")).unwrap();
+}
 
 /// One change of a catalog's file.
 struct Change {

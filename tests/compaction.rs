@@ -546,7 +546,8 @@ fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
                 let (cut, cleaned) = std::thread::scope(|scope| {
                     let cleaning = scope.spawn(|| partition.compact());
                     gate.wait_until_reached();
-                    disk.fail(op, nth, std::io::ErrorKind::StorageFull);
+                    // From there on: the reserve makes up for one failure.
+                    disk.fail_always(op, nth, std::io::ErrorKind::StorageFull);
                     let cut = change(&partition);
                     disk.clear_faults();
                     drop(gate);

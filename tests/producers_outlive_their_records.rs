@@ -216,9 +216,11 @@ fn a_medium_that_refuses_the_file_lets_nothing_go() {
         assert_eq!(partition(&broker).bounds().unwrap().log_start, 0, "{op:?}");
         disk.clear_faults();
     }
-    disk.fail(Op::Write, 1, std::io::ErrorKind::StorageFull);
+    // Always, so that the reserve does not help either.
+    disk.fail_always(Op::Write, 1, std::io::ErrorKind::StorageFull);
     let full = partition(&broker).delete_records(Offset::new(10));
     assert!(matches!(full, Err(Error::DiskFull { .. })), "{full:?}");
+    disk.clear_faults();
     partition(&broker).delete_records(Offset::new(10)).unwrap();
     assert_remembered(&disk, broker, Some(10), "at last");
 }

@@ -272,6 +272,8 @@ fn topics_are_found_without_their_catalog() {
         let disk = filled(true);
         if with_old {
             let broker = open(&disk).unwrap();
+            // A change, so that the broker was not closed properly.
+            broker.producer_with(quipu::ProducerConfig::new().name("passing")).unwrap();
             disk.crash(Survive::Everything);
             drop(broker);
             // This opening replaces the catalog.

@@ -201,11 +201,17 @@ impl CatalogStore {
     /// # Errors
     /// As [`commit`](CatalogStore::commit).
     pub(super) fn note_files(&self, ctx: &Context, topic: TopicId, partition: u32) -> Result<()> {
+        let is_known = |catalog: &Catalog| {
+            catalog.topic(&topic).is_none_or(|topic| topic.with_files.contains(&partition))
+        };
+        // IMPORTANT: before the gate is passed. A broker that changes nothing writes nothing.
+        if self.with(is_known) {
+            return Ok(());
+        }
         pass_gate(ctx)?;
         let mut state = self.state.lock();
         state.check()?;
-        let known = state.catalog.topic(&topic);
-        if known.is_none_or(|topic| topic.with_files.contains(&partition)) {
+        if is_known(&state.catalog) {
             return Ok(());
         }
         let changes = vec![Change::Partitions(topic, [partition].into())];
