@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod common;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use common::{cut_each_operation, open};
 use quipu::stats::DiskState;
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
 use quipu::{
     Broker, BrokerConfig, Error, Offset, Outcome, Partition, ProducerConfig, Record, Result, Retention,
-    Space, Timestamp, TopicConfig,
+    Space, Start, Timestamp, TopicConfig,
 };
 
 /// A topic "t" with one partition and segments of 4 KiB.
@@ -372,4 +375,104 @@ fn a_disk_is_filled_and_freed_many_times_without_a_lost_acknowledgement() {
     }
     println!("{cycles} cycles, {kills} kills, {appended} appended");
     assert!(appended > cycles * 20, "{appended}");
+}
+
+/// A disk with records that the process left behind, and not one byte of room, nor a reserve.
+fn full_and_killed(survive: Survive) -> (Disk, u64) {
+    let (disk, broker, partition) = full(Retention::forever());
+    let end = partition.bounds().unwrap().log_end.get();
+    disk.clear_faults();
+    std::mem::forget((broker, partition));
+    disk.crash(survive);
+    if has_reserve(&disk) {
+        disk.remove("reserve").unwrap();
+    }
+    disk.capacity(disk.used());
+    (disk, end)
+}
+
+#[test]
+fn a_broker_that_was_killed_opens_on_a_disk_without_any_room() {
+    for survive in [Survive::Everything, Survive::Synced, Survive::Random(1), Survive::Random(2)] {
+        let (disk, _) = full_and_killed(survive);
+        let broker = open(&disk).unwrap_or_else(|e| panic!("{survive:?}: {e}"));
+        assert_ne!(broker.open_report().disk, DiskState::Ok, "{survive:?}");
+        let there = read(&broker);
+        assert!(is_full(send(&broker, 1_000)), "{survive:?}");
+        assert_eq!(read(&broker), there, "{survive:?}");
+        // Nothing of that depends on luck: it is so again, and after a power loss.
+        drop(broker);
+        disk.crash(Survive::Synced);
+        let broker = open(&disk).unwrap_or_else(|e| panic!("{survive:?}: {e}"));
+        assert_eq!(read(&broker), there, "{survive:?}");
+        drop(broker);
+        // With room it takes appends again, also without another opening.
+        let broker = open(&disk).unwrap();
+        disk.capacity(None);
+        let broker = if broker.open_report().damaged.is_empty() {
+            broker
+        } else {
+            drop(broker);
+            open(&disk).unwrap()
+        };
+        send(&broker, 1_000).unwrap();
+        broker.sync().unwrap();
+        disk.crash(Survive::Synced);
+        let broker = open(&disk).unwrap();
+        assert!(broker.open_report().damaged.is_empty());
+        let now = read(&broker);
+        assert_eq!(now[..there.len()], there, "{survive:?}");
+        assert_eq!(now.len(), there.len() + 1, "{survive:?}");
+    }
+}
+
+/// Opening on a disk without room is cut at each of its operations, and each of those states opens.
+#[test]
+fn an_opening_without_room_may_be_cut_anywhere() {
+    for survive in [Survive::Everything, Survive::Synced, Survive::Random(1)] {
+        let (full, _) = full_and_killed(survive);
+        let expected = read(&open(&full.duplicate()).unwrap());
+        cut_each_operation(&full, open, |disk, nth| {
+            for survive in [Survive::Everything, Survive::Synced, Survive::Random(nth)] {
+                let disk = disk.duplicate();
+                disk.crash(survive);
+                let broker = open(&disk).unwrap_or_else(|e| panic!("{nth} {survive:?}: {e}"));
+                // Nothing was synced: a power loss before the opening is done takes what it likes.
+                let found = read(&broker);
+                assert!(expected.starts_with(&found), "{nth} {survive:?}");
+                assert!(survive != Survive::Everything || found == expected, "{nth}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_transaction_that_was_left_half_is_settled_on_a_disk_without_room() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let p =
+        ["a", "b"].map(|name| broker.create_topic(name, TopicConfig::new()).unwrap().partition(0).unwrap());
+    for value in ["one", "two"] {
+        let mut transaction = broker.transaction();
+        for partition in &p {
+            transaction.send(partition, Record::new(value));
+        }
+        transaction.commit().unwrap();
+    }
+    std::mem::forget(broker);
+    disk.crash(Survive::Everything);
+    if has_reserve(&disk) {
+        disk.remove("reserve").unwrap();
+    }
+    disk.capacity(disk.used());
+    for round in 0..3 {
+        let broker = open(&disk).unwrap();
+        for name in ["a", "b"] {
+            let partition = broker.topic(name).unwrap().partition(0).unwrap();
+            let found = partition.read(Start::Beginning, 1 << 20).unwrap();
+            assert_eq!(found.iter().count(), 2, "{name}, opening {round}");
+        }
+        std::mem::forget(broker);
+        disk.crash(if round == 0 { Survive::Everything } else { Survive::Synced });
+    }
 }

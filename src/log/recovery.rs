@@ -147,7 +147,7 @@ fn repair_or_trust(
     let seed = identity.seed();
     let has_senders = present.contains(&dir.join(names::PRODUCERS));
     let recovery = Recoverer { ctx, identity, seed, dir, manifest, segments };
-    let found = recovery.inspect(&present, note)?;
+    let found = recovery.inspect(present, note)?;
     let recovered = recovery.repair(found, report)?;
     Ok(Recovered { has_senders, ..recovered })
 }
@@ -419,11 +419,7 @@ impl Recoverer<'_> {
                 self.make_durable(&found.accepted)?;
                 let cut = self.ctx.with_room(|| self.clone().cut(&found, broken, behind, report));
                 match cut {
-                    // It can be read up to there. The next opening, with room, does the rest.
-                    Err(error) if error.is_full() => {
-                        self.ctx.reserve.note_full();
-                        self.leave(found.point, found.tail, error)
-                    }
+                    Err(error) if error.is_full() => Ok(self.leave_torn(broken.at, &found, error)),
                     cut => cut,
                 }
             }
@@ -593,6 +589,18 @@ impl Recoverer<'_> {
             active.set_index_missing_below(len);
         }
         Ok(self.recovered(point, tail, Some(error)))
+    }
+
+    /// A torn tail that cannot be cut for lack of room: the log can be read up to there. Nothing on the
+    /// medium is changed, and the next opening with room does the rest.
+    fn leave_torn(mut self, at: usize, found: &Inspection, error: Error) -> Recovered {
+        self.ctx.reserve.note_full();
+        self.segments.truncate(at + 1);
+        let point = Point { end: found.point.end.max(self.manifest.log_start), ..found.point };
+        if let Some(last) = self.segments.last() {
+            last.cut(found.point.end, found.point.position, found.point.max_timestamp);
+        }
+        self.recovered(point, found.tail.clone(), Some(error))
     }
 
     fn note_recovery(&self, found: &Inspection, report: &mut OpenReport) {

@@ -109,6 +109,7 @@ pub struct Explored {
 /// assert!(explored.states > 10 * explored.operations);
 /// # Ok(()) }
 /// ```
+#[allow(clippy::panic, reason = "a failing check of a test ends it, and the state must be told")]
 pub fn explore<T: Clone + Default, R>(
     workload: impl Fn(&Disk, &mut T) -> Result<()>,
     mut check: impl FnMut(&Disk, &mut T, &CrashState) -> R,

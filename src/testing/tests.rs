@@ -183,8 +183,7 @@ fn calls() -> Vec<Call> {
     let broker = open();
     send(&broker, "table", 13).unwrap();
     drop(broker);
-    let calls = calls.lock().clone();
-    calls
+    calls.lock().clone()
 }
 
 fn has_end(path: &Path, end: &str) -> bool {

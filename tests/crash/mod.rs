@@ -785,7 +785,7 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
                 told.judge(&found, promised)?;
                 Ok(found)
             });
-            if counts.states() % depth.second_opening == 0
+            if counts.states().is_multiple_of(depth.second_opening)
                 && let Ok(found) = &found
             {
                 counts.agreed += 1;
