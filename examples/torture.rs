@@ -69,6 +69,7 @@ const SEGMENT_BYTES: u32 = 1 << 20;
 const SMALL_SEGMENT_BYTES: u32 = 16 << 10;
 
 /// What `maint` keeps of a partition.
+const STEP_BYTES: u64 = 3 * SMALL_SEGMENT_BYTES as u64;
 const KEPT_BYTES: u64 = 6 * SMALL_SEGMENT_BYTES as u64;
 
 /// The broker's own rounds of maintenance are put off: nothing is deleted that was not announced.
@@ -131,15 +132,19 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
     let producer = broker.producer();
     let mut random = Random(seed);
     for i in 0..n {
+        // Appends keep the bound on the size by themselves.
+        for partition in topics.iter().flat_map(Topic::partitions) {
+            let before = kept_by_size(&partition)?;
+            if before > partition.bounds()?.log_start {
+                may_go(&partition, before);
+            }
+        }
         let (key, value) = (format!("{seed}-{}", random.below(50)), random.value(i));
         let topic = &topics[random.below(topics.len() as u64) as usize];
         let record = Record::new(value.as_slice()).key(key.as_str());
         acknowledged(&producer.send(topic, record)?.wait()?, key.as_bytes(), &value);
         match random.below(200) {
             0 => {
-                for partition in topics.iter().flat_map(Topic::partitions) {
-                    may_go(&partition, kept_by_size(&partition)?);
-                }
                 broker.maintain()?;
             }
             1 => broker.sync()?,
@@ -229,10 +234,13 @@ fn truncate(producer: &Producer, partition: &Partition, random: &mut Random, i: 
     partition.truncate_to(first.offset.plus(kept as u64))
 }
 
-/// Where the log starts when retention by size has let go all that it may: Kafka's rule, looked at from outside.
+/// Where the log starts when retention by size has let go all that it may, once one more step has been made: Kafka's rule,
+/// looked at from outside.
 fn kept_by_size(partition: &Partition) -> Result<Offset, Error> {
     let segments = partition.stats().segments;
     let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    // No step appends more to one partition.
+    left += STEP_BYTES;
     let mut start = partition.bounds()?.log_start;
     for pair in segments.windows(2) {
         left -= pair[0].bytes;

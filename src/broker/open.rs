@@ -554,7 +554,8 @@ fn read_checkpoint(
     if let Some(closed) = checkpoint.as_ref().filter(|checkpoint| checkpoint.clean)
         && (found.end < closed.catalog_bytes || found.torn > 0)
     {
-        let what = "a change that was on the medium when the broker was closed";
+        let what = "a change that was on the medium when the broker was closed is missing (if an older catalog was \
+                    put back on purpose, remove the checkpoint too)";
         return Err(damaged(ctx, &Malformed::new(found.end, what)));
     }
     if found.torn > 0 {
