@@ -125,8 +125,7 @@ impl Accounts {
             let snapshot = records.iter().next().ok_or("the snapshot is gone")?;
             let text = std::str::from_utf8(snapshot.value().unwrap_or_default())?;
             let (at, cents) = text.split_once(' ').ok_or("a snapshot is a version and a balance")?;
-            (account, version) =
-                (Account { is_open: true, cents: cents.parse()? }, Version::new(at.parse()?));
+            (account, version) = (Account { is_open: true, cents: cents.parse()? }, at.parse::<Version>()?);
         }
         let history = self.stream(id)?.load_from(version)?;
         for event in &history {
