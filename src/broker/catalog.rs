@@ -21,7 +21,7 @@ use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::Storage;
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 impl BrokerInner {
     pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
@@ -50,23 +50,13 @@ impl BrokerInner {
         refuse_existing(ctx, &names::topic_dir(&name, &id), None)?;
         check_names(ctx, &name, &id, config.partitions)?;
         let created_at = ctx.clock.now();
-        let entry = TopicEntry {
-            id,
-            state: EntryState::Live,
-            partitions: config.partitions,
-            created_at,
-            name: name.clone(),
-            settings: config.to_settings(),
-            rest: Vec::new(),
-        };
+        let entry = live_entry(&name, id, created_at, &config);
         // IMPORTANT: the ids before the topic. A topic that is there has taken its number.
         changes.extend([Change::Ids(next_id + 1), Change::Topic(entry)]);
         catalog.commit(ctx, changes)?;
         let logs = self.new_logs(&name, id, &config, 0..config.partitions);
         let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
-        let mut topics = self.upkeep.topics.write();
-        let at = topics.partition_point(|other| other.name < state.name);
-        topics.insert(at, state.clone());
+        self.add_topic(&state);
         Ok(state)
     }
 
@@ -130,6 +120,13 @@ impl BrokerInner {
         self.catalog.note(ctx, vec![Change::TopicGone(id)])
     }
 
+    /// Adds a topic that the catalog has to those that are served.
+    pub(super) fn add_topic(&self, state: &Arc<TopicState>) {
+        let mut topics = self.upkeep.topics.write();
+        let at = topics.partition_point(|other| other.name < state.name);
+        topics.insert(at, state.clone());
+    }
+
     /// The logs of partitions that were never written to.
     fn new_logs(
         &self,
@@ -159,6 +156,24 @@ impl BrokerInner {
             bytes.copy_from_slice(&half().to_le_bytes());
         }
         TopicId(id)
+    }
+}
+
+/// The catalog's entry of a topic with this configuration.
+pub(super) fn live_entry(
+    name: &TopicName,
+    id: TopicId,
+    created_at: Timestamp,
+    config: &TopicConfig,
+) -> TopicEntry {
+    TopicEntry {
+        id,
+        state: EntryState::Live,
+        partitions: config.partitions,
+        created_at,
+        name: name.clone(),
+        settings: config.to_settings(),
+        rest: Vec::new(),
     }
 }
 
@@ -257,7 +272,7 @@ fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
             }
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {}
-        // The catalog says that the topic is gone: nobody looks for its files.
+        // The catalog says that the topic is gone: no reader looks for its files.
         Err(_) => remove_tree(ctx, &dir)?,
     }
     remove_tree(ctx, &trash)

@@ -167,7 +167,8 @@ impl Broker {
     /// if a topic has that name or that identity, [`ConfigMismatch`](Error::ConfigMismatch) if there are more
     /// partitions than the configuration says, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
     /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig),
-    /// [`Closed`](Error::Closed), or an I/O error. A partition that is damaged fails itself.
+    /// [`Closed`](Error::Closed), or an I/O error, after which the next opening may have the topic. A
+    /// partition that is damaged fails itself.
     pub fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.inner.adopt_topic(name, config)?;
         self.inner.topics_changed();

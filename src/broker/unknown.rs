@@ -6,11 +6,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::catalog::{identity, remove_tree};
+use super::catalog::{identity, live_entry, remove_tree};
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
 use crate::error::{Error, Result};
-use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
+use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::log::recovery::decode_manifest;
@@ -49,15 +49,7 @@ impl BrokerInner {
             ctx.storage.sync_dir(&dir).map_err(|e| Error::io("sync", &ctx.display(&dir), e))?;
         }
         let created_at = ctx.clock.now();
-        let entry = TopicEntry {
-            id,
-            state: EntryState::Live,
-            partitions: config.partitions,
-            created_at,
-            name: name.clone(),
-            settings: config.to_settings(),
-            rest: Vec::new(),
-        };
+        let entry = live_entry(&name, id, created_at, &config);
         let next_id = self.catalog.with(|catalog| catalog.next_id());
         let with_files = found.iter().map(|(partition, _)| partition.get()).collect();
         let changes =
@@ -65,9 +57,7 @@ impl BrokerInner {
         self.catalog.commit(ctx, changes)?;
         let logs = self.open_found(&name, id, &config, found)?;
         let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
-        let mut topics = self.upkeep.topics.write();
-        let at = topics.partition_point(|other| other.name < state.name);
-        topics.insert(at, state.clone());
+        self.add_topic(&state);
         Ok(state)
     }
 

@@ -10,7 +10,7 @@ use super::window::Window;
 use super::{corrupt, malformed};
 use crate::config::ReadMode;
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header, is_zero};
 use crate::format::index::{IndexEntry, IndexFile};
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
@@ -596,6 +596,26 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// Whether nothing but zeros is between two positions, as far as the file reaches.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(crate) fn is_zero(&mut self, ctx: &Context, mut position: u64, end: u64) -> Result<bool> {
+        const STEP: usize = 256 << 10;
+        while position < end {
+            let wanted = STEP.min(usize::try_from(end - position).unwrap_or(STEP));
+            let bytes = self.get(ctx, position, wanted)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if !is_zero(bytes) {
+                return Ok(false);
+            }
+            position += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+
     /// The `len` bytes at `position`, or as many as there are.
     pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
         match self {

@@ -15,7 +15,7 @@ use super::recovery::{Point, segments_of};
 use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use super::window::Window;
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch, is_zero};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
 use crate::format::compression::Codec;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::packing;
@@ -316,7 +316,7 @@ impl Walker<'_> {
                 return Err(malformed(self.ctx, &self.segment.path, position, &m));
             }
             Err(HeaderError::Malformed(m)) => {
-                let is_end = self.is_active() && self.is_zero_from(source, position, limit)?;
+                let is_end = self.is_active() && source.is_zero(self.ctx, position, limit)?;
                 return Ok(if is_end { Step::Nothing } else { Step::Broken(m.what.to_string(), 2) });
             }
         };
@@ -398,22 +398,6 @@ impl Walker<'_> {
             position += 1;
         }
         Ok(None)
-    }
-
-    fn is_zero_from(&self, source: &mut Source, mut position: u64, limit: u64) -> Result<bool> {
-        const STEP: usize = 256 << 10;
-        while position < limit {
-            let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
-            let bytes = source.get(self.ctx, position, wanted)?;
-            if bytes.is_empty() {
-                break;
-            }
-            if !is_zero(bytes) {
-                return Ok(false);
-            }
-            position += bytes.len() as u64;
-        }
-        Ok(true)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Behind, Break, Point, Recoverer, Scanned};
 use crate::error::Result;
-use crate::format::batch::{HEADER_BYTES, check_body, find_batch, is_zero};
+use crate::format::batch::{HEADER_BYTES, check_body, find_batch};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::journal::Tail;
 use crate::log::malformed;
@@ -80,7 +80,7 @@ impl Recoverer<'_> {
                     return Err(malformed(self.ctx, &segment.path, position, &m));
                 }
                 Err(HeaderError::Malformed(m)) => {
-                    if !segment.is_sealed() && self.is_zero_from(&mut source, position, limit)? {
+                    if !segment.is_sealed() && source.is_zero(self.ctx, position, limit)? {
                         // Nothing was ever written here: the end.
                         break;
                     }
@@ -164,21 +164,5 @@ impl Recoverer<'_> {
             }
         }
         Ok(behind)
-    }
-
-    fn is_zero_from(&self, source: &mut Source, mut position: u64, end: u64) -> Result<bool> {
-        const STEP: usize = 256 << 10;
-        while position < end {
-            let wanted = STEP.min(usize::try_from(end - position).unwrap_or(STEP));
-            let bytes = source.get(self.ctx, position, wanted)?;
-            if bytes.is_empty() {
-                break;
-            }
-            if !is_zero(bytes) {
-                return Ok(false);
-            }
-            position += bytes.len() as u64;
-        }
-        Ok(true)
     }
 }
