@@ -33,7 +33,7 @@
 //! version is how many records they count; an append looks it up before the writer's lock and checks it under it.
 //!
 //! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head
-//! of `src/log/mod.rs`, `src/log/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned.
+//! of `src/log/mod.rs`, `src/transaction/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned.
 //! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes and fails on demand is
 //! public: [`testing::Disk`].
 
@@ -62,6 +62,7 @@ mod broker;
 mod clock;
 mod config;
 mod consumer;
+mod engine;
 mod error;
 pub mod event;
 mod format;
@@ -75,6 +76,7 @@ mod reader;
 mod record;
 mod records;
 mod rng;
+mod segment;
 pub mod stats;
 mod storage;
 mod stream;

@@ -10,10 +10,17 @@ use std::path::{Path, PathBuf};
 
 /// The rows of the house, top to bottom. A module may use its own row's modules only where that row is a directory of its
 /// own, or where the row says so.
-const ROWS: [(&str, &[&str]); 7] = [
+const ROWS: [(&str, &[&str]); 10] = [
     ("words", &["types", "error", "record", "config", "clock", "sync", "stats", "rng", "version", "event"]),
     ("bytes and medium", &["format", "storage"]),
-    ("log", &["log"]),
+    ("engine", &["engine"]),
+    ("one file", &["segment"]),
+    ("one log", &["log"]),
+    // The handle, transaction/mod.rs, is below the broker.
+    (
+        "several logs",
+        &["transaction::commit", "transaction::journal", "transaction::records", "transaction::recovery"],
+    ),
     ("groups", &["group"]),
     ("broker", &["broker"]),
     (
@@ -61,8 +68,12 @@ fn sources() -> BTreeMap<PathBuf, (String, Vec<String>)> {
         .into_iter()
         .map(|path| {
             let relative = path.strip_prefix(&root).unwrap().to_path_buf();
-            let module =
-                relative.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+            let mut names: Vec<_> =
+                relative.iter().map(|name| name.to_string_lossy().replace(".rs", "")).collect();
+            if names[0] != "transaction" || names[1] == "mod" {
+                names.truncate(1);
+            }
+            let module = names.join("::");
             let text = std::fs::read_to_string(&path).unwrap();
             let is_test_file =
                 ["conformance.rs", "damage.rs", "tests.rs"].iter().any(|name| relative.ends_with(name));
@@ -95,13 +106,20 @@ fn a_module_imports_only_from_above() {
         }
         for (number, line) in lines.iter().enumerate() {
             for (at, _) in line.match_indices("crate::") {
-                let name: String =
-                    line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let part = |at: usize| -> String {
+                    line[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect()
+                };
+                let mut name = part(at + 7);
                 if name.is_empty() || name == module || !line[at + 7 + name.len()..].starts_with("::") {
                     continue;
                 }
+                if name == "transaction" {
+                    let inner = format!("transaction::{}", part(at + 7 + name.len() + 2));
+                    name =
+                        if ROWS.iter().any(|(_, row)| row.contains(&inner.as_str())) { inner } else { name };
+                }
                 let (from, to) = (row_of(&module), row_of(&name));
-                let handles = from == to && (from == 0 || from == 5);
+                let handles = from == to && [0, 5, 8].contains(&from);
                 if to > from || (to == from && !handles) {
                     wrong.push(format!("{}:{}: {module} uses {name}", path.display(), number + 1));
                 }

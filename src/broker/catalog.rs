@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use super::store::CatalogStore;
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::{self, TopicConfig};
+use crate::engine::{Context, Identity};
 use crate::error::{Error, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, Topic, TopicEntry, TopicState as EntryState};
 use crate::format::names;
-use crate::log::batch::Identity;
-use crate::log::{Context, Log, LogSettings};
+use crate::log::{Log, LogSettings};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::Storage;
@@ -140,7 +140,7 @@ impl BrokerInner {
         let open = |partition| {
             let identity = identity(name, id, partition);
             let dir = names::partition_dir(name, &id, identity.partition);
-            Log::open(&self.ctx, identity, dir, settings, None, Ok(None), &mut report)
+            Log::open(self.journal.clone(), identity, dir, settings, None, Ok(None), &mut report)
         };
         partitions.map(open).collect()
     }

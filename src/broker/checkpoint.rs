@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use super::store::Place;
+use crate::engine::{Context, malformed};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
-use crate::log::{Context, malformed};
 use crate::storage::{read_file, replace_file};
 use crate::sync::Mutex;
 

@@ -2,11 +2,12 @@
 
 use super::{BrokerInner, TopicState};
 use crate::config::{Cleanup, TopicConfig};
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::{OFFSETS_TOPIC, is_own_topic};
 use crate::group::state::TopicInfo;
 use crate::group::{Coordinator, Host};
-use crate::log::{Context, Log};
+use crate::log::Log;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId};
 

@@ -10,17 +10,16 @@ use super::TopicState;
 use super::checkpoint::CheckpointStore;
 use super::groups::offsets_log;
 use super::store::CatalogStore;
+use crate::engine::{Context, Identity, Keeper, Reserve};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::group::Coordinator;
-use crate::log::context::Keeper;
-use crate::log::reserve::Reserve;
-use crate::log::{Context, Log};
+use crate::log::Log;
 use crate::storage::budget::{Budget, Claim};
 use crate::sync::{Arc, Mutex, RwLock, Weak, thread};
-use crate::types::{GroupId, Offset};
+use crate::types::{GroupId, Offset, PartitionId};
 
 /// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
 /// the last handle goes, the directory's lock goes with it, not some time later.
@@ -122,7 +121,7 @@ impl Upkeep {
         for state in &topics {
             let holds = self.holds(state);
             for log in state.logs().iter() {
-                log.maintain(hold_of(holds.as_deref(), log));
+                log.maintain(hold_of(holds.as_deref(), log.partition()));
                 entries.extend(log.checkpoint());
             }
         }
@@ -175,7 +174,7 @@ impl Upkeep {
         for state in topics.iter().filter(|state| state.config().cleanup.deletes()) {
             let holds = self.holds(state);
             for log in state.logs().iter() {
-                went |= log.retain(hold_of(holds.as_deref(), log));
+                went |= log.retain(hold_of(holds.as_deref(), log.partition()));
             }
         }
         went
@@ -193,7 +192,8 @@ impl Upkeep {
         }) {
             let holds = self.holds(state);
             let logs = state.logs().to_vec();
-            expirable.extend(logs.into_iter().map(|log| (hold_of(holds.as_deref(), &log), state, log)));
+            expirable
+                .extend(logs.into_iter().map(|log| (hold_of(holds.as_deref(), log.partition()), state, log)));
         }
         let everything = Offset::new(u64::MAX);
         loop {
@@ -262,18 +262,17 @@ impl Upkeep {
 }
 
 /// From where on one partition is kept. One that has been added since holds everything.
-fn hold_of(holds: Option<&[Offset]>, log: &Log) -> Offset {
+fn hold_of(holds: Option<&[Offset]>, partition: PartitionId) -> Offset {
     let Some(holds) = holds else { return Offset::new(u64::MAX) };
-    holds.get(log.partition().get() as usize).copied().unwrap_or(Offset::ZERO)
+    holds.get(partition.get() as usize).copied().unwrap_or(Offset::ZERO)
 }
 
 impl Keeper for Weak<Upkeep> {
-    fn hold(&self, log: &Log) -> Offset {
+    fn hold(&self, of: &Identity) -> Offset {
         let Some(upkeep) = self.upgrade() else { return Offset::ZERO };
-        let id = log.identity().topic_id;
-        let state = upkeep.topics.read().iter().find(|state| state.id == id).cloned();
+        let state = upkeep.topics.read().iter().find(|state| state.id == of.topic_id).cloned();
         let Some(state) = state else { return Offset::ZERO };
-        hold_of(upkeep.holds(&state).as_deref(), log)
+        hold_of(upkeep.holds(&state).as_deref(), of.partition)
     }
 
     fn make_room(&self) -> bool {

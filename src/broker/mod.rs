@@ -21,15 +21,17 @@ pub(crate) use self::producers::Named;
 use self::store::CatalogStore;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
-use crate::log::{Context, Log};
+use crate::log::Log;
 use crate::rng::SplitMix64;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::transaction::journal::Journal;
 use crate::types::TopicName;
 
 /// The broker: topics in one directory, owned by one process.
@@ -55,6 +57,8 @@ pub struct Broker {
 /// What all handles share.
 pub(crate) struct BrokerInner {
     pub(crate) ctx: Arc<Context>,
+    /// Has no log once the broker is closed.
+    pub(crate) journal: Arc<Journal>,
     durability: Durability,
     catalog: Arc<CatalogStore>,
     /// Held over each change of topics and names of producers, before any other lock.
@@ -372,7 +376,7 @@ impl BrokerInner {
                 }
             }
         }
-        let journal = self.ctx.journal.close(&self.ctx, first.is_ok());
+        let journal = self.journal.close(first.is_ok());
         // What was sent while this went on is told that it came too late.
         self.run_all_tasks();
         drop(self.ctx.work.take());

@@ -12,6 +12,7 @@ use super::maintenance::{Threads, Upkeep};
 use super::store::{CatalogStore, Place, damaged};
 use super::{BrokerInner, TopicState};
 use crate::config::{self, BrokerConfig, TopicConfig};
+use crate::engine::{Context, malformed};
 use crate::error::{Error, Result};
 use crate::format::catalog::{Change, Found, Topic, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
@@ -20,13 +21,15 @@ use crate::format::names::{self, TopicDir};
 use crate::format::reader::{Malformed, Unsupported};
 use crate::group::Coordinator;
 use crate::log::create::find_manifest;
-use crate::log::journal::{check_format as check_journal, settle};
+use crate::log::journal::LogJournal;
 use crate::log::recovery::Note;
-use crate::log::{Context, Log, LogSettings, malformed};
+use crate::log::{Log, LogSettings};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::{OpenMode, Storage, replace_file, write_all_at};
 use crate::sync::{Arc, AtomicBool, Mutex, RwLock, Weak};
+use crate::transaction::journal::Journal;
+use crate::transaction::recovery::{check_format as check_journal, settle};
 use crate::types::{PartitionId, TopicId};
 
 /// IMPORTANT: the order. Nothing is changed before all is read that decides whether it may be; then
@@ -36,6 +39,7 @@ use crate::types::{PartitionId, TopicId};
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));
+    let journal = Arc::new(Journal::new(ctx.clone()));
     let mut report = OpenReport::default();
     // Looked at first, so that nothing is left in a foreign directory; and again under the lock,
     // because another opener may have made a broker, used and closed it in between.
@@ -43,7 +47,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     let lock = take_lock(&ctx)?;
     let is_new = look(&ctx, &mut report)?;
     let Directory { catalog, manifests, mut configs, checkpoint, is_clean, proof } =
-        if is_new { Directory::create(&ctx)? } else { Directory::read(&ctx, &mut report)? };
+        if is_new { Directory::create(&ctx)? } else { Directory::read(&journal, &mut report)? };
     let catalog = Arc::new(catalog);
     let store = catalog.clone();
     ctx.tell_files(move |ctx, identity| {
@@ -58,9 +62,9 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         make_missing_dirs(&ctx)?;
     }
     let topics =
-        open_topics(config, &ctx, &catalog, &mut configs, manifests, checkpoint.as_ref(), &mut report)?;
+        open_topics(config, &journal, &catalog, &mut configs, manifests, checkpoint.as_ref(), &mut report)?;
     if !is_new {
-        settle_transactions(&ctx, &topics, is_clean, &mut report)?;
+        settle_transactions(&journal, &topics, is_clean, &mut report)?;
     }
     begin_epochs(&ctx, &catalog, &topics, proof, checkpoint.as_ref(), &mut report)?;
     report.clean = is_clean && report.recovered.is_empty();
@@ -104,6 +108,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     report.disk = ctx.reserve.state();
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
+        journal,
         catalog,
         changing: Mutex::new(()),
         is_seeded: config.seed.is_some(),
@@ -168,12 +173,13 @@ impl Directory {
     ///
     /// # Errors
     /// `Corrupt`, `UnsupportedFormat`, an I/O error.
-    fn read(ctx: &Context, report: &mut OpenReport) -> Result<Self> {
+    fn read(journal: &Journal, report: &mut OpenReport) -> Result<Self> {
+        let ctx = &**journal.ctx();
         let mut found = CatalogStore::read(ctx)?;
         let (checkpoint, unused) = read_checkpoint(ctx, &found, report)?;
         let configs = read_configs(ctx, &found, report)?;
         let mut manifests = read_manifests(ctx, &found, checkpoint.as_ref())?;
-        check_journal(ctx)?;
+        check_journal(journal)?;
         // IMPORTANT: nothing was changed before this, so that a release that cannot use the
         // directory leaves it alone.
         let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
@@ -329,7 +335,7 @@ fn left_alone(ctx: &Context, path: &Path) -> String {
 /// Makes transactions whole that the last stop interrupted, and takes back those that never
 /// happened.
 fn settle_transactions(
-    ctx: &Arc<Context>,
+    journal: &Journal,
     topics: &[Arc<TopicState>],
     is_clean: bool,
     report: &mut OpenReport,
@@ -339,7 +345,7 @@ fn settle_transactions(
         let topic = topics.iter().find(|topic| topic.id == *id)?;
         topic.logs().get(partition.get() as usize).cloned()
     };
-    settle(ctx, &logs, find, is_clean, report)
+    settle(journal, &logs, find, is_clean, report)
 }
 
 /// Has no commit speak of records that the last stop took. If that cannot be done now, groups
@@ -595,13 +601,14 @@ fn read_configs(
 
 fn open_topics(
     config: &BrokerConfig,
-    ctx: &Arc<Context>,
+    journal: &Arc<Journal>,
     catalog: &CatalogStore,
     configs: &mut HashMap<TopicId, TopicConfig>,
     mut manifests: Manifests,
     checkpoint: Option<&Checkpoint>,
     report: &mut OpenReport,
 ) -> Result<Vec<Arc<TopicState>>> {
+    let ctx = journal.ctx();
     let clean = checkpoint.is_some_and(|checkpoint| checkpoint.clean);
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
     let notes: HashMap<(TopicId, PartitionId), &CheckpointEntry> =
@@ -623,7 +630,7 @@ fn open_topics(
         let is_there = present.contains(&dir);
         dirs.insert(dir);
         let found = manifests.found.remove(&entry.id).unwrap_or_default();
-        topics.push(open_topic(config, ctx, entry, config_of_topic, report, found, |partition| {
+        topics.push(open_topic(config, journal, entry, config_of_topic, report, found, |partition| {
             notes.get(&(entry.id, partition)).map(|&entry| Note { entry, clean })
         }));
         if is_there {
@@ -659,7 +666,7 @@ fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
 /// Opens a topic, of which these manifests were found. `note` returns what the checkpoint knows of a partition.
 fn open_topic<'a>(
     broker: &BrokerConfig,
-    ctx: &Arc<Context>,
+    journal: &Arc<Journal>,
     entry: &TopicEntry,
     config: TopicConfig,
     report: &mut OpenReport,
@@ -671,7 +678,7 @@ fn open_topic<'a>(
         let identity = identity(&entry.name, entry.id, partition);
         let dir = names::partition_dir(&entry.name, &entry.id, identity.partition);
         let note = note(identity.partition);
-        Log::open(ctx, identity, dir, settings, note, found, report)
+        Log::open(journal.clone(), identity, dir, settings, note, found, report)
     };
     let logs = (0..entry.partitions).zip(found).map(open).collect();
     Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, config, logs))

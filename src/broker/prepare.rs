@@ -5,12 +5,13 @@ use std::borrow::Borrow;
 
 use super::TopicState;
 use crate::config::{Compression, invalid};
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
 use crate::format::compression::Compressor;
-use crate::log::builder::{BatchBuilder, record_len};
-use crate::log::{Context, Log, SealedBatch};
+use crate::log::Log;
 use crate::record::Record;
+use crate::segment::builder::{BatchBuilder, SealedBatch, record_len};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 

@@ -15,11 +15,11 @@
 use std::io;
 use std::path::Path;
 
+use crate::engine::{Context, malformed};
 use crate::error::{Error, Result, is_space};
 use crate::format::catalog::{self, Catalog, Change, Found, HEADER_BYTES, Opening};
 use crate::format::names;
 use crate::format::reader::Malformed;
-use crate::log::{Context, malformed};
 use crate::storage::{
     File, OpenMode, Storage, read_exact_at, read_file, replace_and_open, replace_file, write_all_at,
 };

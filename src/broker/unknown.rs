@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::catalog::{identity, live_entry, remove_tree};
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
+use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::log::recovery::decode_manifest;
-use crate::log::{Log, LogSettings, corrupt};
+use crate::log::{Log, LogSettings};
 use crate::stats::OpenReport;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName};
@@ -127,11 +128,11 @@ impl BrokerInner {
             let manifest = found.next_if(|(found, _)| *found == identity.partition);
             let dir = names::partition_dir(name, &id, identity.partition);
             let manifest = Ok(manifest.map(|(_, manifest)| manifest));
-            logs.push(Log::open(&self.ctx, identity, dir, settings, None, manifest, &mut report));
+            logs.push(Log::open(self.journal.clone(), identity, dir, settings, None, manifest, &mut report));
         }
         let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|found| found.id));
         // Their transactions have no records here, and count.
-        self.ctx.journal.skip_ids(&self.ctx, ids.max().unwrap_or(0))?;
+        self.journal.skip_ids(ids.max().unwrap_or(0))?;
         let begun: Vec<_> = logs
             .iter()
             .filter(|log| log.has_files())

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::CommittedOffset;
 use crate::broker::{Broker, BrokerInner};
+use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::offsets::{Change, Committed};
 use crate::group::{Host, wait};
 use crate::log::Log;
-use crate::log::notify::Waiter;
 use crate::reader::assigned::start_offset;
 use crate::sync::Arc;
 use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName};

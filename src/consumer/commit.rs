@@ -4,11 +4,11 @@ use std::task::{Context, Poll};
 
 use super::{Offsets, Place};
 use crate::broker::BrokerInner;
+use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::offsets::Committed;
 use crate::group::state::Stamp;
 use crate::group::{Commit, Group, Host, Pin, Written, wait};
-use crate::log::notify::Waiter;
 use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};

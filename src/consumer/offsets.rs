@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::Identity;
 use crate::group::Commit;
 use crate::group::state::Stamp;
-use crate::log::batch::Identity;
 use crate::records::{ConsumedRecord, OwnedRecord, Records};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Position, TopicName};

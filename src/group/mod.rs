@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use self::offsets::{Change, Committed, OffsetStore};
 use self::state::{Joining, Liveness, Membership, NOBODY, Share, Stamp, TopicInfo};
+use crate::engine::{Context, Identity, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
-use crate::log::batch::Identity;
-use crate::log::builder::BatchBuilder;
-use crate::log::{Appended, Context, Log, Task};
+use crate::log::{Appended, Log};
+use crate::segment::builder::BatchBuilder;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Weak};
 use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
 

@@ -10,13 +10,14 @@ use std::collections::HashMap;
 
 use super::Host;
 use super::state::Pattern;
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::body;
 use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
-use crate::log::builder::BatchBuilder;
 use crate::log::cursor::Cursor;
-use crate::log::{Appended, Context, Log};
+use crate::log::{Appended, Log};
 use crate::record::Record;
+use crate::segment::builder::BatchBuilder;
 use crate::stats::ClampedCommit;
 use crate::sync::{Arc, Mutex};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicId};

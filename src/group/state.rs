@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::assign::{Assignor, AssignorMember, AssignorTopic, checked};
+use crate::engine::Waiter;
 use crate::error::{Error, RejectReason, Result};
-use crate::log::notify::Waiter;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{PartitionId, TopicId, TopicName};
 

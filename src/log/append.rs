@@ -1,20 +1,21 @@
 //! How does a batch get into the log? Under the writer's lock: a roll if one is due, the base offset and the header's checksum,
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
-use super::batch::{Batch, ByteView};
-use super::keys::KeyCount;
-use super::named::Sender;
-use super::recovery::{Point, active_entry, create_segment};
-use super::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
+use super::producers::Sender;
 use super::streams::StreamCondition;
-use super::{Appended, Buffer, Log, LogSettings, SealedBatch, Writer};
+use super::{Appended, Log, LogSettings, Writer};
 use crate::config::{Durability, TimestampType};
+use crate::engine::Buffer;
 use crate::error::{Error, Result, is_space};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
 use crate::format::manifest::SegmentState;
 use crate::format::names;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::segment::builder::SealedBatch;
+use crate::segment::create::{active_entry, create_segment};
+use crate::segment::keys::KeyCount;
+use crate::segment::{Batch, ByteView, FIRST_BATCH, Point, Segment, timestamp_or_unknown};
 use crate::stats::Event;
 use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, MutexGuard, Ordering};
@@ -31,7 +32,7 @@ struct When<'a> {
 
 /// A header that is complete.
 #[derive(Clone, Copy)]
-pub(super) struct Filled {
+pub(crate) struct Filled {
     pub(super) crc: u32,
 }
 
@@ -182,7 +183,7 @@ impl Log {
     }
 
     /// What an append of so many bytes takes on the medium, if it rolls.
-    pub(super) fn bytes_to_append(&self, stored: usize) -> u64 {
+    pub(crate) fn bytes_to_append(&self, stored: usize) -> u64 {
         (stored + SEGMENT_HEADER_BYTES) as u64 + self.manifest_bytes()
     }
 

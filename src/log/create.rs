@@ -9,15 +9,16 @@
 
 use std::path::Path;
 
-use super::batch::Identity;
-use super::journal::Tail;
-use super::recovery::{Point, Recovered, active_entry, create_segment, read_manifest};
-use super::segment::Segment;
-use super::{Context, Log, Writer, corrupt};
+use super::recovery::{Recovered, read_manifest};
+use super::{Log, Writer};
+use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, Result};
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names::{self, PartitionFile};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::recovery::transactions::Tail;
+use crate::segment::create::{active_entry, create_segment};
+use crate::segment::{Point, Segment};
 use crate::storage::OpenMode;
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;

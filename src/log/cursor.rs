@@ -1,13 +1,10 @@
 //! How does one read on from an offset? A cursor keeps its place in the files and walks; indexes serve seeks only.
 
-use super::batch::{Batch, ByteView};
-use super::segment::{FIRST_BATCH, HeaderError, Segment, Source};
-use super::{Context, Log, corrupt, malformed};
+use super::Log;
+use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
-use crate::format::compression::Codec;
-use crate::format::packing;
-use crate::format::reader::Malformed;
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
+use crate::segment::{Batch, FIRST_BATCH, HeaderError, Segment, Source, read_records};
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -412,74 +409,6 @@ impl Cursor {
         }
         None
     }
-}
-
-/// Reads, checks and decompresses the batch that begins at a position of a segment.
-///
-/// # Errors
-/// What the medium says; corrupt, if there is no batch of this segment.
-pub(super) fn read_batch(
-    ctx: &Context,
-    seed: Seed,
-    segment: &Segment,
-    source: &mut Source,
-    position: u64,
-) -> Result<(BatchHeader, ByteView)> {
-    let header = match source.header(ctx, position, seed) {
-        Ok((header, _)) => header,
-        Err(HeaderError::Io(e)) => return Err(e),
-        Err(HeaderError::Malformed(m)) => return Err(malformed(ctx, &segment.path, position, &m)),
-    };
-    if header.log_epoch < segment.epoch || header.base_offset < segment.base {
-        return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
-    }
-    let records = read_records(ctx, source, position, &header)?;
-    let records = records.map_err(|m| malformed(ctx, &segment.path, position + HEADER_BYTES as u64, &m))?;
-    Ok((header, records))
-}
-
-/// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with
-/// them.
-///
-/// # Errors
-/// What the medium says.
-fn read_records(
-    ctx: &Context,
-    source: &mut Source,
-    position: u64,
-    header: &BatchHeader,
-) -> Result<std::result::Result<ByteView, Malformed>> {
-    let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
-    let bytes = source.get(ctx, body, stored)?;
-    Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
-}
-
-/// The records of a body that has passed its checksum, and lies at `position`.
-fn uncompressed(
-    ctx: &Context,
-    source: &Source,
-    header: &BatchHeader,
-    position: u64,
-) -> std::result::Result<ByteView, Malformed> {
-    let lost = || Malformed::new(0, "the body is gone");
-    let stored = header.body_len as usize;
-    let shared = match source {
-        Source::Map(map) => usize::try_from(position)
-            .ok()
-            .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
-        Source::Window(window) => window
-            .share(position)
-            .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
-    }
-    .ok_or_else(lost)?;
-    let records = header.uncompressed_len as usize;
-    if header.codec == Codec::None.number() {
-        packing::check_plain(header, shared.as_slice())?;
-        return shared.shortened(records).ok_or_else(lost);
-    }
-    let mut buffer = ctx.pool.take_used();
-    packing::unpack_with_table(header, shared.as_slice(), &mut buffer)?;
-    ByteView::of_buffer(Arc::new(buffer), 0, records).ok_or_else(lost)
 }
 
 enum Looked {

@@ -4,7 +4,8 @@
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::{Log, Task};
+use super::Log;
+use crate::engine::Task;
 use crate::error::{Error, Result};
 use crate::stats::Event;
 use crate::sync::{Arc, Ordering};
@@ -100,7 +101,7 @@ impl Log {
         }
         if journal_upto > 0 {
             // IMPORTANT: before any of it is called durable. A batch of a transaction counts only with its record.
-            self.ctx.journal.make_durable(&self.ctx, journal_upto).map_err(|e| self.poison(e))?;
+            self.journal.make_durable(journal_upto).map_err(|e| self.poison(e))?;
         }
         *self.durable_point.lock() = point;
         self.durable_end.fetch_max(point.end.get(), Ordering::AcqRel);
@@ -109,14 +110,14 @@ impl Log {
         Ok(point.end.get())
     }
 
-    pub(super) fn wake_readers(&self) {
+    pub(crate) fn wake_readers(&self) {
         if self.ctx.parked.anybody() {
             self.waiters.signal();
         }
     }
 
     /// No more appends until [`reopen`](Log::reopen). Answers the error it was given, for the caller to pass on.
-    pub(super) fn poison(&self, cause: Error) -> Error {
+    pub(crate) fn poison(&self, cause: Error) -> Error {
         let mut poison = self.poison.lock();
         let first = poison.is_none();
         poison.get_or_insert_with(|| Arc::new(cause.clone()));
@@ -140,26 +141,26 @@ impl Log {
     }
 
     /// Asks the worker to sync what was appended, and the journal as far as it speaks of it.
-    pub(super) fn want_sync(self: &Arc<Self>) {
+    pub(crate) fn want_sync(self: &Arc<Self>) {
         self.wants_sync.store(true, Ordering::Release);
         self.request_work();
     }
 
     /// Moves the visible end behind a batch that is durable by the journal, if it was written here too.
-    pub(super) fn publish_visible(&self, end: Offset) {
+    pub(crate) fn publish_visible(&self, end: Offset) {
         let end = end.get().min(self.log_end.load(Ordering::Acquire));
         self.visible_end.fetch_max(end, Ordering::AcqRel);
         self.wake_readers();
     }
 
-    pub(super) fn request_work(self: &Arc<Self>) {
+    pub(crate) fn request_work(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
             self.ctx.work.push(self.clone());
         }
     }
 
     /// Sees to it that what is appended now is synced within `every`.
-    pub(super) fn arm_interval(self: &Arc<Self>, every: Duration) {
+    pub(crate) fn arm_interval(self: &Arc<Self>, every: Duration) {
         if !self.interval_armed.swap(true, Ordering::AcqRel) {
             let at = self.ctx.clock.monotonic().saturating_add(every);
             self.ctx.timer.schedule(at, Arc::new(IntervalSync(self.clone())));

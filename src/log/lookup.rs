@@ -7,12 +7,11 @@
 use std::cmp::Reverse;
 
 use super::Log;
-use super::batch::Batch;
 use super::cursor::Cursor;
-use super::segment::Segment;
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::body;
+use crate::segment::{Batch, Segment};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
@@ -325,7 +324,7 @@ mod tests {
         let manifest = log.manifest.get().segments.clone();
         for (entry, segment) in manifest.iter().zip(log.segments().iter()).filter(|(_, s)| s.is_sealed()) {
             assert_eq!(
-                super::super::segment::known_timestamp(entry.max_timestamp),
+                crate::segment::known_timestamp(entry.max_timestamp),
                 segment.max_timestamp(),
                 "{case}"
             );

@@ -7,16 +7,16 @@
 //! written is listed nowhere; after it the old files are listed nowhere. No offset that was given out is given out again.
 
 use super::manifest::ManifestError;
-use super::recovery::{
-    Point, active_entry, copy_aside, create_segment, create_segment_file, in_pieces, rewrite,
-};
-use super::segment::{FIRST_BATCH, Segment};
 use super::walk::{KnownEnd, Piece, Quiet, Walked, walk};
-use super::{Log, Writer, corrupt};
+use super::{Log, Writer};
+use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
+use crate::segment::copy::{copy_aside, in_pieces, rewrite};
+use crate::segment::create::{active_entry, create_segment, create_segment_file};
+use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{DamagedRange, Event};
 use crate::storage::write_all_at;
 use crate::sync::{Arc, MutexGuard, Ordering};
@@ -72,7 +72,7 @@ impl Log {
         // No cleaning is at work on segments that are replaced here.
         let _cleaning = self.cleaning.lock();
         // No record of the journal may speak of what is given up.
-        let _alone = self.ctx.journal.forget(&self.ctx, self)?;
+        let _alone = self.journal.forget(self)?;
         let shape = self.shape.lock();
         let lead = self.commit.hold();
         let mut writer = self.writer.lock();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::context::Context;
+use crate::engine::{Context, MayBeFull};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names;
@@ -26,6 +26,12 @@ pub(crate) struct ManifestError {
     pub(crate) error: Error,
     /// The new manifest may be the one that the next open finds.
     pub(crate) unknown: bool,
+}
+
+impl MayBeFull for ManifestError {
+    fn is_full(&self) -> bool {
+        !self.unknown && self.error.is_full()
+    }
 }
 
 impl ManifestStore {

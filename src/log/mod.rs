@@ -20,69 +20,54 @@
 //!   all of them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
-mod append;
-pub(crate) mod batch;
-pub(crate) mod builder;
-mod clean;
+pub(crate) mod append;
 pub(crate) mod commit;
 mod compaction;
-pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod cursor;
-mod cut;
 mod durability;
-pub(crate) mod files;
+mod erase;
 pub(crate) mod journal;
-pub(crate) mod keys;
 mod lookup;
 mod loss;
+mod maintenance;
 pub(crate) mod manifest;
-pub(crate) mod named;
-pub(crate) mod notify;
-mod offset_map;
-pub(crate) mod pool;
+pub(crate) mod participate;
 pub(crate) mod producers;
 pub(crate) mod recovery;
-pub(crate) mod reserve;
+mod replicate;
 mod retention;
-pub(crate) mod segment;
-mod ship;
 pub(crate) mod streams;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
-pub(crate) mod timer;
-pub(crate) mod transaction;
-mod upkeep;
+mod truncate;
 pub(crate) mod walk;
-mod window;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use self::batch::Identity;
 use self::commit::GroupCommit;
-use self::compaction::Retries;
-pub(crate) use self::context::Context;
+use self::compaction::policy::Retries;
 use self::create::stage;
+use self::journal::LogJournal;
 use self::manifest::ManifestStore;
-use self::notify::Waiters;
-pub(crate) use self::pool::Buffer;
-use self::recovery::{Note, Point, active_entry, recover};
-use self::segment::Segment;
-pub use self::ship::RawBatches;
+use self::recovery::transactions::Tail as RecoveredTail;
+use self::recovery::{Note, recover};
+pub use self::replicate::RawBatches;
 use self::tail::Tail;
-pub(crate) use self::timer::Task;
 use crate::config::{
     Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
 };
-use crate::error::{Corruption, Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, Secret, Seed};
+use crate::engine::{Context, Identity, Waiters};
+use crate::error::{Error, Result};
+use crate::format::batch::{HEADER_BYTES, Secret, Seed};
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::key_hash::KeyHasher;
 use crate::format::manifest::{EpochStart, Manifest};
-use crate::format::reader::Malformed;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
+use crate::segment::create::active_entry;
+use crate::segment::{Point, Segment};
 use crate::stats::{CompactionStats, OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
@@ -148,26 +133,6 @@ impl LogSettings {
     }
 }
 
-/// A batch ready to be appended.
-pub(crate) struct SealedBatch {
-    /// Complete but for what the log fills in: base offset, log epoch, `synced_upto`.
-    pub(crate) header: BatchHeader,
-    /// Room for the header, then the body as it is stored.
-    pub(crate) stored: Buffer,
-    /// Room for a header, then the uncompressed body, if the stored one is compressed.
-    pub(crate) raw: Option<Buffer>,
-    /// The first of its records that has no key.
-    pub(crate) keyless: Option<u32>,
-}
-
-impl SealedBatch {
-    /// The encoded records, uncompressed.
-    fn records(&self) -> &[u8] {
-        let end = HEADER_BYTES.saturating_add(self.header.uncompressed_len as usize);
-        self.raw.as_ref().unwrap_or(&self.stored).get(HEADER_BYTES..end).unwrap_or(&[])
-    }
-}
-
 /// Where a batch went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
@@ -200,6 +165,8 @@ impl Appended {
 /// One partition's log.
 pub(crate) struct Log {
     ctx: Arc<Context>,
+    /// The journal of the transactions that this log takes part in.
+    journal: Arc<dyn LogJournal>,
     identity: Arc<Identity>,
     seed: Seed,
     hasher: KeyHasher,
@@ -230,7 +197,7 @@ pub(crate) struct Log {
     has_lost: AtomicBool,
     /// What is remembered of producers that have a name; read from the log when the first of them comes,
     /// and anew behind each cut.
-    producers: Mutex<named::Known>,
+    producers: Mutex<producers::Known>,
     /// Whether a named producer may ever have written to it.
     has_senders: AtomicBool,
     /// Held by the thread that reads, changes and replaces the side file of named producers.
@@ -238,7 +205,7 @@ pub(crate) struct Log {
     /// How long the side file of named producers was when it was last written here.
     producers_bytes: AtomicU64,
     /// What opening found at its end.
-    recovered: journal::Tail,
+    recovered: RecoveredTail,
     /// How much of its files there is: see [`create`].
     made: AtomicU8,
     poison: Mutex<Option<Arc<Error>>>,
@@ -275,7 +242,7 @@ pub(crate) struct Log {
 }
 
 /// What only the appender knows.
-struct Writer {
+pub(crate) struct Writer {
     segment: Arc<Segment>,
     point: Point,
     /// Where the last index entry points.
@@ -288,7 +255,7 @@ impl Log {
     /// Opens a partition that has this manifest; files of one without a manifest are made when it is first written to. Never
     /// fails: a partition that cannot be used answers with its error, so that the others can be.
     pub(crate) fn open(
-        ctx: &Arc<Context>,
+        journal: Arc<dyn LogJournal>,
         identity: Identity,
         dir: PathBuf,
         settings: LogSettings,
@@ -296,6 +263,7 @@ impl Log {
         found: Result<Option<Manifest>>,
         report: &mut OpenReport,
     ) -> Arc<Self> {
+        let ctx = journal.ctx().clone();
         let manifest = found;
         let made = if let Ok(None) = &manifest { stage::NOTHING } else { stage::FILES };
         let secret = match &manifest {
@@ -305,7 +273,7 @@ impl Log {
         };
         let identity = Arc::new(Identity { secret, ..identity });
         let recovered = manifest.and_then(|manifest| match manifest {
-            Some(manifest) => recover(ctx, &identity, &dir, manifest, note, report),
+            Some(manifest) => recover(&ctx, &*journal, &identity, &dir, manifest, note, report),
             None => Ok(create::unwritten(&identity, &dir)),
         });
         let has_senders = recovered.as_ref().is_ok_and(|found| found.has_senders);
@@ -332,7 +300,7 @@ impl Log {
                     Vec::new(),
                     Point::start_of(Offset::ZERO, 0, 0, 0),
                     Some(error),
-                    journal::Tail::default(),
+                    RecoveredTail::default(),
                 )
             }
         };
@@ -346,7 +314,8 @@ impl Log {
             .unwrap_or_else(|| Arc::new(Segment::from_entry(&dir, &active_entry(Offset::ZERO, 0, 0), None)));
         let end = point.end.get();
         Arc::new(Log {
-            ctx: ctx.clone(),
+            ctx,
+            journal,
             seed: identity.seed(),
             hasher: KeyHasher::new(&identity.secret),
             settings: RwLock::new(settings),
@@ -456,7 +425,7 @@ impl Log {
         &self.ctx
     }
 
-    fn seed(&self) -> Seed {
+    pub(crate) fn seed(&self) -> Seed {
         self.seed
     }
 
@@ -571,7 +540,7 @@ impl Log {
     }
 
     /// Whether its topic has been deleted.
-    fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         matches!(&*self.ended.lock(), Some(Error::TopicDeleted { .. }))
     }
 
@@ -585,7 +554,7 @@ impl Log {
         self.refuses_appends.load(Ordering::Acquire) && self.poison.lock().is_some()
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         if !self.refuses_appends.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -737,28 +706,4 @@ pub(crate) enum Common {
     UpTo(Offset),
     /// The epoch is a later one than the log's.
     Unknown,
-}
-
-/// A corruption at a place in one of our files.
-pub(crate) fn corrupt(ctx: &Context, path: &Path, position: u64, what: &str) -> Error {
-    Error::corrupt(&ctx.display(path), position, what)
-}
-
-/// What a decoder's complaint means: an unsupported format, or a corruption. `base` is where the decoded bytes lie in the file.
-pub(crate) fn malformed(ctx: &Context, path: &Path, base: u64, malformed: &Malformed) -> Error {
-    match malformed.unsupported {
-        Some(needs) => Error::UnsupportedFormat {
-            path: ctx.display(path),
-            found: needs.version(),
-            supported: crate::format::FORMAT_VERSION,
-            needs: needs.to_string(),
-        },
-        None => Error::Corrupt(Corruption {
-            file: ctx.display(path),
-            position: base + malformed.position,
-            what: malformed.what.to_string(),
-            offset: None,
-            resume: None,
-        }),
-    }
 }

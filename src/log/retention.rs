@@ -144,12 +144,12 @@ impl Log {
 
     /// Lets go what retention by size lets go, if an append has found that there may be something. So a burst of appends
     /// passes the bound by no more than the oldest segment, the active one included. With no lock of a log held.
-    pub(super) fn keep_size(self: &Arc<Self>) {
+    pub(crate) fn keep_size(self: &Arc<Self>) {
         if self.is_over_size.load(Ordering::Relaxed)
             && self.is_over_size.swap(false, Ordering::AcqRel)
             && self.is_too_large(false)
         {
-            self.retain_of(self.ctx.hold(self), false);
+            self.retain_of(self.ctx.hold(&self.identity), false);
             // What is held, or cannot be let go now, is looked at again after the next roll, not at each append.
             self.is_too_large(true);
         }

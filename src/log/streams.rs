@@ -6,14 +6,12 @@
 //! and that the log was not cut: then the version is that count and what the active segment's table says. Otherwise the
 //! lock is given back and the counting begins anew; that takes a roll or a cut, so it ends.
 
-use super::batch::Batch;
-use super::cursor::read_batch;
-use super::keys::{KeyCount, count_keys};
-use super::segment::Segment;
 use super::{Common, Log, LogSettings, Segments, Writer};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::key_hash::KeyHash;
+use crate::segment::keys::{KeyCount, Owner, count_keys};
+use crate::segment::{Batch, Segment, read_batch};
 use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::{ExpectedVersion, Version};
@@ -62,6 +60,10 @@ pub(crate) struct Loaded {
 }
 
 impl Log {
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner { ctx: &self.ctx, identity: &self.identity, visible_end: self.visible_end() }
+    }
+
     /// What stands for a key.
     pub(crate) fn hash_key(&self, key: &[u8]) -> KeyHash {
         self.hasher.hash(key)
@@ -163,7 +165,7 @@ impl Log {
                     }
                     let mut before = 0;
                     for segment in sealed.iter().rev() {
-                        let known = segment.count_key(self, hash, Offset::MAX)?;
+                        let known = segment.count_key(&self.owner(), hash, Offset::MAX)?;
                         before += known.records;
                         if let Some(rest) = known.before {
                             return Ok(before + rest);
@@ -237,7 +239,7 @@ impl Log {
             let first = segments.partition_point(|segment| segment.base <= since).saturating_sub(1);
             let mut newer = segments.iter().skip(first).rev();
             let found = newer.try_fold(false, |found, segment| {
-                Ok(found || segment.may_have_since(self, hash, since, visible)?)
+                Ok(found || segment.may_have_since(&self.owner(), hash, since, visible)?)
             });
             if let Some(found) = self.settled(&segments, found)? {
                 return Ok(found);
@@ -303,7 +305,7 @@ impl Log {
             if segment.base >= visible {
                 continue;
             }
-            let known = segment.count_key(self, hash, visible)?;
+            let known = segment.count_key(&self.owner(), hash, visible)?;
             events += known.records;
             before = known.before.or(before.map(|before| before.saturating_sub(known.records)));
             if known.records > 0 {
@@ -322,7 +324,7 @@ impl Log {
             }
             // IMPORTANT: of those that were counted, however many there are by now.
             let range = passed..count;
-            let places = segment.places_of_key(self, hash, &range)?;
+            let places = segment.places_of_key(&self.owner(), hash, &range)?;
             if batches.is_empty() {
                 // The first of them may begin before the range.
                 let held: u64 = places.iter().map(|place| u64::from(place.records)).sum();

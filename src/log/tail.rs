@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::batch::Batch;
-use super::context::Context;
+use crate::engine::Context;
+use crate::segment::Batch;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::types::Offset;
 

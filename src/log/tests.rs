@@ -7,9 +7,12 @@ use super::create::find_manifest;
 use super::cursor::Cursor;
 use super::*;
 use crate::config::BrokerConfig;
-use crate::format::batch::{Attributes, HEADER_BYTES, body_crc};
+use crate::engine::Work;
+use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
 use crate::format::body::{RecordFields, encode};
+use crate::segment::builder::SealedBatch;
 use crate::testing::{Disk, ManualClock, Op, Survive};
+use crate::transaction::journal::Journal;
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
 
 type NoHeaders = (Cow<'static, str>, Option<Cow<'static, [u8]>>);
@@ -36,7 +39,8 @@ fn settings(durability: Durability) -> LogSettings {
 fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let ctx = context(disk);
     let (settings, mut report) = (settings(durability), OpenReport::default());
-    let log = Log::open(&ctx, identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
+    let log =
+        Log::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
     log.make_files(&mut log.writer.lock()).unwrap();
     log
 }
@@ -46,8 +50,12 @@ fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, Open
     let note = entry.map(|(entry, clean)| Note { entry, clean });
     let (ctx, dir) = (context(disk), PathBuf::from("t/p"));
     let found = find_manifest(&ctx, &identity(), &dir, true);
-    let log = Log::open(&ctx, identity(), dir, settings(Durability::Os), note, found, &mut report);
+    let log = Log::open(journal(&ctx), identity(), dir, settings(Durability::Os), note, found, &mut report);
     (log, report)
+}
+
+fn journal(ctx: &Arc<Context>) -> Arc<Journal> {
+    Arc::new(Journal::new(ctx.clone()))
 }
 
 fn batch(log: &Log, values: &[String]) -> SealedBatch {
@@ -145,7 +153,7 @@ fn every_offset_is_a_place_to_start_from() {
 fn the_tail_cache_serves_readers_that_are_there_and_never_passes_over_what_it_lacks() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
-    let reader = Arc::new(notify::Waiter::default());
+    let reader = Arc::new(crate::engine::Waiter::default());
     for to in [20, 40, 60, 80] {
         match to % 40 {
             20 => log.waiters().add(reader.clone()),

@@ -8,16 +8,15 @@ mod salvage;
 mod survey;
 mod verify;
 
-pub(crate) use self::salvage::salvage_on;
-pub(crate) use self::verify::verify_on;
-
 use std::io::ErrorKind;
 use std::path::Path;
 
+pub(crate) use self::salvage::salvage_on;
+pub(crate) use self::verify::verify_on;
+use crate::engine::{Context, malformed};
 use crate::error::{Corruption, Error, Result};
 use crate::format::names;
 use crate::format::reader::Malformed;
-use crate::log::{Context, malformed};
 use crate::stats::{Finding, FindingKind};
 use crate::storage::Entry;
 

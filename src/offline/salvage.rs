@@ -16,6 +16,7 @@ use super::survey::{Survey, SurveyedTopic, read_header, survey};
 use super::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
+use crate::engine::{Context, Identity};
 use crate::error::{Error, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Catalog, Change};
@@ -24,17 +25,19 @@ use crate::format::manifest::{EpochStart, LostRange, Manifest, SegmentEntry, Seg
 use crate::format::names::{self, PartitionFile};
 use crate::format::producers::ProducersFile;
 use crate::format::segment::SegmentHeader;
-use crate::log::batch::Identity;
 use crate::log::create::find_manifest;
-use crate::log::journal::{Known, Tail};
-use crate::log::recovery::{Note, active_entry, create_segment, create_segment_file, in_pieces, look};
-use crate::log::segment::FIRST_BATCH;
+use crate::log::manifest;
+use crate::log::recovery::transactions::Tail;
+use crate::log::recovery::{Note, look};
 use crate::log::walk::{KnownEnd, Seen, Walked, Watch, walk};
-use crate::log::{Context, manifest};
+use crate::segment::FIRST_BATCH;
+use crate::segment::copy::in_pieces;
+use crate::segment::create::{active_entry, create_segment, create_segment_file};
 use crate::stats::{DamagedRange, Finding, FindingKind, SalvageReport};
 use crate::storage::fs::FsStorage;
 use crate::storage::{OpenMode, Storage, read_file, replace_file, write_all_at};
 use crate::sync::Arc;
+use crate::transaction::records::Known;
 use crate::types::{Offset, PartitionId};
 
 impl Broker {
@@ -237,7 +240,7 @@ impl Salvager<'_> {
             }
             // The copy would not be opened with it.
             Ok(known) => {
-                let lost = self.tails.iter().find_map(|tail| tail.lost_record(&known, Offset::ZERO));
+                let lost = self.tails.iter().find_map(|tail| known.find_lost(tail, Offset::ZERO));
                 lost.is_none().then_some(())
             }
         };

@@ -8,12 +8,12 @@ use std::path::Path;
 use super::{finding, list, not_decoded, of_error};
 use crate::broker::offsets_config;
 use crate::config::TopicConfig;
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::catalog::{self, Catalog, Change, Found, TopicEntry, TopicState};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile, TopicDir};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::log::Context;
 use crate::stats::{Finding, FindingKind};
 use crate::storage::{OpenMode, read_file, read_up_to};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
@@ -99,7 +99,7 @@ fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, 
     };
     match catalog::read(&bytes) {
         Ok(found) => Ok(Ok(found)),
-        Err(m) if m.unsupported.is_some() => Err(crate::log::malformed(ctx, path, 0, &m)),
+        Err(m) if m.unsupported.is_some() => Err(crate::engine::malformed(ctx, path, 0, &m)),
         Err(m) => Ok(Err(Some(not_decoded(ctx, FindingKind::Damage, path, &m, 14)))),
     }
 }

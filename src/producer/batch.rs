@@ -6,9 +6,9 @@ use super::core::{Charge, Core};
 use super::pending::BatchState;
 use crate::config::Compression;
 use crate::format::batch::HEADER_BYTES;
-use crate::log::builder::{BatchBuilder, DELTA_BYTES_MAX};
-use crate::log::{LogSettings, SealedBatch};
+use crate::log::LogSettings;
 use crate::record::Record;
+use crate::segment::builder::{BatchBuilder, DELTA_BYTES_MAX, SealedBatch};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -51,7 +51,7 @@ impl OpenBatch {
         self.records.len()
     }
 
-    /// Whether a record of this [`record_len`](crate::log::builder::record_len) is allowed and finds room.
+    /// Whether a record of this [`record_len`](crate::segment::builder::record_len) is allowed and finds room.
     #[inline]
     pub(super) fn fits(&self, len: usize) -> bool {
         len <= self.limits.record && self.records.sealed_len(1, len + DELTA_BYTES_MAX) <= self.limits.batch
@@ -111,7 +111,7 @@ pub(super) struct Pressed {
 pub(super) struct Limits {
     /// A batch with its header; only a single record may make it larger.
     pub(super) batch: usize,
-    /// A record as [`record_len`](crate::log::builder::record_len) counts it.
+    /// A record as [`record_len`](crate::segment::builder::record_len) counts it.
     pub(super) record: usize,
 }
 

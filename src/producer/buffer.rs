@@ -18,11 +18,13 @@ use super::batch::{Limits, OpenBatch, Pressed};
 use super::core::Core;
 use super::pending::{BatchState, unwound};
 use crate::broker::Named;
+use crate::engine::Task;
 use crate::error::{Error, Result};
-use crate::log::named::Sender;
-use crate::log::{Appended, Log, LogSettings, SealedBatch, Task};
+use crate::log::producers::Sender;
+use crate::log::{Appended, Log, LogSettings};
 use crate::partitioner::Sticky;
 use crate::record::Record;
+use crate::segment::builder::SealedBatch;
 use crate::sync::{Arc, Mutex};
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
@@ -178,7 +180,7 @@ impl PartitionBuffer {
         &*self.sink
     }
 
-    /// Takes a record of this [`record_len`](crate::log::builder::record_len). `None` if records without a key go elsewhere by
+    /// Takes a record of this [`record_len`](crate::segment::builder::record_len). `None` if records without a key go elsewhere by
     /// now: choose again.
     ///
     /// # Errors

@@ -5,9 +5,9 @@ use std::task::Waker;
 
 use super::config::ProducerConfig;
 use crate::broker::Named;
+use crate::engine::Context;
 use crate::error::Error;
 use crate::format::compression::Compressor;
-use crate::log::Context;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer; it never holds one.

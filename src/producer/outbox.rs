@@ -8,9 +8,9 @@ use super::pending::{BatchState, Pending, Wait};
 use super::staging::Staging;
 use crate::broker::TopicState;
 use crate::error::{Error, Result};
-use crate::log::builder::record_len;
 use crate::partitioner::{Partitioner, Sticky, check_stream, murmur2, partition_for_key};
 use crate::record::Record;
+use crate::segment::builder::record_len;
 use crate::sync::{Arc, OnceLock};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
 

@@ -9,10 +9,10 @@ use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
 use crate::error::{Error, Result};
-use crate::log::builder::record_len;
 use crate::log::{Appended, LogSettings};
 use crate::partitioner::Sticky;
 use crate::record::Record;
+use crate::segment::builder::record_len;
 use crate::sync::Arc;
 use crate::types::{Receipt, Timestamp};
 

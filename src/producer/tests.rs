@@ -18,9 +18,10 @@ use crate::error::{Error, Outcome, Result, Space};
 use crate::format::batch::{HEADER_BYTES, check_body};
 use crate::format::body::{Records, validate};
 use crate::format::compression::{Codec, decompress};
-use crate::log::{Appended, LogSettings, SealedBatch};
+use crate::log::{Appended, LogSettings};
 use crate::partitioner::{Partitioner, partition_for_key};
 use crate::record::Record;
+use crate::segment::builder::SealedBatch;
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, thread};
 use crate::types::{Offset, PartitionId, Receipt, Timestamp, TopicId, TopicName};
 

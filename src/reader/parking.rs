@@ -3,9 +3,8 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::engine::{Context, Waiter};
 use crate::error::Result;
-use crate::log::Context;
-use crate::log::notify::Waiter;
 use crate::sync::Arc;
 
 /// While it lives, writers tell readers what they publish.

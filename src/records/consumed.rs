@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use crate::engine::Identity;
 use crate::event;
 use crate::format::body::{self, RawHeaders, RawRecord};
 use crate::group::state::Stamp;
-use crate::log::batch::{Batch, Identity};
 use crate::record::Record;
+use crate::segment::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 

@@ -2,15 +2,14 @@
 
 mod consumed;
 
-use std::fmt;
 use std::iter::FusedIterator;
-use std::slice;
-use std::vec;
+use std::{fmt, slice, vec};
 
 pub use self::consumed::{ConsumedRecord, OwnedRecord};
+use crate::engine::Identity;
 use crate::format::body;
 use crate::group::state::Stamp;
-use crate::log::batch::{Batch, Identity};
+use crate::segment::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicName};
 

@@ -2,9 +2,10 @@ use super::*;
 use crate::config::TopicConfig;
 use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES};
 use crate::format::body::{RecordFields, encode};
+use crate::log::Log;
 use crate::log::cursor::Cursor;
-use crate::log::{Log, SealedBatch};
 use crate::record::Record;
+use crate::segment::builder::SealedBatch;
 use crate::types::Timestamp;
 use crate::{Broker, Topic};
 

@@ -6,9 +6,8 @@
 //! [`Faults`] is the plan and the count, [`FaultStorage`] a layer over any storage that obeys it. No operation blocks
 //! or runs while the plan is locked.
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, Condvar, Mutex};

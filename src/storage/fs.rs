@@ -3,9 +3,8 @@
 //! Useful for: every path a broker touches on a disk. Not useful for: knowing which operations need a sync; that is
 //! written at each method of [`Storage`].
 
-use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use crate::storage::gate::is_unsupported;
 use crate::storage::{Entry, File, Map, OpenMode, Storage, read_up_to};

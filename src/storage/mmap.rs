@@ -6,9 +6,8 @@
 // Mapping a file is unsafe by nature: the file is outside what the compiler can see. One call, argued for below.
 #![allow(unsafe_code)]
 
-use std::fmt;
-use std::io;
 use std::ops::Deref;
+use std::{fmt, io};
 
 use memmap2::{Mmap, MmapAsRawDesc, MmapOptions};
 

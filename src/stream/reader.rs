@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{History, Stream};
+use crate::engine::Waiter;
 use crate::error::Result;
-use crate::log::notify::Waiter;
 use crate::log::streams::Limit;
 use crate::reader::parking::{Parking, look_or_register, wait_for};
 use crate::sync::Arc;

@@ -1,20 +1,18 @@
 //! How is a partition made fit to go on? What was accepted is written again; of what was torn the bytes are kept aside, the
 //! log ends before it, and appending goes on in a new segment.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Behind, Break, Inspection, Point, Recovered, Recoverer, segments_of};
-use crate::error::{Error, Result};
-use crate::format::digest::Digest;
-use crate::format::manifest::{SegmentEntry, SegmentState};
+use super::{Behind, Break, Inspection, Recovered, Recoverer, segments_of};
+use crate::error::Result;
+use crate::format::manifest::SegmentState;
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
-use crate::log::context::Context;
-use crate::log::segment::{FIRST_BATCH, Segment};
+use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
+use crate::segment::create::{active_entry, create_segment};
+use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{Cut, Event, OpenReport};
-use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
 use crate::sync::Arc;
-use crate::types::Offset;
 
 impl Recoverer<'_> {
     /// Writes what was accepted again and syncs it: after a failed sync, or a kill, the medium may lack what the page
@@ -166,129 +164,4 @@ impl Recoverer<'_> {
         }
         Ok((total, first))
     }
-}
-
-/// The manifest's entry of a segment that is being appended to.
-pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32) -> SegmentEntry {
-    SegmentEntry {
-        base_offset,
-        generation,
-        log_epoch,
-        state: SegmentState::Active,
-        size: 0,
-        end_offset: Offset::ZERO,
-        last_crc: 0,
-        max_timestamp: i64::MIN,
-        digest: Digest::default(),
-    }
-}
-
-/// Creates a segment's file with its header; both its name and the header are durable on return. A
-/// file of that name that is there already is a leftover, because no manifest lists it.
-///
-/// # Errors
-/// Nothing is left of the file.
-pub(crate) fn create_segment(ctx: &Context, dir: &Path, header: &SegmentHeader) -> Result<Arc<dyn File>> {
-    create(ctx, dir, header, |file| {
-        file.sync_data()?;
-        // IMPORTANT: before the manifest that lists it is renamed into place. Both are entries of one directory, and a
-        // power loss may keep the second and lose the first.
-        ctx.storage.sync_dir(dir)
-    })
-}
-
-/// As [`create_segment`], but neither name nor bytes are durable: for one of several, before all of them are.
-///
-/// # Errors
-/// Nothing is left of the file.
-pub(crate) fn create_segment_file(
-    ctx: &Context,
-    dir: &Path,
-    header: &SegmentHeader,
-) -> Result<Arc<dyn File>> {
-    create(ctx, dir, header, |_| Ok(()))
-}
-
-fn create(
-    ctx: &Context,
-    dir: &Path,
-    header: &SegmentHeader,
-    settle: impl FnOnce(&dyn File) -> std::io::Result<()>,
-) -> Result<Arc<dyn File>> {
-    let path = dir.join(names::segment_file(header.base_offset, header.generation));
-    let open = || match ctx.storage.open(&path, OpenMode::CreateNew) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            ctx.storage.remove_file(&path)?;
-            ctx.storage.open(&path, OpenMode::CreateNew)
-        }
-        other => other,
-    };
-    let written = open().and_then(|file| {
-        write_all_at(&*file, &header.encode(), 0).map_err(|(_, e)| e)?;
-        settle(&*file)?;
-        Ok(file)
-    });
-    written.map_err(|e| {
-        let _ = ctx.storage.remove_file(&path);
-        Error::create(&ctx.display(&path), e)
-    })
-}
-
-/// Copies `from..to` of a file into one of their own, and syncs that. Its name is not durable yet.
-pub(crate) fn copy_aside(
-    ctx: &Context,
-    file: &dyn File,
-    path: &Path,
-    from: u64,
-    to: u64,
-    target: &Path,
-) -> Result<()> {
-    let shown = ctx.display(target);
-    let copy = ctx.storage.open(target, OpenMode::Truncate).map_err(|e| Error::create(&shown, e))?;
-    in_pieces(file, &ctx.display(path), from, to, |position, piece| {
-        write_all_at(&*copy, piece, position - from).map_err(|(_, e)| Error::write(&shown, e))
-    })?;
-    copy.sync_data().map_err(|e| Error::io("sync", &shown, e))
-}
-
-/// Reads `from..to` of a file piece by piece.
-pub(crate) fn in_pieces(
-    file: &dyn File,
-    path: &Path,
-    from: u64,
-    to: u64,
-    mut each: impl FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<()> {
-    const PIECE: u64 = 1 << 20;
-    let mut buffer = Vec::new();
-    let mut position = from;
-    while position < to {
-        let len = PIECE.min(to - position);
-        buffer.resize(len as usize, 0);
-        read_exact_at(file, &mut buffer, position).map_err(|e| Error::io("read", path, e))?;
-        each(position, &buffer)?;
-        position += len;
-    }
-    Ok(())
-}
-
-/// Writes `from..to` of a file over itself and syncs it.
-pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
-    let path = ctx.display(path);
-    in_pieces(file, &path, from, to, |position, piece| {
-        write_all_at(file, piece, position).map_err(|(_, e)| Error::io("write", &path, e))
-    })?;
-    file.sync_data().map_err(|e| Error::io("sync", &path, e))
-}
-
-/// Behind the last byte of `from..to` that is not zero.
-fn last_nonzero(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<u64> {
-    let mut last = from;
-    in_pieces(file, &ctx.display(path), from, to, |position, piece| {
-        if let Some(at) = piece.iter().rposition(|byte| *byte != 0) {
-            last = position + at as u64 + 1;
-        }
-        Ok(())
-    })?;
-    Ok(last)
 }

@@ -1,14 +1,13 @@
 //! How far does a partition make sense? Reading what is not known to be on the medium, batch by batch, up to the end or to a
 //! break, and looking for what lies behind that.
 
-use super::{Behind, Break, Point, Recoverer, Scanned};
+use super::transactions::Tail;
+use super::{Behind, Break, Recoverer, Scanned};
+use crate::engine::malformed;
 use crate::error::Result;
 use crate::format::batch::{HEADER_BYTES, check_body, find_batch};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::log::journal::Tail;
-use crate::log::malformed;
-use crate::log::segment::{FIRST_BATCH, HeaderError, Segment, Source};
-use crate::log::window::Window;
+use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Window};
 use crate::sync::Arc;
 use crate::types::Offset;
 

@@ -5,9 +5,8 @@ use std::io;
 use std::path::{Component, Path};
 
 use crate::storage::Entry;
-use crate::storage::mem::Survive;
 use crate::storage::mem::content::{Content, Fates};
-use crate::storage::mem::in_sectors;
+use crate::storage::mem::{Survive, in_sectors};
 use crate::sync::{Arc, RwLock};
 
 /// A file, whatever names it has.

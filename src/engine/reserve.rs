@@ -1,0 +1,288 @@
+//! What makes room on a disk that has none? A file of written bytes in the broker's directory, given up for steps that
+//! free space: they write a little before they delete much.
+//!
+//! - *Made* by the first write after an opening, not by the opening: a broker that only reads writes nothing. Its bytes are
+//!   random, so that no file system stores them as a hole, compressed, or shared with others.
+//! - *Given up* when a step that frees space finds no room: the file is unlinked, the step is tried once more. An append, a
+//!   roll, and a creation of a topic never use it.
+//! - *Written again* by everything that frees space, by the upkeep, and by appends: as long as it is missing an append
+//!   first writes it, and is answered with `DiskFull` if there is no room for that. So the room that was freed does not
+//!   go to appends before it is certain that the next deletion works too.
+//! - On a file system that copies on write or is thinly provisioned, unlinking a file may free nothing. Then the step fails
+//!   with `DiskFull`, as if there were no reserve, and nothing has changed.
+//!
+//! The reserve's lock is a leaf: under it no other is taken.
+
+use std::io;
+use std::path::Path;
+
+use super::Context;
+use crate::error::{Error, Result, is_space};
+use crate::format::names;
+use crate::rng::SplitMix64;
+use crate::stats::DiskState;
+use crate::storage::{OpenMode, ReplaceError, write_all_at};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
+
+/// The file and what is known of it.
+pub(crate) struct Reserve {
+    /// What changes only under `file`, for an append to look at.
+    phase: AtomicU8,
+    /// How large it has to be.
+    wanted: AtomicU64,
+    file: Mutex<Made>,
+    /// The last append found no room.
+    refused: AtomicBool,
+}
+
+#[derive(Default)]
+struct Made {
+    bytes: u64,
+    is_synced: bool,
+}
+
+/// Where the reserve is in its life.
+mod phase {
+    /// The medium is memory: none is kept.
+    pub(super) const NONE: u8 = 0;
+    /// A new broker: made after the first append.
+    pub(super) const NEW: u8 = 1;
+    /// It is there, left by an earlier opening. The first append looks how large it is.
+    pub(super) const EXPECTED: u8 = 2;
+    pub(super) const READY: u8 = 3;
+    pub(super) const GIVEN_UP: u8 = 4;
+}
+
+/// The least size of the reserve, and what it is rounded up to.
+const STEP: u64 = 64 << 10;
+
+/// An error that may mean that there was no room.
+pub(crate) trait MayBeFull {
+    /// Whether nothing has changed, and deleting a file may help.
+    fn is_full(&self) -> bool;
+}
+
+impl MayBeFull for Error {
+    fn is_full(&self) -> bool {
+        Error::is_full(self)
+    }
+}
+
+impl MayBeFull for ReplaceError {
+    fn is_full(&self) -> bool {
+        ReplaceError::is_full(self)
+    }
+}
+
+impl Reserve {
+    pub(crate) fn new(is_kept: bool) -> Self {
+        Reserve {
+            phase: AtomicU8::new(if is_kept { phase::NEW } else { phase::NONE }),
+            wanted: AtomicU64::new(STEP),
+            file: Mutex::default(),
+            refused: AtomicBool::new(false),
+        }
+    }
+
+    /// The directory has been a broker's before. If the reserve `is_there` the first append looks how large it is.
+    pub(crate) fn found(&self, is_there: bool) {
+        if self.phase.load(Ordering::Acquire) != phase::NONE {
+            let phase = if is_there { phase::EXPECTED } else { phase::GIVEN_UP };
+            self.phase.store(phase, Ordering::Release);
+        }
+    }
+
+    /// A step of an opening found no room.
+    pub(crate) fn note_full(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn state(&self) -> DiskState {
+        match (self.phase.load(Ordering::Acquire), self.refused.load(Ordering::Relaxed)) {
+            (phase::GIVEN_UP, _) => DiskState::ReserveUsed,
+            (_, true) => DiskState::Full,
+            _ => DiskState::Ok,
+        }
+    }
+
+    /// How many bytes it will take when it is written.
+    pub(crate) fn missing(&self) -> u64 {
+        match self.phase.load(Ordering::Acquire) {
+            phase::NONE | phase::READY => 0,
+            _ => self.wanted.load(Ordering::Acquire),
+        }
+    }
+
+    /// How large a reserve has to be so that files of so many bytes in total can be replaced.
+    pub(crate) fn size_for(bytes: u64) -> u64 {
+        // A file takes whole blocks, and a few are needed for names.
+        bytes.saturating_add(STEP / 2).div_ceil(STEP).max(1).saturating_mul(STEP)
+    }
+}
+
+impl Context {
+    /// Before an append: writes the reserve again if it is missing. Whatever locks are held.
+    ///
+    /// # Errors
+    /// `DiskFull` if there is no room for it.
+    pub(crate) fn check_reserve(&self) -> Result<()> {
+        match self.reserve.phase.load(Ordering::Acquire) {
+            phase::EXPECTED | phase::GIVEN_UP => self.write_reserve(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a file may be written that can be written later as well. Not while the reserve is missing and there is no
+    /// room for it: the last bytes are for what frees space.
+    pub(crate) fn may_write_beside(&self) -> bool {
+        self.reserve.phase.load(Ordering::Acquire) != phase::GIVEN_UP || self.write_reserve().is_ok()
+    }
+
+    /// After an append that was `done`: makes the reserve of a new broker, and notes whether there was room.
+    pub(crate) fn appended(&self, done: Result<(), &Error>) {
+        let reserve = &self.reserve;
+        match done {
+            Ok(()) => {
+                if reserve.refused.load(Ordering::Relaxed) {
+                    reserve.refused.store(false, Ordering::Relaxed);
+                }
+                if reserve.phase.load(Ordering::Relaxed) == phase::NEW {
+                    // What has been appended stays so. The next append says that there is no room.
+                    let _ = self.write_reserve();
+                }
+            }
+            Err(error) if error.is_full() => reserve.refused.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// The upkeep's part: the reserve is there if it should be, large enough, and on the medium.
+    pub(crate) fn maintain_reserve(&self, size: u64) {
+        let reserve = &self.reserve;
+        reserve.wanted.store(size, Ordering::Release);
+        if !matches!(reserve.phase.load(Ordering::Acquire), phase::NONE | phase::NEW) {
+            // If there is no room the state says so.
+            let _ = self.write_reserve();
+            self.sync_reserve();
+        }
+    }
+
+    /// Writes the reserve again if it was given up. For whatever has just freed space.
+    pub(crate) fn restore_reserve(&self) {
+        if self.reserve.phase.load(Ordering::Acquire) == phase::GIVEN_UP {
+            // If there is no room the state says so.
+            let _ = self.write_reserve();
+        }
+    }
+
+    /// Runs a step that frees space. If it finds no room the reserve is given up, and the step run once more.
+    ///
+    /// # Errors
+    /// Those of the step.
+    pub(crate) fn with_room<T, E: MayBeFull>(
+        &self,
+        mut step: impl FnMut() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        match step() {
+            Err(error) if error.is_full() && self.give_up_reserve() => step(),
+            done => done,
+        }
+    }
+
+    /// Unlinks the reserve. Returns whether there was one.
+    pub(crate) fn give_up_reserve(&self) -> bool {
+        let reserve = &self.reserve;
+        let mut made = reserve.file.lock();
+        if matches!(reserve.phase.load(Ordering::Acquire), phase::NONE | phase::GIVEN_UP) {
+            return false;
+        }
+        match self.storage.remove_file(Path::new(names::RESERVE)) {
+            Ok(()) => {
+                *made = Made::default();
+                reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
+                // Some file systems give out the blocks of a file only once its removal is on the medium. If that cannot be
+                // had the step says so.
+                let _ = self.storage.sync_dir(Path::new(""));
+                true
+            }
+            Err(e) => {
+                if e.kind() == io::ErrorKind::NotFound {
+                    *made = Made::default();
+                    reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
+                }
+                false
+            }
+        }
+    }
+
+    /// Makes the reserve, or makes it as large as it has to be.
+    ///
+    /// # Errors
+    /// `DiskFull` if there is none and no room for it. Other errors are none of the caller's: it is tried again later.
+    fn write_reserve(&self) -> Result<()> {
+        let reserve = &self.reserve;
+        let mut made = reserve.file.lock();
+        let wanted = reserve.wanted.load(Ordering::Acquire);
+        let was_ready = reserve.phase.load(Ordering::Acquire) == phase::READY;
+        if reserve.phase.load(Ordering::Acquire) == phase::NONE || (was_ready && made.bytes >= wanted) {
+            return Ok(());
+        }
+        let path = Path::new(names::RESERVE);
+        let written = (|| {
+            let (file, there) = match self.storage.open(path, OpenMode::Write) {
+                Ok(file) => {
+                    let len = file.len()?;
+                    (file, len)
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    (self.storage.open(path, OpenMode::CreateNew)?, 0)
+                }
+                Err(e) => return Err(e),
+            };
+            if there < wanted {
+                write_all_at(&*file, &noise(there, wanted), there).map_err(|(_, e)| e)?;
+            }
+            Ok(there.max(wanted))
+        })();
+        match written {
+            Ok(bytes) => {
+                *made = Made { bytes, is_synced: made.is_synced && made.bytes == bytes };
+                reserve.phase.store(phase::READY, Ordering::Release);
+                Ok(())
+            }
+            // The one that is there is better than none. It grows when there is room.
+            Err(_) if was_ready => Ok(()),
+            Err(e) => match is_space(&e) {
+                Some(cause) => {
+                    // Part of it may be there. It would keep the last room from what frees space.
+                    let _ = self.storage.remove_file(path);
+                    reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
+                    Err(Error::DiskFull { path: self.display(path), cause })
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Has the reserve's blocks on the medium: until then a file system may only have promised them.
+    fn sync_reserve(&self) {
+        let mut made = self.reserve.file.lock();
+        if made.is_synced || self.reserve.phase.load(Ordering::Acquire) != phase::READY {
+            return;
+        }
+        let file = self.storage.open(Path::new(names::RESERVE), OpenMode::Write);
+        made.is_synced = file.and_then(|file| file.sync_data()).is_ok();
+    }
+}
+
+/// The bytes of the reserve from `from` to `to`.
+fn noise(from: u64, to: u64) -> Vec<u8> {
+    let mut rng = SplitMix64::new(from ^ 0x7175_6970_7521);
+    let len = usize::try_from(to.saturating_sub(from)).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+    while bytes.len() < len {
+        bytes.extend_from_slice(&rng.next_u64().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

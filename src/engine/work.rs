@@ -1,0 +1,58 @@
+//! How does background work reach the worker? Through a queue; a thread, or a test that moves the clock, takes from it.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// Something that wants the worker.
+pub(crate) trait Work: Send + Sync {
+    /// Does the work that was asked for. Errors are reported by the next caller that the failure concerns.
+    fn work(&self);
+}
+
+/// What wants the worker: logs, to sync records that are not visible yet and to finish sealed segments.
+#[derive(Default)]
+pub(crate) struct WorkQueue {
+    state: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    queued: Vec<Arc<dyn Work>>,
+    stopped: bool,
+}
+
+impl WorkQueue {
+    /// Asks the worker to call [`Work::work`]. The caller ensures that it is queued once.
+    pub(crate) fn push(&self, work: Arc<dyn Work>) {
+        self.state.lock().queued.push(work);
+        self.changed.notify_one();
+    }
+
+    /// Whatever is queued.
+    pub(crate) fn take(&self) -> Vec<Arc<dyn Work>> {
+        std::mem::take(&mut self.state.lock().queued)
+    }
+
+    /// Waits for work for at most `timeout`; `None` once stopped.
+    pub(crate) fn wait(&self, clock: &dyn Clock, timeout: Duration) -> Option<Vec<Arc<dyn Work>>> {
+        let mut state = self.state.lock();
+        if state.queued.is_empty() && !state.stopped {
+            crate::clock::wait_timeout(clock, &self.changed, &mut state, timeout);
+        }
+        if state.stopped { None } else { Some(std::mem::take(&mut state.queued)) }
+    }
+
+    /// Whether the broker is being closed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Ends [`wait`](WorkQueue::wait).
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,520 @@
+//! How is a log compacted? What stays is written into new segments beside the old ones; then the manifest, in one step, lists
+//! those instead. Before that nothing has changed, behind it everything has.
+//!
+//! Readers go on: whoever stands in a replaced segment keeps it until its end, where it finds the list as it is then. A
+//! writer is never waited for. Whatever takes segments away meanwhile (a cut, retention, the end of the log) wins: the
+//! cleaning is given up.
+
+mod offset_map;
+mod output;
+mod pace;
+pub(crate) mod policy;
+
+use std::collections::HashMap;
+
+use self::offset_map::OffsetMap;
+pub(crate) use self::output::{Outputs, pack};
+pub(crate) use self::pace::Pace;
+use self::policy::{Retries, Span, amounts, cleanable, dirtiness, is_due, stays};
+use super::Log;
+use crate::engine::{corrupt, malformed};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
+use crate::format::body::{self, encode_raw};
+use crate::format::compression::Compressor;
+use crate::format::manifest::SegmentEntry;
+use crate::format::packing::unpack;
+use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use crate::stats::{Compacted, CompactionStats, Event};
+use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::types::{Offset, Timestamp};
+
+/// What a cleaning is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything that was never cleaned, and with it all before it; tombstones whose time is over, if that is all clean.
+    Whole,
+    /// Only those tombstones, only where they are. That is right whatever lies behind them: what is older of their keys went
+    /// when they were seen first.
+    Tombstones,
+}
+
+/// What one cleaning reads.
+struct Plan {
+    /// Neighbours in the list.
+    inputs: Vec<Arc<Segment>>,
+    /// The first of them that was never cleaned; their number if all were.
+    dirty: usize,
+    cuts: u64,
+    now: Timestamp,
+}
+
+/// What of the inputs matters to all of their batches.
+struct Known {
+    map: OffsetMap,
+    /// What lies before this is cleaned.
+    upto: Offset,
+    /// The newest batch of each producer, and the very last one: they stay, if need be without records.
+    producers: HashMap<u64, Offset>,
+    last: Option<Offset>,
+}
+
+impl Log {
+    /// How dirty the log is, in millionths, and what is to be cleaned, if it is time to. Calls `tick` now and then, under no
+    /// lock: behind an opening it has to look for when tombstones may go.
+    pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<(u32, Extent)> {
+        let settings = self.settings();
+        if !settings.cleanup.compacts()
+            || self.check_writable().is_err()
+            || !self.retries.lock().may_try(self.ctx.clock.monotonic())
+        {
+            return None;
+        }
+        let now = self.ctx.cautious_now();
+        let (segments, spans) = self.sealed()?;
+        let count = cleanable(&settings.compaction, &spans, now);
+        let spans = spans.get(..count)?;
+        let (clean, dirty) = amounts(spans);
+        let oldest = settings.compaction.max_lag.and_then(|_| {
+            let first = segments.iter().take(count).find(|segment| !segment.cleaned)?;
+            let mut source = first.source(&self.ctx, &self.identity).ok()?;
+            source.header(&self.ctx, FIRST_BATCH, self.seed).ok().map(|(header, _)| header.max_timestamp)
+        });
+        let mut pace = Pace::new(self, tick, self.cuts(), &[]);
+        let goes_on = |_: &&Arc<Segment>| !self.ctx.work.is_stopped();
+        let mut looked_at = segments.iter().take(count).take_while(goes_on);
+        let mut expired = || looked_at.any(|segment| self.is_expired(segment, now, &mut pace));
+        let extent = match is_due(&settings.compaction, clean, dirty, oldest, now) {
+            true => Extent::Whole,
+            false if expired() => Extent::Tombstones,
+            false => return None,
+        };
+        Some((dirtiness(clean, dirty), extent))
+    }
+
+    /// One cleaning now, if there is anything to clean.
+    ///
+    /// # Errors
+    /// Not compacted, aborted, the partition takes no appends, or what the medium says: then nothing has changed.
+    pub(crate) fn compact(self: &Arc<Self>) -> Result<Option<Compacted>> {
+        if !self.settings().cleanup.compacts() {
+            return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
+        }
+        let alone = self.cleaning.lock();
+        // Whoever asks may have made room.
+        *self.retries.lock() = Retries::default();
+        self.clean(Extent::Whole, alone, &|| {})
+    }
+
+    /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
+    /// while somebody else cleans: whoever does the upkeep has more to do than to wait for that.
+    pub(crate) fn clean_in_passing(
+        self: &Arc<Self>,
+        extent: Extent,
+        tick: &dyn Fn(),
+    ) -> Result<Option<Compacted>> {
+        let Some(alone) = self.cleaning.try_lock() else { return Ok(None) };
+        self.clean(extent, alone, tick)
+    }
+
+    fn clean(
+        self: &Arc<Self>,
+        extent: Extent,
+        alone: MutexGuard<'_, ()>,
+        tick: &dyn Fn(),
+    ) -> Result<Option<Compacted>> {
+        self.check_writable()?;
+        self.finish_sealed();
+        let done = match self.plan(extent, tick)? {
+            Some(plan) => {
+                let mut pace = Pace::new(self, tick, plan.cuts, &plan.inputs);
+                pace.is_shown = true;
+                self.cleaned.lock().running = Some(0);
+                let done = self.carry_out(&plan, &mut pace);
+                self.note_outcome(&done);
+                let mut stats = self.cleaned.lock();
+                stats.running = None;
+                stats.failed = done.as_ref().err().cloned();
+                if let Ok(done) = &done {
+                    stats.cleanings += 1;
+                    stats.bytes_read += done.bytes_before;
+                    stats.bytes_written += done.bytes_after;
+                    stats.records_removed += done.records_before - done.records_after;
+                }
+                Some(done?)
+            }
+            None => None,
+        };
+        drop(alone);
+        if let Some(done) = &done {
+            self.ctx.event(&Event::Compacted(done.clone()));
+        }
+        Ok(done)
+    }
+
+    /// When it may be tried again. What was overtaken has not failed.
+    fn note_outcome(&self, done: &Result<Compacted>) {
+        let mut retries = self.retries.lock();
+        match done {
+            Ok(_) => *retries = Retries::default(),
+            Err(Error::CompactionAborted { .. } | Error::Closed) => {}
+            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.upkeep_interval),
+        }
+    }
+
+    /// What compaction did, and has to do.
+    pub(crate) fn compaction_stats(&self) -> CompactionStats {
+        let mut stats = self.cleaned.lock().clone();
+        if self.settings().cleanup.compacts()
+            && let Some((_, spans)) = self.sealed()
+        {
+            (stats.clean_bytes, stats.dirty_bytes) = amounts(&spans);
+        }
+        stats
+    }
+
+    /// The oldest segments that are on the medium and take no appends. `None` while they are being replaced.
+    pub(crate) fn sealed(&self) -> Option<(Vec<Arc<Segment>>, Vec<Span>)> {
+        let manifest = self.manifest.get();
+        let list = self.segments();
+        let entries = manifest.segments.iter().take_while(|entry| entry.state.is_synced());
+        let mut found = (Vec::new(), Vec::new());
+        for (at, entry) in entries.enumerate() {
+            let segment = list.get(at).filter(|segment| is_entry(segment, entry))?;
+            found.0.push(segment.clone());
+            found.1.push(Span {
+                bytes: entry.size,
+                max_timestamp: entry.max_timestamp(),
+                cleaned: segment.cleaned,
+            });
+        }
+        Some(found)
+    }
+
+    fn plan(self: &Arc<Self>, extent: Extent, tick: &dyn Fn()) -> Result<Option<Plan>> {
+        let (cuts, now) = (self.cuts(), self.ctx.cautious_now());
+        let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
+        inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
+        let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
+        if dirty == inputs.len() || extent == Extent::Tombstones {
+            inputs.truncate(dirty);
+            let mut pace = Pace::new(self, tick, cuts, &[]);
+            let mut expired = |segment: &Arc<Segment>| self.is_expired(segment, now, &mut pace);
+            let (Some(first), Some(last)) =
+                (inputs.iter().position(&mut expired), inputs.iter().rposition(&mut expired))
+            else {
+                return Ok(None);
+            };
+            inputs.truncate(last + 1);
+            let inputs = inputs.split_off(first);
+            return Ok(Some(Plan { dirty: inputs.len(), inputs, cuts, now }));
+        }
+        Ok(Some(Plan { inputs, dirty, cuts, now }))
+    }
+
+    /// Whether tombstones of a cleaned segment may go by now.
+    fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp, pace: &mut Pace<'_>) -> bool {
+        if !segment.cleaned {
+            return false;
+        }
+        let known = segment.horizon.get().copied().or_else(|| {
+            let mut least = None;
+            self.walk(segment, |_, header, _| {
+                if let Some(horizon) = horizon_of(header) {
+                    least = Some(least.map_or(horizon, |least: Timestamp| least.min(horizon)));
+                }
+                pace.pass(header).map(|()| true)
+            })
+            .ok()?;
+            // Somebody else has found the same.
+            let _ = segment.horizon.set(least);
+            Some(least)
+        });
+        known.flatten().is_some_and(|horizon| horizon <= now)
+    }
+
+    pub(crate) fn aborted(&self) -> Error {
+        Error::CompactionAborted { topic: self.identity.topic.clone(), partition: self.identity.partition }
+    }
+
+    /// Calls `each` with every batch of a segment, until it says that it is enough.
+    ///
+    /// # Errors
+    /// `CompactionAborted` if the segment's files have gone meanwhile; that of `each`; corrupt, or what the medium says.
+    pub(crate) fn walk(
+        &self,
+        segment: &Arc<Segment>,
+        each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+    ) -> Result<()> {
+        self.walk_listed(segment, each).map_err(|error| match segment.retired.load(Ordering::Acquire) {
+            // Whoever took it out of the list has deleted its files since.
+            true if self.check_writable().is_ok() => self.aborted(),
+            _ => error,
+        })
+    }
+
+    fn walk_listed(
+        &self,
+        segment: &Arc<Segment>,
+        mut each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+    ) -> Result<()> {
+        let mut source = segment.source(&self.ctx, &self.identity)?;
+        let mut position = FIRST_BATCH;
+        while position < segment.size() {
+            let header = match source.header(&self.ctx, position, self.seed) {
+                Ok((header, _)) => header,
+                Err(HeaderError::Io(e)) => return Err(e),
+                Err(HeaderError::Malformed(m)) => {
+                    return Err(malformed(&self.ctx, &segment.path, position, &m));
+                }
+            };
+            if header.log_epoch < segment.epoch {
+                let what = "a batch of another epoch or segment stands here";
+                return Err(corrupt(&self.ctx, &segment.path, position, what));
+            }
+            if !each(&mut source, &header, position)? {
+                return Ok(());
+            }
+            position += header.stored_bytes();
+        }
+        Ok(())
+    }
+
+    /// The records of a batch as they are encoded, checked.
+    pub(crate) fn records_of<'a>(
+        &self,
+        segment: &Segment,
+        header: &BatchHeader,
+        position: u64,
+        stored: &'a [u8],
+        room: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let body = stored.get(HEADER_BYTES..).unwrap_or_default();
+        let records = check_body(header, body).and_then(|()| unpack(header, body, room));
+        records.map_err(|m| malformed(&self.ctx, &segment.path, position + HEADER_BYTES as u64, &m))
+    }
+
+    /// Looks through the inputs: the newest offset of each key that was never cleaned, as far as memory allows.
+    fn look_through(&self, plan: &Plan, pace: &mut Pace<'_>) -> Result<Known> {
+        let mut map = OffsetMap::new(self.ctx.compaction_memory);
+        let mut upto = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
+        let (mut producers, mut last, mut room) = (HashMap::new(), None, Vec::new());
+        for (at, segment) in plan.inputs.iter().enumerate() {
+            let is_dirty = at >= plan.dirty;
+            self.walk(segment, |source, header, position| {
+                last = Some(header.base_offset);
+                if header.producer_id != 0 {
+                    producers.insert(header.producer_id, header.base_offset);
+                }
+                if !is_dirty {
+                    return pace.pass(header).map(|()| true);
+                }
+                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+                let records = self.records_of(segment, header, position, stored, &mut room)?;
+                for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
+                    if let Some(key) = record.key {
+                        map.put(key, header.base_offset.plus(u64::from(record.offset_delta)));
+                    }
+                }
+                pace.keep(header.stored_bytes())?;
+                if map.is_full() {
+                    upto = header.end_offset();
+                }
+                Ok(!map.is_full())
+            })?;
+            if map.is_full() {
+                break;
+            }
+        }
+        Ok(Known { map, upto, producers, last })
+    }
+
+    fn carry_out(self: &Arc<Self>, plan: &Plan, pace: &mut Pace<'_>) -> Result<Compacted> {
+        let known = self.look_through(plan, pace)?;
+        let count = plan.inputs.partition_point(|segment| segment.base < known.upto);
+        let inputs = plan.inputs.get(..count).unwrap_or_default();
+        let mut done = Compacted {
+            topic: self.identity.topic.clone(),
+            partition: self.identity.partition,
+            clean_to: known.upto,
+            complete: plan.inputs.last().and_then(|last| last.end()) == Some(known.upto),
+            segments_before: inputs.len(),
+            bytes_before: inputs.iter().map(|segment| segment.size()).sum(),
+            records_before: 0,
+            segments_after: 0,
+            bytes_after: 0,
+            records_after: 0,
+        };
+        let mut outputs = Outputs::new(self, self.next_generation()?);
+        let written = self
+            .rewrite_all(plan, &known, inputs, &mut outputs, &mut done, pace)
+            .and_then(|()| outputs.settle())
+            .map_err(|error| (error, false))
+            .and_then(|()| {
+                done.segments_after = outputs.written.len();
+                done.bytes_after = outputs.written.iter().map(|written| written.entry.size).sum();
+                self.swap(&outputs, &pace.over(inputs))
+            });
+        match written {
+            Ok(()) => Ok(done),
+            Err((error, unknown)) => {
+                if !unknown {
+                    outputs.remove();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn rewrite_all(
+        &self,
+        plan: &Plan,
+        known: &Known,
+        inputs: &[Arc<Segment>],
+        outputs: &mut Outputs<'_>,
+        done: &mut Compacted,
+        pace: &mut Pace<'_>,
+    ) -> Result<()> {
+        let delete_retention = self.settings().compaction.delete_retention;
+        let (mut room, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut compressor = Compressor::default();
+        for segment in inputs {
+            self.walk(segment, |source, header, position| {
+                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+                done.records_before += u64::from(header.count);
+                let before = header.stored_bytes();
+                if header.base_offset >= known.upto {
+                    if let Err(m) = check_body(header, stored.get(HEADER_BYTES..).unwrap_or_default()) {
+                        return Err(malformed(&self.ctx, &segment.path, position, &m));
+                    }
+                    done.records_after += u64::from(header.count);
+                    outputs.put(header, stored, false)?;
+                    pace.keep(2 * before)?;
+                    return Ok(true);
+                }
+                let records = self.records_of(segment, header, position, stored, &mut room)?;
+                let horizon = horizon_of(header);
+                let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+                stay.clear();
+                let (mut count, mut latest, mut tombstones) = (0, None::<Timestamp>, false);
+                for record in decoded() {
+                    let offset = header.base_offset.plus(u64::from(record.offset_delta));
+                    let dead = record.value.is_none();
+                    let stays = stays(&known.map, record.key, dead, offset, horizon, plan.now);
+                    stay.push(stays);
+                    if stays {
+                        count += 1;
+                        latest = latest.max(Some(header.timestamp(record.timestamp_delta)));
+                        tombstones |= dead;
+                    }
+                }
+                let must_stay = known.last == Some(header.base_offset)
+                    || (header.producer_id != 0
+                        && known.producers.get(&header.producer_id) == Some(&header.base_offset));
+                if count == 0 && !must_stay {
+                    return pace.keep(before).map(|()| true);
+                }
+                done.records_after += u64::from(count);
+                let mut new = *header;
+                let extra = if tombstones {
+                    let until = horizon.unwrap_or_else(|| plan.now.plus(delete_retention));
+                    new.extra = u64::try_from(until.as_millis()).unwrap_or(0);
+                    Extra::DeleteHorizon
+                } else {
+                    new.extra = 0;
+                    Extra::Nothing
+                };
+                new.attributes = new.attributes.with_extra(extra);
+                if count == header.count {
+                    outputs.put(&new, stored, true)?;
+                } else {
+                    kept.clear();
+                    kept.resize(HEADER_BYTES, 0);
+                    let mut next = 0;
+                    for (record, _) in decoded().zip(&stay).filter(|(_, stays)| **stays) {
+                        let stated = (record.offset_delta != next).then_some(record.offset_delta);
+                        encode_raw(&record, stated, record.timestamp_delta, &mut kept);
+                        next = record.offset_delta.saturating_add(1);
+                    }
+                    pack(&mut new, count, latest, &mut kept, &mut compressor);
+                    outputs.put(&new, &kept, true)?;
+                }
+                pace.keep(before + new.stored_bytes()).map(|()| true)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Puts the new segments in the place of the old ones: the manifest is the commit point.
+    pub(crate) fn swap(
+        self: &Arc<Self>,
+        outputs: &Outputs<'_>,
+        pace: &Pace<'_>,
+    ) -> Result<(), (Error, bool)> {
+        let known = |error| (error, false);
+        let inputs = pace.inputs;
+        let shape = self.shape.lock();
+        self.check_writable().map_err(known)?;
+        let first = inputs.first().and_then(|first| {
+            let list = self.segments();
+            let at = list.iter().position(|segment| Arc::ptr_eq(segment, first))?;
+            let there = list.get(at..at + inputs.len())?;
+            there.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)).then_some(at)
+        });
+        let Some(first) = first.filter(|_| self.cuts() == pace.cuts) else {
+            return Err(known(self.aborted()));
+        };
+        let behind = first + inputs.len();
+        // Of each producer the last batch stays, if need be without records. The earlier ones may
+        // become the last by a truncation.
+        if let Some(upto) = inputs.last().and_then(|last| last.end()) {
+            self.keep_producers(upto, false).map_err(known)?;
+        }
+        // The list and the manifest name the same, one by one; both only grow at their ends while the shape is locked.
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));
+        });
+        committed.map_err(|failed| match failed.unknown {
+            true => (self.poison(failed.error), true),
+            false => known(failed.error),
+        })?;
+        let segments: Vec<_> =
+            outputs.written.iter().map(|written| Arc::new(written.to_segment(self))).collect();
+        {
+            let _ends = self.ends.lock();
+            // As in a cut: whoever looked something up in the old list meanwhile looks again.
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+            self.tail.clear(&self.ctx);
+            self.publish_segments(|list| {
+                list.splice(first..behind, segments.iter().cloned());
+            });
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+        }
+        // While nobody else takes segments away, or makes one that may have the name of an old one.
+        for segment in inputs {
+            segment.unlink(&self.ctx);
+        }
+        drop(shape);
+        for segment in inputs {
+            segment.release();
+            (pace.tick)();
+        }
+        for segment in &segments {
+            if let Some(end) = segment.end() {
+                segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_entry(segment: &Segment, entry: &SegmentEntry) -> bool {
+    (segment.base, segment.generation, segment.epoch)
+        == (entry.base_offset, entry.generation, entry.log_epoch)
+}
+
+/// When the tombstones of a batch may go, if a cleaning has seen them.
+fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
+    let stamped = header.attributes.extra() == Extra::DeleteHorizon;
+    stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,182 @@
+//! What is to be cleaned, when, and what stays? Decisions only: functions of what there is and what time it is.
+
+use std::time::Duration;
+
+use super::offset_map::OffsetMap;
+use crate::config::CompactionSettings;
+use crate::types::{Offset, Timestamp};
+
+/// What the decision needs to know of a sealed segment that is on the medium.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) bytes: u64,
+    pub(crate) max_timestamp: Option<Timestamp>,
+    /// It was cleaned, and nothing in it since.
+    pub(crate) cleaned: bool,
+}
+
+/// How many of the oldest segments may be cleaned: up to the first that was never cleaned and holds a record that is too
+/// young. The active segment is not among them.
+pub(crate) fn cleanable(settings: &CompactionSettings, segments: &[Span], now: Timestamp) -> usize {
+    let oldest = now.minus(settings.min_lag);
+    let too_young = |segment: &Span| {
+        let young = segment.max_timestamp.is_none_or(|newest| newest > oldest);
+        !segment.cleaned && !settings.min_lag.is_zero() && young
+    };
+    segments.iter().position(too_young).unwrap_or(segments.len())
+}
+
+/// The bytes that were cleaned, and those that were not.
+pub(crate) fn amounts(segments: &[Span]) -> (u64, u64) {
+    let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let clean: u64 = segments.iter().take_while(|segment| segment.cleaned).map(|segment| segment.bytes).sum();
+    (clean, total - clean)
+}
+
+/// The share of what was not cleaned, in millionths.
+pub(crate) fn dirtiness(clean: u64, dirty: u64) -> u32 {
+    let (dirty, total) = (u128::from(dirty), u128::from(clean) + u128::from(dirty));
+    u32::try_from((dirty * 1_000_000).checked_div(total).unwrap_or(0)).unwrap_or(u32::MAX)
+}
+
+/// Whether there is so much to clean that it is time to. Strictly more than the ratio, as in Kafka; or the oldest record
+/// that was never cleaned has waited too long.
+pub(crate) fn is_due(
+    settings: &CompactionSettings,
+    clean: u64,
+    dirty: u64,
+    oldest_dirty: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    let overdue =
+        settings.max_lag.is_some_and(|lag| oldest_dirty.is_some_and(|oldest| oldest < now.minus(lag)));
+    dirty > 0 && (dirtiness(clean, dirty) > settings.min_dirty_ratio || overdue)
+}
+
+/// When a log is cleaned again of which a cleaning has failed. Each writes as much as it reads before it fails, if that is for
+/// lack of room: others had better find some.
+#[derive(Default)]
+pub(crate) struct Retries {
+    failures: u32,
+    /// By the monotonic clock.
+    not_before: Duration,
+}
+
+impl Retries {
+    const DELAY_MAX: Duration = Duration::from_secs(600);
+
+    /// Notes a failure. The first is forgiven: it is tried again with the next upkeep, which comes `every` so often; then the
+    /// delay begins with that, and doubles.
+    pub(crate) fn failed(&mut self, now: Duration, every: Duration) {
+        let delay = match self.failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(doublings) => every.saturating_mul(1 << doublings.min(31)).min(Self::DELAY_MAX),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now.saturating_add(delay);
+    }
+
+    pub(crate) fn may_try(&self, now: Duration) -> bool {
+        now >= self.not_before
+    }
+}
+
+/// Whether a record before the end of the map stays: if it has a key of which there is none newer, and is no tombstone
+/// whose time is over. A `horizon` is when that is.
+pub(crate) fn stays(
+    map: &OffsetMap,
+    key: Option<&[u8]>,
+    is_tombstone: bool,
+    offset: Offset,
+    horizon: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    let Some(key) = key else { return false };
+    let is_newest = map.get(key).is_none_or(|newest| newest <= offset);
+    is_newest && !(is_tombstone && horizon.is_some_and(|horizon| horizon <= now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(bytes: u64, max: i64, cleaned: bool) -> Span {
+        Span { bytes, max_timestamp: Some(Timestamp::from_millis(max)), cleaned }
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn a_cleaning_that_fails_again_and_again_is_tried_less_and_less_often() {
+        let (every, mut now, mut retries) =
+            (Duration::from_secs(100), Duration::from_secs(7), Retries::default());
+        assert!(retries.may_try(Duration::ZERO));
+        for delay in [0, 100, 200, 400, 600, 600].map(Duration::from_secs) {
+            retries.failed(now, every);
+            assert!(delay.is_zero() || !retries.may_try(now + delay - Duration::from_nanos(1)), "{delay:?}");
+            now += delay;
+            assert!(retries.may_try(now), "{delay:?}");
+        }
+        (0..100).for_each(|_| retries.failed(now, Duration::MAX));
+        assert!(retries.may_try(now + Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn c1_what_is_too_young_and_all_behind_it_waits() {
+        let lag = CompactionSettings { min_lag: Duration::from_millis(10), ..CompactionSettings::default() };
+        let segments = [span(1, 95, true), span(1, 90, false), span(1, 91, false), span(1, 1, false)];
+        assert_eq!(cleanable(&lag, &segments, at(100)), 2);
+        assert_eq!(cleanable(&lag, &segments, at(101)), 4);
+        assert_eq!(cleanable(&CompactionSettings::default(), &segments, at(0)), 4);
+    }
+
+    #[test]
+    fn c2_strictly_more_than_the_ratio_or_older_than_the_lag() {
+        let settings = CompactionSettings::default();
+        let due = |settings: &_, clean, dirty, oldest| is_due(settings, clean, dirty, oldest, at(100));
+        assert!(!due(&settings, 50, 50, None));
+        assert!(due(&settings, 50, 51, None));
+        assert!(!due(&settings, 0, 0, None));
+        let lag = CompactionSettings { max_lag: Some(Duration::from_millis(10)), ..settings };
+        assert!(due(&lag, 99, 1, Some(at(89))));
+        assert!(!due(&lag, 99, 1, Some(at(90))));
+        assert_eq!(amounts(&[span(1, 0, true), span(2, 0, false), span(4, 0, true)]), (1, 6));
+    }
+
+    /// Kafka's vector: keys 0, 1, 0, 1, 0 and a map of one key.
+    #[test]
+    fn c4_a_map_of_one_key_comes_through_in_several_passes() {
+        let mut log: Vec<(u64, &[u8])> = vec![(0, b"0"), (1, b"1"), (2, b"0"), (3, b"1"), (4, b"0")];
+        let after: [(u64, &[u64]); 3] = [(2, &[1, 2, 3, 4]), (3, &[2, 3, 4]), (4, &[3, 4])];
+        for (from, expected) in after {
+            let mut map = OffsetMap::new(1);
+            let upto = log.iter().filter(|(offset, _)| *offset >= from).find_map(|(offset, key)| {
+                map.put(key, Offset::new(*offset));
+                map.is_full().then_some(offset + 1)
+            });
+            log.retain(|(offset, key)| {
+                *offset >= upto.unwrap() || stays(&map, Some(key), false, Offset::new(*offset), None, at(0))
+            });
+            assert!(log.iter().map(|(offset, _)| *offset).eq(expected.iter().copied()), "from {from}");
+        }
+    }
+
+    #[test]
+    fn c3_c6_c7_what_stays() {
+        let mut map = OffsetMap::new(100);
+        map.put(b"k", Offset::new(5));
+        let stays = |key: Option<&[u8]>, tombstone, offset, horizon: Option<i64>| {
+            stays(&map, key, tombstone, Offset::new(offset), horizon.map(at), at(100))
+        };
+        assert!(!stays(Some(b"k"), false, 4, None));
+        assert!(stays(Some(b"k"), false, 5, None));
+        assert!(stays(Some(b"k"), true, 5, None), "nobody has stamped it yet");
+        assert!(stays(Some(b"k"), true, 5, Some(101)));
+        assert!(!stays(Some(b"k"), true, 5, Some(100)));
+        assert!(stays(Some(b"k"), false, 5, Some(100)));
+        assert!(stays(Some(b"other"), false, 1, None));
+        assert!(!stays(None, false, 9, None));
+    }
+}

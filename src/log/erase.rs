@@ -1,0 +1,143 @@
+//! How are the events of one stream erased? Each segment that holds some is written again without what they said, and the
+//! manifest lists the new one instead, as for compaction; keys, offsets and times stay, so versions go on counting.
+//!
+//! One segment after the other: a crash in between leaves some erased and some not, and another call does the rest.
+
+use super::compaction::{Outputs, Pace, pack};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES};
+use crate::format::body::{self, RawRecord, encode_raw};
+use crate::format::compression::Compressor;
+use crate::format::key_hash::KeyHash;
+use crate::log::Log;
+use crate::segment::{FIRST_BATCH, Segment};
+use crate::sync::Arc;
+use crate::types::Offset;
+
+impl Log {
+    /// Erases values and headers of all records of a key. Answers of how many.
+    ///
+    /// # Errors
+    /// Aborted by a cut or the end of the log, the partition takes no appends, corrupt, or what the medium says: some
+    /// segments may have been erased from.
+    pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
+        let _alone = self.cleaning.lock();
+        self.check_writable()?;
+        if !self.has_files() {
+            return Ok(0);
+        }
+        let upto = self.roll_if_it_has(hash)?;
+        // The journal has the bytes of transactions until then.
+        drop(self.journal.forget(self)?);
+        self.finish_sealed();
+        self.check_writable()?;
+        let (segments, _) = self.sealed().ok_or_else(|| self.aborted())?;
+        let concerned = |segments: &[Arc<Segment>]| segments.partition_point(|segment| segment.base < upto);
+        if concerned(&segments) != concerned(&self.segments()) {
+            return Err(self.aborted());
+        }
+        let mut erased = 0;
+        for segment in segments.iter().filter(|segment| segment.base < upto) {
+            // What a cut has left behind the end of a segment may be events of the stream too.
+            let path = self.ctx.display(&segment.path);
+            let len = segment.file(&self.ctx)?.len().map_err(|e| Error::io("look at", &path, e))?;
+            if segment.count_key(&self.owner(), hash, Offset::MAX)?.records > 0 || len > segment.size() {
+                erased += self.erase_from(segment, key, len)?;
+            }
+        }
+        let synced = self.ctx.storage.sync_dir(&self.dir);
+        synced.map_err(|e| Error::io("sync", &self.ctx.display(&self.dir), e))?;
+        Ok(erased)
+    }
+
+    /// Seals the active segment if it has records of a key. Answers where the active one begins.
+    fn roll_if_it_has(self: &Arc<Self>, hash: KeyHash) -> Result<Offset> {
+        let segments = self.segments();
+        let has = match segments.last().filter(|active| active.size() > FIRST_BATCH) {
+            Some(active) => active.count_key(&self.owner(), hash, Offset::MAX)?.records > 0,
+            None => false,
+        };
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        // Unless somebody else was faster.
+        let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&writer.segment, active));
+        let rolled = if has && is_it { Some(self.roll(&mut writer)?) } else { None };
+        let base = writer.segment.base;
+        drop(writer);
+        rolled.iter().for_each(|event| self.ctx.event(event));
+        Ok(base)
+    }
+
+    /// Where a cleaning leaves it to the next opening to remove what it replaced, here it is the point.
+    fn remove_unlisted(&self, segment: &Segment) -> Result<()> {
+        // While nobody begins another of that name: a cut may have gone before it since.
+        let (_shape, _writer) = (self.shape.lock(), self.writer.lock());
+        if self.segments().iter().any(|listed| listed.path == segment.path) {
+            return Ok(());
+        }
+        match self.ctx.storage.remove_file(&segment.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &self.ctx.display(&segment.path), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Erases from one sealed segment, whose file has `len` bytes.
+    fn erase_from(self: &Arc<Self>, segment: &Arc<Segment>, key: &[u8], len: u64) -> Result<u64> {
+        let cuts = self.cuts();
+        let mut outputs = Outputs::new(self, self.next_generation()?);
+        let says_something = |record: &RawRecord<'_>| record.value.is_some() || record.headers.len() > 0;
+        let is_to_go = |record: &RawRecord<'_>| record.key == Some(key) && says_something(record);
+        let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
+        let mut compressor = Compressor::default();
+        let walked = self.walk(segment, |source, header, position| {
+            self.check_writable()?;
+            let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+            let records = self.records_of(segment, header, position, stored, &mut room)?;
+            let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+            let count = decoded().filter(is_to_go).count() as u64;
+            if count == 0 {
+                return outputs.put(header, stored, true).map(|()| true);
+            }
+            erased += count;
+            kept.clear();
+            kept.resize(HEADER_BYTES, 0);
+            let mut next = 0;
+            for record in decoded() {
+                let stated = (record.offset_delta != next).then_some(record.offset_delta);
+                next = record.offset_delta.saturating_add(1);
+                let record = if is_to_go(&record) {
+                    RawRecord { value: None, headers: Default::default(), ..record }
+                } else {
+                    record
+                };
+                encode_raw(&record, stated, record.timestamp_delta, &mut kept);
+            }
+            let mut new: BatchHeader = *header;
+            pack(&mut new, header.count, None, &mut kept, &mut compressor);
+            outputs.put(&new, &kept, true).map(|()| true)
+        });
+        if walked.is_ok() && erased == 0 && len <= segment.size() {
+            // All of it has been erased before.
+            outputs.remove();
+            return Ok(0);
+        }
+        let pace = Pace::new(self, &|| {}, cuts, std::slice::from_ref(segment));
+        let swapped = walked.and_then(|()| outputs.settle()).map_err(|error| (error, false));
+        let swapped = swapped.and_then(|()| self.swap(&outputs, &pace));
+        swapped.map_err(|(error, unknown): (Error, bool)| {
+            if !unknown {
+                outputs.remove();
+            }
+            error
+        })?;
+        self.remove_unlisted(segment)?;
+        // Where the new ones are now the places of keys are others; whoever asks finds them there.
+        let is_new = |other: &&Arc<Segment>| other.base >= segment.base && other.end() <= segment.end();
+        for written in self.segments().iter().filter(|other| other.end().is_some()).filter(is_new) {
+            written.save_keys(&self.ctx, &self.identity);
+        }
+        Ok(erased)
+    }
+}

@@ -1,0 +1,145 @@
+//! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
+//! `maintain`, or by a test.
+
+use super::{Log, Writer};
+use crate::engine::Work;
+use crate::format::checkpoint::CheckpointEntry;
+use crate::format::manifest::SegmentState;
+use crate::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
+use crate::sync::{Arc, Ordering};
+use crate::types::Offset;
+
+impl Work for Log {
+    /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
+    fn work(&self) {
+        self.queued.store(false, Ordering::Release);
+        if self.wants_sync.swap(false, Ordering::AcqRel) && self.sync().is_err() {
+            // Somebody may wait for a transaction, which may be safe nevertheless, or must hear that it is not.
+            let upto = self.writer.lock().journal_upto;
+            let _ = self.journal.make_durable(upto);
+        }
+        self.finish_sealed();
+    }
+}
+
+impl Log {
+    /// Rolls a segment whose first record has become too old although nothing is appended: it can be retained or
+    /// compacted only once it is sealed. Then deletes what need not be kept, nothing at or behind `hold` for its age or
+    /// size, and does the rest for what is.
+    pub(crate) fn maintain(self: &Arc<Self>, hold: Offset) {
+        let settings = self.settings();
+        let now = self.ctx.clock.now();
+        let aged = |writer: &Writer| {
+            let first = writer.point.first_timestamp.filter(|_| writer.point.position > FIRST_BATCH);
+            first.is_some_and(|first| now > first.plus(settings.segment_age))
+        };
+        let mut writer = self.writer.lock();
+        if self.check_writable().is_ok() && aged(&writer) {
+            // An error leaves the segment as it was, or poisons: the next append says so.
+            let rolled = self.roll(&mut writer).ok();
+            drop(writer);
+            if let Some(event) = rolled {
+                self.ctx.event(&event);
+            }
+        } else {
+            drop(writer);
+        }
+        self.retain(hold);
+        self.work();
+        if settings.streams && !self.is_damaged() {
+            // Those whose index could not be written, or which a cut has sealed.
+            let visible = self.visible_end();
+            let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
+            for segment in self.segments().iter().filter(is_whole).filter(|segment| segment.holds_keys()) {
+                segment.save_keys(&self.ctx, &self.identity);
+            }
+        }
+    }
+
+    /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they
+    /// need no looking at any more.
+    pub(super) fn finish_sealed(&self) {
+        // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
+        if self.is_damaged() {
+            return;
+        }
+        let segments = self.segments();
+        let pending: Vec<_> = {
+            let manifest = self.manifest.get();
+            let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
+            sealed.map(|entry| (entry.base_offset, entry.generation, entry.log_epoch)).collect()
+        };
+        if pending.is_empty() || self.poison.lock().is_some() {
+            return;
+        }
+        let producers = self.unsaved_producers();
+        let mut finished = Vec::new();
+        for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
+            let Some(end) = segment.end() else { continue };
+            // IMPORTANT: whatever is said of the file. Somebody may have synced it for what comes before a transaction, and
+            // nobody yet the journal for the transactions that are in it.
+            if self.commit.wait(end.get(), || self.sync_written()).is_err() {
+                return;
+            }
+            if !segment.is_synced() && segment.sync(&self.ctx).map_err(|e| self.poison(e)).is_err() {
+                return;
+            }
+            segment.save_index(&self.ctx, &self.identity, segment.size(), end);
+            if self.settings().streams {
+                if self.visible_end() < end {
+                    continue;
+                }
+                segment.save_keys(&self.ctx, &self.identity);
+            }
+            finished.push((segment.base, segment.generation, segment.epoch));
+        }
+        if let Some(file) = producers {
+            // What is not durable may be lost without a trace, and other records come in its place.
+            if self.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
+                return;
+            }
+            self.save_producers(&file);
+        }
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            for entry in &mut manifest.segments {
+                if finished.contains(&(entry.base_offset, entry.generation, entry.log_epoch))
+                    && entry.state == SegmentState::Sealed
+                {
+                    entry.state = SegmentState::Synced;
+                }
+            }
+        });
+        if let Err(failed) = committed
+            && failed.unknown
+        {
+            self.poison(failed.error);
+        }
+    }
+
+    /// How many bytes are written when records of it go: its manifest, and what is known of named
+    /// producers.
+    pub(crate) fn manifest_bytes(&self) -> u64 {
+        self.manifest.get().encoded_len() as u64 + self.producers_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the broker's checkpoint says of this log: the last point known to be on the medium.
+    pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
+        if self.is_damaged() || !self.has_files() {
+            return None;
+        }
+        let point = *self.durable_point.lock();
+        Some(CheckpointEntry {
+            topic_id: self.identity.topic_id,
+            partition: self.identity.partition,
+            base_offset: point.base,
+            generation: point.generation,
+            position: point.position,
+            end_offset: point.end,
+            first_timestamp: timestamp_or_unknown(point.first_timestamp),
+            max_timestamp: timestamp_or_unknown(point.max_timestamp),
+            last_crc: point.last_crc,
+            log_epoch: point.epoch,
+            digest: point.digest,
+        })
+    }
+}

@@ -1,0 +1,332 @@
+//! What does a log do for a transaction, and for its recovery?
+
+use std::path::{Path, PathBuf};
+
+use super::append::Filled;
+use super::recovery::transactions::Tail;
+use super::streams::{Counted, StreamCondition};
+use super::{Appended, Log, LogSettings, Writer};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
+use crate::format::journal::CommittedPart;
+use crate::format::manifest::Manifest;
+use crate::format::names;
+use crate::segment::builder::SealedBatch;
+use crate::segment::keys::KeyCount;
+use crate::stats::{Event, Unproven};
+use crate::storage::{File, write_all_at};
+use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::types::Offset;
+use crate::version::Version;
+
+/// What a transaction does to one log. There is one part a log.
+pub(crate) struct Part {
+    pub(crate) log: Arc<Log>,
+    pub(crate) batch: Option<SealedBatch>,
+    pub(crate) conditions: Conditions,
+}
+
+/// What must hold of a log, or nothing is done to any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Conditions {
+    /// It ends here.
+    pub(crate) end: Option<Offset>,
+    /// Its streams are as expected, one after the other.
+    pub(crate) streams: Vec<StreamCondition>,
+}
+
+/// A part with its log's writer held.
+pub(crate) struct Held<'a> {
+    log: &'a Arc<Log>,
+    /// Its place among the parts as they were given.
+    place: usize,
+    writer: MutexGuard<'a, Writer>,
+    settings: LogSettings,
+    batch: Option<SealedBatch>,
+    keys: Vec<KeyCount>,
+    conditions: Conditions,
+    /// The versions that the streams of the conditions have.
+    versions: Vec<Version>,
+    filled: Option<Filled>,
+    /// Where the batch goes. IMPORTANT: kept from before the record is written, so that nothing but the write can fail then.
+    file: Option<Arc<dyn File>>,
+}
+
+/// Takes the writers of all logs, in their order, once all conditions hold.
+pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
+    let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
+    for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
+        let keys =
+            part.batch.as_ref().map(|batch| log.keys_of(&log.settings(), &batch.header, batch.records()));
+        order.push((place, part, keys.unwrap_or_default(), log));
+    }
+    order.sort_by_key(|(_, _, _, log)| (log.identity().topic_id, log.partition()));
+    loop {
+        // Looked up with no writer held: that may read files.
+        let mut counted = Vec::with_capacity(order.len());
+        for (_, part, _, log) in &order {
+            let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream));
+            counted.push(of_part.collect::<Result<Vec<_>>>()?);
+        }
+        let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();
+        let mut versions = Vec::with_capacity(order.len());
+        for (((_, part, _, log), counted), writer) in order.iter().zip(&counted).zip(&writers) {
+            versions.push(check(log, part, counted, writer)?);
+        }
+        let Some(versions) = versions.into_iter().collect::<Option<Vec<_>>>() else { continue };
+        let held = order.into_iter().zip(writers).zip(versions);
+        return Ok(held
+            .map(|(((place, part, keys, log), writer), versions)| {
+                let Part { batch, conditions, .. } = part;
+                let settings = log.settings();
+                Held {
+                    log,
+                    place,
+                    writer,
+                    settings,
+                    batch,
+                    keys,
+                    conditions,
+                    versions,
+                    filled: None,
+                    file: None,
+                }
+            })
+            .collect());
+    }
+}
+
+/// The versions of the streams that a part has conditions about; `None` if they have to be looked up again.
+///
+/// # Errors
+/// A condition does not hold, or the log cannot take the part.
+fn check(log: &Log, part: &Part, counted: &[Counted], writer: &Writer) -> Result<Option<Vec<Version>>> {
+    log.check_writable()?;
+    if part.conditions.end.is_some_and(|end| end != writer.point.end) {
+        return Err(log.conflict(writer.point.end));
+    }
+    if let Some(batch) = &part.batch {
+        let settings = log.settings();
+        let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
+        if size > limit {
+            return Err(Error::RecordTooLarge { size, limit });
+        }
+        settings.check_keys(batch.keyless)?;
+    }
+    let streams = part.conditions.streams.iter().zip(counted);
+    streams.map(|(condition, counted)| log.check_stream(writer, condition, counted)).collect()
+}
+
+impl Held<'_> {
+    pub(crate) fn roll(&mut self) -> Result<Option<Event>> {
+        let Some(batch) = &mut self.batch else { return Ok(None) };
+        self.log.set_append_time(&mut batch.header, &self.settings);
+        let rolled =
+            self.log.roll_if_due(&mut self.writer, &batch.header, batch.stored.len(), &self.settings)?;
+        self.file = Some(self.writer.segment.file(self.log.ctx())?);
+        Ok(rolled)
+    }
+
+    pub(crate) fn fill(&mut self, transaction: u64) {
+        if let Some(batch) = &mut self.batch {
+            batch.header.transaction_id = transaction;
+            self.filled = self.log.fill_header(&self.writer, &mut batch.header, &mut batch.stored);
+        }
+    }
+
+    pub(crate) fn committed(&self) -> Option<CommittedPart<'_>> {
+        let batch = self.batch.as_ref()?;
+        Some(CommittedPart {
+            topic: self.log.identity().topic_id,
+            partition: self.log.partition(),
+            base_offset: batch.header.base_offset,
+            batch: &batch.stored,
+        })
+    }
+
+    pub(crate) fn involved(&self) -> Option<Involved> {
+        let header = self.batch.as_ref()?.header;
+        Some(Involved { log: self.log.clone(), before: header.base_offset, end: header.end_offset() })
+    }
+
+    /// Answers with how much was written, if not all was.
+    pub(crate) fn write(&self) -> Result<(), (usize, std::io::Error)> {
+        let (Some(batch), Some(file)) = (&self.batch, &self.file) else { return Ok(()) };
+        write_all_at(&**file, &batch.stored, self.writer.point.position)
+    }
+
+    /// Of a single batch, as of any append.
+    pub(crate) fn write_failed(&self, written: usize, e: std::io::Error) -> Error {
+        match &self.file {
+            Some(file) => self.log.write_failed(&self.writer, &**file, written, e),
+            None => Error::Closed,
+        }
+    }
+
+    pub(crate) fn advance(&mut self, journal: Option<u64>) {
+        if let (Some(batch), Some(filled)) = (&self.batch, self.filled) {
+            let stored = batch.stored.len() as u64;
+            let interval = self.settings.index_interval_bytes;
+            self.log.advance(&mut self.writer, &batch.header, filled.crc, stored, &self.keys, interval);
+            for (condition, version) in self.conditions.streams.iter().zip(&self.versions) {
+                self.log.note_version(&self.writer, condition, *version, &self.keys);
+            }
+            self.writer.journal_upto = journal.unwrap_or(self.writer.journal_upto);
+        }
+    }
+
+    /// Lets readers see the batch, as far as nothing has to be waited for. Returns its place among the parts, and where it is.
+    pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
+        let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
+        self.log.remember(&self.writer, header, stored, raw);
+        self.log.publish_end(header.end_offset(), &self.settings);
+        let append_time = header.attributes.append_time().then_some(header.max_timestamp);
+        let appended = Appended {
+            base_offset: header.base_offset,
+            end: header.end_offset(),
+            epoch: header.log_epoch,
+            append_time,
+        };
+        Some((self.place, appended))
+    }
+
+    /// The file that the batch is written to, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.log.ctx.display(&self.writer.segment.path)
+    }
+
+    /// The write of a batch failed after the journal's record was written: the log takes no appends from now on.
+    pub(crate) fn poison(&self, error: &Error) {
+        if self.batch.is_some() {
+            self.log.poison(error.clone());
+        }
+    }
+}
+
+/// A batch of a transaction.
+#[derive(Clone)]
+pub(crate) struct Involved {
+    pub(crate) log: Arc<Log>,
+    /// What comes before it.
+    pub(crate) before: Offset,
+    pub(crate) end: Offset,
+}
+
+/// Where a part of a transaction stands in its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is there, or has been and was let go since.
+    Present,
+    /// It would be the next batch.
+    Next,
+    /// Something else is there, or something before it is missing.
+    Elsewhere,
+}
+
+impl Log {
+    /// Syncs what was written before an offset, without calling it durable.
+    ///
+    /// # Errors
+    /// What the medium says: the partition is poisoned.
+    pub(crate) fn sync_before(&self, before: Offset) -> Result<()> {
+        let known = [&self.durable_end, &self.covered_end].map(|end| end.load(Ordering::Acquire));
+        if known.iter().any(|known| *known >= before.get()) {
+            return Ok(());
+        }
+        let failed = match self.commit.failure() {
+            Some(error) => error,
+            None => {
+                let segments = self.segments();
+                let mut before = segments.iter().filter(|segment| segment.base < before);
+                match before.try_for_each(|segment| segment.sync_if_dirty(&self.ctx)) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+        };
+        // Of what is deleted nothing has to be whole.
+        if self.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
+    }
+
+    /// Notes that everything before `end` is on the medium, here or as records of the journal, which are written again in their
+    /// order if the medium loses them here.
+    pub(crate) fn cover(&self, end: Offset) {
+        self.covered_end.fetch_max(end.get(), Ordering::AcqRel);
+    }
+
+    /// Why it could not be opened, if that was for another reason than damage.
+    pub(crate) fn unread(&self) -> Option<Error> {
+        let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
+        self.damage.lock().clone().filter(|error| !is_damage(error))
+    }
+
+    /// What opening found behind the last point that was known to be on the medium.
+    pub(crate) fn recovered(&self) -> &Tail {
+        &self.recovered
+    }
+
+    /// What an opening reports that cannot prove where the log had ended.
+    pub(crate) fn unproven(&self) -> Unproven {
+        let end = self.bounds().log_end;
+        let checked = self.recovered.from.min(end);
+        Unproven { topic: self.topic().clone(), partition: self.partition(), checked, end }
+    }
+
+    /// Whether it can be appended to.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.check_writable().is_ok()
+    }
+
+    pub(crate) fn place_of(&self, part: &CommittedPart<'_>, id: u64) -> Place {
+        let (base, end) = (part.base_offset, self.bounds().log_end);
+        let tail = &self.recovered;
+        if !self.is_usable() || base < self.log_start() || (base < tail.from && base < end) {
+            return Place::Present;
+        }
+        if base == end {
+            return Place::Next;
+        }
+        let there = base < end
+            && tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id)).is_ok();
+        if there { Place::Present } else { Place::Elsewhere }
+    }
+
+    /// Appends a batch of the journal at the log's end, where it belongs. Answers where the log ends then.
+    ///
+    /// # Errors
+    /// Those of an append, and of replacing the manifest.
+    pub(crate) fn redo(&self, batch: &[u8]) -> Result<Offset> {
+        let path = || self.ctx.display(Path::new(names::JOURNAL));
+        let (mut header, _) =
+            decode_header(batch, self.seed()).map_err(|m| Error::corrupt(&path(), m.position, m.what))?;
+        let settings = self.settings();
+        let mut writer = self.writer.lock();
+        self.keep_positions(&header)?;
+        let mut stored = batch.to_vec();
+        debug_assert!(stored.len() >= HEADER_BYTES);
+        self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
+        let end = self.write_batch(&mut writer, &mut header, &mut stored, &[], &settings)?;
+        // Its keys are looked up when somebody asks.
+        writer.segment.forget_keys(writer.point.position);
+        self.publish_end(end, &settings);
+        Ok(end)
+    }
+
+    /// If recovery has cut off what is left of a batch that is now written again as it was, the records of the epoch in
+    /// which it was appended are the same up to its end, not only up to where that cut was: a position behind it is still
+    /// one. IMPORTANT: said before it is written. Whoever comes after a crash in between writes it again, in any case, and
+    /// a batch that is there is not written again.
+    fn keep_positions(&self, header: &BatchHeader) -> Result<()> {
+        let was_cut = |manifest: &Manifest| {
+            let last = manifest.epochs.last();
+            last.is_some_and(|last| last.epoch > header.log_epoch && last.start == header.base_offset)
+        };
+        if !was_cut(&self.manifest.get()) {
+            return Ok(());
+        }
+        let committed = self.manifest.commit(&self.ctx, |manifest| {
+            manifest.move_last_epoch_behind(header);
+        });
+        committed.map_err(|failed| failed.error)
+    }
+}

@@ -1,0 +1,51 @@
+//! What a scan finds of transactions in one log, to be compared with the records of the journal.
+
+use crate::format::batch::BatchHeader;
+use crate::types::Offset;
+
+/// What a scan found at the end of a log that was not closed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tail {
+    /// Everything before was known to be on the medium.
+    pub(crate) from: Offset,
+    /// The batches of transactions after it, in their order.
+    pub(crate) transactions: Vec<Found>,
+}
+
+/// A batch of a transaction that a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) id: u64,
+    /// The base offset of a later batch whose `synced_upto` covers this one. A log calls nothing
+    /// durable before the records of its transactions are, so such a batch proves that the
+    /// journal's record was on the medium.
+    pub(crate) witness: Option<Offset>,
+}
+
+impl Tail {
+    /// Notes the next batch of the log.
+    pub(crate) fn pass(&mut self, header: &BatchHeader) {
+        self.attest(header.base_offset, header.synced_upto);
+        if header.transaction_id > 0 {
+            self.transactions.push(Found {
+                base: header.base_offset,
+                end: header.end_offset(),
+                id: header.transaction_id,
+                witness: None,
+            });
+        }
+    }
+
+    /// Notes that a later batch, at `witness`, says that everything before `synced_upto` was on the
+    /// medium.
+    pub(crate) fn attest(&mut self, witness: Offset, synced_upto: Offset) {
+        // They are in the order of their offsets, so those that have a witness come first. From the
+        // newest on, because the older ones of a long log are covered already.
+        let covered = self.transactions.partition_point(|found| found.end <= synced_upto);
+        let newly =
+            self.transactions.iter_mut().take(covered).rev().take_while(|found| found.witness.is_none());
+        newly.for_each(|found| found.witness = Some(witness));
+    }
+}

@@ -1,0 +1,363 @@
+//! How does a partition become a copy of another? It takes that one's batches as they are stored, and writes new headers.
+
+use super::cursor::Cursor;
+use super::{Log, Writer};
+use crate::config::Durability;
+use crate::engine::Identity;
+use crate::error::{Error, Result};
+use crate::format::batch::{HEADER_BYTES, Secret, encode_header};
+use crate::format::packing::unpack;
+use crate::format::reader::Malformed;
+use crate::format::shipment::{self, Batches, ENVELOPE_BYTES, Envelope, Shipped};
+use crate::format::{FORMAT_VERSION, body};
+use crate::rng::random_bytes;
+use crate::segment::keys::KeyCount;
+use crate::stats::Event;
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+
+/// Batches of one partition as they are stored there, on their way to a copy of it over whatever transport.
+///
+/// Made by [`Partition::read_raw`](crate::Partition::read_raw), taken by
+/// [`Partition::append_raw`](crate::Partition::append_raw). The bytes carry checksums over everything; what they mean is
+/// told in the format's documentation under "Raw shipping".
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawBatches {
+    /// Whole: has passed [`shipment::check`], or was made of batches that were checked as they were read.
+    bytes: Vec<u8>,
+    envelope: Envelope,
+}
+
+impl RawBatches {
+    /// Takes the bytes that [`as_bytes`](RawBatches::as_bytes) gave on the other side. Every checksum is checked here;
+    /// what is inside the batches is checked when they are appended.
+    ///
+    /// # Errors
+    /// [`InvalidBatches`](Error::InvalidBatches) if these are not all of the bytes, unchanged.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
+        let bytes = bytes.into();
+        let envelope = shipment::check(&bytes).map_err(|m| invalid(&m))?;
+        Ok(RawBatches { bytes, envelope })
+    }
+
+    /// The bytes to send.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes to send, owned.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Whether there is no batch: the source had none at or behind the offset asked for.
+    pub fn is_empty(&self) -> bool {
+        self.envelope.batches == 0
+    }
+
+    /// How many batches there are.
+    pub fn len(&self) -> usize {
+        self.envelope.batches as usize
+    }
+
+    /// The first offset of the first batch; without any, the offset that was asked for.
+    pub fn base_offset(&self) -> Offset {
+        self.envelope.base_offset
+    }
+
+    /// The offset behind the last batch: where to ask for more.
+    pub fn end_offset(&self) -> Offset {
+        self.envelope.end_offset
+    }
+
+    /// The topic that they were read from.
+    pub fn topic_id(&self) -> TopicId {
+        self.envelope.topic_id
+    }
+
+    /// The partition of that topic.
+    pub fn partition(&self) -> PartitionId {
+        self.envelope.partition
+    }
+
+    /// The log epoch of that partition when they were read: what a copy keeps beside its end, to
+    /// ask with [`read_raw_in`](crate::Partition::read_raw_in) for what comes next. Where it has
+    /// risen since the last shipment, the end of that log was cut off: a copy may hold records that
+    /// its source has lost. Ask for what the copy holds already, and
+    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it
+    /// does, with the offset to [truncate](crate::Partition::truncate_to) the copy to.
+    pub fn epoch(&self) -> u32 {
+        self.envelope.log_epoch
+    }
+}
+
+impl std::fmt::Debug for RawBatches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawBatches")
+            .field("base_offset", &self.base_offset())
+            .field("end_offset", &self.end_offset())
+            .field("len", &self.len())
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// The stored bytes of the visible batches from `from` on: at least one if there is one, then as many as `max_bytes`
+    /// has room for, and none behind a gap. All are of one log: not some of before a cut and some of behind it.
+    ///
+    /// # Errors
+    /// Out of range, closed, what the medium says; corrupt if the first batch is.
+    pub(crate) fn read_raw(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
+        loop {
+            let cuts = self.cuts();
+            let gathered = self.gather(from, max_bytes);
+            if self.cuts() == cuts {
+                return gathered;
+            }
+        }
+    }
+
+    /// As [`read_raw`](Log::read_raw), if the log up to `from` is what it was in `epoch`.
+    ///
+    /// # Errors
+    /// `Truncated` if it is not, beside those of `read_raw`.
+    pub(crate) fn read_raw_in(
+        self: &Arc<Self>,
+        from: Offset,
+        epoch: u32,
+        max_bytes: usize,
+    ) -> Result<RawBatches> {
+        loop {
+            let cuts = self.cuts();
+            let gathered = self.check_position(from, epoch).and_then(|()| self.gather(from, max_bytes));
+            if self.cuts() == cuts {
+                return gathered;
+            }
+        }
+    }
+
+    /// As [`read_raw`](Log::read_raw), if the log is not cut meanwhile.
+    fn gather(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
+        let log_epoch = self.epoch();
+        let Identity { topic_id, partition, .. } = **self.identity();
+        let mut envelope = Envelope {
+            partition,
+            topic_id,
+            log_epoch,
+            batches: 0,
+            base_offset: from,
+            end_offset: from,
+            bytes: 0,
+            // IMPORTANT: not the partition's. A receiver that knew that could make values that look like batches here.
+            secret: Secret(random_bytes(self.ctx.fixed_seed, from.get() ^ u64::from(log_epoch))),
+        };
+        let seed = envelope.seed();
+        // Its place is kept for the envelope, which is known last.
+        let mut bytes = vec![0; ENVELOPE_BYTES];
+        let mut cursor = Cursor::new(self.clone(), from);
+        loop {
+            let (batches, end, taken) = (envelope.batches, envelope.end_offset, bytes.len());
+            let next = cursor.next_stored(&mut bytes, |header| {
+                let room = max_bytes.saturating_sub(taken - ENVELOPE_BYTES) as u64;
+                batches == 0
+                    || (header.base_offset == end && header.stored_bytes() <= room && batches < u32::MAX)
+            });
+            let header = match next {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                // Good batches before a bad one: who asks on from there meets the error.
+                Err(_) if batches > 0 => break,
+                Err(error) => return Err(error),
+            };
+            if let Some(room) = bytes.get_mut(taken..).and_then(<[u8]>::first_chunk_mut::<HEADER_BYTES>) {
+                encode_header(&header, seed, room);
+            }
+            if batches == 0 {
+                envelope.base_offset = header.base_offset;
+            }
+            envelope.batches += 1;
+            envelope.end_offset = header.end_offset();
+        }
+        envelope.bytes = (bytes.len() - ENVELOPE_BYTES) as u64;
+        if let Some(room) = bytes.first_chunk_mut::<ENVELOPE_BYTES>()
+            && let Ok(encoded) = envelope.encode().try_into()
+        {
+            *room = encoded;
+        }
+        Ok(RawBatches { bytes, envelope })
+    }
+
+    /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end. Where keys
+    /// are streams, `belongs` says whether one may be here.
+    ///
+    /// # Errors
+    /// That of `belongs`; `MissingKey` if a record that would be written needs one, by its number in the shipment.
+    /// Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
+    /// the one that found no room are in the log. After another failure of a write the partition is poisoned.
+    pub(crate) fn append_raw(
+        self: &Arc<Self>,
+        shipment: &RawBatches,
+        belongs: impl Fn(&[u8]) -> Result<()>,
+    ) -> Result<Offset> {
+        self.check_writable()?;
+        let settings = self.settings();
+        let mut room = self.ctx.pool.take_used();
+        let mut batches = Vec::with_capacity(shipment.len());
+        let mut keys = Vec::with_capacity(shipment.len());
+        let (mut keyless, mut passed) = (Vec::with_capacity(shipment.len()), 0_u32);
+        for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
+            let batch = batch.map_err(|m| invalid(&m))?;
+            let records = check_records(&batch, &mut room)
+                .map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?;
+            keys.push(self.keys_of(&settings, &batch.header, records));
+            let decoded =
+                || body::Records::new(records, batch.header.count).map_while(std::result::Result::ok);
+            if settings.streams {
+                decoded().filter_map(|record| record.key).try_for_each(&belongs)?;
+            }
+            let first = decoded().position(|record| record.key.is_none());
+            keyless.push(first.and_then(|at| passed.checked_add(u32::try_from(at).ok()?)));
+            passed = passed.saturating_add(batch.header.count);
+            if batch.stored.len() > settings.max_batch_bytes() {
+                let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
+                return Err(Error::RecordTooLarge { size, limit });
+            }
+            batches.push(batch);
+        }
+        self.compare(&batches)?;
+        let stored = || batches.iter().map(|batch| self.bytes_to_append(batch.stored.len())).sum();
+        let _claim = self.ctx.claim(stored)?;
+        self.ctx.check_reserve()?;
+        let mut writer = self.writer.lock();
+        self.check_writable()?;
+        let end = writer.point.end;
+        let known = batches.partition_point(|batch| batch.header.end_offset() <= end);
+        let new = batches.get(known..).unwrap_or_default();
+        let follows = match new.first() {
+            Some(first) => first.header.base_offset == end,
+            None => shipment.base_offset() <= end,
+        };
+        if !follows {
+            return Err(self.conflict(end));
+        }
+        let needed = self.settings();
+        keyless.iter().skip(known).try_for_each(|keyless| needed.check_keys(*keyless))?;
+        // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
+        let mut rolls = Vec::new();
+        let mut written = Ok(());
+        for (batch, keys) in new.iter().zip(keys.iter().skip(known)) {
+            written = self.append_shipped(&mut writer, batch, keys, &mut room, &mut rolls);
+            if written.is_err() {
+                break;
+            }
+        }
+        let (end, epoch) = (writer.point.end, self.epoch());
+        drop(writer);
+        if settings.durability != Durability::Sync {
+            self.wake_readers();
+        }
+        if !rolls.is_empty() {
+            rolls.iter().for_each(|event| self.ctx.event(event));
+            self.request_work();
+        }
+        if let Durability::Interval(every) = settings.durability
+            && !new.is_empty()
+        {
+            self.arm_interval(every);
+        }
+        self.ctx.appended(written.as_ref().map(drop));
+        match &written {
+            Ok(()) => self.keep_size(),
+            // For the next attempt: what was written before counts.
+            Err(error) if error.is_full() => drop(self.ctx.make_room()),
+            Err(_) => {}
+        }
+        written?;
+        self.wait_visible(end, epoch)?;
+        Ok(end)
+    }
+
+    /// Writes one batch of a shipment, which begins at the log's end, under a header of this log.
+    fn append_shipped(
+        &self,
+        writer: &mut Writer,
+        batch: &Shipped<'_>,
+        keys: &[KeyCount],
+        room: &mut Vec<u8>,
+        rolls: &mut Vec<Event>,
+    ) -> Result<()> {
+        // Under the lock: they are what `set_settings` has published.
+        let settings = self.settings();
+        let mut header = batch.header;
+        // It names a commit in the journal of the source.
+        header.transaction_id = 0;
+        // So do these: other producers may have that id here.
+        (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
+        header.attributes = header.attributes.with_given_sequences(None);
+        rolls.extend(self.roll_if_due(writer, &header, batch.stored.len(), &settings)?);
+        room.clear();
+        room.extend_from_slice(batch.stored);
+        let end = self.write_batch(writer, &mut header, room, keys, &settings)?;
+        self.publish_end(end, &settings);
+        Ok(())
+    }
+
+    /// Whether the batches of a shipment that are here already are those that are here, as far as that can be seen.
+    fn compare(self: &Arc<Self>, batches: &[Shipped<'_>]) -> Result<()> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        // Without the writer's lock, since this may read: what is visible stays as it is, and if it is cut off meanwhile,
+        // more of the shipment is new.
+        let (start, visible) = (self.log_start(), self.visible_end());
+        let mut cursor = Cursor::new(self.clone(), first.header.base_offset);
+        let here =
+            |batch: &&Shipped<'_>| batch.header.base_offset >= start && batch.header.end_offset() <= visible;
+        for Shipped { header: theirs, .. } in batches.iter().filter(here) {
+            // Compaction, there or here, leaves of a batch what it does: nothing to compare by.
+            let cleaned_there = theirs.last_offset_delta.checked_add(1) != Some(theirs.count);
+            let cleaned_to = self.segments().iter().rfind(|s| s.cleaned).and_then(|s| s.end());
+            if cleaned_there || cleaned_to.is_some_and(|end| theirs.base_offset < end) {
+                continue;
+            }
+            cursor.go_to(theirs.base_offset);
+            let ours = match cursor.peek() {
+                Ok(ours) => ours,
+                // Retention was faster.
+                Err(Error::OffsetOutOfRange { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let same = ours.is_some_and(|ours| {
+                (ours.base_offset, ours.last_offset_delta) == (theirs.base_offset, theirs.last_offset_delta)
+                    && (ours.body_len, ours.body_crc) == (theirs.body_len, theirs.body_crc)
+                    && (ours.base_timestamp, ours.max_timestamp)
+                        == (theirs.base_timestamp, theirs.max_timestamp)
+            });
+            if !same {
+                return Err(Error::Diverged {
+                    topic: self.topic().clone(),
+                    partition: self.partition(),
+                    offset: theirs.base_offset,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks what is inside a body that has passed its checksum: that it decompresses to what its header says, and to
+/// records that a reader may walk over. Answers with those.
+fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [u8], Malformed> {
+    let Shipped { header, .. } = batch;
+    if header.max_timestamp > Timestamp::MAX {
+        return Err(Malformed::new(0, "timestamp later than any record may have"));
+    }
+    unpack(header, batch.body(), room)
+}
+
+fn invalid(malformed: &Malformed) -> Error {
+    let what = match malformed.unsupported {
+        Some(needs) => format!("they need {needs}, and this build has format version {FORMAT_VERSION}:"),
+        None => malformed.what.to_string(),
+    };
+    Error::InvalidBatches { position: malformed.position, what }
+}

@@ -1,0 +1,66 @@
+//! Bytes of a segment's file, read, copied and written again piece by piece.
+
+use std::path::Path;
+
+use crate::engine::Context;
+use crate::error::{Error, Result};
+use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
+
+/// Copies `from..to` of a file into one of their own, and syncs that. Its name is not durable yet.
+pub(crate) fn copy_aside(
+    ctx: &Context,
+    file: &dyn File,
+    path: &Path,
+    from: u64,
+    to: u64,
+    target: &Path,
+) -> Result<()> {
+    let shown = ctx.display(target);
+    let copy = ctx.storage.open(target, OpenMode::Truncate).map_err(|e| Error::create(&shown, e))?;
+    in_pieces(file, &ctx.display(path), from, to, |position, piece| {
+        write_all_at(&*copy, piece, position - from).map_err(|(_, e)| Error::write(&shown, e))
+    })?;
+    copy.sync_data().map_err(|e| Error::io("sync", &shown, e))
+}
+
+/// Reads `from..to` of a file piece by piece.
+pub(crate) fn in_pieces(
+    file: &dyn File,
+    path: &Path,
+    from: u64,
+    to: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let mut buffer = Vec::new();
+    let mut position = from;
+    while position < to {
+        let len = PIECE.min(to - position);
+        buffer.resize(len as usize, 0);
+        read_exact_at(file, &mut buffer, position).map_err(|e| Error::io("read", path, e))?;
+        each(position, &buffer)?;
+        position += len;
+    }
+    Ok(())
+}
+
+/// Writes `from..to` of a file over itself and syncs it.
+pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
+    let path = ctx.display(path);
+    in_pieces(file, &path, from, to, |position, piece| {
+        write_all_at(file, piece, position).map_err(|(_, e)| Error::io("write", &path, e))
+    })?;
+    file.sync_data().map_err(|e| Error::io("sync", &path, e))
+}
+
+/// Behind the last byte of `from..to` that is not zero.
+pub(crate) fn last_nonzero(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<u64> {
+    let mut last = from;
+    in_pieces(file, &ctx.display(path), from, to, |position, piece| {
+        if let Some(at) = piece.iter().rposition(|byte| *byte != 0) {
+            last = position + at as u64 + 1;
+        }
+        Ok(())
+    })?;
+    Ok(last)
+}

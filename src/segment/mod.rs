@@ -1,0 +1,594 @@
+//! What is a segment? A file of batches with a header in front, its open handles, and its sparse index.
+
+mod batch;
+pub(crate) mod builder;
+pub(crate) mod copy;
+pub(crate) mod create;
+pub(crate) mod keys;
+mod point;
+mod source;
+mod window;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use self::batch::{Batch, ByteView};
+use self::keys::Keys;
+pub(crate) use self::point::{Point, known_timestamp, timestamp_or_unknown};
+pub(crate) use self::source::{HeaderError, Source, read_batch, read_records};
+pub(crate) use self::window::Window;
+use crate::config::ReadMode;
+use crate::engine::files::Holder;
+use crate::engine::{Context, Counted, Identity, corrupt, malformed};
+use crate::error::{Error, Result};
+use crate::format::index::{IndexEntry, IndexFile};
+use crate::format::manifest::{SegmentEntry, SegmentState};
+use crate::format::names;
+use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::types::{Offset, Timestamp};
+
+/// Where the first batch of a segment lies.
+pub(crate) const FIRST_BATCH: u64 = SEGMENT_HEADER_BYTES as u64;
+
+/// One segment of a log, active or sealed.
+pub(crate) struct Segment {
+    pub(crate) base: Offset,
+    pub(crate) generation: u32,
+    pub(crate) epoch: u32,
+    pub(crate) path: PathBuf,
+    /// Compaction has been through it: the manifest says so.
+    pub(crate) cleaned: bool,
+    /// When the first of its tombstones may go, once that was looked up.
+    pub(crate) horizon: OnceLock<Option<Timestamp>>,
+    /// What its header must say of the segment before it, if that one is known and unchanged.
+    previous: Option<(Offset, u32)>,
+    /// Behind its last record; `u64::MAX` while it is active.
+    ///
+    /// Stored before the successor is published, and read behind an acquiring load of the visible end: whoever sees an
+    /// offset of the successor as visible sees this segment's end too.
+    end: AtomicU64,
+    /// The bytes that count; while it is active, the bytes written so far.
+    size: AtomicU64,
+    /// The greatest `max_timestamp` of its batches; `i64::MIN` where there is none, or it is not known. Of the active
+    /// one it is stored before a batch becomes visible: whoever sees a record sees a time that is not less than its own.
+    max_timestamp: AtomicI64,
+    /// Whether some written bytes may not be on the medium.
+    dirty: AtomicBool,
+    /// Held during a sync: whoever finds it clean knows that no sync of it is still under way.
+    /// Held by whoever syncs it: one at a time. IMPORTANT: a sync that failed is not tried again, by nobody. A second one would
+    /// succeed, and say nothing of the bytes that the first one lost.
+    syncing: Mutex<Option<Error>>,
+    synced: AtomicBool,
+    /// It lies before the log start, and its files are being deleted.
+    pub(crate) retired: AtomicBool,
+    file: Mutex<Option<Counted<Arc<dyn File>>>>,
+    map: Mutex<Option<Counted<Arc<Map>>>>,
+    header_checked: AtomicBool,
+    index: Mutex<Index>,
+    /// Which keys it has: only where streams are kept does anybody ask.
+    pub(crate) keys: Mutex<Keys>,
+    /// Held by whoever reads or writes the side file of the keys.
+    pub(crate) completing: Mutex<()>,
+    registered: AtomicBool,
+    pub(crate) last_used: AtomicU64,
+}
+
+/// A sparse index: every so many bytes, which offset lies where. Never believed, only used as a place to start from.
+#[derive(Default)]
+struct Index {
+    entries: Vec<IndexEntry>,
+    /// Up to this byte position the entries are missing: they are loaded or rebuilt when somebody seeks there.
+    missing_below: u64,
+    /// Whether the side file holds all of it.
+    saved: bool,
+}
+
+impl Segment {
+    /// A segment as a manifest lists it. `previous` is the end offset and last CRC of the entry before it.
+    pub(crate) fn from_entry(dir: &Path, entry: &SegmentEntry, previous: Option<(Offset, u32)>) -> Self {
+        let sealed = entry.state != SegmentState::Active;
+        Segment {
+            base: entry.base_offset,
+            generation: entry.generation,
+            epoch: entry.log_epoch,
+            path: dir.join(names::segment_file(entry.base_offset, entry.generation)),
+            previous,
+            end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
+            size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
+            max_timestamp: AtomicI64::new(entry.max_timestamp),
+            syncing: Mutex::new(None),
+            cleaned: entry.state == SegmentState::Cleaned,
+            horizon: OnceLock::new(),
+            dirty: AtomicBool::new(!entry.state.is_synced()),
+            synced: AtomicBool::new(entry.state.is_synced()),
+            retired: AtomicBool::new(false),
+            file: Mutex::new(None),
+            map: Mutex::new(None),
+            header_checked: AtomicBool::new(false),
+            index: Mutex::new(Index {
+                entries: Vec::new(),
+                missing_below: if sealed { entry.size } else { FIRST_BATCH },
+                saved: false,
+            }),
+            keys: Mutex::new(Keys::missing_below(if sealed { entry.size } else { FIRST_BATCH })),
+            completing: Mutex::new(()),
+            registered: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+        }
+    }
+
+    /// Behind its last record, once it is sealed.
+    pub(crate) fn end(&self) -> Option<Offset> {
+        match self.end.load(Ordering::Acquire) {
+            u64::MAX => None,
+            end => Some(Offset::new(end)),
+        }
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.end().is_some()
+    }
+
+    /// The bytes that count, so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// The greatest timestamp of its records, or more; `None` if it is not known, which it always is of an active one
+    /// that takes appends and is not empty.
+    pub(crate) fn max_timestamp(&self) -> Option<Timestamp> {
+        known_timestamp(self.max_timestamp.load(Ordering::Acquire))
+    }
+
+    /// Notes that it was written up to `size`, and the greatest timestamp up to there.
+    pub(crate) fn grow(&self, size: u64, max_timestamp: Option<Timestamp>) {
+        self.max_timestamp.store(timestamp_or_unknown(max_timestamp), Ordering::Release);
+        self.size.store(size, Ordering::Release);
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Gives the segment its end: it takes no more appends.
+    pub(crate) fn seal(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        self.max_timestamp.store(timestamp_or_unknown(max_timestamp), Ordering::Release);
+        self.size.store(size, Ordering::Release);
+        self.end.store(end.get(), Ordering::Release);
+    }
+
+    /// Gives the segment an earlier end than it had. All that it keeps is on the medium.
+    pub(crate) fn cut(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        self.end_at(end, size, max_timestamp);
+        self.mark_synced();
+        *self.map.lock() = None;
+        let mut index = self.index.lock();
+        index.entries.retain(|entry| u64::from(entry.position) < size);
+        index.missing_below = index.missing_below.min(size);
+        index.saved = false;
+    }
+
+    /// Leaves nothing of it: it is not part of the log any more, and whoever stands in it goes on elsewhere.
+    pub(crate) fn empty(&self) {
+        self.end_at(self.base, FIRST_BATCH, None);
+    }
+
+    /// Gives it an end that it did not have by appends. See [`Keys`].
+    fn end_at(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+        let mut keys = self.keys.lock();
+        self.seal(end, size, max_timestamp);
+        keys.forget(size);
+    }
+
+    /// Whether all its bytes are known to be on the medium and the manifest may say so.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// Makes every byte written before this call durable.
+    ///
+    /// # Errors
+    /// What the medium says; nothing is known of the bytes then.
+    pub(crate) fn sync(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+        let mut failed = self.syncing.lock();
+        self.sync_alone(ctx, &mut failed)
+    }
+
+    fn sync_alone(self: &Arc<Self>, ctx: &Context, failed: &mut Option<Error>) -> Result<()> {
+        if let Some(error) = failed {
+            return Err(error.clone());
+        }
+        // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
+        let sealed = self.is_sealed();
+        self.dirty.store(false, Ordering::Release);
+        let synced = self
+            .file(ctx)
+            .and_then(|file| file.sync_data().map_err(|e| Error::io("sync", &ctx.display(&self.path), e)));
+        match synced {
+            Ok(()) => {}
+            // Retention was faster: nobody needs the bytes any more, wherever they are.
+            Err(_) if self.retired.load(Ordering::Acquire) => return Ok(()),
+            Err(error) => {
+                self.dirty.store(true, Ordering::Release);
+                *failed = Some(error.clone());
+                return Err(error);
+            }
+        }
+        if sealed {
+            self.synced.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// As [`sync`](Segment::sync), if something was written since the last one; one that is under way is waited for.
+    ///
+    /// # Errors
+    /// As [`sync`](Segment::sync).
+    pub(crate) fn sync_if_dirty(self: &Arc<Self>, ctx: &Context) -> Result<()> {
+        let mut failed = self.syncing.lock();
+        if self.is_dirty() { self.sync_alone(ctx, &mut failed) } else { Ok(()) }
+    }
+
+    /// Notes that all its bytes have been synced by other means: written again first, if a sync had failed.
+    pub(crate) fn mark_synced(&self) {
+        *self.syncing.lock() = None;
+        self.dirty.store(false, Ordering::Release);
+        self.synced.store(self.is_sealed(), Ordering::Release);
+    }
+
+    /// The file, for reading and writing (for reading only once sealed and synced). Opened if it is not.
+    ///
+    /// # Errors
+    /// A missing file is a corruption: the manifest says it is there.
+    pub(crate) fn file(self: &Arc<Self>, ctx: &Context) -> Result<Arc<dyn File>> {
+        self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
+        let mut slot = self.file.lock();
+        if let Some(counted) = &*slot {
+            return Ok(counted.value.clone());
+        }
+        let mode = if self.is_synced() || ctx.read_only { OpenMode::Read } else { OpenMode::Write };
+        let file = ctx.storage.open(&self.path, mode).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                corrupt(ctx, &self.path, 0, "the manifest lists it and it is missing")
+            }
+            _ => Error::io("open", &ctx.display(&self.path), e),
+        })?;
+        *slot = Some(ctx.files.count(file.clone()));
+        drop(slot);
+        ctx.files.make_room(self.clone());
+        Ok(file)
+    }
+
+    /// Hands over the file that was just created for this segment.
+    pub(crate) fn adopt_file(self: &Arc<Self>, ctx: &Context, file: Arc<dyn File>) {
+        self.header_checked.store(true, Ordering::Release);
+        *self.file.lock() = Some(ctx.files.count(file));
+        self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
+        ctx.files.make_room(self.clone());
+    }
+
+    /// The bytes of a sealed segment, mapped.
+    ///
+    /// # Errors
+    /// A file shorter than the manifest says, or whose header is not this segment's, is a corruption.
+    pub(crate) fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Arc<Map>> {
+        self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
+        if let Some(counted) = &*self.map.lock() {
+            return Ok(counted.value.clone());
+        }
+        self.check_header(ctx, identity)?;
+        let file = self.file(ctx)?;
+        let size = self.size();
+        let len = file.len().map_err(|e| Error::io("look at", &ctx.display(&self.path), e))?;
+        if len < size {
+            let what = format!("it has {len} bytes, the manifest says {size}");
+            return Err(corrupt(ctx, &self.path, len, &what));
+        }
+        let map = file.map(size).map_err(|e| Error::io("map", &ctx.display(&self.path), e))?;
+        let map = Arc::new(map);
+        *self.map.lock() = Some(ctx.files.count(map.clone()));
+        // The map keeps the bytes; a file that is never written again needs no handle beside it.
+        if self.is_synced() {
+            *self.file.lock() = None;
+        }
+        ctx.files.make_room(self.clone());
+        Ok(map)
+    }
+
+    /// The bytes of the segment as the reader asked for them.
+    ///
+    /// # Errors
+    /// As [`map`](Segment::map) and [`file`](Segment::file).
+    pub(crate) fn source(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
+        if self.is_sealed() && ctx.read_mode == ReadMode::Map {
+            return Ok(Source::Map(self.map(ctx, identity)?));
+        }
+        self.check_header(ctx, identity)?;
+        let file = self.file(ctx)?;
+        Ok(Source::Window(Window::new(file, ctx.display(&self.path))))
+    }
+
+    /// As [`source`](Segment::source), for a few batches here and there: reads no more ahead than a batch of few records needs.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source).
+    pub(crate) fn source_of_few(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
+        self.source(ctx, identity).map(|source| match source {
+            Source::Window(window) => Source::Window(window.of_few()),
+            Source::Map(map) => Source::Map(map),
+        })
+    }
+
+    /// Reads and checks the file's header, once.
+    ///
+    /// # Errors
+    /// `Corrupt` or `UnsupportedFormat` if the header is not this segment's; what the medium says.
+    pub(crate) fn check_header(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
+        if self.header_checked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let file = self.file(ctx)?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let n =
+            read_up_to(&*file, &mut bytes, 0).map_err(|e| Error::io("read", &ctx.display(&self.path), e))?;
+        let header = SegmentHeader::decode(bytes.get(..n).unwrap_or(&[]))
+            .map_err(|m| malformed(ctx, &self.path, 0, &m))?;
+        if let Some(what) = self.mismatch(&header, identity) {
+            return Err(corrupt(ctx, &self.path, 0, what));
+        }
+        self.header_checked.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a valid header names this segment, whatever it says of the one before.
+    pub(crate) fn is_own(&self, header: &SegmentHeader, identity: &Identity) -> bool {
+        (header.topic_id, header.partition, header.secret)
+            == (identity.topic_id, identity.partition, identity.secret)
+            && (header.base_offset, header.generation, header.log_epoch)
+                == (self.base, self.generation, self.epoch)
+    }
+
+    /// As [`check_header`](Segment::check_header), also if it was checked before.
+    ///
+    /// # Errors
+    /// As [`check_header`](Segment::check_header).
+    pub(crate) fn check_header_again(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
+        self.header_checked.store(false, Ordering::Release);
+        self.check_header(ctx, identity)
+    }
+
+    /// Why a valid header is not this segment's, if it is not.
+    pub(crate) fn mismatch(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
+        if header.topic_id != identity.topic_id || header.partition != identity.partition {
+            Some("the segment belongs to another partition")
+        } else if header.base_offset != self.base || header.generation != self.generation {
+            Some("the segment's header contradicts its file name")
+        } else if header.secret != identity.secret {
+            Some("the segment's secret contradicts the manifest")
+        } else if header.log_epoch != self.epoch {
+            Some("the segment's log epoch contradicts the manifest")
+        } else if self.previous.is_some_and(|previous| previous != (header.prev_end, header.prev_crc)) {
+            Some("the segment does not follow the one before it")
+        } else {
+            None
+        }
+    }
+
+    /// Whether it has bytes that are not synced.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Closes what is open; whoever uses it just now keeps it until done.
+    pub(crate) fn release(&self) {
+        *self.file.lock() = None;
+        *self.map.lock() = None;
+        let mut index = self.index.lock();
+        if index.saved && self.is_sealed() {
+            *index = Index { entries: Vec::new(), missing_below: self.size(), saved: true };
+        }
+        self.keys.lock().release(self.size());
+    }
+
+    /// Deletes the files of a segment that is not part of the log any more. Whoever uses them just now keeps them until
+    /// done; what cannot be deleted is removed by the next opening, since no manifest lists it.
+    pub(crate) fn retire(&self, ctx: &Context) {
+        self.unlink(ctx);
+        self.release();
+    }
+
+    /// As [`retire`](Segment::retire), but what is open stays so until it is [released](Segment::release): a file system
+    /// frees the room of a file when its last user goes, and that may take it a while.
+    pub(crate) fn unlink(&self, ctx: &Context) {
+        // Before the files go: whoever misses one of them finds out here why.
+        self.retired.store(true, Ordering::Release);
+        // The indexes first: where one stays, so does the segment, whose name shows that something is left here.
+        let is_gone = |path: &Path| match ctx.storage.remove_file(path) {
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        if is_gone(&self.index_path()) && is_gone(&self.keys_path()) {
+            is_gone(&self.path);
+        }
+    }
+
+    // -- the index --
+
+    /// Notes where a batch is about to be written.
+    pub(crate) fn add_index_entry(&self, entry: IndexEntry) {
+        self.index.lock().entries.push(entry);
+    }
+
+    /// Gives a segment that was just written its whole index.
+    pub(crate) fn set_index(&self, entries: Vec<IndexEntry>) {
+        *self.index.lock() = Index { entries, missing_below: FIRST_BATCH, saved: false };
+    }
+
+    /// Says that the indexes know nothing below `position` yet.
+    pub(crate) fn set_index_missing_below(&self, position: u64) {
+        self.index.lock().missing_below = position;
+        self.forget_keys(position);
+    }
+
+    /// A byte position at which a batch begins that is not behind the batch of `offset`: where to start walking.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source), if the index has to be rebuilt.
+    pub(crate) fn seek(self: &Arc<Self>, ctx: &Context, identity: &Identity, offset: Offset) -> Result<u64> {
+        self.complete_index(ctx, identity)?;
+        let index = self.index.lock();
+        let delta = offset.since(self.base);
+        let at = index.entries.partition_point(|entry| u64::from(entry.offset_delta) <= delta);
+        Ok(at
+            .checked_sub(1)
+            .and_then(|at| index.entries.get(at))
+            .map_or(FIRST_BATCH, |e| u64::from(e.position)))
+    }
+
+    /// An offset before which every batch of the segment is older than `time`: where to start walking.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source), if the index has to be rebuilt.
+    pub(crate) fn seek_time(
+        self: &Arc<Self>,
+        ctx: &Context,
+        identity: &Identity,
+        time: Timestamp,
+    ) -> Result<Offset> {
+        self.complete_index(ctx, identity)?;
+        let index = self.index.lock();
+        let at = index.entries.partition_point(|entry| entry.max_before < time.as_millis());
+        let last = at.checked_sub(1).and_then(|at| index.entries.get(at));
+        Ok(last.map_or(self.base, |entry| self.base.plus(u64::from(entry.offset_delta))))
+    }
+
+    /// Loads or rebuilds the entries that are not in memory.
+    fn complete_index(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
+        let missing = self.index.lock().missing_below;
+        if missing <= FIRST_BATCH {
+            return Ok(());
+        }
+        let (entries, saved) = match self.load_index(ctx, identity, missing) {
+            Some(entries) => (entries, true),
+            None => (self.rebuild_index(ctx, identity, missing)?, false),
+        };
+        let mut index = self.index.lock();
+        if index.missing_below == missing {
+            index.entries.splice(0..0, entries);
+            index.missing_below = FIRST_BATCH;
+            index.saved = saved && self.is_sealed();
+        }
+        Ok(())
+    }
+
+    /// The entries of the side file, if it speaks of exactly the bytes below `covers`.
+    fn load_index(&self, ctx: &Context, identity: &Identity, covers: u64) -> Option<Vec<IndexEntry>> {
+        let bytes = crate::storage::read_file(&*ctx.storage, &self.index_path(), u64::from(u32::MAX)).ok()?;
+        let file = IndexFile::decode(&bytes).ok()?;
+        let ours = file.topic_id == identity.topic_id
+            && file.partition == identity.partition
+            && file.base_offset == self.base
+            && file.generation == self.generation
+            && file.log_epoch == self.epoch
+            && file.covers_bytes == covers;
+        ours.then_some(file.entries)
+    }
+
+    /// Walks the headers below `end` and notes one entry for each step of the walk.
+    fn rebuild_index(
+        self: &Arc<Self>,
+        ctx: &Context,
+        identity: &Identity,
+        end: u64,
+    ) -> Result<Vec<IndexEntry>> {
+        const STEP: u64 = 4096;
+        let mut source = self.source(ctx, identity)?;
+        let seed = identity.seed();
+        let (mut entries, mut position, mut noted) = (Vec::new(), FIRST_BATCH, FIRST_BATCH);
+        let mut max_before = i64::MIN;
+        while position < end {
+            // What cannot be read is met, and reported, by whoever reads there; the index just ends.
+            let Ok((header, _)) = source.header(ctx, position, seed) else { break };
+            if position - noted >= STEP {
+                if let (Ok(offset_delta), Ok(position)) =
+                    (u32::try_from(header.base_offset.since(self.base)), u32::try_from(position))
+                {
+                    entries.push(IndexEntry { offset_delta, position, max_before });
+                }
+                noted = position;
+            }
+            max_before = max_before.max(header.max_timestamp.as_millis());
+            position += header.stored_bytes();
+        }
+        Ok(entries)
+    }
+
+    /// Writes the side file for the first `covers` bytes. It is derived: not synced, and no error if it fails.
+    pub(crate) fn save_index(self: &Arc<Self>, ctx: &Context, identity: &Identity, covers: u64, end: Offset) {
+        if self.complete_index(ctx, identity).is_err() {
+            return;
+        }
+        let entries = {
+            let index = self.index.lock();
+            if index.saved {
+                return;
+            }
+            index.entries.clone()
+        };
+        if !ctx.may_write_beside() {
+            return;
+        }
+        let bytes = IndexFile {
+            topic_id: identity.topic_id,
+            partition: identity.partition,
+            base_offset: self.base,
+            generation: self.generation,
+            log_epoch: self.epoch,
+            covers_bytes: covers,
+            end_offset: end,
+            entries,
+        }
+        .encode();
+        let written = ctx
+            .storage
+            .open(&self.index_path(), OpenMode::Truncate)
+            .and_then(|file| write_all_at(&*file, &bytes, 0).map_err(|(_, e)| e));
+        match written {
+            Ok(()) if !self.retired.load(Ordering::Acquire) => self.index.lock().saved = self.is_sealed(),
+            _ => {
+                // Half an index is rebuilt like none at all; that of a retired segment nobody reads.
+                let _ = ctx.storage.remove_file(&self.index_path());
+            }
+        }
+    }
+
+    /// The path of the index side file.
+    pub(crate) fn index_path(&self) -> PathBuf {
+        self.path.with_file_name(names::index_file(self.base, self.generation))
+    }
+}
+
+impl Holder for Segment {
+    fn register(&self) -> bool {
+        !self.registered.swap(true, Ordering::AcqRel)
+    }
+
+    fn forget(&self) -> bool {
+        self.registered.store(false, Ordering::Release);
+        false
+    }
+
+    fn is_open(&self) -> bool {
+        self.file.lock().is_some() || self.map.lock().is_some() || self.keys.lock().is_open()
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    fn release(&self) {
+        Segment::release(self);
+    }
+}

@@ -1,0 +1,72 @@
+//! A place between two batches of a segment, and what appending there needs to know.
+
+use super::FIRST_BATCH;
+use crate::format::batch::BatchHeader;
+use crate::format::digest::Digest;
+use crate::format::manifest::SegmentEntry;
+use crate::types::{Offset, Timestamp};
+
+/// A place in the log between two batches, and what appending there needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    pub(crate) base: Offset,
+    pub(crate) generation: u32,
+    /// That of the segment.
+    pub(crate) epoch: u32,
+    pub(crate) position: u64,
+    pub(crate) end: Offset,
+    /// The largest timestamp of the segment's first batch.
+    pub(crate) first_timestamp: Option<Timestamp>,
+    /// The largest timestamp in the segment up to here.
+    pub(crate) max_timestamp: Option<Timestamp>,
+    /// The header CRC of the batch before it, 0 if there is none.
+    pub(crate) last_crc: u32,
+    /// The digest of the segment's batches up to here.
+    pub(crate) digest: Digest,
+}
+
+impl Point {
+    /// The beginning of an empty segment that follows a batch with the header CRC `last_crc`.
+    pub(crate) fn start_of(base: Offset, generation: u32, epoch: u32, last_crc: u32) -> Self {
+        Point {
+            base,
+            generation,
+            epoch,
+            position: FIRST_BATCH,
+            end: base,
+            first_timestamp: None,
+            max_timestamp: None,
+            last_crc,
+            digest: Digest::default(),
+        }
+    }
+
+    /// Moves behind the batch that begins here, which has this header with this CRC.
+    pub(crate) fn pass(&mut self, header: &BatchHeader, crc: u32) {
+        self.position += header.stored_bytes();
+        self.end = header.end_offset();
+        self.last_crc = crc;
+        self.digest.add(crc, header.body_crc);
+        self.first_timestamp.get_or_insert(header.max_timestamp);
+        self.max_timestamp = self.max_timestamp.max(Some(header.max_timestamp));
+    }
+
+    /// Says in the manifest's entry of its segment that the segment ends here.
+    pub(crate) fn end_entry(&self, entry: &mut SegmentEntry) {
+        entry.size = self.position;
+        entry.end_offset = self.end;
+        entry.last_crc = self.last_crc;
+        entry.max_timestamp = timestamp_or_unknown(self.max_timestamp);
+        entry.digest = self.digest;
+    }
+}
+
+/// A timestamp as the files keep it, which know -2^63 as "none, or not known".
+pub(crate) fn known_timestamp(millis: i64) -> Option<Timestamp> {
+    (millis != i64::MIN).then(|| Timestamp::from_millis(millis))
+}
+
+/// The other way.
+pub(crate) fn timestamp_or_unknown(timestamp: Option<Timestamp>) -> i64 {
+    timestamp.map_or(i64::MIN, Timestamp::as_millis)
+}

@@ -1,0 +1,140 @@
+//! The bytes of a segment, however they are read, and the batches in them.
+
+use super::Segment;
+use super::batch::ByteView;
+use super::window::Window;
+use crate::engine::{Context, corrupt, malformed};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, decode_header, is_zero};
+use crate::format::compression::Codec;
+use crate::format::packing;
+use crate::format::reader::Malformed;
+use crate::storage::Map;
+use crate::sync::Arc;
+
+/// The bytes of a segment, however they are read.
+pub(crate) enum Source {
+    /// A sealed one.
+    Map(Arc<Map>),
+    /// An active one, or any without maps.
+    Window(Window),
+}
+
+impl Source {
+    /// Whether nothing but zeros is between two positions, as far as the file reaches.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(crate) fn is_zero(&mut self, ctx: &Context, mut position: u64, end: u64) -> Result<bool> {
+        const STEP: usize = 256 << 10;
+        while position < end {
+            let wanted = STEP.min(usize::try_from(end - position).unwrap_or(STEP));
+            let bytes = self.get(ctx, position, wanted)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if !is_zero(bytes) {
+                return Ok(false);
+            }
+            position += bytes.len() as u64;
+        }
+        Ok(true)
+    }
+
+    /// The `len` bytes at `position`, or as many as there are.
+    pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
+        match self {
+            Source::Map(map) => {
+                let all = map.as_slice();
+                let start = usize::try_from(position).unwrap_or(usize::MAX).min(all.len());
+                Ok(all.get(start..start.saturating_add(len).min(all.len())).unwrap_or(&[]))
+            }
+            Source::Window(window) => window.get(ctx, position, len),
+        }
+    }
+
+    /// The batch header at `position` and its CRC, checked.
+    pub(crate) fn header(
+        &mut self,
+        ctx: &Context,
+        position: u64,
+        seed: Seed,
+    ) -> std::result::Result<(BatchHeader, u32), HeaderError> {
+        let bytes = self.get(ctx, position, HEADER_BYTES).map_err(HeaderError::Io)?;
+        decode_header(bytes, seed).map_err(HeaderError::Malformed)
+    }
+}
+
+/// Why there is no header.
+pub(crate) enum HeaderError {
+    Io(Error),
+    Malformed(crate::format::reader::Malformed),
+}
+
+/// Reads, checks and decompresses the batch that begins at a position of a segment.
+///
+/// # Errors
+/// What the medium says; corrupt, if there is no batch of this segment.
+pub(crate) fn read_batch(
+    ctx: &Context,
+    seed: Seed,
+    segment: &Segment,
+    source: &mut Source,
+    position: u64,
+) -> Result<(BatchHeader, ByteView)> {
+    let header = match source.header(ctx, position, seed) {
+        Ok((header, _)) => header,
+        Err(HeaderError::Io(e)) => return Err(e),
+        Err(HeaderError::Malformed(m)) => return Err(malformed(ctx, &segment.path, position, &m)),
+    };
+    if header.log_epoch < segment.epoch || header.base_offset < segment.base {
+        return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
+    }
+    let records = read_records(ctx, source, position, &header)?;
+    let records = records.map_err(|m| malformed(ctx, &segment.path, position + HEADER_BYTES as u64, &m))?;
+    Ok((header, records))
+}
+
+/// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with
+/// them.
+///
+/// # Errors
+/// What the medium says.
+pub(crate) fn read_records(
+    ctx: &Context,
+    source: &mut Source,
+    position: u64,
+    header: &BatchHeader,
+) -> Result<std::result::Result<ByteView, Malformed>> {
+    let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
+    let bytes = source.get(ctx, body, stored)?;
+    Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
+}
+
+/// The records of a body that has passed its checksum, and lies at `position`.
+fn uncompressed(
+    ctx: &Context,
+    source: &Source,
+    header: &BatchHeader,
+    position: u64,
+) -> std::result::Result<ByteView, Malformed> {
+    let lost = || Malformed::new(0, "the body is gone");
+    let stored = header.body_len as usize;
+    let shared = match source {
+        Source::Map(map) => usize::try_from(position)
+            .ok()
+            .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
+        Source::Window(window) => window
+            .share(position)
+            .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
+    }
+    .ok_or_else(lost)?;
+    let records = header.uncompressed_len as usize;
+    if header.codec == Codec::None.number() {
+        packing::check_plain(header, shared.as_slice())?;
+        return shared.shortened(records).ok_or_else(lost);
+    }
+    let mut buffer = ctx.pool.take_used();
+    packing::unpack_with_table(header, shared.as_slice(), &mut buffer)?;
+    ByteView::of_buffer(Arc::new(buffer), 0, records).ok_or_else(lost)
+}

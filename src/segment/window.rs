@@ -1,0 +1,92 @@
+//! How are bytes of a file that grows looked at? Through a window of positional reads, shared by the batches in it.
+
+use std::path::PathBuf;
+
+use crate::engine::{Buffer, Context};
+use crate::error::{Error, Result};
+use crate::storage::{File, read_up_to};
+use crate::sync::Arc;
+
+/// A piece of a file in memory. Moving it on reads ahead, more the longer the walk goes on.
+pub(crate) struct Window {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    buffer: Option<Arc<Buffer>>,
+    /// The file position of the buffer's first byte.
+    start: u64,
+    /// How much the next read asks for.
+    ahead: usize,
+    ahead_max: usize,
+}
+
+const AHEAD_OF_FEW: usize = 4 << 10;
+const AHEAD_MIN: usize = 64 << 10;
+const AHEAD_MAX: usize = 512 << 10;
+
+impl Window {
+    pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
+        Window { file, path, buffer: None, start: 0, ahead: AHEAD_MIN, ahead_max: AHEAD_MAX }
+    }
+
+    /// For a look here and there instead of a walk.
+    pub(crate) fn of_few(self) -> Self {
+        Window { ahead: AHEAD_OF_FEW, ahead_max: AHEAD_OF_FEW, ..self }
+    }
+
+    /// Forgets what was read: the file may have grown since.
+    pub(crate) fn forget(&mut self) {
+        self.buffer = None;
+    }
+
+    /// The `len` bytes at `position`, or as many as the file has.
+    ///
+    /// # Errors
+    /// What the medium says.
+    pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
+        if self.range(position, len).is_none() {
+            self.read(ctx, position, len)?;
+        }
+        let (start, buffer) = match (usize::try_from(position - self.start), &self.buffer) {
+            (Ok(start), Some(buffer)) => (start, buffer),
+            _ => return Ok(&[]),
+        };
+        let end = start.saturating_add(len).min(buffer.len());
+        Ok(buffer.get(start..end).unwrap_or(&[]))
+    }
+
+    /// The buffer that the last [`get`](Window::get) answered from, and where in it `position` lies.
+    pub(crate) fn share(&self, position: u64) -> Option<(Arc<Buffer>, usize)> {
+        let start = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        Some((self.buffer.clone()?, start))
+    }
+
+    /// Whether the whole range is in memory.
+    fn range(&self, position: u64, len: usize) -> Option<()> {
+        let start = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        self.buffer.as_ref()?.get(start..start.checked_add(len)?).map(|_| ())
+    }
+
+    fn read(&mut self, ctx: &Context, position: u64, len: usize) -> Result<()> {
+        let wanted = len.max(self.ahead);
+        self.ahead = (self.ahead * 2).min(self.ahead_max);
+        // A batch may still borrow the old buffer: then it keeps it, and this takes another.
+        let mut buffer = match self.buffer.take().map(Arc::try_unwrap) {
+            Some(Ok(mut own)) => {
+                let more = wanted.saturating_sub(own.len());
+                own.reserve(more);
+                own
+            }
+            _ => ctx.pool.take_used(),
+        };
+        // Zero-fills only what the buffer has not held before.
+        if buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+        let room = buffer.get_mut(..wanted).unwrap_or_default();
+        let n = read_up_to(&*self.file, room, position).map_err(|e| Error::io("read", &self.path, e))?;
+        buffer.truncate(n);
+        self.start = position;
+        self.buffer = Some(Arc::new(buffer));
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! How do batches get into several logs at once, all of them or none? Checked and given their offsets with all writers held,
+//! written to the journal, then to the segments. The order in which writers are locked is that of topic id and partition.
+
+use std::task::{Poll, Waker};
+
+use super::journal::Journal;
+use crate::config::Durability;
+use crate::error::{Error, Outcome, Result};
+use crate::log::journal::LogJournal;
+use crate::log::participate::{Held, Part, hold};
+use crate::log::{Appended, Log};
+use crate::stats::Event;
+use crate::sync::Arc;
+
+/// A transaction that is written, and as safe as the strictest of its logs demands once it has been waited for.
+pub(crate) struct Committing {
+    journal: Arc<Journal>,
+    logs: Vec<Arc<Log>>,
+    answers: Vec<Option<Appended>>,
+    /// Up to where the journal has to be durable for it; `None` if it needs no record.
+    upto: Option<u64>,
+    /// Whether one of its topics waits for a sync.
+    is_strict: bool,
+}
+
+/// Appends all batches or none, if all conditions hold. `written` is told where they went before anybody else can append
+/// to these logs.
+///
+/// # Errors
+/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing
+/// was done. If a write fails the outcome is unknown until the broker is opened again, and the logs concerned take no
+/// appends until then.
+pub(crate) fn commit(
+    journal: &Arc<Journal>,
+    parts: Vec<Part>,
+    written: impl FnOnce(&[Option<Appended>]),
+) -> Result<Committing> {
+    let ctx = journal.ctx();
+    let logs: Vec<Arc<Log>> = parts.iter().map(|part| part.log.clone()).collect();
+    // One batch is whole by itself.
+    let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
+    let mut events = Vec::new();
+    // Once in the journal and once in its segment.
+    let needed = |part: &Part| {
+        let stored = part.batch.as_ref().map_or(0, |batch| batch.stored.len());
+        part.log.bytes_to_append(stored) + stored as u64
+    };
+    let _claim = ctx.claim(|| parts.iter().map(needed).sum())?;
+    let writes = parts.iter().any(|part| part.batch.is_some());
+    logs.iter().try_for_each(|log| log.check_writable())?;
+    if writes && let Err(error) = ctx.check_reserve() {
+        // Whatever this frees is for the next attempt.
+        ctx.make_room();
+        ctx.check_reserve().map_err(|_| error)?;
+    }
+    // A single append needs no journal, and waits for nobody who begins it anew.
+    let entered = journaled.then(|| journal.enter());
+    let done = if journaled { journal.prepare() } else { Ok(()) }
+        .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
+    drop(entered);
+    events.iter().for_each(|event| ctx.event(event));
+    if !events.is_empty() {
+        logs.iter().for_each(Log::request_work);
+    }
+    if writes {
+        ctx.appended(done.as_ref().map(drop));
+    }
+    match &done {
+        Ok(_) => logs.iter().for_each(Log::keep_size),
+        // For the next attempt: the batches of this one are gone.
+        Err(error) if error.is_full() => drop(ctx.make_room()),
+        Err(_) => {}
+    }
+    let (answers, upto) = done.map_err(|error| match &error {
+        Error::OffsetConflict { topic, partition, .. } => {
+            let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
+            logs.iter().find(is_it).map_or(error.clone(), |log| log.answer_conflict(error.clone()))
+        }
+        Error::VersionConflict { topic, .. } => {
+            let of_topic = logs.iter().filter(|log| log.topic() == topic);
+            of_topic.fold(error.clone(), |error, log| log.answer_conflict(error))
+        }
+        _ => error,
+    })?;
+    let mut committing = Committing { journal: journal.clone(), logs, answers, upto, is_strict: false };
+    committing.is_strict = committing.announce();
+    if journaled {
+        journal.checkpoint_if_large();
+    }
+    Ok(committing)
+}
+
+/// The part of [`commit`] with the writers of all logs held.
+fn write_all(
+    journal: &Journal,
+    logs: &[Arc<Log>],
+    parts: Vec<Part>,
+    journaled: bool,
+    written: impl FnOnce(&[Option<Appended>]),
+    events: &mut Vec<Event>,
+) -> Result<(Vec<Option<Appended>>, Option<u64>)> {
+    let ctx = journal.ctx();
+    let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
+    let mut held = hold(logs, parts)?;
+    for part in &mut held {
+        events.extend(part.roll()?);
+    }
+    let mut upto = None;
+    let state = if journaled {
+        let mut state = journal.begin()?;
+        let id = state.next_id();
+        held.iter_mut().for_each(|part| part.fill(id));
+        let parts = held.iter().filter_map(Held::committed).collect();
+        let involved = held.iter().filter_map(Held::involved).collect();
+        let done = state.write(ctx, journal.durable(), parts, involved).and_then(|end| {
+            upto = Some(end);
+            // From here on it has happened.
+            let written = held
+                .iter()
+                .try_for_each(|part| part.write().map_err(|(_, e)| Error::io("write", &part.path(), e)));
+            written.inspect_err(|error| state.fail(error))
+        });
+        if let Err(error) = done {
+            drop(state);
+            if error.outcome() == Outcome::Unknown {
+                held.iter().for_each(|part| part.poison(&error));
+            }
+            return Err(error);
+        }
+        for part in &mut held {
+            part.advance(upto);
+        }
+        Some(state)
+    } else {
+        held.iter_mut().for_each(|part| part.fill(0));
+        for part in &mut held {
+            part.write().map_err(|(written, e)| part.write_failed(written, e))?;
+            part.advance(None);
+        }
+        None
+    };
+    for part in &mut held {
+        if let Some((place, appended)) = part.publish()
+            && let Some(answer) = answers.get_mut(place)
+        {
+            *answer = Some(appended);
+        }
+    }
+    // IMPORTANT: behind the log ends. Whoever syncs the journal moves the visible ends up to them.
+    drop(state);
+    written(&answers);
+    Ok((answers, upto))
+}
+
+impl Committing {
+    fn written(&self) -> impl Iterator<Item = (&Arc<Log>, &Appended)> {
+        self.logs.iter().zip(&self.answers).filter_map(|(log, answer)| Some((log, answer.as_ref()?)))
+    }
+
+    /// Where the batch of a part went.
+    pub(crate) fn written_at(&self, place: usize) -> Option<(&Arc<Log>, &Appended)> {
+        Some((self.logs.get(place)?, self.answers.get(place)?.as_ref()?))
+    }
+
+    /// Wakes readers of what is visible already, and sees to it that the rest is synced in time. Answers whether one of the
+    /// logs has to be waited for.
+    fn announce(&self) -> bool {
+        let mut is_strict = false;
+        for (log, _) in self.written() {
+            match log.settings().durability {
+                Durability::Sync => is_strict = true,
+                Durability::Interval(every) => {
+                    log.arm_interval(every);
+                    log.wake_readers();
+                }
+                Durability::Os => log.wake_readers(),
+            }
+        }
+        is_strict
+    }
+
+    /// Returns once everything is visible, and as durable as the strictest of the logs demands.
+    ///
+    /// # Errors
+    /// A sync failed: the logs take no appends until the broker is opened again.
+    pub(crate) fn wait(&self) -> Result<()> {
+        match self.upto {
+            _ if !self.is_strict => Ok(()),
+            None => self.written().try_for_each(|(log, at)| log.wait_visible(at.end, at.epoch)),
+            Some(upto) => self.journal.make_durable(upto).inspect_err(|e| self.failed(e)),
+        }
+    }
+
+    /// As [`wait`](Committing::wait) for a future: leaves the waker, and the sync to the worker.
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<()>> {
+        let Some(upto) = self.upto.filter(|_| self.is_strict && !self.journal.ctx().clock.is_manual()) else {
+            if !self.is_strict || self.upto.is_some() {
+                return Poll::Ready(self.wait());
+            }
+            let mut polled = Poll::Ready(Ok(()));
+            for (log, at) in self.written() {
+                polled = log.poll_visible(at.end, at.epoch, waker);
+                if polled.is_pending() {
+                    log.request_sync();
+                }
+            }
+            return polled;
+        };
+        let polled = self.journal.poll_durable(upto, waker);
+        match &polled {
+            Poll::Pending if self.request_sync() => {}
+            Poll::Pending => return Poll::Ready(self.wait()),
+            Poll::Ready(Err(error)) => self.failed(error),
+            Poll::Ready(Ok(())) => {}
+        }
+        polled
+    }
+
+    /// Leaves the sync to the worker. Answers false if that would not come to it.
+    pub(crate) fn request_sync(&self) -> bool {
+        if !self.is_strict || self.upto.is_some_and(|upto| self.journal.durable() >= upto) {
+            return true;
+        }
+        // With any of these logs the worker syncs the journal.
+        let asked = self.written().map(|(log, _)| log).find(|log| log.is_usable());
+        asked.inspect(|log| log.want_sync()).is_some()
+    }
+
+    fn failed(&self, error: &Error) {
+        self.written().for_each(|(log, _)| drop(log.poison(error.clone())));
+    }
+}

@@ -1,0 +1,486 @@
+//! What makes a transaction whole after any crash? One record, written before anything of it is written elsewhere, in a
+//! file that all partitions of a broker share.
+//!
+//! The concurrency argument:
+//! - The *gate* is shared by whoever writes a transaction and taken alone by whoever starts the file anew, or cuts a log:
+//!   so no record ever speaks of offsets that were given to something else. It comes before every lock of a log, and is
+//!   not held while somebody waits for a sync.
+//! - The journal's own lock is taken with the writers' locks of the partitions held, and held over the choice of an id,
+//!   the write of a record and of its batches, and the log ends behind them: positions rise in the order in which records
+//!   are written, and who finds a record noted finds its batches written, or the log poisoned before them.
+//! - *Durable* means: what precedes the transaction in each of its partitions is on the medium, and so is the record. Who
+//!   leads a sync of the journal therefore syncs those segments first, by themselves and not through their logs: a log's
+//!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it, only
+//!   visible. What durable records *cover* without a gap needs no sync of its segment: it is written again if it is lost, in
+//!   the order of the records. So transactions in a row take one sync each.
+//! - A *cut* of a log that the file speaks of begins the file anew first, and that waits for a sync that is under way: so
+//!   the leader never makes visible what was cut off.
+
+use std::path::Path;
+use std::task::{Poll, Waker};
+
+use super::records::{Known, lost_record};
+use crate::engine::{Context, Identity};
+use crate::error::{Error, Result, Space, is_space};
+use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
+use crate::format::names;
+use crate::log::Log;
+use crate::log::commit::GroupCommit;
+use crate::log::journal::{Alone, LogJournal};
+use crate::log::participate::Involved;
+use crate::log::recovery::transactions::Tail;
+use crate::storage::{File, OpenMode, replace_file, write_all_at};
+use crate::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use crate::types::Offset;
+
+/// A broker's journal. There is no file before the first transaction.
+pub(crate) struct Journal {
+    ctx: Arc<Context>,
+    gate: RwLock<()>,
+    state: Mutex<State>,
+    commit: GroupCommit,
+    /// During an opening, the records that the file had before. No other lock is taken while it is
+    /// held.
+    known: Mutex<Option<Known>>,
+}
+
+pub(crate) struct State {
+    pub(super) file: Option<Arc<dyn File>>,
+    /// Where the next record goes in the file.
+    pub(super) position: u64,
+    /// As [`position`](State::position), counted on through all files: what is waited for.
+    written: u64,
+    /// `written` at the beginning of the file.
+    begun: u64,
+    pub(super) floor: u64,
+    pub(super) next_id: u64,
+    /// What records of this file speak of.
+    involved: Vec<Involved>,
+    /// How many of them the last sync took care of.
+    settled: usize,
+    /// Which records a restart finds is unknown: nothing more is committed.
+    pub(super) failed: Option<Error>,
+    /// From where on the file is so large that it should begin anew.
+    large_from: u64,
+    /// Why it could not begin anew.
+    stuck: Option<Error>,
+    bytes_max: u64,
+}
+
+/// No file is begun anew while it lives, and no log is cut.
+pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
+
+impl Journal {
+    pub(crate) fn new(ctx: Arc<Context>) -> Self {
+        let state = State {
+            file: None,
+            position: 0,
+            written: 0,
+            begun: 0,
+            floor: 1,
+            next_id: 1,
+            involved: Vec::new(),
+            settled: 0,
+            failed: None,
+            large_from: FILE_BYTES,
+            stuck: None,
+            bytes_max: JOURNAL_BYTES_MAX,
+        };
+        Journal {
+            ctx,
+            gate: RwLock::new(()),
+            state: Mutex::new(state),
+            commit: GroupCommit::new(0),
+            known: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Notes, during an opening, which records the file has.
+    pub(super) fn know(&self, records: Option<Known>) {
+        *self.known.lock() = records;
+    }
+
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        self.gate.read()
+    }
+
+    /// Sees to it that there is a file. With no lock of a log held: the first one is synced.
+    ///
+    /// # Errors
+    /// An earlier failure; or what the medium says.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.check()?;
+        if state.file.is_none() { state.start_file(&self.ctx, false) } else { Ok(()) }
+    }
+
+    /// The right to write the next record. With the writers' locks of its partitions held.
+    ///
+    /// # Errors
+    /// An earlier failure.
+    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        state.check()?;
+        Ok(state)
+    }
+
+    /// As [`make_durable`](Journal::make_durable) for a future, which leaves its waker and the sync to somebody else.
+    pub(crate) fn poll_durable(&self, upto: u64, waker: &Waker) -> Poll<Result<()>> {
+        self.commit.register(waker);
+        // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
+        if self.commit.durable() >= upto {
+            return Poll::Ready(Ok(()));
+        }
+        self.commit.failure().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+    }
+
+    /// Up to where it is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.commit.durable()
+    }
+
+    /// The leader's part. After a failure nothing is committed any more.
+    fn sync(&self) -> Result<u64> {
+        self.try_sync().inspect_err(|error| self.state.lock().fail(error))
+    }
+
+    fn try_sync(&self) -> Result<u64> {
+        let (file, written, involved, settled) = {
+            let state = self.state.lock();
+            let fresh = state.involved.get(state.settled..).unwrap_or_default().to_vec();
+            (state.file.clone(), state.written, fresh, state.involved.len())
+        };
+        let Some(file) = file else { return Ok(written) };
+        for part in &involved {
+            part.log.sync_before(part.before)?;
+        }
+        file.sync_data().map_err(|e| Error::io("sync", &self.ctx.display(Path::new(names::JOURNAL)), e))?;
+        // None of these logs is cut before this is done: a cut makes everything durable first that the journal says of it.
+        for part in involved {
+            part.log.cover(part.end);
+            part.log.publish_visible(part.end);
+        }
+        let mut state = self.state.lock();
+        // The file is begun anew only by who is alone, and that one waits for this sync.
+        state.settled = state.settled.max(settled);
+        Ok(written)
+    }
+
+    /// Begins an empty file if this one has become large. If that cannot be done it is tried again when as much more has
+    /// been written.
+    pub(crate) fn checkpoint_if_large(&self) {
+        if !self.state.lock().is_large() {
+            return;
+        }
+        let _alone = self.alone();
+        // Of several that have seen it one is enough.
+        if self.state.lock().is_large()
+            && let Err(error) = self.checkpoint_alone()
+        {
+            let mut state = self.state.lock();
+            state.large_from = state.position + FILE_BYTES;
+            state.stuck = Some(error);
+        }
+    }
+
+    /// Has everything that is committed on the medium, in the segments, and begins an empty file, if there is a record.
+    /// Nobody commits until the answer is dropped.
+    ///
+    /// # Errors
+    /// Some partition cannot be synced, or what the medium says: the file stays as it is.
+    pub(crate) fn checkpoint(&self) -> Result<Alone<'_>> {
+        let alone = self.alone();
+        self.checkpoint_alone().map(|()| alone)
+    }
+
+    fn checkpoint_alone(&self) -> Result<()> {
+        let (involved, written) = {
+            let state = self.state.lock();
+            if state.written == state.begun {
+                return Ok(());
+            }
+            state.check()?;
+            (state.involved.clone(), state.written)
+        };
+        let mut logs: Vec<&Arc<Log>> = involved.iter().map(|part| &part.log).collect();
+        logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
+        logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for log in logs {
+            // Of what is deleted nothing has to be whole. Looked at behind the sync: it may be deleted while that runs.
+            log.sync().or_else(|error| if log.is_deleted() { Ok(()) } else { Err(error) })?;
+        }
+        self.make_durable(written)?;
+        self.state.lock().start_file(&self.ctx, true)
+    }
+
+    /// Gives out no id up to `largest` any more, and lets batches with such ids count without a record.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Journal::checkpoint).
+    pub(crate) fn skip_ids(&self, largest: u64) -> Result<()> {
+        let _alone = self.checkpoint()?;
+        let mut state = self.state.lock();
+        state.check()?;
+        if largest < state.next_id {
+            return Ok(());
+        }
+        state.next_id = largest.saturating_add(1);
+        state.start_file(&self.ctx, true)
+    }
+
+    /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could
+    /// be synced. Returns whether the file has no record now.
+    pub(crate) fn close(&self, all_synced: bool) -> Result<bool> {
+        let _alone = self.alone();
+        let mut state = self.state.lock();
+        state.involved.clear();
+        let begun = state.written != state.begun;
+        let result = match begun {
+            false => Ok(state.failed.is_none()),
+            true if all_synced && state.failed.is_none() => state.start_file(&self.ctx, true).map(|()| true),
+            true => Ok(false),
+        };
+        state.file = None;
+        state.fail(&Error::Closed);
+        self.commit.fail(Error::Closed);
+        result
+    }
+}
+
+impl LogJournal for Journal {
+    fn ctx(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    fn make_durable(&self, upto: u64) -> Result<()> {
+        self.commit.wait(upto, || self.sync())
+    }
+
+    fn alone(&self) -> Alone<'_> {
+        self.gate.write()
+    }
+
+    fn forget(&self, log: &Log) -> Result<Alone<'_>> {
+        let alone = self.alone();
+        if !self.involves(log) {
+            return Ok(alone);
+        }
+        drop(alone);
+        self.checkpoint()
+    }
+
+    fn involves(&self, log: &Log) -> bool {
+        self.state.lock().involved.iter().any(|part| std::ptr::eq(&*part.log, log))
+    }
+
+    fn check_records(&self, identity: &Identity, tail: &Tail, log_start: Offset) -> Result<()> {
+        let known = self.known.lock();
+        let lost = known.as_ref().and_then(|known| Some((known, known.find_lost(tail, log_start)?)));
+        lost.map_or(Ok(()), |(known, found)| Err(lost_record(&self.ctx, identity, known, found)))
+    }
+}
+
+impl State {
+    /// # Errors
+    /// Nothing can be committed any more.
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(Error::Closed) => Err(Error::Closed),
+            Some(error) => Err(Error::JournalFailed { cause: Arc::new(error.clone()) }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    fn is_large(&self) -> bool {
+        self.position > self.large_from
+    }
+
+    /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on it has happened. Answers
+    /// up to where the journal has to be durable for it.
+    ///
+    /// # Errors
+    /// `DiskFull`, `RecordTooLarge`: nothing has happened; nor has it with `JournalFailed`: the file has grown as far as it may,
+    /// since some partition keeps it from being begun anew. Or what else the medium says: a restart may find the record, and
+    /// nothing is committed any more until then.
+    pub(crate) fn write(
+        &mut self,
+        ctx: &Context,
+        durable: u64,
+        parts: Vec<CommittedPart<'_>>,
+        involved: Vec<Involved>,
+    ) -> Result<u64> {
+        let path = ctx.display(Path::new(names::JOURNAL));
+        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let synced_upto = durable.saturating_sub(self.begun) + JOURNAL_HEADER_BYTES as u64;
+        let size = parts.iter().map(|part| part.batch.len()).sum();
+        if size > RECORD_BYTES_MAX {
+            return Err(Error::RecordTooLarge { size, limit: RECORD_BYTES_MAX });
+        }
+        if self.position > self.bytes_max {
+            // Opening reads all of it.
+            let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path, cause: Space::FileTooLarge });
+            return Err(Error::JournalFailed { cause: Arc::new(cause) });
+        }
+        let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
+        if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
+            // Zeros over the part, where there is room by now: it cannot look like a record that was torn.
+            if let Some(cause) = is_space(&e)
+                && write_all_at(&*file, &vec![0; written], self.position).is_ok()
+            {
+                return Err(Error::DiskFull { path, cause });
+            }
+            let error = Error::io("write", &path, e);
+            self.fail(&error);
+            // The record may be there nevertheless: these logs wait for the next opening.
+            self.involved.extend(involved);
+            return Err(error);
+        }
+        self.next_id += 1;
+        self.position += record.len() as u64;
+        self.written += record.len() as u64;
+        self.involved.extend(involved);
+        Ok(self.written)
+    }
+
+    /// Nothing is committed any more until the broker is opened again.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.clone());
+    }
+
+    /// Puts an empty file in the place of the old one. Everything in that is in the segments, on the medium. If that
+    /// `frees` space it may use the reserve.
+    pub(super) fn start_file(&mut self, ctx: &Context, frees: bool) -> Result<()> {
+        let path = Path::new(names::JOURNAL);
+        let floor = self.next_id;
+        let replace = || replace_file(&*ctx.storage, path, &journal::encode_header(floor));
+        let replaced = if frees { ctx.with_room(replace) } else { replace() };
+        let opened = replaced.map_err(|failed| (failed.error, failed.replaced)).and_then(|()| {
+            let opened = ctx.storage.open(path, OpenMode::Write);
+            opened.map_err(|error| (error, true))
+        });
+        match opened {
+            Ok(file) => self.file = Some(file),
+            Err((error, replaced)) => {
+                let error = Error::create(&ctx.display(path), error);
+                if replaced {
+                    // Either file will do for the next opening, but no more can be written to the old one.
+                    self.fail(&error);
+                }
+                return Err(error);
+            }
+        }
+        self.begin_at(floor);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Empties the file where it is, for lack of room for another. The header is one write within a
+    /// sector: its higher floor ends every record, because a record's checksum is seeded with it.
+    pub(super) fn empty_file(&mut self, ctx: &Context) -> Result<()> {
+        let path = Path::new(names::JOURNAL);
+        let failed = |e| Error::unless_full("write", &ctx.display(path), e);
+        let file = ctx.storage.open(path, OpenMode::Write).map_err(failed)?;
+        write_all_at(&*file, &journal::encode_header(self.next_id), 0).map_err(|(_, e)| failed(e))?;
+        file.sync_data().map_err(|e| Error::io("sync", &ctx.display(path), e))?;
+        self.file = Some(file);
+        self.begin_at(self.next_id);
+        Ok(())
+    }
+
+    fn begin_at(&mut self, floor: u64) {
+        self.floor = floor;
+        self.position = JOURNAL_HEADER_BYTES as u64;
+        self.begun = self.written;
+        self.involved.clear();
+        self.settled = 0;
+        (self.large_from, self.stuck) = (FILE_BYTES, None);
+    }
+}
+
+/// All batches of a transaction together are no larger: opening holds the file in memory.
+const RECORD_BYTES_MAX: usize = 1 << 30;
+
+/// The file is begun anew once it is larger than this.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// If it cannot be begun anew, nothing more is committed once it is larger than this.
+const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
+/// A larger file is none of ours.
+pub(super) const FILE_BYTES_MAX: u64 = JOURNAL_BYTES_MAX + 2 * RECORD_BYTES_MAX as u64;
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+    use crate::broker::Broker;
+    use crate::clock::ManualClock;
+    use crate::config::{BrokerConfig, TopicConfig};
+    use crate::error::Outcome;
+    use crate::record::Record;
+    use crate::testing::{Disk, Op};
+    use crate::topic::Partition;
+
+    fn together(broker: &Broker, partitions: [&Partition; 2], bytes: usize) -> Result<()> {
+        let mut transaction = broker.transaction();
+        for partition in partitions {
+            transaction.send(partition, Record::new(vec![7u8; bytes]));
+        }
+        transaction.commit().map(drop)
+    }
+
+    fn made(disk: &Disk) -> (Broker, [Partition; 4]) {
+        let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(disk).unwrap();
+        let topic = broker.ensure_topic("t", TopicConfig::new().partitions(4)).unwrap();
+        let partition = |n| topic.partition(n).unwrap();
+        (broker, [partition(0), partition(1), partition(2), partition(3)])
+    }
+
+    /// A partition that cannot be synced keeps the file from being begun anew: it grows, but not without a bound, and not every
+    /// commit tries.
+    #[test]
+    fn a_file_that_cannot_begin_anew_grows_no_further_than_its_bound() {
+        let disk = Disk::new();
+        let (broker, [a, b, c, d]) = made(&disk);
+        let journal = &broker.inner().journal;
+        journal.state.lock().bytes_max = 3 * FILE_BYTES;
+        together(&broker, [&a, &b], 10).unwrap();
+        disk.fail(Op::Sync, 1, ErrorKind::Other);
+        broker.sync().unwrap_err();
+        let (mut commits, before) = (0, disk.ops_of(Op::Sync));
+        let refused = loop {
+            match together(&broker, [&c, &d], 500_000) {
+                Ok(()) => commits += 1,
+                Err(error) => break error,
+            }
+            assert!(commits < 100, "without a bound");
+        };
+        assert!(matches!(refused, Error::JournalFailed { .. }), "{refused}");
+        assert_eq!(refused.outcome(), Outcome::NotWritten);
+        assert!(commits > 40 && disk.ops_of(Op::Sync) - before < 8, "{commits} commits");
+        // What needs no record goes on, and the next opening makes room.
+        broker.producer().send(&c, Record::new("alone")).unwrap().wait().unwrap();
+        drop((broker, a, b, c, d));
+        let (broker, [_, _, c, d]) = made(&disk);
+        together(&broker, [&c, &d], 10).unwrap();
+        assert_eq!(c.bounds().unwrap().log_end.get(), commits + 2);
+    }
+
+    #[test]
+    fn a_large_file_begins_anew() {
+        let disk = Disk::new();
+        let (broker, [a, b, ..]) = made(&disk);
+        (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());
+        assert!(broker.inner().journal.state.lock().position < FILE_BYTES + (2 << 20));
+    }
+}

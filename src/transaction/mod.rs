@@ -1,0 +1,483 @@
+//! How are records of several partitions, and a consumer's progress, committed as one? Collected here, encoded as they come,
+//! and written in one step; nothing is open in between that anybody could wait behind.
+//!
+//! Useful for: consume-transform-produce exactly once, an event with its outbox entry, moving something from one stream to
+//! another. Not useful for: throughput; records that need not be there together are sent with a
+//! [`Producer`](crate::Producer).
+
+pub(crate) mod commit;
+pub(crate) mod journal;
+pub(crate) mod records;
+pub(crate) mod recovery;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::task::{Context, Poll};
+
+use self::commit::{Committing, commit};
+use crate::broker::{Broker, BrokerInner, Gathering, TopicState, refuse_sequence};
+use crate::consumer::commit::Committer;
+use crate::consumer::{Consumer, ConsumerHandle, Offsets};
+use crate::error::{Error, Result};
+use crate::format::key_hash::KeyHash;
+use crate::group::offsets::new_batch;
+use crate::group::{Host, Pin};
+use crate::log::Log;
+use crate::log::participate::{Conditions, Part};
+use crate::log::streams::StreamCondition;
+use crate::partitioner::{check_stream, partition_for_key};
+use crate::producer::{Destination, Pending, Wait};
+use crate::record::Record;
+use crate::rng::SplitMix64;
+use crate::stream::{EventIds, Stream};
+use crate::sync::Arc;
+use crate::topic::Partition;
+use crate::types::{Offset, Receipt, Timestamp};
+use crate::version::ExpectedVersion;
+
+/// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed together or not at all.
+///
+/// After any crash either all of it is there or nothing, whatever the topics' durabilities; it survives a power loss if one
+/// of the topics is [`Sync`](crate::Durability::Sync). Readers see it partition by partition, and all of it once
+/// [`commit`](Transaction::commit) returns; there are no markers in the partitions, and nobody ever waits behind a
+/// transaction. Dropping it does nothing at all.
+///
+/// Consume, transform, produce, exactly once:
+///
+/// ```
+/// use std::time::Duration;
+/// use quipu::{Broker, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+/// # let totals = broker.create_topic("totals", TopicConfig::new())?;
+/// # broker.producer().send("orders", Record::new("42 EUR").key("customer-7"))?.wait()?;
+/// let mut consumer = broker.consumer("totals").subscribe(&["orders"])?;
+/// let records = consumer.poll(Duration::from_millis(200))?;
+/// let mut transaction = broker.transaction();
+/// for record in &records {
+///     transaction.send(&totals, Record::from(&record));
+/// }
+/// transaction.offsets(&consumer, &records);
+/// let receipts = transaction.commit()?;
+/// assert_eq!(receipts.len(), 1);
+/// assert_eq!(broker.group("totals")?.lag()?, 0);
+/// # Ok(()) }
+/// ```
+#[must_use = "it does nothing until it is committed"]
+pub struct Transaction {
+    broker: Arc<BrokerInner>,
+    parts: Vec<Building>,
+    /// Of each record, which part it is in.
+    order: Vec<usize>,
+    offsets: Vec<(Arc<Committer>, Offsets)>,
+    /// What it appends to streams.
+    appends: Vec<Appending>,
+    /// Chooses partitions for records without a key: one a topic.
+    random: u64,
+    error: Option<Error>,
+}
+
+/// What it does to one partition.
+struct Building {
+    records: Gathering,
+    conditions: Conditions,
+    /// Of a topic of streams, how many records of each key there are.
+    events: BTreeMap<KeyHash, u64>,
+}
+
+/// Events that it appends to one stream.
+struct Appending {
+    stream: Stream,
+    expected: ExpectedVersion,
+    events: usize,
+    /// If each has one.
+    ids: Option<EventIds>,
+}
+
+impl Broker {
+    /// A transaction without anything in it.
+    pub fn transaction(&self) -> Transaction {
+        Transaction {
+            broker: self.inner().clone(),
+            parts: Vec::new(),
+            order: Vec::new(),
+            offsets: Vec::new(),
+            appends: Vec::new(),
+            random: self.inner().next_seed(),
+            error: None,
+        }
+    }
+}
+
+impl Transaction {
+    /// Adds a record. Its partition is chosen as a producer with default settings would, but that all records of one topic
+    /// without a key go to one partition. What is wrong with it is said by [`commit`](Transaction::commit), which then does
+    /// nothing.
+    pub fn send<'a>(&mut self, to: impl Into<Destination<'a>>, record: Record<'_>) -> &mut Self {
+        let sent = self.try_send(to.into(), &record);
+        self.note(sent)
+    }
+
+    /// Makes it a condition that a partition ends at `end`, as for
+    /// [`Partition::append_at`]: what has been read of it up to there is all there is.
+    pub fn expect_end(&mut self, partition: &Partition, end: Offset) -> &mut Self {
+        let place = self.part(partition.state(), partition.log());
+        let mut contradiction = None;
+        let conflict =
+            |end| Error::OffsetConflict { topic: partition.topic().clone(), partition: partition.id(), end };
+        if let Some(part) = self.parts.get_mut(place) {
+            match part.conditions.end {
+                Some(other) if other != end => contradiction = Some(conflict(other)),
+                _ => part.conditions.end = Some(end),
+            }
+        }
+        self.note(contradiction.map_or(Ok(()), Err))
+    }
+
+    /// Adds events to a stream, if it is as expected: behind what this transaction has added to it before. As for
+    /// [`Stream::append`], they get the stream's key. A transaction of nothing but appends to streams at exact versions, in
+    /// which every event has an id, can be repeated after an unknown outcome: it answers with the original receipts.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// let (from, to) = (accounts.stream("account-7")?, accounts.stream("account-8")?);
+    /// # from.append(ExpectedVersion::Empty, [Record::new("opened")])?;
+    /// let seen = from.load()?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.append(&from, seen.version(), [Record::new("-42 EUR")]);
+    /// transaction.append(&to, ExpectedVersion::Any, [Record::new("+42 EUR")]);
+    /// transaction.commit()?;
+    /// assert_eq!((from.version()?.get(), to.version()?.get()), (2, 1));
+    /// # Ok(()) }
+    /// ```
+    pub fn append<'r>(
+        &mut self,
+        stream: &Stream,
+        expected: impl Into<ExpectedVersion>,
+        events: impl IntoIterator<Item = Record<'r>>,
+    ) -> &mut Self {
+        let added = self.try_append(stream, expected.into(), events);
+        self.note(added)
+    }
+
+    /// Adds what a consumer has done: its group has committed it if and only if everything else is committed. The whole
+    /// transaction fails if it may not be committed any more, since partitions have gone to somebody else.
+    pub fn offsets(&mut self, consumer: &Consumer, done: impl Into<Offsets>) -> &mut Self {
+        self.add_offsets(consumer.committer(), done.into())
+    }
+
+    /// As [`offsets`](Transaction::offsets), on another thread than the consumer's.
+    pub fn offsets_of(&mut self, consumer: &ConsumerHandle, done: impl Into<Offsets>) -> &mut Self {
+        self.add_offsets(consumer.committer(), done.into())
+    }
+
+    /// Commits all of it, and answers with the receipts of its records in the order in which they were sent, once all of it
+    /// is visible and as safe as the strictest durability among its topics. A transaction over one partition is a plain
+    /// append.
+    ///
+    /// # Errors
+    /// Nothing was done: the first error of [`send`](Transaction::send) and
+    /// [`append`](Transaction::append), also [`InvalidConfig`](Error::InvalidConfig) for a record
+    /// with a [sequence](Record::sequence); [`StreamTruncated`](Error::StreamTruncated);
+    /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected,
+    /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
+    /// what is there instead can be read; [`CommitRejected`](Error::CommitRejected);
+    /// [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has room for, or all
+    /// of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
+    /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed
+    /// and it is unknown whether it will be there: all of it or nothing, once the broker has been
+    /// opened again; until then its partitions take no appends.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.create_topic("outbox", TopicConfig::new())?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.send("orders", Record::new("42 EUR")).send("outbox", Record::new("tell customer-7"));
+    /// let receipts = transaction.commit()?;
+    /// assert_eq!(receipts[1].topic, "outbox");
+    /// # Ok(()) }
+    /// ```
+    pub fn commit(self) -> Result<Vec<Receipt>> {
+        let (done, pins) = self.write()?;
+        done.wait()?;
+        // Only now may the partitions of consumers change hands.
+        drop(pins);
+        Ok(done.receipts())
+    }
+
+    /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been checked and everything is
+    /// written when this returns; what is left is the sync, if one of the topics asks for it. Dropping the answer leaves that
+    /// to the background.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+    /// let mut transaction = broker.transaction();
+    /// transaction.send("orders", Record::new("42 EUR").key("a")).send("orders", Record::new("1 EUR").key("b"));
+    /// let committing = transaction.commit_async();
+    /// assert_eq!(committing.wait()?.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn commit_async(self) -> Pending<Vec<Receipt>> {
+        Pending::other(CommitWait(self.write().map(|(done, _)| done)))
+    }
+
+    /// Does all of it but to wait, or finds that it was done before.
+    fn write(mut self) -> Result<(Done, Vec<Pin>)> {
+        let appends = std::mem::take(&mut self.appends);
+        // Of what else there is nobody could say whether it is there.
+        let by_ids = self.offsets.is_empty()
+            && self.parts.iter().all(|part| part.conditions.end.is_none())
+            && self.order.len() == appends.iter().map(|append| append.events).sum::<usize>();
+        match self.write_now() {
+            Ok((written, pins)) => Ok((Done::Now(written), pins)),
+            Err(error @ Error::VersionConflict { .. }) if by_ids => match find_repeated(&appends)? {
+                Some(receipts) => Ok((Done::Before(receipts), Vec::new())),
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_now(self) -> Result<(Written, Vec<Pin>)> {
+        let Transaction { broker, parts, order, offsets, error, .. } = self;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        broker.check_open()?;
+        let ctx = broker.ctx.clone();
+        // Pinned first: no partition changes hands until all is written.
+        let pins = offsets.into_iter().map(|(committer, done)| committer.pin(done));
+        let pins: Vec<Pin> = pins.collect::<Result<_>>()?;
+        let mut work = Vec::with_capacity(parts.len() + 1);
+        let mut times = Vec::with_capacity(parts.len());
+        for Building { records, conditions, .. } in parts {
+            let log = records.log().clone();
+            let (batch, timestamps) = records.seal(&ctx)?;
+            times.push(timestamps);
+            work.push(Part { log, batch, conditions });
+        }
+        let records = work.len();
+        if pins.iter().any(|pin| pin.len() > 0) {
+            let mut builder = new_batch(&ctx);
+            pins.iter().for_each(|pin| pin.add_to(&mut builder));
+            let log = broker.coordinator().offsets().open(&*broker)?;
+            let batch = Some(builder.seal(&ctx, None));
+            work.push(Part { log, batch, conditions: Conditions::default() });
+        }
+        let committing = commit(&broker.journal, work, |answers| {
+            if let Some(Some(appended)) = answers.get(records) {
+                let mut base = appended.base_offset;
+                for pin in &pins {
+                    pin.written(&*broker, base, appended.epoch);
+                    base = base.plus(pin.len());
+                }
+            }
+        })?;
+        Ok((Written { committing, order, times }, pins))
+    }
+
+    fn note(&mut self, result: Result<()>) -> &mut Self {
+        if let Err(error) = result {
+            self.error.get_or_insert(error);
+        }
+        self
+    }
+
+    fn add_offsets(&mut self, committer: Arc<Committer>, done: Offsets) -> &mut Self {
+        let foreign = !committer.is_of(&self.broker);
+        self.offsets.push((committer, done));
+        let reason = || "it is another broker's".to_string();
+        self.note(if foreign {
+            Err(Error::InvalidConfig { field: "consumer", reason: reason() })
+        } else {
+            Ok(())
+        })
+    }
+
+    fn try_append<'r>(
+        &mut self,
+        stream: &Stream,
+        expected: ExpectedVersion,
+        events: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<()> {
+        stream.check_broker(&self.broker)?;
+        let (state, log) = (stream.state(), stream.log());
+        state.check()?;
+        let place = self.part(state, log);
+        if let Some(part) = self.parts.get_mut(place) {
+            let ahead = part.events.get(&stream.hash()).copied().unwrap_or(0);
+            part.conditions.streams.push(StreamCondition { ahead, ..stream.condition(expected) });
+        }
+        let events: Vec<_> = events.into_iter().map(|event| stream.event(event)).collect::<Result<_>>()?;
+        let (stream, ids) = (stream.clone(), EventIds::of(&events));
+        self.appends.push(Appending { stream, expected, events: events.len(), ids });
+        events.iter().try_for_each(|event| self.push(state, log, event))
+    }
+
+    fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
+        let (state, partition) = match to {
+            Destination::Topic(topic) => (topic.state().clone(), None),
+            Destination::Partition(partition) => (partition.state().clone(), Some(partition.id().get())),
+            Destination::Name(name) => (self.broker.topic_state(name)?, None),
+        };
+        state.check()?;
+        let count = state.log_count();
+        let chosen = partition.unwrap_or_else(|| match record.key_bytes() {
+            Some(key) => partition_for_key(key, count),
+            None => {
+                let [first, ..] = state.id.0;
+                let mut random = SplitMix64::new(self.random ^ u64::from(first));
+                u32::try_from(random.next_u64() % u64::from(count.max(1))).unwrap_or(0)
+            }
+        });
+        let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
+        let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
+        if state.has_streams() {
+            check_stream(&state.name, record.key_bytes(), chosen, count)?;
+        }
+        self.push(&state, &log, record)
+    }
+
+    /// Adds a record to a partition's part.
+    fn push(&mut self, state: &Arc<TopicState>, log: &Arc<Log>, record: &Record<'_>) -> Result<()> {
+        refuse_sequence(record)?;
+        let ctx = self.broker.ctx.clone();
+        let now = ctx.clock.now();
+        let index = self.order.len();
+        let place = self.part(state, log);
+        if let Some(part) = self.parts.get_mut(place) {
+            part.records.push(&ctx, record, now, index)?;
+            if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
+                *part.events.entry(log.hash_key(key)).or_default() += 1;
+            }
+            self.order.push(place);
+        }
+        Ok(())
+    }
+
+    /// The place of a partition's part.
+    fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> usize {
+        let known = self.parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
+        known.unwrap_or_else(|| {
+            self.parts.push(Building {
+                records: Gathering::new(topic, log),
+                conditions: Conditions::default(),
+                events: BTreeMap::new(),
+            });
+            self.parts.len() - 1
+        })
+    }
+}
+
+/// The receipts of events that were appended to streams before, if all of them were. There are conditions for it: each has an
+/// id, and there is one version at which they can have been.
+fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
+    let mut receipts = Vec::new();
+    for Appending { stream, expected, events, ids } in appends {
+        if *events == 0 {
+            continue;
+        }
+        let (Some(ids), Some(version)) = (ids, expected.exact()) else { return Ok(None) };
+        // What is expected counts what this transaction appends before.
+        let Some(found) = stream.find_repeated(version, ids)? else { return Ok(None) };
+        receipts.extend(found);
+    }
+    Ok((!receipts.is_empty()).then_some(receipts))
+}
+
+/// What became of a transaction.
+enum Done {
+    Now(Written),
+    /// It is one that was committed before, with these receipts.
+    Before(Vec<Receipt>),
+}
+
+impl Done {
+    fn wait(&self) -> Result<()> {
+        match self {
+            Done::Now(written) => written.committing.wait(),
+            Done::Before(_) => Ok(()),
+        }
+    }
+
+    fn receipts(&self) -> Vec<Receipt> {
+        match self {
+            Done::Now(written) => written.receipts(),
+            Done::Before(receipts) => receipts.clone(),
+        }
+    }
+}
+
+/// A transaction that is written.
+struct Written {
+    committing: Committing,
+    order: Vec<usize>,
+    times: Vec<Vec<Timestamp>>,
+}
+
+impl Written {
+    /// The receipts of the records in the order of sending.
+    fn receipts(&self) -> Vec<Receipt> {
+        let mut next = vec![0; self.times.len()];
+        let mut receipts = Vec::with_capacity(self.order.len());
+        for place in &self.order {
+            let part = (self.committing.written_at(*place), self.times.get(*place), next.get_mut(*place));
+            if let (Some((log, appended)), Some(times), Some(next)) = part {
+                let timestamp = times.get(*next).copied().unwrap_or_default();
+                receipts.push(appended.receipt(log.topic(), log.partition(), *next as u64, timestamp));
+                *next += 1;
+            }
+        }
+        receipts
+    }
+}
+
+/// What is left of a commit that nobody blocks for.
+struct CommitWait(Result<Done>);
+
+impl Wait<Vec<Receipt>> for CommitWait {
+    fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
+        let done = self.0.as_ref().map_err(Error::clone)?;
+        done.wait()?;
+        Ok(done.receipts())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
+        match &self.0 {
+            Ok(Done::Now(written)) => {
+                written.committing.poll(cx.waker()).map(|polled| polled.map(|()| written.receipts()))
+            }
+            Ok(Done::Before(receipts)) => Poll::Ready(Ok(receipts.clone())),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+impl Drop for CommitWait {
+    fn drop(&mut self) {
+        if let Ok(Done::Now(written)) = &self.0 {
+            written.committing.request_sync();
+        }
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("records", &self.order.len())
+            .field("partitions", &self.parts.len())
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
