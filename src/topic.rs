@@ -69,7 +69,7 @@ impl Broker {
     /// since. Topics of the broker's own are among them, for example the one that keeps what groups have committed.
     pub fn damaged(&self) -> Vec<(TopicName, PartitionId)> {
         let logs = self.inner().all_logs();
-        let damaged = logs.iter().filter(|log| log.has_known_damage());
+        let damaged = logs.iter().filter(|log| log.health().has_known_damage());
         damaged.map(|log| (log.topic().clone(), log.partition())).collect()
     }
 

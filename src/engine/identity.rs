@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
+use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName};
 
 /// Which partition of which topic: what every batch, error and receipt of a log names.
@@ -23,5 +24,10 @@ impl Identity {
     /// No file of the partition can be written anew any more.
     pub(crate) fn generations_exhausted(&self) -> Error {
         Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
+    }
+
+    /// The error of an append to a partition that a failed write or sync has poisoned.
+    pub(crate) fn poisoned(&self, cause: &Arc<Error>) -> Error {
+        Error::Poisoned { topic: self.topic.clone(), partition: self.partition, cause: cause.clone() }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) trait Keeper: Send + Sync {
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim>;
 }
 
-/// One per broker. 
+/// One per broker.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
     /// What every change through `storage` passes.

@@ -88,7 +88,7 @@ impl OffsetStore {
                 log
             }
         };
-        if log.is_poisoned() {
+        if log.health().is_poisoned() {
             // Nobody else can ask for it: the topic is hidden. If it fails it stays poisoned, for the next commit to try.
             let _ = log.reopen_with(|| self.read_again(&log));
         }
@@ -125,7 +125,7 @@ impl OffsetStore {
                 };
                 let end = about.bounds().log_end;
                 // Where a damaged log ends nobody knows.
-                if committed.offset <= end || about.is_damaged() {
+                if committed.offset <= end || about.health().is_damaged() {
                     continue;
                 }
                 clamped.push(ClampedCommit {

@@ -1,24 +1,26 @@
 //! How does a batch get into the log? Under the writer's lock: a roll if one is due, the base offset and the header's checksum,
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
+use crate::log::writer::Tip;
+use crate::log::switch::NextSegment;
+use crate::log::manifest::ManifestError;
+use crate::log::transitions;
 use super::producers::Sender;
 use super::streams::StreamCondition;
-use super::{Appended, Log, LogSettings, Writer};
+use super::{Appended, Log, LogSettings};
 use crate::config::{Durability, TimestampType};
 use crate::engine::Buffer;
 use crate::error::{Error, Result, is_space};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
-use crate::format::manifest::SegmentState;
 use crate::format::names;
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::segment::builder::SealedBatch;
-use crate::segment::create::{active_entry, create_segment};
 use crate::segment::keys::KeyCount;
-use crate::segment::{Batch, ByteView, FIRST_BATCH, Point, Segment, timestamp_or_unknown};
+use crate::segment::{Batch, ByteView, timestamp_or_unknown};
 use crate::stats::Event;
 use crate::storage::{File, write_all_at};
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::sync::{Arc, MutexGuard};
 use crate::types::{Offset, Timestamp};
 use crate::version::Version;
 
@@ -147,7 +149,7 @@ impl Log {
     ) -> Result<(Appended, Version)> {
         self.check_writable()?;
         self.ctx.check_reserve()?;
-        let (mut writer, version) = self.lock_when(when)?;
+        let (mut tip, version) = self.lock_when(when)?;
         let settings = self.settings();
         let Some(SealedBatch { header, stored, keyless, .. }) = batch else {
             debug_assert!(false, "a batch that was taken has been appended");
@@ -158,27 +160,27 @@ impl Log {
         }
         if sender.is_some() {
             // Before the first batch of a named producer, its side file is made.
-            self.make_files(&mut writer)?;
+            self.make_files(&mut tip)?;
         }
         // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
         let mut judged = sender.map(|sender| self.judge(header, sender)).transpose()?;
         let append_time = self.set_append_time(header, &settings);
-        if let Some(event) = self.roll_if_due(&mut writer, header, stored.len(), &settings)? {
+        if let Some(event) = self.roll_if_due(&mut tip, header, stored.len(), &settings)? {
             *rolled = Some(event);
         }
         let epoch = self.epoch();
-        let end = self.write_batch(&mut writer, header, stored, keys, &settings)?;
+        let end = self.write_batch(&mut tip, header, stored, keys, &settings)?;
         if let Some(condition) = when.stream {
-            self.note_version(&writer, condition, version, keys);
+            self.note_version(&tip, condition, version, keys);
         }
         if let Some(judged) = &mut judged {
             judged.note(header);
         }
         let base_offset = header.base_offset;
         if let Some(SealedBatch { header, stored, raw, .. }) = batch.take() {
-            self.remember(&writer, header, stored, raw);
+            self.remember(&tip, header, stored, raw);
         }
-        self.publish_end(end, &settings);
+        tip.ends.note_written(end, settings.durability != Durability::Sync);
         Ok((Appended { base_offset, end, epoch, append_time }, version))
     }
 
@@ -188,19 +190,19 @@ impl Log {
     }
 
     /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.
-    fn lock_when(self: &Arc<Self>, when: &When<'_>) -> Result<(MutexGuard<'_, Writer>, Version)> {
+    fn lock_when(self: &Arc<Self>, when: &When<'_>) -> Result<(MutexGuard<'_, Tip>, Version)> {
         loop {
             let counted = when.stream.map(|condition| self.count_before(condition)).transpose()?;
-            let writer = self.writer.lock();
+            let tip = self.writer.lock();
             self.check_writable()?;
-            if when.end.is_some_and(|end| end != writer.point.end) {
-                return Err(self.conflict(writer.point.end));
+            if when.end.is_some_and(|end| end != tip.point.end) {
+                return Err(self.conflict(tip.point.end));
             }
             let (Some(condition), Some(counted)) = (when.stream, counted) else {
-                return Ok((writer, Version::ZERO));
+                return Ok((tip, Version::ZERO));
             };
-            if let Some(version) = self.check_stream(&writer, condition, &counted)? {
-                return Ok((writer, version));
+            if let Some(version) = self.check_stream(&tip, condition, &counted)? {
+                return Ok((tip, version));
             }
         }
     }
@@ -212,20 +214,20 @@ impl Log {
     /// `DiskFull`: nothing was appended. After another failure of the write the partition is poisoned.
     pub(super) fn write_batch(
         &self,
-        writer: &mut Writer,
+        tip: &mut Tip,
         header: &mut BatchHeader,
         stored: &mut [u8],
         keys: &[KeyCount],
         settings: &LogSettings,
     ) -> Result<Offset> {
-        let Some(filled) = self.fill_header(writer, header, stored) else {
+        let Some(filled) = self.fill_header(tip, header, stored) else {
             return Err(Error::RecordTooLarge { size: 0, limit: 0 });
         };
-        let file = writer.segment.file(&self.ctx)?;
-        if let Err((written, e)) = write_all_at(&*file, stored, writer.point.position) {
-            return Err(self.write_failed(writer, &*file, written, e));
+        let file = tip.segment.file(&self.ctx)?;
+        if let Err((written, e)) = write_all_at(&*file, stored, tip.point.position) {
+            return Err(self.write_failed(tip, &*file, written, e));
         }
-        self.advance(writer, header, filled.crc, stored.len() as u64, keys, settings.index_interval_bytes);
+        self.advance(tip, header, filled.crc, stored.len() as u64, keys, settings.index_interval_bytes);
         Ok(header.end_offset())
     }
 
@@ -233,13 +235,13 @@ impl Log {
     /// front.
     pub(super) fn fill_header(
         &self,
-        writer: &Writer,
+        tip: &Tip,
         header: &mut BatchHeader,
         stored: &mut [u8],
     ) -> Option<Filled> {
-        header.base_offset = writer.point.end;
+        header.base_offset = tip.point.end;
         header.log_epoch = self.epoch();
-        header.synced_upto = Offset::new(self.durable_end.load(Ordering::Acquire));
+        header.synced_upto = tip.ends.durable();
         let crc = encode_header(header, self.seed, stored.first_chunk_mut::<HEADER_BYTES>()?);
         Some(Filled { crc })
     }
@@ -258,15 +260,6 @@ impl Log {
         Some(header.max_timestamp)
     }
 
-    /// Moves the log's end, and the visible one where no sync is waited for, behind a batch that was written. Under the
-    /// writer's lock.
-    pub(super) fn publish_end(&self, end: Offset, settings: &LogSettings) {
-        self.log_end.store(end.get(), Ordering::Release);
-        if settings.durability != Durability::Sync {
-            self.visible_end.fetch_max(end.get(), Ordering::AcqRel);
-        }
-    }
-
     /// The time now, within what a record may have: a clock may show anything.
     fn append_time(&self) -> Timestamp {
         self.ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX)
@@ -275,38 +268,34 @@ impl Log {
     /// Moves the writer behind a batch that has just been written.
     pub(super) fn advance(
         &self,
-        writer: &mut Writer,
+        tip: &mut Tip,
         header: &BatchHeader,
         crc: u32,
         stored: u64,
         keys: &[KeyCount],
         index_interval: u32,
     ) {
-        let point = &mut writer.point;
+        let point = &mut tip.point;
         if !keys.is_empty() {
-            writer.segment.note_keys(point.position, header.base_offset, keys);
+            tip.segment.note_keys(point.position, header.base_offset, keys);
         }
-        if point.position - writer.indexed >= u64::from(index_interval)
+        if point.position - tip.indexed >= u64::from(index_interval)
             && let (Ok(offset_delta), Ok(position)) =
                 (u32::try_from(header.base_offset.since(point.base)), u32::try_from(point.position))
         {
             let max_before = timestamp_or_unknown(point.max_timestamp);
-            writer.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
-            writer.indexed = point.position;
+            tip.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
+            tip.indexed = point.position;
         }
         debug_assert_eq!(stored, header.stored_bytes(), "a batch is as long as its header says");
         point.pass(header, crc);
-        writer.segment.grow(point.position, point.max_timestamp);
-        if point.position >= self.size_limit.load(Ordering::Relaxed) {
-            self.is_over_size.store(true, Ordering::Relaxed);
-        }
-        self.records_appended.fetch_add(u64::from(header.count), Ordering::Relaxed);
-        self.batches_appended.fetch_add(1, Ordering::Relaxed);
-        self.bytes_appended.fetch_add(stored, Ordering::Relaxed);
+        tip.segment.grow(point.position, point.max_timestamp);
+        self.writer.size.note(point.position);
+        self.counters.count_batch(header.count, stored);
     }
 
     /// Keeps the batch for readers that follow the end of the log.
-    pub(super) fn remember(&self, writer: &Writer, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
+    pub(super) fn remember(&self, tip: &Tip, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
         if !self.waiters.anybody() {
             // Nobody follows this log: the buffers serve the next batch, while they are still in the processor's cache.
             return;
@@ -319,8 +308,8 @@ impl Log {
                 source: self.identity.clone(),
                 header,
                 records,
-                segment: writer.segment.clone(),
-                next_position: writer.point.position,
+                segment: tip.segment.clone(),
+                next_position: tip.point.position,
             };
             self.tail.push(&self.ctx, batch);
         }
@@ -329,16 +318,16 @@ impl Log {
     /// A write failed: either nothing of it counts and the log goes on, or the partition is poisoned.
     pub(super) fn write_failed(
         &self,
-        writer: &Writer,
+        tip: &Tip,
         file: &dyn File,
         written: usize,
         e: std::io::Error,
     ) -> Error {
-        let path = self.ctx.display(&writer.segment.path);
+        let path = self.ctx.display(&tip.segment.path);
         if let Some(cause) = is_space(&e) {
             // The part that was written lies behind the log's end and is no whole batch. Zeros over it, where there is
             // room by now, so that it cannot look like a torn tail; the next append overwrites it in any case.
-            if write_all_at(file, &vec![0; written], writer.point.position).is_ok() {
+            if write_all_at(file, &vec![0; written], tip.point.position).is_ok() {
                 return Error::DiskFull { path, cause };
             }
         }
@@ -349,72 +338,49 @@ impl Log {
     /// the first batch of all there are no files: then they are made.
     pub(super) fn roll_if_due(
         &self,
-        writer: &mut Writer,
+        tip: &mut Tip,
         header: &BatchHeader,
         stored: usize,
         settings: &LogSettings,
     ) -> Result<Option<Event>> {
-        self.make_files(writer)?;
-        let point = &writer.point;
-        if point.position == FIRST_BATCH {
+        self.make_files(tip)?;
+        if tip.is_empty() {
             return Ok(None);
         }
+        let point = &tip.point;
         let full = point.position + stored as u64 > u64::from(settings.segment_bytes);
         let spread = point.end.since(point.base) + u64::from(header.last_offset_delta) > i32::MAX as u64;
         let aged = point
             .first_timestamp
             .is_some_and(|first| header.max_timestamp > first.plus(settings.segment_age));
-        if full || spread || aged { self.roll(writer).map(Some) } else { Ok(None) }
+        if full || spread || aged { self.roll(tip).map(Some) } else { Ok(None) }
     }
 
-    /// Begins a new segment at the log's end. The manifest lists it before a batch is written to
-    /// it; the old one is synced later, by the worker or by a caller that waits for durability.
+    /// Begins a new segment at the log's end. The old one is synced later, by the worker or by a caller that waits for
+    /// durability.
     ///
-    /// IMPORTANT: the header is on the medium before the manifest lists the segment. An opening
-    /// takes a listed segment without a valid header for damage, because no crash leaves one.
-    pub(super) fn roll(&self, writer: &mut Writer) -> Result<Event> {
-        let (old, base) = (writer.point, writer.point.end);
-        let header = SegmentHeader {
-            partition: self.identity.partition,
-            topic_id: self.identity.topic_id,
-            base_offset: base,
+    /// # Errors
+    /// `DiskFull`, or another I/O error: the old segment stays active. If it is unknown which manifest a restart finds, the
+    /// partition is poisoned.
+    pub(super) fn roll(&self, tip: &mut Tip) -> Result<Event> {
+        let (old, base) = (tip.point, tip.point.end);
+        let next = NextSegment {
+            base,
+            generation: 0,
+            epoch: self.epoch(),
             prev_end: base,
             prev_crc: old.last_crc,
-            generation: 0,
-            log_epoch: self.epoch(),
-            created_at: self.ctx.clock.now(),
-            secret: self.identity.secret,
         };
-        let file = create_segment(&self.ctx, &self.dir, &header)?;
-        let next = active_entry(base, 0, header.log_epoch);
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
-            if let Some(last) = manifest.segments.last_mut() {
-                last.state = SegmentState::Sealed;
-                old.end_entry(last);
-            }
-            manifest.segments.push(next);
+        let begun = next.begin(&self.ctx, &self.identity, self.manifest.dir())?;
+        let listed = begun.list(|next| {
+            self.manifest.commit(&self.ctx, |manifest| transitions::roll(manifest, &old, next))
         });
-        if let Err(failed) = committed {
-            if failed.unknown {
-                // Which of the two manifests a restart finds is open: nothing more may go to the old segment.
-                return Err(self.poison(failed.error));
-            }
-            let _ = self.ctx.storage.remove_file(&self.dir.join(names::segment_file(base, 0)));
-            return Err(failed.error);
-        }
-        writer.segment.seal(old.end, old.position, old.max_timestamp);
-        let segment = Arc::new(Segment::from_entry(&self.dir, &next, Some((base, old.last_crc))));
-        segment.adopt_file(&self.ctx, file);
-        // Nothing is in it but the header, which has been synced.
-        segment.mark_synced();
-        self.publish_segments(|segments| segments.push(segment.clone()));
-        *writer = Writer {
-            segment,
-            point: Point::start_of(base, 0, header.log_epoch, old.last_crc),
-            indexed: FIRST_BATCH,
-            journal_upto: writer.journal_upto,
-        };
-        self.size_limit.store(0, Ordering::Relaxed);
+        // Where it is unknown, no more batches may go to the old segment.
+        let (segment, point) = listed.map_err(|failed| self.manifest_failed(failed))?;
+        tip.segment.seal(old.end, old.position, old.max_timestamp);
+        self.list.push(segment.clone());
+        *tip = Tip { journal_upto: tip.journal_upto, ..Tip::new(segment, point, tip.ends.clone()) };
+        self.writer.size.forget();
         Ok(Event::Rolled {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,
@@ -422,10 +388,8 @@ impl Log {
         })
     }
 
-    pub(super) fn publish_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
-        let mut current = self.segments.write();
-        let mut next = current.to_vec();
-        change(&mut next);
-        *current = next.into();
+    /// A change of the manifest failed. If it is unknown which one a restart finds, the partition is poisoned.
+    pub(super) fn manifest_failed(&self, failed: ManifestError) -> Error {
+        if failed.unknown { self.poison(failed.error) } else { failed.error }
     }
 }

@@ -7,20 +7,22 @@
 //! again. That the partition has files is noted in the catalog last: from then on a missing
 //! manifest is damage.
 
+use crate::log::switch::NextSegment;
+use crate::log::writer::Tip;
 use std::path::Path;
 
 use super::recovery::{Recovered, read_manifest};
-use super::{Log, Writer};
+use super::{Log};
 use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, Result};
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names::{self, PartitionFile};
-use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::log::recovery::transactions::Tail;
 use crate::segment::create::{active_entry, create_segment};
 use crate::segment::{Point, Segment};
 use crate::storage::OpenMode;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::types::Offset;
 
 /// How much of a partition's files has been made. Rises only.
@@ -103,7 +105,7 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
 impl Log {
     /// Whether it has files. A log without any is empty, and begins and ends at 0.
     pub(crate) fn has_files(&self) -> bool {
-        self.made.load(Ordering::Acquire) == stage::FILES
+        self.manifest.made() == stage::FILES
     }
 
     /// Makes the files of a partition that is written to for the first time. The first thing that a
@@ -111,44 +113,35 @@ impl Log {
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error: nothing was written, and the next write tries again.
-    pub(super) fn make_files(&self, writer: &mut Writer) -> Result<()> {
-        let made = self.made.load(Ordering::Acquire);
+    pub(super) fn make_files(&self, tip: &mut Tip) -> Result<()> {
+        let made = self.manifest.made();
         if made == stage::FILES {
             return Ok(());
         }
         self.check_writable()?;
         if made == stage::NOTHING {
-            self.make_segment(writer)?;
-            self.made.store(stage::SEGMENT, Ordering::Release);
+            self.make_segment(tip)?;
+            self.manifest.set_made(stage::SEGMENT);
         }
         // It says what is known already.
         self.manifest.commit(&self.ctx, |_| {}).map_err(|failed| failed.error)?;
-        self.made.store(stage::FILES, Ordering::Release);
+        self.manifest.set_made(stage::FILES);
         self.ctx.note_files(&self.identity);
         Ok(())
     }
 
-    fn make_segment(&self, writer: &mut Writer) -> Result<()> {
+    fn make_segment(&self, tip: &mut Tip) -> Result<()> {
         let ctx = &*self.ctx;
-        let topic = self.dir.parent().unwrap_or(Path::new(""));
-        for dir in [topic, &self.dir] {
+        let topic = self.manifest.dir().parent().unwrap_or(Path::new(""));
+        for dir in [topic, self.manifest.dir()] {
             let parent = dir.parent().unwrap_or(Path::new(""));
             let made = ctx.storage.create_dir(dir).and_then(|()| ctx.storage.sync_dir(parent));
             made.map_err(|e| Error::create(&ctx.display(dir), e))?;
         }
-        let header = SegmentHeader {
-            partition: self.identity.partition,
-            topic_id: self.identity.topic_id,
-            base_offset: Offset::ZERO,
-            prev_end: Offset::ZERO,
-            prev_crc: 0,
-            generation: 0,
-            log_epoch: 0,
-            created_at: ctx.clock.now(),
-            secret: self.identity.secret,
-        };
-        let file = create_segment(ctx, &self.dir, &header)?;
-        writer.segment.adopt_file(ctx, file);
+        let base = Offset::ZERO;
+        let first = NextSegment { base, generation: 0, epoch: 0, prev_end: base, prev_crc: 0 };
+        let file = create_segment(ctx, self.manifest.dir(), &first.header(ctx, &self.identity))?;
+        tip.segment.adopt_file(ctx, file);
         Ok(())
     }
 }

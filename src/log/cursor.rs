@@ -59,32 +59,30 @@ impl Cursor {
     /// # Errors
     /// Out of range, corrupt, closed, or what the medium says. The cursor stays where it is.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Arc<Batch>>> {
-        let mut cuts = self.log.cuts();
-        let mut visible = self.check()?;
+        let (log, from) = (self.log.clone(), self.next);
+        let mut looks = 0;
+        log.consistently(|| {
+            looks += 1;
+            if looks > 1 {
+                // What was found meanwhile may not be in the log any more.
+                (self.next, self.place) = (from, None);
+            }
+            self.step().map(Some)
+        })
+    }
+
+    /// As [`next_batch`](Cursor::next_batch), if the log is not replaced meanwhile.
+    fn step(&mut self) -> Result<Option<Arc<Batch>>> {
+        let visible = self.check()?;
         while self.next < visible {
             let batch = match self.log.tail().get(self.next) {
                 Some(batch) => Ok(self.adopt(batch)),
                 None => self.load(visible),
             };
-            // IMPORTANT: behind the load. If retention passed the cursor meanwhile, the segment list may have begun behind
-            // it already, which looks like a gap, or a file may have been gone, which looks like damage.
-            if self.next < self.log.log_start() {
-                self.place = None;
-                return Err(self.log.out_of_range(self.next));
-            }
-            let now = self.log.cuts();
-            if cuts != now {
-                // The log was cut meanwhile: what was loaded may not be in it any more, or be half of it and half of
-                // what came instead.
-                cuts = now;
-                self.place = None;
-                visible = self.check()?;
-                continue;
-            }
-            let batch = batch?;
-            let Some(batch) = batch else { return Ok(None) };
+            self.check_start()?;
+            let Some(batch) = batch? else { return Ok(None) };
             if batch.header.base_offset >= visible {
-                // A gap reaches up to the visible end, and what lies behind it is not visible yet.
+                // A gap reaches up to the visible end, and what lies after it is not visible yet.
                 return Ok(None);
             }
             // The header's last offset, not the last surviving record's: compaction may have emptied the batch.
@@ -97,6 +95,16 @@ impl Cursor {
             }
         }
         Ok(None)
+    }
+
+    /// IMPORTANT: after a look at the files. If retention has passed the cursor meanwhile, the segment list may have begun
+    /// after it already, which looks like a gap, or a file may have been gone, which looks like damage.
+    fn check_start(&mut self) -> Result<()> {
+        if self.next < self.log.log_start() {
+            self.place = None;
+            return Err(self.log.out_of_range(self.next));
+        }
+        Ok(())
     }
 
     /// The header of the batch that [`next_batch`](Cursor::next_batch) would answer with. Its records are neither read
@@ -119,23 +127,23 @@ impl Cursor {
     /// # Errors
     /// As [`peek`](Cursor::peek).
     pub(crate) fn peek_any(&mut self) -> Result<Option<BatchHeader>> {
-        let mut cuts = self.log.cuts();
-        let mut visible = self.check()?;
-        while self.next < visible {
-            let header = match self.log.tail().get(self.next) {
-                Some(batch) => Ok(Some(batch.header)),
-                None => self.find(visible),
-            };
-            let now = self.log.cuts();
-            if cuts != now {
-                cuts = now;
+        let log = self.log.clone();
+        let mut looks = 0;
+        log.consistently(|| {
+            looks += 1;
+            if looks > 1 {
                 self.place = None;
-                visible = self.check()?;
-                continue;
             }
-            return Ok(header?.filter(|header| header.base_offset < visible));
-        }
-        Ok(None)
+            let visible = self.check()?;
+            if self.next >= visible {
+                return Ok(Some(None));
+            }
+            let header = match self.log.tail().get(self.next) {
+                Some(batch) => Some(batch.header),
+                None => self.find(visible)?,
+            };
+            Ok(Some(header.filter(|header| header.base_offset < visible)))
+        })
     }
 
     /// Appends the next visible batch, header and body as they are stored, to `out`, and moves behind it, if it is
@@ -149,6 +157,7 @@ impl Cursor {
         out: &mut Vec<u8>,
         wanted: impl FnOnce(&BatchHeader) -> bool,
     ) -> Result<Option<BatchHeader>> {
+        self.log.check_readable()?;
         let visible = self.check()?;
         if self.next >= visible {
             return Ok(None);
@@ -165,12 +174,7 @@ impl Cursor {
                 Ok(None)
             }
         });
-        // As in `next_batch`: retention may have been faster.
-        if self.next < self.log.log_start() {
-            out.truncate(before);
-            self.place = None;
-            return Err(self.log.out_of_range(self.next));
-        }
+        self.check_start().inspect_err(|_| out.truncate(before))?;
         if let Some(header) = found.as_ref().ok().and_then(Option::as_ref) {
             self.next = header.end_offset();
             if let Some(place) = &mut self.place {
@@ -204,7 +208,6 @@ impl Cursor {
 
     /// The visible end, if the cursor's offset is in the log.
     fn check(&mut self) -> Result<Offset> {
-        self.log.check_readable()?;
         let visible = self.log.visible_end();
         if self.next < self.log.log_start() || self.next > visible {
             self.place = None;
@@ -352,7 +355,7 @@ impl Cursor {
     /// Adds to a corruption that makes a whole segment unreadable which offset that is, and where the next segment begins.
     fn unreadable(&self, segment: &Segment, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
-        self.log.note_damage();
+        self.log.health().note_damage();
         corruption.offset.get_or_insert(self.next.max(segment.base));
         corruption.resume = corruption.resume.or_else(|| self.next_segment(segment));
         Error::Corrupt(corruption)
@@ -368,7 +371,7 @@ impl Cursor {
     /// Adds to a corruption which offset cannot be read and from which one it is good again.
     fn damaged(&self, place: &mut Place, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
-        self.log.note_damage();
+        self.log.health().note_damage();
         corruption.offset = Some(self.next);
         corruption.resume = self.resume_behind(place);
         Error::Corrupt(corruption)

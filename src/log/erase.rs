@@ -21,7 +21,7 @@ impl Log {
     /// Aborted by a cut or the end of the log, the partition takes no appends, corrupt, or what the medium says: some
     /// segments may have been erased from.
     pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
-        let _alone = self.cleaning.lock();
+        let _alone = self.compactor.lock();
         self.check_writable()?;
         if !self.has_files() {
             return Ok(0);
@@ -45,8 +45,8 @@ impl Log {
                 erased += self.erase_from(segment, key, len)?;
             }
         }
-        let synced = self.ctx.storage.sync_dir(&self.dir);
-        synced.map_err(|e| Error::io("sync", &self.ctx.display(&self.dir), e))?;
+        let synced = self.ctx.storage.sync_dir(self.manifest.dir());
+        synced.map_err(|e| Error::io("sync", &self.ctx.display(self.manifest.dir()), e))?;
         Ok(erased)
     }
 
@@ -57,13 +57,13 @@ impl Log {
             Some(active) => active.count_key(&self.owner(), hash, Offset::MAX)?.records > 0,
             None => false,
         };
-        let mut writer = self.writer.lock();
+        let mut tip = self.writer.lock();
         self.check_writable()?;
         // Unless somebody else was faster.
-        let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&writer.segment, active));
-        let rolled = if has && is_it { Some(self.roll(&mut writer)?) } else { None };
-        let base = writer.segment.base;
-        drop(writer);
+        let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&tip.segment, active));
+        let rolled = if has && is_it { Some(self.roll(&mut tip)?) } else { None };
+        let base = tip.segment.base;
+        drop(tip);
         rolled.iter().for_each(|event| self.ctx.event(event));
         Ok(base)
     }
@@ -71,7 +71,7 @@ impl Log {
     /// Where a cleaning leaves it to the next opening to remove what it replaced, here it is the point.
     fn remove_unlisted(&self, segment: &Segment) -> Result<()> {
         // While nobody begins another of that name: a cut may have gone before it since.
-        let (_shape, _writer) = (self.shape.lock(), self.writer.lock());
+        let (_shape, _writer) = (self.list.lock_shape(), self.writer.lock());
         if self.segments().iter().any(|listed| listed.path == segment.path) {
             return Ok(());
         }
@@ -85,8 +85,8 @@ impl Log {
 
     /// Erases from one sealed segment, whose file has `len` bytes.
     fn erase_from(self: &Arc<Self>, segment: &Arc<Segment>, key: &[u8], len: u64) -> Result<u64> {
-        let cuts = self.cuts();
-        let mut outputs = Outputs::new(self, self.next_generation()?);
+        let revision = self.revision();
+        let mut outputs = Outputs::new(self, self.manifest.next_generation(&self.identity)?);
         let says_something = |record: &RawRecord<'_>| record.value.is_some() || record.headers.len() > 0;
         let is_to_go = |record: &RawRecord<'_>| record.key == Some(key) && says_something(record);
         let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
@@ -123,7 +123,7 @@ impl Log {
             outputs.remove();
             return Ok(0);
         }
-        let pace = Pace::new(self, &|| {}, cuts, std::slice::from_ref(segment));
+        let pace = Pace::new(self, &|| {}, revision, std::slice::from_ref(segment));
         let swapped = walked.and_then(|()| outputs.settle()).map_err(|error| (error, false));
         let swapped = swapped.and_then(|()| self.swap(&outputs, &pace));
         swapped.map_err(|(error, unknown): (Error, bool)| {

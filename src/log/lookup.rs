@@ -4,6 +4,7 @@
 //! All three are upper bounds: a segment or a batch whose greatest time is below the one that is looked for holds no such
 //! record, and one whose greatest time is not may still hold none that is visible.
 
+use crate::log::list::View;
 use std::cmp::Reverse;
 
 use super::Log;
@@ -102,30 +103,7 @@ impl Log {
 
     /// Looks at the segments with visible records, oldest first, and again if retention or a cut took what is looked at.
     fn look<T>(&self, mut at: impl FnMut(&mut [Span]) -> Result<T>) -> Result<T> {
-        loop {
-            self.check_readable()?;
-            let (cuts, start) = (self.cuts(), self.log_start());
-            match at(&mut self.spans()) {
-                Err(Error::OffsetOutOfRange { .. }) => {}
-                // A file that retention takes away looks like damage.
-                Err(_) if self.log_start() > start => {}
-                _ if self.cuts() != cuts => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        // The end first: what is visible below it is in the segments, and within their greatest times.
-        let end = self.visible_end();
-        let (segments, start) = (self.segments(), self.log_start());
-        let span = |segment: &Arc<Segment>| Span {
-            segment: segment.clone(),
-            from: segment.base.max(start),
-            until: segment.end().unwrap_or(end).min(end),
-            max_timestamp: segment.max_timestamp(),
-        };
-        segments.iter().map(span).filter(|span| span.from < span.until).collect()
+        self.consistently(|| at(&mut spans_of(&self.list.view())).map(Some))
     }
 
     /// The first record of a segment with a timestamp of at least `time`.
@@ -197,6 +175,19 @@ impl Log {
     }
 }
 
+/// The segments with visible records, oldest first.
+fn spans_of(view: &View) -> Vec<Span> {
+    // The end before the times: every record that is visible below it is within them.
+    let (end, start) = (view.ends.visible(), view.log_start);
+    let span = |segment: &Arc<Segment>| Span {
+            segment: segment.clone(),
+            from: segment.base.max(start),
+            until: segment.end().unwrap_or(end).min(end),
+            max_timestamp: segment.max_timestamp(),
+        };
+        view.segments.iter().map(span).filter(|span| span.from < span.until).collect()
+}
+
 /// Whether nothing that is no later than `max` can take the place of the best.
 fn is_beaten(max: Timestamp, best: Option<(Timestamp, Reverse<Offset>)>) -> bool {
     best.is_some_and(|(greatest, _)| max < greatest)
@@ -223,7 +214,7 @@ mod tests {
     use crate::config::{BrokerConfig, Durability, TopicConfig};
     use crate::record::Record;
     use crate::records::tests::{append, value};
-    use crate::sync::Ordering;
+    
     use crate::testing::{Disk, Op, Survive};
     use crate::{Broker, Partition};
 
@@ -245,7 +236,7 @@ mod tests {
         let end = log.visible_end().get();
         let old = log.log_start();
         for start in 0..=end {
-            log.log_start.store(start, Ordering::Release);
+            log.list.begin_at(Offset::new(start), |_| false);
             let left: Vec<_> = records.iter().filter(|(offset, _)| *offset >= start).copied().collect();
             let raw = |found: (Offset, Timestamp)| (found.0.get(), found.1.as_millis());
             for probe in records.iter().flat_map(|(_, t)| [*t, t + 1]).chain([0, 5_000]) {
@@ -268,7 +259,7 @@ mod tests {
                 }
             }
         }
-        log.log_start.store(old.get(), Ordering::Release);
+        log.list.begin_at(old, |_| false);
     }
 
     /// T5, and better than Kafka: what lies below the log start hides nothing in later segments.
@@ -317,7 +308,7 @@ mod tests {
 
     /// Each segment knows the greatest time of its batches, no less and no more.
     fn assert_known(log: &Arc<Log>, case: &str) {
-        for span in log.spans() {
+        for span in spans_of(&log.list.view()) {
             let max = log.headers(span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
             assert_eq!(span.max_timestamp, max, "{case}: the segment of {}", span.from);
         }

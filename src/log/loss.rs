@@ -6,20 +6,24 @@
 //! is on the medium before the manifest is replaced. That is the commit point. Before it nothing has changed, and what was
 //! written is listed nowhere; after it the old files are listed nowhere. No offset that was given out is given out again.
 
+use crate::log::writer::Tip;
+use crate::log::switch::NextSegment;
+use crate::log::ends::Ends;
+use crate::log::list::View;
+use crate::log::transitions;
 use super::manifest::ManifestError;
 use super::walk::{KnownEnd, Piece, Quiet, Walked, walk};
-use super::{Log, Writer};
+use super::{Log};
 use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
-use crate::format::segment::SegmentHeader;
 use crate::segment::copy::{copy_aside, in_pieces, rewrite};
-use crate::segment::create::{active_entry, create_segment, create_segment_file};
+use crate::segment::create::create_segment_file;
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{DamagedRange, Event};
 use crate::storage::write_all_at;
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::sync::Arc;
 use crate::types::Offset;
 
 /// What the log is to be.
@@ -52,7 +56,7 @@ impl Log {
     /// # Errors
     /// Closed, deleted; that of a log of which no segment is known; I/O errors.
     pub(crate) fn find_damage(&self) -> Result<Vec<DamagedRange>> {
-        let _shape = self.shape.lock();
+        let _shape = self.list.lock_shape();
         self.check_readable()?;
         if !self.has_files() {
             return Ok(Vec::new());
@@ -70,42 +74,34 @@ impl Log {
     /// or I/O errors: nothing has changed. The log is poisoned if it is unknown which manifest a restart finds.
     pub(crate) fn accept_loss(self: &Arc<Self>, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
         // No cleaning is at work on segments that are replaced here.
-        let _cleaning = self.cleaning.lock();
+        let _cleaning = self.compactor.lock();
         // No record of the journal may speak of what is given up.
         let _alone = self.journal.forget(self)?;
-        let shape = self.shape.lock();
-        let lead = self.commit.hold();
-        let mut writer = self.writer.lock();
+        let shape = self.list.lock_shape();
+        let lead = self.durability.commit.hold();
+        let mut tip = self.writer.lock();
         self.check_readable()?;
-        if let Some(cause) = self.poison.lock().clone() {
-            return Err(Error::Poisoned { topic: self.topic().clone(), partition: self.partition(), cause });
+        if let Some(cause) = self.health.poison_cause() {
+            return Err(self.identity.poisoned(&cause));
         }
         if !self.has_files() {
             return Ok(Vec::new());
         }
-        let (manifest, known) = self.what_is_known(&writer);
+        let (manifest, known) = self.what_is_known(&tip);
         let walked = self.walk_all(&manifest, known)?;
         let found = self.ranges(&walked);
         if let Some(other) = found.iter().find(|range| !named.contains(range)) {
             return Err(Error::LossNotNamed { range: Box::new(other.clone()) });
         }
-        if found.is_empty() && !self.is_damaged() {
+        if found.is_empty() && !self.health.is_damaged() {
             return Ok(Vec::new());
         }
         let lost = lost_ranges(&found);
-        self.replace_damaged(&mut writer, &manifest, known.offset, &walked, &lost).map_err(|failed| {
-            match failed.unknown {
-                true => self.poison(failed.error),
-                false => failed.error,
-            }
-        })?;
-        self.commit.restart(self.log_end.load(Ordering::Acquire));
-        *self.damage.lock() = None;
-        self.damaged.store(false, Ordering::Release);
-        self.met_damage.store(false, Ordering::Release);
-        self.refuses_appends.store(false, Ordering::Release);
+        self.replace_damaged(&mut tip, &manifest, known.offset, &walked, &lost).map_err(|failed| self.manifest_failed(failed))?;
+        self.durability.commit.restart(self.log_end().get());
+        self.health.accept_damage();
         let epoch = self.epoch();
-        drop((writer, lead, shape));
+        drop((tip, lead, shape));
         self.waiters.signal();
         self.ctx.event(&Event::LossAccepted {
             topic: self.topic().clone(),
@@ -117,15 +113,15 @@ impl Log {
     }
 
     /// The manifest, and where the log ends.
-    fn what_is_known(&self, writer: &MutexGuard<'_, Writer>) -> (Manifest, KnownEnd) {
-        let offset = Offset::new(self.log_end.load(Ordering::Acquire));
+    fn what_is_known(&self, tip: &Tip) -> (Manifest, KnownEnd) {
+        let offset = self.log_end();
         // Of a log that was found damaged nobody knows where its last segment ends.
-        let active = (!self.is_damaged()).then_some(writer.point.position);
+        let active = (!self.health.is_damaged()).then_some(tip.point.position);
         (self.manifest.get().clone(), KnownEnd { offset, active })
     }
 
     fn walk_all(&self, manifest: &Manifest, known: KnownEnd) -> Result<Vec<Walked>> {
-        let walked = walk(&self.ctx, &self.identity, &self.dir, manifest, known, &mut Quiet)?;
+        let walked = walk(&self.ctx, &self.identity, self.manifest.dir(), manifest, known, &mut Quiet)?;
         Ok(walked.unwrap_or_default())
     }
 
@@ -151,7 +147,7 @@ impl Log {
     /// Puts the whole batches, and nothing else, in the place of the log's segments.
     fn replace_damaged(
         &self,
-        writer: &mut Writer,
+        tip: &mut Tip,
         manifest: &Manifest,
         known_end: Offset,
         walked: &[Walked],
@@ -162,87 +158,80 @@ impl Log {
         let plan = self.plan_loss(manifest, walked).map_err(unchanged)?;
         let last = plan.entries.last().map(|planned| planned.entry);
         let end = known_end.max(last.map_or(manifest.log_start, |last| last.end_offset));
-        let epoch = self.epoch() + 1;
         let generation = match segments.iter().any(|segment| segment.base == end) {
-            true => self.next_generation().map_err(unchanged)?,
+            true => self.manifest.next_generation(&self.identity).map_err(unchanged)?,
             false => 0,
         };
-        let active = active_entry(end, generation, epoch);
-        let header = self.header_of(&active, last.as_ref());
-        let written = self
-            .write_planned(manifest, walked, &plan)
-            // IMPORTANT: last. It makes the names of all of them durable.
-            .and_then(|()| create_segment(&self.ctx, &self.dir, &header));
+        let (prev_end, prev_crc) = last.map_or((end, 0), |last| (last.end_offset, last.last_crc));
+        let next = NextSegment { base: end, generation, epoch: self.epoch() + 1, prev_end, prev_crc };
         let remove_written = || {
             let copied = plan.entries.iter().filter(|planned| matches!(planned.from, From::Copied(..)));
             for planned in copied {
                 let name = names::segment_file(planned.entry.base_offset, planned.entry.generation);
-                let _ = self.ctx.storage.remove_file(&self.dir.join(name));
+                let _ = self.ctx.storage.remove_file(&self.manifest.dir().join(name));
             }
         };
-        let file = written.map_err(|error| {
+        let begun = self
+            .write_planned(manifest, walked, &plan)
+            // IMPORTANT: last. It makes the names of all of them durable.
+            .and_then(|()| next.begin(&self.ctx, &self.identity, self.manifest.dir()));
+        let begun = begun.map_err(|error| {
             remove_written();
             unchanged(error)
         })?;
-        let segment = Arc::new(Segment::from_entry(&self.dir, &active, None));
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
-            manifest.segments = plan.entries.iter().map(|planned| planned.entry).collect();
-            manifest.segments.push(active);
-            manifest.begin_epoch(end);
-            lost.iter().for_each(|range| manifest.add_lost(*range));
+        let listed = begun.list(|next| {
+            self.manifest.commit(&self.ctx, |manifest| {
+                let entries = plan.entries.iter().map(|planned| planned.entry);
+                transitions::give_up(manifest, entries, next, end, lost);
+            })
         });
-        if let Err(failed) = committed {
+        let (segment, point) = listed.inspect_err(|failed| {
             if !failed.unknown {
                 remove_written();
-                let _ = self.ctx.storage.remove_file(&segment.path);
             }
-            return Err(failed);
-        }
-        segment.adopt_file(&self.ctx, file);
-        segment.mark_synced();
-        self.has_lost.store(true, Ordering::Release);
+        })?;
+        self.manifest.note_lost();
         let gone: Vec<_> = plan.gone.iter().filter_map(|at| segments.get(*at)).collect();
-        {
-            let _ends = self.ends.lock();
-            // Odd from here to the end of the block: as in a cut.
-            self.cuts.fetch_add(1, Ordering::AcqRel);
-            for stored in [&self.durable_end, &self.covered_end, &self.visible_end, &self.log_end] {
-                stored.store(end.get(), Ordering::Release);
-            }
-            self.epoch.store(epoch, Ordering::Release);
+        let view = self.list.replace(|view| {
             self.tail.clear(&self.ctx);
-            let mut list: Vec<Arc<Segment>> = Vec::with_capacity(plan.entries.len() + 1);
-            for planned in &plan.entries {
-                list.extend(match &planned.from {
-                    From::Whole(at) => segments.get(*at).cloned().inspect(|same| {
-                        same.mark_synced();
-                        same.forget_keys(same.size());
-                    }),
-                    From::Shortened(at, point) => segments.get(*at).cloned().inspect(|shorter| {
-                        shorter.cut(point.end, point.position, point.max_timestamp);
-                    }),
-                    From::Copied(..) => Some(Arc::new(Segment::from_entry(&self.dir, &planned.entry, None))),
-                });
-            }
+            let mut list = self.settle_planned(&plan, &segments);
             list.push(segment.clone());
-            if self.settings().streams {
-                // Again: one may have been written meanwhile, with the counts of before.
-                let _ = self.forget_counts(&plan.entries);
+            // A reader that stands in one of them continues wherever the new list says.
+            gone.iter().for_each(|segment| segment.empty());
+            View {
+                epoch: next.epoch,
+                log_start: view.log_start,
+                segments: list.into(),
+                ends: Arc::new(Ends::new(end)),
             }
-            self.publish_segments(|all| *all = list);
-            for segment in &gone {
-                // A reader that stands in it continues wherever the list says now.
-                segment.empty();
-            }
-            self.cuts.fetch_add(1, Ordering::AcqRel);
+        });
+        if self.settings().streams {
+            // Again: one may have been written meanwhile, with the counts of before.
+            let _ = self.forget_counts(&plan.entries);
         }
-        let point = Point::start_of(end, generation, epoch, header.prev_crc);
-        *self.durable_point.lock() = point;
-        *writer = Writer { segment, point, indexed: FIRST_BATCH, journal_upto: 0 };
+        self.durability.set_point(point);
+        *tip = Tip::new(segment, point, view.ends.clone());
         for segment in gone {
             segment.retire(&self.ctx);
         }
         Ok(())
+    }
+
+    /// The segments of the log to be, each as long as it is from now on.
+    fn settle_planned(&self, plan: &Plan, segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
+        let settled = plan.entries.iter().filter_map(|planned| match &planned.from {
+            From::Whole(at) => segments.get(*at).cloned().inspect(|same| {
+                same.mark_synced();
+                same.forget_keys(same.size());
+            }),
+            From::Shortened(at, point) => segments.get(*at).cloned().inspect(|shorter| {
+                shorter.cut(point.end, point.position, point.max_timestamp);
+            }),
+            From::Copied(..) => {
+                Some(Arc::new(Segment::from_entry(self.manifest.dir(), &planned.entry, None)))
+            }
+        });
+        settled.collect()
     }
 
     /// Decides what becomes of each segment. Nothing is written.
@@ -271,7 +260,7 @@ impl Log {
                 // again readers expect gaps, and its generation says so.
                 let is_first = piece.first == entry.base_offset;
                 let is_new = entry.generation == 0 && !is_first;
-                entry.generation = if is_new { 0 } else { self.next_generation()? };
+                entry.generation = if is_new { 0 } else { self.manifest.next_generation(&self.identity)? };
                 entry.base_offset = piece.first;
                 entry.log_epoch = piece.epoch;
                 piece.end.end_entry(&mut entry);
@@ -284,17 +273,14 @@ impl Log {
         Ok(plan)
     }
 
-    fn header_of(&self, entry: &SegmentEntry, before: Option<&SegmentEntry>) -> SegmentHeader {
-        SegmentHeader {
-            partition: self.identity.partition,
-            topic_id: self.identity.topic_id,
-            base_offset: entry.base_offset,
+    /// The segment of a copy, which follows `before`.
+    fn copy_of(&self, entry: &SegmentEntry, before: Option<&SegmentEntry>) -> NextSegment {
+        NextSegment {
+            base: entry.base_offset,
+            generation: entry.generation,
+            epoch: entry.log_epoch,
             prev_end: before.map_or(entry.base_offset, |before| before.end_offset),
             prev_crc: before.map_or(0, |before| before.last_crc),
-            generation: entry.generation,
-            log_epoch: entry.log_epoch,
-            created_at: self.ctx.clock.now(),
-            secret: self.identity.secret,
         }
     }
 
@@ -305,7 +291,7 @@ impl Log {
             for flaw in one.flaws.iter().filter(|flaw| flaw.bytes > 0) {
                 let name = names::lost_file(entry.base_offset, entry.generation, flaw.position);
                 let (from, to) = (flaw.position, flaw.position + flaw.bytes);
-                copy_aside(&self.ctx, &**file, &one.path, from, to, &self.dir.join(name))?;
+                copy_aside(&self.ctx, &**file, &one.path, from, to, &self.manifest.dir().join(name))?;
             }
         }
         let segments = self.segments();
@@ -315,7 +301,7 @@ impl Log {
             match from {
                 From::Whole(at) | From::Shortened(at, _) => {
                     let Some(segment) = segments.get(*at) else { continue };
-                    if !self.is_damaged() {
+                    if !self.health.is_damaged() {
                         segment.sync_if_dirty(&self.ctx).map_err(|error| self.poison(error))?;
                     } else if !segment.is_synced() {
                         // Nothing says that what was read is on the medium, and only written bytes are synced.
@@ -326,11 +312,11 @@ impl Log {
                 From::Copied(at, piece) => {
                     let source = walked.get(*at).and_then(|one| Some((one.file.as_ref()?, &one.path)));
                     let Some((source, path)) = source else {
-                        return Err(corrupt(&self.ctx, &self.dir, 0, "a segment that is not there"));
+                        return Err(corrupt(&self.ctx, self.manifest.dir(), 0, "a segment that is not there"));
                     };
-                    let file = create_segment_file(&self.ctx, &self.dir, &self.header_of(entry, previous))?;
+                    let file = create_segment_file(&self.ctx, self.manifest.dir(), &self.copy_of(entry, previous).header(&self.ctx, &self.identity))?;
                     let name = names::segment_file(entry.base_offset, entry.generation);
-                    let target = self.ctx.display(&self.dir.join(name));
+                    let target = self.ctx.display(&self.manifest.dir().join(name));
                     let to = piece.position + piece.bytes();
                     in_pieces(&**source, &self.ctx.display(path), piece.position, to, |at, bytes| {
                         let position = at - piece.position + FIRST_BATCH;
@@ -366,20 +352,10 @@ impl Log {
     /// The first range at or after an offset whose records were given up, as far as readers may see.
     #[inline]
     pub(crate) fn lost_after(&self, offset: Offset) -> Option<LostRange> {
-        if !self.has_lost.load(Ordering::Acquire) {
+        if !self.manifest.has_lost() {
             return None;
         }
         self.manifest.get().lost.iter().find(|range| range.to > offset).copied()
-    }
-
-    /// A reader has met damage.
-    pub(super) fn note_damage(&self) {
-        self.met_damage.store(true, Ordering::Release);
-    }
-
-    /// Whether opening, or a reader since, has found damage.
-    pub(crate) fn has_known_damage(&self) -> bool {
-        self.is_damaged() || self.met_damage.load(Ordering::Acquire)
     }
 }
 

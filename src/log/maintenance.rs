@@ -1,19 +1,21 @@
 //! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
 //! `maintain`, or by a test.
 
-use super::{Log, Writer};
+use crate::log::writer::Tip;
+use crate::log::transitions::id_of;
+use crate::log::transitions;
+use super::{Log};
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
-use crate::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
-use crate::sync::{Arc, Ordering};
+use crate::segment::{Segment, timestamp_or_unknown};
+use crate::sync::Arc;
 use crate::types::Offset;
 
 impl Work for Log {
     /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
     fn work(&self) {
-        self.queued.store(false, Ordering::Release);
-        if self.wants_sync.swap(false, Ordering::AcqRel) && self.sync().is_err() {
+        if self.durability.take_request() && self.sync().is_err() {
             // Somebody may wait for a transaction, which may be safe nevertheless, or must hear that it is not.
             let upto = self.writer.lock().journal_upto;
             let _ = self.journal.make_durable(upto);
@@ -29,24 +31,24 @@ impl Log {
     pub(crate) fn maintain(self: &Arc<Self>, hold: Offset) {
         let settings = self.settings();
         let now = self.ctx.clock.now();
-        let aged = |writer: &Writer| {
-            let first = writer.point.first_timestamp.filter(|_| writer.point.position > FIRST_BATCH);
+        let aged = |tip: &Tip| {
+            let first = tip.point.first_timestamp.filter(|_| !tip.is_empty());
             first.is_some_and(|first| now > first.plus(settings.segment_age))
         };
-        let mut writer = self.writer.lock();
-        if self.check_writable().is_ok() && aged(&writer) {
+        let mut tip = self.writer.lock();
+        if self.check_writable().is_ok() && aged(&tip) {
             // An error leaves the segment as it was, or poisons: the next append says so.
-            let rolled = self.roll(&mut writer).ok();
-            drop(writer);
+            let rolled = self.roll(&mut tip).ok();
+            drop(tip);
             if let Some(event) = rolled {
                 self.ctx.event(&event);
             }
         } else {
-            drop(writer);
+            drop(tip);
         }
         self.retain(hold);
         self.work();
-        if settings.streams && !self.is_damaged() {
+        if settings.streams && !self.health.is_damaged() {
             // Those whose index could not be written, or which a cut has sealed.
             let visible = self.visible_end();
             let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
@@ -60,16 +62,16 @@ impl Log {
     /// need no looking at any more.
     pub(super) fn finish_sealed(&self) {
         // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
-        if self.is_damaged() {
+        if self.health.is_damaged() {
             return;
         }
         let segments = self.segments();
         let pending: Vec<_> = {
             let manifest = self.manifest.get();
             let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
-            sealed.map(|entry| (entry.base_offset, entry.generation, entry.log_epoch)).collect()
+            sealed.map(id_of).collect()
         };
-        if pending.is_empty() || self.poison.lock().is_some() {
+        if pending.is_empty() || self.health.poison_cause().is_some() {
             return;
         }
         let producers = self.unsaved_producers();
@@ -78,7 +80,7 @@ impl Log {
             let Some(end) = segment.end() else { continue };
             // IMPORTANT: whatever is said of the file. Somebody may have synced it for what comes before a transaction, and
             // nobody yet the journal for the transactions that are in it.
-            if self.commit.wait(end.get(), || self.sync_written()).is_err() {
+            if self.durability.commit.wait(end.get(), || self.sync_written()).is_err() {
                 return;
             }
             if !segment.is_synced() && segment.sync(&self.ctx).map_err(|e| self.poison(e)).is_err() {
@@ -95,39 +97,31 @@ impl Log {
         }
         if let Some(file) = producers {
             // What is not durable may be lost without a trace, and other records come in its place.
-            if self.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
+            if self.durability.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
                 return;
             }
             self.save_producers(&file);
         }
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
-            for entry in &mut manifest.segments {
-                if finished.contains(&(entry.base_offset, entry.generation, entry.log_epoch))
-                    && entry.state == SegmentState::Sealed
-                {
-                    entry.state = SegmentState::Synced;
-                }
-            }
-        });
-        if let Err(failed) = committed
-            && failed.unknown
-        {
-            self.poison(failed.error);
+        let committed =
+            self.manifest.commit(&self.ctx, |manifest| transitions::note_synced(manifest, &finished));
+        if let Err(failed) = committed {
+            // If it is known that nothing has changed, the next maintenance tries again.
+            let _ = self.manifest_failed(failed);
         }
     }
 
     /// How many bytes are written when records of it go: its manifest, and what is known of named
     /// producers.
     pub(crate) fn manifest_bytes(&self) -> u64 {
-        self.manifest.get().encoded_len() as u64 + self.producers_bytes.load(Ordering::Relaxed)
+        self.manifest.get().encoded_len() as u64 + self.producers.bytes()
     }
 
     /// What the broker's checkpoint says of this log: the last point known to be on the medium.
     pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
-        if self.is_damaged() || !self.has_files() {
+        if self.health.is_damaged() || !self.has_files() {
             return None;
         }
-        let point = *self.durable_point.lock();
+        let point = self.durability.point();
         Some(CheckpointEntry {
             topic_id: self.identity.topic_id,
             partition: self.identity.partition,

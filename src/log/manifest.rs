@@ -2,23 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::{Context, MayBeFull};
+use crate::engine::{Context, Identity, MayBeFull};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::replace_file;
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering};
 use crate::types::Offset;
 
-/// The manifest as it is on the medium, and the only way to change it.
+/// The manifest as it is on the medium, the only way to change it, and the numbers that its files have.
 ///
-/// Its lock comes behind the writer's: whoever needs both takes the writer's first. It is held over the write, since
+/// Its lock comes after the writer's: a thread that needs both takes the writer's first. It is held over the write, because
 /// two changes must not overtake each other.
 pub(crate) struct ManifestStore {
-    path: PathBuf,
+    dir: PathBuf,
     current: Mutex<Manifest>,
-    /// The log has ended: the directory may be gone, or somebody else's. Set under the lock.
+    /// The log has ended: the directory may be gone, or belong to another topic. Set under the lock.
     closed: AtomicBool,
+    /// How many of the partition's files there are: see [`stage`](super::create::stage).
+    made: AtomicU8,
+    /// Records of the log were given up; stays set.
+    has_lost: AtomicBool,
+    /// The greatest generation that a file of the log has, or was to have, since it was opened.
+    generation: AtomicU32,
 }
 
 /// Why a change did not happen, or may have.
@@ -35,12 +41,61 @@ impl MayBeFull for ManifestError {
 }
 
 impl ManifestStore {
-    pub(crate) fn new(dir: &Path, current: Manifest) -> Self {
+    /// `made` is a [`stage`](super::create::stage).
+    pub(crate) fn new(dir: PathBuf, current: Manifest, made: u8) -> Self {
+        let generation = current.segments.iter().map(|entry| entry.generation).max().unwrap_or(0);
         ManifestStore {
-            path: dir.join(names::MANIFEST),
-            current: Mutex::new(current),
+            dir,
             closed: AtomicBool::new(false),
+            made: AtomicU8::new(made),
+            has_lost: AtomicBool::new(!current.lost.is_empty()),
+            generation: AtomicU32::new(generation),
+            current: Mutex::new(current),
         }
+    }
+
+    /// The directory of the partition.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How many of the partition's files there are.
+    #[inline]
+    pub(crate) fn made(&self) -> u8 {
+        self.made.load(Ordering::Acquire)
+    }
+
+    /// Notes that a stage is reached. It only rises.
+    pub(crate) fn set_made(&self, stage: u8) {
+        self.made.store(stage, Ordering::Release);
+    }
+
+    /// Whether records of the log were given up.
+    #[inline]
+    pub(crate) fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Acquire)
+    }
+
+    /// Notes that records of the log were given up.
+    pub(crate) fn note_lost(&self) {
+        self.has_lost.store(true, Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_generation(&self, generation: u32) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// A generation for files beside others of the same base offset. No other caller gets it: the files that are written
+    /// under it are the caller's, to list or to remove, whatever other threads write meanwhile. Generation 0 is not given
+    /// out: it belongs to the segments that begin at an offset where there is none.
+    ///
+    /// # Errors
+    /// `GenerationsExhausted`: none is left.
+    pub(crate) fn next_generation(&self, of: &Identity) -> Result<u32> {
+        let next = |last: u32| last.checked_add(1);
+        let given = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        given.map(|last| last.saturating_add(1)).map_err(|_| of.generations_exhausted())
     }
 
     /// The manifest as it is.
@@ -91,7 +146,7 @@ impl ManifestStore {
         change(&mut next);
         let start = next.log_start;
         next.clip_lost(start, Offset::MAX);
-        write(&self.path, &next)?;
+        write(&self.dir.join(names::MANIFEST), &next)?;
         *current = next;
         Ok(())
     }

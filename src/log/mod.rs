@@ -20,42 +20,55 @@
 //!   all of them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
 //!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
 
-pub(crate) mod append;
+mod append;
 pub(crate) mod commit;
+mod counters;
 mod compaction;
 pub(crate) mod create;
 pub(crate) mod cursor;
 mod durability;
+pub(crate) mod ends;
 mod erase;
+mod health;
 pub(crate) mod journal;
 mod lookup;
+pub(crate) mod list;
 mod loss;
 mod maintenance;
 pub(crate) mod manifest;
 pub(crate) mod participate;
 pub(crate) mod producers;
 pub(crate) mod recovery;
+mod reopen;
 mod replicate;
 mod retention;
 pub(crate) mod streams;
+mod switch;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
+mod transitions;
 mod truncate;
 pub(crate) mod walk;
+mod writer;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::commit::GroupCommit;
-use self::compaction::policy::Retries;
+use self::compaction::Compactor;
+use self::counters::Counters;
+use self::durability::SyncState;
+use self::health::Health;
 use self::create::stage;
 use self::journal::LogJournal;
+use self::list::{SegmentList, Segments};
 use self::manifest::ManifestStore;
+use self::producers::ProducerTable;
 use self::recovery::transactions::Tail as RecoveredTail;
 use self::recovery::{Note, recover};
 pub use self::replicate::RawBatches;
 use self::tail::Tail;
+use self::writer::Writer;
 use crate::config::{
     Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
 };
@@ -68,12 +81,9 @@ use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::segment::create::active_entry;
 use crate::segment::{Point, Segment};
-use crate::stats::{CompactionStats, OpenReport, PartitionStats, SegmentStats};
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, RwLock};
+use crate::stats::{OpenReport, PartitionStats, SegmentStats};
+use crate::sync::{Arc, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
-
-/// The segments of a log, oldest first; the last one is active.
-pub(crate) type Segments = Arc<[Arc<Segment>]>;
 
 /// What of a topic's configuration a log looks at. Copied out under a short lock at each append.
 #[derive(Clone, Copy, Debug)]
@@ -170,85 +180,19 @@ pub(crate) struct Log {
     identity: Arc<Identity>,
     seed: Seed,
     hasher: KeyHasher,
-    dir: PathBuf,
     settings: RwLock<LogSettings>,
-    writer: Mutex<Writer>,
+    list: SegmentList,
+    writer: Writer,
     manifest: ManifestStore,
-    segments: RwLock<Segments>,
     tail: Tail,
-    commit: GroupCommit,
     waiters: Waiters,
-    log_start: AtomicU64,
-    visible_end: AtomicU64,
-    durable_end: AtomicU64,
-    /// What is before this is on the medium, here or in the journal.
-    covered_end: AtomicU64,
-    log_end: AtomicU64,
-    epoch: AtomicU32,
-    /// The last point known to be on the medium: what the next checkpoint says.
-    durable_point: Mutex<Point>,
-    /// Set at opening if durable bytes are damaged: for reading only, until the loss is accepted.
-    damage: Mutex<Option<Error>>,
-    /// Mirrors `damage`.
-    damaged: AtomicBool,
-    /// A reader has met damage.
-    met_damage: AtomicBool,
-    /// Records of it were given up; stays set.
-    has_lost: AtomicBool,
-    /// What is remembered of producers that have a name; read from the log when the first of them comes,
-    /// and anew behind each cut.
-    producers: Mutex<producers::Known>,
-    /// Whether a named producer may ever have written to it.
-    has_senders: AtomicBool,
-    /// Held by the thread that reads, changes and replaces the side file of named producers.
-    saving_producers: Mutex<()>,
-    /// How long the side file of named producers was when it was last written here.
-    producers_bytes: AtomicU64,
-    /// What opening found at its end.
+    health: Health,
+    durability: SyncState,
+    compactor: Compactor,
+    producers: ProducerTable,
+    counters: Counters,
+    /// The transactions that opening found after the last point known to be on the medium.
     recovered: RecoveredTail,
-    /// How much of its files there is: see [`create`].
-    made: AtomicU8,
-    poison: Mutex<Option<Arc<Error>>>,
-    /// What every call answers once the broker is closed or the topic deleted.
-    ended: Mutex<Option<Error>>,
-    /// Mirrors `damage`, `poison` and `ended`, so that an append that may go on looks at one flag.
-    refuses_appends: AtomicBool,
-    refuses_reads: AtomicBool,
-    /// Held by whoever takes segments out of the list. Appending and rolling go on.
-    shape: Mutex<()>,
-    /// Held over a whole cleaning, before any other lock; what the cleanings so far have done.
-    cleaning: Mutex<()>,
-    cleaned: Mutex<CompactionStats>,
-    retries: Mutex<Retries>,
-    /// Held while a cut moves the ends, and by whoever wants to see them together.
-    ends: Mutex<()>,
-    /// How often the log was cut, times two; odd while a cut moves the ends and the segment list.
-    cuts: AtomicU64,
-    /// The greatest generation that a file of the log has, or was to have, since it was opened.
-    generation: AtomicU32,
-    /// The epoch that the last reopen began.
-    reopened: AtomicU32,
-    queued: AtomicBool,
-    wants_sync: AtomicBool,
-    interval_armed: AtomicBool,
-    /// From this size of the active segment on, retention by size may let something go. 0: not known.
-    size_limit: AtomicU64,
-    /// An append has come to that size.
-    is_over_size: AtomicBool,
-    records_appended: AtomicU64,
-    batches_appended: AtomicU64,
-    bytes_appended: AtomicU64,
-    syncs: AtomicU64,
-}
-
-/// What only the appender knows.
-pub(crate) struct Writer {
-    segment: Arc<Segment>,
-    point: Point,
-    /// Where the last index entry points.
-    indexed: u64,
-    /// Up to where the journal has to be durable before what has been appended may be called so.
-    journal_upto: u64,
 }
 
 impl Log {
@@ -307,64 +251,30 @@ impl Log {
         if let Some(error) = &damage {
             report.damaged.push((identity.topic.clone(), identity.partition, error.clone()));
         }
-        let unusable = segments.is_empty();
+        let is_readable = !segments.is_empty();
         let active = segments
             .last()
             .cloned()
             .unwrap_or_else(|| Arc::new(Segment::from_entry(&dir, &active_entry(Offset::ZERO, 0, 0), None)));
-        let end = point.end.get();
+        let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, point.end);
         Arc::new(Log {
             ctx,
             journal,
             seed: identity.seed(),
             hasher: KeyHasher::new(&identity.secret),
             settings: RwLock::new(settings),
-            writer: Mutex::new(Writer { segment: active, point, indexed: point.position, journal_upto: 0 }),
-            segments: RwLock::new(segments.into()),
+            writer: Writer::new(active, point, list.view().ends.clone()),
+            list,
+            manifest: ManifestStore::new(dir, manifest, made),
             tail: Tail::new(),
-            commit: GroupCommit::new(end),
             waiters: Waiters::default(),
-            log_start: AtomicU64::new(manifest.log_start.get()),
-            visible_end: AtomicU64::new(end),
-            durable_end: AtomicU64::new(end),
-            covered_end: AtomicU64::new(end),
-            log_end: AtomicU64::new(end),
-            epoch: AtomicU32::new(manifest.epoch()),
-            generation: AtomicU32::new(manifest.segments.iter().map(|s| s.generation).max().unwrap_or(0)),
-            durable_point: Mutex::new(point),
-            refuses_appends: AtomicBool::new(damage.is_some()),
-            has_lost: AtomicBool::new(!manifest.lost.is_empty()),
-            manifest: ManifestStore::new(&dir, manifest),
-            refuses_reads: AtomicBool::new(unusable),
-            damaged: AtomicBool::new(damage.is_some()),
-            damage: Mutex::new(damage),
-            met_damage: AtomicBool::new(false),
-            producers: Mutex::default(),
-            has_senders: AtomicBool::new(has_senders),
-            saving_producers: Mutex::new(()),
-            producers_bytes: AtomicU64::new(0),
+            health: Health::new(damage, is_readable),
+            durability: SyncState::new(point),
+            compactor: Compactor::default(),
+            producers: ProducerTable::new(has_senders),
+            counters: Counters::default(),
             recovered: tail,
-            made: AtomicU8::new(made),
-            poison: Mutex::new(None),
-            ended: Mutex::new(None),
-            shape: Mutex::new(()),
-            cleaning: Mutex::new(()),
-            cleaned: Mutex::new(CompactionStats::default()),
-            retries: Mutex::new(Retries::default()),
-            ends: Mutex::new(()),
-            cuts: AtomicU64::new(0),
-            reopened: AtomicU32::new(0),
-            queued: AtomicBool::new(false),
-            wants_sync: AtomicBool::new(false),
-            interval_armed: AtomicBool::new(false),
-            size_limit: AtomicU64::new(0),
-            is_over_size: AtomicBool::new(false),
-            records_appended: AtomicU64::new(0),
-            batches_appended: AtomicU64::new(0),
-            bytes_appended: AtomicU64::new(0),
-            syncs: AtomicU64::new(0),
             identity,
-            dir,
         })
     }
 
@@ -386,28 +296,57 @@ impl Log {
         *self.settings.read()
     }
 
+    #[inline]
     pub(crate) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
+        self.list.epoch()
     }
 
+    #[inline]
     pub(crate) fn log_start(&self) -> Offset {
-        Offset::new(self.log_start.load(Ordering::Acquire))
+        self.list.log_start()
     }
 
+    #[inline]
     pub(crate) fn visible_end(&self) -> Offset {
-        Offset::new(self.visible_end.load(Ordering::Acquire))
+        self.list.visible_end()
+    }
+
+    /// The next offset to be given out.
+    pub(crate) fn log_end(&self) -> Offset {
+        self.list.view().ends.log()
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
-        let _no_cut = self.ends.lock();
-        // Each end is read before those that it cannot pass.
-        let (log_start, visible_end, durable_end) =
-            (self.log_start(), self.visible_end(), Offset::new(self.durable_end.load(Ordering::Acquire)));
-        Bounds {
-            log_start,
-            visible_end,
-            durable_end,
-            log_end: Offset::new(self.log_end.load(Ordering::Acquire)),
+        let view = self.list.view();
+        let (visible_end, durable_end) = (view.ends.visible(), view.ends.durable());
+        // After those that cannot pass it.
+        let log_end = view.ends.log();
+        Bounds { log_start: view.log_start, visible_end, durable_end, log_end }
+    }
+
+    /// A number that changes with each truncation, compaction and accepted loss.
+    pub(crate) fn revision(&self) -> u64 {
+        self.list.revision()
+    }
+
+    /// Calls `look` until the log was not replaced meanwhile: what one call has found belongs together. `look` returns `None`
+    /// to be called again.
+    ///
+    /// # Errors
+    /// Closed, deleted, nothing of the partition can be read; or that of `look`. An error is believed only if the log start
+    /// has not moved meanwhile, because a file that retention deletes looks like damage.
+    #[inline]
+    pub(crate) fn consistently<T>(&self, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        loop {
+            self.check_readable()?;
+            let (revision, start) = (self.list.revision(), self.list.log_start());
+            let looked = look();
+            let is_same = self.list.revision() == revision;
+            match looked {
+                Ok(Some(found)) if is_same => return Ok(found),
+                Err(error) if is_same && self.list.log_start() == start => return Err(error),
+                _ => {}
+            }
         }
     }
 
@@ -434,7 +373,7 @@ impl Log {
     }
 
     fn segments(&self) -> Segments {
-        self.segments.read().clone()
+        self.list.view().segments.clone()
     }
 
     /// The error of a read at an offset that is not in the log.
@@ -453,29 +392,6 @@ impl Log {
         Error::OffsetConflict { topic: self.identity.topic.clone(), partition: self.identity.partition, end }
     }
 
-    /// A number that changes with every cut. Waits for the end of one that is under way, which takes no I/O.
-    pub(crate) fn cuts(&self) -> u64 {
-        loop {
-            let cuts = self.cuts.load(Ordering::Acquire);
-            if cuts.is_multiple_of(2) {
-                return cuts;
-            }
-            drop(self.ends.lock());
-        }
-    }
-
-    /// A generation for files beside others of the same base offset. Nobody else gets it: what is written under it is
-    /// the caller's, to list or to remove, whoever else writes such files meanwhile. Generation 0 is none of them: it goes to
-    /// the segments that are begun at an offset where there is none.
-    ///
-    /// # Errors
-    /// There is none left.
-    fn next_generation(&self) -> Result<u32> {
-        let next = |last: u32| last.checked_add(1);
-        let given = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        given.map(|last| last.saturating_add(1)).map_err(|_| self.identity.generations_exhausted())
-    }
-
     /// Begins an epoch at the log's end, because where the log had ended before this opening cannot be proven: offsets from here
     /// on may have been given out before, to records that are gone. Before any is served. The caller makes it durable; the next
     /// manifest that is written has it too.
@@ -483,11 +399,11 @@ impl Log {
     /// Returns nothing if the log takes no appends, because then no offset is given out again.
     pub(crate) fn begin_epoch_of_opening(&self) -> Option<EpochStart> {
         self.check_writable().ok()?;
-        let start = Offset::new(self.log_end.load(Ordering::Acquire));
+        let start = self.log_end();
         let mut manifest = self.manifest.get();
         manifest.begin_epoch(start);
         let epoch = manifest.epoch();
-        self.epoch.store(epoch, Ordering::Release);
+        self.list.begin_epoch(epoch);
         Some(EpochStart { epoch, start })
     }
 
@@ -503,7 +419,7 @@ impl Log {
             Common::All => None,
             Common::UpTo(to) => Some(to).filter(|to| offset > *to),
             Common::Unknown => {
-                let end = Offset::new(self.log_end.load(Ordering::Acquire));
+                let end = self.log_end();
                 Some(offset.min(end)).filter(|_| offset > Offset::ZERO)
             }
         };
@@ -529,62 +445,33 @@ impl Log {
 
     /// # Errors
     /// Closed, deleted, or nothing of the partition can be read.
+    #[inline]
     pub(crate) fn check_readable(&self) -> Result<()> {
-        if !self.refuses_reads.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if let Some(error) = &*self.ended.lock() {
-            return Err(error.clone());
-        }
-        self.damage.lock().clone().map_or(Ok(()), Err)
+        self.health.check_readable()
     }
 
-    /// Whether its topic has been deleted.
-    pub(crate) fn is_deleted(&self) -> bool {
-        matches!(&*self.ended.lock(), Some(Error::TopicDeleted { .. }))
-    }
-
-    /// Whether durable bytes were found damaged when it was opened.
-    pub(crate) fn is_damaged(&self) -> bool {
-        self.damaged.load(Ordering::Acquire)
-    }
-
-    /// Whether it takes no appends until it is [reopened](Log::reopen).
-    pub(crate) fn is_poisoned(&self) -> bool {
-        self.refuses_appends.load(Ordering::Acquire) && self.poison.lock().is_some()
-    }
-
+    /// # Errors
+    /// Closed, deleted, damaged, `Poisoned`.
+    #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if !self.refuses_appends.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if let Some(error) = &*self.ended.lock() {
-            return Err(error.clone());
-        }
-        if let Some(error) = &*self.damage.lock() {
-            return Err(error.clone());
-        }
-        match &*self.poison.lock() {
-            Some(cause) => Err(Error::Poisoned {
-                topic: self.identity.topic.clone(),
-                partition: self.identity.partition,
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
+        self.health.check_writable(&self.identity)
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     // -- its end --
 
     /// Takes a new configuration. What waits for a sync that is not asked for any more becomes visible.
     pub(crate) fn set_settings(&self, settings: LogSettings) {
-        let writer = self.writer.lock();
+        let tip = self.writer.lock();
         *self.settings.write() = settings;
-        self.size_limit.store(0, Ordering::Relaxed);
-        if settings.durability != Durability::Sync && self.poison.lock().is_none() {
-            self.visible_end.fetch_max(writer.point.end.get(), Ordering::AcqRel);
+        self.writer.size.forget();
+        if settings.durability != Durability::Sync && self.health.poison_cause().is_none() {
+            tip.ends.show(tip.point.end);
         }
-        drop(writer);
+        drop(tip);
         self.wake_readers();
     }
 
@@ -592,21 +479,16 @@ impl Log {
     /// may name, if everything is on the medium.
     pub(crate) fn close(&self) -> Result<Option<CheckpointEntry>> {
         {
-            let _shape = self.shape.lock();
-            let _writer = self.writer.lock();
-            let mut ended = self.ended.lock();
-            if ended.is_some() {
+            let _shape = self.list.lock_shape();
+            let _tip = self.writer.lock();
+            if !self.health.begin_end(Error::Closed) {
                 return Ok(None);
             }
-            *ended = Some(Error::Closed);
-            self.refuses_appends.store(true, Ordering::Release);
         }
-        let synced = match (&*self.damage.lock(), &*self.poison.lock()) {
-            (None, None) => None,
-            (Some(error), _) => Some(Err(error.clone())),
-            (None, Some(cause)) => Some(Err(Error::clone(cause))),
+        let synced = match self.health.failure() {
+            Some(error) => Err(error),
+            None => self.sync().and_then(|()| self.sync_empty()),
         };
-        let synced = synced.unwrap_or_else(|| self.sync().and_then(|()| self.sync_empty()));
         // A broker that has changed nothing leaves the directory as it found it.
         if synced.is_ok() && self.has_files() && !self.ctx.gate.is_shut() {
             self.finish_sealed();
@@ -614,10 +496,10 @@ impl Log {
                 self.save_producers(&file);
             }
             let (segment, point) = {
-                let writer = self.writer.lock();
-                (writer.segment.clone(), writer.point)
+                let tip = self.writer.lock();
+                (tip.segment.clone(), tip.point)
             };
-            *self.durable_point.lock() = point;
+            self.durability.set_point(point);
             segment.save_index(&self.ctx, &self.identity, point.position, point.end);
             if self.settings().streams {
                 segment.save_active_keys(&self.ctx, &self.identity, point.position);
@@ -627,7 +509,7 @@ impl Log {
         // Damage has been reported at opening; it does not make closing fail.
         match synced {
             Ok(()) => Ok(self.checkpoint()),
-            Err(_) if self.is_damaged() => Ok(None),
+            Err(_) if self.health.is_damaged() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -643,14 +525,12 @@ impl Log {
     /// nobody cleans any more, so nobody writes or removes files of the log.
     pub(crate) fn end(&self, error: Error) {
         {
-            let _shape = self.shape.lock();
-            let _writer = self.writer.lock();
-            self.ended.lock().get_or_insert(error.clone());
-            self.refuses_appends.store(true, Ordering::Release);
-            self.refuses_reads.store(true, Ordering::Release);
+            let _shape = self.list.lock_shape();
+            let _tip = self.writer.lock();
+            self.health.end(error.clone());
         }
         self.manifest.close();
-        self.commit.fail(error);
+        self.durability.commit.fail(error);
         self.waiters.signal();
         self.tail.clear(&self.ctx);
         for segment in self.segments().iter() {
@@ -662,7 +542,7 @@ impl Log {
         // not among them), what they cover is not waited for by others once the log has ended, and the worker has been
         // joined before a broker closes its logs. Nobody ends a log while cleaning: no handle is dropped there, and who is
         // told of an event must not call the broker.
-        drop(self.cleaning.lock());
+        drop(self.compactor.lock());
     }
 
     pub(crate) fn stats(&self) -> PartitionStats {
@@ -683,16 +563,12 @@ impl Log {
             epoch: self.epoch(),
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             segments,
-            records_appended: self.records_appended.load(Ordering::Relaxed),
-            batches_appended: self.batches_appended.load(Ordering::Relaxed),
-            bytes_appended: self.bytes_appended.load(Ordering::Relaxed),
-            syncs: self.syncs.load(Ordering::Relaxed),
+            records_appended: self.counters.records(),
+            batches_appended: self.counters.batches(),
+            bytes_appended: self.counters.bytes(),
+            syncs: self.counters.syncs(),
             compaction: self.compaction_stats(),
-            poisoned: self
-                .damage
-                .lock()
-                .clone()
-                .or_else(|| self.poison.lock().as_ref().map(|cause| Error::clone(cause))),
+            poisoned: self.health.failure(),
         }
     }
 }

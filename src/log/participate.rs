@@ -1,11 +1,13 @@
 //! What does a log do for a transaction, and for its recovery?
 
+use crate::log::writer::Tip;
 use std::path::{Path, PathBuf};
 
 use super::append::Filled;
 use super::recovery::transactions::Tail;
 use super::streams::{Counted, StreamCondition};
-use super::{Appended, Log, LogSettings, Writer};
+use super::{Appended, Log, LogSettings};
+use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
 use crate::format::journal::CommittedPart;
@@ -15,7 +17,7 @@ use crate::segment::builder::SealedBatch;
 use crate::segment::keys::KeyCount;
 use crate::stats::{Event, Unproven};
 use crate::storage::{File, write_all_at};
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::sync::{Arc, MutexGuard};
 use crate::types::Offset;
 use crate::version::Version;
 
@@ -40,7 +42,7 @@ pub(crate) struct Held<'a> {
     log: &'a Arc<Log>,
     /// Its place among the parts as they were given.
     place: usize,
-    writer: MutexGuard<'a, Writer>,
+    tip: MutexGuard<'a, Tip>,
     settings: LogSettings,
     batch: Option<SealedBatch>,
     keys: Vec<KeyCount>,
@@ -70,19 +72,19 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
         }
         let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();
         let mut versions = Vec::with_capacity(order.len());
-        for (((_, part, _, log), counted), writer) in order.iter().zip(&counted).zip(&writers) {
-            versions.push(check(log, part, counted, writer)?);
+        for (((_, part, _, log), counted), tip) in order.iter().zip(&counted).zip(&writers) {
+            versions.push(check(log, part, counted, tip)?);
         }
         let Some(versions) = versions.into_iter().collect::<Option<Vec<_>>>() else { continue };
         let held = order.into_iter().zip(writers).zip(versions);
         return Ok(held
-            .map(|(((place, part, keys, log), writer), versions)| {
+            .map(|(((place, part, keys, log), tip), versions)| {
                 let Part { batch, conditions, .. } = part;
                 let settings = log.settings();
                 Held {
                     log,
                     place,
-                    writer,
+                    tip,
                     settings,
                     batch,
                     keys,
@@ -100,10 +102,10 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
 ///
 /// # Errors
 /// A condition does not hold, or the log cannot take the part.
-fn check(log: &Log, part: &Part, counted: &[Counted], writer: &Writer) -> Result<Option<Vec<Version>>> {
+fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Option<Vec<Version>>> {
     log.check_writable()?;
-    if part.conditions.end.is_some_and(|end| end != writer.point.end) {
-        return Err(log.conflict(writer.point.end));
+    if part.conditions.end.is_some_and(|end| end != tip.point.end) {
+        return Err(log.conflict(tip.point.end));
     }
     if let Some(batch) = &part.batch {
         let settings = log.settings();
@@ -114,7 +116,7 @@ fn check(log: &Log, part: &Part, counted: &[Counted], writer: &Writer) -> Result
         settings.check_keys(batch.keyless)?;
     }
     let streams = part.conditions.streams.iter().zip(counted);
-    streams.map(|(condition, counted)| log.check_stream(writer, condition, counted)).collect()
+    streams.map(|(condition, counted)| log.check_stream(tip, condition, counted)).collect()
 }
 
 impl Held<'_> {
@@ -122,15 +124,15 @@ impl Held<'_> {
         let Some(batch) = &mut self.batch else { return Ok(None) };
         self.log.set_append_time(&mut batch.header, &self.settings);
         let rolled =
-            self.log.roll_if_due(&mut self.writer, &batch.header, batch.stored.len(), &self.settings)?;
-        self.file = Some(self.writer.segment.file(self.log.ctx())?);
+            self.log.roll_if_due(&mut self.tip, &batch.header, batch.stored.len(), &self.settings)?;
+        self.file = Some(self.tip.segment.file(self.log.ctx())?);
         Ok(rolled)
     }
 
     pub(crate) fn fill(&mut self, transaction: u64) {
         if let Some(batch) = &mut self.batch {
             batch.header.transaction_id = transaction;
-            self.filled = self.log.fill_header(&self.writer, &mut batch.header, &mut batch.stored);
+            self.filled = self.log.fill_header(&self.tip, &mut batch.header, &mut batch.stored);
         }
     }
 
@@ -152,13 +154,13 @@ impl Held<'_> {
     /// Answers with how much was written, if not all was.
     pub(crate) fn write(&self) -> Result<(), (usize, std::io::Error)> {
         let (Some(batch), Some(file)) = (&self.batch, &self.file) else { return Ok(()) };
-        write_all_at(&**file, &batch.stored, self.writer.point.position)
+        write_all_at(&**file, &batch.stored, self.tip.point.position)
     }
 
     /// Of a single batch, as of any append.
     pub(crate) fn write_failed(&self, written: usize, e: std::io::Error) -> Error {
         match &self.file {
-            Some(file) => self.log.write_failed(&self.writer, &**file, written, e),
+            Some(file) => self.log.write_failed(&self.tip, &**file, written, e),
             None => Error::Closed,
         }
     }
@@ -167,19 +169,19 @@ impl Held<'_> {
         if let (Some(batch), Some(filled)) = (&self.batch, self.filled) {
             let stored = batch.stored.len() as u64;
             let interval = self.settings.index_interval_bytes;
-            self.log.advance(&mut self.writer, &batch.header, filled.crc, stored, &self.keys, interval);
+            self.log.advance(&mut self.tip, &batch.header, filled.crc, stored, &self.keys, interval);
             for (condition, version) in self.conditions.streams.iter().zip(&self.versions) {
-                self.log.note_version(&self.writer, condition, *version, &self.keys);
+                self.log.note_version(&self.tip, condition, *version, &self.keys);
             }
-            self.writer.journal_upto = journal.unwrap_or(self.writer.journal_upto);
+            self.tip.journal_upto = journal.unwrap_or(self.tip.journal_upto);
         }
     }
 
     /// Lets readers see the batch, as far as nothing has to be waited for. Returns its place among the parts, and where it is.
     pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
         let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
-        self.log.remember(&self.writer, header, stored, raw);
-        self.log.publish_end(header.end_offset(), &self.settings);
+        self.log.remember(&self.tip, header, stored, raw);
+        self.tip.ends.note_written(header.end_offset(), self.settings.durability != Durability::Sync);
         let append_time = header.attributes.append_time().then_some(header.max_timestamp);
         let appended = Appended {
             base_offset: header.base_offset,
@@ -192,7 +194,7 @@ impl Held<'_> {
 
     /// The file that the batch is written to, for messages.
     pub(crate) fn path(&self) -> PathBuf {
-        self.log.ctx.display(&self.writer.segment.path)
+        self.log.ctx.display(&self.tip.segment.path)
     }
 
     /// The write of a batch failed after the journal's record was written: the log takes no appends from now on.
@@ -229,15 +231,14 @@ impl Log {
     /// # Errors
     /// What the medium says: the partition is poisoned.
     pub(crate) fn sync_before(&self, before: Offset) -> Result<()> {
-        let known = [&self.durable_end, &self.covered_end].map(|end| end.load(Ordering::Acquire));
-        if known.iter().any(|known| *known >= before.get()) {
+        let view = self.list.view();
+        if view.ends.is_safe_before(before) {
             return Ok(());
         }
-        let failed = match self.commit.failure() {
+        let failed = match self.durability.commit.failure() {
             Some(error) => error,
             None => {
-                let segments = self.segments();
-                let mut before = segments.iter().filter(|segment| segment.base < before);
+                let mut before = view.segments.iter().filter(|segment| segment.base < before);
                 match before.try_for_each(|segment| segment.sync_if_dirty(&self.ctx)) {
                     Ok(()) => return Ok(()),
                     Err(error) => error,
@@ -245,19 +246,19 @@ impl Log {
             }
         };
         // Of what is deleted nothing has to be whole.
-        if self.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
+        if self.health.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
     }
 
     /// Notes that everything before `end` is on the medium, here or as records of the journal, which are written again in their
     /// order if the medium loses them here.
     pub(crate) fn cover(&self, end: Offset) {
-        self.covered_end.fetch_max(end.get(), Ordering::AcqRel);
+        self.list.view().ends.note_covered(end);
     }
 
     /// Why it could not be opened, if that was for another reason than damage.
     pub(crate) fn unread(&self) -> Option<Error> {
         let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
-        self.damage.lock().clone().filter(|error| !is_damage(error))
+        self.health.damage().filter(|error| !is_damage(error))
     }
 
     /// What opening found behind the last point that was known to be on the medium.
@@ -300,15 +301,15 @@ impl Log {
         let (mut header, _) =
             decode_header(batch, self.seed()).map_err(|m| Error::corrupt(&path(), m.position, m.what))?;
         let settings = self.settings();
-        let mut writer = self.writer.lock();
+        let mut tip = self.writer.lock();
         self.keep_positions(&header)?;
         let mut stored = batch.to_vec();
         debug_assert!(stored.len() >= HEADER_BYTES);
-        self.roll_if_due(&mut writer, &header, stored.len(), &settings)?;
-        let end = self.write_batch(&mut writer, &mut header, &mut stored, &[], &settings)?;
+        self.roll_if_due(&mut tip, &header, stored.len(), &settings)?;
+        let end = self.write_batch(&mut tip, &mut header, &mut stored, &[], &settings)?;
         // Its keys are looked up when somebody asks.
-        writer.segment.forget_keys(writer.point.position);
-        self.publish_end(end, &settings);
+        tip.segment.forget_keys(tip.point.position);
+        tip.ends.note_written(end, settings.durability != Durability::Sync);
         Ok(end)
     }
 

@@ -1,7 +1,8 @@
 //! How does a partition become a copy of another? It takes that one's batches as they are stored, and writes new headers.
 
+use crate::log::writer::Tip;
 use super::cursor::Cursor;
-use super::{Log, Writer};
+use super::{Log};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
@@ -109,13 +110,7 @@ impl Log {
     /// # Errors
     /// Out of range, closed, what the medium says; corrupt if the first batch is.
     pub(crate) fn read_raw(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
-        loop {
-            let cuts = self.cuts();
-            let gathered = self.gather(from, max_bytes);
-            if self.cuts() == cuts {
-                return gathered;
-            }
-        }
+        self.consistently(|| self.gather(from, max_bytes).map(Some))
     }
 
     /// As [`read_raw`](Log::read_raw), if the log up to `from` is what it was in `epoch`.
@@ -128,13 +123,10 @@ impl Log {
         epoch: u32,
         max_bytes: usize,
     ) -> Result<RawBatches> {
-        loop {
-            let cuts = self.cuts();
-            let gathered = self.check_position(from, epoch).and_then(|()| self.gather(from, max_bytes));
-            if self.cuts() == cuts {
-                return gathered;
-            }
-        }
+        self.consistently(|| {
+            self.check_position(from, epoch)?;
+            self.gather(from, max_bytes).map(Some)
+        })
     }
 
     /// As [`read_raw`](Log::read_raw), if the log is not cut meanwhile.
@@ -229,9 +221,9 @@ impl Log {
         let stored = || batches.iter().map(|batch| self.bytes_to_append(batch.stored.len())).sum();
         let _claim = self.ctx.claim(stored)?;
         self.ctx.check_reserve()?;
-        let mut writer = self.writer.lock();
+        let mut tip = self.writer.lock();
         self.check_writable()?;
-        let end = writer.point.end;
+        let end = tip.point.end;
         let known = batches.partition_point(|batch| batch.header.end_offset() <= end);
         let new = batches.get(known..).unwrap_or_default();
         let follows = match new.first() {
@@ -247,13 +239,13 @@ impl Log {
         let mut rolls = Vec::new();
         let mut written = Ok(());
         for (batch, keys) in new.iter().zip(keys.iter().skip(known)) {
-            written = self.append_shipped(&mut writer, batch, keys, &mut room, &mut rolls);
+            written = self.append_shipped(&mut tip, batch, keys, &mut room, &mut rolls);
             if written.is_err() {
                 break;
             }
         }
-        let (end, epoch) = (writer.point.end, self.epoch());
-        drop(writer);
+        let (end, epoch) = (tip.point.end, self.epoch());
+        drop(tip);
         if settings.durability != Durability::Sync {
             self.wake_readers();
         }
@@ -281,7 +273,7 @@ impl Log {
     /// Writes one batch of a shipment, which begins at the log's end, under a header of this log.
     fn append_shipped(
         &self,
-        writer: &mut Writer,
+        tip: &mut Tip,
         batch: &Shipped<'_>,
         keys: &[KeyCount],
         room: &mut Vec<u8>,
@@ -295,11 +287,11 @@ impl Log {
         // So do these: other producers may have that id here.
         (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
         header.attributes = header.attributes.with_given_sequences(None);
-        rolls.extend(self.roll_if_due(writer, &header, batch.stored.len(), &settings)?);
+        rolls.extend(self.roll_if_due(tip, &header, batch.stored.len(), &settings)?);
         room.clear();
         room.extend_from_slice(batch.stored);
-        let end = self.write_batch(writer, &mut header, room, keys, &settings)?;
-        self.publish_end(end, &settings);
+        let end = self.write_batch(tip, &mut header, room, keys, &settings)?;
+        tip.ends.note_written(end, settings.durability != Durability::Sync);
         Ok(())
     }
 

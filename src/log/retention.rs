@@ -4,12 +4,15 @@
 //! The decision is a function of what there is and what time it is. That the log start never lies behind what a power
 //! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
 
-use super::{Log, Writer};
+use crate::log::writer::Tip;
+use crate::segment::Segment;
+use crate::log::transitions;
+use super::{Log};
 use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
 use crate::stats::Event;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
 /// What the decision needs to know of a segment.
@@ -75,8 +78,8 @@ impl Log {
     /// known time is older than all else.
     pub(crate) fn oldest_evictable(&self, hold: Offset) -> Option<Timestamp> {
         self.check_writable().ok()?;
-        let writer = self.writer.lock();
-        let spans = self.all_spans(&writer);
+        let tip = self.writer.lock();
+        let spans = self.all_spans(&tip);
         let limit = self.visible_end().min(hold.max(self.log_start()));
         let oldest = spans.first().filter(|span| !span.is_empty && span.end <= limit)?;
         Some(oldest.max_timestamp.unwrap_or_default())
@@ -98,20 +101,20 @@ impl Log {
         may_roll: bool,
         count: impl FnOnce(&[Span], Offset, Offset) -> usize,
     ) -> bool {
-        let shape = self.shape.lock();
+        let shape = self.list.lock_shape();
         if self.check_writable().is_err() {
             return false;
         }
         let mut rolled = None;
         let start = {
-            let mut writer = self.writer.lock();
-            let spans = self.all_spans(&writer);
+            let mut tip = self.writer.lock();
+            let spans = self.all_spans(&tip);
             let start = self.log_start();
             // What lies before the log start nobody can hold.
             let limit = self.visible_end().min(hold.max(start));
             let mut count = count(&spans, start, limit);
             if count == spans.len() {
-                rolled = if may_roll { self.roll(&mut writer).ok() } else { None };
+                rolled = if may_roll { self.roll(&mut tip).ok() } else { None };
                 count -= usize::from(rolled.is_none());
             }
             count.checked_sub(1).and_then(|last| spans.get(last)).map(|last| last.end)
@@ -131,13 +134,13 @@ impl Log {
     }
 
     /// All segments, the active one last.
-    fn all_spans(&self, writer: &Writer) -> Vec<Span> {
+    fn all_spans(&self, tip: &Tip) -> Vec<Span> {
         let mut spans = self.sealed_spans();
         spans.push(Span {
-            end: writer.point.end,
-            bytes: writer.point.position,
-            max_timestamp: writer.point.max_timestamp,
-            is_empty: writer.point.end == writer.point.base,
+            end: tip.point.end,
+            bytes: tip.point.position,
+            max_timestamp: tip.point.max_timestamp,
+            is_empty: tip.point.end == tip.point.base,
         });
         spans
     }
@@ -145,10 +148,7 @@ impl Log {
     /// Lets go what retention by size lets go, if an append has found that there may be something. So a burst of appends
     /// passes the bound by no more than the oldest segment, the active one included. With no lock of a log held.
     pub(crate) fn keep_size(self: &Arc<Self>) {
-        if self.is_over_size.load(Ordering::Relaxed)
-            && self.is_over_size.swap(false, Ordering::AcqRel)
-            && self.is_too_large(false)
-        {
+        if self.writer.size.take_over() && self.is_too_large(false) {
             self.retain_of(self.ctx.hold(&self.identity), false);
             // What is held, or cannot be let go now, is looked at again after the next roll, not at each append.
             self.is_too_large(true);
@@ -158,7 +158,7 @@ impl Log {
     /// Whether the oldest sealed segment is more than retention by size keeps. If not, notes from which size of the active
     /// segment on it will be; if it is and this was the `last` look, that nothing can be done about it now.
     fn is_too_large(&self, last: bool) -> bool {
-        let writer = self.writer.lock();
+        let tip = self.writer.lock();
         let settings = self.settings();
         let bound = settings.retention.bytes.filter(|_| settings.cleanup.deletes());
         let spans = self.sealed_spans();
@@ -168,9 +168,9 @@ impl Log {
             }
             _ => u64::MAX,
         };
-        let is_too_large = writer.point.position >= limit;
+        let is_too_large = tip.point.position >= limit;
         let limit = if is_too_large && last { u64::MAX } else { limit };
-        self.size_limit.store(limit, Ordering::Relaxed);
+        self.writer.size.set_limit(limit);
         is_too_large
     }
 
@@ -192,12 +192,12 @@ impl Log {
         if before > self.visible_end() {
             return Err(self.out_of_range(before));
         }
-        if before.get() > self.durable_end.load(Ordering::Acquire) {
+        if before > self.bounds().durable_end {
             // IMPORTANT: before the manifest says that the log starts there. A power loss could leave a log that ends
             // before its start, and offsets that were read and acknowledged would be given out again.
             self.sync()?;
         }
-        let shape = self.shape.lock();
+        let shape = self.list.lock_shape();
         if before <= self.log_start() {
             return Ok(self.log_start());
         }
@@ -231,27 +231,15 @@ impl Log {
         self.keep_producers(start, false)?;
         let mut gone = Vec::new();
         let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
-            manifest.log_start = start;
-            manifest.segments.retain(|entry| {
-                let stays = entry.state == SegmentState::Active || entry.end_offset > start;
-                if !stays {
-                    gone.push((entry.base_offset, entry.generation));
-                }
-                stays
-            });
+            gone = transitions::begin_at(manifest, start);
         });
-        committed.map_err(|failed| match failed.unknown {
-            true => self.poison(failed.error),
-            false => failed.error,
-        })?;
-        // Before the shorter list: see the head of `mod.rs`.
-        self.log_start.store(start.get(), Ordering::Release);
-        let mut bytes = 0;
-        let segments = self.segments();
+        committed.map_err(|failed| self.manifest_failed(failed))?;
         // Exactly those that the manifest dropped: a segment that was sealed in between is still listed there.
-        let is_gone = |base, generation| gone.contains(&(base, generation));
-        self.publish_segments(|list| list.retain(|segment| !is_gone(segment.base, segment.generation)));
-        for segment in segments.iter().filter(|segment| is_gone(segment.base, segment.generation)) {
+        let is_gone = |segment: &Segment| gone.contains(&segment.id());
+        let segments = self.segments();
+        self.list.begin_at(start, is_gone);
+        let mut bytes = 0;
+        for segment in segments.iter().filter(|segment| is_gone(segment)) {
             bytes += segment.size();
             segment.retire(&self.ctx);
         }

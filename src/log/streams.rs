@@ -6,7 +6,8 @@
 //! and that the log was not cut: then the version is that count and what the active segment's table says. Otherwise the
 //! lock is given back and the counting begins anew; that takes a roll or a cut, so it ends.
 
-use super::{Common, Log, LogSettings, Segments, Writer};
+use crate::log::writer::Tip;
+use super::{Common, Log, LogSettings};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::key_hash::KeyHash;
@@ -28,7 +29,7 @@ pub(crate) struct StreamCondition {
 
 /// What was counted of a stream before the writer's lock was taken.
 pub(crate) struct Counted {
-    cuts: u64,
+    revision: u64,
     active: Arc<Segment>,
     /// In the segments before the active one.
     before: u64,
@@ -151,34 +152,32 @@ impl Log {
     /// # Errors
     /// Those of reading.
     fn count_sealed(self: &Arc<Self>, hash: KeyHash) -> Result<Counted> {
-        loop {
-            self.check_readable()?;
-            let cuts = self.cuts();
+        self.consistently(|| {
+            let revision = self.revision();
             let segments = self.segments();
             let Some((active, sealed)) = segments.split_last() else {
                 return Err(self.out_of_range(self.log_start()));
             };
-            let counted =
-                active.complete_keys(&self.ctx, &self.identity, self.visible_end()).and_then(|()| {
-                    if let Some(before) = active.known_key(hash).and_then(|known| known.before) {
-                        return Ok(before);
-                    }
-                    let mut before = 0;
-                    for segment in sealed.iter().rev() {
-                        let known = segment.count_key(&self.owner(), hash, Offset::MAX)?;
-                        before += known.records;
-                        if let Some(rest) = known.before {
-                            return Ok(before + rest);
-                        }
-                    }
-                    Ok(before)
-                });
-            if self.cuts() == cuts
-                && let Some(counted) = self.settled(&segments, counted)?
-            {
-                return Ok(Counted { cuts, active: active.clone(), before: counted });
+            let before = self.count_in(active, sealed, hash)?;
+            Ok(Some(Counted { revision, active: active.clone(), before }))
+        })
+    }
+
+    /// Counts a stream's events in the `sealed` segments. One that knows how many come before it ends the walk.
+    fn count_in(&self, active: &Arc<Segment>, sealed: &[Arc<Segment>], hash: KeyHash) -> Result<u64> {
+        active.complete_keys(&self.ctx, &self.identity, self.visible_end())?;
+        if let Some(before) = active.known_key(hash).and_then(|known| known.before) {
+            return Ok(before);
+        }
+        let mut before = 0;
+        for segment in sealed.iter().rev() {
+            let known = segment.count_key(&self.owner(), hash, Offset::MAX)?;
+            before += known.records;
+            if let Some(rest) = known.before {
+                return Ok(before + rest);
             }
         }
+        Ok(before)
     }
 
     /// The version that a condition is about, if it holds; `None` if what was counted is not the whole truth any more. Under
@@ -188,14 +187,14 @@ impl Log {
     /// `VersionConflict`: it does not hold.
     pub(super) fn check_stream(
         &self,
-        writer: &Writer,
+        tip: &Tip,
         condition: &StreamCondition,
         counted: &Counted,
     ) -> Result<Option<Version>> {
-        if !Arc::ptr_eq(&writer.segment, &counted.active) || self.cuts() != counted.cuts {
+        if !Arc::ptr_eq(&tip.segment, &counted.active) || self.revision() != counted.revision {
             return Ok(None);
         }
-        let Some(known) = writer.segment.known_key(condition.hash) else { return Ok(None) };
+        let Some(known) = tip.segment.known_key(condition.hash) else { return Ok(None) };
         let current = Version::new(counted.before + known.records).seen_in(self.epoch());
         if condition.expected.holds(current.plus(condition.ahead)) {
             return Ok(Some(current));
@@ -212,7 +211,7 @@ impl Log {
     /// `appended` more are. Under the writer's lock.
     pub(super) fn note_version(
         &self,
-        writer: &Writer,
+        tip: &Tip,
         condition: &StreamCondition,
         version: Version,
         keys: &[KeyCount],
@@ -220,8 +219,8 @@ impl Log {
         let at = keys.binary_search_by_key(&condition.hash, |count| count.hash).ok();
         let appended = at.and_then(|at| keys.get(at));
         let total = version.plus(appended.map_or(0, |count| u64::from(count.records)));
-        if let Some(known) = writer.segment.known_key(condition.hash) {
-            writer.segment.note_before(condition.hash, total.get().saturating_sub(known.records));
+        if let Some(known) = tip.segment.known_key(condition.hash) {
+            tip.segment.note_before(condition.hash, total.get().saturating_sub(known.records));
         }
     }
 
@@ -231,20 +230,18 @@ impl Log {
     /// # Errors
     /// Those of reading.
     pub(crate) fn may_have_since(self: &Arc<Self>, hash: KeyHash, since: Offset) -> Result<bool> {
-        loop {
-            self.check_readable()?;
+        self.consistently(|| {
             let segments = self.segments();
             let visible = self.visible_end();
             // From the newest on, up to the one in which that was.
             let first = segments.partition_point(|segment| segment.base <= since).saturating_sub(1);
-            let mut newer = segments.iter().skip(first).rev();
-            let found = newer.try_fold(false, |found, segment| {
-                Ok(found || segment.may_have_since(&self.owner(), hash, since, visible)?)
-            });
-            if let Some(found) = self.settled(&segments, found)? {
-                return Ok(found);
+            for segment in segments.iter().skip(first).rev() {
+                if segment.may_have_since(&self.owner(), hash, since, visible)? {
+                    return Ok(Some(true));
+                }
             }
-        }
+            Ok(Some(false))
+        })
     }
 
     /// The visible events of a stream behind the version that `from` makes of its own, within a limit.
@@ -257,31 +254,10 @@ impl Log {
         from: impl Fn(Version) -> Version,
         limit: Limit,
     ) -> Result<Loaded> {
-        loop {
-            self.check_readable()?;
-            let (cuts, epoch, segments) = (self.cuts(), self.epoch(), self.segments());
-            let loaded = self.load_from(&segments, epoch, hash, &from, limit);
-            if self.cuts() == cuts
-                && let Some(loaded) = self.settled(&segments, loaded)?
-            {
-                return Ok(loaded);
-            }
-        }
-    }
-
-    /// What was found in segments; `None` if they have to be looked at again: they were cut meanwhile, or erased from, and
-    /// what could not be read may not be part of the log any more.
-    ///
-    /// # Errors
-    /// What was found, or why nothing is to be read of the log any more: it was deleted, and its files with it.
-    fn settled<T>(&self, segments: &Segments, found: Result<T>) -> Result<Option<T>> {
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(error) => {
-                self.check_readable()?;
-                if Arc::ptr_eq(segments, &self.segments()) { Err(error) } else { Ok(None) }
-            }
-        }
+        self.consistently(|| {
+            let view = self.list.view();
+            self.load_from(&view.segments, view.epoch, hash, &from, limit).map(Some)
+        })
     }
 
     /// As [`load_stream`](Log::load_stream), if these are the segments, and this is the epoch,

@@ -321,13 +321,13 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
     log.work();
     log.set_settings(LogSettings { cleanup: Cleanup::Compact, ..settings(Durability::Os) });
     let second = log.segments()[1].base;
-    log.generation.store(u32::MAX, Ordering::Release);
+    log.manifest.set_generation(u32::MAX);
     assert!(matches!(log.compact(), Err(Error::GenerationsExhausted { .. })));
     log.set_settings(settings(Durability::Os));
     assert!(matches!(log.truncate_to(Offset::ZERO), Err(Error::GenerationsExhausted { .. })));
     assert!(matches!(log.reset_to(second), Err(Error::GenerationsExhausted { .. })));
     assert_eq!(read(&log, 0).unwrap(), 60);
-    log.generation.store(u32::MAX - 1, Ordering::Release);
+    log.manifest.set_generation(u32::MAX - 1);
     log.truncate_to(second).unwrap();
     fill(&log, 60);
     assert_eq!(read(&log, 0).unwrap(), 60);

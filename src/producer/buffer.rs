@@ -75,7 +75,7 @@ impl Sink for Arc<Log> {
     }
 
     fn may_have_lost(&self, epoch: u32) -> bool {
-        Log::may_have_lost(self, epoch)
+        self.health().may_have_lost(epoch)
     }
 
     fn request_sync(&self) {

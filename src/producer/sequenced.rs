@@ -118,7 +118,7 @@ impl Share<'_> {
         // Comes again if another thread was faster with some of them, or the log was cut.
         'again: loop {
             named.check()?;
-            let cuts = self.log.cuts();
+            let cuts = self.log.revision();
             let mut known = 0;
             let mut end = (Offset::ZERO, self.log.epoch());
             let mut before = None;
@@ -130,7 +130,7 @@ impl Share<'_> {
                     Located::New => break,
                     Located::At(offset) => {
                         let receipt = self.original(offset);
-                        if self.log.cuts() != cuts {
+                        if self.log.revision() != cuts {
                             // What is there now may be another record.
                             continue 'again;
                         }

@@ -118,6 +118,11 @@ impl Segment {
         }
     }
 
+    /// Base offset, generation and log epoch: no other segment of the log has the same.
+    pub(crate) fn id(&self) -> (Offset, u32, u32) {
+        (self.base, self.generation, self.epoch)
+    }
+
     /// Behind its last record, once it is sealed.
     pub(crate) fn end(&self) -> Option<Offset> {
         match self.end.load(Ordering::Acquire) {

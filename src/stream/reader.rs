@@ -90,7 +90,7 @@ impl StreamReader {
     /// What comes next, if there is something.
     fn look(&mut self) -> Result<Option<History>> {
         let log = self.stream.log();
-        let (cuts, visible) = (log.cuts(), log.visible_end());
+        let (cuts, visible) = (log.revision(), log.visible_end());
         if let Some((seen, _)) = self.seen.filter(|(_, at)| *at == cuts)
             && (seen == visible || !log.may_have_since(self.stream.hash(), seen)?)
         {

@@ -211,7 +211,7 @@ impl Journal {
         logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for log in logs {
             // Of what is deleted nothing has to be whole. Looked at behind the sync: it may be deleted while that runs.
-            log.sync().or_else(|error| if log.is_deleted() { Ok(()) } else { Err(error) })?;
+            log.sync().or_else(|error| if log.health().is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(written)?;
         self.state.lock().start_file(&self.ctx, true)

@@ -26,7 +26,8 @@ use crate::format::manifest::SegmentEntry;
 use crate::format::packing::unpack;
 use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use crate::stats::{Compacted, CompactionStats, Event};
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::log::list::View;
+use crate::sync::{Arc, Mutex, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
 
 /// What a cleaning is to do.
@@ -39,13 +40,39 @@ pub(crate) enum Extent {
     Tombstones,
 }
 
+/// What a log knows of its compactions.
+#[derive(Default)]
+pub(crate) struct Compactor {
+    /// Held over a whole compaction, before any other lock of the log.
+    alone: Mutex<()>,
+    stats: Mutex<CompactionStats>,
+    retries: Mutex<Retries>,
+}
+
+impl Compactor {
+    /// Waits for a compaction that is under way; no other begins until the result is dropped.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
+        self.alone.lock()
+    }
+
+    /// A compaction has read and written so many bytes.
+    fn note_progress(&self, bytes: u64) {
+        self.stats.lock().running = Some(bytes);
+    }
+
+    /// `None` while another thread compacts.
+    fn try_lock(&self) -> Option<MutexGuard<'_, ()>> {
+        self.alone.try_lock()
+    }
+}
+
 /// What one cleaning reads.
 struct Plan {
     /// Neighbours in the list.
     inputs: Vec<Arc<Segment>>,
     /// The first of them that was never cleaned; their number if all were.
     dirty: usize,
-    cuts: u64,
+    revision: u64,
     now: Timestamp,
 }
 
@@ -66,7 +93,7 @@ impl Log {
         let settings = self.settings();
         if !settings.cleanup.compacts()
             || self.check_writable().is_err()
-            || !self.retries.lock().may_try(self.ctx.clock.monotonic())
+            || !self.compactor.retries.lock().may_try(self.ctx.clock.monotonic())
         {
             return None;
         }
@@ -80,7 +107,7 @@ impl Log {
             let mut source = first.source(&self.ctx, &self.identity).ok()?;
             source.header(&self.ctx, FIRST_BATCH, self.seed).ok().map(|(header, _)| header.max_timestamp)
         });
-        let mut pace = Pace::new(self, tick, self.cuts(), &[]);
+        let mut pace = Pace::new(self, tick, self.revision(), &[]);
         let goes_on = |_: &&Arc<Segment>| !self.ctx.work.is_stopped();
         let mut looked_at = segments.iter().take(count).take_while(goes_on);
         let mut expired = || looked_at.any(|segment| self.is_expired(segment, now, &mut pace));
@@ -100,9 +127,9 @@ impl Log {
         if !self.settings().cleanup.compacts() {
             return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
         }
-        let alone = self.cleaning.lock();
+        let alone = self.compactor.lock();
         // Whoever asks may have made room.
-        *self.retries.lock() = Retries::default();
+        *self.compactor.retries.lock() = Retries::default();
         self.clean(Extent::Whole, alone, &|| {})
     }
 
@@ -113,7 +140,7 @@ impl Log {
         extent: Extent,
         tick: &dyn Fn(),
     ) -> Result<Option<Compacted>> {
-        let Some(alone) = self.cleaning.try_lock() else { return Ok(None) };
+        let Some(alone) = self.compactor.try_lock() else { return Ok(None) };
         self.clean(extent, alone, tick)
     }
 
@@ -127,12 +154,12 @@ impl Log {
         self.finish_sealed();
         let done = match self.plan(extent, tick)? {
             Some(plan) => {
-                let mut pace = Pace::new(self, tick, plan.cuts, &plan.inputs);
+                let mut pace = Pace::new(self, tick, plan.revision, &plan.inputs);
                 pace.is_shown = true;
-                self.cleaned.lock().running = Some(0);
+                self.compactor.stats.lock().running = Some(0);
                 let done = self.carry_out(&plan, &mut pace);
                 self.note_outcome(&done);
-                let mut stats = self.cleaned.lock();
+                let mut stats = self.compactor.stats.lock();
                 stats.running = None;
                 stats.failed = done.as_ref().err().cloned();
                 if let Ok(done) = &done {
@@ -154,7 +181,7 @@ impl Log {
 
     /// When it may be tried again. What was overtaken has not failed.
     fn note_outcome(&self, done: &Result<Compacted>) {
-        let mut retries = self.retries.lock();
+        let mut retries = self.compactor.retries.lock();
         match done {
             Ok(_) => *retries = Retries::default(),
             Err(Error::CompactionAborted { .. } | Error::Closed) => {}
@@ -164,7 +191,7 @@ impl Log {
 
     /// What compaction did, and has to do.
     pub(crate) fn compaction_stats(&self) -> CompactionStats {
-        let mut stats = self.cleaned.lock().clone();
+        let mut stats = self.compactor.stats.lock().clone();
         if self.settings().cleanup.compacts()
             && let Some((_, spans)) = self.sealed()
         {
@@ -192,13 +219,13 @@ impl Log {
     }
 
     fn plan(self: &Arc<Self>, extent: Extent, tick: &dyn Fn()) -> Result<Option<Plan>> {
-        let (cuts, now) = (self.cuts(), self.ctx.cautious_now());
+        let (revision, now) = (self.revision(), self.ctx.cautious_now());
         let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
         inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
         let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
         if dirty == inputs.len() || extent == Extent::Tombstones {
             inputs.truncate(dirty);
-            let mut pace = Pace::new(self, tick, cuts, &[]);
+            let mut pace = Pace::new(self, tick, revision, &[]);
             let mut expired = |segment: &Arc<Segment>| self.is_expired(segment, now, &mut pace);
             let (Some(first), Some(last)) =
                 (inputs.iter().position(&mut expired), inputs.iter().rposition(&mut expired))
@@ -207,9 +234,9 @@ impl Log {
             };
             inputs.truncate(last + 1);
             let inputs = inputs.split_off(first);
-            return Ok(Some(Plan { dirty: inputs.len(), inputs, cuts, now }));
+            return Ok(Some(Plan { dirty: inputs.len(), inputs, revision, now }));
         }
-        Ok(Some(Plan { inputs, dirty, cuts, now }))
+        Ok(Some(Plan { inputs, dirty, revision, now }))
     }
 
     /// Whether tombstones of a cleaned segment may go by now.
@@ -345,7 +372,7 @@ impl Log {
             bytes_after: 0,
             records_after: 0,
         };
-        let mut outputs = Outputs::new(self, self.next_generation()?);
+        let mut outputs = Outputs::new(self, self.manifest.next_generation(&self.identity)?);
         let written = self
             .rewrite_all(plan, &known, inputs, &mut outputs, &mut done, pace)
             .and_then(|()| outputs.settle())
@@ -453,7 +480,7 @@ impl Log {
     ) -> Result<(), (Error, bool)> {
         let known = |error| (error, false);
         let inputs = pace.inputs;
-        let shape = self.shape.lock();
+        let shape = self.list.lock_shape();
         self.check_writable().map_err(known)?;
         let first = inputs.first().and_then(|first| {
             let list = self.segments();
@@ -461,7 +488,7 @@ impl Log {
             let there = list.get(at..at + inputs.len())?;
             there.iter().zip(inputs).all(|(a, b)| Arc::ptr_eq(a, b)).then_some(at)
         });
-        let Some(first) = first.filter(|_| self.cuts() == pace.cuts) else {
+        let Some(first) = first.filter(|_| self.revision() == pace.revision) else {
             return Err(known(self.aborted()));
         };
         let behind = first + inputs.len();
@@ -474,22 +501,16 @@ impl Log {
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));
         });
-        committed.map_err(|failed| match failed.unknown {
-            true => (self.poison(failed.error), true),
-            false => known(failed.error),
-        })?;
+        committed.map_err(|failed| (failed.unknown, self.manifest_failed(failed))).map_err(|(unknown, e)| (e, unknown))?;
         let segments: Vec<_> =
             outputs.written.iter().map(|written| Arc::new(written.to_segment(self))).collect();
-        {
-            let _ends = self.ends.lock();
-            // As in a cut: whoever looked something up in the old list meanwhile looks again.
-            self.cuts.fetch_add(1, Ordering::AcqRel);
+        // As in a truncation: a reader that has looked something up in the old list looks again.
+        self.list.replace(|view| {
             self.tail.clear(&self.ctx);
-            self.publish_segments(|list| {
-                list.splice(first..behind, segments.iter().cloned());
-            });
-            self.cuts.fetch_add(1, Ordering::AcqRel);
-        }
+            let mut list = view.segments.to_vec();
+            list.splice(first..behind, segments.iter().cloned());
+            View { segments: list.into(), ..view.clone() }
+        });
         // While nobody else takes segments away, or makes one that may have the name of an old one.
         for segment in inputs {
             segment.unlink(&self.ctx);

@@ -130,7 +130,7 @@ impl<'a> Outputs<'a> {
             created_at: log.ctx.clock.now(),
             secret: log.identity.secret,
         };
-        let file = create_segment_file(&log.ctx, &log.dir, &header)?;
+        let file = create_segment_file(&log.ctx, log.manifest.dir(), &header)?;
         let entry = SegmentEntry {
             base_offset: base,
             generation: self.generation,
@@ -142,7 +142,7 @@ impl<'a> Outputs<'a> {
             max_timestamp: timestamp_or_unknown(None),
             digest: Digest::default(),
         };
-        let path = log.dir.join(names::segment_file(base, self.generation));
+        let path = log.manifest.dir().join(names::segment_file(base, self.generation));
         let about = Written { entry, horizon: None, index: Vec::new(), path };
         self.open = Some(Output { file, about, indexed: FIRST_BATCH, pending: Vec::new() });
         Ok(())
@@ -171,7 +171,7 @@ impl<'a> Outputs<'a> {
         self.finish()?;
         // IMPORTANT: before the manifest that lists them is renamed into place. Once for all of them: until then nobody
         // misses one.
-        let dir = &self.log.dir;
+        let dir = self.log.manifest.dir();
         self.log.ctx.storage.sync_dir(dir).map_err(|e| failed(&self.log.ctx.display(dir), e))
     }
 
@@ -186,7 +186,7 @@ impl<'a> Outputs<'a> {
 impl Written {
     /// The segment, which knows where its batches lie.
     pub(crate) fn to_segment(&self, log: &Log) -> Segment {
-        let segment = Segment::from_entry(&log.dir, &self.entry, None);
+        let segment = Segment::from_entry(log.manifest.dir(), &self.entry, None);
         let _ = segment.horizon.set(self.horizon);
         segment.set_index(self.index.clone());
         segment

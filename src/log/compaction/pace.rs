@@ -13,7 +13,7 @@ pub(crate) struct Pace<'a> {
     log: &'a Log,
     pub(crate) tick: &'a dyn Fn(),
     /// What must stay as it is: how often the log was cut, and these segments in its list.
-    pub(crate) cuts: u64,
+    pub(crate) revision: u64,
     pub(crate) inputs: &'a [Arc<Segment>],
     /// The partition's numbers say how far it came.
     pub(crate) is_shown: bool,
@@ -23,9 +23,9 @@ pub(crate) struct Pace<'a> {
 }
 
 impl<'a> Pace<'a> {
-    pub(crate) fn new(log: &'a Log, tick: &'a dyn Fn(), cuts: u64, inputs: &'a [Arc<Segment>]) -> Self {
+    pub(crate) fn new(log: &'a Log, tick: &'a dyn Fn(), revision: u64, inputs: &'a [Arc<Segment>]) -> Self {
         let begun = log.ctx.clock.monotonic();
-        Pace { log, tick, cuts, inputs, is_shown: false, begun, bytes: 0, ticked: 0 }
+        Pace { log, tick, revision, inputs, is_shown: false, begun, bytes: 0, ticked: 0 }
     }
 
     /// The same pace, that looks after these inputs only.
@@ -49,7 +49,7 @@ impl<'a> Pace<'a> {
         if due {
             self.ticked = self.bytes;
             if self.is_shown {
-                self.log.cleaned.lock().running = Some(self.bytes);
+                self.log.compactor.note_progress(self.bytes);
             }
             self.check()?;
         }
@@ -76,7 +76,7 @@ impl<'a> Pace<'a> {
         }
         // There is no point in going on: what is written could not take the place of what was read.
         let is_gone = |segment: &Arc<Segment>| segment.retired.load(Ordering::Acquire);
-        let overtaken = self.log.cuts() != self.cuts || self.inputs.iter().any(is_gone);
+        let overtaken = self.log.revision() != self.revision || self.inputs.iter().any(is_gone);
         if overtaken { Err(self.log.aborted()) } else { Ok(()) }
     }
 }

@@ -14,7 +14,7 @@ use crate::format::names;
 use crate::format::producers::{ProducersFile, REMEMBERED, Remembered};
 use crate::log::cursor::Cursor;
 use crate::storage::{ReplaceError, read_file, replace_file};
-use crate::sync::{Arc, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::types::Offset;
 
 /// Who sends a batch, as far as its header does not say: a producer with a name.
@@ -33,11 +33,39 @@ struct Loaded {
     is_whole: bool,
 }
 
+/// What a log remembers of idempotent producers.
+pub(crate) struct ProducerTable {
+    /// Read from the log when the first of them comes, and again after each revision.
+    known: Mutex<Known>,
+    /// Whether an idempotent producer may ever have written to the log.
+    has_senders: AtomicBool,
+    /// Held by the thread that reads, changes and replaces the side file.
+    saving: Mutex<()>,
+    /// How long the side file was when it was last written here.
+    bytes: AtomicU64,
+}
+
+impl ProducerTable {
+    pub(crate) fn new(has_senders: bool) -> Self {
+        ProducerTable {
+            known: Mutex::default(),
+            has_senders: AtomicBool::new(has_senders),
+            saving: Mutex::new(()),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The length of the side file, as far as it was written here.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// What is known of a log's named producers.
 #[derive(Default)]
 pub(super) struct Known {
-    /// How often the log had been cut; `None` if nothing has been read. With each cut it is worth nothing any more.
-    cuts: Option<u64>,
+    /// The revision of the log; `None` if nothing has been read. With the next revision it is worth nothing.
+    revision: Option<u64>,
     producers: Producers,
     /// Up to where the side file covers it.
     saved: Option<Offset>,
@@ -64,26 +92,24 @@ impl Log {
     /// What is known of named producers, read from the log if nothing is, or if the log was cut since. Asked before the
     /// writer's lock is taken, since that may read much; behind it only if the log was cut in between.
     fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Known>> {
-        let mut known = self.producers.lock();
-        loop {
-            let cuts = self.cuts();
-            if known.cuts == Some(cuts) {
-                return Ok(known);
-            }
-            let start = self.log_start();
-            let found = self.find_producers();
-            // IMPORTANT: after the scan. If the log was cut meanwhile it has seen batches that are
-            // not in the log any more; if the log start has moved it may have missed some that only
-            // the side file of now tells of.
-            if self.cuts() == cuts && self.log_start() == start {
-                let (producers, saved) = found?;
-                if !producers.is_empty() {
-                    self.has_senders.store(true, Ordering::Release);
-                }
-                *known = Known { cuts: Some(cuts), producers, saved };
-                return Ok(known);
-            }
+        let mut known = self.producers.known.lock();
+        if known.revision == Some(self.revision()) {
+            return Ok(known);
         }
+        // IMPORTANT: what a scan finds is believed only if the log was not replaced meanwhile, because it may have seen batches
+        // that are not in the log any more; and only if the log start has not moved, because it may have missed some that
+        // only the side file now tells of.
+        let (revision, found) = self.consistently(|| {
+            let (revision, start) = (self.revision(), self.log_start());
+            let found = self.find_producers()?;
+            Ok((self.log_start() == start).then_some((revision, found)))
+        })?;
+        let (producers, saved) = found;
+        if !producers.is_empty() {
+            self.producers.has_senders.store(true, Ordering::Release);
+        }
+        *known = Known { revision: Some(revision), producers, saved };
+        Ok(known)
     }
 
     /// Reads the side file, and after what it covers the headers of all batches that are visible:
@@ -129,7 +155,7 @@ impl Log {
 
     /// What the side file says, if it speaks of what is in this log. IMPORTANT: on any doubt it does not.
     fn load_producers(&self) -> Option<Loaded> {
-        let path = self.dir.join(names::PRODUCERS);
+        let path = self.manifest.dir().join(names::PRODUCERS);
         let bytes = read_file(&*self.ctx.storage, &path, u64::from(u32::MAX)).ok()?;
         let mut file = ProducersFile::decode(&bytes).ok()?;
         if file.topic_id != self.identity.topic_id || file.partition != self.identity.partition {
@@ -164,10 +190,10 @@ impl Log {
     /// Those of reading, but for damage, of which nothing can be known; what the medium says.
     /// Nothing has changed.
     pub(super) fn keep_producers(self: &Arc<Self>, upto: Offset, is_end: bool) -> Result<()> {
-        if !self.has_senders.load(Ordering::Acquire) {
+        if !self.producers.has_senders.load(Ordering::Acquire) {
             return Ok(());
         }
-        let _saving = self.saving_producers.lock();
+        let _saving = self.producers.saving.lock();
         let loaded = self.load_producers();
         let mut below = Producers::default();
         let mut from = Offset::ZERO;
@@ -215,40 +241,40 @@ impl Log {
 
     /// Replaces the side file, durably.
     fn write_producers(&self, file: &ProducersFile) -> std::result::Result<(), ReplaceError> {
-        let path = self.dir.join(names::PRODUCERS);
+        let path = self.manifest.dir().join(names::PRODUCERS);
         let bytes = file.encode();
-        self.producers_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        self.producers.bytes.store(bytes.len() as u64, Ordering::Relaxed);
         replace_file(&*self.ctx.storage, &path, &bytes)
     }
 
     fn producers_failed(&self, failed: ReplaceError) -> Error {
         // Nothing of the log has changed: "replace" is not among the actions of unknown outcome.
-        Error::replace(&self.ctx.display(&self.dir.join(names::PRODUCERS)), failed.error)
+        Error::replace(&self.ctx.display(&self.manifest.dir().join(names::PRODUCERS)), failed.error)
     }
 
     /// Notes, before the first batch of a named producer is written, that there are such batches
     /// here: by a side file that knows of none yet. A log without the file never had one, so
     /// nothing has to be kept when its records go. Under the writer's lock; the log has files.
     fn note_senders(&self) -> Result<()> {
-        if self.has_senders.load(Ordering::Acquire) {
+        if self.producers.has_senders.load(Ordering::Acquire) {
             return Ok(());
         }
-        let _saving = self.saving_producers.lock();
+        let _saving = self.producers.saving.lock();
         // IMPORTANT: only up to the log start. If the file was removed by hand there may be such
         // batches.
         let file = self.producers_file(self.epoch(), self.log_start(), Vec::new());
         self.write_producers(&file).map_err(|e| self.producers_failed(e))?;
-        self.has_senders.store(true, Ordering::Release);
+        self.producers.has_senders.store(true, Ordering::Release);
         Ok(())
     }
 
     /// What the side file is to say, if more is known than it says. To be [saved](Log::save_producers) once all below its
     /// end is on the medium.
     pub(super) fn unsaved_producers(&self) -> Option<ProducersFile> {
-        let known = self.producers.lock();
+        let known = self.producers.known.lock();
         // Whoever appends moves the log's end under this lock, behind noting.
-        let (log_epoch, end) = (self.epoch(), Offset::new(self.log_end.load(Ordering::Acquire)));
-        if known.cuts != Some(self.cuts()) || known.saved >= Some(end) || known.producers.is_empty() {
+        let (log_epoch, end) = (self.epoch(), self.log_end());
+        if known.revision != Some(self.revision()) || known.saved >= Some(end) || known.producers.is_empty() {
             return None;
         }
         Some(self.producers_file(log_epoch, end, known.producers.list()))
@@ -258,7 +284,7 @@ impl Log {
     /// of records that have gone stays in it. It does not matter if it cannot be written, or if the
     /// log is cut meanwhile.
     pub(super) fn save_producers(&self, file: &ProducersFile) {
-        let _saving = self.saving_producers.lock();
+        let _saving = self.producers.saving.lock();
         let mut file = file.clone();
         let start = self.log_start();
         let loaded = self.load_producers();
@@ -274,7 +300,7 @@ impl Log {
             }
         }
         if self.write_producers(&file).is_ok() {
-            let mut known = self.producers.lock();
+            let mut known = self.producers.known.lock();
             if self.epoch() == file.log_epoch {
                 known.saved = Some(file.end_offset);
             }
@@ -304,7 +330,7 @@ impl Log {
             self.note_senders()?;
         }
         // Without sequences nothing need be known.
-        let known = if sender.first.is_some() { self.known_producers()? } else { self.producers.lock() };
+        let known = if sender.first.is_some() { self.known_producers()? } else { self.producers.known.lock() };
         // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
         // handle appends is seen by him, or is not appended any more.
         (sender.fence)()?;

@@ -1,15 +1,15 @@
 //! How is a partition made fit to go on? What was accepted is written again; of what was torn the bytes are kept aside, the
 //! log ends before it, and appending goes on in a new segment.
 
+use crate::log::switch::NextSegment;
 use std::path::PathBuf;
 
 use super::{Behind, Break, Inspection, Recovered, Recoverer, segments_of};
+use crate::log::manifest;
 use crate::error::Result;
 use crate::format::manifest::SegmentState;
 use crate::format::names;
-use crate::format::segment::SegmentHeader;
 use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
-use crate::segment::create::{active_entry, create_segment};
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{Cut, Event, OpenReport};
 use crate::sync::Arc;
@@ -103,21 +103,15 @@ impl Recoverer<'_> {
         if something_lost {
             self.manifest.begin_epoch(point.end);
         }
-        let created = SegmentHeader {
-            partition: self.identity.partition,
-            topic_id: self.identity.topic_id,
-            base_offset: base,
-            prev_end: point.end,
-            prev_crc: point.last_crc,
-            generation,
-            log_epoch: epoch,
-            created_at: self.ctx.clock.now(),
-            secret: self.identity.secret,
-        };
-        create_segment(self.ctx, self.dir, &created)?;
-        self.manifest.segments.push(active_entry(base, generation, epoch));
-        self.manifest.clip_lost(self.manifest.log_start, base);
-        self.write_manifest()?;
+        let next =
+            NextSegment { base, generation, epoch, prev_end: point.end, prev_crc: point.last_crc };
+        let begun = next.begin(self.ctx, self.identity, self.dir)?;
+        let listed = begun.list(|next| {
+            self.manifest.segments.push(next);
+            self.manifest.clip_lost(self.manifest.log_start, base);
+            manifest::write(self.ctx, &self.dir.join(names::MANIFEST), &self.manifest)
+        });
+        listed.map_err(|failed| failed.error)?;
         for segment in gone {
             // Named as leftovers by the next open if this fails.
             let _ = self.ctx.storage.remove_file(&segment.path);

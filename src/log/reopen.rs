@@ -1,0 +1,180 @@
+//! How does a log work again after a failed write or sync? The visible records are checked, written again and synced; all after
+//! them is truncated.
+
+use super::transitions::Truncation;
+use super::Log;
+use crate::engine::corrupt;
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
+use crate::segment::copy::rewrite;
+use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Window};
+use crate::stats::{self, Event};
+use crate::sync::Arc;
+use crate::types::Offset;
+
+/// The first batch that is not what was written.
+struct Broken {
+    segment: Arc<Segment>,
+    position: u64,
+    /// Where the batches before it end.
+    end: Offset,
+    what: &'static str,
+}
+
+/// The position from which on a segment has to be synced again.
+fn first_unsynced(segment: &Segment, durable: &Point) -> u64 {
+    let is_its = (segment.base, segment.generation) == (durable.base, durable.generation);
+    if is_its { durable.position } else { FIRST_BATCH }
+}
+
+impl Log {
+    /// Takes a poisoned partition back into service: the visible records are checked, written again
+    /// and synced, everything after them is cut off, the epoch rises, and appending continues in a
+    /// new segment. If the medium no longer shows the bytes of a visible batch, the log ends before
+    /// that batch: an event reports it, and readers find `Truncated`. Does nothing if the partition
+    /// is not poisoned.
+    ///
+    /// # Errors
+    /// The medium refuses again: the partition stays poisoned.
+    pub(crate) fn reopen(&self) -> Result<()> {
+        self.reopen_with(|| Ok(()))
+    }
+
+    /// As [`reopen`](Log::reopen); `before` is called once the log ends where it will go on, and before anything is
+    /// appended there.
+    ///
+    /// # Errors
+    /// As [`reopen`](Log::reopen), and those of `before`.
+    pub(crate) fn reopen_with(&self, before: impl FnOnce() -> Result<()>) -> Result<()> {
+        // Reported with no lock held: a callback may call the broker.
+        if let Some(cut) = self.check_and_reopen(before)? {
+            self.waiters.signal();
+            self.ctx.event(&Event::Cut(cut));
+        }
+        Ok(())
+    }
+
+    /// Returns what was cut off that had been visible.
+    fn check_and_reopen(&self, before: impl FnOnce() -> Result<()>) -> Result<Option<stats::Cut>> {
+        // Whoever commits now may be about to write a record that speaks of what would be cut off.
+        let _alone = self.journal.alone();
+        let _shape = self.list.lock_shape();
+        if let Some(error) = self.health.ended().or_else(|| self.health.damage()) {
+            return Err(error);
+        }
+        let Some(cause) = self.health.poison_cause() else { return Ok(None) };
+        if self.journal.involves(self) {
+            // A transaction that has happened may not be in the log yet: opening the broker puts it there.
+            return Err(self.identity.poisoned(&cause));
+        }
+        // Nobody appends (poisoned) and, behind this, nobody syncs any more: the ends stand still. Before the writer's
+        // lock, since a sync that is under way takes that too.
+        self.durability.commit.halt(Error::clone(&cause));
+        let mut tip = self.writer.lock();
+        let visible = self.visible_end();
+        let durable = self.durability.point();
+        let segments = self.segments();
+        let unsynced = || segments.iter().filter(|s| s.is_dirty() && s.base < visible);
+        unsynced().for_each(|segment| segment.release());
+        // IMPORTANT: before anything is written again. After a failed sync the page cache may show
+        // the bytes of the medium, which are older than those that were written.
+        let broken = self.check_again(unsynced(), &durable, visible)?;
+        let end = broken.as_ref().map_or(visible, |broken| broken.end);
+        if let Some(broken) = broken.as_ref().filter(|broken| broken.end < self.log_start()) {
+            // The log start moved there when everything before it was on the medium.
+            return Err(corrupt(&self.ctx, &broken.segment.path, broken.position, broken.what));
+        }
+        // It ends between two batches.
+        let (kept, last, _) = self.find_cut(&tip, end)?;
+        for segment in unsynced().filter(|segment| segment.base < end) {
+            let from = first_unsynced(segment, &durable);
+            let to =
+                last.filter(|last| last.base == segment.base).map_or(segment.size(), |last| last.position);
+            let file = segment.file(&self.ctx)?;
+            rewrite(&self.ctx, &*file, &segment.path, from.min(to), to)?;
+            segment.mark_synced();
+        }
+        // Before the epoch: whoever finds out that something was cut off knows why.
+        self.health.note_reopening(self.epoch() + 1);
+        let cut = Truncation { kept, last, start: self.log_start(), end, common: end };
+        self.begin_epoch_at(&mut tip, &cut, None).map_err(|failed| failed.error)?;
+        before()?;
+        self.durability.commit.restart(end.get());
+        self.health.heal();
+        Ok(broken.map(|broken| self.cut_of(broken, visible)))
+    }
+
+    /// Reads and checks the batches of segments that a failed sync may have lost, up to `visible`:
+    /// those that the durable point does not cover. Returns where the first one is that is not what
+    /// was written, if there is one.
+    ///
+    /// # Errors
+    /// A segment's header is damaged, which was on the medium; or an I/O error.
+    fn check_again<'a>(
+        &self,
+        unsynced: impl Iterator<Item = &'a Arc<Segment>>,
+        durable: &Point,
+        visible: Offset,
+    ) -> Result<Option<Broken>> {
+        for segment in unsynced {
+            let mut position = first_unsynced(segment, durable);
+            let mut end = if position == FIRST_BATCH { segment.base } else { durable.end };
+            segment.check_header_again(&self.ctx, &self.identity)?;
+            let file = segment.file(&self.ctx)?;
+            let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
+            while position < segment.size() && end < visible {
+                match self.check_batch(&mut source, segment, position, end)? {
+                    Ok(header) => {
+                        position += header.stored_bytes();
+                        end = header.end_offset();
+                    }
+                    Err(what) => return Ok(Some(Broken { segment: segment.clone(), position, end, what })),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The header of the batch that must be at a position and begin at `offset`; or what is wrong
+    /// with it.
+    ///
+    /// # Errors
+    /// An I/O error.
+    fn check_batch(
+        &self,
+        source: &mut Source,
+        segment: &Segment,
+        position: u64,
+        offset: Offset,
+    ) -> Result<std::result::Result<BatchHeader, &'static str>> {
+        let header = match source.header(&self.ctx, position, self.seed) {
+            Ok((header, _)) => header,
+            Err(HeaderError::Io(error)) => return Err(error),
+            Err(HeaderError::Malformed(m)) => return Ok(Err(m.what)),
+        };
+        if header.base_offset != offset || !self.manifest.get().fits_epoch(segment.epoch, &header) {
+            return Ok(Err("another batch"));
+        }
+        if position.saturating_add(header.stored_bytes()) > segment.size() {
+            return Ok(Err("a longer batch"));
+        }
+        let body = source.get(&self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
+        Ok(check_body(&header, body).map(|()| header).map_err(|m| m.what))
+    }
+
+    /// What a reopen reports of records that were visible and are gone.
+    fn cut_of(&self, broken: Broken, visible: Offset) -> stats::Cut {
+        let Broken { segment, position, end, what } = broken;
+        stats::Cut {
+            topic: self.topic().clone(),
+            partition: self.partition(),
+            file: self.ctx.display(&segment.path),
+            position,
+            bytes: segment.size().saturating_sub(position),
+            reason: format!("a sync failed, and this is not what was written: {what}"),
+            from: end,
+            to: Some(visible),
+            kept: None,
+        }
+    }
+}

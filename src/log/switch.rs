@@ -1,0 +1,142 @@
+//! How does a log continue in a new segment? In one way, whether by a roll, a truncation, an accepted loss or the recovery of
+//! a torn tail.
+//!
+//! 1. The segment's file is written, with its header and perhaps one batch, and synced; then its directory is synced.
+//! 2. The manifest that lists it is swapped in: the commit point.
+//!
+//! After a crash before 2 the file is a leftover that no manifest lists, and nothing has changed. After 2 the old segments are
+//! what the manifest says of them. IMPORTANT: 1 is durable before 2. An opening takes a listed segment without a valid header
+//! for damage, because no crash leaves one.
+
+use std::path::Path;
+
+use super::manifest::ManifestError;
+use crate::engine::{Context, Identity};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
+use crate::format::manifest::SegmentEntry;
+use crate::format::segment::SegmentHeader;
+use crate::segment::create::{active_entry, create_segment};
+use crate::segment::{FIRST_BATCH, Point, Segment};
+use crate::storage::{File, write_all_at};
+use crate::sync::Arc;
+use crate::types::Offset;
+
+/// A segment that is to begin.
+#[derive(Clone, Copy)]
+pub(crate) struct NextSegment {
+    pub(crate) base: Offset,
+    pub(crate) generation: u32,
+    pub(crate) epoch: u32,
+    /// The end of the batch before it, and the CRC of that batch's header; 0 if there is none.
+    pub(crate) prev_end: Offset,
+    pub(crate) prev_crc: u32,
+}
+
+/// The records that a truncation keeps of a batch: the first batch of the new segment.
+pub(crate) struct FirstBatch {
+    pub(crate) header: BatchHeader,
+    /// Room for the header, then the body as it is stored.
+    pub(crate) stored: Vec<u8>,
+}
+
+/// A segment that is on the medium, and that no manifest lists.
+pub(crate) struct Begun<'a> {
+    ctx: &'a Context,
+    pub(crate) entry: SegmentEntry,
+    /// Where appending continues in it.
+    pub(crate) point: Point,
+    segment: Arc<Segment>,
+    file: Arc<dyn File>,
+}
+
+impl NextSegment {
+    pub(crate) fn header(&self, ctx: &Context, identity: &Identity) -> SegmentHeader {
+        SegmentHeader {
+            partition: identity.partition,
+            topic_id: identity.topic_id,
+            base_offset: self.base,
+            prev_end: self.prev_end,
+            prev_crc: self.prev_crc,
+            generation: self.generation,
+            log_epoch: self.epoch,
+            created_at: ctx.clock.now(),
+            secret: identity.secret,
+        }
+    }
+
+    /// Makes the file. On return its name and its header are durable.
+    ///
+    /// # Errors
+    /// `DiskFull`, or another I/O error: nothing is left of it.
+    pub(crate) fn begin<'a>(&self, ctx: &'a Context, identity: &Identity, dir: &Path) -> Result<Begun<'a>> {
+        let file = create_segment(ctx, dir, &self.header(ctx, identity))?;
+        let entry = active_entry(self.base, self.generation, self.epoch);
+        // A batch is known to come before it only where its segment is the first of its name.
+        let previous = (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
+        Ok(Begun {
+            ctx,
+            entry,
+            point: Point::start_of(self.base, self.generation, self.epoch, self.prev_crc),
+            segment: Arc::new(Segment::from_entry(dir, &entry, previous)),
+            file,
+        })
+    }
+}
+
+impl Begun<'_> {
+    /// Writes its first batch, durably.
+    ///
+    /// # Errors
+    /// `DiskFull`, or another I/O error: nothing is left of the segment.
+    pub(crate) fn write_first(&mut self, identity: &Identity, first: FirstBatch) -> Result<()> {
+        let FirstBatch { mut header, mut stored } = first;
+        header.log_epoch = self.entry.log_epoch;
+        let path = self.ctx.display(&self.segment.path);
+        let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
+            debug_assert!(false, "the caller left room for the header");
+            return Err(Error::corrupt(&path, FIRST_BATCH, "internal: a batch without room for its header"));
+        };
+        let crc = encode_header(&header, identity.seed(), room);
+        // Nothing of the log changes before the manifest: "create" is not among the actions of unknown outcome.
+        let written = self
+            .ctx
+            .with_room(|| {
+                write_all_at(&*self.file, &stored, FIRST_BATCH).map_err(|(_, e)| Error::create(&path, e))
+            })
+            .and_then(|()| self.file.sync_data().map_err(|e| Error::create(&path, e)));
+        written.inspect_err(|_| self.remove())?;
+        self.point.pass(&header, crc);
+        Ok(())
+    }
+
+    /// Has `commit` swap in the manifest that lists it. Returns the segment, which is active from now on.
+    ///
+    /// # Errors
+    /// Those of `commit`. If the manifest was not replaced, nothing is left of the segment.
+    pub(crate) fn list(
+        self,
+        commit: impl FnOnce(SegmentEntry) -> std::result::Result<(), ManifestError>,
+    ) -> std::result::Result<(Arc<Segment>, Point), ManifestError> {
+        if let Err(failed) = commit(self.entry) {
+            if !failed.unknown {
+                self.remove();
+            }
+            return Err(failed);
+        }
+        let Begun { ctx, segment, file, point, .. } = self;
+        segment.adopt_file(ctx, file);
+        if point.position > FIRST_BATCH {
+            segment.grow(point.position, point.max_timestamp);
+            // The keys of its first batch are looked up when a caller asks.
+            segment.forget_keys(point.position);
+        }
+        segment.mark_synced();
+        Ok((segment, point))
+    }
+
+    /// A file that stays is a leftover, which the next opening removes.
+    fn remove(&self) {
+        let _ = self.ctx.storage.remove_file(&self.segment.path);
+    }
+}
