@@ -1,0 +1,202 @@
+//! Which module may use which: the rows of the house, the rows inside its storeys, and no circles of files.
+
+use std::collections::BTreeSet;
+
+use super::graph::{circles, graph, inside, storeys};
+use super::source::{read, root};
+
+/// The rows of the house, top to bottom. A module may use its own row's modules only where that row is a directory of its
+/// own, or where the row says so.
+const ROWS: [(&str, &[&str]); 7] = [
+    ("words", &["types", "error", "record", "config", "clock", "sync", "stats", "rng", "version", "event"]),
+    ("bytes and medium", &["format", "storage"]),
+    ("log", &["log"]),
+    ("groups", &["group"]),
+    ("broker", &["broker"]),
+    (
+        "handles",
+        &[
+            "consumer",
+            "transaction",
+            "topic",
+            "records",
+            "reader",
+            "producer",
+            "partitioner",
+            "projection",
+            "offline",
+            "stream",
+            "testing",
+        ],
+    ),
+    ("root", &["lib"]),
+];
+
+fn row_of(module: &str) -> usize {
+    ROWS.iter()
+        .position(|(_, modules)| modules.contains(&module))
+        .unwrap_or_else(|| panic!("the module {module} has no place in the house: add it to a row"))
+}
+
+/// A row inside a storey: modules by the name of their file or directory, `mod` for the storey's own `mod.rs`.
+struct Row {
+    modules: &'static [&'static str],
+    /// They may use each other, without a circle of files.
+    among_themselves: bool,
+}
+
+const fn apart(modules: &'static [&'static str]) -> Row {
+    Row { modules, among_themselves: false }
+}
+
+const fn together(modules: &'static [&'static str]) -> Row {
+    Row { modules, among_themselves: true }
+}
+
+/// The rows inside the storeys, top to bottom: a module uses modules of the rows above its own, and its own files. In a storey
+/// that stands here each module has a row.
+const INSIDE: [(&str, &[Row]); 6] = [
+    (
+        "format",
+        &[
+            apart(&["mod", "digest", "names", "varint"]),
+            apart(&["reader"]),
+            apart(&["batch", "compression", "envelope", "offsets"]),
+            together(&["body", "packing"]),
+            apart(&["checkpoint", "index", "journal", "key_hash", "producers", "segment", "shipment"]),
+            apart(&["key_index", "manifest"]),
+            apart(&["catalog"]),
+        ],
+    ),
+    (
+        "storage",
+        &[apart(&["mmap"]), apart(&["mod"]), apart(&["budget", "faults", "gate", "mem"]), apart(&["fs"])],
+    ),
+    ("group", &[apart(&["assign"]), apart(&["state"]), together(&["offsets", "mod"])]),
+    (
+        "broker",
+        &[
+            apart(&["store", "topic_state"]),
+            apart(&["checkpoint", "prepare"]),
+            together(&["catalog", "groups", "maintenance", "mod", "open", "producers"]),
+            apart(&["unknown"]),
+        ],
+    ),
+    ("consumer", &[apart(&["offsets"]), together(&["admin", "commit", "member", "mod", "rebalance"])]),
+    (
+        "producer",
+        &[
+            apart(&["config"]),
+            apart(&["core"]),
+            together(&["batch", "buffer", "pending"]),
+            apart(&["staging"]),
+            apart(&["outbox"]),
+            apart(&["sequenced"]),
+            apart(&["mod"]),
+        ],
+    ),
+];
+
+/// How many files of a storey still import each other in circles. The target is none, and an empty table.
+const CIRCLES: [(&str, usize); 12] = [
+    ("broker", 6),
+    ("config", 2),
+    ("consumer", 5),
+    ("format", 2),
+    ("group", 2),
+    ("log", 21),
+    ("offline", 4),
+    ("producer", 3),
+    ("reader", 3),
+    ("storage", 3),
+    ("stream", 2),
+    ("testing", 2),
+];
+/// How many files fewer there may be before the table has to follow.
+const SLACK: usize = 4;
+
+#[test]
+fn a_module_imports_only_from_above() {
+    let mut wrong = Vec::new();
+    for source in read(&root()) {
+        let module = source.storey();
+        if module == "lib" {
+            continue;
+        }
+        for (number, line) in source.code.lines().enumerate() {
+            for (at, _) in line.match_indices("crate::") {
+                let name: String =
+                    line[at + 7..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                if name.is_empty() || name == module || !line[at + 7 + name.len()..].starts_with("::") {
+                    continue;
+                }
+                let (from, to) = (row_of(module), row_of(&name));
+                let handles = from == to && (from == 0 || from == 5);
+                if to > from || (to == from && !handles) {
+                    wrong.push(format!("{}:{}: {module} uses {name}", source.path, number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that point down or across:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn inside_a_storey_a_module_imports_only_from_above() {
+    let sources = read(&root());
+    let graph = graph(&sources);
+    let mut wrong = Vec::new();
+    for (storey, rows) in INSIDE {
+        let row_of = |module: &str| rows.iter().position(|row| row.modules.contains(&module));
+        let graph = inside(&graph, &sources, storey);
+        for (file, uses) in &graph {
+            let module = module_inside(file);
+            let Some(from) = row_of(module) else {
+                wrong.push(format!("{file}: the module {module} has no row in {storey}"));
+                continue;
+            };
+            for used in uses {
+                let other = module_inside(used);
+                // A module without a row is reported for its own file.
+                let to = row_of(other).unwrap_or(0);
+                let is_above = to < from || module == other || (to == from && rows[from].among_themselves);
+                if !is_above {
+                    wrong.push(format!("{file} uses {used}"));
+                }
+            }
+        }
+        for module in rows.iter().flat_map(|row| row.modules) {
+            if !graph.keys().any(|file| module_inside(file) == *module) {
+                wrong.push(format!("{storey}: there is no module {module}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that point down or across inside a storey:\n{}", wrong.join("\n"));
+}
+
+/// The second part of a path: `log/recovery/scan.rs` is in `recovery`.
+fn module_inside(file: &str) -> &str {
+    let part = file.split('/').nth(1).unwrap_or("mod");
+    part.strip_suffix(".rs").unwrap_or(part)
+}
+
+#[test]
+fn no_files_inside_a_storey_import_each_other_in_a_circle() {
+    let sources = read(&root());
+    let graph = graph(&sources);
+    let mut wrong = Vec::new();
+    for storey in storeys(&sources) {
+        let found: Vec<BTreeSet<String>> = circles(&inside(&graph, &sources, &storey));
+        let files: usize = found.iter().map(BTreeSet::len).sum();
+        let allowed = CIRCLES.iter().find(|(name, _)| *name == storey).map_or(0, |(_, files)| *files);
+        let is_stale = files < allowed && (files == 0 || allowed - files > SLACK);
+        if files > allowed || is_stale {
+            wrong.push(format!("{storey}: {files} files, {allowed} in the table: {found:?}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "files that import each other in a circle; lower the table if they are fewer:\n{}",
+        wrong.join("\n")
+    );
+}

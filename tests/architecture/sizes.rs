@@ -1,0 +1,93 @@
+//! How large may a function, a file, a struct, an impl be?
+//!
+//! What is over a limit stands in its table with a reason, or is one of those that still have to be split: their number may
+//! only fall, and the constant falls with it.
+
+use super::items::{functions, methods, structs};
+use super::measures::{FILE_LINES, FUNCTION_LINES, IMPL_METHODS, STRUCT_FIELDS};
+use super::source::{read, root};
+
+/// File and name of functions that are better whole, and why.
+const FUNCTIONS: [(&str, &str); 0] = [];
+const FUNCTIONS_TO_SPLIT: usize = 15;
+
+/// Files that are better whole, and why.
+const FILES: [(&str, &str); 0] = [];
+const FILES_TO_SPLIT: usize = 24;
+
+/// Structs that are better whole, and why. Configuration is not counted: it has a field a setting.
+const STRUCTS: [(&str, &str); 0] = [];
+const STRUCTS_TO_SPLIT: usize = 4;
+
+/// Types whose methods are better in one type, and why.
+const IMPLS: [(&str, &str); 0] = [];
+const IMPLS_TO_SPLIT: usize = 2;
+
+/// How many fewer there may be before a constant has to follow.
+const SLACK: usize = 3;
+
+#[test]
+fn functions_are_short_or_have_a_reason() {
+    let large = functions(&read(&root()))
+        .into_iter()
+        .filter(|function| function.lines > FUNCTION_LINES)
+        .map(|function| (format!("{} {}", function.path, function.name), function.lines));
+    check("functions", large, &FUNCTIONS, FUNCTIONS_TO_SPLIT);
+}
+
+#[test]
+fn files_are_short_or_have_a_reason() {
+    let large = read(&root())
+        .into_iter()
+        .filter(|source| source.lines > FILE_LINES && !source.is_test)
+        .map(|source| (source.path, source.lines));
+    check("files", large, &FILES, FILES_TO_SPLIT);
+}
+
+#[test]
+fn structs_are_small_or_have_a_reason() {
+    let large = structs(&read(&root()))
+        .into_iter()
+        .filter(|found| found.fields.len() > STRUCT_FIELDS && !found.is_config())
+        .map(|found| (format!("{} {}", found.path, found.name), found.fields.len()));
+    check("structs", large, &STRUCTS, STRUCTS_TO_SPLIT);
+}
+
+#[test]
+fn impls_are_small_or_have_a_reason() {
+    let large = methods(&read(&root()))
+        .into_iter()
+        .filter(|found| found.methods > IMPL_METHODS)
+        .map(|found| (found.name, found.methods));
+    check("impls", large, &IMPLS, IMPLS_TO_SPLIT);
+}
+
+fn check(
+    what: &str,
+    large: impl Iterator<Item = (String, usize)>,
+    reasons: &[(&str, &str)],
+    to_split: usize,
+) {
+    let large: Vec<(String, usize)> = large.collect();
+    for (name, reason) in reasons {
+        assert!(
+            large.iter().any(|(found, _)| found == name),
+            "{name} is not over the limit of {what}: take it out"
+        );
+        assert!(reason.split_whitespace().count() > 3, "{name}: this is no reason: {reason:?}");
+    }
+    let unreasoned: Vec<String> = large
+        .iter()
+        .filter(|(found, _)| !reasons.iter().any(|(name, _)| found == name))
+        .map(|(found, size)| format!("{size} {found}"))
+        .collect();
+    let (count, list) = (unreasoned.len(), unreasoned.join("\n"));
+    assert!(
+        count <= to_split,
+        "{count} {what} are over the limit without a reason, {to_split} may be:\n{list}"
+    );
+    assert!(
+        count + SLACK >= to_split,
+        "only {count} {what} are over the limit: lower the constant {to_split}"
+    );
+}
