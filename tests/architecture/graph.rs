@@ -9,9 +9,9 @@ use super::source::Source;
 pub(crate) type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// A path in a `use`, and the name that it gives to the item (`*` for all of them).
-struct Import {
-    path: Vec<String>,
-    name: String,
+pub(crate) struct Import {
+    pub(crate) path: Vec<String>,
+    pub(crate) name: String,
 }
 
 struct Module<'a> {
@@ -21,42 +21,50 @@ struct Module<'a> {
     rest: String,
 }
 
-struct Modules<'a>(BTreeMap<Vec<String>, Module<'a>>);
+/// The modules of the crate, by their paths.
+pub(crate) struct Modules<'a>(BTreeMap<Vec<String>, Module<'a>>);
 
 /// Reads the graph of files. A path to an item that a file merely imports, or exports again, leads to the file where the
 /// item is.
 pub(crate) fn graph(sources: &[Source]) -> Graph {
-    let modules = Modules(
-        sources
-            .iter()
-            .filter(|source| !source.is_test)
-            .map(|source| {
-                let (imports, rest) = imports(&source.code);
-                (source.module(), Module { source, imports, rest })
-            })
-            .collect(),
-    );
+    let modules = Modules::read(sources);
     let mut graph = Graph::new();
     for (name, module) in &modules.0 {
         let uses = graph.entry(module.source.path.clone()).or_default();
         let imported = module.imports.iter().map(|import| import.path.clone());
         for path in imported.chain(paths(&module.rest)) {
-            if let Some(used) = modules.resolve(name, &path, 0)
-                && used != module.source.path
+            if let Some((used, _)) = modules.resolve(name, &path)
+                && used != *name
+                && let Some(used) = modules.0.get(&used)
             {
-                uses.insert(used);
+                uses.insert(used.source.path.clone());
             }
         }
     }
     graph
 }
 
-impl Modules<'_> {
-    /// The file that a path leads to from a module, if it is one of the crate's.
-    fn resolve(&self, from: &[String], path: &[String], depth: usize) -> Option<String> {
-        if depth > 16 {
-            return None;
-        }
+impl<'a> Modules<'a> {
+    pub(crate) fn read(sources: &'a [Source]) -> Self {
+        let modules = sources.iter().filter(|source| !source.is_test).map(|source| {
+            let (imports, rest) = imports(&source.code);
+            (source.module(), Module { source, imports, rest })
+        });
+        Modules(modules.collect())
+    }
+
+    /// The module that a path leads to from another one, and what is left of the path there. Returns nothing for the paths
+    /// of other crates.
+    pub(crate) fn resolve(&self, from: &[String], path: &[String]) -> Option<(Vec<String>, Vec<String>)> {
+        self.resolve_within(from, path, 16)
+    }
+
+    fn resolve_within(
+        &self,
+        from: &[String],
+        path: &[String],
+        hops: usize,
+    ) -> Option<(Vec<String>, Vec<String>)> {
         let (mut module, mut rest) = match path.first()?.as_str() {
             "crate" => (Vec::new(), &path[1..]),
             "self" => (from.to_vec(), &path[1..]),
@@ -66,35 +74,29 @@ impl Modules<'_> {
             }
             // A module below, or a name that this file has imported; else another crate's, or a type's.
             first => {
-                let mut below = from.to_vec();
-                below.push(first.to_string());
+                let below = [from, &[first.to_string()]].concat();
                 if !self.0.contains_key(&below) {
-                    return self.follow(from, path, depth);
+                    return self.follow(from, path, hops);
                 }
                 (from.to_vec(), path)
             }
         };
-        while let Some(part) = rest.first() {
-            let mut below = module.clone();
-            below.push(part.clone());
+        while let Some((part, after)) = rest.split_first() {
+            let below = [module.as_slice(), std::slice::from_ref(part)].concat();
             if !self.0.contains_key(&below) {
                 break;
             }
-            (module, rest) = (below, &rest[1..]);
+            (module, rest) = (below, after);
         }
-        if let Some(followed) = (!rest.is_empty()).then(|| self.follow(&module, rest, depth)).flatten() {
-            return Some(followed);
-        }
-        Some(self.0.get(&module)?.source.path.clone())
+        self.follow(&module, rest, hops).or_else(|| Some((module, rest.to_vec())))
     }
 
-    /// The file that a name leads to if the module imports that name.
-    fn follow(&self, module: &[String], path: &[String], depth: usize) -> Option<String> {
+    /// Where a path leads to whose first name is one that the module imports.
+    fn follow(&self, module: &[String], path: &[String], hops: usize) -> Option<(Vec<String>, Vec<String>)> {
         let (name, rest) = path.split_first()?;
         let import = self.0.get(module)?.imports.iter().find(|import| import.name == *name)?;
-        let mut followed = import.path.clone();
-        followed.extend_from_slice(rest);
-        self.resolve(module, &followed, depth + 1)
+        let followed = [import.path.as_slice(), rest].concat();
+        self.resolve_within(module, &followed, hops.checked_sub(1)?)
     }
 }
 
@@ -111,7 +113,7 @@ fn imports(code: &str) -> (Vec<Import>, String) {
 }
 
 /// Takes a tree of imports apart: `a::{b, c::{self, D as E}}`.
-fn expand(tree: &str, before: &[String], imports: &mut Vec<Import>) {
+pub(crate) fn expand(tree: &str, before: &[String], imports: &mut Vec<Import>) {
     let tree = tree.trim();
     if let Some((path, branches)) = tree.split_once('{') {
         let mut before = before.to_vec();
