@@ -1,7 +1,7 @@
 //! A process that is killed, again and again, at any moment: whatever it had been told is stored is there.
 //!
 //! This is the death of a process (SIGKILL) and no more: the machine goes on, and so does its page cache. What a power
-//! loss takes is tested on the simulated disk (`crash_at_every_operation.rs`) and, from outside, with the same program.
+//! loss takes is tested on the simulated disk (`behaviour/crash_at_every_operation.rs`) and, from outside, with the same program.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -7,9 +7,10 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use quipu::testing::produced;
@@ -104,9 +105,104 @@ fn a_small_file_system_is_filled_and_freed_without_a_lost_acknowledgement() {
             assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}, freed");
             broker.close().unwrap();
         }
-        std::fs::remove_file(&filler).unwrap();
+        fs::remove_file(&filler).unwrap();
     }
-    std::fs::remove_dir_all(&root).unwrap();
+    fs::remove_dir_all(&root).unwrap();
     println!("{CYCLES} cycles, {appended} appended, {refused} times full");
     assert!(refused > CYCLES / 2, "or the file system is too large: {refused}");
+}
+
+/// A tmpfs of 256 KiB that ends with this.
+struct Tiny(PathBuf);
+
+impl Tiny {
+    fn mount() -> Option<(tempfile::TempDir, Tiny)> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("tiny");
+        fs::create_dir(&place).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&place).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some((dir, Tiny(place))),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// A small file system of its own, where one can be mounted.
+#[test]
+fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room() {
+    let Some((_dir, tiny)) = Tiny::mount() else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let (root, ballast) = (tiny.0.join("broker"), tiny.0.join("ballast"));
+    let mut ballast_kib = 128;
+    let mut make_room = || {
+        ballast_kib -= 16;
+        fs::write(&ballast, vec![1; ballast_kib << 10]).unwrap();
+    };
+    make_room();
+    let is_full = |error: &Error| matches!(error, Error::DiskFull { path, .. } if path.starts_with(&root));
+    let mut random = common::Random(11);
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        // Opening and closing need some room of their own, and say so; so does a partition that is recovered.
+        let broker = loop {
+            match common::open_dir(&root) {
+                Ok(broker) if broker.open_report().damaged.is_empty() => break broker,
+                Ok(broker) => {
+                    let damaged = &broker.open_report().damaged;
+                    assert!(damaged.iter().all(|(_, _, error)| is_full(error)), "round {round}: {damaged:?}");
+                }
+                Err(error) => assert!(is_full(&error), "round {round}: {error}"),
+            }
+            make_room();
+        };
+        assert!(broker.open_report().cuts.is_empty(), "round {round}: {:?}", broker.open_report());
+        let config =
+            TopicConfig::new().segment_bytes(16 << 10).max_record_bytes(8 << 10).durability(Durability::Sync);
+        let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
+        assert_eq!(common::read(&partition).0, acknowledged, "round {round}");
+        let mut record = |acknowledged: &mut Vec<String>| {
+            let text = format!("{} {}", acknowledged.len(), "x".repeat(random.below(3000) as usize));
+            let result = common::send(&broker, &partition, &text);
+            if result.is_ok() {
+                acknowledged.push(text);
+            }
+            result
+        };
+        // Fill it up; what does not fit is refused, and nothing of it is seen.
+        let mut refused = 0;
+        while refused < 20 {
+            if let Err(error) = record(&mut acknowledged) {
+                assert!(is_full(&error), "round {round}: {error}");
+                assert_eq!(error.outcome(), Outcome::NotWritten);
+                refused += 1;
+            }
+        }
+        assert_eq!(common::read(&partition).0, acknowledged, "round {round}");
+        let _ = broker.maintain();
+        assert!(partition.stats().poisoned.is_none(), "round {round}");
+
+        // Somebody makes room: it goes on at once, in the same broker.
+        make_room();
+        record(&mut acknowledged).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        assert_eq!(common::read(&partition).0, acknowledged, "round {round}");
+        if let Err(error) = broker.close() {
+            assert!(is_full(&error), "round {round}: {error}");
+        }
+    }
+    // The reserve takes a quarter of the file system.
+    assert!(acknowledged.len() > 40, "{}", acknowledged.len());
+    make_room();
+    let broker = common::open_dir(&root).unwrap();
+    assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+    assert_eq!(common::read(&broker.topic("t").unwrap().partition(0).unwrap()).0, acknowledged);
 }

@@ -1,0 +1,168 @@
+//! Once a broker is closed nothing of it writes, and the directory is free: for another thread, another process, whoever forked
+//! meanwhile, and however the last handle goes.
+
+use std::fs;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+
+use crate::common::{assert_filled, fill, open, open_dir, send, small, snapshot};
+use quipu::testing::{Disk, Op, Survive};
+use quipu::{Broker, BrokerConfig, Durability, Error, ProducerConfig, Record, TopicConfig};
+
+type Act = fn(&Broker) -> quipu::Result<()>;
+
+/// Everything that changes the catalog.
+const CHANGES: [(&str, Act); 6] = [
+    ("create_topic", |broker| broker.create_topic("late", TopicConfig::new()).map(drop)),
+    ("alter_topic", |broker| broker.alter_topic("old", TopicConfig::new().partitions(2))),
+    ("delete_topic", |broker| broker.delete_topic("old")),
+    ("a producer's name", |broker| broker.producer_with(ProducerConfig::new().name("late")).map(drop)),
+    ("forget_producer", |broker| broker.forget_producer("known").map(drop)),
+    ("a first write", |broker| {
+        let partition = broker.topic("old")?.partition(0)?;
+        broker.producer().send(&partition, Record::new("late"))?.wait().map(drop)
+    }),
+];
+
+#[test]
+fn closing_waits_for_a_change_that_is_under_way() {
+    for (what, change) in CHANGES {
+        let disk = Disk::new();
+        let one = open(&disk).unwrap();
+        one.create_topic("old", TopicConfig::new()).unwrap();
+        one.producer_with(ProducerConfig::new().name("known")).unwrap();
+        let gate = disk.hold(Op::Sync, 1);
+        let late = {
+            let one = one.clone();
+            thread::spawn(move || change(&one))
+        };
+        gate.wait_until_reached();
+        let (closed, is_closed) = mpsc::channel();
+        let closer = {
+            let one = one.clone();
+            thread::spawn(move || closed.send(one.close()).unwrap())
+        };
+        // It is refused as long as the change may still write.
+        assert!(matches!(open(&disk), Err(Error::AlreadyOpen { .. })), "{what}");
+        assert!(is_closed.try_recv().is_err(), "{what}");
+        gate.release();
+        late.join().unwrap().unwrap();
+        closer.join().unwrap();
+        is_closed.recv().unwrap().unwrap();
+        let before = snapshot(&disk);
+        for (what, change) in CHANGES {
+            assert!(matches!(change(&one), Err(Error::Closed)), "{what}");
+        }
+        drop(one);
+        assert_eq!(snapshot(&disk), before, "{what}: nothing is written after the close");
+        let two = open(&disk).unwrap();
+        assert!(two.open_report().clean, "{what}");
+        assert_eq!(two.topic("late").is_ok(), what == "create_topic");
+        assert_eq!(two.topic("old").is_ok(), what != "delete_topic");
+    }
+}
+
+#[test]
+fn closing_waits_for_maintenance_that_is_under_way() {
+    let disk = Disk::new();
+    let one = open(&disk).unwrap();
+    let partition = one.create_topic("t", small()).unwrap().partition(0).unwrap();
+    fill(&one, &partition, 30);
+    let gate = disk.hold(Op::Write, 1);
+    let late = {
+        let one = one.clone();
+        thread::spawn(move || one.maintain())
+    };
+    gate.wait_until_reached();
+    let closer = {
+        let one = one.clone();
+        thread::spawn(move || one.close())
+    };
+    gate.release();
+    // It is done, or told that the broker is closed.
+    let late = late.join().unwrap();
+    assert!(matches!(late, Ok(()) | Err(Error::Closed | Error::Io { .. })), "{late:?}");
+    closer.join().unwrap().unwrap();
+    let before = snapshot(&disk);
+    assert!(matches!(one.maintain(), Err(Error::Closed)));
+    drop((one, partition));
+    assert_eq!(snapshot(&disk), before);
+    let two = open(&disk).unwrap();
+    assert_filled(&two.topic("t").unwrap().partition(0).unwrap(), 30, "all there");
+}
+
+// -- who holds the directory --
+
+#[test]
+fn a_lock_file_that_was_deleted_by_hand_lets_nobody_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = open_dir(dir.path()).unwrap();
+    let topic = one.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
+    fill(&one, &topic.partition(0).unwrap(), 1);
+    fs::remove_file(dir.path().join("LOCK")).unwrap();
+    assert!(matches!(open_dir(dir.path()), Err(Error::AlreadyOpen { .. })));
+    fill(&one, &topic.partition(0).unwrap(), 6);
+    drop((one, topic));
+    let two = open_dir(dir.path()).unwrap();
+    assert_filled(&two.topic("t").unwrap().partition(0).unwrap(), 6, "one owner");
+    assert!(matches!(open_dir(dir.path()), Err(Error::AlreadyOpen { .. })));
+}
+
+// -- how the last handle goes --
+
+/// Wakes by dropping what it holds.
+struct Dropping(Mutex<Option<Broker>>);
+
+impl Wake for Dropping {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_a_waker_on_a_thread_of_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let config = BrokerConfig::new().durability(Durability::Sync);
+        let broker = config.open(dir.path()).unwrap();
+        let topic = broker.ensure_topic("t", TopicConfig::new()).unwrap();
+        let pending = broker.producer().send(&topic, Record::new("v")).unwrap();
+        let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(broker)))));
+        drop(topic);
+        let mut pending = pin!(pending);
+        if let Poll::Ready(done) = pending.as_mut().poll(&mut Context::from_waker(&waker)) {
+            done.unwrap();
+            waker.wake_by_ref();
+        }
+        drop(waker);
+        // Whoever dropped it has let the directory go once this can be opened.
+        let again = loop {
+            match BrokerConfig::new().open(dir.path()) {
+                Err(Error::AlreadyOpen { .. }) => thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        let partition = again.topic("t").unwrap().partition(0).unwrap();
+        assert_eq!(partition.bounds().unwrap().log_end.get(), round + 1, "{:?}", again.open_report());
+    }
+}
+
+#[test]
+fn a_broker_that_failed_is_closed_like_any_other() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    fill(&broker, &partition, 5);
+    disk.fail(Op::Write, 1, std::io::ErrorKind::Other);
+    assert!(send(&broker, &partition, "lost").is_err());
+    assert!(broker.close().is_err());
+    broker.close().unwrap();
+    let again = open(&disk).unwrap();
+    assert!(!again.open_report().recovered.is_empty(), "a partition that failed is read again");
+    assert_filled(&again.topic("t").unwrap().partition(0).unwrap(), 5, "all that was acknowledged");
+    disk.crash(Survive::Everything);
+}

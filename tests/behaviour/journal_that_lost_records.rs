@@ -1,0 +1,139 @@
+//! A journal that has lost records which were on the medium: a later batch of a partition proves
+//! that they were. That is damage, and nothing is cut because of it.
+
+use std::path::PathBuf;
+
+use crate::common::{dump, open, send};
+use quipu::testing::{Disk, Survive};
+use quipu::{Broker, Durability, Error, Partition, Record, TopicConfig};
+
+fn partitions(broker: &Broker) -> [Partition; 2] {
+    ["x", "y"].map(|name| broker.topic(name).unwrap().partition(0).unwrap())
+}
+
+fn together(broker: &Broker, parts: &[Partition; 2], value: &str) {
+    let mut transaction = broker.transaction();
+    for part in parts {
+        transaction.send(part, Record::new(value.to_string()));
+    }
+    transaction.commit().unwrap();
+}
+
+/// Six transactions over `x` and `y`, and after the fourth a record in `x` that is synced, and one
+/// that knows of it. Where the journal's records end after each of them.
+fn six() -> (Disk, Vec<u64>) {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    for name in ["x", "y"] {
+        broker.create_topic(name, TopicConfig::new().durability(Durability::Sync)).unwrap();
+    }
+    let parts = partitions(&broker);
+    let mut ends = Vec::new();
+    for n in 0..6 {
+        together(&broker, &parts, &format!("t{n}"));
+        ends.push(disk.read("journal").unwrap().len() as u64);
+        if n == 3 {
+            send(&broker, &parts[0], "synced").unwrap();
+            send(&broker, &parts[0], "a witness").unwrap();
+        }
+    }
+    disk.crash(Survive::Everything);
+    (disk, ends)
+}
+
+/// The segments, manifests, copies of torn tails, and the journal.
+fn kept(disk: &Disk) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = disk.files().into_iter().map(|(path, _)| path);
+    let files = files.filter(|path| path.starts_with("topics") || path.ends_with("journal"));
+    files.map(|path| (path.clone(), disk.read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
+    let (whole, ends) = six();
+    let len = *ends.last().unwrap();
+    let all = dump(&open(&whole.duplicate()).unwrap()).unwrap();
+    for left in 0..=5 {
+        let end = if left == 0 { 32 } else { ends[left - 1] };
+        for (case, zeroed, torn) in [("cut", false, 0), ("zeroed", true, 0), ("torn", false, 5)] {
+            let disk = whole.duplicate();
+            disk.truncate("journal", end + torn).unwrap();
+            if zeroed {
+                disk.truncate("journal", len).unwrap();
+            }
+            let case = format!("{left} records left, {case}");
+            if left >= 4 {
+                // Nothing says that the rest was on the medium: it is taken for what a crash has
+                // left.
+                let broker = open(&disk).unwrap();
+                let cuts: Vec<_> = broker.open_report().cuts.iter().map(|cut| cut.from.get()).collect();
+                let from = left as u64;
+                assert_eq!(cuts, [from + 2, from], "{case}");
+                continue;
+            }
+            let before = kept(&disk);
+            for attempt in 0..2 {
+                let Err(Error::Corrupt(corruption)) = open(&disk) else { panic!("{case}: it opens") };
+                assert!(corruption.file.ends_with("journal"), "{case}: {corruption:?}");
+                assert_eq!(corruption.position, end, "{case}: {corruption:?}");
+                // The first that is missing is at offset `left`, the witness is the batch after the
+                // synced one.
+                let named = [
+                    format!("transaction {} ", left + 1),
+                    format!("x/0 has its batch at {left}.."),
+                    "batch at 5 ".into(),
+                ];
+                for named in named {
+                    assert!(corruption.what.contains(&named), "{case}: {named} in {corruption:?}");
+                }
+                assert_eq!(kept(&disk), before, "{case}, attempt {attempt}");
+                disk.crash(if attempt == 0 { Survive::Everything } else { Survive::Synced });
+            }
+            // Once the file is back everything is.
+            disk.truncate("journal", 0).unwrap();
+            disk.overwrite("journal", 0, &whole.read("journal").unwrap()).unwrap();
+            assert_eq!(dump(&open(&disk).unwrap()).unwrap(), all, "{case}");
+        }
+    }
+}
+
+/// The witness may be after a torn tail, and a cut would take it: the partition is left as it is.
+#[test]
+fn a_witness_after_a_torn_tail_is_not_cut_off() {
+    let (disk, ends) = six();
+    disk.truncate("journal", ends[0]).unwrap();
+    let x = "topics/x/0/00000000000000000000-0.log";
+    let bytes = disk.read(x).unwrap();
+    let witness = bytes.windows(9).position(|bytes| bytes == b"a witness").unwrap();
+    // The body of the batch before it, which was never known to be on the medium there.
+    let synced = bytes.windows(6).position(|bytes| bytes == b"synced").unwrap();
+    assert!(synced < witness);
+    disk.overwrite(x, synced as u64, b"SYNCED").unwrap();
+    let before = kept(&disk);
+    for _ in 0..2 {
+        let Err(Error::Corrupt(corruption)) = open(&disk) else { panic!("it opens") };
+        assert!(corruption.file.ends_with("journal"), "{corruption:?}");
+        assert_eq!(kept(&disk), before);
+        disk.crash(Survive::Everything);
+    }
+}
+
+/// Records that were deleted need no record of their transaction.
+#[test]
+fn a_batch_before_the_log_start_needs_no_record() {
+    let (disk, ends) = six();
+    let broker = open(&disk).unwrap();
+    let [x, y] = partitions(&broker);
+    // A new file is begun by the opening; these are of that.
+    together(&broker, &[x.clone(), y.clone()], "more");
+    send(&broker, &x, "synced").unwrap();
+    send(&broker, &x, "a witness").unwrap();
+    x.delete_records(x.bounds().unwrap().log_end).unwrap();
+    y.delete_records(y.bounds().unwrap().log_end).unwrap();
+    let end = x.bounds().unwrap().log_end;
+    disk.crash(Survive::Everything);
+    assert!(ends[0] > 32);
+    disk.truncate("journal", 32).unwrap();
+    let broker = open(&disk).unwrap();
+    assert_eq!(partitions(&broker)[0].bounds().unwrap().log_end, end);
+}

@@ -1,0 +1,211 @@
+//! Small rules that a large test passes over: each of these was broken on purpose, and no other test had noticed.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::common::{assert_filled, fill, open, read, send, small, value};
+use quipu::testing::{Disk, ManualClock, Op, Survive};
+use quipu::{BrokerConfig, Cleanup, Durability, Error, Partition, Record, Retention, Start, TopicConfig};
+
+const FIRST: &str = "topics/t/0/00000000000000000000-0.log";
+
+fn topic(disk: &Disk, config: TopicConfig) -> (quipu::Broker, Partition) {
+    let broker = open(disk).unwrap();
+    let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
+    (broker, partition)
+}
+
+fn relative(path: &Path) -> std::path::PathBuf {
+    path.strip_prefix("mem:/").unwrap().to_path_buf()
+}
+
+/// What is kept aside is there for a person, after the next crash too.
+#[test]
+fn a_torn_tail_that_was_kept_aside_survives_a_power_loss() {
+    let disk = Disk::new();
+    let (_broker, partition) = topic(&disk, TopicConfig::new());
+    fill(&_broker, &partition, 3);
+    let end = partition.stats().bytes;
+    disk.crash(Survive::Everything);
+    disk.overwrite(FIRST, end, b"torn, and worth a look").unwrap();
+    let broker = open(&disk).unwrap();
+    let kept = relative(broker.open_report().cuts[0].kept.as_ref().unwrap());
+    for loss in disk.power_losses(1) {
+        let disk = disk.duplicate();
+        disk.crash(loss);
+        assert_eq!(disk.read(&kept).unwrap(), b"torn, and worth a look", "{loss:?}");
+    }
+}
+
+/// Two copies of a directory go on in different ways up to the same offset and the same next segment; then that of one comes
+/// into the other, for example from a backup. Everything in it is valid but what it says of the segment before.
+#[test]
+fn a_segment_that_follows_another_history_is_no_part_of_the_log() {
+    for is_closed in [true, false] {
+        let begin = Disk::new();
+        let (broker, partition) = topic(&begin, small());
+        fill(&broker, &partition, 2);
+        broker.close().unwrap();
+        let write = |what: &str| {
+            let disk = begin.duplicate();
+            let (broker, partition) = topic(&disk, small());
+            while partition.stats().segments.len() < 2 {
+                let value = format!("{what} {:>100}", partition.bounds().unwrap().log_end);
+                send(&broker, &partition, &value).unwrap();
+            }
+            if is_closed {
+                broker.close().unwrap();
+            }
+            let name = relative(&partition.stats().segments[1].file);
+            let base = partition.stats().segments[1].base_offset;
+            disk.crash(Survive::Everything);
+            (disk, name, base)
+        };
+        let ((one, name, base), (other, its_name, _)) = (write("one"), write("two"));
+        assert_eq!(name, its_name);
+        let (ours, foreign) = (one.read(&name).unwrap(), other.read(&name).unwrap());
+        assert!(ours.len() == foreign.len() && ours != foreign);
+        one.overwrite(&name, 0, &foreign).unwrap();
+        let (broker, partition) = topic(&one, small());
+        let (values, error) = read(&partition);
+        assert!(values.iter().all(|value| !value.starts_with("two")), "closed: {is_closed}: {values:?}");
+        assert_eq!(values.len() as u64, base.get(), "what lies before it is there");
+        let report = broker.open_report();
+        let told = format!("{error:?} {:?} {:?}", report.damaged, report.cuts);
+        assert!(told.contains("does not follow the one before it"), "closed: {is_closed}: {told}");
+    }
+}
+
+/// A batch of another epoch lies where a crash left garbage. What was known to be on the medium in that history says nothing
+/// of this one.
+#[test]
+fn a_batch_of_another_epoch_is_no_witness() {
+    let disk = Disk::new();
+    let (broker, partition) = topic(&disk, TopicConfig::new());
+    fill(&broker, &partition, 5);
+    broker.sync().unwrap();
+    let end = partition.stats().bytes;
+    disk.crash(Survive::Everything);
+    // In a copy the log was cut, and went on: durable up to 8 there, in another epoch.
+    let copy = disk.duplicate();
+    let (broker, partition) = topic(&copy, TopicConfig::new());
+    partition.truncate_to(4.into()).unwrap();
+    fill(&broker, &partition, 8);
+    broker.sync().unwrap();
+    let before = partition.stats().segments.last().unwrap().bytes as usize;
+    fill(&broker, &partition, 9);
+    let file = relative(&partition.stats().segments.last().unwrap().file);
+    let batch = copy.read(file).unwrap()[before..].to_vec();
+    copy.crash(Survive::Everything);
+
+    disk.overwrite(FIRST, end, &[&b"torn"[..], &batch].concat()).unwrap();
+    let (broker, partition) = topic(&disk, TopicConfig::new());
+    assert!(broker.open_report().damaged.is_empty(), "{:?}", broker.open_report().damaged);
+    assert_eq!(broker.open_report().cuts[0].position, end);
+    assert_filled(&partition, 5, "what was there before is there");
+}
+
+/// Names of new segments and the manifest that lists them lie in one directory: a power loss may keep the second alone.
+#[test]
+fn a_manifest_lists_only_segments_whose_names_are_on_the_medium() {
+    let config =
+        || small().cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(1.0).durability(Durability::Sync);
+    let start = Disk::new();
+    let (broker, partition) = topic(&start, config());
+    for n in 0..20 {
+        let record = Record::new(format!("{n:>100}")).key(format!("{}", n % 3));
+        broker.producer().send(&partition, record).unwrap().wait().unwrap();
+    }
+    broker.close().unwrap();
+    let run = |disk: &Disk| -> quipu::Result<()> {
+        let broker = open(disk)?;
+        while broker.topic("t")?.partition(0)?.compact()?.is_some() {}
+        disk.crash_at(1);
+        Ok(())
+    };
+    let whole = start.duplicate();
+    run(&whole).unwrap();
+    let mut states = 0;
+    for cut in 1..=whole.ops() {
+        let disk = start.duplicate();
+        disk.crash_at(cut);
+        let _ = run(&disk);
+        for loss in disk.power_losses(cut) {
+            let left = disk.duplicate();
+            left.crash(loss);
+            let broker = open(&left).unwrap();
+            assert!(
+                broker.open_report().damaged.is_empty(),
+                "{cut}, {loss:?}: {:?}",
+                broker.open_report().damaged
+            );
+            let partition = broker.topic("t").unwrap().partition(0).unwrap();
+            let newest = crate::common::read_from(&partition, Start::Beginning);
+            assert!([17, 18, 19].iter().all(|at| newest.contains_key(at)), "{cut}, {loss:?}");
+            left.crash_at(1);
+            states += 1;
+        }
+    }
+    assert!(states > 300, "{states}");
+}
+
+/// Retention begins an empty segment, and a sync has nothing to sync in it: its header is not on the medium when the first
+/// sync that concerns it fails.
+#[test]
+fn reopening_writes_the_header_of_a_segment_that_was_never_synced() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let open = || BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+    let broker = open();
+    let config = TopicConfig::new().retention(Retention::for_age(Duration::from_secs(60)));
+    let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+    fill(&broker, &partition, 3);
+    clock.advance(Duration::from_secs(3600));
+    broker.maintain().unwrap();
+    assert_eq!(partition.bounds().unwrap().log_start, 3, "all of it went");
+    broker.sync().unwrap();
+    fill(&broker, &partition, 6);
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    broker.sync().unwrap_err();
+    assert!(partition.stats().poisoned.is_some());
+    partition.reopen().unwrap();
+    disk.crash(Survive::Synced);
+    let broker = open();
+    let report = broker.open_report();
+    assert!(report.damaged.is_empty() && report.cuts.is_empty(), "{report:?}");
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let found = crate::common::read_from(&partition, Start::Beginning);
+    assert_eq!(found, (3..6).map(|at| (at, value(at))).collect());
+}
+
+/// A reader reads ahead: also bytes of a batch that is being written, which then fails for lack of space, and of which another
+/// one takes the place.
+#[test]
+fn a_reader_at_the_end_does_not_see_what_was_there_before() {
+    let disk = Disk::new();
+    // Its readers read files, not what producers have just sealed.
+    let broker =
+        BrokerConfig::new().clock(ManualClock::new()).seed(1).tail_cache_bytes(0).on_disk(&disk).unwrap();
+    let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    send(&broker, &partition, "first").unwrap();
+    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    disk.short(Op::Write, 1);
+    let gate = disk.hold(Op::Write, 2);
+    disk.fail(Op::Write, 2, ErrorKind::StorageFull);
+    let values = |records: &quipu::Records| -> Vec<String> {
+        records.iter().map(|record| String::from_utf8(record.value().unwrap().to_vec()).unwrap()).collect()
+    };
+    thread::scope(|scope| {
+        let failing = scope.spawn(|| send(&broker, &partition, &"large ".repeat(100)));
+        gate.wait_until_reached();
+        assert_eq!(values(&reader.poll(Duration::ZERO).unwrap()), ["first"]);
+        gate.release();
+        let error = failing.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    });
+    send(&broker, &partition, "second").unwrap();
+    assert_eq!(values(&reader.poll(Duration::ZERO).unwrap()), ["second"]);
+    let (end, error) = (partition.bounds().unwrap().visible_end, read(&partition).1);
+    assert!(end == 2 && error.is_none(), "{error:?}");
+}
