@@ -100,8 +100,7 @@ fn work(
         .consumer("workers")
         .max_records(200)
         .on_rebalance(move |rebalance| {
-            let partitions: Vec<_> =
-                rebalance.partitions().iter().map(|(_, partition)| partition.get()).collect();
+            let partitions: Vec<_> = rebalance.partitions().iter().map(|of| of.partition.get()).collect();
             let verb = match rebalance.event() {
                 RebalanceEvent::Assigned => "takes",
                 RebalanceEvent::Revoked => "gives up",

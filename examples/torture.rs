@@ -310,7 +310,7 @@ fn dump(dir: &str) -> Result<(), Error> {
             }
         }
     }
-    let damaged = broker.open_report().damaged.first().map(|(_, _, error)| error.clone());
+    let damaged = broker.open_report().damaged.first().map(|(_, error)| error.clone());
     broker.close()?;
     match damage.or(damaged) {
         Some(error) => Err(error),
@@ -334,8 +334,8 @@ fn report(broker: &Broker) {
             cut.reason
         ));
     }
-    for (topic, partition, error) in &report.damaged {
-        say(&format!("W damaged {topic}/{partition}: {error}"));
+    for (of, error) in &report.damaged {
+        say(&format!("W damaged {of}: {error}"));
     }
     for warning in &report.warnings {
         say(&format!("W {warning}"));

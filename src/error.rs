@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName};
+use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
 use crate::version::{ExpectedVersion, Version};
 
 /// The result of everything here that can fail.
@@ -248,12 +248,12 @@ pub enum Error {
         offenders: Vec<Offender>,
     },
     /// These partitions have no committed offset, and the [reset policy](crate::OffsetReset) is to fail. Seek in each.
-    #[error("group {group} has no committed offset in {}", places(partitions))]
+    #[error("group {group} has no committed offset in {}", comma_separated(partitions))]
     NoCommittedOffset {
         /// The group.
         group: GroupId,
         /// All partitions without one.
-        partitions: Vec<(TopicName, PartitionId)>,
+        partitions: Vec<TopicPartition>,
     },
     /// A producer was opened under the same name since: this one sends no more, and what it had buffered is not written.
     #[error("a later producer has the same name")]
@@ -487,9 +487,8 @@ fn list(offenders: &[Offender]) -> String {
     offenders.collect::<Vec<_>>().join("; ")
 }
 
-fn places(partitions: &[(TopicName, PartitionId)]) -> String {
-    let places = partitions.iter().map(|(topic, partition)| format!("{topic}/{partition}"));
-    places.collect::<Vec<_>>().join(", ")
+fn comma_separated(partitions: &[TopicPartition]) -> String {
+    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What an error says of the records that were being appended.

@@ -112,6 +112,6 @@ pub use topic::{Partition, Topic};
 pub use transaction::Transaction;
 pub use types::{
     Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
-    TopicName,
+    TopicName, TopicPartition,
 };
 pub use version::{ExpectedVersion, ParseVersionError, Version};

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::reader::{OffsetReset, Reader};
 use crate::records::{ConsumedRecord, Records, SkipReason, Skipped};
 use crate::transaction::Transaction;
-use crate::types::{Offset, Position, Start};
+use crate::types::{Offset, Position, Start, TopicPartition};
 
 /// What makes records of events: a table of a compacted topic, a stream per customer, whatever it sends.
 ///
@@ -228,7 +228,7 @@ impl<P: Projection> Projector<P> {
 
     /// Why nothing may follow what it has committed: it has applied more, which is there no more.
     fn set_back(&self) -> Result<Option<Error>> {
-        for (topic, partition) in self.consumer.assignment() {
+        for TopicPartition { topic, partition } in self.consumer.assignment() {
             let Some(committed) = self.consumer.committed(topic.as_str(), partition)? else { continue };
             let applied = committed.metadata.parse().ok().map(Offset::new);
             if applied.is_some_and(|applied| applied > committed.offset) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 use crate::sync::Arc;
-use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName};
+use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName, TopicPartition};
 
 /// Something worth knowing has happened to a partition. See [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ pub struct OpenReport {
     /// comes there now is delivered.
     pub clamped: Vec<ClampedCommit>,
     /// The partitions that could not be opened for appending: they answer with this error, the others work.
-    pub damaged: Vec<(TopicName, PartitionId, Error)>,
+    pub damaged: Vec<(TopicPartition, Error)>,
     /// Whether there was room on the disk for all that an opening writes. If not, the broker can be read,
     /// and what frees space is tried; appends answer [`DiskFull`](Error::DiskFull).
     pub disk: DiskState,

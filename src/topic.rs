@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::records::Records;
 use crate::stats::{DamagedRange, PartitionStats};
 use crate::sync::Arc;
-use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName};
+use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName, TopicPartition};
 
 impl Broker {
     /// Creates a topic. Names that differ only in case are names of different topics. Files of its partitions are made when
@@ -67,10 +67,10 @@ impl Broker {
 
     /// The partitions in which damage is known: those that opening found damaged, and those where a reader has met some
     /// since. Topics of the broker's own are among them, for example the one that keeps what groups have committed.
-    pub fn damaged(&self) -> Vec<(TopicName, PartitionId)> {
+    pub fn damaged(&self) -> Vec<TopicPartition> {
         let logs = self.inner().all_logs();
         let damaged = logs.iter().filter(|log| log.health().has_known_damage());
-        damaged.map(|log| (log.topic().clone(), log.partition())).collect()
+        damaged.map(|log| log.identity().topic_partition()).collect()
     }
 
     /// As [`Partition::damage`], also of a topic of the broker's own.
@@ -680,6 +680,12 @@ impl Partition {
     /// The partition in numbers.
     pub fn stats(&self) -> PartitionStats {
         self.log.stats()
+    }
+}
+
+impl From<&Partition> for TopicPartition {
+    fn from(partition: &Partition) -> Self {
+        partition.log.identity().topic_partition()
     }
 }
 

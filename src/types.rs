@@ -180,6 +180,42 @@ impl fmt::Display for TopicName {
     }
 }
 
+/// A partition of a topic, by the topic's name and the partition's number.
+///
+/// It sorts by topic, then by number, and is written `topic/partition`.
+///
+/// ```
+/// # use quipu::{TopicName, TopicPartition};
+/// let second = TopicPartition::new(TopicName::new("orders").unwrap(), 1);
+/// assert_eq!(second.to_string(), "orders/1");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic's name.
+    pub topic: TopicName,
+    /// The partition's number in the topic.
+    pub partition: PartitionId,
+}
+
+impl TopicPartition {
+    /// The partition `partition` of `topic`.
+    pub fn new(topic: TopicName, partition: impl Into<PartitionId>) -> Self {
+        TopicPartition { topic, partition: partition.into() }
+    }
+}
+
+impl From<(TopicName, PartitionId)> for TopicPartition {
+    fn from((topic, partition): (TopicName, PartitionId)) -> Self {
+        TopicPartition { topic, partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
 /// The name of a consumer group: 1 to 249 bytes without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(Arc<str>);
@@ -279,6 +315,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// The partition that the position is in.
+    pub fn topic_partition(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.clone(), self.partition)
+    }
+
     /// The position behind this one: where to go on after this record.
     #[must_use]
     pub fn next(&self) -> Self {

@@ -159,7 +159,7 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
                 Ok(broker) if broker.open_report().damaged.is_empty() => break broker,
                 Ok(broker) => {
                     let damaged = &broker.open_report().damaged;
-                    assert!(damaged.iter().all(|(_, _, error)| is_full(error)), "round {round}: {damaged:?}");
+                    assert!(damaged.iter().all(|(_, error)| is_full(error)), "round {round}: {damaged:?}");
                 }
                 Err(error) => assert!(is_full(&error), "round {round}: {error}"),
             }

@@ -13,7 +13,7 @@ use crate::group::{Host, wait};
 use crate::log::Log;
 use crate::reader::assigned::start_offset;
 use crate::sync::Arc;
-use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName};
+use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName, TopicPartition};
 
 impl Broker {
     /// A group, whether or not it has members or has committed anything.
@@ -96,7 +96,7 @@ pub struct GroupMember {
     /// opening; what was polled before that is nobody's to commit.
     pub id: u32,
     /// What it owns now.
-    pub partitions: Vec<(TopicName, PartitionId)>,
+    pub partitions: Vec<TopicPartition>,
 }
 
 /// How far a group is in a partition.
@@ -150,16 +150,15 @@ impl Group {
         let members: Vec<_> = membership
             .members()
             .map(|id| {
-                let partitions = membership.owned(id).iter().map(|share| share.place()).collect();
+                let partitions = membership.owned(id).iter().map(|share| share.topic_partition()).collect();
                 GroupMember { id, partitions }
             })
             .collect();
         let (generation, stable) = (membership.generation(), membership.is_stable());
         let subscribed: HashSet<_> = membership.topics().iter().map(|topic| topic.id).collect();
         drop(membership);
-        let places =
-            members.iter().flat_map(|member| member.partitions.iter().map(|place| (place, member.id)));
-        let owners: HashMap<_, _> = places.collect();
+        let owned = members.iter().flat_map(|member| member.partitions.iter().map(|of| (of, member.id)));
+        let owners: HashMap<_, _> = owned.collect();
         let commits = self.broker.coordinator().offsets().commits(&self.group.name).into_iter();
         let mut commits: HashMap<_, _> =
             commits.map(|(topic, partition, committed)| ((topic, partition), committed)).collect();
@@ -170,14 +169,14 @@ impl Group {
                 if committed.is_none() && !subscribed.contains(&state.id) {
                     continue;
                 }
-                let place = (state.name.clone(), log.partition());
+                let of = log.identity().topic_partition();
                 partitions.push(GroupPartition {
-                    owner: owners.get(&place).copied(),
+                    owner: owners.get(&of).copied(),
                     end: log.visible_end(),
                     lag: lag(log, committed.as_ref()),
                     committed: committed.map(CommittedOffset::from),
-                    topic: place.0,
-                    partition: log.partition(),
+                    topic: of.topic,
+                    partition: of.partition,
                 });
             }
         }

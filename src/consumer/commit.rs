@@ -2,8 +2,8 @@
 
 use std::task::{Context, Poll};
 
-use super::{Offsets, Place};
-use crate::broker::BrokerInner;
+use super::Offsets;
+use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::offsets::Committed;
@@ -59,11 +59,14 @@ impl Committer {
     }
 
     /// What the group has committed of a partition.
-    pub(super) fn committed(&self, place: &Place) -> Result<Option<CommittedOffset>> {
+    pub(super) fn committed(
+        &self,
+        topic: &TopicState,
+        partition: PartitionId,
+    ) -> Result<Option<CommittedOffset>> {
         let offsets = self.broker.coordinator().offsets();
         offsets.open_existing(&*self.broker)?;
-        let state = self.broker.topic_state(place.0.as_str())?;
-        Ok(offsets.committed(&self.group.name, &state.id, place.1).map(CommittedOffset::from))
+        Ok(offsets.committed(&self.group.name, &topic.id, partition).map(CommittedOffset::from))
     }
 
     pub(super) fn committed_by_id(&self, topic: &TopicId, partition: PartitionId) -> Option<Committed> {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use super::OffsetReset;
 use super::commit::Committer;
 use super::rebalance::{Rebalance, RebalanceEvent};
-use super::{OffsetReset, Place};
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::group::assign::Assignor;
@@ -15,6 +15,7 @@ use crate::log::Log;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
+use crate::types::TopicPartition;
 
 /// Called with every change of what the consumer owns.
 pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
@@ -90,8 +91,8 @@ impl Membership {
         let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
         // The listener's error comes first: it is told once, an automatic commit comes again.
         told.and(self.commit_if_due(fetcher))?;
-        let unset: Vec<Place> =
-            fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(place).collect();
+        let unset: Vec<TopicPartition> =
+            fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(topic_partition).collect();
         if unset.is_empty() {
             Ok(())
         } else {
@@ -133,7 +134,7 @@ impl Membership {
                 continue;
             }
             member.seen = Some(version);
-            let places: Vec<Place> = steps.take.iter().map(Share::place).collect();
+            let places: Vec<TopicPartition> = steps.take.iter().map(Share::topic_partition).collect();
             for share in &steps.take {
                 if let Some(log) = self.committer.broker.log(&share.id, share.partition) {
                     fetcher.assign(self.start(log));
@@ -148,7 +149,7 @@ impl Membership {
 
     /// It has been expelled: what it still says of itself is worth nothing.
     fn lose_all(&mut self, fetcher: &mut Fetcher) -> Result<()> {
-        let lost: Vec<Place> = fetcher.assigned().iter().map(place).collect();
+        let lost: Vec<TopicPartition> = fetcher.assigned().iter().map(topic_partition).collect();
         let told = if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost) };
         fetcher.unassign(|_| true);
         told
@@ -165,7 +166,7 @@ impl Membership {
 
     /// Lets partitions go to others, behind the last commit that they allow.
     fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share]) -> Result<()> {
-        let places: Vec<Place> = shares.iter().map(Share::place).collect();
+        let places: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
         let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
         let told = self.tell(fetcher, RebalanceEvent::Revoked, &places);
         fetcher.unassign(|assigned| {
@@ -179,7 +180,12 @@ impl Membership {
     }
 
     /// Calls the listener, if there is one.
-    fn tell(&mut self, fetcher: &mut Fetcher, event: RebalanceEvent, partitions: &[Place]) -> Result<()> {
+    fn tell(
+        &mut self,
+        fetcher: &mut Fetcher,
+        event: RebalanceEvent,
+        partitions: &[TopicPartition],
+    ) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
         let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
@@ -297,8 +303,8 @@ fn take_seat(committer: &Committer, subscription: &Subscription) -> Result<(Seat
     Ok((seat, liveness))
 }
 
-pub(super) fn place(assigned: &Assigned) -> Place {
-    (assigned.log().topic().clone(), assigned.log().partition())
+pub(super) fn topic_partition(assigned: &Assigned) -> TopicPartition {
+    assigned.log().identity().topic_partition()
 }
 
 fn commit_of(source: Arc<Identity>, position: crate::types::Position) -> Commit {

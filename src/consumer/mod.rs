@@ -38,10 +38,7 @@ use crate::reader::fetcher::Fetcher;
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::topic::Partition;
-use crate::types::{GroupId, PartitionId, Position, Start, TopicName};
-
-/// A partition by its topic's name and its number.
-type Place = (TopicName, PartitionId);
+use crate::types::{GroupId, PartitionId, Position, Start, TopicPartition};
 
 impl Broker {
     /// A consumer of the group `group`, to be configured and [subscribed](ConsumerBuilder::subscribe). The group is made
@@ -334,7 +331,7 @@ impl Consumer {
     ) -> Result<Option<CommittedOffset>> {
         let committer = &self.membership.committer;
         let state = committer.broker.topic_state(topic)?;
-        committer.committed(&(state.name.clone(), partition.into()))
+        committer.committed(&state, partition.into())
     }
 
     /// Goes on at a position, of a partition that it owns.
@@ -369,8 +366,8 @@ impl Consumer {
     }
 
     /// The partitions that it owns, as of its last poll.
-    pub fn assignment(&self) -> Vec<(TopicName, PartitionId)> {
-        let mut owned: Vec<_> = self.fetcher.assigned().iter().map(member::place).collect();
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        let mut owned: Vec<_> = self.fetcher.assigned().iter().map(member::topic_partition).collect();
         owned.sort();
         owned
     }
@@ -407,9 +404,9 @@ impl Consumer {
     }
 
     /// The partitions that are paused.
-    pub fn paused(&self) -> Vec<(TopicName, PartitionId)> {
+    pub fn paused(&self) -> Vec<TopicPartition> {
         let paused = self.fetcher.assigned().iter().filter(|assigned| assigned.is_paused());
-        paused.map(member::place).collect()
+        paused.map(member::topic_partition).collect()
     }
 
     /// The group's name.

@@ -7,7 +7,7 @@ use crate::group::Commit;
 use crate::group::state::Stamp;
 use crate::records::{ConsumedRecord, OwnedRecord, Records};
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Position, TopicName};
+use crate::types::{Offset, Position, TopicPartition};
 
 /// How far partitions are done: what [`Consumer::commit`](crate::Consumer::commit) takes.
 ///
@@ -36,11 +36,12 @@ use crate::types::{Offset, PartitionId, Position, TopicName};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
-    places: BTreeMap<(TopicName, PartitionId), Place>,
+    partitions: BTreeMap<TopicPartition, Done>,
 }
 
+/// How far one partition is done.
 #[derive(Clone, Debug)]
-struct Place {
+struct Done {
     /// The log that it was read from; `None` if only the topic's name is known.
     source: Option<Arc<Identity>>,
     next: Offset,
@@ -57,12 +58,12 @@ impl Offsets {
 
     /// Whether it names no partition.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.partitions.is_empty()
     }
 
     /// Adds what is done; where both name a partition the one that was added last counts.
     pub fn add(&mut self, done: impl Into<Offsets>) -> &mut Self {
-        self.places.extend(done.into().places);
+        self.partitions.extend(done.into().partitions);
         self
     }
 
@@ -80,56 +81,56 @@ impl Offsets {
     /// # Ok(()) }
     /// ```
     pub fn next(&mut self, position: &Position) -> &mut Self {
-        let place = Place {
+        let done = Done {
             source: None,
             next: position.offset,
             epoch: position.epoch,
             stamp: None,
             metadata: Arc::from(""),
         };
-        self.places.insert((position.topic.clone(), position.partition), place);
+        self.partitions.insert(position.topic_partition(), done);
         self
     }
 
     /// Notes a text beside every offset named so far, for whoever [asks](crate::Group::describe) for it.
     pub fn metadata(&mut self, metadata: &str) -> &mut Self {
         let metadata: Arc<str> = Arc::from(metadata);
-        for place in self.places.values_mut() {
-            place.metadata = metadata.clone();
+        for done in self.partitions.values_mut() {
+            done.metadata = metadata.clone();
         }
         self
     }
 
     /// Notes beside every offset what it is. A commit that is set back later still says how far things had been done.
     pub(crate) fn note_themselves(&mut self) -> &mut Self {
-        for place in self.places.values_mut() {
-            place.metadata = place.next.to_string().into();
+        for done in self.partitions.values_mut() {
+            done.metadata = done.next.to_string().into();
         }
         self
     }
 
     /// The next offset to read, per partition.
     pub fn positions(&self) -> Vec<Position> {
-        let position = |((topic, partition), place): (&(TopicName, PartitionId), &Place)| Position {
-            topic: topic.clone(),
-            partition: *partition,
-            offset: place.next,
-            epoch: place.epoch,
+        let position = |(of, done): (&TopicPartition, &Done)| Position {
+            topic: of.topic.clone(),
+            partition: of.partition,
+            offset: done.next,
+            epoch: done.epoch,
         };
-        self.places.iter().map(position).collect()
+        self.partitions.iter().map(position).collect()
     }
 
     pub(crate) fn into_commits(self) -> Vec<Commit> {
-        let commit = |((topic, partition), place): ((TopicName, PartitionId), Place)| Commit {
+        let commit = |(TopicPartition { topic, partition }, done): (TopicPartition, Done)| Commit {
             topic,
-            source: place.source,
+            source: done.source,
             partition,
-            next: place.next,
-            epoch: place.epoch,
-            stamp: place.stamp,
-            metadata: place.metadata,
+            next: done.next,
+            epoch: done.epoch,
+            stamp: done.stamp,
+            metadata: done.metadata,
         };
-        self.places.into_iter().map(commit).collect()
+        self.partitions.into_iter().map(commit).collect()
     }
 }
 
@@ -143,14 +144,14 @@ impl From<&Records> for Offsets {
     fn from(records: &Records) -> Self {
         let mut offsets = Offsets::new();
         for end in records.ends() {
-            let place = Place {
+            let done = Done {
                 source: Some(end.source.clone()),
                 next: end.next,
                 epoch: end.epoch,
                 stamp: polled(end.stamp),
                 metadata: Arc::from(""),
             };
-            offsets.places.insert((end.source.topic.clone(), end.source.partition), place);
+            offsets.partitions.insert(end.source.topic_partition(), done);
         }
         offsets
     }
@@ -160,14 +161,14 @@ impl From<&Records> for Offsets {
 impl From<&ConsumedRecord<'_>> for Offsets {
     fn from(record: &ConsumedRecord<'_>) -> Self {
         let next = record.position().next();
-        let place = Place {
+        let done = Done {
             source: Some(record.source().clone()),
             next: next.offset,
             epoch: next.epoch,
             stamp: polled(record.stamp()),
             metadata: Arc::from(""),
         };
-        Offsets { places: BTreeMap::from([((next.topic, next.partition), place)]) }
+        Offsets { partitions: BTreeMap::from([(next.topic_partition(), done)]) }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
+use super::Offsets;
 use super::commit::Committer;
-use super::{Offsets, Place};
 use crate::error::Result;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
-use crate::types::{PartitionId, Position, TopicName};
+use crate::types::{Position, TopicPartition};
 
 /// A change of what a consumer owns, handed to [`on_rebalance`](crate::ConsumerBuilder::on_rebalance).
 ///
@@ -17,7 +17,7 @@ use crate::types::{PartitionId, Position, TopicName};
 /// not poll for too long: others may own them by now, and nothing can be committed.
 pub struct Rebalance<'a> {
     pub(super) event: RebalanceEvent,
-    pub(super) partitions: &'a [Place],
+    pub(super) partitions: &'a [TopicPartition],
     pub(super) fetcher: &'a mut Fetcher,
     pub(super) committer: &'a Arc<Committer>,
 }
@@ -44,14 +44,15 @@ impl Rebalance<'_> {
     }
 
     /// The partitions that it happens to.
-    pub fn partitions(&self) -> &[(TopicName, PartitionId)] {
+    pub fn partitions(&self) -> &[TopicPartition] {
         self.partitions
     }
 
     /// The next offset to read in each of them, as of now.
     pub fn positions(&self) -> Vec<Position> {
-        let concerned =
-            |assigned: &&Assigned| self.partitions.iter().any(|place| assigned.is(place.0.as_str(), place.1));
+        let concerned = |assigned: &&Assigned| {
+            self.partitions.iter().any(|of| assigned.is(of.topic.as_str(), of.partition))
+        };
         let set = self.fetcher.assigned().iter().filter(concerned).filter(|assigned| !assigned.is_unset());
         set.map(Assigned::position).collect()
     }

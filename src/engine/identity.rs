@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
 use crate::sync::Arc;
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
 /// Which partition of which topic: what every batch, error and receipt of a log names.
 #[derive(Clone, Debug)]
@@ -19,6 +19,10 @@ impl Identity {
     /// The seed of the partition's batches.
     pub(crate) fn seed(&self) -> Seed {
         Seed::new(&self.secret, &self.topic_id, self.partition)
+    }
+
+    pub(crate) fn topic_partition(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.clone(), self.partition)
     }
 
     /// No file of the partition can be written anew any more.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
-use crate::types::{PartitionId, TopicName};
+use crate::types::{TopicName, TopicPartition};
 
 /// A member of a group, as an [`Assignor`] sees it.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct AssignorMember<'a> {
     /// The topics that it subscribes to, by name.
     pub topics: &'a [TopicName],
     /// What it owns now, sorted.
-    pub owned: &'a [(TopicName, PartitionId)],
+    pub owned: &'a [TopicPartition],
 }
 
 /// A topic that members subscribe to, as an [`Assignor`] sees it.
@@ -34,7 +34,7 @@ pub struct AssignorTopic<'a> {
 /// How a group shares its partitions out among its members.
 ///
 /// ```
-/// use quipu::{Assignor, AssignorMember, AssignorTopic, Broker, PartitionId, TopicConfig, TopicName};
+/// use quipu::{Assignor, AssignorMember, AssignorTopic, Broker, TopicConfig, TopicPartition};
 ///
 /// /// Everything goes to the oldest member: one works, the others stand by.
 /// #[derive(Debug)]
@@ -49,11 +49,12 @@ pub struct AssignorTopic<'a> {
 ///         &self,
 ///         members: &[AssignorMember<'_>],
 ///         topics: &[AssignorTopic<'_>],
-///     ) -> Vec<Vec<(TopicName, PartitionId)>> {
+///     ) -> Vec<Vec<TopicPartition>> {
 ///         let mut shares = vec![Vec::new(); members.len()];
 ///         for topic in topics {
 ///             let oldest = members.iter().position(|member| member.topics.contains(topic.name)).unwrap();
-///             shares[oldest].extend((0..topic.partitions).map(|p| (topic.name.clone(), PartitionId::new(p))));
+///             let all = (0..topic.partitions).map(|p| TopicPartition::new(topic.name.clone(), p));
+///             shares[oldest].extend(all);
 ///         }
 ///         shares
 ///     }
@@ -84,7 +85,7 @@ pub trait Assignor: Send + Sync + fmt::Debug {
         &self,
         members: &[AssignorMember<'_>],
         topics: &[AssignorTopic<'_>],
-    ) -> Vec<Vec<(TopicName, PartitionId)>>;
+    ) -> Vec<Vec<TopicPartition>>;
 }
 
 /// Topic by topic, a range of neighbouring partitions to each member: the same numbers of several topics meet at one
@@ -110,7 +111,7 @@ impl Assignor for RangeAssignor {
         &self,
         members: &[AssignorMember<'_>],
         topics: &[AssignorTopic<'_>],
-    ) -> Vec<Vec<(TopicName, PartitionId)>> {
+    ) -> Vec<Vec<TopicPartition>> {
         let mut shares: Vec<_> = members.iter().map(|_| Vec::new()).collect();
         for topic in topics {
             let subscribers = members.iter().filter(|member| subscribes(member, topic.name)).count();
@@ -121,8 +122,9 @@ impl Assignor for RangeAssignor {
                 members.iter().zip(&mut shares).filter(|(member, _)| subscribes(member, topic.name));
             for (at, (_, share)) in (0..).zip(subscribed) {
                 let until = next + each + u32::from(at < longer);
-                share
-                    .extend((next..until).map(|partition| (topic.name.clone(), PartitionId::new(partition))));
+                share.extend(
+                    (next..until).map(|partition| TopicPartition::new(topic.name.clone(), partition)),
+                );
                 next = until;
             }
         }
@@ -139,7 +141,7 @@ impl Assignor for RoundRobinAssignor {
         &self,
         members: &[AssignorMember<'_>],
         topics: &[AssignorTopic<'_>],
-    ) -> Vec<Vec<(TopicName, PartitionId)>> {
+    ) -> Vec<Vec<TopicPartition>> {
         let mut shares: Vec<Vec<_>> = members.iter().map(|_| Vec::new()).collect();
         let mut turn = 0;
         for topic in topics.iter().filter(|topic| members.iter().any(|member| subscribes(member, topic.name)))
@@ -151,7 +153,7 @@ impl Assignor for RoundRobinAssignor {
                     round.filter(|at| members.get(*at).is_some_and(|m| subscribes(m, topic.name)));
                 let Some(at) = round.next() else { break };
                 if let Some(share) = shares.get_mut(at) {
-                    share.push((topic.name.clone(), PartitionId::new(partition)));
+                    share.push(TopicPartition::new(topic.name.clone(), partition));
                 }
                 turn = at + 1;
             }
@@ -169,7 +171,7 @@ impl Assignor for CooperativeStickyAssignor {
         &self,
         members: &[AssignorMember<'_>],
         topics: &[AssignorTopic<'_>],
-    ) -> Vec<Vec<(TopicName, PartitionId)>> {
+    ) -> Vec<Vec<TopicPartition>> {
         let mut sharing = Sharing::new(members, topics);
         let equal = members.windows(2).all(|pair| matches!(pair, [a, b] if a.topics == b.topics));
         if equal {
@@ -232,7 +234,7 @@ impl<'a> Sharing<'a> {
 
     /// The numbers of what a member owns and may keep.
     fn keepable(&self, member: &AssignorMember<'_>) -> Vec<usize> {
-        let number = |(name, partition): &(TopicName, PartitionId)| {
+        let number = |TopicPartition { topic: name, partition }: &TopicPartition| {
             let at = self.topics.binary_search_by(|topic| topic.name.cmp(name)).ok()?;
             let topic = self.topics.get(at)?;
             let fits = partition.get() < topic.partitions && subscribes(member, name);
@@ -413,13 +415,13 @@ impl<'a> Sharing<'a> {
         self.subscribers.get(topic)?.iter().copied().min_by_key(|at| (self.load(*at), *at))
     }
 
-    fn finish(self) -> Vec<Vec<(TopicName, PartitionId)>> {
+    fn finish(self) -> Vec<Vec<TopicPartition>> {
         let mut shares: Vec<_> = self.members.iter().map(|_| Vec::new()).collect();
         for (topic, info) in self.topics.iter().enumerate() {
             for (partition, number) in (0..).zip(self.numbers(topic)) {
                 let owner = self.owners.get(number).copied().flatten();
                 if let Some(share) = owner.and_then(|owner| shares.get_mut(owner)) {
-                    share.push((info.name.clone(), PartitionId::new(partition)));
+                    share.push(TopicPartition::new(info.name.clone(), partition));
                 }
             }
         }
@@ -435,7 +437,7 @@ pub(crate) fn checked(
     assignor: &dyn Assignor,
     members: &[AssignorMember<'_>],
     topics: &[AssignorTopic<'_>],
-) -> Result<Vec<Vec<(TopicName, PartitionId)>>> {
+) -> Result<Vec<Vec<TopicPartition>>> {
     let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
     // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the timer.
     let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
@@ -445,7 +447,7 @@ pub(crate) fn checked(
     }
     let mut given: Vec<Vec<bool>> = topics.iter().map(|t| vec![false; t.partitions as usize]).collect();
     for (member, share) in members.iter().zip(&shares) {
-        for (name, partition) in share {
+        for TopicPartition { topic: name, partition } in share {
             if !subscribes(member, name) {
                 return Err(invalid(format!("{name}/{partition} to a member that does not subscribe to it")));
             }
@@ -480,7 +482,7 @@ mod tests {
     use super::*;
     use crate::rng::SplitMix64;
 
-    type Shares = Vec<Vec<(TopicName, PartitionId)>>;
+    type Shares = Vec<Vec<TopicPartition>>;
 
     struct Case {
         topics: Vec<(TopicName, u32)>,
@@ -488,7 +490,7 @@ mod tests {
     }
 
     /// Id, subscription, owned.
-    type Someone = (String, Vec<TopicName>, Vec<(TopicName, PartitionId)>);
+    type Someone = (String, Vec<TopicName>, Vec<TopicPartition>);
 
     fn name(name: &str) -> TopicName {
         TopicName::new(name).unwrap()
@@ -497,7 +499,7 @@ mod tests {
     /// `t0p1`: partition 1 of topic `t0`.
     fn short(shares: &Shares) -> Vec<Vec<String>> {
         let all = shares.iter().map(|share| {
-            let mut share: Vec<_> = share.iter().map(|(t, p)| format!("{t}p{p}")).collect();
+            let mut share: Vec<_> = share.iter().map(|of| format!("{}p{}", of.topic, of.partition)).collect();
             share.sort();
             share
         });
@@ -675,20 +677,20 @@ mod tests {
         let all = || 0..case.members.len();
         for from in all() {
             for share in &case.members[from].2 {
-                for to in all().filter(|to| wants(*to, &share.0)) {
+                for to in all().filter(|to| wants(*to, &share.topic)) {
                     assert!(load(from) <= load(to) + 1, "{from} has {}, {to} has {}", load(from), load(to));
                 }
             }
         }
         for home in all() {
-            let moved = before[home].iter().filter(|share| wants(home, &share.0));
+            let moved = before[home].iter().filter(|share| wants(home, &share.topic));
             for share in moved.filter(|share| !case.members[home].2.contains(share)) {
                 let Some(to) = all().find(|at| case.members[*at].2.contains(share)) else { continue };
                 assert!(load(home) >= load(to), "{share:?} could be given back");
                 let new = case.members[home]
                     .2
                     .iter()
-                    .find(|other| !before[home].contains(other) && wants(to, &other.0));
+                    .find(|other| !before[home].contains(other) && wants(to, &other.topic));
                 assert_eq!(new, None, "it came instead of {share:?}");
             }
         }
@@ -716,7 +718,7 @@ mod tests {
             AssignorMember { id: "2", topics: &[], owned: &[] },
         ];
         let two = [AssignorTopic { name: &topics[0], partitions: 2 }];
-        let p = |n: u32| (name("a"), PartitionId::new(n));
+        let p = |n: u32| TopicPartition::new(name("a"), n);
         for (shares, reason) in [
             (vec![vec![p(0), p(1)]], "1 lists for 2 members"),
             (vec![vec![p(0)], vec![]], "a/1 is left out"),

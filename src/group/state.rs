@@ -16,7 +16,7 @@ use super::assign::{Assignor, AssignorMember, AssignorTopic, checked};
 use crate::engine::Waiter;
 use crate::error::{Error, RejectReason, Result};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::types::{PartitionId, TopicId, TopicName};
+use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
 /// A topic as a group sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(crate) struct Share {
 
 impl Share {
     /// Its name and number.
-    pub(crate) fn place(&self) -> (TopicName, PartitionId) {
-        (self.topic.clone(), self.partition)
+    pub(crate) fn topic_partition(&self) -> TopicPartition {
+        TopicPartition::new(self.topic.clone(), self.partition)
     }
 }
 
@@ -379,7 +379,7 @@ impl Membership {
                     .into_iter()
                     .chain(member.target.iter().filter(|share| !self.owners.contains_key(share)).cloned())
                     .filter(|share| topics.iter().any(|topic| topic.id == share.id))
-                    .map(|share| (share.topic, share.partition))
+                    .map(|share| TopicPartition::new(share.topic, share.partition))
                     .collect();
                 (format!("{id:010}"), subscribed, owned.into_iter().collect::<Vec<_>>())
             })
@@ -391,7 +391,7 @@ impl Membership {
             .map(|topic| AssignorTopic { name: &topic.name, partitions: topic.partitions })
             .collect();
         let assigned = checked(&*assignor, &members, &infos)?;
-        let share = |(name, partition): (TopicName, PartitionId)| {
+        let share = |TopicPartition { topic: name, partition }| {
             let at = topics.binary_search_by(|topic| topic.name.cmp(&name)).ok()?;
             topics.get(at).map(|topic| Share { topic: name, id: topic.id, partition })
         };

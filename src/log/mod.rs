@@ -249,7 +249,7 @@ impl Log {
             }
         };
         if let Some(error) = &damage {
-            report.damaged.push((identity.topic.clone(), identity.partition, error.clone()));
+            report.damaged.push((identity.topic_partition(), error.clone()));
         }
         let is_readable = !segments.is_empty();
         let active = segments

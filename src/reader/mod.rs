@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::records::Records;
 use crate::sync::Arc;
-use crate::types::{PartitionId, Position, Start, TopicName};
+use crate::types::{PartitionId, Position, Start, TopicPartition};
 
 /// Where to go on when the next offset is not in the log: retention has passed it, or records were cut off the log's
 /// end since the position was taken.
@@ -362,9 +362,9 @@ impl Reader {
     }
 
     /// The partitions that are paused.
-    pub fn paused(&self) -> Vec<(TopicName, PartitionId)> {
+    pub fn paused(&self) -> Vec<TopicPartition> {
         let paused = self.fetcher.assigned().iter().filter(|assigned| assigned.is_paused());
-        paused.map(|assigned| (assigned.log().topic().clone(), assigned.log().partition())).collect()
+        paused.map(|assigned| assigned.log().identity().topic_partition()).collect()
     }
 
     /// A handle to interrupt this reader's waiting from elsewhere.

@@ -25,7 +25,7 @@ pub use crate::storage::faults::{Gate, Op};
 pub use crate::storage::mem::Survive;
 use crate::storage::mem::{MemStorage, UNBOUNDED};
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Start, TopicName};
+use crate::types::{Offset, Start, TopicPartition};
 
 /// A disk in memory that remembers what was synced, counts what is asked of it, and goes wrong on demand.
 ///
@@ -406,9 +406,10 @@ pub fn produced(broker: &Broker, topic: &str) -> Result<Vec<OwnedRecord>> {
 /// assert_eq!(owners(&broker, "billing")?.len(), 1);
 /// # Ok(()) }
 /// ```
-pub fn committed(broker: &Broker, group: &str) -> Result<BTreeMap<(TopicName, PartitionId), Offset>> {
+pub fn committed(broker: &Broker, group: &str) -> Result<BTreeMap<TopicPartition, Offset>> {
     let partitions = broker.group(group)?.describe()?.partitions.into_iter();
-    let committed = partitions.filter_map(|at| Some(((at.topic, at.partition), at.committed?.offset)));
+    let committed =
+        partitions.filter_map(|at| Some((TopicPartition::new(at.topic, at.partition), at.committed?.offset)));
     Ok(committed.collect())
 }
 
@@ -416,9 +417,9 @@ pub fn committed(broker: &Broker, group: &str) -> Result<BTreeMap<(TopicName, Pa
 ///
 /// # Errors
 /// Those of [`Group::describe`](crate::Group::describe).
-pub fn owners(broker: &Broker, group: &str) -> Result<BTreeMap<(TopicName, PartitionId), u32>> {
+pub fn owners(broker: &Broker, group: &str) -> Result<BTreeMap<TopicPartition, u32>> {
     let partitions = broker.group(group)?.describe()?.partitions.into_iter();
-    Ok(partitions.filter_map(|at| Some(((at.topic, at.partition), at.owner?))).collect())
+    Ok(partitions.filter_map(|at| Some((TopicPartition::new(at.topic, at.partition), at.owner?))).collect())
 }
 
 impl Default for Disk {

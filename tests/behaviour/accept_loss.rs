@@ -10,7 +10,7 @@ use quipu::stats::{DamagedRange, Event};
 use quipu::testing::{Disk, ManualClock, Survive, committed, produced};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, ProducerConfig, Record, SkipReason,
-    Start, TopicConfig,
+    Start, TopicConfig, TopicPartition,
 };
 
 const SEGMENT_HEADER: usize = 128;
@@ -315,7 +315,7 @@ fn damage_that_only_a_reader_meets_is_given_up_while_appends_continue() {
     assert!(broker.open_report().damaged.is_empty() && broker.damaged().is_empty());
     fill(&broker, &p, RECORDS + 3);
     assert!(produced(&broker, "t").is_err());
-    assert_eq!(broker.damaged(), [(p.topic().clone(), p.id())]);
+    assert_eq!(broker.damaged(), [TopicPartition::from(&p)]);
     let damage = p.damage().unwrap();
     let lost = p.accept_loss(&damage).unwrap();
     assert_works(&broker, &offsets_of(&lost), RECORDS + 3, "in a log that is served");
@@ -452,7 +452,7 @@ fn groups_work_again_after_damage_of_what_they_have_committed() {
         assert!(matches!(refused, Error::Corrupt(_)), "{refused}");
         let damaged = broker.damaged();
         assert_eq!(damaged.len(), 1);
-        let (topic, partition) = (damaged[0].0.as_str(), damaged[0].1.get());
+        let (topic, partition) = (damaged[0].topic.as_str(), damaged[0].partition.get());
         assert_eq!((topic, partition), (OFFSETS, 0));
         let damage: Vec<DamagedRange> = broker.damage(topic, partition).unwrap();
         assert_eq!(damage.len(), 1);

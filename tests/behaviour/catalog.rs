@@ -496,7 +496,7 @@ fn missing_files_of_a_partition_that_had_some_are_damage() {
         disk.remove(removed).unwrap();
         let broker = open(&disk).unwrap();
         let damaged = &broker.open_report().damaged;
-        let told: Vec<_> = damaged.iter().map(|(_, partition, error)| (partition.get(), error)).collect();
+        let told: Vec<_> = damaged.iter().map(|(of, error)| (of.partition.get(), error)).collect();
         assert!(
             matches!(&told[..], [(0, Error::Corrupt(c))] if c.file.ends_with("topics/t/0/manifest")),
             "{removed}, clean: {is_clean}: {told:?}"
@@ -525,7 +525,7 @@ fn files_are_found_without_the_note_and_noted_again() {
     assert!(noted(&disk));
     disk.remove("topics/t/1/manifest").unwrap();
     let broker = open(&disk).unwrap();
-    assert!(matches!(&broker.open_report().damaged[..], [(_, _, Error::Corrupt(_))]));
+    assert!(matches!(&broker.open_report().damaged[..], [(_, Error::Corrupt(_))]));
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn read(broker: &Broker) -> (Dump, Vec<Error>) {
             dump.insert((topic.name().to_string(), partition.id().get()), records);
         }
     }
-    errors.extend(broker.open_report().damaged.iter().map(|(_, _, e)| e.clone()));
+    errors.extend(broker.open_report().damaged.iter().map(|(_, e)| e.clone()));
     (dump, errors)
 }
 

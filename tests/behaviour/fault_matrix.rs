@@ -204,7 +204,7 @@ fn appending(disk: &Disk, told: &mut Told) {
     for round in 0..2u32 {
         let config = BrokerConfig::new().clock(clock.clone()).seed(3).max_open_files(8);
         let Some(broker) = told.note(config.on_disk(disk)) else { continue };
-        let damaged = broker.open_report().damaged.iter().map(|(_, _, error)| error.clone());
+        let damaged = broker.open_report().damaged.iter().map(|(_, error)| error.clone());
         told.errors.extend(damaged);
         told.ensure(&broker, "sync", durable().partitions(1 + round));
         told.ensure(&broker, "os", small().compression(Compression::Lz4));

@@ -433,7 +433,7 @@ fn directories_of_other_versions_and_with_features_that_are_not_known() {
     let (name, dir) = ("unknown-batch-feature", copy("unknown-batch-feature"));
     let broker = settings().open(dir.path()).unwrap();
     let refused =
-        broker.open_report().damaged.iter().map(|(topic, id, error)| (topic.as_str(), id.get(), error));
+        broker.open_report().damaged.iter().map(|(of, error)| (of.topic.as_str(), of.partition.get(), error));
     let refused: Vec<_> = refused.collect();
     assert!(matches!(&refused[..], [("packed", 0, quipu::Error::UnsupportedFormat { .. })]), "{refused:?}");
     broker.close().unwrap();

@@ -11,8 +11,8 @@ use crate::common::{open, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
-    Error, Offset, OffsetReset, Offsets, Outcome, Partition, PartitionId, Position, RangeAssignor,
-    RebalanceEvent, Record, RejectReason, ResetTo, SkipReason, Start, Timestamp, TopicConfig, TopicName,
+    Error, Offset, OffsetReset, Offsets, Outcome, Partition, Position, RangeAssignor, RebalanceEvent, Record,
+    RejectReason, ResetTo, SkipReason, Start, Timestamp, TopicConfig, TopicPartition,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -45,7 +45,7 @@ fn fill(broker: &Broker, topic: &str, count: usize) {
 }
 
 fn owned(consumer: &Consumer) -> Vec<u32> {
-    consumer.assignment().iter().map(|(_, partition)| partition.get()).collect()
+    consumer.assignment().iter().map(|of| of.partition.get()).collect()
 }
 
 /// Polls each in turn until nobody moves any more.
@@ -70,7 +70,8 @@ fn values(records: &quipu::Records) -> Vec<String> {
 fn listening(builder: ConsumerBuilder, name: &'static str, story: &Story) -> ConsumerBuilder {
     let story = story.clone();
     builder.on_rebalance(move |rebalance| {
-        let places = rebalance.partitions().iter().map(|(t, p)| (t.to_string(), p.get())).collect();
+        let places =
+            rebalance.partitions().iter().map(|of| (of.topic.to_string(), of.partition.get())).collect();
         story.lock().unwrap().push((name, rebalance.event(), places));
         Ok(())
     })
@@ -400,7 +401,7 @@ impl Assignor for Moody {
         &self,
         members: &[AssignorMember<'_>],
         topics: &[AssignorTopic<'_>],
-    ) -> Vec<Vec<(TopicName, PartitionId)>> {
+    ) -> Vec<Vec<TopicPartition>> {
         match self.0.load(Ordering::Relaxed) {
             Self::FAILS => Vec::new(),
             Self::PANICS => panic!("this assignor panics on purpose"),
@@ -934,7 +935,11 @@ fn p1_without_a_commit_the_policy_says_where_to_begin() {
     assert_eq!(first("latest", OffsetReset::Latest).unwrap(), 0);
     match first("fail", OffsetReset::Fail) {
         Err(Error::NoCommittedOffset { partitions, .. }) => {
-            assert_eq!(partitions.iter().map(|(_, p)| p.get()).collect::<Vec<_>>(), [0, 1], "all of them")
+            assert_eq!(
+                partitions.iter().map(|of| of.partition.get()).collect::<Vec<_>>(),
+                [0, 1],
+                "all of them"
+            )
         }
         other => panic!("{other:?}"),
     }

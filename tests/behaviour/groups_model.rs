@@ -166,7 +166,11 @@ impl World {
         let builder =
             self.broker.consumer("group").max_poll_interval(INTERVAL).on_rebalance(move |rebalance| {
                 let event = rebalance.event();
-                let places = rebalance.partitions().iter().map(|(t, p)| (t.to_string(), p.get())).collect();
+                let places = rebalance
+                    .partitions()
+                    .iter()
+                    .map(|of| (of.topic.to_string(), of.partition.get()))
+                    .collect();
                 let mut committed = Vec::new();
                 if habit == Habit::WhenRevoked && event == RebalanceEvent::Revoked {
                     for position in rebalance.positions() {
@@ -276,7 +280,7 @@ impl World {
             .consumer
             .assignment()
             .iter()
-            .map(|(topic, partition)| self.place((topic.to_string(), partition.get())))
+            .map(|of| self.place((of.topic.to_string(), of.partition.get())))
             .collect();
         assert!(assigned.iter().eq(member.owned.keys()), "{assigned:?} {:?}", member.owned);
         if !records.is_empty() {
@@ -562,8 +566,8 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
                             let mut table = told.lock().unwrap();
                             let event = rebalance.event();
                             assert!(sleeper || event != RebalanceEvent::Lost);
-                            for (_, partition) in rebalance.partitions() {
-                                let partition = partition.get();
+                            for of in rebalance.partitions() {
+                                let partition = of.partition.get();
                                 if event == RebalanceEvent::Assigned {
                                     let before = table.insert(partition, (worker, sleeper));
                                     assert!(before.is_none_or(|(_, expelled)| expelled), "two owners");

@@ -380,7 +380,7 @@ fn a_full_disk_at_opening_is_told_and_nothing_is_lost() {
                     }
                     // A partition that could not be opened says so itself.
                     Ok(broker) => {
-                        for (_, _, error) in &broker.open_report().damaged {
+                        for (_, error) in &broker.open_report().damaged {
                             assert!(
                                 matches!(error, Error::DiskFull { .. } | Error::Io { .. }),
                                 "{case}: {error}"

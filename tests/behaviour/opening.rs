@@ -377,7 +377,10 @@ fn a_newer_active_segment_is_answered_by_its_partition_and_the_others_work() {
         let error = send(&broker, &damaged, "no").unwrap_err();
         assert!(is_newer(&error, &file), "clean: {clean}: {error}");
         let named = &broker.open_report().damaged;
-        assert!(named.iter().any(|(_, id, error)| id.get() == 1 && is_newer(error, &file)), "{named:?}");
+        assert!(
+            named.iter().any(|(of, error)| of.partition.get() == 1 && is_newer(error, &file)),
+            "{named:?}"
+        );
         drop((broker, topic, damaged));
         assert_eq!(before, content(&disk), "clean: {clean}: nothing of it was touched");
     }

@@ -186,10 +186,10 @@ fn a_listed_segment_without_its_header_is_damage() {
                     let broker = open(&disk).unwrap();
                     let report = broker.open_report();
                     assert!(report.cuts.is_empty(), "{case}: {:?}", report.cuts);
-                    let [(topic, _, Error::Corrupt(corruption))] = &report.damaged[..] else {
+                    let [(of, Error::Corrupt(corruption))] = &report.damaged[..] else {
                         panic!("{case}: {:?}", report.damaged)
                     };
-                    assert_eq!((topic.as_str(), corruption.position), ("t", 0), "{case}");
+                    assert_eq!((of.topic.as_str(), corruption.position), ("t", 0), "{case}");
                     assert!(corruption.file.ends_with(last), "{case}: {corruption:?}");
                     let refused = send(&broker, &partition(&broker), "no").unwrap_err();
                     assert!(matches!(refused, Error::Corrupt(_)), "{case}: {refused}");
@@ -261,7 +261,7 @@ fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     let before = files(&disk, "topics/t/0", ".log");
     let broker = open(&disk).unwrap();
     assert!(broker.open_report().cuts.is_empty());
-    assert!(matches!(&broker.open_report().damaged[0].2, Error::Corrupt(c) if c.file.ends_with(&list[2])));
+    assert!(matches!(&broker.open_report().damaged[0].1, Error::Corrupt(c) if c.file.ends_with(&list[2])));
     assert_eq!(files(&disk, "topics/t/0", ".log"), before);
 }
 
@@ -324,10 +324,8 @@ fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() 
         let broker = open(&disk).unwrap();
         let report = broker.open_report();
         assert!(report.cuts.is_empty(), "{case}");
-        let (topic, id, Error::Corrupt(corruption)) = &report.damaged[0] else {
-            panic!("{case}: {report:?}")
-        };
-        assert_eq!((topic.as_str(), id.get(), report.damaged.len()), ("t", 0, 1), "{case}");
+        let (of, Error::Corrupt(corruption)) = &report.damaged[0] else { panic!("{case}: {report:?}") };
+        assert_eq!((of.topic.as_str(), of.partition.get(), report.damaged.len()), ("t", 0, 1), "{case}");
         assert!(
             corruption.file.ends_with(ACTIVE) && corruption.position == ends[victim],
             "{case}: {corruption}"
@@ -443,7 +441,7 @@ fn a_segment_that_is_shorter_than_what_was_synced_is_a_corruption() {
             let case = format!("{len} bytes, clean: {clean}");
             let broker = open(&disk).unwrap();
             assert!(broker.open_report().cuts.is_empty(), "{case}");
-            let error = broker.open_report().damaged.first().map(|(_, _, error)| error.clone());
+            let error = broker.open_report().damaged.first().map(|(_, error)| error.clone());
             assert!(
                 matches!(&error, Some(Error::Corrupt(c)) if c.file.ends_with(ACTIVE)),
                 "{case}: {error:?}"
@@ -512,7 +510,7 @@ fn missing_swapped_and_foreign_segments_are_told_and_never_read_as_something_els
                 .open_report()
                 .damaged
                 .iter()
-                .any(|(_, id, e)| id.get() == 0 && matches!(e, Error::Corrupt(_)));
+                .any(|(of, e)| of.partition.get() == 0 && matches!(e, Error::Corrupt(_)));
             let (_, error) = assert_prefix(&partition(&broker), &case);
             assert!(told || matches!(error, Some(Error::Corrupt(_))), "{case}: {error:?}");
             if case.contains("missing") || case.contains("last") {

@@ -631,8 +631,7 @@ pub fn look(disk: &Disk, broker: &Broker, told: &Told) -> std::result::Result<Fo
     }
     if !told.committed.is_empty() {
         let committed = quipu::testing::committed(broker, "group").map_err(|e| format!("group: {e}"))?;
-        found.committed =
-            committed.into_iter().map(|((topic, _), at)| (topic.to_string(), at.get())).collect();
+        found.committed = committed.into_iter().map(|(of, at)| (of.topic.to_string(), at.get())).collect();
     }
     if told.is_about_names() && found.logs.contains_key("sync") {
         // Last, because it takes the names over.
