@@ -1,10 +1,6 @@
 //! How does a batch get into the log? Under the writer's lock: a roll if one is due, the base offset and the header's checksum,
 //! one positional write. Never under it: compression, a body's checksum, a sync of records.
 
-use crate::log::writer::Tip;
-use crate::log::switch::NextSegment;
-use crate::log::manifest::ManifestError;
-use crate::log::transitions;
 use super::producers::Sender;
 use super::streams::StreamCondition;
 use super::{Appended, Log, LogSettings};
@@ -15,6 +11,10 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
 use crate::format::names;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
+use crate::log::manifest::ManifestError;
+use crate::log::switch::NextSegment;
+use crate::log::transitions;
+use crate::log::writer::Tip;
 use crate::segment::builder::SealedBatch;
 use crate::segment::keys::KeyCount;
 use crate::segment::{Batch, ByteView, timestamp_or_unknown};
@@ -364,17 +364,11 @@ impl Log {
     /// partition is poisoned.
     pub(super) fn roll(&self, tip: &mut Tip) -> Result<Event> {
         let (old, base) = (tip.point, tip.point.end);
-        let next = NextSegment {
-            base,
-            generation: 0,
-            epoch: self.epoch(),
-            prev_end: base,
-            prev_crc: old.last_crc,
-        };
+        let next =
+            NextSegment { base, generation: 0, epoch: self.epoch(), prev_end: base, prev_crc: old.last_crc };
         let begun = next.begin(&self.ctx, &self.identity, self.manifest.dir())?;
-        let listed = begun.list(|next| {
-            self.manifest.commit(&self.ctx, |manifest| transitions::roll(manifest, &old, next))
-        });
+        let listed = begun
+            .list(|next| self.manifest.commit(&self.ctx, |manifest| transitions::roll(manifest, &old, next)));
         // Where it is unknown, no more batches may go to the old segment.
         let (segment, point) = listed.map_err(|failed| self.manifest_failed(failed))?;
         tip.segment.seal(old.end, old.position, old.max_timestamp);

@@ -7,18 +7,18 @@
 //! again. That the partition has files is noted in the catalog last: from then on a missing
 //! manifest is damage.
 
-use crate::log::switch::NextSegment;
-use crate::log::writer::Tip;
 use std::path::Path;
 
+use super::Log;
 use super::recovery::{Recovered, read_manifest};
-use super::{Log};
 use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, Result};
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names::{self, PartitionFile};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::log::recovery::transactions::Tail;
+use crate::log::switch::NextSegment;
+use crate::log::writer::Tip;
 use crate::segment::create::{active_entry, create_segment};
 use crate::segment::{Point, Segment};
 use crate::storage::OpenMode;

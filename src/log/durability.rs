@@ -8,8 +8,8 @@ use super::Log;
 use super::commit::GroupCommit;
 use crate::engine::Task;
 use crate::error::{Error, Result};
-use crate::stats::Event;
 use crate::segment::Point;
+use crate::stats::Event;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::types::Offset;
 

@@ -42,12 +42,7 @@ pub(crate) struct SegmentList {
 
 impl SegmentList {
     pub(crate) fn new(epoch: u32, log_start: Offset, segments: Vec<Arc<Segment>>, end: Offset) -> Self {
-        let view = View {
-            epoch,
-            log_start,
-            segments: segments.into(),
-            ends: Arc::new(Ends::new(end)),
-        };
+        let view = View { epoch, log_start, segments: segments.into(), ends: Arc::new(Ends::new(end)) };
         SegmentList {
             current: RwLock::new(Arc::new(view)),
             revision: AtomicU64::new(0),

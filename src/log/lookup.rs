@@ -4,7 +4,6 @@
 //! All three are upper bounds: a segment or a batch whose greatest time is below the one that is looked for holds no such
 //! record, and one whose greatest time is not may still hold none that is visible.
 
-use crate::log::list::View;
 use std::cmp::Reverse;
 
 use super::Log;
@@ -12,6 +11,7 @@ use super::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::body;
+use crate::log::list::View;
 use crate::segment::{Batch, Segment};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -180,12 +180,12 @@ fn spans_of(view: &View) -> Vec<Span> {
     // The end before the times: every record that is visible below it is within them.
     let (end, start) = (view.ends.visible(), view.log_start);
     let span = |segment: &Arc<Segment>| Span {
-            segment: segment.clone(),
-            from: segment.base.max(start),
-            until: segment.end().unwrap_or(end).min(end),
-            max_timestamp: segment.max_timestamp(),
-        };
-        view.segments.iter().map(span).filter(|span| span.from < span.until).collect()
+        segment: segment.clone(),
+        from: segment.base.max(start),
+        until: segment.end().unwrap_or(end).min(end),
+        max_timestamp: segment.max_timestamp(),
+    };
+    view.segments.iter().map(span).filter(|span| span.from < span.until).collect()
 }
 
 /// Whether nothing that is no later than `max` can take the place of the best.
@@ -214,7 +214,6 @@ mod tests {
     use crate::config::{BrokerConfig, Durability, TopicConfig};
     use crate::record::Record;
     use crate::records::tests::{append, value};
-    
     use crate::testing::{Disk, Op, Survive};
     use crate::{Broker, Partition};
 

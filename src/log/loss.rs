@@ -6,18 +6,18 @@
 //! is on the medium before the manifest is replaced. That is the commit point. Before it nothing has changed, and what was
 //! written is listed nowhere; after it the old files are listed nowhere. No offset that was given out is given out again.
 
-use crate::log::writer::Tip;
-use crate::log::switch::NextSegment;
-use crate::log::ends::Ends;
-use crate::log::list::View;
-use crate::log::transitions;
+use super::Log;
 use super::manifest::ManifestError;
 use super::walk::{KnownEnd, Piece, Quiet, Walked, walk};
-use super::{Log};
 use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
+use crate::log::ends::Ends;
+use crate::log::list::View;
+use crate::log::switch::NextSegment;
+use crate::log::transitions;
+use crate::log::writer::Tip;
 use crate::segment::copy::{copy_aside, in_pieces, rewrite};
 use crate::segment::create::create_segment_file;
 use crate::segment::{FIRST_BATCH, Point, Segment};
@@ -97,7 +97,8 @@ impl Log {
             return Ok(Vec::new());
         }
         let lost = lost_ranges(&found);
-        self.replace_damaged(&mut tip, &manifest, known.offset, &walked, &lost).map_err(|failed| self.manifest_failed(failed))?;
+        self.replace_damaged(&mut tip, &manifest, known.offset, &walked, &lost)
+            .map_err(|failed| self.manifest_failed(failed))?;
         self.durability.commit.restart(self.log_end().get());
         self.health.accept_damage();
         let epoch = self.epoch();
@@ -312,9 +313,18 @@ impl Log {
                 From::Copied(at, piece) => {
                     let source = walked.get(*at).and_then(|one| Some((one.file.as_ref()?, &one.path)));
                     let Some((source, path)) = source else {
-                        return Err(corrupt(&self.ctx, self.manifest.dir(), 0, "a segment that is not there"));
+                        return Err(corrupt(
+                            &self.ctx,
+                            self.manifest.dir(),
+                            0,
+                            "a segment that is not there",
+                        ));
                     };
-                    let file = create_segment_file(&self.ctx, self.manifest.dir(), &self.copy_of(entry, previous).header(&self.ctx, &self.identity))?;
+                    let file = create_segment_file(
+                        &self.ctx,
+                        self.manifest.dir(),
+                        &self.copy_of(entry, previous).header(&self.ctx, &self.identity),
+                    )?;
                     let name = names::segment_file(entry.base_offset, entry.generation);
                     let target = self.ctx.display(&self.manifest.dir().join(name));
                     let to = piece.position + piece.bytes();

@@ -1,13 +1,13 @@
 //! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
 //! `maintain`, or by a test.
 
-use crate::log::writer::Tip;
-use crate::log::transitions::id_of;
-use crate::log::transitions;
-use super::{Log};
+use super::Log;
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
+use crate::log::transitions;
+use crate::log::transitions::id_of;
+use crate::log::writer::Tip;
 use crate::segment::{Segment, timestamp_or_unknown};
 use crate::sync::Arc;
 use crate::types::Offset;

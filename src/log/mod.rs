@@ -22,8 +22,8 @@
 
 mod append;
 pub(crate) mod commit;
-mod counters;
 mod compaction;
+mod counters;
 pub(crate) mod create;
 pub(crate) mod cursor;
 mod durability;
@@ -31,8 +31,8 @@ pub(crate) mod ends;
 mod erase;
 mod health;
 pub(crate) mod journal;
-mod lookup;
 pub(crate) mod list;
+mod lookup;
 mod loss;
 mod maintenance;
 pub(crate) mod manifest;
@@ -57,9 +57,9 @@ use std::time::Duration;
 
 use self::compaction::Compactor;
 use self::counters::Counters;
+use self::create::stage;
 use self::durability::SyncState;
 use self::health::Health;
-use self::create::stage;
 use self::journal::LogJournal;
 use self::list::{SegmentList, Segments};
 use self::manifest::ManifestStore;

@@ -1,6 +1,5 @@
 //! What does a log do for a transaction, and for its recovery?
 
-use crate::log::writer::Tip;
 use std::path::{Path, PathBuf};
 
 use super::append::Filled;
@@ -13,6 +12,7 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
 use crate::format::journal::CommittedPart;
 use crate::format::manifest::Manifest;
 use crate::format::names;
+use crate::log::writer::Tip;
 use crate::segment::builder::SealedBatch;
 use crate::segment::keys::KeyCount;
 use crate::stats::{Event, Unproven};

@@ -1,8 +1,8 @@
 //! How does a log work again after a failed write or sync? The visible records are checked, written again and synced; all after
 //! them is truncated.
 
-use super::transitions::Truncation;
 use super::Log;
+use super::transitions::Truncation;
 use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};

@@ -1,8 +1,7 @@
 //! How does a partition become a copy of another? It takes that one's batches as they are stored, and writes new headers.
 
-use crate::log::writer::Tip;
+use super::Log;
 use super::cursor::Cursor;
-use super::{Log};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
@@ -11,6 +10,7 @@ use crate::format::packing::unpack;
 use crate::format::reader::Malformed;
 use crate::format::shipment::{self, Batches, ENVELOPE_BYTES, Envelope, Shipped};
 use crate::format::{FORMAT_VERSION, body};
+use crate::log::writer::Tip;
 use crate::rng::random_bytes;
 use crate::segment::keys::KeyCount;
 use crate::stats::Event;

@@ -4,13 +4,13 @@
 //! The decision is a function of what there is and what time it is. That the log start never lies behind what a power
 //! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
 
-use crate::log::writer::Tip;
-use crate::segment::Segment;
-use crate::log::transitions;
-use super::{Log};
+use super::Log;
 use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
+use crate::log::transitions;
+use crate::log::writer::Tip;
+use crate::segment::Segment;
 use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};

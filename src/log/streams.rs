@@ -6,11 +6,11 @@
 //! and that the log was not cut: then the version is that count and what the active segment's table says. Otherwise the
 //! lock is given back and the counting begins anew; that takes a roll or a cut, so it ends.
 
-use crate::log::writer::Tip;
 use super::{Common, Log, LogSettings};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::key_hash::KeyHash;
+use crate::log::writer::Tip;
 use crate::segment::keys::{KeyCount, Owner, count_keys};
 use crate::segment::{Batch, Segment, read_batch};
 use crate::sync::Arc;

@@ -73,7 +73,8 @@ impl NextSegment {
         let file = create_segment(ctx, dir, &self.header(ctx, identity))?;
         let entry = active_entry(self.base, self.generation, self.epoch);
         // A batch is known to come before it only where its segment is the first of its name.
-        let previous = (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
+        let previous =
+            (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
         Ok(Begun {
             ctx,
             entry,

@@ -142,13 +142,8 @@ mod tests {
     fn a_truncation_calls_synced_what_it_keeps_and_begins_an_epoch() {
         use SegmentState::{Active, Synced};
         let mut manifest = manifest(4);
-        let cut = Truncation {
-            kept: 2,
-            last: Some(end_of(10, 15)),
-            start: at(3),
-            end: at(15),
-            common: at(15),
-        };
+        let cut =
+            Truncation { kept: 2, last: Some(end_of(10, 15)), start: at(3), end: at(15), common: at(15) };
         let synced = truncate(&mut manifest, &cut, active_entry(at(15), 0, 1));
         assert_eq!(states(&manifest), [(0, Synced, 10), (10, Synced, 15), (15, Active, 0)]);
         assert_eq!(synced, [at(0), at(10), at(10)]);

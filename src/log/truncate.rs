@@ -4,22 +4,21 @@
 //! A batch is never split on the medium: of one that lies across the cut, the records before it are written again, into the
 //! new segment, before the manifest lists that.
 
-use crate::log::writer::Tip;
-use crate::log::switch::NextSegment;
-use crate::log::switch::FirstBatch;
-use crate::log::transitions::Truncation;
-use crate::log::ends::Ends;
-use crate::log::list::View;
-use crate::log::transitions;
+use super::Log;
 use super::cursor::Cursor;
 use super::manifest::ManifestError;
-use super::{Log};
 use crate::engine::{corrupt, malformed};
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
 use crate::format::compression::Compressor;
 use crate::format::packing::repack;
+use crate::log::ends::Ends;
+use crate::log::list::View;
+use crate::log::switch::{FirstBatch, NextSegment};
+use crate::log::transitions;
+use crate::log::transitions::Truncation;
+use crate::log::writer::Tip;
 use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment};
 use crate::stats::Event;
 use crate::sync::Arc;
@@ -109,7 +108,11 @@ impl Log {
 
     /// What is kept below `end`: how many segments, where the last of them ends if it becomes shorter, and the batch across
     /// the cut, if there is one.
-    pub(super) fn find_cut(&self, tip: &Tip, end: Offset) -> Result<(usize, Option<Point>, Option<BatchHeader>)> {
+    pub(super) fn find_cut(
+        &self,
+        tip: &Tip,
+        end: Offset,
+    ) -> Result<(usize, Option<Point>, Option<BatchHeader>)> {
         let segments = self.segments();
         let kept = segments.partition_point(|segment| segment.base < end);
         let Some(segment) = kept.checked_sub(1).and_then(|at| segments.get(at)) else {

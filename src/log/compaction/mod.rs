@@ -24,9 +24,9 @@ use crate::format::body::{self, encode_raw};
 use crate::format::compression::Compressor;
 use crate::format::manifest::SegmentEntry;
 use crate::format::packing::unpack;
+use crate::log::list::View;
 use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source};
 use crate::stats::{Compacted, CompactionStats, Event};
-use crate::log::list::View;
 use crate::sync::{Arc, Mutex, MutexGuard, Ordering};
 use crate::types::{Offset, Timestamp};
 
@@ -501,7 +501,9 @@ impl Log {
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));
         });
-        committed.map_err(|failed| (failed.unknown, self.manifest_failed(failed))).map_err(|(unknown, e)| (e, unknown))?;
+        committed
+            .map_err(|failed| (failed.unknown, self.manifest_failed(failed)))
+            .map_err(|(unknown, e)| (e, unknown))?;
         let segments: Vec<_> =
             outputs.written.iter().map(|written| Arc::new(written.to_segment(self))).collect();
         // As in a truncation: a reader that has looked something up in the old list looks again.

@@ -330,7 +330,8 @@ impl Log {
             self.note_senders()?;
         }
         // Without sequences nothing need be known.
-        let known = if sender.first.is_some() { self.known_producers()? } else { self.producers.known.lock() };
+        let known =
+            if sender.first.is_some() { self.known_producers()? } else { self.producers.known.lock() };
         // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
         // handle appends is seen by him, or is not appended any more.
         (sender.fence)()?;

@@ -1,14 +1,14 @@
 //! How is a partition made fit to go on? What was accepted is written again; of what was torn the bytes are kept aside, the
 //! log ends before it, and appending goes on in a new segment.
 
-use crate::log::switch::NextSegment;
 use std::path::PathBuf;
 
 use super::{Behind, Break, Inspection, Recovered, Recoverer, segments_of};
-use crate::log::manifest;
 use crate::error::Result;
 use crate::format::manifest::SegmentState;
 use crate::format::names;
+use crate::log::manifest;
+use crate::log::switch::NextSegment;
 use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{Cut, Event, OpenReport};
@@ -103,8 +103,7 @@ impl Recoverer<'_> {
         if something_lost {
             self.manifest.begin_epoch(point.end);
         }
-        let next =
-            NextSegment { base, generation, epoch, prev_end: point.end, prev_crc: point.last_crc };
+        let next = NextSegment { base, generation, epoch, prev_end: point.end, prev_crc: point.last_crc };
         let begun = next.begin(self.ctx, self.identity, self.dir)?;
         let listed = begun.list(|next| {
             self.manifest.segments.push(next);
