@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Rank};
 use crate::types::Timestamp;
 
 /// Where a broker gets its time from. [`SystemClock`] unless it is told otherwise; [`ManualClock`] in tests.
@@ -61,7 +61,18 @@ pub(crate) fn wait_timeout<T>(
     guard: &mut MutexGuard<'_, T>,
     timeout: Duration,
 ) -> bool {
-    clock.is_manual() || condvar.wait_for(guard, timeout).timed_out()
+    wait_timeout_with(clock, condvar, guard, timeout, &[])
+}
+
+/// As [`wait_timeout`], while the thread holds locks of these ranks too.
+pub(crate) fn wait_timeout_with<T>(
+    clock: &dyn Clock,
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    timeout: Duration,
+    also: &[Rank],
+) -> bool {
+    clock.is_manual() || condvar.wait_for(guard, timeout, also)
 }
 
 /// The system's time.
@@ -138,7 +149,7 @@ impl ManualClock {
     /// A clock that shows `wall`; its monotonic time is zero.
     pub fn starting_at(wall: Timestamp) -> Self {
         let manual = Manual { wall, set_at: Duration::ZERO, monotonic: Duration::ZERO, hooks: Vec::new() };
-        ManualClock { shared: Arc::new(Mutex::new(manual)) }
+        ManualClock { shared: Arc::new(Mutex::new(Rank::Clock, manual)) }
     }
 
     /// Moves both times forward, then runs what is due in the brokers under this clock, in this thread.
@@ -235,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_manual_wait_is_over_at_once_and_a_real_one_when_told() {
-        let (lock, condvar) = (Mutex::new(()), Condvar::new());
+        let (lock, condvar) = (Mutex::new(Rank::Test, ()), Condvar::new());
         let mut guard = lock.lock();
         assert!(wait_timeout(&ManualClock::new(), &condvar, &mut guard, Duration::MAX));
         assert!(wait_timeout(&SystemClock::new(), &condvar, &mut guard, Duration::from_millis(1)));
@@ -245,7 +256,6 @@ mod tests {
                 condvar.notify_all();
             });
             assert!(!wait_timeout(&Arc::new(SystemClock::new()), &condvar, &mut guard, Duration::MAX));
-            MutexGuard::unlocked(&mut guard, || {});
         });
     }
 

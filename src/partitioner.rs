@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::rng::SplitMix64;
-use crate::sync::{AtomicU32, Mutex, Ordering};
+use crate::sync::{AtomicU32, Mutex, Ordering, Rank};
 use crate::types::TopicName;
 
 /// Chooses partitions in place of the hash of the key.
@@ -110,7 +110,10 @@ pub(crate) struct Sticky {
 impl Sticky {
     /// Different seeds give different paths over the partitions, the same seed the same.
     pub(crate) fn new(seed: u64) -> Self {
-        Sticky { current: AtomicU32::new(NOT_CHOSEN), random: Mutex::new(SplitMix64::new(seed)) }
+        Sticky {
+            current: AtomicU32::new(NOT_CHOSEN),
+            random: Mutex::new(Rank::Random, SplitMix64::new(seed)),
+        }
     }
 
     /// The partition for the next record, out of `partitions`.

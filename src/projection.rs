@@ -13,6 +13,7 @@ use crate::consumer::{Consumer, Offsets};
 use crate::error::{Error, Result};
 use crate::reader::{OffsetReset, Reader};
 use crate::records::{ConsumedRecord, Records, SkipReason, Skipped};
+use crate::sync::about_to_call_user_code;
 use crate::transaction::Transaction;
 use crate::types::{Offset, Position, Start, TopicPartition};
 
@@ -204,6 +205,7 @@ impl<P: Projection> Projector<P> {
         }
         if !events.is_empty() {
             let mut changes = self.broker.transaction();
+            about_to_call_user_code("a projection", &[]);
             let applied = events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes));
             let committed = applied.and_then(|()| {
                 changes.offsets(&self.consumer, Offsets::from(&events).note_themselves());
@@ -320,6 +322,7 @@ impl<M: ReadModel> Feed<M> {
         let events = self.reader.poll(timeout)?;
         if !events.is_empty() {
             self.is_placed = false;
+            about_to_call_user_code("a read model", &[]);
             self.model.apply(&events, &self.reader.positions())?;
             self.is_placed = true;
         }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
 use crate::storage::{read_file, replace_file};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Rank};
 
 /// Writes checkpoints, if they say something new.
 pub(super) struct CheckpointStore {
@@ -44,7 +44,7 @@ impl CheckpointStore {
     }
 
     pub(super) fn new(last: Option<Checkpoint>) -> Self {
-        CheckpointStore { state: Mutex::new(State { last, closed: false }) }
+        CheckpointStore { state: Mutex::new(Rank::Checkpoint, State { last, closed: false }) }
     }
 
     /// Replaces the checkpoint, if it says anything else than the last one.

@@ -18,7 +18,7 @@ use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::group::Coordinator;
 use crate::log::Log;
 use crate::storage::budget::{Budget, Claim};
-use crate::sync::{Arc, Mutex, RwLock, Weak, thread};
+use crate::sync::{Arc, Mutex, Rank, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset, PartitionId};
 
 /// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
@@ -39,7 +39,7 @@ pub(super) struct Threads(Mutex<Vec<thread::JoinHandle<()>>>);
 
 impl Threads {
     pub(super) fn none() -> Self {
-        Threads(Mutex::new(Vec::new()))
+        Threads(Mutex::new(Rank::Threads, Vec::new()))
     }
 
     /// Starts both. A system that refuses threads gets them done by `maintain`.

@@ -27,7 +27,7 @@ use crate::log::{Log, LogSettings};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::{OpenMode, Storage, replace_file, write_all_at};
-use crate::sync::{Arc, AtomicBool, Mutex, RwLock, Weak};
+use crate::sync::{Arc, AtomicBool, Mutex, Rank, RwLock, Weak};
 use crate::transaction::journal::Journal;
 use crate::transaction::recovery::{check_format as check_journal, settle};
 use crate::types::{PartitionId, TopicId};
@@ -79,11 +79,11 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
     let upkeep = Arc::new(Upkeep {
         ctx: ctx.clone(),
-        topics: RwLock::new(topics),
+        topics: RwLock::new(Rank::Topics, topics),
         catalog: catalog.clone(),
         checkpoints: CheckpointStore::new(noted),
         groups,
-        making_room: Mutex::new(()),
+        making_room: Mutex::new(Rank::MakingRoom, ()),
     });
     ctx.set_keeper(Arc::downgrade(&upkeep));
     if !ctx.gate.is_shut() {
@@ -110,16 +110,16 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         durability: config.durability,
         journal,
         catalog,
-        changing: Mutex::new(()),
+        changing: Mutex::new(Rank::Changing, ()),
         is_seeded: config.seed.is_some(),
         upkeep: upkeep.clone(),
-        producers: Mutex::new(HashMap::new()),
-        random: Mutex::new(SplitMix64::new(seed)),
+        producers: Mutex::new(Rank::ProducerHandles, HashMap::new()),
+        random: Mutex::new(Rank::Random, SplitMix64::new(seed)),
         report,
         threads: Threads::none(),
         closed: AtomicBool::new(false),
         process: ctx.storage.run_identity().1,
-        lock: Mutex::new(Some(lock)),
+        lock: Mutex::new(Rank::Directory, Some(lock)),
         ctx,
     });
     if broker.ctx.clock.is_manual() {

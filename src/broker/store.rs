@@ -23,7 +23,7 @@ use crate::format::reader::Malformed;
 use crate::storage::{
     File, OpenMode, Storage, read_exact_at, read_file, replace_and_open, replace_file, write_all_at,
 };
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Rank};
 use crate::types::TopicId;
 
 /// The catalog, and the only way to change it. Its lock is the last one: under it no other is
@@ -77,7 +77,7 @@ impl CatalogStore {
     pub(super) fn create(ctx: &Context) -> Result<Self> {
         let mut state = State::new(Catalog::empty(), 0, 0);
         state.begin_file(ctx)?;
-        Ok(CatalogStore { state: Mutex::new(state) })
+        Ok(CatalogStore { state: Mutex::new(Rank::Catalog, state) })
     }
 
     /// Continues with a catalog that was [read](CatalogStore::read), and has its number still if it
@@ -104,7 +104,7 @@ impl CatalogStore {
                 done => done?,
             }
         }
-        Ok(CatalogStore { state: Mutex::new(state) })
+        Ok(CatalogStore { state: Mutex::new(Rank::Catalog, state) })
     }
 
     /// Looks at the catalog. `look` must take no lock.

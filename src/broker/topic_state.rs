@@ -3,7 +3,7 @@
 use crate::config::{TimestampType, TopicConfig};
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, RwLock};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
 use crate::types::{Timestamp, TopicId, TopicName};
 
 /// Shared by all handles of a topic.
@@ -38,8 +38,8 @@ impl TopicState {
             id,
             name,
             created_at,
-            config: RwLock::new(Arc::new(config)),
-            logs: RwLock::new(logs.into()),
+            config: RwLock::new(Rank::TopicConfig, Arc::new(config)),
+            logs: RwLock::new(Rank::TopicLogs, logs.into()),
             count: AtomicU32::new(count),
             needs_keys,
             streams,

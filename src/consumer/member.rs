@@ -14,7 +14,7 @@ use crate::group::{Commit, Host, Seat};
 use crate::log::Log;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
-use crate::sync::Arc;
+use crate::sync::{Arc, about_to_call_user_code};
 use crate::types::TopicPartition;
 
 /// Called with every change of what the consumer owns.
@@ -188,6 +188,7 @@ impl Membership {
     ) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
         let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
+        about_to_call_user_code("the rebalance listener", &[]);
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
     }
 

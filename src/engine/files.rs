@@ -1,6 +1,6 @@
 //! How many files may be open? A budget over all segments: beyond it, the one used longest ago is let go.
 
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, Rank, Weak};
 
 /// Something that holds files open, and can let go of them.
 pub(crate) trait Holder: Send + Sync {
@@ -49,7 +49,7 @@ impl FileBudget {
             max,
             open: Arc::new(AtomicUsize::new(0)),
             uses: AtomicU64::new(0),
-            holders: Mutex::new(Vec::new()),
+            holders: Mutex::new(Rank::OpenFiles, Vec::new()),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
 use crate::storage::budget::{Budget, BudgetStorage, Claim};
 use crate::storage::gate::{GatedStorage, WriteGate};
-use crate::sync::{Arc, AtomicUsize, OnceLock};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// Told that a partition has files from now on. It must take no lock of a log.
@@ -80,6 +80,9 @@ pub(crate) struct Context {
     /// The wall clock and the monotonic one when the broker was opened.
     opened: (Timestamp, Duration),
     on_event: Option<OnEvent>,
+    /// Events that happened while a lock was held.
+    events: Mutex<Vec<Event>>,
+    has_events: AtomicBool,
 }
 
 impl Context {
@@ -114,6 +117,8 @@ impl Context {
             on_files: OnceLock::new(),
             opened: (config.clock.now(), config.clock.monotonic()),
             on_event: config.on_event.clone(),
+            events: Mutex::new(Rank::Events, Vec::new()),
+            has_events: AtomicBool::new(false),
         }
     }
 
@@ -169,11 +174,37 @@ impl Context {
         }
     }
 
-    /// Tells whoever asked to be told.
+    /// Calls the event listener, if there is one. No lock is held but, by maintenance during a compaction, the right to
+    /// compact: a listener must not call the broker.
     pub(crate) fn event(&self, event: &Event) {
         if let Some(f) = &self.on_event {
+            about_to_call_user_code("the event listener", &[Rank::Compacting]);
             f(event);
         }
+    }
+
+    /// As [`event`](Context::event), for a caller that may hold locks: the listener is called by the next
+    /// [`deliver`](Context::deliver).
+    pub(crate) fn event_later(&self, event: Event) {
+        if self.on_event.is_some() {
+            self.events.lock().push(event);
+            self.has_events.store(true, Ordering::Release);
+        }
+    }
+
+    /// Calls the event listener with the events that waited. No lock is held.
+    #[inline]
+    pub(crate) fn deliver(&self) {
+        if self.has_events.load(Ordering::Acquire) {
+            self.deliver_all();
+        }
+    }
+
+    #[cold]
+    fn deliver_all(&self) {
+        self.has_events.store(false, Ordering::Release);
+        let events = std::mem::take(&mut *self.events.lock());
+        events.iter().for_each(|event| self.event(event));
     }
 
     /// What time it is for whoever deletes what is old: no later than the wall clock says, and no later than it can be by

@@ -8,17 +8,22 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::clock::{Clock, wait_timeout};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, fence};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, about_to_call_user_code, fence};
 
 /// How many readers of the broker are parked, or have left a waker: when none, a writer's publishing is one store.
 #[derive(Default)]
 pub(crate) struct Parked(AtomicUsize);
 
 /// One reader's place to wait.
-#[derive(Default)]
 pub(crate) struct Waiter {
     state: Mutex<WaiterState>,
     signalled: Condvar,
+}
+
+impl Default for Waiter {
+    fn default() -> Self {
+        Waiter { state: Mutex::new(Rank::Waiter, WaiterState::default()), signalled: Condvar::new() }
+    }
 }
 
 #[derive(Default)]
@@ -39,6 +44,7 @@ impl Waiter {
         drop(state);
         self.signalled.notify_all();
         if let Some(waker) = waker {
+            about_to_call_user_code("a waker", &[]);
             waker.wake();
         }
     }
@@ -105,11 +111,16 @@ impl Parked {
 }
 
 /// The readers of one log.
-#[derive(Default)]
 pub(crate) struct Waiters {
     list: Mutex<Vec<Arc<Waiter>>>,
     /// The length of the list: a hint for whoever only wants to know whether anybody reads this log just now.
     count: AtomicUsize,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Waiters { list: Mutex::new(Rank::Waiters, Vec::new()), count: AtomicUsize::new(0) }
+    }
 }
 
 impl Waiters {

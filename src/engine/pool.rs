@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, Mutex, Rank, Weak};
 
 /// A bounded stock of byte buffers, shared by everything in a broker.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 
 impl BufferPool {
     pub(crate) fn new() -> Self {
-        BufferPool(Arc::new(Stock { free: Mutex::new(Vec::with_capacity(BUFFERS_MAX)) }))
+        BufferPool(Arc::new(Stock { free: Mutex::new(Rank::Pool, Vec::with_capacity(BUFFERS_MAX)) }))
     }
 
     /// An empty buffer with room for at least `capacity` bytes.

@@ -22,7 +22,7 @@ use crate::format::names;
 use crate::rng::SplitMix64;
 use crate::stats::DiskState;
 use crate::storage::{OpenMode, ReplaceError, write_all_at};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering, Rank};
 
 /// The file and what is known of it.
 pub(crate) struct Reserve {
@@ -79,7 +79,7 @@ impl Reserve {
         Reserve {
             phase: AtomicU8::new(if is_kept { phase::NEW } else { phase::NONE }),
             wanted: AtomicU64::new(STEP),
-            file: Mutex::default(),
+            file: Mutex::new(Rank::Reserve, Made::default()),
             refused: AtomicBool::new(false),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::clock::{Clock, wait_timeout};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, Rank};
 
 /// Something to be done at a time. A task that has nothing to do any more when it runs just returns.
 pub(crate) trait Task: Send + Sync {
@@ -37,7 +37,7 @@ struct Entry {
 impl Timer {
     pub(crate) fn new() -> Self {
         Timer {
-            state: Mutex::new(State { tasks: BinaryHeap::new(), scheduled: 0, stopped: false }),
+            state: Mutex::new(Rank::Timer, State { tasks: BinaryHeap::new(), scheduled: 0, stopped: false }),
             changed: Condvar::new(),
         }
     }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn tasks_run_in_the_order_they_are_due_and_not_before() {
-        let (timer, ran) = (Timer::new(), Arc::new(Mutex::new(Vec::new())));
+        let (timer, ran) = (Timer::new(), Arc::new(Mutex::new(Rank::Test, Vec::new())));
         for (at, n) in [(30, 3), (10, 1), (20, 2), (10, 11)] {
             timer.schedule(Duration::from_millis(at), Arc::new(Note(n, ran.clone())));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, Rank};
 
 /// Something that wants the worker.
 pub(crate) trait Work: Send + Sync {
@@ -12,10 +12,15 @@ pub(crate) trait Work: Send + Sync {
 }
 
 /// What wants the worker: logs, to sync records that are not visible yet and to finish sealed segments.
-#[derive(Default)]
 pub(crate) struct WorkQueue {
     state: Mutex<Queue>,
     changed: Condvar,
+}
+
+impl Default for WorkQueue {
+    fn default() -> Self {
+        WorkQueue { state: Mutex::new(Rank::Work, Queue::default()), changed: Condvar::new() }
+    }
 }
 
 #[derive(Default)]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
+use crate::sync::{Rank, about_to_call_user_code};
 use crate::types::{TopicName, TopicPartition};
 
 /// A member of a group, as an [`Assignor`] sees it.
@@ -440,6 +441,8 @@ pub(crate) fn checked(
 ) -> Result<Vec<Vec<TopicPartition>>> {
     let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
     // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the timer.
+    // The group waits meanwhile: an assignor must not call the broker.
+    about_to_call_user_code("an assignor", &[Rank::Membership]);
     let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
         .map_err(|_| invalid("it panicked".to_string()))?;
     if shares.len() != members.len() {

@@ -21,7 +21,7 @@ use crate::engine::{Context, Identity, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Weak};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
 use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
 
 /// What groups need of the broker.
@@ -94,7 +94,7 @@ pub(crate) fn wait(written: Written) -> Result<()> {
 impl Coordinator {
     pub(crate) fn new() -> Self {
         Coordinator {
-            groups: Mutex::new(HashMap::new()),
+            groups: Mutex::new(Rank::Groups, HashMap::new()),
             offsets: OffsetStore::new(),
             next_member: AtomicU32::new(1),
         }
@@ -193,7 +193,11 @@ pub(crate) struct Seat {
 impl Group {
     fn new(name: GroupId) -> Self {
         let membership = Membership::new();
-        Group { name, version: membership.version().clone(), membership: Mutex::new(membership) }
+        Group {
+            name,
+            version: membership.version().clone(),
+            membership: Mutex::new(Rank::Membership, membership),
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Membership> {

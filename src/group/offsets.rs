@@ -19,7 +19,7 @@ use crate::log::{Appended, Log};
 use crate::record::Record;
 use crate::segment::builder::BatchBuilder;
 use crate::stats::ClampedCommit;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Rank};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicId};
 
 /// How far a group is in a partition.
@@ -70,7 +70,7 @@ struct Progress {
 
 impl OffsetStore {
     pub(crate) fn new() -> Self {
-        OffsetStore { state: Mutex::new(Store::default()) }
+        OffsetStore { state: Mutex::new(Rank::Offsets, Store::default()) }
     }
 
     /// Sees to it that the log is there, has been read, and takes appends again if the medium has failed. Never under a

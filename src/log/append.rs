@@ -105,6 +105,9 @@ impl Log {
             self.request_work();
         }
         self.ctx.appended(done.as_ref().map(drop));
+        if done.is_err() {
+            self.ctx.deliver();
+        }
         if done.is_ok() {
             if settings.durability != Durability::Sync {
                 self.wake_readers();

@@ -7,7 +7,7 @@
 use std::task::Waker;
 
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex, thread};
+use crate::sync::{Condvar, Mutex, Rank, about_to_call_user_code, thread};
 
 /// The shared state of everybody who waits for one log's durable end.
 pub(crate) struct GroupCommit {
@@ -31,13 +31,10 @@ struct State {
 impl GroupCommit {
     pub(crate) fn new(durable: u64) -> Self {
         GroupCommit {
-            state: Mutex::new(State {
-                durable,
-                syncing: false,
-                crowded: false,
-                failed: None,
-                wakers: Vec::new(),
-            }),
+            state: Mutex::new(
+                Rank::GroupCommit,
+                State { durable, syncing: false, crowded: false, failed: None, wakers: Vec::new() },
+            ),
             finished: Condvar::new(),
         }
     }
@@ -60,7 +57,8 @@ impl GroupCommit {
                 break;
             }
             state.crowded = true;
-            self.finished.wait(&mut state);
+            // A leader takes no right to compact.
+            self.finished.wait_with(&mut state, &[Rank::Compacting]);
         }
         state.syncing = true;
         let crowded = std::mem::take(&mut state.crowded);
@@ -106,7 +104,8 @@ impl GroupCommit {
         let mut state = self.state.lock();
         state.failed.get_or_insert(error);
         while state.syncing {
-            self.finished.wait(&mut state);
+            // A leader takes none of these: it ends whatever this thread holds.
+            self.finished.wait_with(&mut state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
         }
     }
 
@@ -114,7 +113,8 @@ impl GroupCommit {
     pub(crate) fn hold(&self) -> Lead<'_> {
         let mut state = self.state.lock();
         while state.syncing {
-            self.finished.wait(&mut state);
+            // A leader takes none of these: it ends whatever this thread holds.
+            self.finished.wait_with(&mut state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
         }
         state.syncing = true;
         Lead { commit: self }
@@ -133,6 +133,7 @@ impl GroupCommit {
         drop(state);
         self.finished.notify_all();
         for waker in wakers {
+            about_to_call_user_code("a waker", &[]);
             waker.wake();
         }
     }
@@ -190,7 +191,8 @@ mod tests {
     #[test]
     fn waiters_behind_a_running_sync_share_the_next_one() {
         let commit = Arc::new(GroupCommit::new(0));
-        let (syncs, gate) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
+        let (syncs, gate) =
+            (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(Rank::Test, false), Condvar::new())));
         let first = {
             let (commit, syncs, gate) = (commit.clone(), syncs.clone(), gate.clone());
             thread::spawn(move || {

@@ -3,8 +3,8 @@
 use super::Log;
 use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
-use crate::segment::{Batch, FIRST_BATCH, HeaderError, Segment, Source, read_records};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
+use crate::segment::{Batch, FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -391,26 +391,12 @@ impl Cursor {
         place: &mut Place,
         wanted: impl Fn(&BatchHeader) -> bool,
     ) -> Option<(u64, BatchHeader)> {
-        const STEP: usize = 256 << 10;
-        let (ctx, seed) = (self.log.ctx(), self.log.seed());
-        let mut position = place.position + 1;
-        while position < place.segment.size() {
-            let bytes = place.source.get(ctx, position, STEP).ok()?;
-            if bytes.len() < HEADER_BYTES {
-                break;
-            }
-            if let Some(at) = find_batch(bytes, 0, seed) {
-                let found = position + at as u64;
-                let (header, _) = place.source.header(ctx, found, seed).ok()?;
-                if header.log_epoch >= place.segment.epoch && wanted(&header) {
-                    return Some((found, header));
-                }
-                position = found + 1;
-            } else {
-                position += (bytes.len() - HEADER_BYTES + 1) as u64;
-            }
-        }
-        None
+        let Place { segment, position, source, .. } = place;
+        let range = *position + 1..segment.size();
+        let found = find_batch_in(self.log.ctx(), self.log.seed(), source, range, |met| {
+            met.header.log_epoch >= segment.epoch && wanted(&met.header)
+        });
+        found.ok().flatten().map(|met| (met.position, met.header))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::engine::Task;
 use crate::error::{Error, Result};
 use crate::segment::Point;
 use crate::stats::Event;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 use crate::types::Offset;
 
 /// What a log knows of syncs.
@@ -29,7 +29,7 @@ impl SyncState {
     pub(super) fn new(point: Point) -> Self {
         SyncState {
             commit: GroupCommit::new(point.end.get()),
-            point: Mutex::new(point),
+            point: Mutex::new(Rank::DurablePoint, point),
             queued: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),
@@ -59,7 +59,9 @@ impl Log {
     /// The sync failed, or the log ended before; `Truncated` if the records were cut off.
     pub(crate) fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
         if self.visible_end() < end {
-            self.durability.commit.wait(end.get(), || self.sync_written())?;
+            let synced = self.durability.commit.wait(end.get(), || self.sync_written());
+            self.ctx.deliver();
+            synced?;
         }
         self.check_uncut(end, epoch)
     }
@@ -153,7 +155,7 @@ impl Log {
     /// No more appends until [`reopen`](Log::reopen). Answers the error it was given, for the caller to pass on.
     pub(crate) fn poison(&self, cause: Error) -> Error {
         if self.health.poison(&cause) {
-            self.ctx.event(&Event::Poisoned {
+            self.ctx.event_later(Event::Poisoned {
                 topic: self.identity.topic.clone(),
                 partition: self.identity.partition,
                 cause: cause.clone(),

@@ -21,6 +21,12 @@ impl Log {
     /// Aborted by a cut or the end of the log, the partition takes no appends, corrupt, or what the medium says: some
     /// segments may have been erased from.
     pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
+        let erased = self.erase_alone(key, hash);
+        self.ctx.deliver();
+        erased
+    }
+
+    fn erase_alone(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
         let _alone = self.compactor.lock();
         self.check_writable()?;
         if !self.has_files() {
@@ -64,7 +70,7 @@ impl Log {
         let rolled = if has && is_it { Some(self.roll(&mut tip)?) } else { None };
         let base = tip.segment.base;
         drop(tip);
-        rolled.iter().for_each(|event| self.ctx.event(event));
+        rolled.into_iter().for_each(|event| self.ctx.event_later(event));
         Ok(base)
     }
 
@@ -91,10 +97,11 @@ impl Log {
         let is_to_go = |record: &RawRecord<'_>| record.key == Some(key) && says_something(record);
         let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
         let mut compressor = Compressor::default();
-        let walked = self.walk(segment, |source, header, position| {
+        let walked = self.walk(segment, |walk, met| {
+            let header = &met.header;
             self.check_writable()?;
-            let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
-            let records = self.records_of(segment, header, position, stored, &mut room)?;
+            let stored = walk.stored(met)?;
+            let records = self.records_of(segment, header, met.position, stored, &mut room)?;
             let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
             let count = decoded().filter(is_to_go).count() as u64;
             if count == 0 {

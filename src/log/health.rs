@@ -3,7 +3,7 @@
 
 use crate::engine::Identity;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, Ordering, Rank};
 
 /// Why calls of a log are refused, if they are.
 ///
@@ -40,7 +40,7 @@ impl Health {
             is_damaged: AtomicBool::new(damage.is_some()),
             met_damage: AtomicBool::new(false),
             reopened: AtomicU32::new(0),
-            state: Mutex::new(Reasons { damage, ..Reasons::default() }),
+            state: Mutex::new(Rank::Health, Reasons { damage, ..Reasons::default() }),
         }
     }
 

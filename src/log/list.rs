@@ -13,7 +13,7 @@
 
 use super::ends::Ends;
 use crate::segment::Segment;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, RwLock};
 use crate::types::Offset;
 
 /// The segments of a log, oldest first; the last one is active.
@@ -44,11 +44,11 @@ impl SegmentList {
     pub(crate) fn new(epoch: u32, log_start: Offset, segments: Vec<Arc<Segment>>, end: Offset) -> Self {
         let view = View { epoch, log_start, segments: segments.into(), ends: Arc::new(Ends::new(end)) };
         SegmentList {
-            current: RwLock::new(Arc::new(view)),
+            current: RwLock::new(Rank::View, Arc::new(view)),
             revision: AtomicU64::new(0),
             epoch: AtomicU32::new(epoch),
             log_start: AtomicU64::new(log_start.get()),
-            shape: Mutex::new(()),
+            shape: Mutex::new(Rank::Shape, ()),
         }
     }
 

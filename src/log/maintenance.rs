@@ -21,6 +21,7 @@ impl Work for Log {
             let _ = self.journal.make_durable(upto);
         }
         self.finish_sealed();
+        self.ctx.deliver();
     }
 }
 

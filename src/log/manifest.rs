@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::storage::replace_file;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
 /// The manifest as it is on the medium, the only way to change it, and the numbers that its files have.
@@ -50,7 +50,7 @@ impl ManifestStore {
             made: AtomicU8::new(made),
             has_lost: AtomicBool::new(!current.lost.is_empty()),
             generation: AtomicU32::new(generation),
-            current: Mutex::new(current),
+            current: Mutex::new(Rank::Manifest, current),
         }
     }
 

@@ -82,7 +82,7 @@ use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::segment::create::active_entry;
 use crate::segment::{Point, Segment};
 use crate::stats::{OpenReport, PartitionStats, SegmentStats};
-use crate::sync::{Arc, RwLock};
+use crate::sync::{Arc, Rank, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
 
 /// What of a topic's configuration a log looks at. Copied out under a short lock at each append.
@@ -262,7 +262,7 @@ impl Log {
             journal,
             seed: identity.seed(),
             hasher: KeyHasher::new(&identity.secret),
-            settings: RwLock::new(settings),
+            settings: RwLock::new(Rank::Settings, settings),
             writer: Writer::new(active, point, list.view().ends.clone()),
             list,
             manifest: ManifestStore::new(dir, manifest, made),

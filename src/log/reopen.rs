@@ -5,9 +5,8 @@ use super::Log;
 use super::transitions::Truncation;
 use crate::engine::corrupt;
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
 use crate::segment::copy::rewrite;
-use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Window};
+use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Walker, Window};
 use crate::stats::{self, Event};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -117,17 +116,17 @@ impl Log {
         visible: Offset,
     ) -> Result<Option<Broken>> {
         for segment in unsynced {
-            let mut position = first_unsynced(segment, durable);
+            let position = first_unsynced(segment, durable);
             let mut end = if position == FIRST_BATCH { segment.base } else { durable.end };
             segment.check_header_again(&self.ctx, &self.identity)?;
             let file = segment.file(&self.ctx)?;
-            let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
-            while position < segment.size() && end < visible {
-                match self.check_batch(&mut source, segment, position, end)? {
-                    Ok(header) => {
-                        position += header.stored_bytes();
-                        end = header.end_offset();
-                    }
+            let source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
+            let mut walk = Walker::new(&self.ctx, self.seed, segment, source, position, segment.size());
+            while end < visible {
+                let position = walk.position;
+                match self.check_batch(&mut walk, segment, end)? {
+                    Ok(Some(next)) => end = next,
+                    Ok(None) => break,
                     Err(what) => return Ok(Some(Broken { segment: segment.clone(), position, end, what })),
                 }
             }
@@ -135,31 +134,35 @@ impl Log {
         Ok(None)
     }
 
-    /// The header of the batch that must be at a position and begin at `offset`; or what is wrong
-    /// with it.
+    /// Passes the next batch, which must begin at `offset`, and returns where it ends. Returns `None` at the end of the
+    /// segment, and the reason if it is not the batch that was written.
     ///
     /// # Errors
     /// An I/O error.
     fn check_batch(
         &self,
-        source: &mut Source,
+        walk: &mut Walker<'_>,
         segment: &Segment,
-        position: u64,
         offset: Offset,
-    ) -> Result<std::result::Result<BatchHeader, &'static str>> {
-        let header = match source.header(&self.ctx, position, self.seed) {
-            Ok((header, _)) => header,
+    ) -> Result<std::result::Result<Option<Offset>, &'static str>> {
+        let met = match walk.look() {
+            Ok(Some(met)) => met,
+            Ok(None) => return Ok(Ok(None)),
             Err(HeaderError::Io(error)) => return Err(error),
             Err(HeaderError::Malformed(m)) => return Ok(Err(m.what)),
         };
+        let header = met.header;
         if header.base_offset != offset || !self.manifest.get().fits_epoch(segment.epoch, &header) {
             return Ok(Err("another batch"));
         }
-        if position.saturating_add(header.stored_bytes()) > segment.size() {
+        if met.next_position() > walk.until {
             return Ok(Err("a longer batch"));
         }
-        let body = source.get(&self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
-        Ok(check_body(&header, body).map(|()| header).map_err(|m| m.what))
+        if let Err(what) = walk.body(&met)? {
+            return Ok(Err(what));
+        }
+        walk.pass(&met);
+        Ok(Ok(Some(header.end_offset())))
     }
 
     /// What a reopen reports of records that were visible and are gone.

@@ -259,6 +259,7 @@ impl Log {
             self.arm_interval(every);
         }
         self.ctx.appended(written.as_ref().map(drop));
+        self.ctx.deliver();
         match &written {
             Ok(()) => self.keep_size(),
             // For the next attempt: what was written before counts.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::engine::Context;
 use crate::segment::Batch;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 use crate::types::Offset;
 
 /// The newest batches of one log, uncompressed, within a budget over all logs of the broker.
@@ -28,7 +28,7 @@ const BYTES_PER_LOG_MAX: usize = 2 << 20;
 
 impl Tail {
     pub(crate) fn new() -> Self {
-        Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Batches::default()) }
+        Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Rank::Tail, Batches::default()) }
     }
 
     /// Adds the batch that was just written, and forgets the oldest beyond the budget; all of them if it does not follow

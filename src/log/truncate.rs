@@ -7,7 +7,7 @@
 use super::Log;
 use super::cursor::Cursor;
 use super::manifest::ManifestError;
-use crate::engine::{corrupt, malformed};
+use crate::engine::corrupt;
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
@@ -19,7 +19,7 @@ use crate::log::switch::{FirstBatch, NextSegment};
 use crate::log::transitions;
 use crate::log::transitions::Truncation;
 use crate::log::writer::Tip;
-use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment};
+use crate::segment::{FIRST_BATCH, Point, Segment, Walker};
 use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -124,20 +124,18 @@ impl Log {
         if Arc::ptr_eq(segment, &tip.segment) && tip.point.end <= end {
             return Ok((kept, Some(tip.point), None));
         }
-        let mut source = segment.source(&self.ctx, &self.identity)?;
+        let mut walk = Walker::over(&self.ctx, &self.identity, segment)?;
         let mut point = Point::start_of(segment.base, segment.generation, segment.epoch, 0);
         let mut split = None;
-        while point.end < end && point.position < segment.size() {
-            let (header, crc) = source.header(&self.ctx, point.position, self.seed).map_err(|e| match e {
-                HeaderError::Io(e) => e,
-                HeaderError::Malformed(m) => malformed(&self.ctx, &segment.path, point.position, &m),
-            })?;
-            if header.end_offset() > end {
-                // It lies behind the cut, or across it.
-                split = Some(header).filter(|header| header.base_offset < end);
+        while point.end < end
+            && let Some(met) = walk.step()?
+        {
+            if met.header.end_offset() > end {
+                // It lies after the new end, or across it.
+                split = Some(met.header).filter(|header| header.base_offset < end);
                 break;
             }
-            point.pass(&header, crc);
+            point.pass(&met.header, met.crc);
         }
         let emptied = point.position == FIRST_BATCH;
         Ok((kept - usize::from(emptied), Some(point).filter(|_| !emptied), split))

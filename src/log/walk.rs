@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use super::recovery::segments_of;
 use crate::engine::{Context, Identity, malformed};
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body, find_batch};
+use crate::format::batch::BatchHeader;
 use crate::format::compression::Codec;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::packing;
 use crate::format::reader::Malformed;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Window};
+use crate::segment::{FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window};
 use crate::storage::{File, OpenMode};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -115,8 +115,8 @@ pub(crate) fn walk(
     let segments = segments_of(dir, manifest);
     let mut walked = Vec::with_capacity(segments.len());
     for (at, (segment, entry)) in segments.iter().zip(&manifest.segments).enumerate() {
-        let walker = Walker { ctx, identity, manifest, at, segment, entry, known };
-        match walker.walk(watch)? {
+        let check = Check { ctx, identity, manifest, at, segment, entry, known };
+        match check.walk(watch)? {
             Some(one) => walked.push(one),
             None => return Ok(None),
         }
@@ -124,7 +124,7 @@ pub(crate) fn walk(
     Ok(Some(walked))
 }
 
-struct Walker<'a> {
+struct Check<'a> {
     ctx: &'a Context,
     identity: &'a Identity,
     manifest: &'a Manifest,
@@ -134,7 +134,7 @@ struct Walker<'a> {
     known: KnownEnd,
 }
 
-impl Walker<'_> {
+impl Check<'_> {
     /// Where the segment's offsets end: none of it is at or after that.
     fn end(&self) -> Offset {
         match self.entry.state {
@@ -184,60 +184,20 @@ impl Walker<'_> {
         walked.file = Some(file.clone());
         let mut source = Source::Window(Window::new(file, ctx.display(&walked.path)));
         walked.has_header = self.check_header(&mut source, limit, &mut walked.flaws)?;
-        let mut position = FIRST_BATCH;
-        let mut expected = self.entry.base_offset;
-        // Whether the last piece ends here.
-        let mut joins = false;
-        let mut room = Vec::new();
-        while position < limit {
-            let begin = position;
-            match self.batch(&mut source, position, expected, limit, &mut room)? {
-                Step::Whole(header, crc) => {
-                    if header.base_offset > expected && self.entry.generation == 0 {
-                        let held = (expected, header.base_offset);
-                        walked.flaws.push(self.flaw(position, 0, held, 4, "batches are missing here"));
-                        joins = false;
-                    }
-                    if !joins {
-                        let end =
-                            Point::start_of(header.base_offset, self.entry.generation, header.log_epoch, 0);
-                        let (first, epoch) = (header.base_offset, header.log_epoch);
-                        walked.pieces.push(Piece { position, first, epoch, end });
-                    }
-                    if let Some(piece) = walked.pieces.last_mut() {
-                        piece.end.pass(&header, crc);
-                    }
-                    joins = true;
-                    if watch.batch(self.at, &Seen { position, header: &header }).is_break() {
-                        return Ok(None);
-                    }
-                    expected = header.end_offset();
-                    position += header.stored_bytes();
-                }
-                // Its header says where the next one is.
-                Step::Spoilt(header, what, invariant) => {
-                    let bytes = header.stored_bytes().min(limit - position);
-                    let held = (header.base_offset.max(expected), header.end_offset().max(expected));
-                    walked.flaws.push(self.flaw(position, bytes, held, invariant, &what));
-                    joins = false;
-                    expected = expected.max(header.end_offset());
-                    position += bytes;
-                }
-                Step::Nothing => break,
-                Step::Broken(what, invariant) => {
-                    let next = self.find(&mut source, position + 1, expected, limit)?;
-                    let (end, to) = next.unwrap_or((limit, self.end()));
-                    let held = (expected, to);
-                    walked.flaws.push(self.flaw(position, end - position, held, invariant, &what));
-                    joins = false;
-                    expected = expected.max(to);
-                    position = end;
-                }
+        let mut walk = Walker::new(ctx, self.identity.seed(), self.segment, source, FIRST_BATCH, limit);
+        let mut state = State { expected: self.entry.base_offset, joins: false, room: Vec::new() };
+        while walk.position < limit {
+            let begin = walk.position;
+            match self.pass(&mut walk, &mut state, &mut walked, watch)? {
+                ControlFlow::Break(()) => return Ok(None),
+                ControlFlow::Continue(true) => {}
+                ControlFlow::Continue(false) => break,
             }
-            if watch.passed(position - begin).is_break() {
+            if watch.passed(walk.position - begin).is_break() {
                 return Ok(None);
             }
         }
+        let (position, expected) = (walk.position, state.expected);
         let held = (expected, self.end());
         if len < size {
             let what = format!("it has {len} bytes, and {size} were written");
@@ -251,6 +211,61 @@ impl Walker<'_> {
             walked.flaws.push(self.flaw(position, 0, held, 6, what));
         }
         Ok(Some(walked))
+    }
+
+    /// Passes the next batch, or the damage in its place. Continues with whether there may be more.
+    fn pass(
+        &self,
+        walk: &mut Walker<'_>,
+        state: &mut State,
+        walked: &mut Walked,
+        watch: &mut dyn Watch,
+    ) -> Result<ControlFlow<(), bool>> {
+        let (position, expected) = (walk.position, state.expected);
+        match self.batch(walk, expected, &mut state.room)? {
+            Step::Whole(met) => {
+                let header = &met.header;
+                if header.base_offset > expected && self.entry.generation == 0 {
+                    let held = (expected, header.base_offset);
+                    walked.flaws.push(self.flaw(position, 0, held, 4, "batches are missing here"));
+                    state.joins = false;
+                }
+                if !state.joins {
+                    let (first, epoch) = (header.base_offset, header.log_epoch);
+                    let end = Point::start_of(first, self.entry.generation, epoch, 0);
+                    walked.pieces.push(Piece { position, first, epoch, end });
+                }
+                if let Some(piece) = walked.pieces.last_mut() {
+                    piece.end.pass(header, met.crc);
+                }
+                state.joins = true;
+                state.expected = header.end_offset();
+                walk.pass(&met);
+                if watch.batch(self.at, &Seen { position, header }).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            // Its header states where the next one is.
+            Step::Spoilt(header, what, invariant) => {
+                let bytes = header.stored_bytes().min(walk.until - position);
+                let held = (header.base_offset.max(expected), header.end_offset().max(expected));
+                walked.flaws.push(self.flaw(position, bytes, held, invariant, &what));
+                state.joins = false;
+                state.expected = expected.max(header.end_offset());
+                walk.position += bytes;
+            }
+            Step::Nothing => return Ok(ControlFlow::Continue(false)),
+            Step::Broken(what, invariant) => {
+                let next = self.find(walk, expected)?;
+                let (end, to) = next.unwrap_or((walk.until, self.end()));
+                let held = (expected, to);
+                walked.flaws.push(self.flaw(position, end - position, held, invariant, &what));
+                state.joins = false;
+                state.expected = expected.max(to);
+                walk.position = end;
+            }
+        }
+        Ok(ControlFlow::Continue(true))
     }
 
     /// Why the batches of a sealed segment, all of them whole, are not those of the manifest.
@@ -298,38 +313,31 @@ impl Walker<'_> {
     }
 
     /// Looks at the bytes where a batch should begin. `room` is for records that are compressed.
-    fn batch(
-        &self,
-        source: &mut Source,
-        position: u64,
-        expected: Offset,
-        limit: u64,
-        room: &mut Vec<u8>,
-    ) -> Result<Step> {
-        let (header, crc) = match source.header(self.ctx, position, self.identity.seed()) {
-            Ok(found) => found,
-            Err(HeaderError::Io(e)) => return Err(e),
-            Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
-                return Err(malformed(self.ctx, &self.segment.path, position, &m));
-            }
-            Err(HeaderError::Malformed(m)) => {
-                let is_end = self.is_active() && source.is_zero(self.ctx, position, limit)?;
+    fn batch(&self, walk: &mut Walker<'_>, expected: Offset, room: &mut Vec<u8>) -> Result<Step> {
+        let position = walk.position;
+        let met = match walk.look() {
+            Ok(Some(met)) => met,
+            Ok(None) => return Ok(Step::Nothing),
+            Err(HeaderError::Malformed(m)) if m.unsupported.is_none() => {
+                let is_end = self.is_active() && walk.source.is_zero(self.ctx, position, walk.until)?;
                 return Ok(if is_end { Step::Nothing } else { Step::Broken(m.what.to_string(), 2) });
             }
+            Err(failed) => return Err(walk.error(failed)),
         };
+        let header = met.header;
         if !self.belongs(&header, expected) {
             // Nothing that it says of offsets is about this place.
             return Ok(Step::Broken("a batch that does not belong here".to_string(), 4));
         }
-        if position + header.stored_bytes() > limit {
+        if met.next_position() > walk.until {
             return Ok(Step::Spoilt(header, "the batch ends after the file".to_string(), 2));
         }
-        let body = source.get(self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
-        if let Err(m) = check_body(&header, body) {
-            return Ok(Step::Spoilt(header, m.what.to_string(), 2));
-        }
+        let body = match walk.body(&met)? {
+            Ok(body) => body,
+            Err(what) => return Ok(Step::Spoilt(header, what.to_string(), 2)),
+        };
         Ok(match self.check_records(&header, body, room) {
-            Ok(()) => Step::Whole(header, crc),
+            Ok(()) => Step::Whole(met),
             Err(m) => Step::Spoilt(header, m.what.to_string(), 3),
         })
     }
@@ -362,46 +370,28 @@ impl Walker<'_> {
         self.manifest.fits_epoch(self.segment.epoch, header) && header.base_offset >= expected && is_within
     }
 
-    /// The first whole header from `position` on that belongs here: where it is, and its base offset.
-    fn find(
-        &self,
-        source: &mut Source,
-        mut position: u64,
-        expected: Offset,
-        limit: u64,
-    ) -> Result<Option<(u64, Offset)>> {
-        const STEP: usize = 1 << 20;
-        let seed = self.identity.seed();
-        while position < limit {
-            let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
-            let bytes = source.get(self.ctx, position, wanted)?;
-            if bytes.len() < HEADER_BYTES {
-                break;
-            }
-            let Some(found) = find_batch(bytes, 0, seed) else {
-                position += (bytes.len() - HEADER_BYTES + 1) as u64;
-                continue;
-            };
-            position += found as u64;
-            match source.header(self.ctx, position, seed) {
-                Ok((header, _)) if self.belongs(&header, expected) => {
-                    return Ok(Some((position, header.base_offset)));
-                }
-                Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
-                    return Err(malformed(self.ctx, &self.segment.path, position, &m));
-                }
-                _ => {}
-            }
-            position += 1;
-        }
-        Ok(None)
+    /// The first whole header after the walk's position that belongs here: where it is, and its base offset.
+    fn find(&self, walk: &mut Walker<'_>, expected: Offset) -> Result<Option<(u64, Offset)>> {
+        let found = walk.find(walk.position + 1, |met| self.belongs(&met.header, expected));
+        let found = found.map_err(|failed| walk.error(failed))?;
+        Ok(found.map(|met| (met.position, met.header.base_offset)))
     }
+}
+
+/// How far the check of a segment is.
+struct State {
+    /// The offset that the next batch must have, if none is missing.
+    expected: Offset,
+    /// Whether the last piece ends at the walk's position.
+    joins: bool,
+    /// For records that are compressed.
+    room: Vec<u8>,
 }
 
 /// What is at a position.
 enum Step {
     /// A batch of the log.
-    Whole(BatchHeader, u32),
+    Whole(Met),
     /// The header of one, with a body that is not its own.
     Spoilt(BatchHeader, String, u32),
     /// Not even that.

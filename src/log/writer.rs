@@ -2,7 +2,7 @@
 
 use super::ends::Ends;
 use crate::segment::{FIRST_BATCH, Point, Segment};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 
 /// The right to append, and the place.
 pub(crate) struct Writer {
@@ -38,7 +38,7 @@ impl Tip {
 impl Writer {
     pub(crate) fn new(segment: Arc<Segment>, point: Point, ends: Arc<Ends>) -> Self {
         let tip = Tip { indexed: point.position, ..Tip::new(segment, point, ends) };
-        Writer { tip: Mutex::new(tip), size: SizeWatch::default() }
+        Writer { tip: Mutex::new(Rank::Writer, tip), size: SizeWatch::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Tip> {

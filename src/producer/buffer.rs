@@ -25,7 +25,7 @@ use crate::log::{Appended, Log, LogSettings};
 use crate::partitioner::Sticky;
 use crate::record::Record;
 use crate::segment::builder::SealedBatch;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Rank};
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
 /// What a producer asks of a log.
@@ -169,7 +169,12 @@ impl PartitionBuffer {
             produced: 0,
             unconfirmed: None,
         };
-        PartitionBuffer { core, partition: sink.partition().get(), sink, queue: Mutex::new(queue) }
+        PartitionBuffer {
+            core,
+            partition: sink.partition().get(),
+            sink,
+            queue: Mutex::new(Rank::ProducerQueue, queue),
+        }
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {

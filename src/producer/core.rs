@@ -8,7 +8,7 @@ use crate::broker::Named;
 use crate::engine::Context;
 use crate::error::Error;
 use crate::format::compression::Compressor;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, about_to_call_user_code};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer; it never holds one.
 pub(super) struct Core {
@@ -34,9 +34,9 @@ impl Core {
             config,
             named,
             buffered: AtomicUsize::new(0),
-            waiting: Mutex::new(Vec::new()),
-            failure: Mutex::new(None),
-            compressors: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Rank::ProducerWaiting, Vec::new()),
+            failure: Mutex::new(Rank::ProducerFailure, None),
+            compressors: Mutex::new(Rank::Compressors, Vec::new()),
         }
     }
 
@@ -78,6 +78,7 @@ impl Core {
         self.buffered.fetch_sub(bytes, Ordering::Relaxed);
         let woken = std::mem::take(&mut *self.waiting.lock());
         for waker in woken {
+            about_to_call_user_code("a waker", &[]);
             waker.wake();
         }
     }

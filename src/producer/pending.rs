@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use super::buffer::PartitionBuffer;
 use crate::error::{Error, Result};
 use crate::log::Appended;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Receipt, Timestamp};
 
 /// An acknowledgement on its way: [`wait`](Pending::wait) for it, `.await` it, or [`detach`](Pending::detach) it.
@@ -123,7 +123,7 @@ impl BatchState {
     pub(super) fn new(buffer: Arc<PartitionBuffer>) -> Self {
         BatchState {
             buffer,
-            progress: Mutex::new(Progress::default()),
+            progress: Mutex::new(Rank::Pending, Progress::default()),
             completed: Condvar::new(),
             given_up: AtomicBool::new(false),
         }
@@ -145,6 +145,7 @@ impl BatchState {
         drop(progress);
         self.completed.notify_all();
         for waker in wakers {
+            about_to_call_user_code("a waker", &[]);
             waker.wake();
         }
     }

@@ -822,7 +822,7 @@ impl FakeLog {
             topic: topic.clone(),
             partition: PartitionId::new(partition),
             settings: LogSettings::new(config, Durability::Os),
-            state: Mutex::default(),
+            state: Mutex::new(crate::sync::Rank::Test, Default::default()),
             gate: Gate::default(),
         }
     }
@@ -976,11 +976,16 @@ impl Sink for Arc<FakeLog> {
 }
 
 /// A place that appends pass, unless it is shut.
-#[derive(Default)]
 struct Gate {
     /// Shut, and how many stand there.
     state: Mutex<(bool, usize)>,
     changed: Condvar,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Gate { state: Mutex::new(crate::sync::Rank::Test, (false, 0)), changed: Condvar::new() }
+    }
 }
 
 impl Gate {

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod keys;
 mod point;
 mod source;
+mod walker;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 pub(crate) use self::batch::{Batch, ByteView};
 use self::keys::Keys;
 pub(crate) use self::point::{Point, known_timestamp, timestamp_or_unknown};
-pub(crate) use self::source::{HeaderError, Source, read_batch, read_records};
+pub(crate) use self::source::{HeaderError, Source, read_batch, read_records, read_records_of};
+pub(crate) use self::walker::{Met, Walker, find_batch_in};
 pub(crate) use self::window::Window;
 use crate::config::ReadMode;
 use crate::engine::files::Holder;
@@ -25,7 +27,7 @@ use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
-use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank};
 use crate::types::{Offset, Timestamp};
 
 /// Where the first batch of a segment lies.
@@ -97,22 +99,25 @@ impl Segment {
             end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
-            syncing: Mutex::new(None),
+            syncing: Mutex::new(Rank::Syncing, None),
             cleaned: entry.state == SegmentState::Cleaned,
             horizon: OnceLock::new(),
             dirty: AtomicBool::new(!entry.state.is_synced()),
             synced: AtomicBool::new(entry.state.is_synced()),
             retired: AtomicBool::new(false),
-            file: Mutex::new(None),
-            map: Mutex::new(None),
+            file: Mutex::new(Rank::SegmentFile, None),
+            map: Mutex::new(Rank::SegmentMap, None),
             header_checked: AtomicBool::new(false),
-            index: Mutex::new(Index {
-                entries: Vec::new(),
-                missing_below: if sealed { entry.size } else { FIRST_BATCH },
-                saved: false,
-            }),
-            keys: Mutex::new(Keys::missing_below(if sealed { entry.size } else { FIRST_BATCH })),
-            completing: Mutex::new(()),
+            index: Mutex::new(
+                Rank::Index,
+                Index {
+                    entries: Vec::new(),
+                    missing_below: if sealed { entry.size } else { FIRST_BATCH },
+                    saved: false,
+                },
+            ),
+            keys: Mutex::new(Rank::Keys, Keys::missing_below(if sealed { entry.size } else { FIRST_BATCH })),
+            completing: Mutex::new(Rank::CompletingKeys, ()),
             registered: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
         }
@@ -505,23 +510,20 @@ impl Segment {
         end: u64,
     ) -> Result<Vec<IndexEntry>> {
         const STEP: u64 = 4096;
-        let mut source = self.source(ctx, identity)?;
-        let seed = identity.seed();
-        let (mut entries, mut position, mut noted) = (Vec::new(), FIRST_BATCH, FIRST_BATCH);
-        let mut max_before = i64::MIN;
-        while position < end {
-            // What cannot be read is met, and reported, by whoever reads there; the index just ends.
-            let Ok((header, _)) = source.header(ctx, position, seed) else { break };
-            if position - noted >= STEP {
+        let mut walk = Walker::over(ctx, identity, self)?.until(end);
+        let (mut entries, mut noted, mut max_before) = (Vec::new(), FIRST_BATCH, i64::MIN);
+        // A batch that cannot be read is met, and reported, by the reader of its records; the index just ends.
+        while let Ok(Some(met)) = walk.look() {
+            if met.position - noted >= STEP {
                 if let (Ok(offset_delta), Ok(position)) =
-                    (u32::try_from(header.base_offset.since(self.base)), u32::try_from(position))
+                    (u32::try_from(met.header.base_offset.since(self.base)), u32::try_from(met.position))
                 {
                     entries.push(IndexEntry { offset_delta, position, max_before });
                 }
-                noted = position;
+                noted = met.position;
             }
-            max_before = max_before.max(header.max_timestamp.as_millis());
-            position += header.stored_bytes();
+            max_before = max_before.max(met.header.max_timestamp.as_millis());
+            walk.pass(&met);
         }
         Ok(entries)
     }

@@ -2,6 +2,7 @@
 
 use super::Segment;
 use super::batch::ByteView;
+use super::walker::Met;
 use super::window::Window;
 use crate::engine::{Context, corrupt, malformed};
 use crate::error::{Error, Result};
@@ -74,7 +75,7 @@ pub(crate) enum HeaderError {
 /// Reads, checks and decompresses the batch that begins at a position of a segment.
 ///
 /// # Errors
-/// What the medium says; corrupt, if there is no batch of this segment.
+/// An I/O error; corrupt, if there is no batch of this segment.
 pub(crate) fn read_batch(
     ctx: &Context,
     seed: Seed,
@@ -82,17 +83,29 @@ pub(crate) fn read_batch(
     source: &mut Source,
     position: u64,
 ) -> Result<(BatchHeader, ByteView)> {
-    let header = match source.header(ctx, position, seed) {
-        Ok((header, _)) => header,
-        Err(HeaderError::Io(e)) => return Err(e),
-        Err(HeaderError::Malformed(m)) => return Err(malformed(ctx, &segment.path, position, &m)),
-    };
-    if header.log_epoch < segment.epoch || header.base_offset < segment.base {
+    let (header, crc) = source.header(ctx, position, seed).map_err(|failed| match failed {
+        HeaderError::Io(error) => error,
+        HeaderError::Malformed(m) => malformed(ctx, &segment.path, position, &m),
+    })?;
+    let met = Met { position, header, crc };
+    if !met.is_of(segment) {
         return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
     }
-    let records = read_records(ctx, source, position, &header)?;
-    let records = records.map_err(|m| malformed(ctx, &segment.path, position + HEADER_BYTES as u64, &m))?;
-    Ok((header, records))
+    Ok((header, read_records_of(ctx, segment, source, &met)?))
+}
+
+/// The records of a batch that was met: checked, uncompressed and valid.
+///
+/// # Errors
+/// An I/O error; corrupt.
+pub(crate) fn read_records_of(
+    ctx: &Context,
+    segment: &Segment,
+    source: &mut Source,
+    met: &Met,
+) -> Result<ByteView> {
+    let records = read_records(ctx, source, met.position, &met.header)?;
+    records.map_err(|m| malformed(ctx, &segment.path, met.position + HEADER_BYTES as u64, &m))
 }
 
 /// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with

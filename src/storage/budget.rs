@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 
 /// The bound, and what is taken of it.
 pub(crate) struct Budget {
@@ -46,7 +46,7 @@ impl Budget {
             limit,
             used: AtomicU64::new(0),
             claimed: AtomicU64::new(0),
-            files: Mutex::default(),
+            files: Mutex::new(Rank::BudgetFiles, BTreeMap::new()),
         })
     }
 
@@ -69,7 +69,7 @@ impl Budget {
 
     /// Takes note of a new file, or of one that was found.
     fn add(&self, path: &Path, bytes: u64) -> Arc<Mutex<Length>> {
-        let length = Arc::new(Mutex::new(Length { bytes, is_named: true }));
+        let length = Arc::new(Mutex::new(Rank::BudgetLength, Length { bytes, is_named: true }));
         let replaced = self.files.lock().insert(path.to_path_buf(), length.clone());
         self.used.fetch_add(bytes, Ordering::AcqRel);
         self.forget(replaced);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, Rank};
 
 /// The kinds of operations that a broker asks of its medium.
 ///
@@ -110,10 +110,15 @@ impl fmt::Debug for Gate {
     }
 }
 
-#[derive(Default)]
 struct Door {
     state: Mutex<DoorState>,
     changed: Condvar,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Door { state: Mutex::new(Rank::Door, DoorState::default()), changed: Condvar::new() }
+    }
 }
 
 #[derive(Default)]
@@ -128,7 +133,7 @@ impl Door {
         state.is_reached = true;
         self.changed.notify_all();
         while !state.is_open {
-            self.changed.wait(&mut state);
+            self.changed.wait_like_a_medium(&mut state);
         }
     }
 }
@@ -136,9 +141,15 @@ impl Door {
 /// Which operations go wrong and how, and how many there were. Cheap to clone; clones are the same plan.
 ///
 /// "The n-th" is counted from the call that asks for it, 1 being the next one; 0 means 1.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Faults {
     plan: Arc<Mutex<Plan>>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Faults { plan: Arc::new(Mutex::new(Rank::Faults, Plan::default())) }
+    }
 }
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
-use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering, Rank};
 
 /// What has to be done before the first change. It is given the medium without the gate, and is
 /// repeated by the next change if it fails.
@@ -41,7 +41,7 @@ impl WriteGate {
         WriteGate {
             medium,
             state: AtomicU8::new(state::OPEN),
-            prepare: Mutex::new(None),
+            prepare: Mutex::new(Rank::Gate, None),
             syncs_no_dirs: AtomicBool::new(false),
         }
     }

@@ -6,6 +6,8 @@
 mod explore;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walks;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

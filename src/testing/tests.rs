@@ -128,7 +128,7 @@ impl File for RecordedFile {
 /// A broker that does each thing once, and the calls that this took.
 fn calls() -> Vec<Call> {
     let dir = tempfile::tempdir().unwrap();
-    let calls = Calls::default();
+    let calls = Calls::new(Mutex::new(crate::sync::Rank::Test, Vec::new()));
     let open = || {
         let inner = FsStorage::new(dir.path().to_path_buf());
         let storage = Arc::new(Recorder { inner, calls: Arc::clone(&calls) });

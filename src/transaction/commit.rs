@@ -59,6 +59,7 @@ pub(crate) fn commit(
         .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
     drop(entered);
     events.iter().for_each(|event| ctx.event(event));
+    ctx.deliver();
     if !events.is_empty() {
         logs.iter().for_each(Log::request_work);
     }

@@ -30,7 +30,7 @@ use crate::log::journal::{Alone, LogJournal};
 use crate::log::participate::Involved;
 use crate::log::recovery::transactions::Tail;
 use crate::storage::{File, OpenMode, replace_file, write_all_at};
-use crate::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
 
 /// A broker's journal. There is no file before the first transaction.
@@ -88,10 +88,10 @@ impl Journal {
         };
         Journal {
             ctx,
-            gate: RwLock::new(()),
-            state: Mutex::new(state),
+            gate: RwLock::new(Rank::JournalGate, ()),
+            state: Mutex::new(Rank::Journal, state),
             commit: GroupCommit::new(0),
-            known: Mutex::new(None),
+            known: Mutex::new(Rank::JournalRecords, None),
         }
     }
 

@@ -25,7 +25,7 @@ const RESERVED: [(&[&str], &[&str], &str); 8] = [
     (&["SystemTime", "Instant"], &["clock.rs"], "the wall clock"),
     (
         &["parking_lot", "std::sync::", "std::thread"],
-        &["sync.rs", "types.rs", "error.rs"],
+        &["sync/mod.rs", "sync/ranked.rs", "types.rs", "error.rs"],
         "locks, atomics and threads",
     ),
     (

@@ -17,7 +17,7 @@ pub(crate) use self::output::{Outputs, pack};
 pub(crate) use self::pace::Pace;
 use self::policy::{Retries, Span, amounts, cleanable, dirtiness, is_due, stays};
 use super::Log;
-use crate::engine::{corrupt, malformed};
+use crate::engine::malformed;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
 use crate::format::body::{self, encode_raw};
@@ -25,9 +25,9 @@ use crate::format::compression::Compressor;
 use crate::format::manifest::SegmentEntry;
 use crate::format::packing::unpack;
 use crate::log::list::View;
-use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source};
+use crate::segment::{FIRST_BATCH, Met, Segment, Walker};
 use crate::stats::{Compacted, CompactionStats, Event};
-use crate::sync::{Arc, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::{Offset, Timestamp};
 
 /// What a cleaning is to do.
@@ -41,12 +41,21 @@ pub(crate) enum Extent {
 }
 
 /// What a log knows of its compactions.
-#[derive(Default)]
 pub(crate) struct Compactor {
     /// Held over a whole compaction, before any other lock of the log.
     alone: Mutex<()>,
     stats: Mutex<CompactionStats>,
     retries: Mutex<Retries>,
+}
+
+impl Default for Compactor {
+    fn default() -> Self {
+        Compactor {
+            alone: Mutex::new(Rank::Compacting, ()),
+            stats: Mutex::new(Rank::CompactionStats, CompactionStats::default()),
+            retries: Mutex::new(Rank::CompactionRetries, Retries::default()),
+        }
+    }
 }
 
 impl Compactor {
@@ -130,7 +139,9 @@ impl Log {
         let alone = self.compactor.lock();
         // Whoever asks may have made room.
         *self.compactor.retries.lock() = Retries::default();
-        self.clean(Extent::Whole, alone, &|| {})
+        let done = self.clean(Extent::Whole, alone, &|| {});
+        self.ctx.deliver();
+        done
     }
 
     /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
@@ -173,6 +184,7 @@ impl Log {
             None => None,
         };
         drop(alone);
+        self.ctx.deliver();
         if let Some(done) = &done {
             self.ctx.event(&Event::Compacted(done.clone()));
         }
@@ -246,11 +258,11 @@ impl Log {
         }
         let known = segment.horizon.get().copied().or_else(|| {
             let mut least = None;
-            self.walk(segment, |_, header, _| {
-                if let Some(horizon) = horizon_of(header) {
+            self.walk(segment, |_, met| {
+                if let Some(horizon) = horizon_of(&met.header) {
                     least = Some(least.map_or(horizon, |least: Timestamp| least.min(horizon)));
                 }
-                pace.pass(header).map(|()| true)
+                pace.pass(&met.header).map(|()| true)
             })
             .ok()?;
             // Somebody else has found the same.
@@ -271,7 +283,7 @@ impl Log {
     pub(crate) fn walk(
         &self,
         segment: &Arc<Segment>,
-        each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+        each: impl FnMut(&mut Walker<'_>, &Met) -> Result<bool>,
     ) -> Result<()> {
         self.walk_listed(segment, each).map_err(|error| match segment.retired.load(Ordering::Acquire) {
             // Whoever took it out of the list has deleted its files since.
@@ -283,26 +295,13 @@ impl Log {
     fn walk_listed(
         &self,
         segment: &Arc<Segment>,
-        mut each: impl FnMut(&mut Source, &BatchHeader, u64) -> Result<bool>,
+        mut each: impl FnMut(&mut Walker<'_>, &Met) -> Result<bool>,
     ) -> Result<()> {
-        let mut source = segment.source(&self.ctx, &self.identity)?;
-        let mut position = FIRST_BATCH;
-        while position < segment.size() {
-            let header = match source.header(&self.ctx, position, self.seed) {
-                Ok((header, _)) => header,
-                Err(HeaderError::Io(e)) => return Err(e),
-                Err(HeaderError::Malformed(m)) => {
-                    return Err(malformed(&self.ctx, &segment.path, position, &m));
-                }
-            };
-            if header.log_epoch < segment.epoch {
-                let what = "a batch of another epoch or segment stands here";
-                return Err(corrupt(&self.ctx, &segment.path, position, what));
-            }
-            if !each(&mut source, &header, position)? {
+        let mut walk = Walker::over(&self.ctx, &self.identity, segment)?;
+        while let Some(met) = walk.step()? {
+            if !each(&mut walk, &met)? {
                 return Ok(());
             }
-            position += header.stored_bytes();
         }
         Ok(())
     }
@@ -328,7 +327,8 @@ impl Log {
         let (mut producers, mut last, mut room) = (HashMap::new(), None, Vec::new());
         for (at, segment) in plan.inputs.iter().enumerate() {
             let is_dirty = at >= plan.dirty;
-            self.walk(segment, |source, header, position| {
+            self.walk(segment, |walk, met| {
+                let header = &met.header;
                 last = Some(header.base_offset);
                 if header.producer_id != 0 {
                     producers.insert(header.producer_id, header.base_offset);
@@ -336,8 +336,8 @@ impl Log {
                 if !is_dirty {
                     return pace.pass(header).map(|()| true);
                 }
-                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
-                let records = self.records_of(segment, header, position, stored, &mut room)?;
+                let stored = walk.stored(met)?;
+                let records = self.records_of(segment, header, met.position, stored, &mut room)?;
                 for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
                     if let Some(key) = record.key {
                         map.put(key, header.base_offset.plus(u64::from(record.offset_delta)));
@@ -406,8 +406,9 @@ impl Log {
         let (mut room, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut compressor = Compressor::default();
         for segment in inputs {
-            self.walk(segment, |source, header, position| {
-                let stored = source.get(&self.ctx, position, HEADER_BYTES + header.body_len as usize)?;
+            self.walk(segment, |walk, met| {
+                let (header, position) = (&met.header, met.position);
+                let stored = walk.stored(met)?;
                 done.records_before += u64::from(header.count);
                 let before = header.stored_bytes();
                 if header.base_offset >= known.upto {

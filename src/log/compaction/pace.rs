@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::clock::wait_timeout_with;
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::log::Log;
 use crate::segment::Segment;
-use crate::sync::{Arc, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, Ordering, Rank};
 
 /// Where the time goes that cleaning must not take from others.
 pub(crate) struct Pace<'a> {
@@ -57,12 +58,14 @@ impl<'a> Pace<'a> {
             && !ctx.clock.is_manual()
         {
             let takes = Duration::try_from_secs_f64(self.bytes as f64 / rate as f64).unwrap_or(Duration::MAX);
-            let (never, waiting) = (Condvar::new(), Mutex::new(()));
+            let (never, waiting) = (Condvar::new(), Mutex::new(Rank::Pause, ()));
             while let Some(left) = takes.checked_sub(ctx.clock.monotonic().saturating_sub(self.begun))
                 && !left.is_zero()
             {
                 self.check()?;
-                crate::clock::wait_timeout(&*ctx.clock, &never, &mut waiting.lock(), left.min(SLICE));
+                // A compaction that is held up holds up nothing but compactions of this log.
+                let also = &[Rank::Compacting];
+                wait_timeout_with(&*ctx.clock, &never, &mut waiting.lock(), left.min(SLICE), also);
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::format::names;
 use crate::format::producers::{ProducersFile, REMEMBERED, Remembered};
 use crate::log::cursor::Cursor;
 use crate::storage::{ReplaceError, read_file, replace_file};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
 /// Who sends a batch, as far as its header does not say: a producer with a name.
@@ -48,9 +48,9 @@ pub(crate) struct ProducerTable {
 impl ProducerTable {
     pub(crate) fn new(has_senders: bool) -> Self {
         ProducerTable {
-            known: Mutex::default(),
+            known: Mutex::new(Rank::Producers, Known::default()),
             has_senders: AtomicBool::new(has_senders),
-            saving: Mutex::new(()),
+            saving: Mutex::new(Rank::SavingProducers, ()),
             bytes: AtomicU64::new(0),
         }
     }

@@ -5,9 +5,8 @@ use super::transactions::Tail;
 use super::{Behind, Break, Recoverer, Scanned};
 use crate::engine::malformed;
 use crate::error::Result;
-use crate::format::batch::{HEADER_BYTES, check_body, find_batch};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Window};
+use crate::segment::{FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window};
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -70,41 +69,38 @@ impl Recoverer<'_> {
         }
         // IMPORTANT: only once all of it was read does the segment hear how far. Where a scan stops at damage, its indexes
         // are missing up to its size, as they were before: there may be any number of records behind.
-        while point.position < limit {
-            let position = point.position;
-            let (header, crc) = match source.header(self.ctx, position, self.seed) {
-                Ok(found) => found,
-                Err(HeaderError::Io(e)) => return Err(e),
-                Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
-                    return Err(malformed(self.ctx, &segment.path, position, &m));
-                }
-                Err(HeaderError::Malformed(m)) => {
-                    if !segment.is_sealed() && source.is_zero(self.ctx, position, limit)? {
+        let mut walk = Walker::new(self.ctx, self.seed, segment, source, point.position, limit);
+        loop {
+            let position = walk.position;
+            let met = match walk.look() {
+                Ok(Some(met)) => met,
+                Ok(None) => break,
+                Err(HeaderError::Malformed(m)) if m.unsupported.is_none() => {
+                    if !segment.is_sealed() && walk.source.is_zero(self.ctx, position, limit)? {
                         // Nothing was ever written here: the end.
                         break;
                     }
                     return broken(position, m.what, None);
                 }
+                Err(failed) => return Err(walk.error(failed)),
             };
+            let header = met.header;
             if !self.manifest.fits_epoch(segment.epoch, &header) {
                 return broken(position, "a batch of another epoch", None);
             }
+            let end = Some(header.end_offset());
             if header.base_offset != point.end {
-                return broken(
-                    position,
-                    "a batch with another offset than expected",
-                    Some(header.end_offset()),
-                );
+                return broken(position, "a batch with another offset than expected", end);
             }
-            if position + header.stored_bytes() > limit {
-                return broken(position, "the batch ends behind the file", Some(header.end_offset()));
+            if met.next_position() > limit {
+                return broken(position, "the batch ends after the file", end);
             }
-            let body = source.get(self.ctx, position + HEADER_BYTES as u64, header.body_len as usize)?;
-            if let Err(m) = check_body(&header, body) {
-                return broken(position, m.what, Some(header.end_offset()));
+            if let Err(what) = walk.body(&met)? {
+                return broken(position, what, end);
             }
             tail.pass(&header);
-            point.pass(&header, crc);
+            point.pass(&header, met.crc);
+            walk.pass(&met);
         }
         if let Some(end) = segment.end()
             && (point.position != segment.size() || point.end != end)
@@ -124,42 +120,24 @@ impl Recoverer<'_> {
 
     /// Looks for batches behind a break: witnesses, and what a cut would take.
     pub(super) fn look_behind(&self, broken: &Break, expected: Offset) -> Result<Behind> {
-        const STEP: usize = 1 << 20;
         let mut behind = Behind { end: broken.header_end.filter(|end| *end > expected), ..Behind::default() };
         for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {
             let Ok(file) = self.open(segment) else { continue };
             let len = self.len(&*file, segment)?;
             let limit = if segment.is_sealed() { segment.size().min(len) } else { len };
-            let mut source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
-            let mut position = if at == broken.at { broken.position + 1 } else { 0 };
-            while position < limit {
-                let wanted = STEP.min(usize::try_from(limit - position).unwrap_or(STEP));
-                let bytes = source.get(self.ctx, position, wanted)?;
-                if bytes.len() < HEADER_BYTES {
-                    break;
-                }
-                let Some(found) = find_batch(bytes, 0, self.seed) else {
-                    position += (bytes.len() - HEADER_BYTES + 1) as u64;
-                    continue;
-                };
-                position += found as u64;
-                match source.header(self.ctx, position, self.seed) {
-                    Ok((header, _))
-                        if self.manifest.fits_epoch(segment.epoch, &header)
-                            && header.base_offset >= expected =>
-                    {
-                        behind.synced_upto =
-                            behind.synced_upto.max(Some((header.synced_upto, header.base_offset)));
-                        behind.resume = behind.resume.or(Some(header.base_offset));
-                        behind.end = behind.end.max(Some(header.end_offset()));
-                    }
-                    // IMPORTANT: nothing may be cut off that this build does not understand.
-                    Err(HeaderError::Malformed(m)) if m.unsupported.is_some() => {
-                        return Err(malformed(self.ctx, &segment.path, position, &m));
-                    }
-                    _ => {}
-                }
-                position += 1;
+            let source = Source::Window(Window::new(file, self.ctx.display(&segment.path)));
+            let from = if at == broken.at { broken.position + 1 } else { 0 };
+            let mut walk = Walker::new(self.ctx, self.seed, segment, source, from, limit);
+            let wanted = |met: &Met| {
+                self.manifest.fits_epoch(segment.epoch, &met.header) && met.header.base_offset >= expected
+            };
+            // IMPORTANT: a header that this build does not understand ends it, because nothing of it may be truncated.
+            while let Some(met) = walk.find(walk.position, wanted).map_err(|failed| walk.error(failed))? {
+                let header = &met.header;
+                behind.synced_upto = behind.synced_upto.max(Some((header.synced_upto, header.base_offset)));
+                behind.resume = behind.resume.or(Some(header.base_offset));
+                behind.end = behind.end.max(Some(header.end_offset()));
+                walk.position = met.position + 1;
             }
         }
         Ok(behind)

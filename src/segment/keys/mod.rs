@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use self::file::{Doubt, KeyFile};
 use self::table::KeyTable;
 pub(crate) use self::table::{KeyCount, count_keys};
-use super::{FIRST_BATCH, Segment, read_batch};
+use super::{FIRST_BATCH, Segment, Walker, read_records_of};
 use crate::engine::{Context, Counted, Identity};
 use crate::error::Result;
 use crate::format::key_hash::{KeyHash, KeyHasher};
@@ -284,15 +284,14 @@ impl Segment {
 
     /// Walks the batches below `end`.
     fn build_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, end: u64) -> Result<KeyTable> {
-        let (hasher, seed) = (KeyHasher::new(&identity.secret), identity.seed());
-        let mut source = self.source(ctx, identity)?;
-        let (mut table, mut position) = (KeyTable::default(), FIRST_BATCH);
-        while position < end {
-            let (header, records) = read_batch(ctx, seed, self, &mut source, position)?;
-            let counts = count_keys(&hasher, records.as_slice(), header.count);
-            let delta = u32::try_from(header.base_offset.since(self.base)).unwrap_or(0);
-            table.note(u32::try_from(position).unwrap_or(u32::MAX), delta, &counts);
-            position += header.stored_bytes();
+        let hasher = KeyHasher::new(&identity.secret);
+        let mut walk = Walker::over(ctx, identity, self)?.until(end);
+        let mut table = KeyTable::default();
+        while let Some(met) = walk.step()? {
+            let records = read_records_of(ctx, self, &mut walk.source, &met)?;
+            let counts = count_keys(&hasher, records.as_slice(), met.header.count);
+            let delta = u32::try_from(met.header.base_offset.since(self.base)).unwrap_or(0);
+            table.note(u32::try_from(met.position).unwrap_or(u32::MAX), delta, &counts);
         }
         Ok(table)
     }

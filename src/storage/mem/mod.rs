@@ -14,7 +14,7 @@ use std::{fmt, io};
 
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{Entry, File, Map, OpenMode, Storage, write_all_at};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, RwLock, RwLockReadGuard};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
 
 /// What is there after a crash.
 ///
@@ -84,12 +84,12 @@ impl MemStorage {
 
     /// An empty storage that remembers what is durable and what is not.
     pub(crate) fn with_crash_images() -> Self {
-        MemStorage::start(Tree::new(true), 1, Some(RwLock::new(())), UNBOUNDED)
+        MemStorage::start(Tree::new(true), 1, Some(RwLock::new(Rank::Machine, ())), UNBOUNDED)
     }
 
     fn start(tree: Tree, boot: u64, running: Option<RwLock<()>>, capacity: u64) -> Self {
         let (run, boot, capacity) = (AtomicU64::new(0), AtomicU64::new(boot), AtomicU64::new(capacity));
-        let machine = Machine { tree: Mutex::new(tree), run, boot, running, capacity };
+        let machine = Machine { tree: Mutex::new(Rank::MemoryTree, tree), run, boot, running, capacity };
         MemStorage { machine: Arc::new(machine), run: 0 }
     }
 
@@ -125,7 +125,7 @@ impl MemStorage {
         MemStorage::start(
             self.machine.tree.lock().duplicate(),
             boot,
-            running.map(|_| RwLock::new(())),
+            running.map(|_| RwLock::new(Rank::Machine, ())),
             capacity,
         )
     }

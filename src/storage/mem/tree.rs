@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use crate::storage::Entry;
 use crate::storage::mem::content::{Content, Fates};
 use crate::storage::mem::{Survive, in_sectors};
-use crate::sync::{Arc, RwLock};
+use crate::sync::{Arc, Rank, RwLock};
 
 /// A file, whatever names it has.
 pub(super) struct Inode {
@@ -119,7 +119,7 @@ impl Tree {
 
     /// Creates an empty file under a free name.
     pub(super) fn create_file(&mut self, key: Key) -> Arc<Inode> {
-        let content = RwLock::new(Content::new(self.crash_images));
+        let content = RwLock::new(Rank::MemoryContent, Content::new(self.crash_images));
         let inode = Arc::new(Inode { id: self.new_id(), content });
         self.change([(key, Some(Node::File(Arc::clone(&inode))))]);
         inode
@@ -456,7 +456,7 @@ impl<F: FnMut(u64, &Content) -> Content> Copier<'_, F> {
         let Node::File(inode) = node else { return node.clone() };
         let copy = self.inodes.entry(inode.id).or_insert_with(|| {
             let content = (self.content)(inode.id, &inode.content.read());
-            Arc::new(Inode { id: inode.id, content: RwLock::new(content) })
+            Arc::new(Inode { id: inode.id, content: RwLock::new(Rank::MemoryContent, content) })
         });
         Node::File(Arc::clone(copy))
     }

@@ -1,0 +1,182 @@
+//! How are the batches of a segment walked? From header to header; a caller decides what to do with each, and where to stop.
+
+use std::ops::Range;
+
+use super::source::{HeaderError, Source};
+use super::{FIRST_BATCH, Segment};
+use crate::engine::{Context, Identity, corrupt, malformed};
+use crate::error::{Error, Result};
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
+use crate::sync::Arc;
+
+/// A batch whose header was met.
+#[derive(Clone, Copy)]
+pub(crate) struct Met {
+    pub(crate) position: u64,
+    pub(crate) header: BatchHeader,
+    /// The checksum of the header.
+    pub(crate) crc: u32,
+}
+
+/// A walk over the batches of one segment.
+pub(crate) struct Walker<'a> {
+    ctx: &'a Context,
+    seed: Seed,
+    segment: &'a Segment,
+    pub(crate) source: Source,
+    /// Where the next batch begins.
+    pub(crate) position: u64,
+    /// No batch begins here or after.
+    pub(crate) until: u64,
+}
+
+impl Met {
+    /// The position after it.
+    pub(crate) fn next_position(&self) -> u64 {
+        self.position.saturating_add(self.header.stored_bytes())
+    }
+
+    /// Whether it belongs to this segment, as far as its header says.
+    pub(crate) fn is_of(&self, segment: &Segment) -> bool {
+        self.header.log_epoch >= segment.epoch && self.header.base_offset >= segment.base
+    }
+}
+
+impl<'a> Walker<'a> {
+    /// A walk over all batches that a segment has now.
+    ///
+    /// # Errors
+    /// As [`Segment::source`].
+    pub(crate) fn over(ctx: &'a Context, identity: &Identity, segment: &'a Arc<Segment>) -> Result<Self> {
+        let source = segment.source(ctx, identity)?;
+        Ok(Walker::new(ctx, identity.seed(), segment, source, FIRST_BATCH, segment.size()))
+    }
+
+    /// The same walk, that ends at another position.
+    pub(crate) fn until(self, until: u64) -> Self {
+        Walker { until, ..self }
+    }
+
+    /// A walk over the batches between two positions.
+    pub(crate) fn new(
+        ctx: &'a Context,
+        seed: Seed,
+        segment: &'a Segment,
+        source: Source,
+        position: u64,
+        until: u64,
+    ) -> Self {
+        Walker { ctx, seed, segment, source, position, until }
+    }
+
+    /// The batch that begins at the walk's position, which stays there. `None` at the end.
+    ///
+    /// # Errors
+    /// An I/O error, or no valid header is there.
+    pub(crate) fn look(&mut self) -> std::result::Result<Option<Met>, HeaderError> {
+        if self.position >= self.until {
+            return Ok(None);
+        }
+        let position = self.position;
+        let (header, crc) = self.source.header(self.ctx, position, self.seed)?;
+        Ok(Some(Met { position, header, crc }))
+    }
+
+    /// The next batch; the walk moves after it. `None` at the end.
+    ///
+    /// # Errors
+    /// An I/O error; `Corrupt` or `UnsupportedFormat` if no valid header of this segment is there.
+    pub(crate) fn step(&mut self) -> Result<Option<Met>> {
+        let met = self.look().map_err(|failed| self.error(failed))?;
+        let Some(met) = met else { return Ok(None) };
+        if !met.is_of(self.segment) {
+            let what = "a batch of another epoch or segment stands here";
+            return Err(corrupt(self.ctx, &self.segment.path, met.position, what));
+        }
+        self.pass(&met);
+        Ok(Some(met))
+    }
+
+    /// Moves after a batch.
+    pub(crate) fn pass(&mut self, met: &Met) {
+        self.position = met.next_position();
+    }
+
+    /// The batch as it is stored, header and body.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(crate) fn stored(&mut self, met: &Met) -> Result<&[u8]> {
+        self.source.get(self.ctx, met.position, HEADER_BYTES + met.header.body_len as usize)
+    }
+
+    /// The body of a batch as it is stored, and what its checksum says.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(crate) fn body(&mut self, met: &Met) -> Result<std::result::Result<&[u8], &'static str>> {
+        let at = met.position + HEADER_BYTES as u64;
+        let body = self.source.get(self.ctx, at, met.header.body_len as usize)?;
+        Ok(check_body(&met.header, body).map(|()| body).map_err(|m| m.what))
+    }
+
+    /// The first batch at or after `from` whose header is valid and that is `wanted`. The walk stays where it is.
+    ///
+    /// # Errors
+    /// As [`find_batch_in`].
+    pub(crate) fn find(
+        &mut self,
+        from: u64,
+        wanted: impl FnMut(&Met) -> bool,
+    ) -> std::result::Result<Option<Met>, HeaderError> {
+        find_batch_in(self.ctx, self.seed, &mut self.source, from..self.until, wanted)
+    }
+
+    /// What a failed look means to a caller for whom there must be a batch.
+    pub(crate) fn error(&self, failed: HeaderError) -> Error {
+        match failed {
+            HeaderError::Io(error) => error,
+            HeaderError::Malformed(m) => malformed(self.ctx, &self.segment.path, self.position, &m),
+        }
+    }
+}
+
+/// The first batch within a range of positions whose header is valid and that is `wanted`: what lies between is passed byte by
+/// byte.
+///
+/// # Errors
+/// An I/O error; a header of an unsupported format.
+pub(crate) fn find_batch_in(
+    ctx: &Context,
+    seed: Seed,
+    source: &mut Source,
+    range: Range<u64>,
+    mut wanted: impl FnMut(&Met) -> bool,
+) -> std::result::Result<Option<Met>, HeaderError> {
+    const STEP: usize = 256 << 10;
+    let mut position = range.start;
+    while position < range.end {
+        let room = usize::try_from(range.end - position).unwrap_or(STEP);
+        let bytes = source.get(ctx, position, STEP.min(room)).map_err(HeaderError::Io)?;
+        if bytes.len() < HEADER_BYTES {
+            break;
+        }
+        let Some(at) = find_batch(bytes, 0, seed) else {
+            position += (bytes.len() - HEADER_BYTES + 1) as u64;
+            continue;
+        };
+        position += at as u64;
+        match source.header(ctx, position, seed) {
+            Ok((header, crc)) => {
+                let met = Met { position, header, crc };
+                if wanted(&met) {
+                    return Ok(Some(met));
+                }
+            }
+            Err(HeaderError::Malformed(m)) if m.unsupported.is_none() => {}
+            Err(failed) => return Err(failed),
+        }
+        position += 1;
+    }
+    Ok(None)
+}

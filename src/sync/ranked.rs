@@ -1,0 +1,332 @@
+//! Locks that know their place in the order, and in a debug build hold every thread to it.
+//!
+//! A debug build keeps a list of the locks that a thread holds. It panics where a thread takes a lock whose rank comes before
+//! one that it holds, waits on a condition variable while it holds another lock, or calls code of the user while it holds any.
+//! So every test is a test of the order too. A release build has none of this: its locks are those of `parking_lot`.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use super::rank::Rank;
+
+/// A lock with a rank.
+pub(crate) struct Mutex<T> {
+    lock: parking_lot::Mutex<T>,
+    rank: Rank,
+}
+
+pub(crate) struct MutexGuard<'a, T> {
+    guard: parking_lot::MutexGuard<'a, T>,
+    held: Held,
+}
+
+/// A lock with a rank that readers share.
+pub(crate) struct RwLock<T> {
+    lock: parking_lot::RwLock<T>,
+    rank: Rank,
+}
+
+pub(crate) struct RwLockReadGuard<'a, T> {
+    guard: parking_lot::RwLockReadGuard<'a, T>,
+    _held: Held,
+}
+
+pub(crate) struct RwLockWriteGuard<'a, T> {
+    guard: parking_lot::RwLockWriteGuard<'a, T>,
+    _held: Held,
+}
+
+/// A condition variable, on which a thread waits with one lock, and with others only where it names them.
+#[derive(Default)]
+pub(crate) struct Condvar(parking_lot::Condvar);
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(rank: Rank, value: T) -> Self {
+        Mutex { lock: parking_lot::Mutex::new(value), rank }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let held = Held::take(self.rank);
+        MutexGuard { guard: self.lock.lock(), held }
+    }
+
+    /// `None` while another thread holds it. Waits for no thread, so it may be called whatever is held.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.lock.try_lock().map(|guard| MutexGuard { guard, held: Held::note(self.rank) })
+    }
+}
+
+impl<T> RwLock<T> {
+    pub(crate) const fn new(rank: Rank, value: T) -> Self {
+        RwLock { lock: parking_lot::RwLock::new(value), rank }
+    }
+
+    #[inline]
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        let held = Held::take(self.rank);
+        RwLockReadGuard { guard: self.lock.read(), _held: held }
+    }
+
+    #[inline]
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        let held = Held::take(self.rank);
+        RwLockWriteGuard { guard: self.lock.write(), _held: held }
+    }
+}
+
+impl Condvar {
+    pub(crate) const fn new() -> Self {
+        Condvar(parking_lot::Condvar::new())
+    }
+
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        self.wait_with(guard, &[]);
+    }
+
+    /// As [`wait`](Condvar::wait), while the thread holds locks of these ranks too. The caller argues why the thread that it
+    /// waits for needs none of them.
+    pub(crate) fn wait_with<T>(&self, guard: &mut MutexGuard<'_, T>, also: &[Rank]) {
+        guard.held.check_alone(also);
+        self.0.wait(&mut guard.guard);
+    }
+
+    /// As [`wait_with`](Condvar::wait_with), for at most `timeout`. Returns whether that ran out.
+    pub(crate) fn wait_for<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        timeout: Duration,
+        also: &[Rank],
+    ) -> bool {
+        guard.held.check_alone(also);
+        self.0.wait_for(&mut guard.guard, timeout).timed_out()
+    }
+
+    /// As [`wait`](Condvar::wait), whatever locks the thread holds: for the simulated medium, which holds an operation on
+    /// purpose.
+    pub(crate) fn wait_like_a_medium<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        self.0.wait(&mut guard.guard);
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// The thread is about to call code of the user: a callback, a waker, a partitioner. That may block, panic, or call the broker,
+/// so the thread must hold no lock, or only those that it names, because the user is told of them.
+#[inline]
+pub(crate) fn about_to_call_user_code(which: &str, also: &[Rank]) {
+    #[cfg(debug_assertions)]
+    order::check_user_code(which, also);
+    let _ = (which, also);
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+impl<T> Deref for RwLockReadGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> Deref for RwLockWriteGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// Notes that the thread holds a lock, until it is dropped. Empty in a release build.
+struct Held {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+}
+
+impl Held {
+    /// Before the thread waits for the lock.
+    #[inline]
+    fn take(rank: Rank) -> Self {
+        #[cfg(debug_assertions)]
+        order::check(rank);
+        Held::note(rank)
+    }
+
+    #[inline]
+    fn note(rank: Rank) -> Self {
+        #[cfg(debug_assertions)]
+        order::push(rank);
+        let _ = rank;
+        Held {
+            #[cfg(debug_assertions)]
+            rank,
+        }
+    }
+
+    #[inline]
+    fn check_alone(&self, also: &[Rank]) {
+        #[cfg(debug_assertions)]
+        order::check_alone(self.rank, also);
+        let _ = also;
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        order::pop(self.rank);
+    }
+}
+
+#[cfg(debug_assertions)]
+#[allow(clippy::panic, reason = "a wrong order is a bug of this crate, and a debug build stops at it")]
+mod order {
+    use std::cell::RefCell;
+
+    use super::Rank;
+
+    thread_local! {
+        /// The locks that this thread holds, in the order in which it took them.
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Calls `with` with the list, unless the thread is ending or panics already.
+    fn with(look: impl FnOnce(&mut Vec<Rank>) -> Option<String>) {
+        let wrong = HELD.try_with(|held| look(&mut held.borrow_mut())).ok().flatten();
+        if let Some(wrong) = wrong.filter(|_| !std::thread::panicking()) {
+            panic!("the order of locks: {wrong}");
+        }
+    }
+
+    pub(super) fn check(rank: Rank) {
+        if rank.is_unranked() {
+            return;
+        }
+        with(|held| {
+            let before =
+                held.iter().find(|other| **other > rank || (**other == rank && !rank.may_repeat()))?;
+            Some(format!("{rank:?} is taken while {before:?} is held"))
+        });
+    }
+
+    pub(super) fn push(rank: Rank) {
+        if rank.is_unranked() {
+            return;
+        }
+        with(|held| {
+            held.push(rank);
+            None
+        });
+    }
+
+    pub(super) fn pop(rank: Rank) {
+        with(|held| {
+            if let Some(at) = held.iter().rposition(|other| *other == rank) {
+                held.remove(at);
+            }
+            None
+        });
+    }
+
+    pub(super) fn check_alone(rank: Rank, also: &[Rank]) {
+        with(|held| {
+            let other = held.iter().find(|other| **other != rank && !also.contains(other))?;
+            Some(format!("a condition variable of {rank:?} is waited for while {other:?} is held"))
+        });
+    }
+
+    pub(super) fn check_user_code(which: &str, also: &[Rank]) {
+        with(|held| {
+            let held = held.iter().find(|held| !also.contains(held))?;
+            Some(format!("code of the user ({which}) is called while {held:?} is held"))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn panics(call: impl FnOnce()) -> bool {
+        catch_unwind(AssertUnwindSafe(call)).is_err()
+    }
+
+    #[test]
+    fn an_earlier_lock_is_not_taken_under_a_later_one() {
+        let (first, last) = (Mutex::new(Rank::Shape, ()), RwLock::new(Rank::Manifest, ()));
+        {
+            let _first = first.lock();
+            let _last = last.read();
+        }
+        assert!(panics(|| {
+            let _last = last.write();
+            let _first = first.lock();
+        }));
+        // What was held when it panicked is not held any more.
+        drop(first.lock());
+    }
+
+    #[test]
+    fn two_locks_of_one_rank_are_held_only_where_their_order_is_stated() {
+        let of = |rank| (Mutex::new(rank, ()), Mutex::new(rank, ()));
+        let (a, b) = of(Rank::Writer);
+        let _both = (a.lock(), b.lock());
+        drop(_both);
+        let (a, b) = of(Rank::Shape);
+        assert!(panics(|| drop((a.lock(), b.lock()))));
+    }
+
+    #[test]
+    fn a_thread_waits_with_no_lock_but_its_own_and_those_that_it_names() {
+        let (outer, own, signal) =
+            (Mutex::new(Rank::Shape, ()), Mutex::new(Rank::GroupCommit, ()), Condvar::new());
+        let moment = Duration::from_nanos(1);
+        signal.wait_for(&mut own.lock(), moment, &[]);
+        assert!(panics(|| {
+            let _outer = outer.lock();
+            signal.wait_for(&mut own.lock(), moment, &[]);
+        }));
+    }
+
+    #[test]
+    fn code_of_the_user_runs_under_no_lock() {
+        about_to_call_user_code("a test", &[]);
+        let lock = Mutex::new(Rank::Manifest, ());
+        assert!(panics(|| {
+            let _held = lock.lock();
+            about_to_call_user_code("a test", &[]);
+        }));
+    }
+}
