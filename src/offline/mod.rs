@@ -1,8 +1,8 @@
-//! What can be said of a directory that no broker has open, and what can be saved of it? Looking at it, whatever is
-//! damaged there, changes nothing in it.
+//! Checking a directory that no broker has open, and copying the whole parts of it. The directory
+//! is only read, whatever its damage.
 //!
-//! [`survey`] finds out which topics there are, also where the catalog cannot be used; [`verify`] checks every file,
-//! [`salvage`] copies what is whole into another directory.
+//! [`survey`] finds the topics, also where the catalog cannot be used; [`verify`] checks every
+//! file; [`salvage`] copies everything whole into another directory.
 
 mod salvage;
 mod survey;
@@ -32,9 +32,9 @@ fn list(ctx: &Context, dir: &Path) -> Result<Vec<Entry>> {
     }
 }
 
-/// Takes the lock of a directory, so that no broker opens it meanwhile. Where there is no lock file none is made: then no
-/// broker has ever been there, or a copy left it out. On a medium that cannot be written to nobody can have it open for
-/// writing either.
+/// Takes the lock of a directory, so that no broker opens it meanwhile. A missing lock file is not
+/// created: either no broker has been there, or a copy left it out. On a read-only medium no broker
+/// can have the directory open for writing.
 ///
 /// # Errors
 /// `AlreadyOpen`; I/O errors.
@@ -52,7 +52,7 @@ fn take_lock(ctx: &Context) -> Result<Option<Box<dyn Send + Sync>>> {
     }
 }
 
-/// What is said of one file as a whole.
+/// A finding about one file as a whole.
 fn finding(
     ctx: &Context,
     kind: FindingKind,
@@ -73,13 +73,13 @@ fn finding(
     }
 }
 
-/// What a decoder's complaint about a file means.
+/// The finding for a decoder's error about a file.
 fn not_decoded(ctx: &Context, kind: FindingKind, file: &Path, m: &Malformed, invariant: u32) -> Finding {
     let of_error = of_error(ctx, file, &malformed(ctx, file, 0, m), invariant);
     Finding { kind: if m.unsupported.is_some() { FindingKind::Unreadable } else { kind }, ..of_error }
 }
 
-/// What an error says about a file.
+/// The finding for an error about a file.
 fn of_error(ctx: &Context, file: &Path, error: &Error, invariant: u32) -> Finding {
     match error {
         Error::Corrupt(Corruption { file, position, what, offset, resume, .. }) => Finding {

@@ -1,11 +1,12 @@
-//! What of a damaged directory is whole? It is copied into another one, at the same offsets, under the same identities, and
-//! what is not is named. The directory that it comes from is only read.
+//! Copies the whole parts of a damaged directory into another one, at the same offsets, under the
+//! same identities, and reports the rest. The source is only read.
 //!
-//! A partition in which nothing is damaged is copied as it is, and the next opening of the copy does with it what that of the
-//! original would have done. Of a damaged one the whole batches are copied, and a manifest is made for them. Where the manifest
-//! itself is damaged it is made of the segments' headers: see [`rebuild`].
+//! An undamaged partition is copied unchanged, and the next opening of the copy recovers it as that
+//! of the original would have. Of a damaged one the whole batches are copied, and a manifest is
+//! made for them. Where the manifest itself is damaged it is made from the segments' headers: see
+//! [`rebuild`].
 //!
-//! The catalog is written last. A copy that was interrupted has none, and is never taken for a whole one.
+//! The catalog is written last. An interrupted copy has none, and so is never used as a whole one.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -41,21 +42,25 @@ use crate::transaction::records::Known;
 use crate::types::{Offset, PartitionId};
 
 impl Broker {
-    /// Copies what is whole in `from` into the directory `to`, which must be missing or empty, and says what is not. Nothing in
-    /// `from` is changed, and no broker may have it open.
+    /// Copies everything whole in `from` into the directory `to`, which must be missing or empty,
+    /// and reports the rest. Nothing in `from` is changed, and no broker may have it open.
     ///
-    /// The copy has the same topics, settings and partitions, every whole batch at its offset, what groups have committed, and
-    /// the names of producers. Where records are missing readers of the copy
-    /// [are told](crate::SkipReason::Lost). No offset that was given out is given out again, as far as is known where a log
-    /// ended; a new [epoch](crate::Partition::epoch) begins in every partition with files, at the latest when the copy is opened.
+    /// The copy has the same topics, settings and partitions, every whole batch at its offset, the
+    /// committed offsets of groups, and the names of producers. Readers of the copy
+    /// [report](crate::SkipReason::Lost) missing records. No assigned offset is assigned again, as
+    /// far as the end of a log is known; a new [epoch](crate::Partition::epoch) starts in every
+    /// partition with files, at the latest when the copy is opened.
     ///
-    /// This works also if the catalog, the journal or manifests are damaged; the report says what was assumed instead. Without
-    /// a manifest, records that had been truncated, or deleted before the log start, may be there again.
+    /// This works also if the catalog, the journal or manifests are damaged; the report names the
+    /// assumptions. Without a manifest, records that had been truncated, or deleted before the log
+    /// start, may be there again.
     ///
     /// # Errors
-    /// [`AlreadyOpen`](Error::AlreadyOpen) for either directory; [`ForeignDirectory`](Error::ForeignDirectory) if `to` is not
-    /// empty; [`UnsupportedFormat`](Error::UnsupportedFormat) if a later release wrote the catalog;
-    /// [`DiskFull`](Error::DiskFull) or [`Io`](Error::Io): then `to` is no directory of a broker, and may be removed.
+    /// [`AlreadyOpen`](Error::AlreadyOpen) for either directory;
+    /// [`ForeignDirectory`](Error::ForeignDirectory) if `to` is not empty;
+    /// [`UnsupportedFormat`](Error::UnsupportedFormat) if a later release wrote the catalog;
+    /// [`DiskFull`](Error::DiskFull) or [`Io`](Error::Io): after that `to` is no directory of a
+    /// broker, and may be removed.
     ///
     /// ```no_run
     /// let report = quipu::Broker::salvage("data", "data-salvaged")?;
@@ -66,7 +71,7 @@ impl Broker {
     /// ```
     pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<SalvageReport> {
         let from = FsStorage::new(from.as_ref().to_path_buf());
-        // Before anything is made: there must be something to copy.
+        // Before anything is created, because there must be something to copy.
         let root = Path::new("");
         from.list(root).map_err(|e| Error::io("list", &from.display(root), e))?;
         FsStorage::create_root(to.as_ref()).map_err(|e| Error::create(to.as_ref(), e))?;
@@ -103,23 +108,23 @@ struct Salvager<'a> {
     from: &'a Context,
     to: &'a Context,
     report: SalvageReport,
-    /// The greatest id of a producer that was met in a batch.
+    /// The greatest id of a producer in a batch.
     last_producer: u64,
     /// The transactions of each partition that was copied.
     tails: Vec<Tail>,
 }
 
-/// What of a partition goes into the copy.
+/// The parts of a partition that are copied.
 struct Whole {
     manifest: Manifest,
     walked: Vec<Walked>,
-    /// What is missing in it.
+    /// The missing ranges.
     lost: Vec<LostRange>,
-    /// No offset below was not given out, as far as is known.
+    /// As far as known, every offset below was assigned.
     end: Offset,
 }
 
-/// Counts what is copied, and looks where epochs begin.
+/// Counts copied batches, and finds the starts of epochs.
 #[derive(Default)]
 struct Count {
     batches: u64,
@@ -183,7 +188,8 @@ impl Salvager<'_> {
                 changes.push(Change::Epochs(starts.collect()));
             }
         }
-        // Not the last opening: where logs end is proven by nothing, and the next opening begins an epoch in each.
+        // Without the last opening: nothing proves the ends of logs, so the next opening starts an
+        // epoch in each.
         let path = Path::new(names::CATALOG);
         for change in changes {
             catalog.apply(change).map_err(|what| Error::corrupt(&self.from.display(path), 0, what))?;
@@ -216,12 +222,14 @@ impl Salvager<'_> {
                     || (checkpoint.clean && checkpoint.catalog_number != found.number);
                 (!is_of_another).then_some(checkpoint)
             }
-            // Which catalog it was written beside is not known; where segments were checked and synced is not a matter of that.
+            // The catalog that it was written for is not known. Its checked and synced positions do
+            // not depend on that.
             None => Some(checkpoint),
         }
     }
 
-    /// Copies the journal, if all of it makes sense: the opening of the copy settles its transactions.
+    /// Copies the journal, if all of it makes sense: the opening of the copy settles its
+    /// transactions.
     fn journal(&mut self) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let file = match read_file(&*self.from.storage, path, 4 << 30) {
@@ -292,7 +300,7 @@ impl Salvager<'_> {
         let whole = match found {
             Ok(Some(whole)) => whole,
             Ok(None) => return Ok(false),
-            // It stays where it is: the others are copied.
+            // It is not copied; the others are.
             Err(error) => {
                 let found = of_error(self.from, &dir, &error, 1);
                 self.report.findings.push(self.about(found, &identity));
@@ -315,7 +323,7 @@ impl Salvager<'_> {
         Finding { topic: Some(identity.topic.clone()), partition: Some(identity.partition), ..found }
     }
 
-    /// What is whole of a partition that has its manifest.
+    /// The whole parts of a partition that has its manifest.
     fn of_manifest(
         &mut self,
         identity: &Arc<Identity>,
@@ -331,7 +339,7 @@ impl Salvager<'_> {
         };
         if let Some((torn, position, what)) = &looked.torn {
             self.report.notes.push(format!(
-                "{}/{}: what follows byte {position} of segment {torn} was left out, as an opening would: {what}",
+                "{}/{}: the bytes after {position} of segment {torn} were left out, as an opening would: {what}",
                 identity.topic, identity.partition
             ));
             for (at, one) in walked.iter_mut().enumerate() {
@@ -343,7 +351,7 @@ impl Salvager<'_> {
         Ok(Some(Whole { manifest, walked, lost, end: looked.end }))
     }
 
-    /// Adds to the report what is damaged. Returns the offsets.
+    /// Adds the damage to the report. Returns its offsets.
     fn note_lost(&mut self, identity: &Identity, walked: &[Walked]) -> Vec<LostRange> {
         let mut lost = Vec::new();
         for one in walked {
@@ -365,11 +373,11 @@ impl Salvager<'_> {
         lost
     }
 
-    /// What is whole of a partition without a manifest: as the headers of its segments say.
+    /// The whole parts of a partition without a manifest, from the headers of its segments.
     ///
-    /// Of two segments the one of the later epoch counts where they overlap, because a log that is cut continues in a later
-    /// epoch; of the same epoch that of the greater generation, because a segment that is written again gets one. A segment
-    /// ends where the next one says that it ended.
+    /// Of two segments the one of the later epoch counts where they overlap, because a truncated
+    /// log continues in a later epoch; of the same epoch that of the greater generation, because a
+    /// segment that is written again gets one. A segment ends at the `prev end` of the next one.
     fn rebuild(
         &mut self,
         identity: &Identity,
@@ -390,7 +398,7 @@ impl Salvager<'_> {
             match read_header(self.from, &path).filter(is_ours) {
                 Some(header) => headers.push(header),
                 None => {
-                    let what = "neither the manifest nor its header says what it is";
+                    let what = "neither the manifest nor its header identifies it";
                     let found = finding(self.from, FindingKind::Damage, &path, what, 8);
                     self.report.findings.push(self.about(found, identity));
                 }
@@ -400,7 +408,8 @@ impl Salvager<'_> {
         let mut kept: Vec<SegmentHeader> = Vec::new();
         for header in headers {
             if kept.last().is_some_and(|last| last.log_epoch > header.log_epoch) {
-                // It was cut off before this epoch began, or it was compacted; only its file is still there.
+                // It was truncated before this epoch started, or it was compacted; only its file is
+                // still there.
                 continue;
             }
             kept.retain(|before| before.base_offset < header.base_offset);
@@ -420,7 +429,7 @@ impl Salvager<'_> {
             let file = self.from.storage.open(&path, OpenMode::Read);
             let len = file
                 .and_then(|file| file.len())
-                .map_err(|e| Error::io("look at", &self.from.display(&path), e))?;
+                .map_err(|e| Error::io("inspect", &self.from.display(&path), e))?;
             segments.push(match kept.get(at + 1) {
                 None => base,
                 Some(next) => SegmentEntry {
@@ -432,7 +441,7 @@ impl Salvager<'_> {
             });
         }
         let start = kept.first().map_or(Offset::ZERO, |first| first.base_offset);
-        // So every batch is of a known epoch; where epochs began, the batches say.
+        // So every batch is of a known epoch. The batches show where epochs started.
         let any_epoch = vec![EpochStart { epoch: u32::MAX - 1, start: Offset::MAX }];
         let manifest = Manifest {
             topic_id: identity.topic_id,
@@ -449,7 +458,8 @@ impl Salvager<'_> {
             return Ok(None);
         };
         for one in &mut walked {
-            // Its size and its digest are not known, and what does not belong to it was cut off.
+            // Its size and its digest are not known, and the bytes after its end have been left
+            // out.
             one.flaws.retain(|flaw| flaw.from < flaw.to);
         }
         let mut epochs = std::mem::take(&mut count.epochs);
@@ -487,8 +497,8 @@ impl Salvager<'_> {
             let Some(source) = &one.file else { continue };
             for piece in &one.pieces {
                 let state = match entry.state {
-                    // IMPORTANT: not synced. The opening of the copy looks for transactions in it, as that of the original
-                    // would.
+                    // IMPORTANT: never mark it as synced. The opening of the copy looks for
+                    // transactions only in segments that are not, as that of the original would.
                     SegmentState::Active | SegmentState::Sealed => SegmentState::Sealed,
                     known => known,
                 };
@@ -525,7 +535,7 @@ impl Salvager<'_> {
         self.producers(identity, dir, target, end)
     }
 
-    /// Copies what is known of named producers, if it says nothing of later records.
+    /// Copies the state of idempotent producers, if it is not about later records.
     fn producers(&mut self, identity: &Identity, dir: &Path, target: &Path, end: Offset) -> Result<()> {
         let Ok(bytes) = read_file(&*self.from.storage, &dir.join(names::PRODUCERS), u64::from(u32::MAX))
         else {

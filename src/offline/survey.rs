@@ -1,5 +1,5 @@
-//! Which topics are in a directory? Those of the catalog; if that cannot be used, those of the one before it, and those that
-//! have files.
+//! The topics of a directory: those of the catalog; if it cannot be used, those of the catalog
+//! before it, and those that have files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -18,11 +18,11 @@ use crate::stats::{Finding, FindingKind};
 use crate::storage::{OpenMode, read_file, read_up_to};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
 
-/// What is known of a directory as a whole.
+/// The findings about a directory as a whole.
 pub(super) struct Survey {
     /// The catalog's file, if it can be used.
     pub(super) found: Option<Found>,
-    /// Topics, producers, ids and epochs, from wherever they are known.
+    /// Topics, producers, ids and epochs, from every source.
     pub(super) catalog: Catalog,
     /// The topics that may be used, by name.
     pub(super) topics: Vec<SurveyedTopic>,
@@ -32,13 +32,13 @@ pub(super) struct Survey {
 
 pub(super) struct SurveyedTopic {
     pub(super) entry: TopicEntry,
-    /// Where its files are: it may have been given another name.
+    /// The place of its files: the directory may have another name.
     pub(super) dir: String,
-    /// The partitions of which something must be there.
+    /// The partitions that must have files.
     pub(super) with_files: BTreeSet<u32>,
 }
 
-/// Looks at the catalog, and at the directories of topics where it cannot be used.
+/// Reads the catalog, and the directories of topics if the catalog cannot be used.
 ///
 /// # Errors
 /// I/O errors of directories; `UnsupportedFormat` of the catalog.
@@ -85,7 +85,7 @@ pub(super) fn survey(ctx: &Context) -> Result<Survey> {
     Ok(survey)
 }
 
-/// The file of a catalog, or what is wrong with it; nothing if it is missing.
+/// The file of a catalog, or its fault; nothing if it is missing.
 fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, Option<Finding>>> {
     const LIMIT: u64 = 1 << 30;
     let path = Path::new(name);
@@ -104,12 +104,12 @@ fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, 
     }
 }
 
-/// Makes a catalog of the one before it and of what has files.
+/// Makes a catalog from the one before it and from the topics that have files.
 fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
     let old = match read_catalog(ctx, names::CATALOG_OLD) {
         Ok(Ok(old)) => {
             survey.notes.push(format!(
-                "{} was used instead of the catalog: what was changed since it was replaced is not known",
+                "{} was used instead of the catalog: changes since it was replaced are not known",
                 ctx.display(Path::new(names::CATALOG_OLD)).display()
             ));
             Some(old.catalog)
@@ -132,7 +132,7 @@ fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
         match topic_of_dir(ctx, &entry.name)? {
             Some(topic) => drop(topics.insert(topic.entry.id, topic)),
             None => survey.notes.push(format!(
-                "{}: nothing in it says which topic it is of",
+                "{}: none of its files names its topic",
                 ctx.display(&Path::new(names::TOPICS).join(&entry.name)).display()
             )),
         }
@@ -146,7 +146,7 @@ fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
                 topic.entry = TopicEntry { partitions, ..known.entry.clone() };
                 topic.with_files.extend(&known.with_files);
             }
-            // Another topic of that name has come since, or it never had files.
+            // Another topic of that name was created since, or it never had files.
             None if is_replaced => {}
             None if known.with_files.is_empty() => {
                 let (entry, with_files) = (known.entry.clone(), BTreeSet::new());
@@ -183,7 +183,7 @@ fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
     Ok(())
 }
 
-/// What the files in a topic's directory say of the topic.
+/// The topic according to the files in its directory.
 fn topic_of_dir(ctx: &Context, name: &str) -> Result<Option<SurveyedTopic>> {
     let dir = Path::new(names::TOPICS).join(name);
     let (mut id, mut created_at, mut with_files) = (None, None, BTreeSet::new());

@@ -1,5 +1,4 @@
-//! Is everything in a directory what was written? Every file is checked against the invariants of FORMAT.md, and nothing is
-//! changed.
+//! Checks every file of a directory against the invariants of FORMAT.md. Nothing is changed.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -30,16 +29,17 @@ use crate::transaction::records::read_records;
 use crate::types::{Offset, PartitionId, TopicId};
 
 impl Broker {
-    /// Checks every file of a directory that no broker has open, down to the single record, and names everything that is
-    /// not as it should be: file, position, offsets, and which invariant of the format does not hold. Nothing is written, so
-    /// this serves copies and read-only media, too.
+    /// Checks every file of a directory that no broker has open, down to the single record, and
+    /// reports each fault: file, position, offsets, and the invariant of the format that does not
+    /// hold. Nothing is written, so it works for copies and read-only media, too.
     ///
-    /// `progress` is called about once a MiB, and can end it with [`Break`](ControlFlow::Break): then the report has what was
-    /// found so far, and is not complete.
+    /// `progress` is called about once a MiB, and can end the check with
+    /// [`Break`](ControlFlow::Break): then the report has the findings so far, and is not complete.
     ///
     /// # Errors
-    /// [`AlreadyOpen`](Error::AlreadyOpen); [`UnsupportedFormat`](Error::UnsupportedFormat) if a later release wrote the
-    /// catalog; [`Io`](Error::Io) of directories. Files that cannot be read are findings.
+    /// [`AlreadyOpen`](Error::AlreadyOpen); [`UnsupportedFormat`](Error::UnsupportedFormat) if a
+    /// later release wrote the catalog; [`Io`](Error::Io) of directories. Files that cannot be read
+    /// are findings.
     ///
     /// ```no_run
     /// use std::ops::ControlFlow;
@@ -99,7 +99,7 @@ fn bytes_in(ctx: &Context, dir: &Path) -> Result<u64> {
     Ok(files.iter().filter(|entry| !entry.is_dir).map(|entry| len(&entry.name).unwrap_or(0)).sum())
 }
 
-/// Counts bytes, and tells the caller.
+/// Counts bytes, and calls `progress`.
 struct Meter<'a> {
     done: u64,
     total: u64,
@@ -120,7 +120,7 @@ impl Meter<'_> {
         (self.progress)(VerifyProgress { done: self.done, total: self.total })
     }
 
-    /// Moves on to a place, wherever it was before.
+    /// Moves on to a place, from any other.
     fn reach(&mut self, done: u64) -> ControlFlow<()> {
         self.done = done.min(self.total).max(self.told);
         self.tell()
@@ -131,11 +131,11 @@ struct Verifier<'a> {
     ctx: &'a Context,
     report: VerifyReport,
     meter: Meter<'a>,
-    /// Every batch of a transaction: where it is, and its id.
+    /// Every batch of a transaction: its place and its id.
     transactions: Vec<(TopicId, PartitionId, Offset, u64)>,
 }
 
-/// The batches of one partition, as they come.
+/// The batches of one partition, in order.
 struct Batches<'v, 'a> {
     meter: &'v mut Meter<'a>,
     /// Of each segment: position, base offset, greatest time.
@@ -224,7 +224,7 @@ impl Verifier<'_> {
     }
 
     fn foreign(&mut self, path: &Path) {
-        self.report.notes.push(format!("{} is not the broker's", self.ctx.display(path).display()));
+        self.report.notes.push(format!("{} is not a file of the broker", self.ctx.display(path).display()));
     }
 
     /// The checkpoint, if an opening would use it.
@@ -342,7 +342,7 @@ impl Verifier<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Notes what is in a partition's directory that the manifest does not list.
+    /// Adds the files of a partition's directory that the manifest does not list.
     fn names(&mut self, dir: &Path, manifest: &Manifest) -> Result<()> {
         let is_listed = |base, generation| {
             manifest.segments.iter().any(|entry| (entry.base_offset, entry.generation) == (base, generation))
@@ -361,7 +361,10 @@ impl Verifier<'_> {
                     self.report.notes.push(format!("{} {what}", path.display()));
                 }
                 PartitionFile::Torn { .. } | PartitionFile::Lost { .. } => {
-                    self.report.notes.push(format!("{} keeps what was cut off or given up", path.display()));
+                    self.report.notes.push(format!(
+                        "{} keeps bytes that were removed as a torn tail or given up",
+                        path.display()
+                    ));
                 }
                 _ => {}
             }
@@ -369,7 +372,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Compares the transactions of the journal with the batches that were met.
+    /// Compares the transactions of the journal with the batches of partitions.
     fn journal(&mut self, survey: &Survey, is_clean: bool) {
         let (ctx, path) = (self.ctx, Path::new(names::JOURNAL));
         let kind = if is_clean { FindingKind::Damage } else { FindingKind::TornTail };
@@ -381,7 +384,7 @@ impl Verifier<'_> {
                 return self.report.findings.push(of_error(ctx, path, &error, 1));
             }
         };
-        // After a clean close there is nothing in it that could be lost.
+        // After a clean close it has no content that could be lost.
         let of_damage = if is_clean { FindingKind::Derived } else { FindingKind::Damage };
         let floor = match journal::decode_header(&file) {
             Ok(floor) => floor,
@@ -428,13 +431,14 @@ fn path_is_missing(ctx: &Context, path: &Path) -> bool {
     ctx.storage.open(path, OpenMode::Read).is_err_and(|e| e.kind() == ErrorKind::NotFound)
 }
 
-/// Says which partition a finding is about.
+/// Adds the partition to a finding.
 fn about(found: Finding, topic: &SurveyedTopic, partition: u32) -> Finding {
     let partition = Some(PartitionId::new(partition));
     Finding { topic: Some(topic.entry.name.clone()), partition, ..found }
 }
 
-/// What is wrong with segments. At and after the place where an opening would cut the log off it is a torn tail.
+/// The faults of segments. At and after the place where an opening would truncate the log they are
+/// a torn tail.
 fn flaws(ctx: &Context, walked: &[Walked], looked: &Look) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut has_torn = false;
@@ -463,7 +467,7 @@ fn flaws(ctx: &Context, walked: &[Walked], looked: &Look) -> Vec<Finding> {
     found
 }
 
-/// What contradicts invariants 10 and 11 in a manifest.
+/// The contradictions to invariants 10 and 11 in a manifest.
 fn epochs_and_start(ctx: &Context, dir: &Path, manifest: &Manifest, end: Offset) -> Vec<Finding> {
     let path = dir.join(names::MANIFEST);
     let of_manifest = |what: &str, invariant| finding(ctx, FindingKind::Damage, &path, what, invariant);
@@ -480,7 +484,7 @@ fn epochs_and_start(ctx: &Context, dir: &Path, manifest: &Manifest, end: Offset)
     found
 }
 
-/// What is wrong with the derived files of a segment.
+/// The faults of the derived files of a segment.
 #[allow(clippy::too_many_arguments)]
 fn side_files(
     ctx: &Context,
@@ -513,7 +517,7 @@ fn side_files(
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => found.push(derived(&path, &e.to_string())),
     }
-    // That of an active segment is of what it was at a clean close, and worth nothing otherwise.
+    // That of an active segment is valid after a clean close only.
     let covers = if is_active { looked.closed_at } else { Some(segment.size()) };
     if let Some(what) = covers.and_then(|covers| segment.keys_damage(ctx, identity, covers)) {
         found.push(derived(&segment.keys_path(), what));
@@ -521,7 +525,7 @@ fn side_files(
     found
 }
 
-/// What an index says that its segment does not.
+/// The entries of an index that contradict its segment.
 fn contradiction(index: &IndexFile, places: &[(u64, Offset, i64)]) -> Option<&'static str> {
     let end = places.last().map_or(u64::MAX, |_| index.covers_bytes);
     let (mut at, mut max_before) = (0, i64::MIN);
@@ -534,16 +538,16 @@ fn contradiction(index: &IndexFile, places: &[(u64, Offset, i64)]) -> Option<&'s
         let base = index.base_offset.plus(u64::from(entry.offset_delta));
         match places.get(at) {
             Some(place) if (place.0, place.1) == (position, base) && position < end => {}
-            _ => return Some("no batch begins where it says"),
+            _ => return Some("no batch starts at a position of it"),
         }
         if entry.max_before < max_before {
-            return Some("a batch is later than it says");
+            return Some("a batch is later than its entry");
         }
     }
     None
 }
 
-/// What is wrong with what is known of named producers.
+/// The faults of the state of idempotent producers.
 fn producers(ctx: &Context, identity: &Identity, dir: &Path, end: Offset) -> Option<Finding> {
     let path = dir.join(names::PRODUCERS);
     let bytes = match read_file(&*ctx.storage, &path, u64::from(u32::MAX)) {
@@ -556,7 +560,7 @@ fn producers(ctx: &Context, identity: &Identity, dir: &Path, end: Offset) -> Opt
         Ok(file) if file.topic_id != identity.topic_id || file.partition != identity.partition => {
             "it is of another partition"
         }
-        Ok(file) if file.end_offset > end => "it covers more than there is",
+        Ok(file) if file.end_offset > end => "it covers more than the log has",
         Ok(_) => return None,
     };
     Some(finding(ctx, FindingKind::Derived, &path, what, 16))

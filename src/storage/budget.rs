@@ -1,10 +1,13 @@
-//! How much does a directory tree take, and may it take more? A layer that knows the length of every file.
+//! The bytes that a directory tree takes, and their bound. A layer that knows the length of every
+//! file.
 //!
-//! Useful for: a bound on everything below a broker's root, whoever writes it. Not useful for: what a file system needs
-//! beside the bytes of files. It refuses nothing: a caller that is about to write much *claims* the bytes first.
+//! Useful for: a bound on everything below a broker's root, for all writers together. Not useful
+//! for: the space that a file system needs in addition to the bytes of files. It refuses nothing: a
+//! caller *claims* the bytes of a large write first.
 //!
-//! The lengths are read once, when the lock is taken, because from then on nobody else changes the tree. The lock of the
-//! table comes before that of a file's entry, and under both no operation of the medium runs.
+//! The lengths are read once, when the lock is taken, because from then on no other process changes
+//! the tree. The lock of the table comes before that of a file's entry, and under both no operation
+//! of the medium runs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,22 +16,22 @@ use std::path::{Path, PathBuf};
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 
-/// The bound, and what is taken of it.
+/// The bound, and the bytes that are taken of it.
 pub(crate) struct Budget {
     limit: u64,
     used: AtomicU64,
-    /// What is about to be written.
+    /// Claimed bytes that are not written yet.
     claimed: AtomicU64,
     files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Length>>>>,
 }
 
-/// What a file takes. Nothing once it has no name.
+/// The bytes that a file takes. None once it has no name.
 struct Length {
     bytes: u64,
     is_named: bool,
 }
 
-/// Bytes that are about to be written: nobody else gets them as long as it lives.
+/// Bytes that are about to be written. No other claim gets them while this value lives.
 pub(crate) struct Claim {
     budget: Arc<Budget>,
     bytes: u64,
@@ -67,7 +70,7 @@ impl Budget {
         (needed <= self.limit).then_some(claim)
     }
 
-    /// Takes note of a new file, or of one that was found.
+    /// Adds a new file, or one that was found.
     fn add(&self, path: &Path, bytes: u64) -> Arc<Mutex<Length>> {
         let length = Arc::new(Mutex::new(Rank::BudgetLength, Length { bytes, is_named: true }));
         let replaced = self.files.lock().insert(path.to_path_buf(), length.clone());
@@ -89,7 +92,7 @@ impl Budget {
         self.forget(removed);
     }
 
-    /// A file, or a directory with all that is below it, has another name.
+    /// Renames a file, or a directory with everything below it.
     fn rename(&self, from: &Path, to: &Path) {
         let mut files = self.files.lock();
         let replaced = match files.remove(from) {
@@ -117,7 +120,7 @@ impl Budget {
                 self.walk(storage, &path)?;
                 continue;
             }
-            // One that cannot be looked at is foreign, and takes what it takes.
+            // A file that cannot be inspected is foreign, and is not counted.
             if let Ok(bytes) = storage.open(&path, OpenMode::Read).and_then(|file| file.len()) {
                 self.add(&path, bytes);
             }

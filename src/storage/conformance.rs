@@ -1,4 +1,5 @@
-//! Do all storages keep the same promises? One list of tests, run over each of them, and then what is special to some.
+//! One list of tests for the promises of all storages, run over each of them; then tests of single
+//! storages.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -183,7 +184,7 @@ fn maps_show_their_length_and_outlive_everything() {
         assert_eq!((some.len(), &*some), (4, &b"abcd"[..]));
 
         assert!(write_all_at(&*file, b"X", 3).is_err(), "below the mapped length");
-        // The same bytes below the mapped length, others behind it.
+        // The same bytes below the mapped length, others after it.
         write_all_at(&*file, b"cdX", 2).unwrap();
         write_all_at(&*file, b"ghi", 6).unwrap();
         assert_eq!(&*file.map(9).unwrap(), b"abcdXfghi");
@@ -372,7 +373,7 @@ mod disk {
 mod memory {
     use super::*;
 
-    /// A disk with one durable file "f" of "durable", and behind that 2,000 unsynced bytes.
+    /// A disk with one durable file "f" of "durable", and after them 2,000 unsynced bytes.
     fn half_synced() -> Disk {
         let disk = Disk::new();
         disk.write_new("f", b"durable").unwrap();
@@ -406,7 +407,7 @@ mod memory {
         disk.crash(Survive::Synced);
         assert_ne!(boot(&disk), first);
         assert_eq!(boot(&disk), boot(&disk.duplicate()));
-        // The real one says the same each time.
+        // The real one returns the same each time.
         let dir = tempfile::tempdir().unwrap();
         let real = || crate::storage::fs::FsStorage::new(dir.path().to_path_buf()).run_identity().0;
         assert_eq!(real(), real());
@@ -547,7 +548,8 @@ mod memory {
             copy.crash(Survive::Random(seed));
             assert_eq!(copy.files().len(), 2, "one file, one place: {:?}", copy.files());
         }
-        // A durable entry under the old name: the move away from it came first, so it is durable though "b" was not synced.
+        // A durable entry under the old name: the move away from it came first, so it is durable
+        // though "b" was not synced.
         create(&*storage, "a/f", b"");
         storage.sync_dir(path("a")).unwrap();
         disk.crash(Survive::Synced);
@@ -763,7 +765,7 @@ mod faults {
     }
 
     #[test]
-    fn a_gate_holds_one_operation_and_nobody_else() {
+    fn a_gate_holds_one_operation_and_no_other() {
         let disk = Disk::new();
         let storage = disk.storage();
         let file = create(&*storage, "f", b"1");

@@ -1,10 +1,10 @@
-//! What happens if the n-th operation fails, is cut short, or does not come back for a while?
+//! Faults on demand: the n-th operation fails, is short, or stops until it is released.
 //!
-//! Useful for: failing every operation of a run in turn, and for stopping a thread at an exact place. Not useful for:
-//! what a power loss leaves; that is [`mem`](crate::storage::mem).
+//! Useful for: failing every operation of a run in turn, and for stopping a thread at an exact
+//! place. Not useful for: power losses; for these see [`mem`](crate::storage::mem).
 //!
-//! [`Faults`] is the plan and the count, [`FaultStorage`] a layer over any storage that obeys it. No operation blocks
-//! or runs while the plan is locked.
+//! [`Faults`] has the plan and the counters, [`FaultStorage`] is a layer over any storage that
+//! follows it. No operation blocks or runs while the plan is locked.
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
@@ -12,7 +12,7 @@ use std::{fmt, io};
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 
-/// The kinds of operations that a broker asks of its medium.
+/// The kinds of operations of a medium.
 ///
 /// ```
 /// use std::io;
@@ -49,7 +49,7 @@ pub enum Op {
     Write,
     /// Making a file's bytes durable.
     Sync,
-    /// Asking for a file's length, or what kind of file it is.
+    /// Reading a file's length or kind.
     Len,
     /// Mapping a file.
     Map,
@@ -73,12 +73,12 @@ pub struct Gate {
 }
 
 impl Op {
-    /// How many kinds there are, [`Op::Any`] included: the counters' number.
+    /// The number of kinds, [`Op::Any`] included: one counter for each.
     const KINDS: usize = Op::Map as usize + 1;
 }
 
 impl Gate {
-    /// Waits until the operation has come to the gate. For ever, if it never comes.
+    /// Waits until the operation has reached the gate. If it never does, this does not return.
     pub fn wait_until_reached(&self) {
         let mut state = self.door.state.lock();
         while !state.is_reached {
@@ -86,12 +86,12 @@ impl Gate {
         }
     }
 
-    /// Whether the operation has come to the gate, released since or not.
+    /// Whether the operation has reached the gate, released since or not.
     pub fn is_reached(&self) -> bool {
         self.door.state.lock().is_reached
     }
 
-    /// Lets the operation go on, also if it has not come yet.
+    /// Lets the operation continue, also if it has not reached the gate yet.
     pub fn release(&self) {
         self.door.state.lock().is_open = true;
         self.door.changed.notify_all();
@@ -138,7 +138,8 @@ impl Door {
     }
 }
 
-/// Which operations go wrong and how, and how many there were. Cheap to clone; clones are the same plan.
+/// The planned faults, and the number of operations so far. Cheap to clone; clones are the same
+/// plan.
 ///
 /// "The n-th" is counted from the call that asks for it, 1 being the next one; 0 means 1.
 #[derive(Clone)]
@@ -154,14 +155,14 @@ impl Default for Faults {
 
 #[derive(Default)]
 struct Plan {
-    /// Which storages may act: those made since the last [`Faults::revive`].
+    /// The storages that may act: those created since the last [`Faults::revive`].
     run: u64,
     ops: u64,
     ops_of: [u64; Op::KINDS],
     rules: Vec<Rule>,
-    /// How many operations may still be done; `None` for any number.
+    /// The number of operations that may still be executed; `None` for any number.
     left_to_live: Option<u64>,
-    /// Whether one more than that was tried.
+    /// Whether one more than that was attempted.
     is_dead: bool,
     is_hostile: bool,
     /// In hostile mode: whether the last read or write was interrupted.
@@ -170,9 +171,9 @@ struct Plan {
 
 struct Rule {
     op: Op,
-    /// How many operations of the kind pass before it applies.
+    /// The number of operations of the kind that pass before it applies.
     pass: u64,
-    /// Whether it stays in force then.
+    /// Whether it stays in force after that.
     always: bool,
     effect: Effect,
 }
@@ -186,7 +187,7 @@ enum Effect {
     HoldAfter(Arc<Door>),
 }
 
-/// What a read or write may do.
+/// The part of a read or write that is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transfer {
     Whole,
@@ -204,12 +205,12 @@ impl Faults {
         Faults::default()
     }
 
-    /// How many operations there were.
+    /// The number of operations so far.
     pub(crate) fn ops(&self) -> u64 {
         self.plan.lock().ops
     }
 
-    /// How many operations of a kind there were.
+    /// The number of operations of a kind so far.
     pub(crate) fn ops_of(&self, op: Op) -> u64 {
         let plan = self.plan.lock();
         if op == Op::Any { plan.ops } else { plan.ops_of.get(op as usize).copied().unwrap_or_default() }
@@ -225,7 +226,8 @@ impl Faults {
         self.add(op, nth, true, Effect::Fail(kind));
     }
 
-    /// Cuts the n-th read or write (or whichever comes, for [`Op::Any`]) to half of its bytes, at least one.
+    /// Shortens the n-th read or write (of either kind, for [`Op::Any`]) to half of its bytes, at
+    /// least one.
     pub(crate) fn short(&self, op: Op, nth: u64) {
         self.add(op, nth, false, Effect::Short);
     }
@@ -242,14 +244,15 @@ impl Faults {
         Gate { door }
     }
 
-    /// Stops the n-th operation of a kind after it was executed, before its caller hears of it.
+    /// Stops the n-th operation of a kind after it was executed, before it returns to its caller.
     pub(crate) fn hold_after(&self, op: Op, nth: u64) -> Gate {
         let door = Arc::new(Door::default());
         self.add(op, nth, false, Effect::HoldAfter(Arc::clone(&door)));
         Gate { door }
     }
 
-    /// The process dies at the n-th operation: neither that one is executed nor any after it; all fail.
+    /// The process dies at the n-th operation: neither that one is executed nor any after it; all
+    /// fail.
     pub(crate) fn crash_at(&self, nth: u64) {
         self.plan.lock().left_to_live = Some(nth.saturating_sub(1));
     }
@@ -268,8 +271,8 @@ impl Faults {
         plan.left_to_live = None;
     }
 
-    /// A new process: storages made from now on work, those made before never again. Forgets a planned or past
-    /// [`crash_at`](Faults::crash_at); other faults stay planned.
+    /// A new process: storages made from now on work, those created before never again. Forgets a
+    /// planned or past [`crash_at`](Faults::crash_at); other faults stay planned.
     pub(crate) fn revive(&self) {
         let mut plan = self.plan.lock();
         plan.run = plan.run.saturating_add(1);
@@ -281,7 +284,8 @@ impl Faults {
         self.plan.lock().rules.push(Rule { op, pass: nth.saturating_sub(1), always, effect });
     }
 
-    /// Counts an operation and has `act` do it, which is told how. A process that has died does nothing.
+    /// Counts an operation and calls `act` with the part of it to execute. A process that has died
+    /// does nothing.
     fn run<R>(
         &self,
         run: u64,
@@ -306,7 +310,7 @@ impl Faults {
 }
 
 struct Verdict {
-    /// The gates to pass first, and those to pass when it has been executed.
+    /// The gates before the operation, and those after it.
     before: Vec<Arc<Door>>,
     after: Vec<Arc<Door>>,
     outcome: io::Result<Transfer>,
@@ -379,13 +383,13 @@ impl Transfer {
     }
 }
 
-/// A storage whose operations are counted and go wrong as planned.
+/// A storage whose operations are counted and fail as planned.
 pub(crate) struct FaultStorage {
     inner: Arc<dyn Storage>,
     process: Process,
 }
 
-/// The plan, and which run of the process acts.
+/// The plan, and the run of the process that acts.
 #[derive(Clone)]
 struct Process {
     faults: Faults,
@@ -393,7 +397,7 @@ struct Process {
 }
 
 impl Process {
-    /// Counts an operation, and executes it unless it is to fail.
+    /// Counts an operation, and executes it unless it must fail.
     fn run<R>(&self, op: Op, act: impl FnOnce(Transfer) -> io::Result<R>) -> io::Result<R> {
         self.run_or_fail(op, |verdict| verdict.and_then(act))
     }
@@ -409,7 +413,7 @@ impl Process {
 }
 
 impl FaultStorage {
-    /// A layer over `inner` that obeys `faults`, until the next [`Faults::revive`].
+    /// A layer over `inner` that follows `faults`, until the next [`Faults::revive`].
     pub(crate) fn new(inner: Arc<dyn Storage>, faults: &Faults) -> Self {
         let run = faults.plan.lock().run;
         FaultStorage { inner, process: Process { faults: faults.clone(), run } }

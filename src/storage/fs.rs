@@ -1,7 +1,7 @@
-//! How does a directory tree of the operating system answer? The only user of `std::fs`.
+//! A directory tree of the operating system. The only user of `std::fs`.
 //!
-//! Useful for: every path a broker touches on a disk. Not useful for: knowing which operations need a sync; that is
-//! written at each method of [`Storage`].
+//! Useful for: every path a broker touches on a disk. Not useful for: which operations need a sync;
+//! each method of [`Storage`] states that.
 
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
@@ -17,14 +17,15 @@ pub(crate) struct FsStorage {
 }
 
 impl FsStorage {
-    /// The storage below `root`. Touches nothing. A relative path is made absolute, so that a later change of the
-    /// process's working directory does not move the storage.
+    /// The storage below `root`. Touches nothing. A relative path is made absolute, so that a later
+    /// change of the process's working directory does not move the storage.
     pub(crate) fn new(root: PathBuf) -> Self {
         let root = std::path::absolute(&root).unwrap_or(root);
         FsStorage { root }
     }
 
-    /// Creates the directory `path` and its missing parents, each durably. `NotADirectory` if there is something else.
+    /// Creates the directory `path` and its missing parents, each durably. `NotADirectory` if the
+    /// path is something else.
     pub(crate) fn create_root(path: &Path) -> io::Result<()> {
         create_durably(&std::path::absolute(path)?)
     }
@@ -48,14 +49,14 @@ impl Storage for FsStorage {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.resolve(path)?;
-        // A lock belongs to an open file, not to the process: a second one in this process is refused
-        // as well.
+        // A lock belongs to an open file, not to the process: a second one in this process is
+        // refused as well.
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         try_lock(&file)?;
         let mut locked = vec![file];
-        // The directory too: the file has another inode once it was deleted by hand. It cannot be
-        // locked everywhere (Windows opens no directory, NFS locks no file that is open for reading
-        // only); then the file has to do.
+        // Lock the directory too, because the file has another inode once it was deleted by hand. A
+        // directory cannot be locked everywhere (Windows opens no directory, NFS locks no file that
+        // is open for reading only); the lock of the file is enough there.
         if let Ok(dir) = fs::File::open(&self.root) {
             match try_lock(&dir) {
                 Ok(()) => locked.push(dir),
@@ -103,7 +104,7 @@ impl Storage for FsStorage {
             OpenMode::Write => options.write(true).open(&path)?,
             OpenMode::CreateNew => options.write(true).create_new(true).open(&path)?,
             OpenMode::Truncate => {
-                // Not O_TRUNC: a file that somebody maps after all must not shrink under the map.
+                // Not O_TRUNC, because a file that is mapped must not shrink under the map.
                 match fs::remove_file(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                     _ => options.write(true).create_new(true).open(&path)?,
@@ -135,7 +136,7 @@ impl Storage for FsStorage {
     }
 
     fn run_identity(&self) -> ([u8; 16], u32) {
-        // Linux alone says it; that it cannot be read is no error.
+        // Only Linux has it. A failed read is no error.
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
         (u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes(), std::process::id())
@@ -146,8 +147,8 @@ impl Storage for FsStorage {
     }
 }
 
-/// The lock of a directory. It is released explicitly: closing the files releases it only once every
-/// copy of them is closed, and a child process that was just forked has some.
+/// The lock of a directory. It is released explicitly: closing the files releases it only once
+/// every copy of them is closed, and a child process that was just forked has some.
 struct DirLock {
     locked: Vec<fs::File>,
     process: u32,
@@ -175,12 +176,13 @@ fn try_lock(file: &fs::File) -> io::Result<()> {
 
 struct FsFile {
     file: fs::File,
-    /// The longest length mapped through this handle: what lies below must not change any more.
+    /// The longest length mapped through this handle: bytes below it must not change any more.
     mapped: AtomicU64,
 }
 
 impl FsFile {
-    /// `InvalidInput` unless the bytes to be written below the mapped length are those that are there.
+    /// Returns `InvalidInput` unless the bytes to be written below the mapped length equal the
+    /// present ones.
     fn check_mapped(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         let overlap = self.mapped.load(Ordering::Acquire).saturating_sub(position);
         let rewritten = usize::try_from(overlap).ok().and_then(|n| bytes.get(..n)).unwrap_or(bytes);
@@ -236,13 +238,14 @@ impl File for FsFile {
 
 fn create_durably(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else {
-        // The root of the file system, or of a drive: it is there or it is nothing we could create.
+        // The root of the file system, or of a drive. It exists, or it cannot be created here.
         return fs::metadata(path).map(drop);
     };
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            // A process that died before it synced the parent may have made it. Where the parent may
-            // not be opened, an existing directory is its creator's to vouch for.
+            // A process that died before it synced the parent may have created it. Where the parent
+            // must not be opened, the creator of an existing directory is responsible for its
+            // durability.
             return match sync_parent(parent) {
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
                 synced => synced,

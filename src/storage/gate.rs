@@ -1,13 +1,13 @@
-//! Where does every change of a directory pass? A layer in front of the medium, with a gate.
+//! A layer in front of the medium, with a gate that every change of a directory passes.
 //!
 //! Useful for: doing something before the first change of an opening, refusing changes after the
 //! last one, and living with a file system that cannot sync directories. Not useful for: deciding
-//! what is written; that is for the rows above.
+//! the bytes to write; the rows above do that.
 //!
-//! The gate is *open* while a directory is being made or recovered, *shut* once the directory is as
-//! its last owner left it, and *closed* when the broker is. The first change that meets a shut gate
-//! runs the preparation, which must succeed before any change is made: so a broker that is opened,
-//! read and closed changes nothing. A change that meets a closed gate fails.
+//! The gate is *open* while a directory is being created or recovered, *shut* while the directory
+//! is unchanged since its last owner, and *closed* after the broker was closed. The first change at
+//! a shut gate runs the preparation, which must succeed before any change is made. So a broker that
+//! is opened, read and closed changes nothing. A change at a closed gate fails.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use std::path::{Path, PathBuf};
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering, Rank};
 
-/// What has to be done before the first change. It is given the medium without the gate, and is
-/// repeated by the next change if it fails.
+/// The preparation before the first change. Its argument is the medium without the gate. The next
+/// change repeats it if it fails.
 type Prepare = Box<dyn Fn(&dyn Storage) -> io::Result<()> + Send + Sync>;
 
 /// Decides whether a change may be made. Shared by the storage and all files opened through it.
 pub(crate) struct WriteGate {
     medium: Arc<dyn Storage>,
     state: AtomicU8,
-    /// Held over the preparation, and taken under no other lock than those of the caller.
+    /// Held during the preparation, and taken under no other lock than those of the caller.
     prepare: Mutex<Option<Prepare>>,
     /// A directory could not be synced because the file system has no such operation.
     syncs_no_dirs: AtomicBool,
@@ -46,7 +46,7 @@ impl WriteGate {
         }
     }
 
-    /// Has the next change run `prepare` first.
+    /// Makes the next change run `prepare` first.
     pub(crate) fn shut(&self, prepare: impl Fn(&dyn Storage) -> io::Result<()> + Send + Sync + 'static) {
         let mut held = self.prepare.lock();
         *held = Some(Box::new(prepare));
@@ -58,19 +58,19 @@ impl WriteGate {
         self.state.load(Ordering::Acquire) == state::SHUT
     }
 
-    /// Lets no change pass any more. A preparation that is under way is waited for.
+    /// Lets no change pass any more. Waits for a preparation that is running.
     pub(crate) fn close(&self) {
         let mut held = self.prepare.lock();
         *held = None;
         self.state.store(state::CLOSED, Ordering::Release);
     }
 
-    /// Whether the file system has refused to sync a directory as something that it does not do.
+    /// Whether the file system has refused to sync a directory because it has no such operation.
     pub(crate) fn syncs_no_dirs(&self) -> bool {
         self.syncs_no_dirs.load(Ordering::Acquire)
     }
 
-    /// Passes the gate, as every change does. For a caller whose lock the preparation takes.
+    /// Passes the gate. For a caller that holds a lock which the preparation takes.
     ///
     /// # Errors
     /// The preparation failed, or the gate is closed.
@@ -157,8 +157,9 @@ impl Storage for GatedStorage {
         self.inner.remove_dir(path)
     }
 
-    /// A file system that cannot sync directories (it answers `InvalidInput` or `Unsupported`) is
-    /// taken as it is: its names are as safe as they get. [`WriteGate::syncs_no_dirs`] tells.
+    /// A file system that cannot sync directories (it returns `InvalidInput` or `Unsupported`) is
+    /// used nevertheless, because its names cannot be made safer. [`WriteGate::syncs_no_dirs`]
+    /// reports it.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         match self.inner.sync_dir(dir) {
             Err(e) if is_unsupported(&e) => {

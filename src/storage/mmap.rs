@@ -1,9 +1,11 @@
-//! How does one read a file without copying it? The only `unsafe` in the crate.
+//! Memory maps of files. The only `unsafe` in the crate.
 //!
-//! Useful for: the bytes of a file that never change again, as one slice that keeps them alive. Not useful for:
-//! writing; no writable map exists, since a store through one escapes every check and every error.
+//! Useful for: the bytes of a file that never change again, as one slice that keeps them alive. Not
+//! useful for: writing. There is no writable map, because a store through one escapes every check
+//! and every error.
 
-// Mapping a file is unsafe by nature: the file is outside what the compiler can see. One call, argued for below.
+// Mapping a file is unsafe because the compiler does not see other writers of the file. One call;
+// the argument is below.
 #![allow(unsafe_code)]
 
 use std::ops::Deref;
@@ -13,8 +15,8 @@ use memmap2::{Mmap, MmapAsRawDesc, MmapOptions};
 
 use crate::sync::Arc;
 
-/// The first bytes of a file, for reading: mapped from a disk, or shared with a file in memory. They stay readable
-/// after the file was unlinked and all its handles were closed.
+/// The first bytes of a file, for reading: mapped from a disk, or shared with a file in memory.
+/// They stay readable after the file was unlinked and all its handles were closed.
 pub(crate) struct Map {
     source: Source,
 }
@@ -25,32 +27,36 @@ enum Source {
 }
 
 impl Map {
-    /// Maps the first `len` bytes of an open file that has `file_len` bytes; `InvalidInput` if those are fewer.
+    /// Maps the first `len` bytes of an open file that has `file_len` bytes; `InvalidInput` if
+    /// those are fewer.
     pub(super) fn of_file(file: impl MmapAsRawDesc, file_len: u64, len: u64) -> io::Result<Map> {
         let len = checked_len(file_len, len)?;
         if len == 0 {
             // An empty mapping is an error to some systems and needs no file.
             return Map::of_memory(Arc::default(), 0);
         }
-        // SAFETY: two things can make a mapped slice unsound: the bytes vanish, or they change while a `&[u8]` is out.
+        // SAFETY: two things can make a mapped slice unsound: the bytes vanish, or they change
+        // while a `&[u8]` is out.
         //
-        // Vanish: an access behind the file's end is SIGBUS, which kills the process; it is no undefined behaviour. The
-        // caller passes the length that the open file has now, so the map starts inside it. Nobody in this process
-        // shrinks a file: `File` has no method for it, and `OpenMode::Truncate` makes a new file in the old one's place.
-        // Other brokers are kept out by the directory's lock. A foreign process that truncates our files, or a medium
-        // that fails to deliver a page, is SIGBUS; `ReadMode::Positional` is for those who cannot accept that.
+        // Vanish: an access after the file's end is SIGBUS, which kills the process; it is no
+        // undefined behaviour. The caller passes the length that the open file has now, so the map
+        // starts inside it. No code of this process shrinks a file: `File` has no method for it,
+        // and `OpenMode::Truncate` creates a new file in the place of the old one. Other brokers
+        // are kept out by the directory's lock. A foreign process that truncates our files, or a
+        // medium that fails to deliver a page, is SIGBUS; `ReadMode::Positional` avoids it.
         //
-        // Change: this process never writes other bytes below a mapped length (`File::map`'s contract, checked by
-        // both storages at every write). If a foreign process does, the compiler may at worst see a byte twice with
-        // two values. Nothing is built on a byte's value that such a change could break: the map is only ever seen as
-        // `u8`, which has no invalid bit pattern, no reference to any other type is made from it, and whoever parses
-        // it checks every length against the slice and every checksum, in safe code. What the disk holds is not part
-        // of this argument.
+        // Change: this process never writes other bytes below a mapped length (`File::map`'s
+        // contract, checked by both storages at every write). If a foreign process does, the
+        // compiler may at worst see a byte twice with two values. Nothing is built on a byte's
+        // value that such a change could break: the map is only ever seen as `u8`, which has no
+        // invalid bit pattern, no reference to any other type is made from it, and a parser checks
+        // every length against the slice and every checksum, in safe code. The content of the disk
+        // is not part of this argument.
         let map = unsafe { MmapOptions::new().len(len).map(file) }?;
         Ok(Map { source: Source::Disk(map) })
     }
 
-    /// Shows the first `len` bytes of a buffer; `InvalidInput` if it is shorter.
+    /// Returns the first `len` bytes of a buffer; `InvalidInput` if it is shorter.
     pub(super) fn of_memory(bytes: Arc<Vec<u8>>, len: u64) -> io::Result<Map> {
         let len = checked_len(bytes.len() as u64, len)?;
         Ok(Map { source: Source::Memory { bytes, len } })

@@ -1,11 +1,14 @@
-//! Bytes and the medium: which operations does the engine need, and what does each promise about power loss?
+//! Bytes and the medium: the operations that the engine needs, and the promise of each about power
+//! loss.
 //!
-//! Useful for: running the same engine on a disk ([`fs`]), in memory with a written and a synced image ([`mem`]), and
-//! behind a layer that fails, tears or holds the n-th operation ([`faults`]). Not useful for: knowing what the bytes
-//! mean; no format is known here. `conformance` holds the one list of tests that all of them pass.
+//! Useful for: running the same engine on a disk ([`fs`]), in memory with a written and a synced
+//! image ([`mem`]), and below a layer that fails, tears or holds the n-th operation ([`faults`]).
+//! Not useful for: the meaning of the bytes; no format is known here. `conformance` has the one
+//! list of tests that all of them pass.
 //!
-//! Paths are relative to the storage's root; `""` is the root itself. All methods take `&self` and may be called from
-//! any thread. Errors are plain [`io::Error`]s; the caller knows what it was doing and adds the path.
+//! Paths are relative to the storage's root; `""` is the root itself. All methods take `&self` and
+//! may be called from any thread. Errors are plain [`io::Error`]s; the caller adds the action and
+//! the path.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,52 +31,56 @@ pub(crate) trait Storage: Send + Sync {
     /// Where a relative path lies, for messages: the absolute path on a disk, `mem:/...` in memory.
     fn display(&self, path: &Path) -> PathBuf;
 
-    /// Takes the exclusive lock file `path` (created if missing) without waiting; `WouldBlock` if somebody holds it,
-    /// in this process or another. The lock ends when the guard is dropped or the process dies.
+    /// Takes the exclusive lock file `path` (created if missing) without waiting; `WouldBlock` if
+    /// it is held, in this process or another. The lock ends when the guard is dropped or the
+    /// process dies.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
 
-    /// Creates the directory `path`; its parent exists. Fine if it exists already. Durable only after the parent's
-    /// [`sync_dir`](Storage::sync_dir).
+    /// Creates the directory `path`; its parent must exist. Returns `Ok` if it exists already.
+    /// Durable only after the parent's [`sync_dir`](Storage::sync_dir).
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// The entries of a directory, in no particular order. `NotFound` if it does not exist.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
 
-    /// Whether `path` itself is a symbolic link, wherever that leads. `NotFound` if there is nothing.
+    /// Whether `path` itself is a symbolic link, independent of its target. `NotFound` if there is
+    /// nothing.
     fn is_link(&self, path: &Path) -> io::Result<bool>;
 
-    /// Opens a file for reading and writing. `NotFound` or `AlreadyExists` as `mode` says. A file that was created is
-    /// durable only after its directory's [`sync_dir`](Storage::sync_dir).
+    /// Opens a file for reading and writing. `NotFound` or `AlreadyExists`, according to `mode`. A
+    /// file that was created is durable only after its directory's [`sync_dir`](Storage::sync_dir).
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
 
-    /// Renames a file or a directory over nothing or over a file. Atomic for everybody who looks; durable only after
-    /// [`sync_dir`](Storage::sync_dir) of both directories.
+    /// Renames a file or a directory over nothing or over a file. Atomic for every reader; durable
+    /// only after [`sync_dir`](Storage::sync_dir) of both directories.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Unlinks a file, or a symbolic link and not its target. Maps and handles of it stay valid. Durable only after the directory's
-    /// [`sync_dir`](Storage::sync_dir).
+    /// Unlinks a file, or a symbolic link and not its target. Maps and handles of it stay valid.
+    /// Durable only after the directory's [`sync_dir`](Storage::sync_dir).
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes the entries of a directory durable: creations, renames and removals in it before this call.
+    /// Makes the entries of a directory durable: creations, renames and removals in it before this
+    /// call.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Whether it can run out of room in a way that deleting files helps against.
+    /// Whether it can run out of space such that deleting files frees some.
     fn can_be_full(&self) -> bool {
         true
     }
 
-    /// Which start of the machine this is, and which process. As long as the first is the same, and not zero, every write that
-    /// was not synced is still there. Zeros if that cannot be told.
+    /// The start of the machine, and the process. As long as the first is the same, and not zero,
+    /// every write that was not synced is still there. Zeros if they are not known.
     fn run_identity(&self) -> ([u8; 16], u32);
 }
 
-/// What a directory holds.
+/// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
-    /// The name, as text. A name that is no UTF-8 is given lossily: it is foreign in any case.
+    /// The name, as text. A name that is not UTF-8 is converted lossily, because it is foreign in
+    /// any case.
     pub(crate) name: String,
     /// Whether it is a directory, or a symbolic link to one.
     pub(crate) is_dir: bool,
@@ -84,41 +91,46 @@ pub(crate) struct Entry {
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpenMode {
-    /// It must exist; for reading only (a file system may be mounted read-only, permissions may be narrow).
+    /// It must exist; for reading only (a file system may be mounted read-only, permissions may be
+    /// narrow).
     Read,
     /// It must exist; for reading and writing.
     Write,
     /// It must not exist; created for reading and writing.
     CreateNew,
-    /// Created empty; a file that has the name is unlinked first, so its handles and maps keep what they see.
+    /// Created empty; a file that has the name is unlinked first, so its handles and maps keep
+    /// their bytes.
     Truncate,
 }
 
 /// An open file. Positions are bytes from its beginning.
 pub(crate) trait File: Send + Sync {
-    /// Reads into `buffer` from `position`: as many bytes as there are, at least one unless `position` is at or behind
-    /// the end or the buffer is empty. May be short. `Interrupted` is for the caller to repeat.
+    /// Reads into `buffer` from `position`: as many bytes as there are, at least one unless
+    /// `position` is at or after the end or the buffer is empty. May be short. On `Interrupted` the
+    /// caller must repeat the call.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
 
-    /// Writes at `position`, growing the file; a hole left before it reads as zeros. May be short. In the page cache
-    /// afterwards: survives the process, not a power loss.
+    /// Writes at `position`, growing the file; a hole left before it reads as zeros. May be short.
+    /// The bytes are in the page cache afterwards: they survive the process, not a power loss.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize>;
 
-    /// Makes all bytes written before this call durable, and the length needed to read them back. After an error
-    /// nothing is known of them, and a later success does not mean they are there: never retried.
+    /// Makes all bytes written before this call durable, and the length needed to read them back.
+    /// IMPORTANT: after an error a caller must not retry. The state of the bytes is unknown, and a
+    /// later success does not mean that they are on the medium.
     fn sync_data(&self) -> io::Result<()>;
 
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Maps the first `len` bytes for reading. `InvalidInput` if the file is shorter. The bytes below `len` must never
-    /// change again: from now on a write there is refused (`InvalidInput`) unless it writes the same bytes, as a
-    /// recovery does to get them onto the medium. No method here can shrink the file.
+    /// Maps the first `len` bytes for reading. `InvalidInput` if the file is shorter. The bytes
+    /// below `len` must never change again. Therefore a later write there returns `InvalidInput`
+    /// unless it writes the same bytes, as recovery does to get them onto the medium. No method
+    /// here can shrink the file.
     fn map(&self, len: u64) -> io::Result<Map>;
 
-    /// What a system does that failed a [`sync_data`](File::sync_data): bytes that are not durable yet count as clean,
-    /// stay readable, and reach the medium only if they are written again. For the storages that play this in tests;
-    /// a real disk does it by itself.
+    /// The effect of a failed [`sync_data`](File::sync_data): bytes that are not durable yet count
+    /// as clean, stay readable, and reach the medium only if they are written again. For the
+    /// storages that simulate this in tests; a real disk does it by itself.
     fn lose_unsynced(&self) {}
 }
 
@@ -130,7 +142,7 @@ pub(crate) fn read_exact_at(file: &dyn File, buffer: &mut [u8], position: u64) -
     }
 }
 
-/// Reads until the buffer is full or the file ends; says how many bytes that were.
+/// Reads until the buffer is full or the file ends. Returns the number of bytes.
 pub(crate) fn read_up_to(file: &dyn File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -144,7 +156,7 @@ pub(crate) fn read_up_to(file: &dyn File, buffer: &mut [u8], position: u64) -> i
     Ok(done)
 }
 
-/// Writes all of `bytes`. An error carries how many bytes had been written before it.
+/// Writes all of `bytes`. An error contains the number of bytes that were written before it.
 pub(crate) fn write_all_at(file: &dyn File, bytes: &[u8], position: u64) -> Result<(), (usize, io::Error)> {
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
@@ -165,7 +177,7 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &Path, limit: u64) -> io::R
     if len > limit {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "the file is larger than any such file can be",
+            format!("the file has {len} bytes, and a file of this kind has at most {limit}"),
         ));
     }
     let mut bytes = vec![0; usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?];
@@ -183,15 +195,15 @@ pub(crate) struct ReplaceError {
 }
 
 impl ReplaceError {
-    /// Whether there was no room, and the old content is there.
+    /// Whether there was no space, and the old content is there.
     pub(crate) fn is_full(&self) -> bool {
         use crate::error::{Space, is_space};
         !self.replaced && matches!(is_space(&self.error), Some(Space::NoSpace | Space::Quota))
     }
 }
 
-/// Replaces a file's content so that after a crash at any instant there is the old content or the new: written aside,
-/// synced, renamed over, the directory synced.
+/// Replaces a file's content so that after a crash at any instant there is the old content or the
+/// new. Writes a temporary file, syncs it, renames it, and syncs the directory.
 pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), ReplaceError> {
     replace_and_open(storage, path, bytes).map(drop)
 }
@@ -214,7 +226,7 @@ pub(crate) fn replace_and_open(
     let file = match written {
         Ok(file) => file,
         Err(error) => {
-            // Best effort: a leftover is overwritten by the next try and ignored by everybody else.
+            // Best effort: a leftover is overwritten by the next attempt and ignored otherwise.
             let _ = storage.remove_file(&temporary);
             return Err(ReplaceError { error, replaced: false });
         }

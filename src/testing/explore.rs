@@ -1,4 +1,4 @@
-//! Which states can a program leave behind, and which of them does it not survive?
+//! All states in which a crash may leave a disk, and a check of each.
 
 use std::any::Any;
 use std::fmt;
@@ -8,24 +8,25 @@ use crate::error::Result;
 use crate::storage::mem::Survive;
 use crate::testing::Disk;
 
-/// How a disk came to be as it is: what [`explore`] tells its check, and what a failure names.
+/// The history of a disk: [`explore`] passes it to its check, and a failure names it.
 ///
-/// To have the same state again: `disk.crash_at(cut)`, run the workload, `disk.crash(survive)`; and if there is a `later`
-/// loss, run the check, keep what it returns, and `disk.crash(later)`.
+/// To reproduce the state: `disk.crash_at(cut)`, run the workload, `disk.crash(survive)`; and if
+/// there is a `later` loss, run the check, keep what it returns, and `disk.crash(later)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CrashState {
-    /// The operation of the workload at which it was stopped: this one was not executed, nor any after it. One more than the
-    /// workload has if it was not stopped.
+    /// The operation of the workload at which it was stopped: this one was not executed, nor any
+    /// after it. One more than the workload has if it was not stopped.
     pub cut: u64,
-    /// What was left then. [`Survive::Everything`]: only the process died.
+    /// The content that survived. [`Survive::Everything`]: only the process died.
     pub survive: Survive,
-    /// After that the check has been run once, and then the power was lost while what it returned was still open.
+    /// After that the check has been run once, and then the power was lost while its result was
+    /// still open.
     pub later: Option<Survive>,
 }
 
 impl CrashState {
-    /// Whether only the process died so far, so that everything it was told of has to be there.
+    /// Whether only the process died so far. If so, everything that it noted must be there.
     pub fn is_kill(&self) -> bool {
         self.survive == Survive::Everything && self.later.is_none()
     }
@@ -41,43 +42,46 @@ impl fmt::Display for CrashState {
     }
 }
 
-/// How much [`explore`] has looked at.
+/// The extent of a run of [`explore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explored {
-    /// Operations that the workload asks of the disk: it was cut at each, and once at none.
+    /// Operations of the workload: it was stopped at each, and once at none.
     pub operations: u64,
     /// States in which the check was run.
     pub states: u64,
     /// States of those that were reached by a kill, an opening and a power loss.
     pub later: u64,
-    /// How often not every power loss was tried, but a sample, because too much was pending.
+    /// The number of places where a sample of the power losses was tried, because too many
+    /// operations were pending.
     pub sampled: u64,
     /// The most operations that were pending anywhere.
     pub most_pending: usize,
 }
 
-/// Runs a program cut at every operation that it asks of its disk, and checks every state that a crash may leave then.
+/// Stops a program at every operation on its disk, and checks every state that a crash may leave
+/// there.
 ///
-/// `workload` is the program: it opens a broker [on the disk](crate::BrokerConfig::on_disk) and notes what it is told, for
-/// example that a record was acknowledged. When it is cut all its operations fail; it should return the error. It is run again
-/// for each cut, so it must do the same each time: under a [`ManualClock`](crate::testing::ManualClock), with a
+/// `workload` is the program: it opens a broker [on the disk](crate::BrokerConfig::on_disk) and
+/// notes results, for example that a record was acknowledged. From the stop on all its operations
+/// fail; it should return the error. It is run again for each stop, so it must do the same each
+/// time: under a [`ManualClock`](crate::testing::ManualClock), with a
 /// [seed](crate::BrokerConfig::seed), in one thread.
 ///
-/// `check` opens what is left and panics if something is not there that should be. It is run
+/// `check` opens the disk and panics if something that must be there is missing. It is run
 ///
 /// 1. where only the process was killed,
 /// 2. after each of the [power losses](Disk::power_losses) instead of the kill,
-/// 3. after each of the power losses that follow on 1: killed, opened by `check`, perhaps written to, then the power lost.
-///    What `check` notes in 1 it finds in 3. What it returns stays open until the power is lost: return the broker, because one
-///    that was closed has nothing to lose.
+/// 3. after each of the power losses that follow on 1: killed, opened by `check`, perhaps written
+///    to, then the power lost. The notes of `check` in 1 are passed to it in 3. Its result stays
+///    open until the power is lost: return the broker, because a closed broker has nothing pending.
 ///
-/// A workload of n operations has about 10 n to 100 n states; each costs a run of `check`, and each cut a run of the workload:
-/// some hundred operations take seconds. Of more than 64 different losses at one place a sample is tried:
-/// [`Explored::sampled`] counts these places.
+/// A workload of n operations has about 10 n to 100 n states; each costs a run of `check`, and each
+/// stop a run of the workload: some hundred operations take seconds. Of more than 64 different
+/// losses at one place a sample is tried: [`Explored::sampled`] counts these places.
 ///
 /// # Errors
-/// That of the workload if it is not cut.
+/// That of the workload if it is not stopped.
 ///
 /// # Panics
 /// If `check` does, with its message and the [`CrashState`].
@@ -120,7 +124,7 @@ pub fn explore<T: Clone + Default, R>(
     for cut in 1..=explored.operations.saturating_add(1) {
         let (disk, mut told) = (Disk::new(), T::default());
         disk.crash_at(cut);
-        // It fails, or it does not mind.
+        // It may fail or succeed.
         let _ = workload(&disk, &mut told);
         let mut look = |disk: &Disk, told: &mut T, state: CrashState| {
             explored.states = explored.states.saturating_add(1);
@@ -148,7 +152,7 @@ pub fn explore<T: Clone + Default, R>(
             left.crash(loss);
             drop(look(&left, &mut told, CrashState { later: Some(loss), ..killed }));
         }
-        // Dropped, it changes nothing any more.
+        // Dropping it changes nothing any more.
         disk.crash(Survive::Everything);
         drop(open);
 

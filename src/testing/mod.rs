@@ -1,7 +1,8 @@
-//! How does a test make a broker's disk fail, its power go, its time pass?
+//! For tests: a broker's disk that fails, loses its power and fills up on demand, and a clock that
+//! the test moves.
 //!
-//! Useful for: testing a program that uses this crate against everything that can happen to it, in memory and without
-//! sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
+//! Useful for: testing a program that uses this crate against faults, crashes and power losses, in
+//! memory and without sleeping. Not useful for: production; a broker in memory needs no [`Disk`].
 
 mod explore;
 #[cfg(test)]
@@ -29,13 +30,14 @@ use crate::storage::mem::{MemStorage, UNBOUNDED};
 use crate::sync::Arc;
 use crate::types::{Offset, Start, TopicPartition};
 
-/// A disk in memory that remembers what was synced, counts what is asked of it, and goes wrong on demand.
+/// A disk in memory that knows which bytes were synced, counts operations, and fails on demand.
 ///
-/// Cheap to clone; all clones are the same disk ([`duplicate`](Disk::duplicate) makes another). Three kinds of calls:
-/// those that plan faults for the broker's operations, those that pull the plug, and those that change files as an
-/// outsider's hand would, past the broker, in a way that survives power loss, neither counted nor failing by plan.
+/// Cheap to clone; all clones are the same disk ([`duplicate`](Disk::duplicate) makes another).
+/// Three kinds of calls: those that plan faults for the broker's operations, those that cut the
+/// power, and those that change files past the broker, as another program would. The last kind
+/// survives power loss, is not counted and does not fail by plan.
 ///
-/// Where an operation's number is asked for, 1 is the next one (of that kind) from this call on, and 0 means 1.
+/// An operation's number counts from the call: 1 is the next one (of that kind), and 0 means 1.
 ///
 /// ```
 /// use std::path::Path;
@@ -62,7 +64,7 @@ impl BrokerConfig {
     /// Opens a simulated disk, for tests that crash it or have its operations fail.
     ///
     /// # Errors
-    /// As [`open`](BrokerConfig::open), and whatever the disk was told to do.
+    /// As [`open`](BrokerConfig::open), and the planned faults of the disk.
     pub fn on_disk(self, disk: &Disk) -> Result<Broker> {
         self.validate()?;
         self.open_on(disk.storage())
@@ -75,42 +77,43 @@ impl Disk {
         Disk { medium: MemStorage::with_crash_images(), faults: Faults::new() }
     }
 
-    /// An independent disk with the same content: what was written, what is durable and what lies between. Nothing is
-    /// locked on it, no fault is planned, no operation counted. So one run can be crashed in many ways.
+    /// An independent disk with the same content, durable and pending. Nothing is locked on it, no
+    /// fault is planned, no operation is counted. So one run can be crashed in many ways.
     #[must_use]
     pub fn duplicate(&self) -> Self {
         Disk { medium: self.medium.duplicate(), faults: Faults::new() }
     }
 
-    /// Stops whatever runs on this disk and leaves on it what `survive` says.
+    /// Stops every broker on this disk and leaves the content that `survive` selects.
     ///
-    /// Every operation of a broker that was open here fails from now on, also while it is dropped; its lock is free.
-    /// A [`crash_at`](Disk::crash_at) has come true or is cancelled, other planned faults stay.
+    /// Every operation of a broker that was open here fails from now on, also while it is dropped;
+    /// its lock is free. A [`crash_at`](Disk::crash_at) has happened or is cancelled; other planned
+    /// faults stay.
     pub fn crash(&self, survive: Survive) {
         self.faults.revive();
         self.medium.crash(survive);
     }
 
-    /// Lets the process die at its n-th operation: that one is not executed, nor any after it, until
-    /// [`crash`](Disk::crash) says what is left.
+    /// Lets the process die at its n-th operation: that one is not executed, nor any after it,
+    /// until [`crash`](Disk::crash) is called.
     pub fn crash_at(&self, nth: u64) {
         self.faults.crash_at(nth);
     }
 
-    /// How many operations were asked of this disk. Those of a dead process do not count.
+    /// The number of operations so far. Those of a dead process do not count.
     pub fn ops(&self) -> u64 {
         self.faults.ops()
     }
 
-    /// How many operations of one kind were asked of this disk.
+    /// The number of operations of one kind so far.
     pub fn ops_of(&self, op: Op) -> u64 {
         self.faults.ops_of(op)
     }
 
     /// Fails the n-th operation of a kind with an error of this kind, without executing it.
     ///
-    /// A sync that fails leaves behind what real systems leave: the bytes stay readable and count as clean, so that a
-    /// later sync succeeds and does not make them durable.
+    /// A failed sync has the effect that it has on real systems: the bytes stay readable and count
+    /// as clean, so that a later sync succeeds and does not make them durable.
     pub fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
         self.faults.fail(op, nth, kind);
     }
@@ -120,8 +123,8 @@ impl Disk {
         self.faults.fail_always(op, nth, kind);
     }
 
-    /// Cuts the n-th read or write short: half of the bytes, at least one, and no error. With [`Op::Any`] the n-th of
-    /// either; other kinds cannot be short.
+    /// Shortens the n-th read or write: half of the bytes, at least one, and no error. With
+    /// [`Op::Any`] the n-th of either; other kinds cannot be short.
     pub fn short(&self, op: Op, nth: u64) {
         self.faults.short(op, nth);
     }
@@ -131,14 +134,15 @@ impl Disk {
         self.faults.tear(nth);
     }
 
-    /// Stops the n-th operation of a kind before it is executed, until the gate is released or dropped.
+    /// Stops the n-th operation of a kind before it is executed, until the gate is released or
+    /// dropped.
     #[must_use = "a gate that is dropped holds nothing"]
     pub fn hold(&self, op: Op, nth: u64) -> Gate {
         self.faults.hold(op, nth)
     }
 
-    /// Stops the n-th operation of a kind after it was executed, before its caller hears of it, until the gate is released
-    /// or dropped: another thread sees its effect, and a crash finds it.
+    /// Stops the n-th operation of a kind after it was executed, before it returns to its caller,
+    /// until the gate is released or dropped. Another thread sees its effect, and a crash finds it.
     #[must_use = "a gate that is dropped holds nothing"]
     pub fn hold_after(&self, op: Op, nth: u64) -> Gate {
         self.faults.hold_after(op, nth)
@@ -149,8 +153,9 @@ impl Disk {
         self.faults.clear();
     }
 
-    /// How many operations are not durable yet: writes, and operations on directories. A power loss may take each of them
-    /// ([`Survive::Subset`]); a kill takes none, and leaves them as they are.
+    /// The number of operations that are not durable yet: writes, and operations on directories. A
+    /// power loss may take each of them ([`Survive::Subset`]); a kill takes none, and leaves them
+    /// pending.
     ///
     /// ```
     /// # use quipu::testing::{Disk, Survive};
@@ -175,9 +180,10 @@ impl Disk {
         self.medium.pending()
     }
 
-    /// The ways to lose the power now. While no more than 64 subsets of the pending operations differ, which is so for up
-    /// to 6 of them: each of these subsets, and two losses that tear or garble writes. If there are more, a sample: everything and
-    /// nothing of what is pending, everything but one (of the first 63), lengths without data, and five by seeds.
+    /// The ways to lose the power now. While no more than 64 subsets of the pending operations
+    /// differ (always for up to 6 operations): each of these subsets, and two losses that tear or
+    /// garble writes. If there are more, a sample: all pending operations and none, all but one (of
+    /// the first 63), lengths without data, and five by seeds.
     ///
     /// The same `seed` and the same disk give the same losses.
     pub fn power_losses(&self, seed: u64) -> Vec<Survive> {
@@ -198,13 +204,16 @@ impl Disk {
         }
     }
 
-    /// Bounds the disk: from now on it holds so many bytes, in all files together. `None` takes the bound away. A file takes
-    /// its length, rounded up to 512 bytes; a directory takes nothing. What is there stays, also if it is more than that.
+    /// Bounds the bytes of all files together from now on. `None` removes the bound. A file takes
+    /// its length, rounded up to 512 bytes; a directory takes nothing. Existing files stay, also if
+    /// they take more.
     ///
-    /// A write within what a file takes already needs no room. A write that fits only in part writes that part, as a real one
-    /// does, and the next fails with [`StorageFull`](io::ErrorKind::StorageFull). Removing a file frees what it took, and so
-    /// does renaming another one over it, also while it is still open somewhere. A crash and [`duplicate`](Disk::duplicate)
-    /// keep the bound. [`write_new`](Disk::write_new) is bound too: it writes what fits, and fails. Changing a file by hand
+    /// A write within the space that a file already takes needs no further space. A write that fits
+    /// only in part writes that part, as a real one does, and the next fails with
+    /// [`StorageFull`](io::ErrorKind::StorageFull). Removing a file frees its space, and so does
+    /// renaming another one over it, also while it is still open. A crash and
+    /// [`duplicate`](Disk::duplicate) keep the bound. [`write_new`](Disk::write_new) is bounded
+    /// too: it writes the part that fits, and fails. Changing a file by hand
     /// ([`truncate`](Disk::truncate), [`overwrite`](Disk::overwrite)) is not.
     ///
     /// ```
@@ -226,7 +235,8 @@ impl Disk {
         self.medium.set_capacity(bytes.into().unwrap_or(UNBOUNDED));
     }
 
-    /// How many bytes all files take together, each rounded up to 512: what [`capacity`](Disk::capacity) bounds.
+    /// The bytes that all files take together, each rounded up to 512. [`capacity`](Disk::capacity)
+    /// bounds them.
     pub fn used(&self) -> u64 {
         self.medium.used()
     }
@@ -244,17 +254,15 @@ impl Disk {
         self.medium.read(path.as_ref())
     }
 
-    /// Puts bytes over those at `position`, or behind the end; the file counts as synced afterwards, all of it. What a
-    /// broker has mapped already keeps showing the old bytes.
+    /// Replaces the bytes at `position`, or appends at the end. All of the file counts as synced
+    /// afterwards. Existing maps of a broker keep the old bytes.
     ///
     /// # Errors
-    /// `NotFound`, `IsADirectory`, or `InvalidInput` if `position` lies behind the end.
+    /// `NotFound`, `IsADirectory`, or `InvalidInput` if `position` lies after the end.
     pub fn overwrite(&self, path: impl AsRef<Path>, position: u64, bytes: &[u8]) -> io::Result<()> {
         self.medium.edit(path.as_ref(), |content| {
-            let from = usize::try_from(position)
-                .ok()
-                .filter(|from| *from <= content.len())
-                .ok_or_else(behind_end)?;
+            let from =
+                usize::try_from(position).ok().filter(|from| *from <= content.len()).ok_or_else(after_end)?;
             let until = from.saturating_add(bytes.len()).min(content.len());
             content.splice(from..until, bytes.iter().copied());
             Ok(())
@@ -264,17 +272,17 @@ impl Disk {
     /// Flips one bit: bit `bit % 8` of byte `bit / 8`. Otherwise as [`overwrite`](Disk::overwrite).
     ///
     /// # Errors
-    /// `NotFound`, `IsADirectory`, or `InvalidInput` if the bit lies behind the end.
+    /// `NotFound`, `IsADirectory`, or `InvalidInput` if the bit lies after the end.
     pub fn flip_bit(&self, path: impl AsRef<Path>, bit: u64) -> io::Result<()> {
         self.medium.edit(path.as_ref(), |content| {
             let byte =
-                usize::try_from(bit / 8).ok().and_then(|at| content.get_mut(at)).ok_or_else(behind_end)?;
+                usize::try_from(bit / 8).ok().and_then(|at| content.get_mut(at)).ok_or_else(after_end)?;
             *byte ^= 1 << (bit % 8);
             Ok(())
         })?
     }
 
-    /// Cuts a file off, or extends it with zeros. Otherwise as [`overwrite`](Disk::overwrite).
+    /// Truncates a file, or extends it with zeros. Otherwise as [`overwrite`](Disk::overwrite).
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`, or `StorageFull`.
@@ -291,12 +299,12 @@ impl Disk {
     /// Creates a file with these bytes, and the directories that it needs.
     ///
     /// # Errors
-    /// `AlreadyExists`, or `NotADirectory` on the way.
+    /// `AlreadyExists`, or `NotADirectory` for a parent.
     pub fn write_new(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         self.medium.write_new(path.as_ref(), bytes)
     }
 
-    /// Removes a file, or a directory with all that is in it.
+    /// Removes a file, or a directory with its content.
     ///
     /// # Errors
     /// `NotFound`.
@@ -307,7 +315,7 @@ impl Disk {
     /// Renames a file or a directory, over a file or over nothing.
     ///
     /// # Errors
-    /// As the operating system's.
+    /// Those of the operating system.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let here = self.medium.attach();
@@ -316,8 +324,8 @@ impl Disk {
         here.sync_dir(to.parent().unwrap_or(Path::new("")))
     }
 
-    /// Crashes, and opens what is left. Handles of the broker before answer with errors from now on: dropping them changes
-    /// nothing any more.
+    /// Crashes, and opens the disk again. Handles of the earlier broker return errors from now on;
+    /// dropping them changes nothing.
     ///
     /// # Errors
     /// Those of [`BrokerConfig::open`].
@@ -342,7 +350,8 @@ impl Disk {
         config.on_disk(self)
     }
 
-    /// As [`Broker::verify`], of this disk. Its operations are counted and fail by plan, as a broker's do.
+    /// As [`Broker::verify`], of this disk. Its operations are counted and fail by plan, as a
+    /// broker's do.
     ///
     /// # Errors
     /// Those of [`Broker::verify`].
@@ -358,13 +367,13 @@ impl Disk {
         crate::offline::salvage_on(self.storage(), to.storage())
     }
 
-    /// The disk as a process sees it that starts now. It is stale after the next crash: ask again.
+    /// The disk for a process that starts now. It is stale after the next crash; call this again.
     pub(crate) fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(FaultStorage::new(Arc::new(self.medium.attach()), &self.faults))
     }
 }
 
-/// Everything that is in a topic now, partition by partition.
+/// All records of a topic, partition by partition.
 ///
 /// # Errors
 /// Those of [`Broker::reader`] and of reading.
@@ -388,7 +397,7 @@ pub fn produced(broker: &Broker, topic: &str) -> Result<Vec<OwnedRecord>> {
     Ok(all)
 }
 
-/// What a group has committed: the next offset to read, by topic and partition.
+/// The committed offsets of a group: the next offset to read, by topic and partition.
 ///
 /// # Errors
 /// Those of [`Group::describe`](crate::Group::describe).
@@ -415,7 +424,8 @@ pub fn committed(broker: &Broker, group: &str) -> Result<BTreeMap<TopicPartition
     Ok(committed.collect())
 }
 
-/// Who owns what of a group's partitions now: the member's number, by topic and partition. Nobody owns what is not there.
+/// The owners of a group's partitions: the member's number, by topic and partition. A partition
+/// without an owner is left out.
 ///
 /// # Errors
 /// Those of [`Group::describe`](crate::Group::describe).
@@ -436,6 +446,6 @@ impl fmt::Debug for Disk {
     }
 }
 
-fn behind_end() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "behind the file's end")
+fn after_end() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the position lies after the end of the file")
 }

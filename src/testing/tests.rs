@@ -1,4 +1,4 @@
-//! In which order does a broker ask things of a real file system? A layer between the two writes all calls down.
+//! The order of a broker's calls to a real file system. A layer between the two records all calls.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ enum Call {
     Write(PathBuf),
     SyncData(PathBuf),
     SyncDir(PathBuf),
-    /// A caller was told that something is durable.
+    /// A caller got an acknowledgement of durability.
     Acknowledged,
 }
 
@@ -40,7 +40,7 @@ struct RecordedFile {
 }
 
 impl Recorder {
-    /// Notes a call that has succeeded.
+    /// Records a successful call.
     fn note<R>(&self, result: io::Result<R>, call: Call) -> io::Result<R> {
         if result.is_ok() {
             self.calls.lock().push(call);
@@ -218,7 +218,7 @@ fn names_are_durable_before_what_relies_on_them() {
                 let written = calls[..at].iter().rposition(|call| *call == Call::Write(from.clone()));
                 let synced = calls[written.unwrap()..at].contains(&Call::SyncData(from.clone()));
                 assert!(synced, "{from:?} was renamed before it was synced");
-                // Neither told of nor relied on before: no file goes because of it.
+                // Not acknowledged and not relied on before: no file is removed because of it.
                 let relies = |call: &Call| {
                     *call == Call::Acknowledged
                         || matches!(call, Call::Remove(gone) if gone.parent() == to.parent())
@@ -249,14 +249,16 @@ fn bytes_are_durable_before_they_are_acknowledged() {
         if !has_end(path, ".log") && !has_end(path, "catalog") && !has_end(path, "journal") {
             continue;
         }
-        // With a topic its commits go. That need not be durable: an opening takes back what is left of them.
+        // The commits of a topic are removed with it. That need not be durable, because an opening
+        // revokes the rest of them.
         if path.starts_with("topics/__consumer_offsets") {
             continue;
         }
         let later = &calls[at + 1..];
         let is_synced =
             comes_before(later, &Call::SyncData(path.clone()), |call| *call == Call::Acknowledged);
-        // A record of the journal stands for batches that are not synced yet; marks of files come with the next change.
+        // A record of the journal stands for batches that are not synced yet; marks of files come
+        // with the next change.
         let may_wait = || {
             let told = later.iter().take_while(|call| **call != Call::Acknowledged);
             let since = calls[..at].iter().rev().take_while(|call| **call != Call::Acknowledged);

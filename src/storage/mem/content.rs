@@ -1,4 +1,4 @@
-//! What does one file hold: as written, and as it would be found after a power loss?
+//! The bytes of one file: as written, and as a machine finds them after a power loss.
 
 use std::io;
 
@@ -9,13 +9,14 @@ use crate::sync::{Arc, Weak};
 
 /// The bytes of one file.
 pub(super) struct Content {
-    /// As every reader sees them. Shared with maps: a write while one is alive copies the bytes first.
+    /// As every reader sees them. Shared with maps: a write while one is alive copies the bytes
+    /// first.
     bytes: Arc<Vec<u8>>,
-    /// The longest length that was ever mapped: what lies below must not change any more.
+    /// The longest length that was ever mapped: bytes below it must not change any more.
     mapped: usize,
     /// The bytes of the newest map: they serve every later map of no greater length.
     snapshot: Weak<Vec<u8>>,
-    /// What a power loss needs to know; `None` where nobody will ask.
+    /// The state for a simulated power loss; `None` without crash images.
     unsynced: Option<Unsynced>,
 }
 
@@ -32,7 +33,8 @@ struct Write {
 }
 
 impl Content {
-    /// An empty file, with or without the bookkeeping for [`after_power_loss`](Content::after_power_loss).
+    /// An empty file, with or without the bookkeeping for
+    /// [`after_power_loss`](Content::after_power_loss).
     pub(super) fn new(crash_images: bool) -> Self {
         Content::synced(Arc::default(), crash_images)
     }
@@ -47,7 +49,7 @@ impl Content {
         &self.bytes
     }
 
-    /// Copies what there is at `position`; says how many bytes that was.
+    /// Copies the bytes at `position`. Returns their number.
     pub(super) fn read_at(&self, buffer: &mut [u8], position: u64) -> usize {
         let there =
             usize::try_from(position).ok().and_then(|from| self.bytes.get(from..)).unwrap_or_default();
@@ -102,7 +104,7 @@ impl Content {
         Ok(map)
     }
 
-    /// Changes the bytes from outside, past every rule of this process, and for good.
+    /// Changes the bytes from outside, without the rules of this process, durably.
     pub(super) fn edit<R>(&mut self, edit: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let result = edit(Arc::make_mut(&mut self.bytes));
         self.snapshot = Weak::new();
@@ -113,7 +115,8 @@ impl Content {
         result
     }
 
-    /// The process that mapped it has died; everything written is still in the page cache, synced or not.
+    /// The process that mapped it has died; everything written is still in the page cache, synced
+    /// or not.
     pub(super) fn after_kill(&mut self) {
         self.mapped = 0;
         self.snapshot = Weak::new();
@@ -131,7 +134,7 @@ impl Content {
     /// The file that a machine finds after losing its power.
     pub(super) fn after_power_loss(&self, fates: &mut Fates) -> Content {
         let bytes = match (&self.unsynced, fates.survive) {
-            // A subset is counted over all files: that is not for chance to decide.
+            // A subset is counted over all files, so it is not decided here.
             (None, _) | (_, Survive::Everything | Survive::Subset(_)) => Arc::clone(&self.bytes),
             (Some(unsynced), Survive::Synced) => Arc::clone(&unsynced.durable),
             (Some(unsynced), Survive::Random(_)) => Arc::new(unsynced.scattered(fates)),
@@ -140,13 +143,14 @@ impl Content {
         Content::synced(bytes, self.unsynced.is_some())
     }
 
-    /// As [`after_power_loss`](Content::after_power_loss), with the writes since the last sync that `keeps` names.
+    /// As [`after_power_loss`](Content::after_power_loss), with the writes since the last sync that
+    /// `keeps` names.
     pub(super) fn with_writes(&self, keeps: impl Fn(usize) -> bool) -> Content {
         let bytes = self.unsynced.as_ref().map(|unsynced| Arc::new(unsynced.some(keeps)));
         Content::synced(bytes.unwrap_or_else(|| Arc::clone(&self.bytes)), self.unsynced.is_some())
     }
 
-    /// How many writes are not durable yet.
+    /// The number of writes that are not durable yet.
     pub(super) fn pending(&self) -> usize {
         self.unsynced.as_ref().map_or(0, |unsynced| unsynced.writes.len())
     }
@@ -189,7 +193,8 @@ impl Unsynced {
         found
     }
 
-    /// The write is there, with noise in at least one sector, and noise only where nothing was durable before.
+    /// The write is there, with noise in at least one sector, and noise only where nothing was
+    /// durable before.
     fn garble(&self, found: &mut Vec<u8>, write: &Write, fates: &mut Fates) {
         put(found, &write.bytes, write.position);
         let chosen = fates.rng.below(sectors(write).count() as u64);
@@ -202,7 +207,7 @@ impl Unsynced {
         }
     }
 
-    /// The length is there; each sector of a write is, or is not.
+    /// The length is kept; each sector of a write is kept or lost.
     fn zeroed(&self, fates: &mut Fates, len: usize) -> Vec<u8> {
         let mut found = (*self.durable).clone();
         found.resize(len.max(found.len()), 0);
@@ -223,19 +228,19 @@ fn sectors(write: &Write) -> impl Iterator<Item = (usize, &[u8])> {
     let mut rest: &[u8] = &write.bytes;
     std::iter::from_fn(move || {
         let in_sector = SECTOR - position % SECTOR;
-        let (piece, behind) = rest.split_at_checked(in_sector).unwrap_or((rest, &[]));
+        let (piece, after) = rest.split_at_checked(in_sector).unwrap_or((rest, &[]));
         let at = position;
         position = position.saturating_add(piece.len());
-        rest = behind;
+        rest = after;
         (!piece.is_empty()).then_some((at, piece))
     })
 }
 
-/// What chance decides about one power loss.
+/// The random decisions about one power loss.
 pub(super) struct Fates {
     survive: Survive,
     rng: SplitMix64,
-    /// How many of a hundred writes, and of a hundred directory operations, survive whole.
+    /// The percentage of writes, and of directory operations, that survive whole.
     data_percent: u64,
     entry_percent: u64,
 }
@@ -247,7 +252,8 @@ impl Fates {
             Survive::Everything | Survive::Synced | Survive::Subset(_) => 0,
             Survive::Random(seed) | Survive::Zeroed(seed) => seed,
         });
-        // Drawn once a crash: fair coins alone would hardly ever lose only one of many writes, or only keep one.
+        // Drawn once a crash, because fair coins alone would hardly ever lose only one of many
+        // writes, or keep only one.
         let data_percent = rng.below(5) * 25;
         let entry_percent = rng.below(5) * 25;
         Fates { survive, rng, data_percent, entry_percent }
@@ -267,7 +273,8 @@ impl Fates {
     }
 }
 
-/// Puts `bytes` at `position`, with zeros before them where nothing is. `StorageFull` if there is no memory for it.
+/// Puts `bytes` at `position`, with zeros before them where there are no bytes. `StorageFull` if
+/// there is no memory for it.
 fn place(target: &mut Vec<u8>, bytes: &[u8], position: usize) -> io::Result<()> {
     let end = position.checked_add(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
     target.try_reserve(end.saturating_sub(target.len())).map_err(|_| io::ErrorKind::StorageFull)?;
@@ -275,7 +282,7 @@ fn place(target: &mut Vec<u8>, bytes: &[u8], position: usize) -> io::Result<()> 
     Ok(())
 }
 
-/// As [`place`], for what fitted already.
+/// As [`place`], for bytes that have been placed once.
 fn put(target: &mut Vec<u8>, bytes: &[u8], position: usize) {
     if bytes.is_empty() {
         return;
@@ -284,12 +291,12 @@ fn put(target: &mut Vec<u8>, bytes: &[u8], position: usize) {
         target.resize(position, 0);
     }
     let overlap = target.len().saturating_sub(position);
-    let (over, behind) = bytes.split_at_checked(overlap).unwrap_or((bytes, &[]));
+    let (over, after) = bytes.split_at_checked(overlap).unwrap_or((bytes, &[]));
     if let Some(there) = target.get_mut(position..position.saturating_add(over.len())) {
         there.copy_from_slice(over);
     }
-    target.extend_from_slice(behind);
+    target.extend_from_slice(after);
 }
 
-/// What a medium writes whole or not at all.
+/// The unit that a medium writes whole or not at all.
 const SECTOR: usize = 512;

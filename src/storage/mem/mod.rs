@@ -1,10 +1,12 @@
-//! How does a medium answer that is nothing but memory, and what would it hold after a power loss?
+//! A medium in memory, and its content after a power loss.
 //!
-//! Useful for: brokers that live as long as their process, and, with crash images, for finding out what a broker on a
-//! real disk would find. Not useful for: failing operations; that is [`faults`](crate::storage::faults).
+//! Useful for: brokers that live as long as their process, and, with crash images, for the states
+//! that a broker on a real disk would find. Not useful for: failing operations; for these see
+//! [`faults`](crate::storage::faults).
 //!
-//! Two images are kept, of files and of directories alike: what was written, which the running process sees, and what
-//! is durable, which [`MemStorage::crash`] starts from, together with what was written in between.
+//! There are two images, of files and of directories: the written one, which the running process
+//! sees, and the durable one, from which [`MemStorage::crash`] starts, together with the operations
+//! in between.
 
 mod content;
 mod tree;
@@ -16,11 +18,11 @@ use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{Entry, File, Map, OpenMode, Storage, write_all_at};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
 
-/// What is there after a crash.
+/// The content of a disk after a crash.
 ///
-/// Sectors have 512 bytes. Assumed of the medium, as careful engines do: a write changes no byte outside its range, and
-/// where bytes were durable before, an interrupted overwrite leaves each byte old or new; noise is found only where
-/// nothing was durable yet.
+/// Sectors have 512 bytes. Assumptions about the medium: a write changes no byte outside its range,
+/// and where bytes were durable before, an interrupted overwrite leaves each byte old or new; noise
+/// is found only where nothing was durable yet.
 ///
 /// ```
 /// # use quipu::testing::Survive;
@@ -30,30 +32,34 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Survive {
-    /// Every write and every directory operation: the process was killed, the machine went on. What was not synced
-    /// still is not, and a later power loss may take it.
+    /// Every write and every directory operation: the process was killed, the machine was not.
+    /// Writes that were not synced are still pending, and a later power loss may take them.
     Everything,
-    /// Only what was synced: the worst a power loss can do without mixing anything.
+    /// Only synced writes and operations: the largest loss without mixing.
     Synced,
-    /// What was synced, and of the rest what the seed decides. Each unsynced write is kept, lost, torn (its beginning
-    /// is there, or some of its sectors) or garbled (noise in some sectors). Each unsynced directory operation is kept
-    /// or lost; of those on one name, the first ones are kept. A rename is kept or lost as one. A file is as long as
-    /// the writes that survived say, with zeros between them.
+    /// Everything synced, and of the rest a part that the seed decides. Each unsynced write is
+    /// kept, lost, torn (its beginning is there, or some of its sectors) or garbled (noise in some
+    /// sectors). Each unsynced directory operation is kept or lost; of those on one name, the first
+    /// ones are kept. A rename is kept or lost as one. A file ends after the last write that
+    /// survived, with zeros in the gaps.
     Random(u64),
-    /// The directories and the lengths of files as written, but each unsynced sector reads as zeros if the seed says
-    /// so: what file systems leave that write lengths before data.
+    /// The directories and the lengths of files as written, but unsynced sectors that the seed
+    /// selects read as zeros. File systems that write lengths before data leave this.
     Zeroed(u64),
-    /// What was synced, and exactly those pending operations whose bits are set, each whole. They are numbered from bit 0:
-    /// directory operations first, oldest first, then writes file by file, in the order in which the files were created,
-    /// those of one file oldest first. Those after the 64th share the last bit. A directory operation after a lost one of
-    /// the same name is lost too. How many there are is said by [`Disk::pending`](crate::testing::Disk::pending).
+    /// Everything synced, and exactly those pending operations whose bits are set, each whole. They
+    /// are numbered from bit 0: directory operations first, oldest first, then writes file by file,
+    /// in the order in which the files were created, those of one file oldest first. Those after
+    /// the 64th share the last bit. A directory operation after a lost one of the same name is lost
+    /// too. [`Disk::pending`](crate::testing::Disk::pending) returns their number.
     Subset(u64),
 }
 
-/// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of the machine.
+/// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of
+/// the machine.
 ///
-/// A [`crash`](MemStorage::crash) ends the run: every handle that was opened before, and every `MemStorage` but those
-/// attached since, answers all calls with an error, so that a broker which "died" cannot touch what it left behind.
+/// A [`crash`](MemStorage::crash) ends the run: every handle that was opened before, and every
+/// `MemStorage` but those attached since, returns an error from all calls, so that a broker which
+/// "died" cannot change the medium.
 #[derive(Clone)]
 pub(crate) struct MemStorage {
     machine: Arc<Machine>,
@@ -65,24 +71,24 @@ struct Machine {
     tree: Mutex<Tree>,
     /// The current run. Rises at each crash, with `running` held for writing.
     run: AtomicU64,
-    /// How often the power was lost, and one more.
+    /// The number of power losses plus one.
     boot: AtomicU64,
-    /// With crash images every operation holds it for reading, so that a crash and a copy see one instant. Taken before
-    /// `tree`, which is taken before a file's content.
+    /// With crash images every operation holds it for reading, so that a crash and a copy see one
+    /// instant. Taken before `tree`, which is taken before a file's content.
     running: Option<RwLock<()>>,
-    /// How many bytes all files together may take, in whole sectors. [`UNBOUNDED`]: as many as there is memory for, and
-    /// nothing is counted.
+    /// The bytes that all files together may take, in whole sectors. [`UNBOUNDED`]: as many as
+    /// there is memory for, and nothing is counted.
     capacity: AtomicU64,
 }
 
 impl MemStorage {
-    /// An empty storage that no one is going to crash: syncs are free and no bookkeeping is done. All kinds of crash
-    /// do the same here as [`Survive::Everything`].
+    /// An empty storage without crash images: syncs are free and nothing is recorded. Every kind of
+    /// crash has the effect of [`Survive::Everything`].
     pub(crate) fn new() -> Self {
         MemStorage::start(Tree::new(false), 1, None, UNBOUNDED)
     }
 
-    /// An empty storage that remembers what is durable and what is not.
+    /// An empty storage that distinguishes durable from pending operations.
     pub(crate) fn with_crash_images() -> Self {
         MemStorage::start(Tree::new(true), 1, Some(RwLock::new(Rank::Machine, ())), UNBOUNDED)
     }
@@ -98,8 +104,8 @@ impl MemStorage {
         MemStorage { machine: Arc::clone(&self.machine), run: self.machine.run.load(Ordering::Acquire) }
     }
 
-    /// Ends the current run. Afterwards the medium holds what `survive` says; locks are free, all handles are stale,
-    /// maps stay readable. Returns a handle for the run that begins.
+    /// Ends the current run. Afterwards the medium has the content that `survive` selects; locks
+    /// are free, all handles are stale, maps stay readable. Returns a handle for the next run.
     pub(crate) fn crash(&self, survive: Survive) -> Self {
         {
             let _stopped = self.machine.running.as_ref().map(RwLock::write);
@@ -115,8 +121,8 @@ impl MemStorage {
         self.attach()
     }
 
-    /// An independent copy of the medium at this instant, with no lock taken and no file open: both images, and the
-    /// unsynced operations between them.
+    /// An independent copy of the medium at this instant, with no lock taken and no file open: both
+    /// images, and the unsynced operations between them.
     pub(crate) fn duplicate(&self) -> Self {
         let running = self.machine.running.as_ref();
         let _stopped = running.map(RwLock::write);
@@ -130,24 +136,26 @@ impl MemStorage {
         )
     }
 
-    /// Bounds the room for all files together, from now on; what is there stays, also if it is more.
+    /// Bounds the space of all files together from now on. Existing files stay, also if they take
+    /// more.
     pub(crate) fn set_capacity(&self, bytes: u64) {
-        // Under the tree's lock, so that a write that is under way has looked at one bound only.
+        // Under the tree's lock, so that a running write sees one bound only.
         let _tree = self.machine.tree.lock();
         self.machine.capacity.store(bytes, Ordering::Release);
     }
 
-    /// The room that all files together take: each its length, rounded up to whole sectors.
+    /// The space that all files together take: each its length, rounded up to whole sectors.
     pub(crate) fn used(&self) -> u64 {
         self.machine.tree.lock().used()
     }
 
-    /// How many operations a power loss may take now.
+    /// The number of operations that a power loss may take now.
     pub(crate) fn pending(&self) -> usize {
         self.machine.tree.lock().pending().len()
     }
 
-    /// The masks of all subsets of pending operations that differ after a power loss; `None` if there are more than `most`.
+    /// The masks of all subsets of pending operations that differ after a power loss; `None` if
+    /// there are more than `most`.
     pub(crate) fn subsets(&self, most: usize) -> Option<Vec<u64>> {
         self.machine.tree.lock().subsets(most)
     }
@@ -169,8 +177,8 @@ impl MemStorage {
         Ok(content.bytes().to_vec())
     }
 
-    /// Changes a file's bytes as another program would that then syncs the file: in both images, past every rule about
-    /// mapped bytes. Maps that exist keep showing what they showed.
+    /// Changes a file's bytes as another program would that then syncs the file: in both images,
+    /// without the rules about mapped bytes. Existing maps keep their bytes.
     pub(crate) fn edit<R>(&self, path: &Path, edit: impl FnOnce(&mut Vec<u8>) -> R) -> io::Result<R> {
         let _running = self.machine.running.as_ref().map(RwLock::read);
         let inode = self.inode(path)?;
@@ -221,7 +229,7 @@ impl MemStorage {
 }
 
 impl Machine {
-    /// Whether `run` still goes on, and a guard that keeps it going on.
+    /// A guard that keeps `run` the current run, if it still is.
     fn running(&self, run: u64) -> io::Result<Option<RwLockReadGuard<'_, ()>>> {
         let guard = self.running.as_ref().map(RwLock::read);
         if self.run.load(Ordering::Acquire) == run {
@@ -231,17 +239,17 @@ impl Machine {
         }
     }
 
-    /// Writes as much of `bytes` as there is room for. Returns how much that was.
+    /// Writes as many of `bytes` as there is space for. Returns their number.
     ///
-    /// The room is counted here, over all files, and not kept up to date elsewhere: so neither a crash nor an edit can make
-    /// the count wrong, and without a bound nothing is counted.
+    /// The space is counted here, over all files, and not maintained elsewhere. So neither a crash
+    /// nor an edit can make the count wrong, and without a bound nothing is counted.
     fn write_within(&self, capacity: u64, inode: &Inode, bytes: &[u8], position: u64) -> io::Result<usize> {
         let tree = self.tree.lock();
         let len = inode.content.read().bytes().len() as u64;
         let held = in_sectors(len);
         let end = position.saturating_add(bytes.len() as u64);
         let room = if in_sectors(end) > held { held + capacity.saturating_sub(tree.used()) } else { end };
-        // A write takes whole sectors; within the last one that it has, a file grows for nothing.
+        // A write takes whole sectors. Within its last sector a file grows without taking space.
         let until = end.min(room / SECTOR * SECTOR).max(end.min(held));
         let fits = until.saturating_sub(position).min(bytes.len() as u64) as usize;
         let part = bytes.get(..fits).unwrap_or(bytes);
@@ -253,12 +261,12 @@ impl Machine {
     }
 }
 
-/// What a file of this length takes.
+/// The space that a file of this length takes.
 fn in_sectors(len: u64) -> u64 {
     len.div_ceil(SECTOR).saturating_mul(SECTOR)
 }
 
-/// What room is given out in.
+/// The unit of space.
 const SECTOR: u64 = 512;
 /// The capacity of a medium that has none.
 pub(crate) const UNBOUNDED: u64 = u64::MAX;
@@ -269,7 +277,7 @@ impl Storage for MemStorage {
     }
 
     fn can_be_full(&self) -> bool {
-        // Without crash images it is nothing but memory.
+        // Without crash images there are no bytes to make durable.
         self.machine.running.is_some()
     }
 
@@ -330,7 +338,7 @@ impl Storage for MemStorage {
             (Some(Node::Dir(_)), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(Node::File(inode)), OpenMode::Read | OpenMode::Write) => inode,
             (Some(Node::File(_)), OpenMode::Truncate) => {
-                // Its handles and maps keep the inode.
+                // Handles and maps of the old file keep the inode.
                 tree.unlink(key.clone());
                 tree.create_file(key)
             }

@@ -1,4 +1,4 @@
-//! Which names lead to which files: as written, and as they would be found after a power loss?
+//! The names of files: as written, and as a machine finds them after a power loss.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -9,20 +9,20 @@ use crate::storage::mem::content::{Content, Fates};
 use crate::storage::mem::{Survive, in_sectors};
 use crate::sync::{Arc, Rank, RwLock};
 
-/// A file, whatever names it has.
+/// A file, independent of its names.
 pub(super) struct Inode {
     id: u64,
     pub(super) content: RwLock<Content>,
 }
 
-/// What a name leads to.
+/// The file or directory of a name.
 #[derive(Clone)]
 pub(super) enum Node {
     File(Arc<Inode>),
     Dir(DirId),
 }
 
-/// A directory, whatever name it has.
+/// A directory, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DirId(u64);
 
@@ -36,7 +36,7 @@ pub(super) struct Tree {
     dirs: BTreeMap<DirId, Dir>,
     /// Changes that are not durable yet, oldest first. Empty without crash images.
     changes: Vec<Change>,
-    /// Who holds the lock on which inode: a number of its own for each holder.
+    /// The holder of each locked inode: a number for each holder.
     locks: HashMap<u64, u64>,
     next_id: u64,
     crash_images: bool,
@@ -55,7 +55,7 @@ struct Change {
     effects: Vec<Effect>,
 }
 
-/// What becomes of one name: `None` if it is removed.
+/// The new target of one name: `None` if it is removed.
 #[derive(Clone)]
 struct Effect {
     key: Key,
@@ -89,7 +89,8 @@ impl Tree {
         Ok(dir)
     }
 
-    /// The directory and the name that `path` ends in; whether there is such an entry is for [`Tree::node`] to say.
+    /// The directory and the name that `path` ends in; [`Tree::node`] returns whether there is such
+    /// an entry.
     pub(super) fn key(&self, path: &Path) -> io::Result<Key> {
         let last = path.components().next_back().ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.dir(path.parent().unwrap_or(Path::new("")))?, name_of(last)?))
@@ -133,7 +134,7 @@ impl Tree {
         self.change([(key, None)]);
     }
 
-    /// Moves a node from one name to another, which loses what it led to.
+    /// Moves a node from one name to another, which loses its old target.
     pub(super) fn rename(&mut self, from: Key, to: Key, node: Node) {
         self.change([(from, None), (to, Some(node))]);
     }
@@ -151,8 +152,8 @@ impl Tree {
         }
     }
 
-    /// Makes a directory's changes durable. One that concerns two directories needs both to be synced. Changes of one
-    /// name keep their order: those before a durable one are durable.
+    /// Makes a directory's changes durable. One that concerns two directories needs both to be
+    /// synced. Changes of one name keep their order: those before a durable one are durable.
     pub(super) fn sync(&mut self, dir: DirId) {
         let mut durable_names: HashSet<Key> = HashSet::new();
         let mut durable = Vec::new();
@@ -178,7 +179,7 @@ impl Tree {
         self.changes = waiting;
     }
 
-    /// Takes the lock of a file for `holder`; whether that was possible.
+    /// Takes the lock of a file for `holder`. Returns whether that was possible.
     pub(super) fn lock(&mut self, inode: &Inode) -> Option<LockKey> {
         let holder = self.new_id();
         match self.locks.entry(inode.id) {
@@ -190,7 +191,7 @@ impl Tree {
         }
     }
 
-    /// Frees a lock, unless a crash has freed it and somebody else holds it by now.
+    /// Frees a lock, unless a crash has freed it and another holder has taken it since.
     pub(super) fn unlock(&mut self, key: LockKey) {
         if self.locks.get(&key.inode) == Some(&key.holder) {
             self.locks.remove(&key.inode);
@@ -208,7 +209,7 @@ impl Tree {
         }
     }
 
-    /// What all files that have a name take, in whole sectors.
+    /// The space of all files that have a name, in whole sectors.
     pub(super) fn used(&self) -> u64 {
         let mut used = 0;
         self.files(Path::new(""), ROOT, &mut |_, inode| {
@@ -217,14 +218,15 @@ impl Tree {
         used
     }
 
-    /// The process has died, the machine goes on: what was written is there, and what was not synced still is not.
+    /// The process has died, the machine has not: everything written is there, and pending
+    /// operations are still pending.
     pub(super) fn after_kill(&mut self) {
         self.locks.clear();
         self.files(Path::new(""), ROOT, &mut |_, inode| inode.content.write().after_kill());
     }
 
-    /// The tree that a machine finds after losing its power. Changes of one name survive in their order: one that is
-    /// lost takes the later ones of its names with it.
+    /// The tree that a machine finds after losing its power. Changes of one name survive in their
+    /// order: one that is lost takes the later ones of its names with it.
     pub(super) fn after_power_loss(&self, survive: Survive) -> Tree {
         if let Survive::Subset(mask) = survive {
             return self.after_losing_all_but(mask);
@@ -234,7 +236,8 @@ impl Tree {
         self.rebuilt(&found, &mut |_, content| content.after_power_loss(fates))
     }
 
-    /// As [`after_power_loss`](Tree::after_power_loss), with the pending operations whose bits are set.
+    /// As [`after_power_loss`](Tree::after_power_loss), with the pending operations whose bits are
+    /// set.
     fn after_losing_all_but(&self, mask: u64) -> Tree {
         let pending = self.pending();
         let found = self.found(|change| pending.changes.binary_search(&change).is_ok_and(|n| has(mask, n)));
@@ -253,7 +256,8 @@ impl Tree {
         })
     }
 
-    /// The names after a power loss that keeps the changes of which `keeps` says so, by their number.
+    /// The names after a power loss that keeps the changes for which `keeps` returns true, by their
+    /// number.
     fn found(&self, mut keeps: impl FnMut(usize) -> bool) -> BTreeMap<DirId, Names> {
         let mut found: BTreeMap<DirId, Names> =
             self.dirs.iter().map(|(id, dir)| (*id, dir.durable.clone())).collect();
@@ -270,7 +274,8 @@ impl Tree {
         found
     }
 
-    /// What a power loss may take: directory operations, and writes of files that have a name or may get one back.
+    /// The operations that a power loss may take: directory operations, and writes of files that
+    /// have a name or may get one back.
     pub(super) fn pending(&self) -> Pending {
         let mut dirs = HashSet::from([ROOT]);
         let mut inodes = BTreeMap::new();
@@ -297,8 +302,9 @@ impl Tree {
         }
     }
 
-    /// The masks of all power losses that differ: none keeps a directory operation after a lost one of the same name, nor
-    /// a write of a file that has lost its names. `None` if there are more than `most`.
+    /// The masks of all power losses that differ: none keeps a directory operation after a lost one
+    /// of the same name, nor a write of a file that has lost its names. `None` if there are more
+    /// than `most`.
     pub(super) fn subsets(&self, most: usize) -> Option<Vec<u64>> {
         let pending = self.pending();
         if pending.len() > 63 {
@@ -360,7 +366,7 @@ impl Tree {
         Tree { dirs, changes: Vec::new(), locks: HashMap::new(), ..*self }
     }
 
-    /// An independent copy: both images and all that is between them.
+    /// An independent copy: both images and the pending operations.
     pub(super) fn duplicate(&self) -> Tree {
         let mut content = |_: u64, content: &Content| content.duplicate();
         let mut copy = Copier { inodes: HashMap::new(), content: &mut content };
@@ -385,7 +391,7 @@ impl Tree {
     }
 }
 
-/// What is not durable yet, in the order in which [`Survive::Subset`] numbers it.
+/// The pending operations, in the order in which [`Survive::Subset`] numbers them.
 pub(super) struct Pending {
     /// Which of the tree's changes, oldest first.
     changes: Vec<usize>,
@@ -434,14 +440,14 @@ impl Effect {
     }
 }
 
-/// Says whose lock is to be freed.
+/// Identifies the lock to free.
 #[derive(Clone, Copy)]
 pub(super) struct LockKey {
     inode: u64,
     holder: u64,
 }
 
-/// Copies nodes, each file once however many names lead to it.
+/// Copies nodes; a file with several names is copied once.
 struct Copier<'a, F> {
     inodes: HashMap<u64, Arc<Inode>>,
     content: &'a mut F,
