@@ -1,9 +1,10 @@
-//! A changelog kept small: a table of counters whose every change is a record, compacted as it grows, and rebuilt from it.
+//! A compacted changelog: every change of a table of counters is a record. The topic is compacted
+//! as it grows, and the table is rebuilt from it.
 //!
 //!     cargo run --release --example compacted_table [-- FILE]
 //!
-//! The keys are the fifth words of the lines of FILE, by default `../shared/data/OpenSSH.log` if that is there, else made up.
-//! Every seventh change deletes its key.
+//! The keys are the fifth words of the lines of FILE, by default `../shared/data/OpenSSH.log` if it
+//! exists, else generated. Every seventh change deletes its key.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use quipu::{Broker, Cleanup, Compression, Offset, Record, Start, TopicConfig};
 
-/// The keys are gone through again and again until so many changes were made.
+/// The keys are repeated until this many changes were made.
 const CHANGES: usize = 200_000;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,10 +1,12 @@
-//! Three members of a group share a topic; one is dropped half-way, and the others take over where it had committed.
+//! Three members of a group share a topic; one is dropped half-way, and the others continue at its
+//! committed offsets.
 //!
 //!     cargo run --release --example consumer_group [-- [FILE OR DIRECTORY]...]
 //!
-//! Without arguments it takes `../shared/data` if that is there, else this crate's own sources: every line becomes a record,
-//! keyed by its file. It prints who owned what when, and compares at the end: nothing is lost, and nothing was processed
-//! twice, since every member commits what it has processed before it can lose it.
+//! Without arguments it takes `../shared/data` if it exists, else this crate's own sources: every
+//! line becomes a record, keyed by its file. It prints the owners over time, and compares at the
+//! end: no record is lost or processed twice, because every member commits a record before it can
+//! lose the partition.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -63,7 +65,7 @@ fn run(mut inputs: Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
             .into_iter()
             .map(|name| {
                 let (broker, processed, done, total) = (&broker, &processed, &done, lines.len());
-                // Cleo goes when half of the work is done, without a word: her consumer is dropped.
+                // When half of the work is done, the consumer of "cleo" is dropped without `close`.
                 let until = if name == "cleo" { total / 2 } else { total };
                 scope.spawn(move || work(broker, name, started, processed, done, until))
             })
@@ -120,7 +122,7 @@ fn work(
                 *processed.entry(place).or_default() += 1;
             }
         }
-        consumer.commit(&records)?; // in the same poll's turn: nobody else can have got it in between
+        consumer.commit(&records)?; // before the next poll: no other member can own the partition yet
         done.fetch_add(records.len(), Ordering::Relaxed);
         if let Ok(mut mine) = mine.lock() {
             *mine += records.len();

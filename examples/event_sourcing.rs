@@ -1,10 +1,12 @@
-//! Accounts, event-sourced: commands decide by what has happened, conflicts are decided again, snapshots keep loading short,
-//! old events are read as if they were new, and a projection keeps the balances.
+//! Event-sourced accounts: commands decide by the events so far and decide again after a conflict,
+//! snapshots keep loading short, events of an old schema are upcast, and a projection maintains the
+//! balances.
 //!
 //!     cargo run --release --example event_sourcing [-- THREADS [COMMANDS]]
 //!
-//! THREADS (4) threads give COMMANDS (3,000) commands each to 50 accounts: pay in, pay out, transfer from one to another. The last
-//! line says `ok` if no cent was lost or made: by the streams, by the snapshots, and by the projection.
+//! THREADS (4) threads give COMMANDS (3,000) commands each to 50 accounts: pay in, pay out,
+//! transfer from one to another. The last line is `ok` if no cent was lost or created, according to
+//! the streams, the snapshots and the projection.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
 
 // -- what happens, and what an account is --
 
-/// What happened to an account, as the newest schema has it.
+/// An event of an account, in the newest schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Opened,
@@ -69,8 +71,8 @@ impl Event {
         }
     }
 
-    /// Reads an event of any schema: version 1 had whole euros. An upcaster is a function from bytes to the newest event;
-    /// what is stored is never changed.
+    /// Reads an event of any schema: version 1 had whole euros. An upcaster is a function from
+    /// bytes to the newest event; stored events are never changed.
     fn read(record: &ConsumedRecord<'_>) -> Outcome<Event> {
         let number =
             || -> Outcome<i64> { Ok(std::str::from_utf8(record.value().unwrap_or_default())?.parse()?) };
@@ -104,7 +106,8 @@ struct Accounts {
     broker: Broker,
     events: Topic,
     snapshots: Topic,
-    /// Where each account's newest snapshot lies. After a restart it is read from the topic, which compaction keeps short.
+    /// The position of each account's newest snapshot. After a restart it is read from the topic,
+    /// which compaction keeps short.
     newest: std::sync::Mutex<BTreeMap<u64, Position>>,
     conflicts: AtomicU64,
     refused: AtomicU64,
@@ -211,7 +214,7 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
         refused: 0.into(),
         paid_in: 0.into(),
     };
-    // What a program wrote years ago: whole euros, without a schema version.
+    // Events of an old program: whole euros, without a schema version.
     let old = ["5", "7"].map(|euros| Record::new(euros).event_type("account.moved"));
     accounts.stream(0)?.append(ExpectedVersion::Empty, [Event::Opened.record()].into_iter().chain(old))?;
     accounts.paid_in.fetch_add(1_200, Ordering::Relaxed);
@@ -228,7 +231,7 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
     })?;
 
-    // The balances, as a table that follows the events.
+    // The balances, a table that follows the events.
     let mut balances = BTreeMap::<String, i64>::new();
     let project = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> Outcome<()> {
         let key = String::from_utf8(event.key().unwrap_or_default().to_vec())?;

@@ -1,11 +1,12 @@
-//! One topic is transformed into another, exactly once, by a process that is killed again and again.
+//! One topic is transformed into another, exactly once, by a process that is killed several times.
 //!
 //!     cargo run --release --example exactly_once [-- [FILE OR DIRECTORY]...]
 //!
-//! Without arguments it takes `../shared/data` if that is there, else this crate's own sources: every line becomes a record of
-//! the topic `lines`. A child polls them, writes each one's length and checksum into the topic `sums`, and commits both, the
-//! records written and how far it has read, in one transaction. The parent kills it (SIGKILL) in the middle, a few times, and
-//! then compares: every line has one sum, in order, none is missing, none is there twice.
+//! Without arguments it takes `../shared/data` if it exists, else this crate's own sources: every
+//! line becomes a record of the topic `lines`. A child polls them, writes each one's length and
+//! checksum into the topic `sums`, and commits both, the written records and the position in
+//! `lines`, in one transaction. The parent kills it (SIGKILL) in the middle, a few times, and then
+//! compares: every line has exactly one sum, in order.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -69,7 +70,7 @@ fn sum(line: &[u8]) -> String {
 }
 
 fn say(text: &str) {
-    // Nobody listens: the parent is gone.
+    // The parent is gone.
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(1);
     }
@@ -116,7 +117,8 @@ fn fill(dir: &Path, lines: &[Vec<u8>]) -> quipu::Result<()> {
     broker.close()
 }
 
-/// Runs a child until it has said something so many times, then kills it. Answers whether it was done before.
+/// Runs a child until it has printed this many lines, then kills it. Returns whether it had
+/// finished before.
 fn child(dir: &Path, words: usize) -> Outcome<bool> {
     let mut child =
         Command::new(std::env::current_exe()?).arg("--child").arg(dir).stdout(Stdio::piped()).spawn()?;
@@ -136,7 +138,7 @@ fn child(dir: &Path, words: usize) -> Outcome<bool> {
     }
 }
 
-/// Every line has its sum, in order, once. Answers how many.
+/// Checks that every line has its sum, in order, once. Returns their number.
 fn compare(dir: &Path, lines: &[Vec<u8>]) -> Outcome<usize> {
     let broker = Broker::open(dir)?;
     let mut equal = 0;

@@ -1,11 +1,13 @@
-//! The history of a repository as streams: one per path, each commit a transaction over the paths that it changed.
+//! The history of a repository as streams: one per path, each commit a transaction over the paths
+//! that it changed.
 //!
 //!     cargo run --release --example git_history [-- FILE.events]
 //!
-//! A line of the file is `commit <tab> time <tab> A, M or D <tab> path`, oldest first; lines of one commit follow each other. By
-//! default it takes `../shared/data/git-tantivy.events` if that is there, else a history made up. Every stream is then loaded
-//! from a reopened broker and folded: the paths that are alive are compared with FILE.oracle, if there is one, which lists
-//! them. To make such a file of a repository:
+//! A line of the file is `commit <tab> time <tab> A, M or D <tab> path`, oldest first; lines of one
+//! commit follow each other. By default it takes `../shared/data/git-tantivy.events` if it exists,
+//! else a generated history. Every stream is then loaded from a reopened broker and folded: the
+//! existing paths are compared with the list in FILE.oracle, if there is one. To create such a file
+//! from a repository:
 //!
 //!     git log --reverse --no-renames --name-status --diff-filter=AMD --format='%H %ct' | awk '
 //!         NF == 2 && length($1) == 40 { c = $1; t = $2; next } NF >= 2 { p = $0; sub(/^[AMD]\t/, "", p); print c "\t" t "\t" $1 "\t" p }'
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a commit did to a path.
+/// The change of a path by a commit.
 struct Change {
     commit: String,
     time: i64,
@@ -66,14 +68,14 @@ fn replay(dir: &Path, changes: &[Change], oracle: Option<&BTreeSet<String>>) -> 
     let broker = Broker::open(dir)?;
     let paths = broker
         .create_topic("paths", TopicConfig::streams().segment_bytes(1 << 20).max_record_bytes(1 << 16))?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut commits = 0;
     for commit in changes.chunk_by(|a, b| a.commit == b.commit) {
         let mut transaction = broker.transaction();
         let mut seen: Vec<(&str, u64)> = Vec::new();
         for change in commit {
             let stream = paths.stream(&change.path)?;
-            // What the path is at, and what this commit has done to it already.
+            // The version of the path, and the changes of this commit so far.
             let before = seen.iter().filter(|(path, _)| *path == change.path).count() as u64;
             let expected = stream.version()?.plus(before);
             seen.push((&change.path, expected.get()));
@@ -88,14 +90,14 @@ fn replay(dir: &Path, changes: &[Change], oracle: Option<&BTreeSet<String>>) -> 
     println!(
         "{} changes of {commits} commits appended with expected versions in {:.1} s",
         changes.len(),
-        begun.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64()
     );
     broker.close()?;
 
     let broker = Broker::open(dir)?;
     let topic = broker.topic("paths")?;
     let all: BTreeSet<&str> = changes.iter().map(|change| change.path.as_str()).collect();
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut events, mut alive) = (0, BTreeSet::new());
     for path in &all {
         let history = topic.stream(*path)?.load()?;
@@ -104,12 +106,12 @@ fn replay(dir: &Path, changes: &[Change], oracle: Option<&BTreeSet<String>>) -> 
             alive.insert(path.to_string());
         }
     }
-    println!("{} streams loaded and folded in {:.2} s", all.len(), begun.elapsed().as_secs_f64());
+    println!("{} streams loaded and folded in {:.2} s", all.len(), started.elapsed().as_secs_f64());
     if events != changes.len() {
         return Err(format!("{} changes went in and {events} events came out", changes.len()).into());
     }
     match oracle {
-        Some(oracle) if *oracle == alive => println!("the same paths are alive as the oracle says"),
+        Some(oracle) if *oracle == alive => println!("the same paths exist as in the oracle"),
         Some(oracle) => {
             let wrong: Vec<_> = oracle.symmetric_difference(&alive).take(5).collect();
             return Err(format!("the oracle has other paths alive: {wrong:?}").into());
@@ -140,7 +142,7 @@ fn parse(text: &str) -> Outcome<Vec<Change>> {
     text.lines().enumerate().map(change).collect()
 }
 
-/// A history of 300 paths, and those that are alive at its end.
+/// A history of 300 paths, and the paths that exist at its end.
 fn made_up() -> (Vec<Change>, Option<BTreeSet<String>>) {
     let (mut changes, mut alive, mut state) = (Vec::new(), BTreeSet::new(), 1u64);
     for n in 0..6_000 {

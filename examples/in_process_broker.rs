@@ -1,11 +1,13 @@
-//! A small service that would talk to Kafka in production, and its unit tests with a broker in the process.
+//! A small service that would talk to Kafka in production, and its unit tests with a broker in the
+//! process.
 //!
 //!     cargo run --release --example in_process_broker
 //!     cargo test --example in_process_broker
 //!
-//! The service keeps a total per customer: it consumes `orders`, adds each to its customer's total, and produces the new total
-//! to `totals`, both in one transaction. Its tests below are straight lines: the broker starts in microseconds, there is no
-//! thread and no sleep, time moves when the test says so, and a rebalance happens at the next poll.
+//! The service keeps a total per customer: it consumes `orders`, adds each to its customer's total,
+//! and produces the new total to `totals`, both in one transaction. Its tests below are straight
+//! lines: the broker starts in microseconds, there is no thread and no sleep, time moves when the
+//! test says so, and a rebalance happens at the next poll.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -17,7 +19,8 @@ use quipu::{Broker, Consumer, Producer, RebalanceEvent, Record, Result, Start, T
 struct Totals {
     broker: Broker,
     consumer: Consumer,
-    /// By customer. It belongs to the partitions that are ours: on every rebalance it is read again from `totals`.
+    /// By customer. It covers the assigned partitions: after every rebalance it is read again from
+    /// `totals`.
     totals: HashMap<String, u64>,
     stale: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
@@ -39,7 +42,7 @@ impl Totals {
         Ok(Totals { broker: broker.clone(), consumer, totals: HashMap::new(), stale })
     }
 
-    /// Does what there is to do, and answers how many orders that were.
+    /// Processes the available orders. Returns their number.
     fn step(&mut self, timeout: Duration) -> Result<usize> {
         let records = self.consumer.poll(timeout)?;
         if self.stale.swap(false, std::sync::atomic::Ordering::Relaxed) {
@@ -58,7 +61,7 @@ impl Totals {
         }
         transaction.offsets(&self.consumer, &records);
         if let Err(error) = transaction.commit() {
-            // Nothing of it has happened: neither in the topic, nor here.
+            // The transaction has not happened, so the totals here must not change either.
             self.stale.store(true, std::sync::atomic::Ordering::Relaxed);
             self.consumer.rewind();
             return Err(error);
@@ -102,7 +105,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The scenario of the tests, once with the system's clock. Answers how many customers there are; `None` if a total is wrong.
+/// The scenario of the tests, once with the system's clock. Returns the number of customers; `None`
+/// if a total is wrong.
 fn run() -> Result<Option<usize>> {
     let broker = Broker::in_memory()?;
     topics(&broker)?;
@@ -185,11 +189,11 @@ mod tests {
         }
         first.step(NOW).unwrap();
         let mut second = Totals::start(&broker).unwrap();
-        first.step(NOW).unwrap(); // gives half of it up
+        first.step(NOW).unwrap(); // gives up half of the partitions
         second.step(NOW).unwrap();
         let of_second = owners(&broker, "totals").unwrap().into_values().filter(|owner| *owner == 2).count();
         assert_eq!(of_second, 2);
-        // The first one hangs for too long; everything is the second one's.
+        // The first one does not poll for too long; the second one owns everything.
         clock.advance(Duration::from_secs(30));
         second.step(NOW).unwrap();
         clock.advance(Duration::from_secs(30));
@@ -198,7 +202,7 @@ mod tests {
         }
         assert_eq!(second.step(NOW).unwrap(), 20);
         assert!(totals(&broker).iter().all(|(_, total)| *total == 2));
-        // It wakes up, and finds nothing to do that was done already.
+        // It polls again, and processes no order a second time.
         assert_eq!(first.step(NOW).unwrap(), 0);
         assert!(totals(&broker).iter().all(|(_, total)| *total == 2));
         assert_eq!(committed(&broker, "totals").unwrap().len(), 4);

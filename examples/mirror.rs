@@ -1,14 +1,16 @@
-//! A second broker keeps a copy of every topic of the first, while writers go on and the process is killed again and again.
+//! A second broker keeps a copy of every topic of the first, while writers append and the process
+//! is killed several times.
 //!
 //!     cargo run --release --example mirror [-- [FILE OR DIRECTORY]...]
 //!
-//! Without arguments it takes `../shared/data` if that is there, else this crate's own sources: every line becomes a record.
-//! Source and copy know nothing of each other but what crosses two channels: questions ("what is behind offset 17 of
-//! orders/1?") one way, bytes the other. A socket would do as well.
+//! Without arguments it takes `../shared/data` if it exists, else this crate's own sources: every
+//! line becomes a record. Source and copy communicate over two channels only: requests ("the
+//! batches from offset 17 of orders/1 on") one way, bytes the other. A socket would work as well.
 //!
-//! The parent runs itself as a child that writes and ships, and kills it (SIGKILL) in the middle, a few times; each child goes
-//! on where the logs end. The last one runs to the end. Then the copy is promoted, which means that it is opened: compared
-//! record by record with the source and the input, and appended to.
+//! The parent runs itself as a child that writes and replicates, and kills it (SIGKILL) in the
+//! middle, a few times; each child continues at the ends of the logs. The last one runs to the end.
+//! Then the copy is promoted, which means that it is opened. It is compared record by record with
+//! the source and the input, and appended to.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -25,13 +27,13 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
 const PARTITIONS: u32 = 2;
-/// Records are sent so many at a time: many batches, many shipments.
+/// Records in one call: few, so that there are many batches and many shipments.
 const CHUNK: usize = 20;
-/// Writers have a pace, so that they are still at it when the kill comes.
+/// A pause between calls, so that writers still run at the time of the kill.
 const PAUSE: Duration = Duration::from_millis(1);
 const SHIPMENT_BYTES: usize = 16 << 10;
 const KILLS: usize = 4;
-/// A child is killed after so many shipments, and a few more each time.
+/// A child is killed after this many shipments, and a few more each time.
 const SHIPMENTS_PER_LIFE: usize = 40;
 /// No more lines than this: the point is the order of events, not the amount.
 const LINES_MAX: usize = 60_000;
@@ -74,15 +76,16 @@ fn run(mut inputs: Vec<PathBuf>) -> Outcome<()> {
         }
         kills += 1;
     }
-    println!("killed:   {kills} times while writing and shipping");
+    println!("killed:   {kills} times while writing and replicating");
     let (batches, records) = compare(&dir, &lines)?;
     promote(&dir)?;
     std::fs::remove_dir_all(&dir)?;
-    println!("ok: {batches} batches shipped, {records} records equal");
+    println!("ok: {batches} batches replicated, {records} records equal");
     Ok(())
 }
 
-/// Runs a child until it has reported so many shipments, then kills it. Answers whether it was done before.
+/// Runs a child until it has reported so many shipments, then kills it. Returns whether it had
+/// finished before.
 fn child(dir: &Path, inputs: &[PathBuf], shipments: usize) -> Outcome<bool> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("--child")
@@ -106,7 +109,8 @@ fn child(dir: &Path, inputs: &[PathBuf], shipments: usize) -> Outcome<bool> {
     }
 }
 
-/// Source, copy and input say the same. Answers how many batches and records the copy has.
+/// Checks that source, copy and input are equal. Returns the numbers of batches and records of the
+/// copy.
 fn compare(dir: &Path, lines: &[Vec<u8>]) -> Outcome<(usize, usize)> {
     let (source, copy) = (Broker::open(dir.join("source"))?, Broker::open(dir.join("copy"))?);
     let (mut batches, mut equal) = (0, 0);
@@ -146,7 +150,7 @@ fn compare(dir: &Path, lines: &[Vec<u8>]) -> Outcome<(usize, usize)> {
     Ok((batches, equal))
 }
 
-/// The copy becomes the one that is written to. There is nothing to convert.
+/// Appends to the copy. There is nothing to convert.
 fn promote(dir: &Path) -> Outcome<()> {
     let broker = Broker::open(dir.join("copy"))?;
     for topic in broker.topics() {
@@ -156,7 +160,7 @@ fn promote(dir: &Path) -> Outcome<()> {
             let newest = partition.last_n(1)?;
             let value = newest.last().and_then(|record| record.value());
             if receipt.offset != end || value != Some(b"written to the copy") {
-                return Err(format!("the promoted copy of {receipt} does not go on").into());
+                return Err(format!("the promoted copy does not continue at offset {end}: {receipt}").into());
             }
         }
     }
@@ -164,15 +168,15 @@ fn promote(dir: &Path) -> Outcome<()> {
     Ok(broker.close()?)
 }
 
-// -- the child: writes, ships, and does not expect to be killed --
+// -- the child: writes, replicates, and does not expect to be killed --
 
-/// What the copy asks.
+/// A request of the copy.
 enum Question {
     Topics,
-    Behind { topic: String, partition: u32, from: Offset },
+    Batches { topic: String, partition: u32, from: Offset },
 }
 
-/// What the source answers.
+/// A response of the source.
 enum Answer {
     /// Names and numbers of partitions.
     Topics(Vec<(String, u32)>),
@@ -198,7 +202,8 @@ fn live(dir: &Path, inputs: &[PathBuf]) -> Outcome<()> {
             let (source, lines, writing) = (&source, &lines, &writing);
             threads.push(scope.spawn(move || {
                 let done = write(source, topic, partition, lines_of(lines, slot));
-                // Behind the last record: who sees that nobody writes any more, sees all records.
+                // After the last record, so that a thread which sees that no writer is left sees
+                // all records.
                 writing.fetch_sub(1, Ordering::SeqCst);
                 done
             }));
@@ -212,7 +217,7 @@ fn live(dir: &Path, inputs: &[PathBuf]) -> Outcome<()> {
     say("done")
 }
 
-/// Writes the lines of one partition, from where an earlier life came to.
+/// Writes the lines of one partition, from the log's end on.
 fn write<'a>(
     source: &Broker,
     topic: &str,
@@ -233,7 +238,7 @@ fn write<'a>(
     Ok(())
 }
 
-/// The source's side: answers until nobody asks any more.
+/// The source's side: responds until the other side is gone.
 fn serve(
     source: &Broker,
     questions: &Receiver<Question>,
@@ -246,7 +251,7 @@ fn serve(
                 let topic = |t: &quipu::Topic| (t.name().to_string(), t.partition_count());
                 Answer::Topics(source.topics().iter().map(topic).collect())
             }
-            Question::Behind { topic, partition, from } => {
+            Question::Batches { topic, partition, from } => {
                 // Before the records are read: see `live`.
                 let writing = writing.load(Ordering::SeqCst) > 0;
                 let batches = source.topic(&topic)?.partition(partition)?.read_raw(from, SHIPMENT_BYTES)?;
@@ -260,14 +265,14 @@ fn serve(
     Ok(())
 }
 
-/// The copy's side: asks for what it lacks until there is nothing and will be nothing.
+/// The copy's side: requests missing batches until there are none and no writer is left.
 fn follow(dir: &Path, ask: &Sender<Question>, answers: &Receiver<Answer>) -> Outcome<()> {
     let broker = Broker::open(dir)?;
     ask.send(Question::Topics)?;
     let Answer::Topics(topics) = answers.recv()? else { return Err("not the answer".into()) };
     let mut copies: BTreeMap<(String, u32), Partition> = BTreeMap::new();
     for (name, partitions) in topics {
-        // Batches stay compressed as they are, whatever the copy would do itself.
+        // Batches keep their compression, whatever the topic of the copy has.
         let config = TopicConfig::new().partitions(partitions).segment_bytes(256 << 10);
         let topic = broker.ensure_topic(&name, config.max_record_bytes(64 << 10))?;
         copies.extend(topic.partitions().into_iter().map(|p| ((name.clone(), p.id().get()), p)));
@@ -275,9 +280,9 @@ fn follow(dir: &Path, ask: &Sender<Question>, answers: &Receiver<Answer>) -> Out
     loop {
         let mut idle = true;
         for ((topic, partition), copy) in &copies {
-            // The log end is all that a follower has to remember, and the log remembers it.
+            // The log end is the only state of a follower, and the log has it.
             let from = copy.bounds()?.log_end;
-            ask.send(Question::Behind { topic: topic.clone(), partition: *partition, from })?;
+            ask.send(Question::Batches { topic: topic.clone(), partition: *partition, from })?;
             let Answer::Batches { bytes, writing } = answers.recv()? else {
                 return Err("not the answer".into());
             };

@@ -1,9 +1,11 @@
-//! The main job on real input: every line of some files goes into a topic as a record, is stored compressed in segment
-//! files, survives the closing of the broker, and is read back by offset and compared with the input.
+//! The main job on real input: every line of some files goes into a topic as a record, is stored
+//! compressed in segment files, survives the closing of the broker, and is read back by offset and
+//! compared with the input.
 //!
 //!     cargo run --release --example quickstart [-- [--dir DIRECTORY] [FILE OR DIRECTORY]...]
 //!
-//! Without arguments it takes this crate's own sources, and a fresh temporary directory for the log.
+//! Without arguments it takes this crate's own sources, and a fresh temporary directory for the
+//! log.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers how many records came back other than they went in.
+/// Returns the number of records that differ after reading.
 fn run() -> Result<u64, Box<dyn Error>> {
     let options = Options::from_args()?;
     let input = read_input(&options.inputs)?;
@@ -48,7 +50,7 @@ fn run() -> Result<u64, Box<dyn Error>> {
     Ok(differences + lines.abs_diff(read))
 }
 
-/// Where each record went: partition and offset for every line of every file.
+/// The place of each record: partition and offset for every line of every file.
 type Offsets = BTreeMap<String, Vec<(u32, Offset)>>;
 /// Every file's lines by its name. Lines are bytes: logs are not always UTF-8.
 type Input = BTreeMap<String, Vec<Vec<u8>>>;
@@ -89,7 +91,7 @@ fn write(dir: &Path, input: &Input) -> Result<Offsets, Box<dyn Error>> {
     Ok(offsets)
 }
 
-/// Reads everything that was written in a broker opened anew: each record by where its receipt says it is.
+/// Reads all records in a reopened broker, each at the place of its receipt.
 fn read_back(dir: &Path, input: &Input, offsets: &Offsets) -> Result<(u64, u64), Box<dyn Error>> {
     let broker = Broker::open(dir)?;
     let topic = broker.topic(TOPIC)?;
@@ -104,7 +106,7 @@ fn read_back(dir: &Path, input: &Input, offsets: &Offsets) -> Result<(u64, u64),
     let (mut read, mut differences) = (0, 0);
     for partition in topic.partitions() {
         let id = partition.id().get();
-        // An earlier run may have left its own records in this directory: begin behind them.
+        // An earlier run may have left its own records in this directory: start after them.
         let Some(((_, first), _)) =
             expected.range((id, Offset::ZERO)..).next().filter(|((p, _), _)| *p == id)
         else {

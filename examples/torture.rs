@@ -1,24 +1,26 @@
-//! The program that outside checkers drive: it says on standard output what the library promised, and is then killed.
+//! A program for external checkers: it prints the library's promises to standard output until it is
+//! killed.
 //!
 //!     torture write DIR SEED N            N records, one thread, each waited for (Sync)
 //!     torture gwrite DIR SEED N THREADS   N records by several threads that share syncs
 //!     torture maint DIR SEED N            N records into small segments, with all the maintenance there is: rolls,
-//!                                         retention by size, deleted records, cuts of records that were never called
-//!                                         acknowledged, logs that begin anew, topics that come and go, and a group
-//!                                         that commits how far it is, by itself or with records in one transaction
+//!                                         retention by size, deleted records, truncation of records that were never
+//!                                         acknowledged, resets, topics that are created and deleted, and a group
+//!                                         that commits its position, alone or with records in one transaction
 //!     torture dump DIR                    opens, recovers, and prints everything that is readable
 //!
-//! Lines, unbuffered, printed after the library made the promise, unless it says otherwise:
+//! Lines, unbuffered, printed after the library made the promise, unless stated otherwise:
 //!     A topic partition offset hash       this record was acknowledged as durable
 //!     T topic partition log_start         printed before: records below this offset may be deleted from now on
-//!     C group topic partition offset      this offset was acknowledged as committed: that one or a later one is found
+//!     C group topic partition offset      this offset was acknowledged as committed: a dump finds it or a later one
 //!     E text                              an error was returned to the caller
 //! and by `dump`:
 //!     R topic partition offset hash       a readable record, in the order of offsets
-//!     G group topic partition offset      what is committed
+//!     G group topic partition offset      a committed offset
 //!     W text                              a warning or a report
-//! The hash is FNV-1a (64 bits) over key and value, each with its length in front. Exit codes: 0 fine, 2 wrong arguments,
-//! 10 corruption reported, 11 already open, 12 an I/O error was returned. On a directory that exists each command goes on.
+//! The hash is FNV-1a (64 bits) over key and value, each with its length in front. Exit codes: 0
+//! fine, 2 wrong arguments, 10 corruption reported, 11 already open, 12 an I/O error was returned.
+//! In an existing directory each command continues.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -64,15 +66,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Rolls come often enough to be hit by a kill.
+/// So small that a kill often hits a roll.
 const SEGMENT_BYTES: u32 = 1 << 20;
 const SMALL_SEGMENT_BYTES: u32 = 16 << 10;
 
-/// What `maint` keeps of a partition.
+/// The bytes of a partition that `maint` retains.
 const STEP_BYTES: u64 = 3 * SMALL_SEGMENT_BYTES as u64;
 const KEPT_BYTES: u64 = 6 * SMALL_SEGMENT_BYTES as u64;
 
-/// The broker's own rounds of maintenance are put off: nothing is deleted that was not announced.
+/// Postpones the broker's own rounds of maintenance, so that nothing is deleted that was not
+/// announced.
 fn broker(dir: &str) -> Result<Broker, Error> {
     let unannounced = Duration::from_secs(24 * 3600);
     let broker =
@@ -149,7 +152,8 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
             }
             1 => broker.sync()?,
             2 => {
-                // A topic that comes and goes: nothing of it is promised, and nothing of it may disturb the others.
+                // A topic that is created and deleted: nothing of it is promised, and it must not
+                // disturb the others.
                 let passing = broker.ensure_topic("passing", TopicConfig::new())?;
                 producer.send(&passing, Record::new("soon gone"))?.wait()?;
                 broker.delete_topic("passing")?;
@@ -164,7 +168,8 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
                 partition.delete_records(before)?;
             }
             4 => {
-                // As a copy that fell behind does: nothing is kept, and no offset is given out twice.
+                // As a copy does whose next record was retained away: no record is kept, and no
+                // offset is assigned twice.
                 let topic = &topics[random.below(topics.len() as u64) as usize];
                 let partition = topic.partition(random.below(u64::from(PARTITIONS)) as u32)?;
                 let end = partition.bounds()?.log_end;
@@ -189,13 +194,14 @@ fn maintain(dir: &str, seed: u64, n: u64) -> Result<(), Error> {
 
 const GROUP: &str = "followers";
 
-/// Commits that the group has come to the end of a partition: alone, or with a record in each other one. What is cut later
-/// had never been called acknowledged, so no commit ever has to go back.
+/// Commits that the group has come to the end of a partition: alone, or with a record in each other
+/// one. Records that are truncated later were never announced as acknowledged, so no commit ever
+/// has to go back.
 fn commit(broker: &Broker, partition: &Partition, random: &mut Random, i: u64) -> Result<(), Error> {
     let consumer = broker.consumer(GROUP).assign(std::slice::from_ref(partition))?;
     let bounds = partition.bounds()?;
     let mut next = consumer.position(partition.topic().as_str(), partition.id()).expect("it is assigned");
-    // One that was cut off since is not there to be counted from.
+    // A truncated record is not counted.
     (next.offset, next.epoch) = (bounds.visible_end, partition.epoch());
     let done = Offsets::new().next(&next).clone();
     if random.below(2) == 0 {
@@ -215,9 +221,10 @@ fn commit(broker: &Broker, partition: &Partition, random: &mut Random, i: u64) -
     Ok(())
 }
 
-/// Sends a batch and more behind it, calls only the first few records acknowledged, and cuts the others off: within that
-/// batch, before it or behind it, maybe some segments back. Of what was acknowledged nothing may go, and of what was cut
-/// nothing may come back over what gets its offsets.
+/// Sends a batch and more after it, announces only the first few records as acknowledged, and
+/// truncates the others: within that batch, before it or after it, maybe some segments back. No
+/// acknowledged record may be lost, and no truncated record may come back in place of the one that
+/// has its offset since.
 fn truncate(producer: &Producer, partition: &Partition, random: &mut Random, i: u64) -> Result<(), Error> {
     let values: Vec<_> = (0..1 + random.below(8)).map(|_| random.value(i)).collect();
     let batch = values.iter().map(|value| Record::new(value.as_slice()));
@@ -234,8 +241,8 @@ fn truncate(producer: &Producer, partition: &Partition, random: &mut Random, i: 
     partition.truncate_to(first.offset.plus(kept as u64))
 }
 
-/// Where the log starts when retention by size has let go all that it may, once one more step has been made: Kafka's rule,
-/// looked at from outside.
+/// The log start after retention by size has removed as much as it may, after one more step:
+/// Kafka's rule, computed from outside.
 fn kept_by_size(partition: &Partition) -> Result<Offset, Error> {
     let segments = partition.stats().segments;
     let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
@@ -277,7 +284,7 @@ fn dump(dir: &str) -> Result<(), Error> {
                         say(&format!("W {error}"));
                         let resume = if let Error::Corrupt(c) = &error { c.resume } else { None };
                         damage.get_or_insert(error);
-                        // Go on behind the damage, as far as there is anything.
+                        // Continue after the damage, while there are records.
                         match resume {
                             Some(resume) => from = resume,
                             None => break,
@@ -318,7 +325,7 @@ fn dump(dir: &str) -> Result<(), Error> {
     }
 }
 
-/// Says what opening found.
+/// Prints the findings of the opening.
 fn report(broker: &Broker) {
     let report = broker.open_report();
     for cut in &report.cuts {
@@ -346,17 +353,19 @@ fn acknowledged(receipt: &Receipt, key: &[u8], value: &[u8]) {
     say(&format!("A {} {} {} {:016x}", receipt.topic, receipt.partition, receipt.offset, hash(key, value)));
 }
 
-/// One line, in one write: whoever kills this process sees whole lines, and every promise made so far.
+/// One line, in one write, so that the process which kills this one sees whole lines, and every
+/// promise so far.
 fn say(line: &str) {
     let line = format!("{line}\n");
     let mut out = std::io::stdout().lock();
-    // Nobody listens any more: there is no point in going on.
+    // The reader of the output is gone.
     if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
     }
 }
 
-/// FNV-1a over both, each with its length in front, so that bytes cannot move from one to the other unseen.
+/// FNV-1a over both, each with its length in front, so that bytes cannot move from one to the other
+/// unseen.
 fn hash(key: &[u8], value: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for part in [key, value] {

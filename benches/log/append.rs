@@ -1,8 +1,9 @@
-//! How fast are records taken in? One thread, acknowledged by the page cache.
+//! Appends by one thread, acknowledged by the page cache.
 //!
-//! The limit does the same to the same values: encode, compress, checksum, write, in batches of the same size. It is
-//! measured with the encoding in the loop, which is the whole job, and with batches that were encoded beforehand, which
-//! is what compression, checksum and page cache take alone.
+//! The limit does the same to the same values: encode, compress, checksum, write, in batches of the
+//! same size. It is measured with the encoding in the loop, which is the whole job, and with
+//! batches that were encoded beforehand, which is the cost of compression, checksum and page cache
+//! alone.
 
 use std::time::Instant;
 
@@ -66,7 +67,7 @@ fn send_all(set: &RecordSet, count: usize, compression: Compression) -> Vec<f64>
     })
 }
 
-/// A fresh topic, deleted afterwards: nobody waits for what the operating system has not written out.
+/// A fresh topic, deleted afterwards, so that no run waits for the write-back of another one.
 fn with_topic(compression: Compression, work: impl FnOnce(&Broker, &Topic) -> Vec<f64>) -> Vec<f64> {
     let scratch = Scratch::new();
     let broker = Broker::open(scratch.path()).unwrap();

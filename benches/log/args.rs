@@ -1,4 +1,4 @@
-//! What was asked for on the command line?
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,18 +9,18 @@ pub(crate) struct Args {
     pub(crate) quick: bool,
     pub(crate) repeat: usize,
     pub(crate) list: bool,
-    /// Not for people: fill a broker in this directory, say so, and wait for the end.
+    /// For the bench itself: fill a broker in this directory, print a line, and wait to be killed.
     pub(crate) fill: Option<FillArgs>,
 }
 
-/// What the process that will be killed is told.
+/// The arguments of the process that will be killed.
 #[derive(Clone)]
 pub(crate) struct FillArgs {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u32,
 }
 
-/// How much work a repetition is.
+/// The amount of work of a repetition.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     /// Distinct records of each kind, in bytes; longer runs go through them again.
@@ -37,10 +37,10 @@ pub(crate) struct Sizes {
 }
 
 impl Args {
-    /// Understands the arguments behind the program's name.
+    /// Parses the arguments after the program's name.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The reason why they cannot be parsed.
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut args = Args { filters: Vec::new(), quick: false, repeat: 0, list: false, fill: None };
         while let Some(word) = words.next() {

@@ -1,9 +1,10 @@
-//! How fast is a log compacted? Every key is there twice, so half of the records go; in bytes as they were stored before.
+//! Compaction. Every key is there twice, so half of the records are removed; in stored bytes of the
+//! input.
 //!
-//! The limit takes the same segment files: every batch is checked and decompressed, and all of it compressed and written again,
-//! once and in order. It looks for no key, reads nothing twice, and syncs once. Beside it, the same and then the removal of
-//! the old files: there are a thousand, since the segments are small here, and some file systems take longer to free a file
-//! than to write it.
+//! The limit takes the same segment files: every batch is checked and decompressed, and all of it
+//! compressed and written again, once and in order. It looks for no key, reads nothing twice, and
+//! syncs once. The second limit also removes the old files: there are a thousand, since the
+//! segments are small here, and some file systems take longer to free a file than to write it.
 
 use std::path::Path;
 use std::time::Instant;
@@ -79,7 +80,7 @@ fn limit(log: &Scratch, compression: Compression) -> Vec<f64> {
     rewritten(log, compression, |_| {})
 }
 
-/// The segment files, as durable as they are.
+/// The segment files, without a sync.
 fn copied(log: &Scratch) -> Scratch {
     let copy = Scratch::new();
     for path in files_below(log.path(), ".log") {

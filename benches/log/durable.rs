@@ -1,5 +1,5 @@
-//! How fast are records made durable, one acknowledgement after the other? Alone, and with others who wait for the same
-//! sync.
+//! Durable appends, each acknowledgement waited for: by one thread, and by several that share
+//! syncs.
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ fn together(set: &RecordSet, threads: usize, duration: Duration) -> Vec<f64> {
     })
 }
 
-/// Does `work` in so many threads at once.
+/// Runs `work` in this many threads at once.
 fn at_once(threads: usize, duration: Duration, set: &RecordSet, work: impl Fn(&[u8]) + Sync) -> Vec<f64> {
     let start = Instant::now();
     let latencies = std::thread::scope(|scope| {
@@ -90,7 +90,7 @@ fn at_once(threads: usize, duration: Duration, set: &RecordSet, work: impl Fn(&[
     latencies.rate_and_quantiles(start.elapsed())
 }
 
-/// Does `work` with one value after the other, for so long.
+/// Runs `work` with one value after the other, for this long.
 fn repeat(duration: Duration, set: &RecordSet, mut work: impl FnMut(&[u8])) -> Latencies {
     let mut latencies = Latencies::default();
     let start = Instant::now();

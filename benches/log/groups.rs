@@ -1,8 +1,9 @@
-//! What does it cost to commit how far a group is, and to share a thousand partitions among a hundred members?
+//! Commits of a group, and rebalances of a thousand partitions among a hundred members.
 //!
-//! A commit is an append of one small batch, so its limit is that. A rebalance has no limit outside: that of everybody is
-//! measured beside opening a reader of as many partitions for each member, which is what they end with; that of one who
-//! leaves and comes back, beside polls of everybody that bring nothing.
+//! A commit is an append of one small batch, which is therefore its limit. A rebalance has no lower
+//! bound outside the crate. One of all members is compared with opening a reader of as many
+//! partitions for each member, which is their final state; one of a member that leaves and returns,
+//! with polls of all members that return nothing.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,7 @@ fn joined(broker: &Broker, group: &str) -> Vec<Consumer> {
     members
 }
 
-/// Polls everybody until nobody has to give up or take anything.
+/// Polls all members until no partition changes its owner.
 fn settle(broker: &Broker, group: &str, members: &mut [Consumer]) {
     let group = broker.group(group).unwrap();
     loop {

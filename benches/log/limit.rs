@@ -1,5 +1,5 @@
-//! What is the least that the job takes? The same records in the same layout, and nothing that a library adds: no locks,
-//! no clock, no offsets, no index, nobody to tell.
+//! The limits, lower bounds of the cost: the same records in the same layout, without the work of a
+//! library: no locks, no clock, no offsets, no index, no listeners.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use super::records::RecordSet;
 
 /// The size at which a batch is written, header included: the producer's default.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
-/// Room before a body.
+/// Space before a body.
 pub(crate) const HEADER_BYTES: usize = 104;
 /// Bytes of a segment file before its first batch.
 const SEGMENT_HEADER_BYTES: usize = 128;
@@ -31,7 +31,8 @@ pub(crate) fn encode(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// The bodies, each behind room for a header, of the first `count` records in batches of `batch_bytes`.
+/// The bodies, each after space for a header, of the first `count` records in batches of
+/// `batch_bytes`.
 pub(crate) fn bodies(set: &RecordSet, batch_bytes: usize, count: usize) -> Vec<Vec<u8>> {
     let mut batches = vec![vec![0; HEADER_BYTES]];
     for value in set.take(count) {
@@ -43,7 +44,7 @@ pub(crate) fn bodies(set: &RecordSet, batch_bytes: usize, count: usize) -> Vec<V
     batches
 }
 
-/// Compresses, checksums and writes one batch behind the other.
+/// Compresses, checksums and writes one batch after the other.
 pub(crate) struct Writer {
     file: File,
     end: u64,
@@ -63,7 +64,7 @@ impl Writer {
         }
     }
 
-    /// Writes a batch, given as room for a header and a body, and says where it is.
+    /// Writes a batch, given as space for a header and a body. Returns its position.
     pub(crate) fn write(&mut self, batch: &mut [u8]) -> (u64, usize) {
         let stored = match self.compression {
             Compression::Lz4 => {
@@ -82,7 +83,7 @@ impl Writer {
         (position, stored.len())
     }
 
-    /// Waits until what was written is on the medium.
+    /// Waits until all written bytes are on the medium.
     pub(crate) fn sync(&self) {
         self.file.sync_data().unwrap();
     }
@@ -93,7 +94,7 @@ pub(crate) fn create(path: &Path) -> File {
     File::options().create_new(true).read(true).write(true).open(path).unwrap()
 }
 
-/// Durable appends by many threads that share a sync: the least that does it.
+/// Durable appends by many threads that share a sync, with as little code as possible.
 pub(crate) struct GroupCommit {
     file: File,
     state: Mutex<Ends>,
@@ -160,7 +161,7 @@ pub(crate) fn batches(file: &[u8]) -> impl Iterator<Item = Stored<'_>> {
     })
 }
 
-/// Checks a batch and gives its body, decompressed into `room` if it has to be.
+/// Checks a batch and returns its body, decompressed into `room` if necessary.
 #[inline]
 pub(crate) fn unpack<'a>(batch: &'a [u8], room: &'a mut Vec<u8>) -> &'a [u8] {
     let (header, body) = batch.split_at(HEADER_BYTES);
@@ -202,10 +203,11 @@ pub(crate) fn values(mut body: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A read-only map of a file that nobody writes to while it is mapped.
+/// A read-only map of a file. The file must not be written to while it is mapped.
 #[allow(unsafe_code)]
 pub(crate) fn map(path: &Path) -> memmap2::Mmap {
-    // SAFETY: the files are ours, in a directory of this run, and filled before they are mapped; none ever shrinks.
+    // SAFETY: the files are ours, in a directory of this run, and filled before they are mapped;
+    // none ever shrinks.
     unsafe { memmap2::Mmap::map(&File::open(path).unwrap()).unwrap() }
 }
 

@@ -1,8 +1,9 @@
-//! How long does it take to find a time, and to let a thousand segments go?
+//! Lookups of times, and retention of a thousand segments.
 //!
-//! The first limit of a lookup knows by itself where the batch lies: one positional read of that batch, and its checksum. The
-//! second knows where batches lie, but not their times: a binary search over all of them, each step a positional read of a
-//! header. The limit of retention deletes as many files of the same size from one directory, and syncs that.
+//! The first limit of a lookup knows the position of the batch: one positional read of that batch,
+//! and its checksum. The second knows the positions of batches, but not their times: a binary
+//! search over all of them, each step a positional read of a header. The limit of retention deletes
+//! as many files of the same size from one directory, and syncs that.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -91,7 +92,7 @@ fn search(places: &Places, batches: usize, reads: usize) -> Vec<f64> {
     })
 }
 
-/// Fills so many segments that one is active and the others can go.
+/// Fills this many segments, of which all but the active one can be removed.
 fn segments(dir: &Path) -> (Broker, Partition) {
     let broker = Broker::open(dir).unwrap();
     let config = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(780);
@@ -114,12 +115,12 @@ fn retain() -> Vec<f64> {
     vec![took.as_secs_f64() * 1e6 / SEGMENTS as f64]
 }
 
-/// What deletes as many files without a log.
+/// Deletes as many files without a log.
 fn unlink() -> Vec<f64> {
     let scratch = Scratch::new();
     let paths: Vec<_> = (0..SEGMENTS).map(|n| scratch.path().join(n.to_string())).collect();
     for path in &paths {
-        // On the medium, as segments are: what has no blocks yet is gone in no time.
+        // Synced, as segments are, because files without blocks are removed faster.
         let mut file = File::create(path).unwrap();
         file.write_all(&[7; 900]).unwrap();
         file.sync_all().unwrap();

@@ -1,8 +1,10 @@
-//! How close does the log come to what the machine can do? `cargo bench` answers with ratios, not with times.
+//! Measures the log next to a lower bound of the cost. `cargo bench` prints ratios, because they
+//! mean the same on every machine.
 //!
-//! Beside each measurement stands its limit: the same records through the least code that could do the job (encode,
-//! `lz4_flex`, `crc32fast`, a positional write or a map, and nothing else), measured in turns in the same run. So the
-//! claim is a share of the limit, and it means the same on a laptop and on a server.
+//! The *limit* of each measurement is that lower bound: the same records through as little code as
+//! possible (encode, `lz4_flex`, `crc32fast`, a positional write or a map, and nothing else),
+//! measured in turns in the same run. So the result is a share of the limit. BENCHMARKS.md has the
+//! figures.
 //!
 //! ```text
 //! cargo bench                            everything

@@ -1,9 +1,10 @@
-//! How long does a broker take to open? In memory, for a test, whose limit is what it does without: two threads. After it was
-//! closed, and after its process was killed.
+//! Openings of a broker: in memory, as for a test, compared with starting two threads; after a
+//! close; and after its process was killed.
 //!
-//! Killed means: a process of its own fills a topic, and gets a signal that it cannot handle. What it had written is in
-//! the page cache; what of that is on the medium is for the next process to find out. It must read and check what is not
-//! known to be there (the first limit), and put it there before anybody may build on it (the second).
+//! Killed means: another process fills a topic, and gets SIGKILL. Its bytes are in the page cache,
+//! and an unknown part of them is on the medium. The next process must read and check the part that
+//! is not known to be there (the first limit), and must make it durable before any reader may see
+//! it (the second).
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -71,7 +72,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
     }
 }
 
-/// What one of many takes.
+/// The time of one of many.
 fn in_memory(once: impl Fn()) -> Vec<f64> {
     const MANY: u32 = 1_000;
     let start = Instant::now();
@@ -79,7 +80,8 @@ fn in_memory(once: impl Fn()) -> Vec<f64> {
     vec![start.elapsed().as_secs_f64() * 1e6 / f64::from(MANY)]
 }
 
-/// Fills a broker and says so; then waits to be killed. If nobody is there any more to do it, it ends by itself.
+/// Fills a broker and prints a line; then waits to be killed. It ends by itself if the parent is
+/// gone.
 pub(crate) fn fill_until_killed(args: &FillArgs, bytes: u64) -> ! {
     let broker = filled(&args.dir, args.segment_bytes, bytes);
     println!("{FULL}");
@@ -129,7 +131,7 @@ fn open_files(dir: &Path) -> Vec<f64> {
 /// Brokers that were killed.
 struct Killed {
     segment_bytes: u32,
-    /// The last one that was opened again, and how much of it was read for that.
+    /// The last one that was opened again, and the bytes that were read for it.
     last: Option<(Scratch, u64)>,
 }
 
@@ -139,7 +141,7 @@ impl Killed {
     }
 
     fn open(&mut self) -> Vec<f64> {
-        // Only one at a time takes room.
+        // Only one at a time takes space.
         self.last = None;
         let scratch = Scratch::new();
         kill_one_that_fills(scratch.path(), self.segment_bytes);

@@ -1,7 +1,7 @@
-//! How long does it take to get one record by its offset? The files are in the page cache.
+//! Reads of one record by its offset. The files are in the page cache.
 //!
-//! The limit knows by itself where each batch lies: one positional read, the checksum, the decompression, and the walk to
-//! the record.
+//! The limit knows the position of each batch: one positional read, the checksum, the
+//! decompression, and the walk to the record.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -69,7 +69,7 @@ pub(super) fn measure(count: usize, reads: usize, mut read: impl FnMut(u64)) -> 
     latencies.rate_and_quantiles(start.elapsed())
 }
 
-/// Where every batch of a log lies.
+/// The position of every batch of a log.
 pub(super) struct Places {
     pub(super) files: Vec<File>,
     pub(super) batches: Vec<Place>,

@@ -1,4 +1,5 @@
-//! What do the records look like? Like what applications log: JSON, the same every time, that LZ4 shrinks about fourfold.
+//! The records: JSON as applications log it, the same in every run, which LZ4 shrinks about
+//! fourfold.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use super::limit::{self, BATCH_BYTES};
 
-/// Values of one kind, behind each other in memory. Cheap to clone.
+/// Values of one kind, one after the other in memory. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct RecordSet {
     pub(crate) name: &'static str,
@@ -69,17 +70,17 @@ impl RecordSet {
         (!values.places.is_empty()).then(|| RecordSet { name: "log lines", values: Arc::new(values) })
     }
 
-    /// How many distinct ones there are.
+    /// The number of distinct ones.
     pub(crate) fn len(&self) -> usize {
         self.values.places.len()
     }
 
-    /// How many records make about so many bytes.
+    /// The number of records that have about this many bytes.
     pub(crate) fn count_for(&self, bytes: u64) -> usize {
         (bytes as f64 / self.values.bytes.len() as f64 * self.len() as f64) as usize
     }
 
-    /// So many values, from the first on and round again.
+    /// This many values, from the first on, repeated.
     pub(crate) fn take(&self, count: usize) -> impl Iterator<Item = &[u8]> {
         self.values
             .places
@@ -89,7 +90,7 @@ impl RecordSet {
             .map(|at| &self.values.bytes[at.start as usize..at.end as usize])
     }
 
-    /// How much LZ4 shrinks batches of them.
+    /// The factor by which LZ4 shrinks batches of them.
     pub(crate) fn ratio(&self) -> f64 {
         let bodies = limit::bodies(self, BATCH_BYTES, self.count_for(4 << 20).min(self.len()));
         let plain: usize = bodies.iter().map(Vec::len).sum();
@@ -140,7 +141,7 @@ fn large(number: usize, random: &mut Random, out: &mut String) {
     .unwrap();
 }
 
-/// SplitMix64: enough for data that only has to look real.
+/// SplitMix64: enough for data that need not be random.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -1,7 +1,8 @@
-//! How fast is a topic read from its beginning to its end? One thread, the files in the page cache.
+//! Reads of a topic from its beginning to its end. One thread, the files in the page cache.
 //!
-//! The limit maps the very segment files that quipu wrote, checks every body and decompresses it into one buffer; with
-//! "values", it also walks the records and looks at the length of each value, as the reader's user does.
+//! The limit maps the very segment files that quipu wrote, checks every body and decompresses it
+//! into one buffer; with "values", it also walks the records and reads the length of each value, as
+//! the user of the reader does.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -47,13 +48,13 @@ impl Log {
         let broker = Broker::open(scratch.path()).unwrap();
         let topic = broker.create_topic("t", TopicConfig::new().compression(compression)).unwrap();
         fill(&broker, &topic, set, count);
-        // Nothing is left to write out while others measure.
+        // Synced, so that no write-back runs during other measurements.
         broker.sync().unwrap();
         Log { broker, topic, count, scratch }
     }
 }
 
-/// Sends so many records, and has them written.
+/// Sends this many records, and flushes.
 pub(crate) fn fill(broker: &Broker, topic: &Topic, set: &RecordSet, count: usize) {
     let producer = broker.producer();
     for value in set.take(count) {

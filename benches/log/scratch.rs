@@ -1,4 +1,4 @@
-//! Where does the data of a run live? In directories that are gone afterwards.
+//! Temporary directories for the data of a run.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ impl Scratch {
         Scratch(tempfile::Builder::new().prefix("bench-").tempdir_in(Scratch::root()).unwrap())
     }
 
-    /// Where all of them are.
+    /// The parent of all of them.
     pub(crate) fn root() -> &'static Path {
         Path::new(env!("CARGO_TARGET_TMPDIR"))
     }

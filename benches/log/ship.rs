@@ -1,7 +1,7 @@
-//! How fast does a partition become a copy of another? Read raw, as bytes from one broker to the next, checked and appended.
+//! Replication of a partition: read raw, passed as bytes to another broker, checked and appended.
 //!
-//! The limit copies the very segment files, a megabyte at a time, as `cp` would; then it also checks and decompresses
-//! every body, since no receiver may take bytes on trust.
+//! The limit copies the very segment files, a megabyte at a time, as `cp` would; then it also
+//! checks and decompresses every body, because a receiver must check the bytes.
 
 use std::fs::File;
 use std::hint::black_box;

@@ -1,7 +1,8 @@
-//! How long does it take to load one stream among very many, and to append to it at an expected version?
+//! Loads of one stream among very many, and appends to it at an expected version.
 //!
-//! The limit of loading knows by itself where each batch lies: positional reads of exactly those, and their checksums. The limit
-//! of appending is the same append at an expected offset, which has to know no stream's version. The files are in the page cache.
+//! The limit of loading knows the position of each batch: positional reads of exactly those, and
+//! their checksums. The limit of appending is the same append at an expected offset, which needs no
+//! stream's version. The files are in the page cache.
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -27,12 +28,12 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
     let open = format!("streams/open and load one of {streams}");
     if [&load, &absent, &cold, &open].map(|name| suite.wants(name)).contains(&true) {
         let scratch = Scratch::new();
-        let begun = Instant::now();
+        let started = Instant::now();
         let broker = Broker::open(scratch.path()).unwrap();
         let topic = broker.create_topic("accounts", TopicConfig::streams()).unwrap();
         fill(&topic, streams, EVENTS_EACH);
         broker.maintain().unwrap();
-        note(scratch.path(), &format!("{streams} streams of {EVENTS_EACH} events"), begun);
+        note(scratch.path(), &format!("{streams} streams of {EVENTS_EACH} events"), started);
         loads(suite, &load, &absent, &topic, scratch.path(), streams);
         appends(suite, &cold, &topic, streams);
         drop(topic);
@@ -58,7 +59,8 @@ fn key(stream: u64) -> String {
     format!("account-{stream:08}")
 }
 
-/// The n-th events of all streams, then the next: so those of each are as far apart as can be.
+/// The n-th events of all streams, then the next: so that those of each stream are as far apart as
+/// possible.
 fn fill(topic: &Topic, streams: u64, events: u64) {
     for version in 0..events {
         for n in 0..streams {
@@ -68,7 +70,7 @@ fn fill(topic: &Topic, streams: u64, events: u64) {
     }
 }
 
-fn note(dir: &Path, what: &str, begun: Instant) {
+fn note(dir: &Path, what: &str, started: Instant) {
     let size =
         |suffix| files_below(dir, suffix).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
     println!(
@@ -76,12 +78,12 @@ fn note(dir: &Path, what: &str, begun: Instant) {
         size(".log") / 1_000_000,
         files_below(dir, ".log").len(),
         size(".keys") / 1_000_000,
-        begun.elapsed().as_secs_f64(),
+        started.elapsed().as_secs_f64(),
         anonymous() / 1_000_000,
     );
 }
 
-/// The memory of this process that is no file's, in bytes.
+/// The anonymous memory of this process, in bytes.
 fn anonymous() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("RssAnon:"));
@@ -131,13 +133,13 @@ fn appends(suite: &mut Suite<'_>, name: &str, topic: &Topic, streams: u64) {
     let partition = topic.partition(0).unwrap();
     let mut versions = vec![EVENTS_EACH; streams as usize];
     let mut random = Random(3);
-    // To streams that are not looked at below, or their versions would not be known.
+    // To streams that are not loaded below, because it changes their versions.
     let others: Vec<_> = (0..1_000).map(|n| format!("other-{n}")).collect();
     suite.compare(
         name,
         RATE_AND_LATENCY,
         vec![way("append", || {
-            let (mut latencies, begun) = (Latencies::default(), Instant::now());
+            let (mut latencies, started) = (Latencies::default(), Instant::now());
             for _ in 0..count {
                 let n = random.below(streams);
                 let stream = topic.stream(key(n)).unwrap();
@@ -147,10 +149,10 @@ fn appends(suite: &mut Suite<'_>, name: &str, topic: &Topic, streams: u64) {
                 latencies.push(before.elapsed());
                 *version = receipt.version.get();
             }
-            latencies.rate_and_quantiles(begun.elapsed())
+            latencies.rate_and_quantiles(started.elapsed())
         })],
         vec![way("append_at an offset", || {
-            let (mut latencies, begun) = (Latencies::default(), Instant::now());
+            let (mut latencies, started) = (Latencies::default(), Instant::now());
             let mut end = partition.bounds().unwrap().log_end;
             for n in 0..count {
                 let record = Record::new(&VALUE[..]).key(&others[n % others.len()]);
@@ -159,22 +161,22 @@ fn appends(suite: &mut Suite<'_>, name: &str, topic: &Topic, streams: u64) {
                 latencies.push(before.elapsed());
                 end = Offset::new(receipt.offset.get() + 1);
             }
-            latencies.rate_and_quantiles(begun.elapsed())
+            latencies.rate_and_quantiles(started.elapsed())
         })],
     );
 }
 
-/// What the indexes are worth: with them, and when all of them have to be built.
+/// The effect of the indexes: with them, and when all of them must be built.
 fn opens(suite: &mut Suite<'_>, name: &str, dir: &Path) {
     if !suite.is_wanted(name) {
         return;
     }
     let opened = || {
-        let begun = Instant::now();
+        let started = Instant::now();
         let broker = Broker::open(dir).unwrap();
         let history = broker.topic("accounts").unwrap().stream(key(1)).unwrap().load().unwrap();
         assert!(history.version() >= Version::new(EVENTS_EACH));
-        let took = begun.elapsed();
+        let took = started.elapsed();
         broker.close().unwrap();
         vec![took.as_secs_f64() * 1e3]
     };
@@ -189,10 +191,11 @@ fn opens(suite: &mut Suite<'_>, name: &str, dir: &Path) {
     );
 }
 
-/// Many streams of one event each: memory is that of the active segment, however many there are.
+/// Many streams of one event each: the memory is that of the active segment, for any number of
+/// them.
 fn memory(suite: &mut Suite<'_>, name: &str, streams: u64) {
     let scratch = Scratch::new();
-    let begun = Instant::now();
+    let started = Instant::now();
     let before = anonymous();
     let broker = Broker::open(scratch.path()).unwrap();
     let topic = broker.create_topic("accounts", TopicConfig::streams()).unwrap();
@@ -200,7 +203,7 @@ fn memory(suite: &mut Suite<'_>, name: &str, streams: u64) {
         topic.stream(key(n)).unwrap().append(ExpectedVersion::Empty, [Record::new(&VALUE[..])]).unwrap();
     }
     broker.maintain().unwrap();
-    note(scratch.path(), &format!("{streams} streams of one event"), begun);
+    note(scratch.path(), &format!("{streams} streams of one event"), started);
     let mut random = Random(1);
     suite.compare(
         name,

@@ -1,4 +1,4 @@
-//! How are two ways compared fairly? In turns, several times; what is reported is the median of the ratios of neighbours.
+//! Compares two ways in turns, several times. The result is the median of the ratios of neighbours.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use super::args::{Args, Sizes};
 use super::records::RecordSet;
 use super::scratch::Scratch;
 
-/// One quantity that a run answers with.
+/// One quantity that a run returns.
 pub(crate) struct Metric {
     label: &'static str,
     unit: &'static str,
@@ -25,11 +25,11 @@ impl Metric {
     }
 }
 
-/// What answers operations as well as latencies.
+/// The metrics of a run that returns operations and latencies.
 pub(crate) const RATE_AND_LATENCY: &[Metric] =
     &[Metric::rate("k op/s"), Metric::time(" p50", "us"), Metric::time(" p99", "us")];
 
-/// One way to do the work. A run answers with one number per metric.
+/// One way to do the work. A run returns one number per metric.
 pub(crate) struct Way<'a> {
     name: &'static str,
     run: Box<dyn FnMut() -> Vec<f64> + 'a>,
@@ -40,7 +40,7 @@ pub(crate) fn way<'a>(name: &'static str, run: impl FnMut() -> Vec<f64> + 'a) ->
     Way { name, run: Box::new(run) }
 }
 
-/// Runs what was asked for and prints one line per comparison.
+/// Runs the requested comparisons and prints one line for each.
 pub(crate) struct Suite<'a> {
     args: &'a Args,
     sets: Vec<RecordSet>,
@@ -83,7 +83,8 @@ impl<'a> Suite<'a> {
         self.sets.first().cloned().unwrap_or_default()
     }
 
-    /// Whether a comparison of this name was asked for. If names are only to be listed, it is listed.
+    /// Whether a comparison of this name was asked for. If names are only to be listed, it is
+    /// listed.
     pub(crate) fn wants(&mut self, name: &str) -> bool {
         let wanted =
             self.args.filters.is_empty() || self.args.filters.iter().any(|part| name.contains(part.as_str()));
@@ -99,7 +100,8 @@ impl<'a> Suite<'a> {
         self.args.filters.is_empty() || self.args.filters.iter().any(|part| name.contains(part.as_str()))
     }
 
-    /// Measures each of ours and each limit once a repetition, and prints each of ours against each limit.
+    /// Measures each of ours and each limit once a repetition, and prints each of ours against each
+    /// limit.
     pub(crate) fn compare(
         &mut self,
         name: &str,
@@ -112,7 +114,7 @@ impl<'a> Suite<'a> {
         let mut samples: Vec<Vec<Vec<f64>>> = ways.iter().map(|_| Vec::new()).collect();
         for repetition in 0..self.args.repeat {
             let mut order: Vec<usize> = (0..ways.len()).collect();
-            // Nobody always comes first, or always behind the same other.
+            // No way is always first, or always after the same other one.
             let shift = repetition % order.len().max(1);
             order.rotate_left(shift);
             for at in order {
@@ -162,7 +164,7 @@ fn line(what: &str, metric: &Metric, ours: &[f64], limit_name: &str, limit: &[f6
         spread(limit),
         metric.unit
     );
-    // Somebody may be watching.
+    // Show the line at once.
     let _ = std::io::stdout().flush();
 }
 
@@ -219,7 +221,7 @@ impl Latencies {
             .collect()
     }
 
-    /// Thousands of operations a second in all, then p50 and p99: what [`RATE_AND_LATENCY`] wants.
+    /// Thousands of operations a second in all, then p50 and p99, for [`RATE_AND_LATENCY`].
     pub(crate) fn rate_and_quantiles(self, elapsed: std::time::Duration) -> Vec<f64> {
         let rate = self.len() as f64 / elapsed.as_secs_f64() / 1e3;
         [vec![rate], self.quantiles(&[0.5, 0.99])].concat()

@@ -1,8 +1,9 @@
-//! How long after the call that sends it does a record reach somebody who reads at the end of the log?
+//! The time from the call that sends a record until a consumer at the end of the log has it.
 //!
-//! A producer sends at a steady pace and waits for each acknowledgement; each record says when it was sent. The consumer
-//! sleeps until there is something, or asks again and again. The limit encodes, checksums and writes the same record,
-//! hands over its place and no more; its consumer reads it back by position and checks it.
+//! A producer sends at a steady pace and waits for each acknowledgement; each record contains its
+//! time of sending. The consumer sleeps until there is a record, or polls in a loop. The limit
+//! encodes, checksums and writes the same record, hands over its place and no more; its consumer
+//! reads it back by position and checks it.
 
 use std::fs::File;
 use std::hint::black_box;

@@ -1,5 +1,5 @@
-//! What does it cost that records of several partitions are committed together? Beside the same records, sent one by one and
-//! waited for together.
+//! Transactions over several partitions, compared with the same records sent one by one and waited
+//! for together.
 
 use std::time::Instant;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
 
 fn record() -> Record<'static> {
     Record::new(
-        "a hundred bytes, more or less, of which nobody reads a single one, but they have to be there anyway",
+        "a hundred bytes, about that, whose content has no meaning here, only a length like that of records.",
     )
 }
 
