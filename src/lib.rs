@@ -96,7 +96,7 @@ pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
     GroupPartition, Offsets, Rebalance, RebalanceEvent, ResetTo,
 };
-pub use error::{Corruption, Error, Offender, Outcome, RejectReason, Result, Space};
+pub use error::{Corruption, Error, IoAction, Offender, Outcome, RejectReason, Result, Space};
 pub use group::assign::{
     Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor,
 };

@@ -233,8 +233,8 @@ impl<P: Projection> Projector<P> {
         for TopicPartition { topic, partition } in self.consumer.assignment() {
             let Some(committed) = self.consumer.committed(topic.as_str(), partition)? else { continue };
             let applied = committed.metadata.parse().ok().map(Offset::new);
-            if applied.is_some_and(|applied| applied > committed.offset) {
-                return Ok(Some(Error::Truncated { topic, partition, to: committed.offset }));
+            if let Some(offset) = applied.filter(|applied| *applied > committed.offset) {
+                return Ok(Some(Error::Truncated { topic, partition, offset, to: committed.offset }));
             }
         }
         Ok(None)
@@ -245,7 +245,7 @@ impl<P: Projection> Projector<P> {
         let Skipped { topic, partition, from, reason, .. } = skipped;
         let (topic, partition) = (topic.clone(), *partition);
         Ok(match *reason {
-            SkipReason::Truncated { at } => Error::Truncated { topic, partition, to: at },
+            SkipReason::Truncated { at } => Error::Truncated { topic, partition, offset: *from, to: at },
             SkipReason::OutOfRange | SkipReason::Lost => {
                 let bounds = self.broker.topic(topic.as_str())?.partition(partition.get())?.bounds()?;
                 let (earliest, latest) = (bounds.log_start, bounds.visible_end);

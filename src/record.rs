@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 use crate::event;
-use crate::types::Timestamp;
+use crate::types::{Timestamp, TopicName};
 
 /// A record to send.
 ///
@@ -181,6 +181,7 @@ impl<'a> Record<'a> {
     #[inline]
     pub(crate) fn timestamp_within(
         &self,
+        topic: &TopicName,
         now: Timestamp,
         index: usize,
         bounds: impl FnOnce() -> Option<(Timestamp, Timestamp)>,
@@ -190,7 +191,7 @@ impl<'a> Record<'a> {
         if earliest <= timestamp && timestamp <= latest {
             Ok(timestamp)
         } else {
-            Err(Error::InvalidTimestamp { timestamp, index, earliest, latest })
+            Err(Error::InvalidTimestamp { topic: topic.clone(), timestamp, index, earliest, latest })
         }
     }
 

@@ -374,13 +374,14 @@ impl Partition {
         let prepared = prepare(&self.broker.ctx, &self.state, &self.log, records);
         strayed?;
         let (batch, timestamps) = prepared?;
+        let Some(first) = timestamps.first().copied() else {
+            return Err(Error::internal("a prepared batch has a record"));
+        };
         let appended = self.log.append_at(batch, end).map_err(|error| match error {
             Error::OffsetConflict { .. } => self.log.answer_conflict(error),
             error => error,
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;
-        // There is at least one record.
-        let first = timestamps.first().copied().unwrap_or_default();
         Ok(appended.receipt(self.topic(), self.id(), 0, first))
     }
 

@@ -12,7 +12,7 @@ use super::store::CatalogStore;
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::{self, TopicConfig};
 use crate::engine::{Context, Identity};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, Topic, TopicEntry, TopicState as EntryState};
 use crate::format::names;
@@ -68,14 +68,16 @@ impl BrokerInner {
         if *seen == config {
             return Ok(());
         }
-        let mismatch = |field| Err(Error::ConfigMismatch { topic: state.name.clone(), field });
+        let mismatch = |field, found: String, asked: String| {
+            Err(Error::ConfigMismatch { topic: state.name.clone(), field, found, asked })
+        };
         if config.streams != seen.streams {
-            return mismatch("streams");
+            return mismatch("streams", seen.streams.to_string(), config.streams.to_string());
         }
         // With another number of partitions keys would have other partitions, and a stream more
         // than one.
         if config.partitions < had || (config.streams && config.partitions > had) {
-            return mismatch("partitions");
+            return mismatch("partitions", had.to_string(), config.partitions.to_string());
         }
         let (ctx, id) = (&*self.ctx, state.id);
         if config.partitions > had {
@@ -83,9 +85,12 @@ impl BrokerInner {
             check_names(ctx, &state.name, &id, config.partitions)?;
         }
         let Some(mut entry) = self.catalog.with(|catalog| Some(catalog.topic(&id)?.entry.clone())) else {
-            return Err(Error::UnknownTopic { topic: name.to_string() });
+            return Err(Error::internal("a topic that is served is in the catalog"));
         };
-        let ignored = config::read(had, &entry.settings).map_or(Vec::new(), |(_, ignored)| ignored);
+        // IMPORTANT: keep the settings of a later release that this one ignores.
+        let Ok((_, ignored)) = config::read(had, &entry.settings) else {
+            return Err(Error::internal("the settings of a topic that is served can be read"));
+        };
         entry.partitions = config.partitions;
         entry.settings = config::merge(&seen, &config, &entry.settings, &ignored);
         self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
@@ -103,7 +108,7 @@ impl BrokerInner {
         let state = self.topic_state(name)?;
         let (ctx, id) = (&*self.ctx, state.id);
         let Some(entry) = self.catalog.with(|catalog| Some(catalog.topic(&id)?.entry.clone())) else {
-            return Err(Error::UnknownTopic { topic: name.to_string() });
+            return Err(Error::internal("a topic that is served is in the catalog"));
         };
         let entry = TopicEntry { state: EntryState::Deleting, ..entry };
         self.catalog.commit_freeing(ctx, vec![Change::Topic(entry)])?;
@@ -197,14 +202,16 @@ pub(super) fn random_u64() -> u64 {
 fn refuse_existing(ctx: &Context, dir: &Path, first: Option<u32>) -> Result<()> {
     let entries = match ctx.storage.list(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
+        entries => entries.map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?,
     };
     let foreign = |path: &Path, found: &str| {
         Err(Error::ForeignDirectory { path: ctx.display(path), found: found.to_string() })
     };
     let Some(first) = first else {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        return foreign(Path::new(names::TOPICS), &name);
+        let Some(name) = dir.file_name() else {
+            return Err(Error::internal("a topic's directory has a name"));
+        };
+        return foreign(Path::new(names::TOPICS), &name.to_string_lossy());
     };
     let is_new =
         |name: &str| names::parse_partition_dir(name).is_some_and(|partition| partition.get() >= first);
@@ -224,7 +231,9 @@ fn check_names(ctx: &Context, name: &TopicName, id: &TopicId, partitions: u32) -
     let file = names::torn_file(Offset::new(u64::MAX), u32::MAX, u64::MAX);
     let path = names::partition_dir(name, id, last).join(file);
     match ctx.storage.is_link(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("look at", &ctx.display(&path), e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Error::io(IoAction::Inspect, &ctx.display(&path), e))
+        }
         _ => Ok(()),
     }
 }
@@ -253,7 +262,7 @@ pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
     // brings the files back, under a name that is free.
     for dir in [names::TOPICS, names::TRASH] {
         let synced = ctx.storage.sync_dir(Path::new(dir));
-        synced.map_err(|e| Error::io("sync", &ctx.display(Path::new(dir)), e))?;
+        synced.map_err(|e| Error::io(IoAction::Sync, &ctx.display(Path::new(dir)), e))?;
     }
     first.and(catalog.note(ctx, gone))
 }
@@ -268,7 +277,7 @@ fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
             for dir in [names::TOPICS, names::TRASH] {
                 ctx.storage
                     .sync_dir(Path::new(dir))
-                    .map_err(|e| Error::io("sync", &ctx.display(Path::new(dir)), e))?;
+                    .map_err(|e| Error::io(IoAction::Sync, &ctx.display(Path::new(dir)), e))?;
             }
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -315,7 +324,8 @@ pub(super) fn remove_tree(ctx: &Context, dir: &Path) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => Err((dir.to_path_buf(), e)),
     };
-    removed.map_err(|(path, e)| Error::io("remove", &ctx.display(&path), e))?;
+    removed.map_err(|(path, e)| Error::io(IoAction::Remove, &ctx.display(&path), e))?;
+    // Only the root has no parent, and it is not removed.
     let parent = dir.parent().unwrap_or(Path::new(""));
-    ctx.storage.sync_dir(parent).map_err(|e| Error::io("sync", &ctx.display(parent), e))
+    ctx.storage.sync_dir(parent).map_err(|e| Error::io(IoAction::Sync, &ctx.display(parent), e))
 }

@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 pub(crate) use self::groups::offsets_config;
 use self::maintenance::{Threads, Upkeep};
 pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
-pub(crate) use self::producers::Named;
+pub(crate) use self::producers::ProducerIdentity;
 use self::store::CatalogStore;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
 use crate::engine::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::names::is_own_topic;
 use crate::log::Log;
 use crate::rng::SplitMix64;
@@ -90,7 +90,7 @@ impl BrokerConfig {
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Broker> {
         self.validate()?;
         let dir = dir.as_ref();
-        FsStorage::create_root(dir).map_err(|e| Error::unless_full("open", dir, e))?;
+        FsStorage::create_root(dir).map_err(|e| Error::unless_full(IoAction::Open, dir, e))?;
         self.open_on(Arc::new(FsStorage::new(dir.to_path_buf())))
     }
 

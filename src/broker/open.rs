@@ -13,7 +13,7 @@ use super::store::{CatalogStore, Place, damaged};
 use super::{BrokerInner, TopicState};
 use crate::config::{self, BrokerConfig, TopicConfig};
 use crate::engine::{Context, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::{Change, Found, Topic, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::manifest::Manifest;
@@ -260,7 +260,7 @@ fn make_missing_dirs(ctx: &Context) -> Result<()> {
                 ctx.storage.create_dir(dir).map_err(|e| Error::create(&ctx.display(dir), e))?;
                 sync_dir(ctx, Path::new(""))?;
             }
-            Err(e) => return Err(Error::io("list", &ctx.display(dir), e)),
+            Err(e) => return Err(Error::io(IoAction::List, &ctx.display(dir), e)),
             Ok(_) => {}
         }
     }
@@ -268,7 +268,7 @@ fn make_missing_dirs(ctx: &Context) -> Result<()> {
 }
 
 fn sync_dir(ctx: &Context, dir: &Path) -> Result<()> {
-    ctx.storage.sync_dir(dir).map_err(|e| Error::io("sync", &ctx.display(dir), e))
+    ctx.storage.sync_dir(dir).map_err(|e| Error::io(IoAction::Sync, &ctx.display(dir), e))
 }
 
 /// After a clean close: has the first change take back, durably, that all is clean, and note this
@@ -490,7 +490,7 @@ fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint
 /// Looks at what is there, without touching it. Answers whether a broker has to be made.
 fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let root = Path::new("");
-    let entries = ctx.storage.list(root).map_err(|e| Error::io("list", &ctx.display(root), e))?;
+    let entries = ctx.storage.list(root).map_err(|e| Error::io(IoAction::List, &ctx.display(root), e))?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
     let is_new = !has(names::CATALOG);
     if !is_new {
@@ -524,7 +524,7 @@ fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::ReadOnly { path: root, source: Arc::new(e) }
         }
-        _ => Error::unless_full("lock", &ctx.display(Path::new(names::LOCK)), e),
+        _ => Error::unless_full(IoAction::Lock, &ctx.display(Path::new(names::LOCK)), e),
     })
 }
 
@@ -658,7 +658,7 @@ fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
     let entries = match ctx.storage.list(dir) {
         // A copy made by a tool that leaves empty directories out may lack it.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
+        entries => entries.map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?,
     };
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }

@@ -44,20 +44,25 @@ impl Gathering {
         now: Timestamp,
         index: usize,
     ) -> Result<()> {
-        let timestamp = record.timestamp_within(now, index, || self.topic.timestamps(now))?;
+        let timestamp =
+            record.timestamp_within(&self.topic.name, now, index, || self.topic.timestamps(now))?;
         if record.key_bytes().is_none() && self.topic.needs_keys() {
-            return Err(Error::MissingKey { index });
+            return Err(Error::MissingKey { topic: self.topic.name.clone(), index });
         }
         let (size, limit) = (record_len(record), self.log.settings().max_record_len());
         if size > limit {
-            return Err(Error::RecordTooLarge { size, limit });
+            return Err(self.too_large(size, limit));
         }
         let builder =
             self.builder.get_or_insert_with(|| BatchBuilder::new(ctx, HEADER_BYTES + size, timestamp));
         builder.push(record, timestamp);
         self.timestamps.push(timestamp);
         let (size, limit) = (builder.body().len(), MAX_UNCOMPRESSED as usize);
-        if size > limit { Err(Error::RecordTooLarge { size, limit }) } else { Ok(()) }
+        if size > limit { Err(self.too_large(size, limit)) } else { Ok(()) }
+    }
+
+    fn too_large(&self, size: usize, limit: usize) -> Error {
+        Error::RecordTooLarge { topic: self.topic.name.clone(), size, limit }
     }
 
     /// Compresses and checksums what there is: no batch without a record. Beside it the times of the records.

@@ -8,8 +8,9 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A producer's identity, of one handle.
 #[derive(Clone, Debug)]
-pub(crate) struct Named {
+pub(crate) struct ProducerIdentity {
     pub(crate) id: u64,
+    pub(crate) name: Arc<str>,
     /// For the headers of its batches. It wraps, so nothing is decided by it.
     pub(crate) epoch: u16,
     /// Which handle of this name it is, of those that this broker has given out.
@@ -18,11 +19,14 @@ pub(crate) struct Named {
     latest: Arc<AtomicU64>,
 }
 
-impl Named {
+impl ProducerIdentity {
     /// # Errors
     /// `Fenced` if a later handle has been opened.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.latest.load(Ordering::Acquire) == self.handle { Ok(()) } else { Err(Error::Fenced) }
+        match self.latest.load(Ordering::Acquire) == self.handle {
+            true => Ok(()),
+            false => Err(Error::Fenced { producer: self.name.clone() }),
+        }
     }
 }
 
@@ -32,7 +36,7 @@ impl BrokerInner {
     /// # Errors
     /// `Closed` or `DiskFull`: then the handle before is the last one still. After another I/O error the next opening may know
     /// the name or not.
-    pub(crate) fn open_producer(&self, name: &str) -> Result<Named> {
+    pub(crate) fn open_producer(&self, name: &str) -> Result<ProducerIdentity> {
         let _changing = self.changing.lock();
         self.check_open()?;
         let (known, next_id) =
@@ -51,7 +55,7 @@ impl BrokerInner {
         // Under the lock of changes: no other thread gives a handle out.
         let handle = latest.load(Ordering::Acquire) + 1;
         latest.store(handle, Ordering::Release);
-        Ok(Named { id, epoch, handle, latest })
+        Ok(ProducerIdentity { id, name: name.into(), epoch, handle, latest })
     }
 
     /// Forgets a name. Returns whether there was such a producer.
@@ -114,7 +118,7 @@ mod tests {
         set_epoch(1 << 15);
         let last = named();
         for old in [&first, &before, &behind, &again] {
-            assert!(matches!(send(old, 3), Err(Error::Fenced)));
+            assert!(matches!(send(old, 3), Err(Error::Fenced { .. })));
         }
         assert_eq!((send(&last, 2).unwrap(), send(&last, 3).unwrap()), (Offset::new(1), Offset::new(2)));
     }

@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 use crate::engine::{Context, malformed};
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, IoAction, Result, is_space};
 use crate::format::catalog::{self, Catalog, Change, Found, HEADER_BYTES, Opening};
 use crate::format::names;
 use crate::format::reader::Malformed;
@@ -66,7 +66,7 @@ impl CatalogStore {
     pub(super) fn read(ctx: &Context) -> Result<Found> {
         let path = Path::new(names::CATALOG);
         let bytes = read_file(&*ctx.storage, path, FILE_BYTES_MAX)
-            .map_err(|e| Error::io("read", &ctx.display(path), e))?;
+            .map_err(|e| Error::io(IoAction::Read, &ctx.display(path), e))?;
         catalog::read(&bytes).map_err(|m| damaged(ctx, &m))
     }
 
@@ -92,7 +92,7 @@ impl CatalogStore {
         state.set_limit();
         let path = Path::new(names::CATALOG);
         let file = ctx.storage.open(path, OpenMode::Write);
-        state.file = Some(file.map_err(|e| Error::io("open", &ctx.display(path), e))?);
+        state.file = Some(file.map_err(|e| Error::io(IoAction::Open, &ctx.display(path), e))?);
         // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
         if !is_clean {
             match ctx.with_room(|| state.replace(ctx)) {
@@ -179,13 +179,13 @@ impl CatalogStore {
         if let Err((_, e)) = write_all_at(&*file, &bytes, end) {
             // Zeros over the part, so that it cannot look like a change that was torn.
             if write_all_at(&*file, &vec![0; bytes.len()], end).is_err() && is_space(&e).is_none() {
-                state.fail(Error::io("change", &shown, io::Error::from(e.kind())));
+                state.fail(Error::io(IoAction::Change, &shown, io::Error::from(e.kind())));
             }
             return Err(e);
         }
         if must_last {
             file.sync_data().inspect_err(|e| {
-                state.fail(Error::io("change", &shown, io::Error::from(e.kind())));
+                state.fail(Error::io(IoAction::Change, &shown, io::Error::from(e.kind())));
             })?;
         }
         state.end += bytes.len() as u64;
@@ -280,6 +280,14 @@ impl State {
         self.broken.clone().map_or(Ok(()), Err)
     }
 
+    fn file(&self) -> Result<Arc<dyn File>> {
+        match &self.file {
+            Some(file) => Ok(file.clone()),
+            None if self.closed => Err(Error::Closed),
+            None => Err(Error::internal("a catalog that is not closed has a file")),
+        }
+    }
+
     /// Takes changes that were written. They were checked by the caller, under the lock that
     /// serializes it.
     fn apply(&mut self, changes: Vec<Change>) {
@@ -298,7 +306,7 @@ impl State {
             bytes = self.encode(changes);
         }
         let path = ctx.display(Path::new(names::CATALOG));
-        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let file = self.file()?;
         if let Err((written, e)) = write_all_at(&*file, &bytes, self.end) {
             // Zeros over the part, where there is room by now: it cannot look like a change that
             // was torn.
@@ -307,7 +315,7 @@ impl State {
             {
                 return Err(Error::DiskFull { path, cause });
             }
-            return Err(self.fail(Error::io("change", &path, e)));
+            return Err(self.fail(Error::io(IoAction::Change, &path, e)));
         }
         self.end += bytes.len() as u64;
         self.pending.clear();
@@ -324,13 +332,13 @@ impl State {
     }
 
     fn sync(&mut self, ctx: &Context) -> Result<()> {
-        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let file = self.file()?;
         match file.sync_data() {
             Ok(()) => {
                 self.synced = self.end;
                 Ok(())
             }
-            Err(e) => Err(self.fail(Error::io("change", &ctx.display(Path::new(names::CATALOG)), e))),
+            Err(e) => Err(self.fail(Error::io(IoAction::Change, &ctx.display(Path::new(names::CATALOG)), e))),
         }
     }
 
@@ -360,10 +368,11 @@ impl State {
     /// Nothing has changed; from the rename on the store takes no more changes.
     fn replace(&mut self, ctx: &Context) -> Result<()> {
         let path = Path::new(names::CATALOG);
-        let read = |e| Error::io("read", &ctx.display(path), e);
+        let read = |e| Error::io(IoAction::Read, &ctx.display(path), e);
         if let Some(file) = &self.file {
             let len = file.len().map_err(read)?;
-            let mut old = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+            // Opening reads no larger file.
+            let mut old = vec![0; len.min(FILE_BYTES_MAX) as usize];
             read_exact_at(&**file, &mut old, 0).map_err(read)?;
             let aside = Path::new(names::CATALOG_OLD);
             // For a person, should it ever be needed: that it cannot be had keeps nothing from going
@@ -375,13 +384,15 @@ impl State {
 
     /// Writes the file over itself, zeros after its last change, and syncs it.
     fn rewrite(&mut self, ctx: &Context) -> Result<()> {
-        let Some(file) = self.file.clone() else { return Err(Error::Closed) };
+        let file = self.file()?;
         let path = ctx.display(Path::new(names::CATALOG));
-        let len = file.len().map_err(|e| Error::io("read", &path, e))?;
-        let mut bytes = vec![0; usize::try_from(len.max(self.end)).unwrap_or(usize::MAX)];
-        let kept = bytes.get_mut(..usize::try_from(self.end).unwrap_or(usize::MAX)).unwrap_or_default();
-        read_exact_at(&*file, kept, 0).map_err(|e| Error::io("read", &path, e))?;
-        write_all_at(&*file, &bytes, 0).map_err(|(_, e)| Error::unless_full("change", &path, e))?;
+        let len = file.len().map_err(|e| Error::io(IoAction::Read, &path, e))?;
+        // Opening reads no larger file.
+        let (end, len) = (self.end.min(FILE_BYTES_MAX) as usize, len.min(FILE_BYTES_MAX) as usize);
+        let mut bytes = vec![0; end];
+        read_exact_at(&*file, &mut bytes, 0).map_err(|e| Error::io(IoAction::Read, &path, e))?;
+        bytes.resize(end.max(len), 0);
+        write_all_at(&*file, &bytes, 0).map_err(|(_, e)| Error::unless_full(IoAction::Change, &path, e))?;
         self.sync(ctx)
     }
 
@@ -419,7 +430,7 @@ impl State {
 /// Passes the gate, before the catalog's lock is taken: the preparation takes it.
 fn pass_gate(ctx: &Context) -> Result<()> {
     let path = ctx.display(Path::new(names::CATALOG));
-    ctx.gate.pass().map_err(|e| Error::unless_full("change", &path, e))
+    ctx.gate.pass().map_err(|e| Error::unless_full(IoAction::Change, &path, e))
 }
 
 /// The error that the catalog cannot be used. Where there is an older one it is named, and left to

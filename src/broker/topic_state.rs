@@ -31,7 +31,7 @@ impl TopicState {
         config: TopicConfig,
         logs: Vec<Arc<Log>>,
     ) -> Self {
-        let count = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+        let count = AtomicU32::new(count_of(&logs));
         let needs_keys = AtomicBool::new(config.needs_keys());
         let streams = config.streams;
         TopicState {
@@ -40,7 +40,7 @@ impl TopicState {
             created_at,
             config: RwLock::new(Rank::TopicConfig, Arc::new(config)),
             logs: RwLock::new(Rank::TopicLogs, logs.into()),
-            count: AtomicU32::new(count),
+            count,
             needs_keys,
             streams,
             deleted: AtomicBool::new(false),
@@ -100,7 +100,7 @@ impl TopicState {
         *self.config.write() = Arc::new(config);
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();
-        self.count.store(u32::try_from(logs.len()).unwrap_or(u32::MAX), Ordering::Release);
+        self.count.store(count_of(&logs), Ordering::Release);
         // Readers that wait are to look at the new partitions too.
         for log in logs.iter() {
             log.waiters().signal();
@@ -119,4 +119,11 @@ impl TopicState {
             log.end(Error::TopicDeleted { topic: self.name.clone() });
         }
     }
+}
+
+/// How many partitions these are. A topic is created with a number that fits `u32`, and the logs are
+/// made for the numbers below it.
+fn count_of(logs: &[Arc<Log>]) -> u32 {
+    debug_assert!(u32::try_from(logs.len()).is_ok(), "{} partitions", logs.len());
+    logs.len() as u32
 }

@@ -10,7 +10,7 @@ use super::catalog::{identity, live_entry, remove_tree};
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
 use crate::engine::corrupt;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
@@ -39,15 +39,18 @@ impl BrokerInner {
         if self.catalog.with(|catalog| catalog.topic(&id).is_some()) {
             return Err(Error::TopicExists { topic: name });
         }
-        if found.iter().any(|(partition, _)| partition.get() >= config.partitions) {
-            return Err(Error::ConfigMismatch { topic: name, field: "partitions" });
+        let found_partitions =
+            found.iter().map(|(partition, _)| partition.get()).max().map_or(0, |last| last + 1);
+        if found_partitions > config.partitions {
+            let (found, asked) = (found_partitions.to_string(), config.partitions.to_string());
+            return Err(Error::ConfigMismatch { topic: name, field: "partitions", found, asked });
         }
         // IMPORTANT: before the catalog says that they are there.
         for dir in std::iter::once(Path::new(names::TOPICS).to_path_buf())
             .chain([dir.clone()])
             .chain(found.iter().map(|(partition, _)| names::partition_dir(&name, &id, *partition)))
         {
-            ctx.storage.sync_dir(&dir).map_err(|e| Error::io("sync", &ctx.display(&dir), e))?;
+            ctx.storage.sync_dir(&dir).map_err(|e| Error::io(IoAction::Sync, &ctx.display(&dir), e))?;
         }
         let created_at = ctx.clock.now();
         let entry = live_entry(&name, id, created_at, &config);
@@ -86,7 +89,7 @@ impl BrokerInner {
         let dir = Path::new(names::TOPICS).join(dir);
         match self.ctx.storage.is_link(&dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => Err(unknown()),
-            Err(e) => Err(Error::io("look at", &self.ctx.display(&dir), e)),
+            Err(e) => Err(Error::io(IoAction::Inspect, &self.ctx.display(&dir), e)),
             Ok(_) => Ok(dir),
         }
     }
@@ -94,7 +97,7 @@ impl BrokerInner {
     /// The manifests of a topic's partitions, by partition.
     fn manifests_in(&self, dir: &Path) -> Result<Vec<(PartitionId, Manifest)>> {
         let ctx = &*self.ctx;
-        let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+        let entries = ctx.storage.list(dir).map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?;
         let mut found = Vec::new();
         for entry in entries {
             let Some(partition) = names::parse_partition_dir(&entry.name) else { continue };

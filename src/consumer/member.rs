@@ -121,14 +121,14 @@ impl Membership {
                 (membership.reconcile(id), membership.stamp(id), membership.take_untold(id))
             };
             told = told.and(failed.map_or(Ok(()), Err));
-            let Some(steps) = steps else {
+            let (Some(steps), Some(stamp)) = (steps, stamp) else {
                 told = told.and(self.lose_all(fetcher));
                 match self.come_back() {
                     Ok(()) => continue,
                     Err(error) => return told.and(Err(error)),
                 }
             };
-            self.committer.set_stamp(stamp.unwrap_or_default());
+            self.committer.set_stamp(stamp);
             if !steps.revoke.is_empty() {
                 told = told.and(self.give_up(fetcher, &steps.revoke));
                 continue;

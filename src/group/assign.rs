@@ -248,6 +248,8 @@ impl<'a> Sharing<'a> {
         if let (Some(owner), Some(load)) = (self.owners.get_mut(number), self.loads.get_mut(member)) {
             *owner = Some(member);
             *load += 1;
+        } else {
+            debug_assert!(false, "partition {number} and member {member} are of this assignment");
         }
     }
 
@@ -256,6 +258,7 @@ impl<'a> Sharing<'a> {
     }
 
     fn load(&self, member: usize) -> usize {
+        debug_assert!(member < self.loads.len(), "member {member} is of this assignment");
         self.loads.get(member).copied().unwrap_or(usize::MAX)
     }
 
@@ -408,6 +411,7 @@ impl<'a> Sharing<'a> {
     }
 
     fn numbers(&self, topic: usize) -> std::ops::Range<usize> {
+        debug_assert!(topic + 1 < self.bases.len(), "topic {topic} is of this assignment");
         let base = |at: usize| self.bases.get(at).copied().unwrap_or(0);
         base(topic)..base(topic + 1)
     }

@@ -347,6 +347,7 @@ impl Group {
                 Err(reason) => offenders.push(Offender {
                     topic: commit.topic.clone(),
                     partition: commit.partition,
+                    offset: commit.next,
                     reason,
                 }),
             }

@@ -313,8 +313,10 @@ impl Membership {
     }
 
     pub(crate) fn unpin(&mut self, share: &Share) {
-        if let Some(owner) = self.owners.get_mut(share) {
-            owner.pins = owner.pins.saturating_sub(1);
+        let pinned = self.owners.get_mut(share).filter(|owner| owner.pins > 0);
+        debug_assert!(pinned.is_some(), "each unpin follows a pin, which keeps the owner");
+        if let Some(owner) = pinned {
+            owner.pins -= 1;
             if owner.is_free() {
                 self.owners.remove(share);
                 self.signal_all();

@@ -6,7 +6,7 @@ use super::streams::StreamCondition;
 use super::{Appended, Log, LogSettings};
 use crate::config::{Durability, TimestampType};
 use crate::engine::Buffer;
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, IoAction, Result, is_space};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
 use crate::format::names;
@@ -88,6 +88,7 @@ impl Log {
         let keys = self.keys_of(&settings, &batch.header, batch.records());
         if batch.stored.len() > settings.max_batch_bytes() {
             return Err(Error::RecordTooLarge {
+                topic: self.topic().clone(),
                 size: batch.stored.len(),
                 limit: settings.max_batch_bytes(),
             });
@@ -159,7 +160,7 @@ impl Log {
             return Err(Error::Closed);
         };
         if keyless.is_some() {
-            settings.check_keys(*keyless)?;
+            settings.check_keys(self.topic(), *keyless)?;
         }
         if sender.is_some() {
             // Before the first batch of a named producer, its side file is made.
@@ -198,8 +199,8 @@ impl Log {
             let counted = when.stream.map(|condition| self.count_before(condition)).transpose()?;
             let tip = self.writer.lock();
             self.check_writable()?;
-            if when.end.is_some_and(|end| end != tip.point.end) {
-                return Err(self.conflict(tip.point.end));
+            if let Some(expected) = when.end.filter(|end| *end != tip.point.end) {
+                return Err(self.conflict(expected, tip.point.end));
             }
             let (Some(condition), Some(counted)) = (when.stream, counted) else {
                 return Ok((tip, Version::ZERO));
@@ -224,7 +225,7 @@ impl Log {
         settings: &LogSettings,
     ) -> Result<Offset> {
         let Some(filled) = self.fill_header(tip, header, stored) else {
-            return Err(Error::RecordTooLarge { size: 0, limit: 0 });
+            return Err(Error::internal("a sealed batch has room for its header"));
         };
         let file = tip.segment.file(&self.ctx)?;
         if let Err((written, e)) = write_all_at(&*file, stored, tip.point.position) {
@@ -334,7 +335,7 @@ impl Log {
                 return Error::DiskFull { path, cause };
             }
         }
-        self.poison(Error::io("write", &path, e))
+        self.poison(Error::io(IoAction::Write, &path, e))
     }
 
     /// Seals the active segment and begins the next one if this batch asks for it (Kafka's `LogSegment.shouldRoll`). Before

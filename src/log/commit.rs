@@ -180,6 +180,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::error::IoAction;
     use crate::sync::{Arc, AtomicU64, Ordering, thread};
 
     #[test]
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn a_failed_sync_fails_everybody_until_a_restart() {
         let commit = GroupCommit::new(0);
-        let error = Error::io("sync", Path::new("f"), std::io::ErrorKind::Other.into());
+        let error = Error::io(IoAction::Sync, Path::new("f"), std::io::ErrorKind::Other.into());
         assert!(commit.wait(1, || Err(error.clone())).is_err());
         assert!(commit.wait(1, || unreachable!("never retried")).is_err());
         assert!(commit.wait(2, || unreachable!("never retried")).is_err());

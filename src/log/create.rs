@@ -12,7 +12,7 @@ use std::path::Path;
 use super::Log;
 use super::recovery::{Recovered, read_manifest};
 use crate::engine::{Context, Identity, corrupt};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names::{self, PartitionFile};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -80,7 +80,7 @@ pub(crate) fn find_manifest(
 fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
     let entries = match ctx.storage.list(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        entries => entries.map_err(|e| Error::io("list", &ctx.display(dir), e))?,
+        entries => entries.map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?,
     };
     if entries.iter().any(|entry| entry.name == names::MANIFEST) {
         return Ok(true);
@@ -91,8 +91,9 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
         };
         let path = dir.join(&entry.name);
         let file = ctx.storage.open(&path, OpenMode::Read);
-        let len =
-            file.and_then(|file| file.len()).map_err(|e| Error::io("look at", &ctx.display(&path), e))?;
+        let len = file
+            .and_then(|file| file.len())
+            .map_err(|e| Error::io(IoAction::Inspect, &ctx.display(&path), e))?;
         // A batch is written only after the manifest is on the medium.
         if base != Offset::ZERO || generation != 0 || len > SEGMENT_HEADER_BYTES as u64 {
             let manifest = dir.join(names::MANIFEST);

@@ -4,7 +4,7 @@
 //! One segment after the other: a crash in between leaves some erased and some not, and another call does the rest.
 
 use super::compaction::{Outputs, Pace, pack};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
 use crate::format::compression::Compressor;
@@ -46,13 +46,13 @@ impl Log {
         for segment in segments.iter().filter(|segment| segment.base < upto) {
             // What a cut has left behind the end of a segment may be events of the stream too.
             let path = self.ctx.display(&segment.path);
-            let len = segment.file(&self.ctx)?.len().map_err(|e| Error::io("look at", &path, e))?;
+            let len = segment.file(&self.ctx)?.len().map_err(|e| Error::io(IoAction::Inspect, &path, e))?;
             if segment.count_key(&self.owner(), hash, Offset::MAX)?.records > 0 || len > segment.size() {
                 erased += self.erase_from(segment, key, len)?;
             }
         }
         let synced = self.ctx.storage.sync_dir(self.manifest.dir());
-        synced.map_err(|e| Error::io("sync", &self.ctx.display(self.manifest.dir()), e))?;
+        synced.map_err(|e| Error::io(IoAction::Sync, &self.ctx.display(self.manifest.dir()), e))?;
         Ok(erased)
     }
 
@@ -83,7 +83,7 @@ impl Log {
         }
         match self.ctx.storage.remove_file(&segment.path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &self.ctx.display(&segment.path), e))
+                Err(Error::io(IoAction::Remove, &self.ctx.display(&segment.path), e))
             }
             _ => Ok(()),
         }

@@ -33,7 +33,13 @@ impl Log {
     pub(crate) fn find_time(self: &Arc<Self>, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
         let (earliest, latest) = (Timestamp::default(), Timestamp::MAX);
         if time < earliest {
-            return Err(Error::InvalidTimestamp { timestamp: time, index: 0, earliest, latest });
+            return Err(Error::InvalidTimestamp {
+                topic: self.topic().clone(),
+                timestamp: time,
+                index: 0,
+                earliest,
+                latest,
+            });
         }
         self.look(|spans| {
             for span in spans {

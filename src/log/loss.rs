@@ -10,7 +10,7 @@ use super::Log;
 use super::manifest::ManifestError;
 use super::walk::{KnownEnd, Piece, Quiet, Walked, walk};
 use crate::engine::corrupt;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
 use crate::log::ends::Ends;
@@ -349,7 +349,7 @@ impl Log {
             let Some(path) = segments.get(*at).map(|segment| segment.keys_path()) else { continue };
             match self.ctx.storage.remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &self.ctx.display(&path), e));
+                    return Err(Error::io(IoAction::Remove, &self.ctx.display(&path), e));
                 }
                 _ => {}
             }

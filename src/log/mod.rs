@@ -83,7 +83,7 @@ use crate::segment::create::active_entry;
 use crate::segment::{Point, Segment};
 use crate::stats::{OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, Rank, RwLock};
-use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName};
+use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
 
 /// What of a topic's configuration a log looks at. Copied out under a short lock at each append.
 #[derive(Clone, Copy, Debug)]
@@ -123,10 +123,10 @@ impl LogSettings {
     ///
     /// # Errors
     /// `MissingKey`.
-    fn check_keys(&self, keyless: Option<u32>) -> Result<()> {
+    fn check_keys(&self, topic: &TopicName, keyless: Option<u32>) -> Result<()> {
         match keyless {
             Some(index) if self.cleanup.compacts() || self.streams => {
-                Err(Error::MissingKey { index: index as usize })
+                Err(Error::MissingKey { topic: topic.clone(), index: index as usize })
             }
             _ => Ok(()),
         }
@@ -387,9 +387,10 @@ impl Log {
         }
     }
 
-    /// The error of an append that expected the log to end elsewhere than at `end`.
-    fn conflict(&self, end: Offset) -> Error {
-        Error::OffsetConflict { topic: self.identity.topic.clone(), partition: self.identity.partition, end }
+    /// The error of an append that expected the log to end at `expected`, and it ends at `end`.
+    fn conflict(&self, expected: Offset, end: Offset) -> Error {
+        let TopicPartition { topic, partition } = self.identity.topic_partition();
+        Error::OffsetConflict { topic, partition, expected, end }
     }
 
     /// Begins an epoch at the log's end, because where the log had ended before this opening cannot be proven: offsets from here
@@ -427,6 +428,7 @@ impl Log {
             Some(to) => Err(Error::Truncated {
                 topic: self.identity.topic.clone(),
                 partition: self.identity.partition,
+                offset,
                 to,
             }),
             _ => Ok(()),

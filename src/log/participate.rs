@@ -104,16 +104,16 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
 /// A condition does not hold, or the log cannot take the part.
 fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Option<Vec<Version>>> {
     log.check_writable()?;
-    if part.conditions.end.is_some_and(|end| end != tip.point.end) {
-        return Err(log.conflict(tip.point.end));
+    if let Some(expected) = part.conditions.end.filter(|end| *end != tip.point.end) {
+        return Err(log.conflict(expected, tip.point.end));
     }
     if let Some(batch) = &part.batch {
         let settings = log.settings();
         let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
         if size > limit {
-            return Err(Error::RecordTooLarge { size, limit });
+            return Err(Error::RecordTooLarge { topic: log.topic().clone(), size, limit });
         }
-        settings.check_keys(batch.keyless)?;
+        settings.check_keys(log.topic(), batch.keyless)?;
     }
     let streams = part.conditions.streams.iter().zip(counted);
     streams.map(|(condition, counted)| log.check_stream(tip, condition, counted)).collect()

@@ -213,7 +213,7 @@ impl Log {
             passed = passed.saturating_add(batch.header.count);
             if batch.stored.len() > settings.max_batch_bytes() {
                 let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
-                return Err(Error::RecordTooLarge { size, limit });
+                return Err(Error::RecordTooLarge { topic: self.topic().clone(), size, limit });
             }
             batches.push(batch);
         }
@@ -231,10 +231,10 @@ impl Log {
             None => shipment.base_offset() <= end,
         };
         if !follows {
-            return Err(self.conflict(end));
+            return Err(self.conflict(shipment.base_offset(), end));
         }
         let needed = self.settings();
-        keyless.iter().skip(known).try_for_each(|keyless| needed.check_keys(*keyless))?;
+        keyless.iter().skip(known).try_for_each(|keyless| needed.check_keys(self.topic(), *keyless))?;
         // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
         let mut rolls = Vec::new();
         let mut written = Ok(());

@@ -8,6 +8,7 @@ use super::cursor::Cursor;
 use super::*;
 use crate::config::BrokerConfig;
 use crate::engine::Work;
+use crate::error::IoAction;
 use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
 use crate::format::body::{RecordFields, encode};
 use crate::segment::builder::SealedBatch;
@@ -211,7 +212,7 @@ fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
     log.sync().unwrap();
     fill(&log, 60);
     disk.fail(Op::Sync, 1, ErrorKind::Other);
-    assert!(matches!(log.sync(), Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(log.sync(), Err(Error::Io { action: IoAction::Sync, .. })));
     assert!(matches!(log.sync(), Err(Error::Io { .. })), "never retried");
     assert!(matches!(log.append(batch(&log, &[value(60)])), Err(Error::Poisoned { .. })));
     assert_eq!(read(&log, 0).unwrap(), 50, "reading goes on");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::recovery::segments_of;
 use crate::engine::{Context, Identity, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::compression::Codec;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
@@ -173,9 +173,9 @@ impl Check<'_> {
                 walked.flaws.push(self.flaw(0, 0, held, 1, "the manifest lists it and it is missing"));
                 return Ok(Some(walked));
             }
-            Err(e) => return Err(Error::io("open", &ctx.display(&walked.path), e)),
+            Err(e) => return Err(Error::io(IoAction::Open, &ctx.display(&walked.path), e)),
         };
-        let len = file.len().map_err(|e| Error::io("look at", &ctx.display(&walked.path), e))?;
+        let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(&walked.path), e))?;
         let size = match self.is_active() {
             true => self.known.active.unwrap_or(len),
             false => self.entry.size,

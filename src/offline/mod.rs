@@ -14,7 +14,7 @@ use std::path::Path;
 pub(crate) use self::salvage::salvage_on;
 pub(crate) use self::verify::verify_on;
 use crate::engine::{Context, malformed};
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Error, IoAction, Result};
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::stats::{Finding, FindingKind};
@@ -28,7 +28,7 @@ fn list(ctx: &Context, dir: &Path) -> Result<Vec<Entry>> {
             Ok(entries)
         }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Error::io("list", &ctx.display(dir), e)),
+        Err(e) => Err(Error::io(IoAction::List, &ctx.display(dir), e)),
     }
 }
 
@@ -40,7 +40,7 @@ fn list(ctx: &Context, dir: &Path) -> Result<Vec<Entry>> {
 /// `AlreadyOpen`; I/O errors.
 fn take_lock(ctx: &Context) -> Result<Option<Box<dyn Send + Sync>>> {
     let root = Path::new("");
-    let entries = ctx.storage.list(root).map_err(|e| Error::io("list", &ctx.display(root), e))?;
+    let entries = ctx.storage.list(root).map_err(|e| Error::io(IoAction::List, &ctx.display(root), e))?;
     if !entries.iter().any(|entry| entry.name == names::LOCK) {
         return Ok(None);
     }
@@ -48,7 +48,7 @@ fn take_lock(ctx: &Context) -> Result<Option<Box<dyn Send + Sync>>> {
         Ok(lock) => Ok(Some(lock)),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Err(Error::AlreadyOpen { path: ctx.display(root) }),
         Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => Ok(None),
-        Err(e) => Err(Error::io("lock", &ctx.display(Path::new(names::LOCK)), e)),
+        Err(e) => Err(Error::io(IoAction::Lock, &ctx.display(Path::new(names::LOCK)), e)),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::engine::{Context, Identity};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Catalog, Change};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
@@ -73,7 +73,7 @@ impl Broker {
         let from = FsStorage::new(from.as_ref().to_path_buf());
         // Before anything is created, because there must be something to copy.
         let root = Path::new("");
-        from.list(root).map_err(|e| Error::io("list", &from.display(root), e))?;
+        from.list(root).map_err(|e| Error::io(IoAction::List, &from.display(root), e))?;
         FsStorage::create_root(to.as_ref()).map_err(|e| Error::create(to.as_ref(), e))?;
         salvage_on(Arc::new(from), Arc::new(FsStorage::new(to.as_ref().to_path_buf())))
     }
@@ -236,7 +236,7 @@ impl Salvager<'_> {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             Err(e) => {
-                let error = Error::io("read", &self.from.display(path), e);
+                let error = Error::io(IoAction::Read, &self.from.display(path), e);
                 self.report.findings.push(of_error(self.from, path, &error, 1));
                 return Ok(());
             }
@@ -429,7 +429,7 @@ impl Salvager<'_> {
             let file = self.from.storage.open(&path, OpenMode::Read);
             let len = file
                 .and_then(|file| file.len())
-                .map_err(|e| Error::io("inspect", &self.from.display(&path), e))?;
+                .map_err(|e| Error::io(IoAction::Inspect, &self.from.display(&path), e))?;
             segments.push(match kept.get(at + 1) {
                 None => base,
                 Some(next) => SegmentEntry {

@@ -9,7 +9,7 @@ use super::{finding, list, not_decoded, of_error};
 use crate::broker::offsets_config;
 use crate::config::TopicConfig;
 use crate::engine::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::{self, Catalog, Change, Found, TopicEntry, TopicState};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile, TopicDir};
@@ -93,7 +93,7 @@ fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, 
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Err(None)),
         Err(e) => {
-            let error = Error::io("read", &ctx.display(path), e);
+            let error = Error::io(IoAction::Read, &ctx.display(path), e);
             return Ok(Err(Some(of_error(ctx, path, &error, 1))));
         }
     };

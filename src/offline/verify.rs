@@ -9,7 +9,7 @@ use super::survey::{Survey, SurveyedTopic, survey};
 use super::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::engine::{Context, Identity};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::index::IndexFile;
@@ -240,7 +240,7 @@ impl Verifier<'_> {
             },
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
             Err(e) => {
-                let error = Error::io("read", &self.ctx.display(path), e);
+                let error = Error::io(IoAction::Read, &self.ctx.display(path), e);
                 self.report.findings.push(of_error(self.ctx, path, &error, 1));
                 return None;
             }
@@ -380,7 +380,7 @@ impl Verifier<'_> {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return,
             Err(e) => {
-                let error = Error::io("read", &ctx.display(path), e);
+                let error = Error::io(IoAction::Read, &ctx.display(path), e);
                 return self.report.findings.push(of_error(ctx, path, &error, 1));
             }
         };

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::batch::{Limits, OpenBatch, Pressed};
 use super::core::Core;
 use super::pending::{BatchState, unwound};
-use crate::broker::Named;
+use crate::broker::ProducerIdentity;
 use crate::engine::Task;
 use crate::error::{Error, Result};
 use crate::log::producers::Sender;
@@ -34,7 +34,7 @@ pub(super) trait Sink: Send + Sync {
     fn partition(&self) -> PartitionId;
     fn settings(&self) -> LogSettings;
     /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the last one of that.
-    fn append(&self, batch: SealedBatch, named: Option<&Named>) -> Result<Appended>;
+    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
     /// Blocks until everything below `end`, appended up to `epoch`, is visible.
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
     /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the waker.
@@ -59,9 +59,12 @@ impl Sink for Arc<Log> {
         Log::settings(self)
     }
 
-    fn append(&self, batch: SealedBatch, named: Option<&Named>) -> Result<Appended> {
-        match named {
-            Some(named) => self.append_from(batch, &Sender { first: None, fence: &|| named.check() }),
+    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended> {
+        match identity {
+            Some(identity) => self.append_from(
+                batch,
+                &Sender { first: None, producer: &identity.name, fence: &|| identity.check() },
+            ),
             None => Log::append(self, batch),
         }
     }
@@ -243,6 +246,10 @@ impl PartitionBuffer {
         Ok(Some(placed))
     }
 
+    pub(super) fn too_large(&self, size: usize, limit: usize) -> Error {
+        Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
+    }
+
     /// An open batch that has room for a record of `len` bytes; `None` if a record without a key goes elsewhere, because
     /// the batch that has no room for it completes the share of this partition.
     #[cold]
@@ -257,7 +264,7 @@ impl PartitionBuffer {
         let settings = self.sink.settings();
         let limits = Limits::new(&self.core, &settings);
         if len > limits.record {
-            return Err(Error::RecordTooLarge { size: len, limit: limits.record });
+            return Err(self.too_large(len, limits.record));
         }
         if let Some(left) = queue.seal(self) {
             chores.sealed = [Some(left), None];
@@ -562,7 +569,7 @@ impl<'a> Turn<'a> {
     fn append(&self, batch: &BatchState, body: Body) {
         let (outcome, charge) = match body {
             Body::Pressed(Pressed { batch, charge }) => {
-                (self.buffer.sink.append(batch, self.buffer.core.named.as_ref()), Some(charge))
+                (self.buffer.sink.append(batch, self.buffer.core.identity.as_ref()), Some(charge))
             }
             Body::Failed(error) => (Err(error), None),
             Body::Pressing | Body::Appending => (Err(unwound(self.buffer)), None),

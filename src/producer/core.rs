@@ -4,7 +4,7 @@
 use std::task::Waker;
 
 use super::config::ProducerConfig;
-use crate::broker::Named;
+use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::Error;
 use crate::format::compression::Compressor;
@@ -15,7 +15,7 @@ pub(super) struct Core {
     pub(super) ctx: Arc<Context>,
     pub(super) config: ProducerConfig,
     /// Who it is, if it has a name.
-    pub(super) named: Option<Named>,
+    pub(super) identity: Option<ProducerIdentity>,
     /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other memory, and a sender
     /// that reads it a moment too early is off by a batch, which the bound allows for.
     buffered: AtomicUsize,
@@ -28,11 +28,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(ctx: Arc<Context>, config: ProducerConfig, named: Option<Named>) -> Self {
+    pub(super) fn new(ctx: Arc<Context>, config: ProducerConfig, identity: Option<ProducerIdentity>) -> Self {
         Core {
             ctx,
             config,
-            named,
+            identity,
             buffered: AtomicUsize::new(0),
             waiting: Mutex::new(Rank::ProducerWaiting, Vec::new()),
             failure: Mutex::new(Rank::ProducerFailure, None),

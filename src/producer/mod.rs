@@ -26,7 +26,7 @@ pub(crate) use self::pending::Wait;
 
 use self::core::Core;
 use self::outbox::Outbox;
-use crate::broker::{Broker, BrokerInner, Named, TopicState};
+use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -105,16 +105,20 @@ impl Broker {
     /// [`InvalidConfig`](Error::InvalidConfig).
     pub fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
         config.validate()?;
-        let named = config.name.as_deref().map(|name| self.inner().open_producer(name)).transpose()?;
-        Ok(Producer::unchecked(self.inner().clone(), config, named))
+        let identity = config.name.as_deref().map(|name| self.inner().open_producer(name)).transpose()?;
+        Ok(Producer::unchecked(self.inner().clone(), config, identity))
     }
 }
 
 impl Producer {
     /// With settings that have been validated.
-    fn unchecked(broker: Arc<BrokerInner>, config: ProducerConfig, named: Option<Named>) -> Self {
+    fn unchecked(
+        broker: Arc<BrokerInner>,
+        config: ProducerConfig,
+        identity: Option<ProducerIdentity>,
+    ) -> Self {
         // The seed decides where records without a key go.
-        let outbox = Outbox::new(Core::new(broker.ctx.clone(), config, named), broker.next_seed());
+        let outbox = Outbox::new(Core::new(broker.ctx.clone(), config, identity), broker.next_seed());
         Producer { shared: Arc::new(Shared { outbox, broker }) }
     }
 
@@ -257,28 +261,28 @@ impl Producer {
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), [`Corrupt`](Error::Corrupt) if what there is cannot
     /// be read, or what the medium says. See [`ProducerConfig::name`] for an example.
     pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
-        let named = self.named()?;
-        named.check()?;
+        let identity = self.identity()?;
+        identity.check()?;
         partition.state().check()?;
-        Ok(partition.log().locate(named.id, u64::MAX)?.0)
+        Ok(partition.log().locate(identity.id, u64::MAX)?.0)
     }
 
     /// # Errors
     /// `Fenced` if another has its name by now.
     #[inline]
     fn check_name(&self) -> Result<()> {
-        self.shared.outbox.core().named.as_ref().map_or(Ok(()), Named::check)
+        self.shared.outbox.core().identity.as_ref().map_or(Ok(()), ProducerIdentity::check)
     }
 
-    fn named(&self) -> Result<&Named> {
+    fn identity(&self) -> Result<&ProducerIdentity> {
         let reason = "only a producer with a name knows what it has sent before";
-        self.shared.outbox.core().named.as_ref().ok_or_else(|| invalid("sequence", reason))
+        self.shared.outbox.core().identity.as_ref().ok_or_else(|| invalid("sequence", reason))
     }
 
     fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
-        let (broker, named, outbox) = (&self.shared.broker, self.named()?, &self.shared.outbox);
+        let (broker, identity, outbox) = (&self.shared.broker, self.identity()?, &self.shared.outbox);
         let send = |topic: &Arc<TopicState>, partition| {
-            sequenced::send(broker, named, outbox, topic, partition, records)
+            sequenced::send(broker, identity, outbox, topic, partition, records)
         };
         match to {
             Destination::Topic(topic) => send(topic.state(), None),

@@ -111,9 +111,9 @@ impl<T: Target> Outbox<T> {
     ) -> Result<Pending> {
         target.check()?;
         let now = self.core.ctx.clock.now();
-        let timestamp = record.timestamp_within(now, 0, || target.timestamps(now))?;
+        let timestamp = record.timestamp_within(target.name(), now, 0, || target.timestamps(now))?;
         if record.key_bytes().is_none() && target.needs_keys() {
-            return Err(Error::MissingKey { index: 0 });
+            return Err(Error::MissingKey { topic: target.name().clone(), index: 0 });
         }
         self.make_room()?;
         let topic = self.topic(target);
@@ -149,9 +149,9 @@ impl<T: Target> Outbox<T> {
         let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
         let now = self.core.ctx.clock.now();
         for (index, record) in records.enumerate() {
-            let timestamp = record.timestamp_within(now, index, || target.timestamps(now))?;
+            let timestamp = record.timestamp_within(target.name(), now, index, || target.timestamps(now))?;
             if record.key_bytes().is_none() && target.needs_keys() {
-                return Err(Error::MissingKey { index });
+                return Err(Error::MissingKey { topic: target.name().clone(), index });
             }
             let partition = match self.route(target, partition, &record, partitions)? {
                 Some(partition) => partition,

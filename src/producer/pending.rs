@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::buffer::PartitionBuffer;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::log::Appended;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Receipt, Timestamp};
@@ -292,5 +292,9 @@ pub(super) fn poll_visible(batch: &Arc<BatchState>, waker: &Waker) -> Poll<Resul
 pub(super) fn unwound(buffer: &PartitionBuffer) -> Error {
     let sink = buffer.sink();
     let place = format!("{}/{}", sink.topic(), sink.partition());
-    Error::io("write", place.as_ref(), std::io::Error::other("the thread that was writing it panicked"))
+    Error::io(
+        IoAction::Write,
+        place.as_ref(),
+        std::io::Error::other("the thread that was writing it panicked"),
+    )
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::outbox::{self, Outbox};
 use super::pending::Wait;
-use crate::broker::{BrokerInner, Named, TopicState, prepare_sequenced};
+use crate::broker::{BrokerInner, ProducerIdentity, TopicState, prepare_sequenced};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::cursor::Cursor;
@@ -14,14 +14,16 @@ use crate::log::producers::Sender;
 use crate::reader::read_once;
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::types::{Offset, Receipt, Start};
+use crate::types::{Offset, Receipt, Start, TopicPartition};
 
 /// The records of one call that go to one partition.
 struct Share<'r> {
     log: Arc<Log>,
     records: Vec<Record<'r>>,
-    /// Which of the call's they are.
-    places: Vec<usize>,
+    /// The sequence of each record.
+    sequences: Vec<u64>,
+    /// The index of each record in the call.
+    indices: Vec<usize>,
 }
 
 /// What is waited for: everything is written. Dropping it leaves that to the background.
@@ -38,7 +40,7 @@ pub(super) struct Sent {
 /// into other partitions is there, and found there by the next try.
 pub(super) fn send<'r>(
     broker: &BrokerInner,
-    named: &Named,
+    identity: &ProducerIdentity,
     outbox: &Outbox<TopicState>,
     topic: &Arc<TopicState>,
     partition: Option<u32>,
@@ -46,26 +48,37 @@ pub(super) fn send<'r>(
 ) -> Result<Sent> {
     let total = records.len();
     let mut shares: Vec<Share<'r>> = Vec::new();
-    for (place, record) in records.into_iter().enumerate() {
-        let log = route(outbox, topic, partition, &record)?;
-        match shares.iter_mut().find(|share| Arc::ptr_eq(&share.log, &log)) {
-            Some(share) => {
-                share.records.push(record);
-                share.places.push(place);
+    for (index, record) in records.into_iter().enumerate() {
+        let Some(sequence) = record.given_sequence() else {
+            return Err(crate::config::invalid("sequence", "either all records of a call have one, or none"));
+        };
+        let log = route(outbox, topic, partition, &record, sequence)?;
+        let share = match shares.iter_mut().position(|share| Arc::ptr_eq(&share.log, &log)) {
+            Some(at) => at,
+            None => {
+                shares.push(Share { log, records: Vec::new(), sequences: Vec::new(), indices: Vec::new() });
+                shares.len() - 1
             }
-            None => shares.push(Share { log, records: vec![record], places: vec![place] }),
+        };
+        if let Some(share) = shares.get_mut(share) {
+            share.records.push(record);
+            share.sequences.push(sequence);
+            share.indices.push(index);
         }
     }
-    shares.iter().try_for_each(Share::check_rising)?;
+    shares.iter().try_for_each(|share| share.check_rising(identity))?;
     let mut receipts: Vec<Option<Receipt>> = vec![None; total];
     let mut sent = Sent::default();
     for share in &shares {
         // If another one fails, what this one has written is seen to by the drop.
-        let (end, epoch) = share.send(broker, named, topic, &mut receipts)?;
+        let (end, epoch) = share.send(broker, identity, topic, &mut receipts)?;
         sent.waits.push((share.log.clone(), end, epoch));
         outbox.note_written(topic, share.log.partition().get(), (end, epoch))?;
     }
     sent.receipts = receipts.into_iter().flatten().collect();
+    if sent.receipts.len() != total {
+        return Err(Error::internal("each record of a call has a receipt"));
+    }
     Ok(sent)
 }
 
@@ -76,12 +89,11 @@ fn route(
     topic: &Arc<TopicState>,
     partition: Option<u32>,
     record: &Record<'_>,
+    sequence: u64,
 ) -> Result<Arc<Log>> {
     let (count, partitioner) = (topic.log_count(), outbox.core().config.partitioner.as_ref());
-    let by_sequence = || {
-        let turn = record.given_sequence().unwrap_or(0) % u64::from(count.max(1));
-        u32::try_from(turn).unwrap_or(0)
-    };
+    // The remainder is less than `count`.
+    let by_sequence = || (sequence % u64::from(count.max(1))) as u32;
     let chosen = outbox::route(partitioner, &**topic, partition, record, count)?.unwrap_or_else(by_sequence);
     let logs = topic.logs();
     let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen, count };
@@ -90,41 +102,46 @@ fn route(
 
 impl Share<'_> {
     /// # Errors
-    /// `OutOfOrderSequence` if they do not rise, or one is missing.
-    fn check_rising(&self) -> Result<()> {
-        let mut last = None;
-        for record in &self.records {
-            let Some(sequence) = record.given_sequence() else {
-                let reason = "either all records of a call have one, or none";
-                return Err(crate::config::invalid("sequence", reason));
-            };
-            if last.is_some_and(|last| sequence <= last) {
-                return Err(Error::OutOfOrderSequence { sequence, last });
-            }
-            last = Some(sequence);
+    /// `OutOfOrderSequence` if the sequences do not rise.
+    fn check_rising(&self, identity: &ProducerIdentity) -> Result<()> {
+        match self.sequences.windows(2).find(|pair| matches!(pair, [earlier, later] if later <= earlier)) {
+            Some(&[earlier, later]) => Err(self.out_of_order(identity, later, Some(earlier))),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn out_of_order(&self, identity: &ProducerIdentity, sequence: u64, last: Option<u64>) -> Error {
+        let TopicPartition { topic, partition } = self.log.identity().topic_partition();
+        Error::OutOfOrderSequence { producer: identity.name.clone(), topic, partition, sequence, last }
+    }
+
+    /// `last` is known, because the log knows sequences of this producer.
+    fn duplicate(&self, identity: &ProducerIdentity, sequence: u64, last: Option<u64>) -> Error {
+        let TopicPartition { topic, partition } = self.log.identity().topic_partition();
+        let Some(last) = last else {
+            return Error::internal("a sequence that the log has located has a last one");
+        };
+        Error::DuplicateSequence { producer: identity.name.clone(), topic, partition, sequence, last }
     }
 
     /// Answers up to where it has to be waited.
     fn send(
         &self,
         broker: &BrokerInner,
-        named: &Named,
+        identity: &ProducerIdentity,
         topic: &Arc<TopicState>,
         receipts: &mut [Option<Receipt>],
     ) -> Result<(Offset, u32)> {
         topic.check()?;
         // Comes again if another thread was faster with some of them, or the log was cut.
         'again: loop {
-            named.check()?;
+            identity.check()?;
             let cuts = self.log.revision();
             let mut known = 0;
             let mut end = (Offset::ZERO, self.log.epoch());
             let mut before = None;
-            for (record, place) in self.records.iter().zip(&self.places) {
-                let sequence = record.given_sequence().unwrap_or(0);
-                let (last, located) = self.log.locate(named.id, sequence)?;
+            for (&sequence, index) in self.sequences.iter().zip(&self.indices) {
+                let (last, located) = self.log.locate(identity.id, sequence)?;
                 before = last;
                 match located {
                     Located::New => break,
@@ -135,42 +152,37 @@ impl Share<'_> {
                             continue 'again;
                         }
                         let Some(receipt) = receipt? else {
-                            return Err(Error::DuplicateSequence {
-                                sequence,
-                                last: last.unwrap_or(sequence),
-                            });
+                            return Err(self.duplicate(identity, sequence, last));
                         };
                         end.0 = end.0.max(offset.plus(1));
-                        if let Some(answer) = receipts.get_mut(*place) {
+                        if let Some(answer) = receipts.get_mut(*index) {
                             *answer = Some(receipt);
                         }
                     }
-                    Located::Missing => return Err(Error::OutOfOrderSequence { sequence, last }),
-                    Located::Unknown => {
-                        return Err(Error::DuplicateSequence { sequence, last: last.unwrap_or(sequence) });
-                    }
+                    Located::Missing => return Err(self.out_of_order(identity, sequence, last)),
+                    Located::Unknown => return Err(self.duplicate(identity, sequence, last)),
                 }
                 known += 1;
             }
-            let fresh = self.records.get(known..).unwrap_or_default();
-            let (Some(first), Some(last)) = (fresh.first(), fresh.last()) else {
+            let (Some(&first), Some(&last)) = (self.sequences.get(known), self.sequences.last()) else {
                 return Ok(end);
             };
-            let (first, last) = (first.given_sequence().unwrap_or(0), last.given_sequence().unwrap_or(0));
+            let fresh = self.records.iter().skip(known);
+            let count = self.records.len().saturating_sub(known) as u64;
             let (mut batch, timestamps) = prepare_sequenced(&broker.ctx, topic, &self.log, fresh)?;
-            let dense = last.checked_sub(first) == Some(fresh.len() as u64 - 1);
-            batch.header.producer_id = named.id;
-            batch.header.producer_epoch = named.epoch;
+            let dense = last.checked_sub(first) == count.checked_sub(1);
+            batch.header.producer_id = identity.id;
+            batch.header.producer_epoch = identity.epoch;
             batch.header.base_sequence = last;
             batch.header.attributes = batch.header.attributes.with_given_sequences(Some(dense));
-            let sender = Sender { first: Some(first), fence: &|| named.check() };
+            let sender = Sender { first: Some(first), producer: &identity.name, fence: &|| identity.check() };
             match self.log.append_from(batch, &sender) {
                 Ok(appended) => {
-                    let places = self.places.iter().skip(known);
-                    for (index, (place, timestamp)) in (0..).zip(places.zip(timestamps)) {
-                        if let Some(answer) = receipts.get_mut(*place) {
+                    let indices = self.indices.iter().skip(known);
+                    for (at, (index, timestamp)) in (0..).zip(indices.zip(timestamps)) {
+                        if let Some(answer) = receipts.get_mut(*index) {
                             let (topic, partition) = (self.log.topic(), self.log.partition());
-                            *answer = Some(appended.receipt(topic, partition, index, timestamp));
+                            *answer = Some(appended.receipt(topic, partition, at, timestamp));
                         }
                     }
                     return Ok((appended.end, appended.epoch));
@@ -238,16 +250,20 @@ impl Drop for Sent {
     }
 }
 
+fn no_receipt() -> Error {
+    Error::internal("a call with one record has one receipt")
+}
+
 /// The only one of them.
 pub(super) struct One(pub(super) Sent);
 
 impl Wait<Receipt> for One {
     fn wait(self: Box<Self>) -> Result<Receipt> {
         let receipts = Box::new(self.0).wait()?;
-        receipts.into_iter().next().ok_or(Error::Closed)
+        receipts.into_iter().next().ok_or_else(no_receipt)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        self.0.poll(cx).map(|receipts| receipts?.into_iter().next().ok_or(Error::Closed))
+        self.0.poll(cx).map(|receipts| receipts?.into_iter().next().ok_or_else(no_receipt))
     }
 }

@@ -92,7 +92,7 @@ impl<'a> Staging<'a> {
         };
         let limits = Limits::new(self.core, &part.settings);
         if len > limits.record {
-            return Err(Error::RecordTooLarge { size: len, limit: limits.record });
+            return Err(part.buffer.too_large(len, limits.record));
         }
         if self.bytes > self.core.config.buffer_bytes {
             return Err(Error::BufferFull);
@@ -133,7 +133,9 @@ impl<'a> Staging<'a> {
             let (_, first) = homes.get(home)?;
             Some((home, first + place.index, place.timestamp))
         });
-        Pending::other(ManyWait { records: records.collect(), batches, reported: false })
+        let records: Vec<_> = records.collect();
+        debug_assert_eq!(records.len(), self.places.len(), "each record was adopted with its batch");
+        Pending::other(ManyWait { records, batches, reported: false })
     }
 }
 
@@ -196,7 +198,9 @@ impl ManyWait {
             let batch = self.batches.get(*home)?;
             Some(batch.receipt(*appended.get(*home)?, *index, *timestamp))
         };
-        self.records.iter().filter_map(receipt).collect()
+        let receipts: Vec<_> = self.records.iter().filter_map(receipt).collect();
+        debug_assert_eq!(receipts.len(), self.records.len(), "each record is of one of the batches");
+        receipts
     }
 }
 

@@ -11,7 +11,7 @@ use super::config::ProducerConfig;
 use super::core::Core;
 use super::outbox::{Outbox, Target};
 use super::pending::{Pending, Wait};
-use crate::broker::{Broker, Named};
+use crate::broker::{Broker, ProducerIdentity};
 use crate::clock::ManualClock;
 use crate::config::{BrokerConfig, Compression, Durability, TopicConfig};
 use crate::error::{Error, Outcome, Result, Space};
@@ -403,7 +403,7 @@ fn what_is_refused_leaves_nothing_behind() {
     for record in
         [Record::new([0; 98]), Record::null().key([0; 98]), Record::null().header("x".repeat(98), "")]
     {
-        assert!(matches!(send(record), Err(Error::RecordTooLarge { limit: 100, size: 101.. })));
+        assert!(matches!(send(record), Err(Error::RecordTooLarge { limit: 100, size: 101.., .. })));
     }
     for (millis, good) in [
         (0, true),
@@ -896,7 +896,7 @@ impl Sink for Arc<FakeLog> {
         self.settings
     }
 
-    fn append(&self, batch: SealedBatch, _: Option<&Named>) -> Result<Appended> {
+    fn append(&self, batch: SealedBatch, _: Option<&ProducerIdentity>) -> Result<Appended> {
         self.gate.pass();
         let mut state = self.state.lock();
         if let Some((left, fault)) = &mut state.fault {

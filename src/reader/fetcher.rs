@@ -47,7 +47,7 @@ pub(crate) struct Fetcher {
 struct Followed {
     state: Arc<TopicState>,
     /// How many of its partitions are assigned: those with lower numbers.
-    known: u32,
+    known: usize,
 }
 
 impl Fetcher {
@@ -138,7 +138,7 @@ impl Fetcher {
             let epoch = log.epoch();
             self.assign(Assigned::new(log.clone(), start_offset(log, from)?, epoch));
         }
-        self.followed.push(Followed { state, known: u32::try_from(logs.len()).unwrap_or(u32::MAX) });
+        self.followed.push(Followed { state, known: logs.len() });
         Ok(())
     }
 
@@ -268,10 +268,10 @@ impl Fetcher {
     fn adopt_added(&mut self) {
         let mut added = Vec::new();
         for followed in &mut self.followed {
-            if followed.state.log_count() > followed.known {
+            if followed.state.log_count() as usize > followed.known {
                 let logs = followed.state.logs();
-                added.extend(logs.iter().skip(followed.known as usize).cloned());
-                followed.known = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+                added.extend(logs.iter().skip(followed.known).cloned());
+                followed.known = logs.len();
             }
         }
         for log in added {

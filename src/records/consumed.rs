@@ -241,6 +241,7 @@ impl OwnedRecord {
             timestamp: record.timestamp(),
             offset_delta: *offset_delta,
             stamp: *stamp,
+            // Empty only where `decode` met bytes that have changed.
             bytes: body.get(*position..end).unwrap_or_default().into(),
         })))
     }

@@ -502,6 +502,7 @@ impl Unread {
     /// Takes the next `max` records, or all that are left.
     pub(crate) fn take(&mut self, max: usize) -> Chunk {
         let from = self.mark;
+        // A batch counts its records in a u32.
         let count = u32::try_from(max).unwrap_or(u32::MAX).min(from.remaining);
         self.mark = if count == from.remaining {
             Mark { position: self.batch.records.as_slice().len(), remaining: 0, ..from }

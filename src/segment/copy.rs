@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::engine::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
 
 /// Copies `from..to` of a file into one of their own, and syncs that. Its name is not durable yet.
@@ -20,7 +20,7 @@ pub(crate) fn copy_aside(
     in_pieces(file, &ctx.display(path), from, to, |position, piece| {
         write_all_at(&*copy, piece, position - from).map_err(|(_, e)| Error::write(&shown, e))
     })?;
-    copy.sync_data().map_err(|e| Error::io("sync", &shown, e))
+    copy.sync_data().map_err(|e| Error::io(IoAction::Sync, &shown, e))
 }
 
 /// Reads `from..to` of a file piece by piece.
@@ -37,7 +37,7 @@ pub(crate) fn in_pieces(
     while position < to {
         let len = PIECE.min(to - position);
         buffer.resize(len as usize, 0);
-        read_exact_at(file, &mut buffer, position).map_err(|e| Error::io("read", path, e))?;
+        read_exact_at(file, &mut buffer, position).map_err(|e| Error::io(IoAction::Read, path, e))?;
         each(position, &buffer)?;
         position += len;
     }
@@ -48,9 +48,9 @@ pub(crate) fn in_pieces(
 pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
     let path = ctx.display(path);
     in_pieces(file, &path, from, to, |position, piece| {
-        write_all_at(file, piece, position).map_err(|(_, e)| Error::io("write", &path, e))
+        write_all_at(file, piece, position).map_err(|(_, e)| Error::io(IoAction::Write, &path, e))
     })?;
-    file.sync_data().map_err(|e| Error::io("sync", &path, e))
+    file.sync_data().map_err(|e| Error::io(IoAction::Sync, &path, e))
 }
 
 /// Behind the last byte of `from..to` that is not zero.

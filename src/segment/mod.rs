@@ -21,7 +21,7 @@ pub(crate) use self::window::Window;
 use crate::config::ReadMode;
 use crate::engine::files::Holder;
 use crate::engine::{Context, Counted, Identity, corrupt, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::index::{IndexEntry, IndexFile};
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
@@ -209,9 +209,9 @@ impl Segment {
         // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
         let sealed = self.is_sealed();
         self.dirty.store(false, Ordering::Release);
-        let synced = self
-            .file(ctx)
-            .and_then(|file| file.sync_data().map_err(|e| Error::io("sync", &ctx.display(&self.path), e)));
+        let synced = self.file(ctx).and_then(|file| {
+            file.sync_data().map_err(|e| Error::io(IoAction::Sync, &ctx.display(&self.path), e))
+        });
         match synced {
             Ok(()) => {}
             // Retention was faster: nobody needs the bytes any more, wherever they are.
@@ -259,7 +259,7 @@ impl Segment {
             std::io::ErrorKind::NotFound => {
                 corrupt(ctx, &self.path, 0, "the manifest lists it and it is missing")
             }
-            _ => Error::io("open", &ctx.display(&self.path), e),
+            _ => Error::io(IoAction::Open, &ctx.display(&self.path), e),
         })?;
         *slot = Some(ctx.files.count(file.clone()));
         drop(slot);
@@ -287,12 +287,12 @@ impl Segment {
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
         let size = self.size();
-        let len = file.len().map_err(|e| Error::io("look at", &ctx.display(&self.path), e))?;
+        let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(&self.path), e))?;
         if len < size {
             let what = format!("it has {len} bytes, the manifest says {size}");
             return Err(corrupt(ctx, &self.path, len, &what));
         }
-        let map = file.map(size).map_err(|e| Error::io("map", &ctx.display(&self.path), e))?;
+        let map = file.map(size).map_err(|e| Error::io(IoAction::Map, &ctx.display(&self.path), e))?;
         let map = Arc::new(map);
         *self.map.lock() = Some(ctx.files.count(map.clone()));
         // The map keeps the bytes; a file that is never written again needs no handle beside it.
@@ -337,8 +337,8 @@ impl Segment {
         }
         let file = self.file(ctx)?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let n =
-            read_up_to(&*file, &mut bytes, 0).map_err(|e| Error::io("read", &ctx.display(&self.path), e))?;
+        let n = read_up_to(&*file, &mut bytes, 0)
+            .map_err(|e| Error::io(IoAction::Read, &ctx.display(&self.path), e))?;
         let header = SegmentHeader::decode(bytes.get(..n).unwrap_or(&[]))
             .map_err(|m| malformed(ctx, &self.path, 0, &m))?;
         if let Some(what) = self.mismatch(&header, identity) {

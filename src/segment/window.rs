@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::engine::{Buffer, Context};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::storage::{File, read_up_to};
 use crate::sync::Arc;
 
@@ -83,7 +83,8 @@ impl Window {
             buffer.resize(wanted, 0);
         }
         let room = buffer.get_mut(..wanted).unwrap_or_default();
-        let n = read_up_to(&*self.file, room, position).map_err(|e| Error::io("read", &self.path, e))?;
+        let n =
+            read_up_to(&*self.file, room, position).map_err(|e| Error::io(IoAction::Read, &self.path, e))?;
         buffer.truncate(n);
         self.start = position;
         self.buffer = Some(Arc::new(buffer));

@@ -345,14 +345,15 @@ impl Stream {
     fn append_once(&self, expected: ExpectedVersion, events: &[Record<'_>]) -> Result<StreamReceipt> {
         let log = self.log();
         let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events)?;
+        let Some(first) = timestamps.first().copied() else {
+            return Err(Error::internal("a prepared batch has a record"));
+        };
         let condition = self.condition(expected);
         let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
             Error::VersionConflict { .. } => log.answer_conflict(error),
             error => error,
         })?;
         log.wait_visible(appended.end, appended.epoch)?;
-        // There is at least one event.
-        let first = timestamps.first().copied().unwrap_or_default();
         let first = appended.receipt(self.topic(), self.partition.id(), 0, first);
         Ok(StreamReceipt { first, version: before.plus(events.len() as u64) })
     }

@@ -5,7 +5,7 @@ use std::task::{Poll, Waker};
 
 use super::journal::Journal;
 use crate::config::Durability;
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
 use crate::log::participate::{Held, Part, hold};
 use crate::log::{Appended, Log};
@@ -116,9 +116,9 @@ fn write_all(
         let done = state.write(ctx, journal.durable(), parts, involved).and_then(|end| {
             upto = Some(end);
             // From here on it has happened.
-            let written = held
-                .iter()
-                .try_for_each(|part| part.write().map_err(|(_, e)| Error::io("write", &part.path(), e)));
+            let written = held.iter().try_for_each(|part| {
+                part.write().map_err(|(_, e)| Error::io(IoAction::Write, &part.path(), e))
+            });
             written.inspect_err(|error| state.fail(error))
         });
         if let Err(error) = done {

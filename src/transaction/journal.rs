@@ -21,7 +21,7 @@ use std::task::{Poll, Waker};
 
 use super::records::{Known, lost_record};
 use crate::engine::{Context, Identity};
-use crate::error::{Error, Result, Space, is_space};
+use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
 use crate::log::Log;
@@ -158,7 +158,8 @@ impl Journal {
         for part in &involved {
             part.log.sync_before(part.before)?;
         }
-        file.sync_data().map_err(|e| Error::io("sync", &self.ctx.display(Path::new(names::JOURNAL)), e))?;
+        file.sync_data()
+            .map_err(|e| Error::io(IoAction::Sync, &self.ctx.display(Path::new(names::JOURNAL)), e))?;
         // None of these logs is cut before this is done: a cut makes everything durable first that the journal says of it.
         for part in involved {
             part.log.cover(part.end);
@@ -307,7 +308,7 @@ impl State {
     /// up to where the journal has to be durable for it.
     ///
     /// # Errors
-    /// `DiskFull`, `RecordTooLarge`: nothing has happened; nor has it with `JournalFailed`: the file has grown as far as it may,
+    /// `DiskFull`, `TransactionTooLarge`: nothing has happened; nor has it with `JournalFailed`: the file has grown as far as it may,
     /// since some partition keeps it from being begun anew. Or what else the medium says: a restart may find the record, and
     /// nothing is committed any more until then.
     pub(crate) fn write(
@@ -322,7 +323,7 @@ impl State {
         let synced_upto = durable.saturating_sub(self.begun) + JOURNAL_HEADER_BYTES as u64;
         let size = parts.iter().map(|part| part.batch.len()).sum();
         if size > RECORD_BYTES_MAX {
-            return Err(Error::RecordTooLarge { size, limit: RECORD_BYTES_MAX });
+            return Err(Error::TransactionTooLarge { size, limit: RECORD_BYTES_MAX });
         }
         if self.position > self.bytes_max {
             // Opening reads all of it.
@@ -337,7 +338,7 @@ impl State {
             {
                 return Err(Error::DiskFull { path, cause });
             }
-            let error = Error::io("write", &path, e);
+            let error = Error::io(IoAction::Write, &path, e);
             self.fail(&error);
             // The record may be there nevertheless: these logs wait for the next opening.
             self.involved.extend(involved);
@@ -387,10 +388,10 @@ impl State {
     /// sector: its higher floor ends every record, because a record's checksum is seeded with it.
     pub(super) fn empty_file(&mut self, ctx: &Context) -> Result<()> {
         let path = Path::new(names::JOURNAL);
-        let failed = |e| Error::unless_full("write", &ctx.display(path), e);
+        let failed = |e| Error::unless_full(IoAction::Write, &ctx.display(path), e);
         let file = ctx.storage.open(path, OpenMode::Write).map_err(failed)?;
         write_all_at(&*file, &journal::encode_header(self.next_id), 0).map_err(|(_, e)| failed(e))?;
-        file.sync_data().map_err(|e| Error::io("sync", &ctx.display(path), e))?;
+        file.sync_data().map_err(|e| Error::io(IoAction::Sync, &ctx.display(path), e))?;
         self.file = Some(file);
         self.begin_at(self.next_id);
         Ok(())

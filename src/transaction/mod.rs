@@ -122,17 +122,8 @@ impl Transaction {
     /// Makes it a condition that a partition ends at `end`, as for
     /// [`Partition::append_at`]: what has been read of it up to there is all there is.
     pub fn expect_end(&mut self, partition: &Partition, end: Offset) -> &mut Self {
-        let place = self.part(partition.state(), partition.log());
-        let mut contradiction = None;
-        let conflict =
-            |end| Error::OffsetConflict { topic: partition.topic().clone(), partition: partition.id(), end };
-        if let Some(part) = self.parts.get_mut(place) {
-            match part.conditions.end {
-                Some(other) if other != end => contradiction = Some(conflict(other)),
-                _ => part.conditions.end = Some(end),
-            }
-        }
-        self.note(contradiction.map_or(Ok(()), Err))
+        let expected = self.try_expect_end(partition, end);
+        self.note(expected)
     }
 
     /// Adds events to a stream, if it is as expected: behind what this transaction has added to it before. As for
@@ -305,6 +296,20 @@ impl Transaction {
         })
     }
 
+    fn try_expect_end(&mut self, partition: &Partition, end: Offset) -> Result<()> {
+        let (_, part) = self.part(partition.state(), partition.log())?;
+        match part.conditions.end {
+            Some(other) if other != end => {
+                let (topic, partition) = (partition.topic().clone(), partition.id());
+                Err(Error::OffsetConflict { topic, partition, expected: end, end: other })
+            }
+            _ => {
+                part.conditions.end = Some(end);
+                Ok(())
+            }
+        }
+    }
+
     fn try_append<'r>(
         &mut self,
         stream: &Stream,
@@ -314,11 +319,10 @@ impl Transaction {
         stream.check_broker(&self.broker)?;
         let (state, log) = (stream.state(), stream.log());
         state.check()?;
-        let place = self.part(state, log);
-        if let Some(part) = self.parts.get_mut(place) {
-            let ahead = part.events.get(&stream.hash()).copied().unwrap_or(0);
-            part.conditions.streams.push(StreamCondition { ahead, ..stream.condition(expected) });
-        }
+        let (_, part) = self.part(state, log)?;
+        // The events that this transaction has added to the stream before.
+        let ahead = part.events.get(&stream.hash()).copied().unwrap_or(0);
+        part.conditions.streams.push(StreamCondition { ahead, ..stream.condition(expected) });
         let events: Vec<_> = events.into_iter().map(|event| stream.event(event)).collect::<Result<_>>()?;
         let (stream, ids) = (stream.clone(), EventIds::of(&events));
         self.appends.push(Appending { stream, expected, events: events.len(), ids });
@@ -338,7 +342,8 @@ impl Transaction {
             None => {
                 let [first, ..] = state.id.0;
                 let mut random = SplitMix64::new(self.random ^ u64::from(first));
-                u32::try_from(random.next_u64() % u64::from(count.max(1))).unwrap_or(0)
+                // The remainder is less than `count`.
+                (random.next_u64() % u64::from(count.max(1))) as u32
             }
         });
         let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
@@ -355,28 +360,28 @@ impl Transaction {
         let ctx = self.broker.ctx.clone();
         let now = ctx.clock.now();
         let index = self.order.len();
-        let place = self.part(state, log);
-        if let Some(part) = self.parts.get_mut(place) {
-            part.records.push(&ctx, record, now, index)?;
-            if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
-                *part.events.entry(log.hash_key(key)).or_default() += 1;
-            }
-            self.order.push(place);
+        let (at, part) = self.part(state, log)?;
+        part.records.push(&ctx, record, now, index)?;
+        if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
+            *part.events.entry(log.hash_key(key)).or_default() += 1;
         }
+        self.order.push(at);
         Ok(())
     }
 
-    /// The place of a partition's part.
-    fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> usize {
+    /// A partition's part and its index, which is added if it is missing.
+    fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> Result<(usize, &mut Building)> {
         let known = self.parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
-        known.unwrap_or_else(|| {
+        let at = known.unwrap_or(self.parts.len());
+        if known.is_none() {
             self.parts.push(Building {
                 records: Gathering::new(topic, log),
                 conditions: Conditions::default(),
                 events: BTreeMap::new(),
             });
-            self.parts.len() - 1
-        })
+        }
+        let part = self.parts.get_mut(at);
+        part.map(|part| (at, part)).ok_or_else(|| Error::internal("a part that was found or added is there"))
     }
 }
 
@@ -429,16 +434,17 @@ struct Written {
 impl Written {
     /// The receipts of the records in the order of sending.
     fn receipts(&self) -> Vec<Receipt> {
-        let mut next = vec![0; self.times.len()];
+        let mut times: Vec<_> = self.times.iter().map(|times| (0..).zip(times)).collect();
         let mut receipts = Vec::with_capacity(self.order.len());
-        for place in &self.order {
-            let part = (self.committing.written_at(*place), self.times.get(*place), next.get_mut(*place));
-            if let (Some((log, appended)), Some(times), Some(next)) = part {
-                let timestamp = times.get(*next).copied().unwrap_or_default();
-                receipts.push(appended.receipt(log.topic(), log.partition(), *next as u64, timestamp));
-                *next += 1;
+        for part in &self.order {
+            let next = times.get_mut(*part).and_then(Iterator::next);
+            if let (Some((log, appended)), Some((index, timestamp))) =
+                (self.committing.written_at(*part), next)
+            {
+                receipts.push(appended.receipt(log.topic(), log.partition(), index, *timestamp));
             }
         }
+        debug_assert_eq!(receipts.len(), self.order.len(), "each record that was sent has a part and a time");
         receipts
     }
 }

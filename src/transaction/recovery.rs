@@ -5,7 +5,7 @@ use std::path::Path;
 use super::journal::{FILE_BYTES_MAX, Journal};
 use super::records::{Known, lost_record, read_records};
 use crate::engine::{Context, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
 use crate::format::journal::{CommittedPart, JOURNAL_HEADER_BYTES, decode_header as decode_header_of};
 use crate::format::names;
@@ -35,7 +35,7 @@ pub(crate) fn check_format(journal: &Journal) -> Result<()> {
             }
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io("read", &ctx.display(path), e)),
+        Err(e) => Err(Error::io(IoAction::Read, &ctx.display(path), e)),
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn settle(
             journal.state().next_id = fresh_id(ctx, largest);
             return Ok(());
         }
-        Err(e) => return Err(Error::io("read", &ctx.display(path), e)),
+        Err(e) => return Err(Error::io(IoAction::Read, &ctx.display(path), e)),
     };
     let read = decode_header_of(&file)
         .and_then(|floor| read_records(&file, floor).map(|(records, end)| (floor, records, end)));
@@ -142,7 +142,7 @@ pub(crate) fn settle(
         records.iter().map(|record| record.id + 1).chain([floor, largest + 1]).max().unwrap_or(floor);
     if records.is_empty() && !torn {
         let opened = ctx.storage.open(path, OpenMode::Write);
-        state.file = Some(opened.map_err(|e| Error::io("open", &ctx.display(path), e))?);
+        state.file = Some(opened.map_err(|e| Error::io(IoAction::Open, &ctx.display(path), e))?);
         state.floor = floor;
         state.position = JOURNAL_HEADER_BYTES as u64;
         return Ok(());

@@ -593,10 +593,10 @@ fn a_producer_that_was_forgotten_is_fenced_and_a_later_one_is_new() {
     assert!(!broker.forget_producer("other").unwrap() && !broker.forget_producer("").unwrap());
     assert!(broker.forget_producer("job").unwrap());
     assert!(!broker.forget_producer("job").unwrap());
-    assert!(matches!(send(&first, 2), Err(Error::Fenced)));
+    assert!(matches!(send(&first, 2), Err(Error::Fenced { .. })));
     let second = named(&broker);
     assert_eq!(send(&second, 1).unwrap().offset, 1, "what the first one sent is not recognised");
-    assert!(matches!(send(&first, 3), Err(Error::Fenced)), "still");
+    assert!(matches!(send(&first, 3), Err(Error::Fenced { .. })), "still");
     assert!(broker.forget_producer("job").unwrap());
     disk.crash(Survive::Synced);
     let broker = open(&disk).unwrap();

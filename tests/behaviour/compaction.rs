@@ -237,11 +237,11 @@ fn c6_records_without_a_key_are_refused_and_earlier_ones_dropped() {
     broker.alter_topic("t", by_hand()).unwrap();
     let producer = broker.producer();
     let keyed = || Record::new("v").key("k");
-    assert!(matches!(producer.send(&partition, Record::new("v")), Err(Error::MissingKey { index: 0 })));
+    assert!(matches!(producer.send(&partition, Record::new("v")), Err(Error::MissingKey { index: 0, .. })));
     let both = [keyed(), Record::new("v")];
-    assert!(matches!(producer.send_all(&partition, both), Err(Error::MissingKey { index: 1 })));
+    assert!(matches!(producer.send_all(&partition, both), Err(Error::MissingKey { index: 1, .. })));
     let at_end = partition.append_at(Offset::new(2), [keyed(), keyed(), Record::new("v")]);
-    assert!(matches!(at_end, Err(Error::MissingKey { index: 2 })));
+    assert!(matches!(at_end, Err(Error::MissingKey { index: 2, .. })));
     producer.flush().unwrap();
     assert_eq!(partition.bounds().unwrap().log_end, 2, "whole batches are refused");
     seal(&broker, &clock);
@@ -261,9 +261,12 @@ fn c6_what_was_begun_before_the_topic_was_compacted_is_judged_when_it_is_appende
     transaction.send(&partition, Record::new("v").key("k")).send(&partition, Record::new("v"));
     broker.alter_topic("t", by_hand()).unwrap();
     for pending in before {
-        assert!(matches!(pending.wait(), Err(Error::MissingKey { index: 1 })), "the whole batch is refused");
+        assert!(
+            matches!(pending.wait(), Err(Error::MissingKey { index: 1, .. })),
+            "the whole batch is refused"
+        );
     }
-    assert!(matches!(transaction.commit(), Err(Error::MissingKey { index: 1 })));
+    assert!(matches!(transaction.commit(), Err(Error::MissingKey { index: 1, .. })));
     assert_eq!(partition.bounds().unwrap().log_end, 0);
     // Nothing is poisoned, and batches with keys are not concerned.
     let pending = producer.send(&partition, Record::new("v").key("k")).unwrap();
@@ -286,7 +289,7 @@ fn c6_shipped_records_without_a_key_are_refused() {
         let shipment = |from| source.read_raw(Offset::new(from), 1 << 20).unwrap();
         let (_disk2, _clock2, _other, copy) = made(by_hand());
         let refused = copy.append_raw(&shipment(0));
-        assert!(matches!(refused, Err(Error::MissingKey { index: 3 })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::MissingKey { index: 3, .. })), "{refused:?}");
         assert_eq!(copy.bounds().unwrap().log_end, 0, "nothing was written");
         // What was there before the topic was compacted is not written, and not judged.
         let (_disk3, _clock3, other, copy) = made(small());

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::common::{at, files, look, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Durability, Error, Offset, OffsetReset, Partition, Record, SkipReason, Start,
-    TopicConfig,
+    Broker, BrokerConfig, Durability, Error, IoAction, Offset, OffsetReset, Partition, Record, SkipReason,
+    Start, TopicConfig,
 };
 
 /// Segments that hold exactly five of the records that [`append`] appends.
@@ -262,7 +262,7 @@ fn an_unknown_outcome_poisons_and_what_cannot_be_deleted_goes_at_the_next_openin
         let (broker, t) = with(&disk, 15);
         broker.sync().unwrap();
         disk.fail(op, 1, ErrorKind::Other);
-        assert!(matches!(delete(&t, 8), Err(Error::Io { action: "replace", .. })));
+        assert!(matches!(delete(&t, 8), Err(Error::Io { action: IoAction::Replace, .. })));
         assert_eq!(look(&disk, &t), (3, 0, 15));
         assert!(matches!(delete(&t, 8), Err(Error::Poisoned { .. })));
         assert!(matches!(send(&broker, &t, "x"), Err(Error::Poisoned { .. })));

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::thread;
 
 use quipu::testing::{Disk, Op};
-use quipu::{BrokerConfig, Durability, Error, Outcome, Record, TopicConfig};
+use quipu::{BrokerConfig, Durability, Error, IoAction, Outcome, Record, TopicConfig};
 
 const WAITERS: usize = 8;
 
@@ -58,7 +58,7 @@ fn a_failed_sync_answers_all_who_queued_behind_it() {
         gate.release();
         for waiter in waiters {
             let error = waiter.join().unwrap();
-            assert!(matches!(error, Error::Io { action: "sync", .. }), "{error}");
+            assert!(matches!(error, Error::Io { action: IoAction::Sync, .. }), "{error}");
             assert_eq!(error.outcome(), Outcome::Unknown);
         }
     });

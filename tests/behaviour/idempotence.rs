@@ -62,7 +62,7 @@ fn i3_older_than_five_batches_or_within_gaps_is_refused_as_a_repetition() {
     }
     assert_eq!(offsets(&producer, &partition, &[20]).unwrap(), [1]);
     match offsets(&producer, &partition, &[10]) {
-        Err(Error::DuplicateSequence { sequence: 10, last: 60 }) => {}
+        Err(Error::DuplicateSequence { sequence: 10, last: 60, .. }) => {}
         other => panic!("{other:?}"),
     }
     offsets(&producer, &partition, &[70, 75, 80]).unwrap();
@@ -101,9 +101,9 @@ fn i8_who_takes_a_name_over_fences_who_had_it() {
     let old = named(&broker);
     offsets(&old, &partition, &[1]).unwrap();
     let new = named(&broker);
-    assert!(matches!(offsets(&old, &partition, &[2]), Err(Error::Fenced)));
-    assert!(matches!(old.send(&partition, Record::new("without a sequence")), Err(Error::Fenced)));
-    assert!(matches!(old.last_sequence(&partition), Err(Error::Fenced)));
+    assert!(matches!(offsets(&old, &partition, &[2]), Err(Error::Fenced { .. })));
+    assert!(matches!(old.send(&partition, Record::new("without a sequence")), Err(Error::Fenced { .. })));
+    assert!(matches!(old.last_sequence(&partition), Err(Error::Fenced { .. })));
     assert_eq!(new.last_sequence(&partition).unwrap(), Some(1));
     assert_eq!(offsets(&new, &partition, &[1, 2]).unwrap(), [0, 1]);
     // Another name is another producer.
@@ -367,7 +367,7 @@ fn i3_what_has_been_deleted_since_is_a_repetition() {
     offsets(&producer, &partition, &[1, 2, 3]).unwrap();
     partition.delete_records(Offset::new(2)).unwrap();
     let gone = offsets(&producer, &partition, &[2]);
-    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 2, last: 3 })), "{gone:?}");
+    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 2, last: 3, .. })), "{gone:?}");
     assert_eq!(offsets(&producer, &partition, &[3, 4]).unwrap(), [2, 3]);
 }
 
@@ -389,7 +389,7 @@ fn i3_what_has_been_compacted_away_is_a_repetition() {
     for n in 5..=9 {
         match producer.send(&partition, record(n)).map(|sent| sent.wait().unwrap()) {
             Ok(receipt) => assert!(receipt.offset == n - 1 && kept.contains(&n), "{n}"),
-            Err(Error::DuplicateSequence { sequence, last: 9 }) if sequence == n => {
+            Err(Error::DuplicateSequence { sequence, last: 9, .. }) if sequence == n => {
                 assert!(!kept.contains(&n))
             }
             Err(error) => panic!("{error}"),
@@ -454,13 +454,13 @@ fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
         let (producer, partition) = (named(&broker), topic(&broker, 1));
         for rows in [&[15][..], &[10, 15, 20], &[15, 30]] {
             match offsets(&producer, &partition, rows) {
-                Err(Error::OutOfOrderSequence { sequence: 15, last: Some(21) }) => {}
+                Err(Error::OutOfOrderSequence { sequence: 15, last: Some(21), .. }) => {}
                 other => panic!("{other:?}"),
             }
         }
         // Of what lies before all that is remembered nobody can tell.
         match offsets(&producer, &partition, &[5]) {
-            Err(Error::DuplicateSequence { sequence: 5, last: 21 }) => {}
+            Err(Error::DuplicateSequence { sequence: 5, last: 21, .. }) => {}
             other => panic!("{other:?}"),
         }
         assert_eq!(offsets(&producer, &partition, &[10, 20, 21]).unwrap(), [0, 1, 2]);
@@ -553,13 +553,13 @@ fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
     new.send(&partition, Record::new("new")).unwrap().detach();
     clock.advance(Duration::from_secs(2));
     assert_eq!(values(&partition), ["new"]);
-    assert!(matches!(waited.wait(), Err(Error::Fenced)));
+    assert!(matches!(waited.wait(), Err(Error::Fenced { .. })));
     old.flush().unwrap();
     // Nor by a flush, which tells it of what was given up.
     let old = new;
     old.send(&partition, Record::new("old")).unwrap().detach();
     let new = lingering();
-    assert!(matches!(old.flush(), Err(Error::Fenced)));
+    assert!(matches!(old.flush(), Err(Error::Fenced { .. })));
     drop(old);
     new.flush().unwrap();
     broker.maintain().unwrap();
@@ -762,7 +762,7 @@ fn i7_what_retention_has_deleted_is_remembered_over_a_restart() {
     let producer = named(&broker);
     assert_eq!(producer.last_sequence(&partition).unwrap(), Some(193));
     let gone = offsets(&producer, &partition, &[193]);
-    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 193, last: 193 })), "{gone:?}");
+    assert!(matches!(gone, Err(Error::DuplicateSequence { sequence: 193, last: 193, .. })), "{gone:?}");
     let end = partition.bounds().unwrap().log_end.get();
     assert_eq!(offsets(&producer, &partition, &[194]).unwrap(), [end]);
 }

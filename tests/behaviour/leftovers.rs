@@ -11,7 +11,9 @@ use crate::common::{
     assert_filled, cut_each_operation, files, fill, open, open_dir, send, small, tree, warnings,
 };
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{Broker, BrokerConfig, Durability, Error, Offset, Partition, Record, Start, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Durability, Error, IoAction, Offset, Partition, Record, Start, TopicConfig,
+};
 
 fn partition(broker: &Broker, topic: &str) -> Partition {
     broker.topic(topic).unwrap().partition(0).unwrap()
@@ -53,7 +55,7 @@ fn a_topic_that_can_neither_be_moved_nor_removed_is_deleted_and_its_files_are_tr
     disk.fail_always(Op::Rename, 1, ErrorKind::CrossesDevices);
     disk.fail_always(Op::Remove, 1, ErrorKind::PermissionDenied);
     let error = broker.delete_topic("gone").unwrap_err();
-    assert!(matches!(&error, Error::Io { action: "remove", .. }), "{error}");
+    assert!(matches!(&error, Error::Io { action: IoAction::Remove, .. }), "{error}");
     assert!(matches!(broker.topic("gone"), Err(Error::UnknownTopic { .. })), "it is deleted nevertheless");
     let error = broker.create_topic("gone", small()).map(drop).unwrap_err();
     assert!(matches!(&error, Error::Io { .. }), "its files are in the way: {error}");
@@ -407,6 +409,6 @@ fn a_directory_whose_sync_fails_otherwise_is_an_error() {
     let disk = Disk::new();
     disk.fail(Op::SyncDir, 1, ErrorKind::Other);
     let error = open(&disk).map(drop).unwrap_err();
-    assert!(matches!(&error, Error::Io { action: "sync", .. }), "{error}");
+    assert!(matches!(&error, Error::Io { action: IoAction::Sync, .. }), "{error}");
     open(&disk).unwrap();
 }

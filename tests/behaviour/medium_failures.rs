@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::common::{assert_filled, at, fill, make_files, open, read, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{Broker, BrokerConfig, Durability, Error, Outcome, Partition, Record, Start, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Durability, Error, IoAction, Outcome, Partition, Record, Start, TopicConfig,
+};
 
 fn with_topic(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
     let broker = open(disk).unwrap();
@@ -89,7 +91,10 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_the_partition_is_reopened()
         let visible = partition.bounds().unwrap().log_end.get();
         disk.fail(Op::Sync, 1, ErrorKind::Other);
         let error = send(&broker, &partition, "x").unwrap_err();
-        assert!(matches!(&error, Error::Io { action: "sync", path, .. } if is_below(path)), "{error}");
+        assert!(
+            matches!(&error, Error::Io { action: IoAction::Sync, path, .. } if is_below(path)),
+            "{error}"
+        );
         assert_eq!(error.outcome(), Outcome::Unknown);
         assert_poisoned_and_reopened(&disk, &broker, &partition, visible, &format!("{visible} records"));
     }
@@ -108,7 +113,10 @@ fn after_a_failed_or_torn_write_nothing_is_appended_until_the_partition_is_reope
                 disk.fail(Op::Write, 1, ErrorKind::Other)
             }
             let error = send(&broker, &partition, &"x".repeat(200)).unwrap_err();
-            assert!(matches!(&error, Error::Io { action: "write", path, .. } if is_below(path)), "{error}");
+            assert!(
+                matches!(&error, Error::Io { action: IoAction::Write, path, .. } if is_below(path)),
+                "{error}"
+            );
             assert_eq!(error.outcome(), Outcome::Unknown);
             assert_poisoned_and_reopened(
                 &disk,
@@ -129,7 +137,7 @@ fn a_sync_that_succeeds_after_a_failed_one_is_not_believed() {
     fill(&broker, &partition, 10);
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     let error = broker.sync().unwrap_err();
-    assert!(matches!(error, Error::Io { action: "sync", .. }), "{error}");
+    assert!(matches!(error, Error::Io { action: IoAction::Sync, .. }), "{error}");
     for _ in 0..2 {
         broker.sync().unwrap_err();
         assert_eq!(partition.bounds().unwrap().durable_end, 0, "it is not tried again");
@@ -340,7 +348,7 @@ fn a_full_disk_at_the_creation_of_a_topic_leaves_no_topic() {
             disk.fail(op, nth, ErrorKind::StorageFull);
             let Err(error) = broker.create_topic("t", small().partitions(2)) else { break };
             // A full disk does not mind a read; a fault that hits one is told as what it is.
-            let is_read = matches!(error, Error::Io { action: "read" | "open", .. });
+            let is_read = matches!(error, Error::Io { action: IoAction::Read | IoAction::Open, .. });
             assert!(is_full(&error) || op == Op::OpenFile && is_read, "{op:?} {nth}: {error}");
             assert!(matches!(broker.topic("t"), Err(Error::UnknownTopic { .. })));
             disk.clear_faults();

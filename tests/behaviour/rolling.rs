@@ -91,7 +91,7 @@ fn what_is_larger_than_its_limit_is_refused_before_anything_is_written() {
     let partition = topic.partition(0).unwrap();
     fill(&broker, &partition, 3);
     let before = (partition.stats().bytes, partition.bounds().unwrap(), disk.ops_of(Op::Write));
-    let refused = |error: &Error| matches!(error, Error::RecordTooLarge { size, limit } if size > limit);
+    let refused = |error: &Error| matches!(error, Error::RecordTooLarge { size, limit, .. } if size > limit);
 
     let error = send(&broker, &partition, &"x".repeat(701)).unwrap_err();
     assert!(refused(&error), "{error}");

@@ -64,7 +64,7 @@ fn a_time_out_of_the_bounds_is_refused_with_its_index_and_all_that_was_sent_with
         let refused = |error: Error, expected: usize| {
             assert_eq!(error.outcome(), Outcome::NotWritten);
             match error {
-                Error::InvalidTimestamp { timestamp, index, earliest: from, latest: to } => {
+                Error::InvalidTimestamp { timestamp, index, earliest: from, latest: to, .. } => {
                     assert_eq!((timestamp, index, from, to), (bad, expected, earliest, latest));
                 }
                 other => panic!("{other}"),

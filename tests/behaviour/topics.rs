@@ -245,7 +245,7 @@ fn partitions_grow_and_never_shrink() {
         broker.ensure_topic("t", TopicConfig::new()).unwrap_err(),
     ] {
         assert!(
-            matches!(&error, Error::ConfigMismatch { topic, field: "partitions" } if *topic == "t"),
+            matches!(&error, Error::ConfigMismatch { topic, field: "partitions", .. } if *topic == "t"),
             "{error}"
         );
     }

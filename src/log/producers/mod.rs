@@ -15,10 +15,11 @@ use crate::format::producers::{ProducersFile, REMEMBERED, Remembered};
 use crate::log::cursor::Cursor;
 use crate::storage::{ReplaceError, read_file, replace_file};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
-use crate::types::Offset;
+use crate::types::{Offset, TopicPartition};
 
 /// Who sends a batch, as far as its header does not say: a producer with a name.
 pub(crate) struct Sender<'a> {
+    pub(crate) producer: &'a Arc<str>,
     /// The sequence of its first record, if its records have any.
     pub(crate) first: Option<u64>,
     /// Whether it may still send.
@@ -344,7 +345,9 @@ impl Log {
             Ok(()) => Ok(Judged { known, claim }),
             Err(last) => {
                 let sequence = sender.first.unwrap_or(header.base_sequence);
-                Err(Error::OutOfOrderSequence { sequence, last: Some(last) })
+                let producer = sender.producer.clone();
+                let TopicPartition { topic, partition } = self.identity.topic_partition();
+                Err(Error::OutOfOrderSequence { producer, topic, partition, sequence, last: Some(last) })
             }
         }
     }

@@ -21,7 +21,7 @@ use self::transactions::Tail;
 use super::journal::LogJournal;
 use super::manifest;
 use crate::engine::{Context, Identity, corrupt, malformed};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Seed;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::{Manifest, SegmentState};
@@ -118,7 +118,7 @@ pub(crate) fn look(
     manifest: &Manifest,
     note: Option<Note<'_>>,
 ) -> Result<Look> {
-    let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+    let entries = ctx.storage.list(dir).map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?;
     let present = entries.iter().map(|entry| dir.join(&entry.name)).collect();
     let (manifest, segments) = (manifest.clone(), segments_of(dir, manifest));
     let recovery = Recoverer { ctx, journal: None, identity, seed: identity.seed(), dir, manifest, segments };
@@ -152,8 +152,8 @@ pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> 
 /// It is damaged or of an unsupported format, or cannot be read.
 pub(crate) fn decode_manifest(ctx: &Context, path: &Path) -> Result<Manifest> {
     const LIMIT: u64 = 256 << 20;
-    let bytes =
-        read_file(&*ctx.storage, path, LIMIT).map_err(|e| Error::io("read", &ctx.display(path), e))?;
+    let bytes = read_file(&*ctx.storage, path, LIMIT)
+        .map_err(|e| Error::io(IoAction::Read, &ctx.display(path), e))?;
     Manifest::decode(&bytes).map_err(|m| malformed(ctx, path, 0, &m))
 }
 
@@ -190,7 +190,7 @@ struct Found {
 fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenReport) -> Result<Found> {
     let listed: HashSet<(Offset, u32)> =
         manifest.segments.iter().map(|s| (s.base_offset, s.generation)).collect();
-    let entries = ctx.storage.list(dir).map_err(|e| Error::io("list", &ctx.display(dir), e))?;
+    let entries = ctx.storage.list(dir).map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?;
     let (mut present, mut leftovers) = (HashSet::new(), Vec::new());
     for entry in entries {
         let path = dir.join(&entry.name);
@@ -241,7 +241,7 @@ fn remove_leftovers(ctx: &Context, manifest: &Manifest, leftovers: Vec<PathBuf>,
     for path in leftovers.iter().filter(|path| !listed(path)) {
         match ctx.storage.remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                let error = Error::io("remove", &ctx.display(path), e);
+                let error = Error::io(IoAction::Remove, &ctx.display(path), e);
                 report.warnings.push(format!("a file that is not needed any more was left: {error}"));
             }
             _ => {}
@@ -575,7 +575,7 @@ impl Recoverer<'_> {
     }
 
     fn len(&self, file: &dyn File, segment: &Segment) -> Result<u64> {
-        file.len().map_err(|e| Error::io("look at", &self.ctx.display(&segment.path), e))
+        file.len().map_err(|e| Error::io(IoAction::Inspect, &self.ctx.display(&segment.path), e))
     }
 
     fn segment(&self, at: usize) -> Result<Arc<Segment>> {

@@ -1,0 +1,196 @@
+//! Which values do errors carry? Each is a type that a caller can match on.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
+
+/// The bound that a write met because it found no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Space {
+    /// The file system is full (`ENOSPC`): deleting any file on it makes room.
+    #[error("the file system is full")]
+    NoSpace,
+    /// The quota of a user, a group or a directory is used up (`EDQUOT`): other files of the same
+    /// owner count, and files of other owners do not.
+    #[error("the quota is used up")]
+    Quota,
+    /// The file would become larger than the file system or the process may make it (`EFBIG`, for
+    /// example by `RLIMIT_FSIZE`): deleting other files makes no room.
+    #[error("the file would become larger than it may be")]
+    FileTooLarge,
+}
+
+/// The bound that an I/O error reports; `None` if it reports another failure. After such an error
+/// the file is unchanged.
+pub(crate) fn is_space(error: &io::Error) -> Option<Space> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some(Space::NoSpace),
+        io::ErrorKind::QuotaExceeded => Some(Space::Quota),
+        io::ErrorKind::FileTooLarge => Some(Space::FileTooLarge),
+        _ => None,
+    }
+}
+
+/// An operation that the operating system refused: see [`Error::Io`](super::Error::Io).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoAction {
+    /// A file was to be opened.
+    #[error("open")]
+    Open,
+    /// Bytes were to be read.
+    #[error("read")]
+    Read,
+    /// Bytes were to be written to a file whose contents count after a restart: they may be there.
+    #[error("write")]
+    Write,
+    /// Earlier writes were to be made durable: they may be, or not.
+    #[error("sync")]
+    Sync,
+    /// A file or directory was to be created. Nothing refers to it yet.
+    #[error("create")]
+    Create,
+    /// A file was to be replaced by another. The old one is still in place.
+    #[error("replace")]
+    Replace,
+    /// The catalog was to be changed. The next opening may find the change or not.
+    #[error("change")]
+    Change,
+    /// A directory was to be listed.
+    #[error("list")]
+    List,
+    /// The size or the existence of a file was to be looked up.
+    #[error("look at")]
+    Inspect,
+    /// A file or directory was to be removed.
+    #[error("remove")]
+    Remove,
+    /// A directory was to be locked.
+    #[error("lock")]
+    Lock,
+    /// A file was to be mapped into memory.
+    #[error("map")]
+    Map,
+}
+
+impl IoAction {
+    /// Whether records may be in the log although this action failed. No wildcard, so that a new
+    /// action must decide.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            IoAction::Write | IoAction::Sync => Outcome::Unknown,
+            IoAction::Open
+            | IoAction::Read
+            | IoAction::Create
+            | IoAction::Replace
+            | IoAction::Change
+            | IoAction::List
+            | IoAction::Inspect
+            | IoAction::Remove
+            | IoAction::Lock
+            | IoAction::Map => Outcome::NotWritten,
+        }
+    }
+}
+
+/// What an error means for the records that were being appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// They are not in the log and never will be: sending them again cannot duplicate them.
+    NotWritten,
+    /// They may be in the log after a restart, or not. Check before sending them again.
+    Unknown,
+}
+
+/// A partition of which an offset may not be committed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offender {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The offset that was to be committed.
+    pub offset: Offset,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+impl fmt::Display for Offender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} at offset {}: {}", self.topic, self.partition, self.offset, self.reason)
+    }
+}
+
+/// Why an offset may not be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// The committer is not a member of the group, or no longer one; or it is not a member and the
+    /// group has members.
+    #[error("the committer is not a member of the group")]
+    NotAMember,
+    /// The partition is not assigned to the committer.
+    #[error("the partition is not assigned to the committer")]
+    NotOwned,
+    /// Another member has owned the partition since the records were polled.
+    #[error("another member has owned the partition since the records were polled")]
+    Stale,
+    /// The offset lies beyond the visible end.
+    #[error("the partition ends at offset {end}")]
+    BeyondEnd {
+        /// The visible end.
+        end: Offset,
+    },
+    /// The log was truncated before the offset.
+    #[error("the partition was truncated to offset {to}")]
+    Truncated {
+        /// The log's end after the truncation.
+        to: Offset,
+    },
+    /// There is no such partition, or no longer one.
+    #[error("there is no such partition")]
+    UnknownPartition,
+}
+
+pub(super) fn list(offenders: &[Offender]) -> String {
+    offenders.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+pub(super) fn comma_separated(partitions: &[TopicPartition]) -> String {
+    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Where a file does not hold the bytes that were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The file.
+    pub file: PathBuf,
+    /// The byte position in the file.
+    pub position: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// The offset of the first record that cannot be read, if it is known.
+    pub offset: Option<Offset>,
+    /// The offset of the next good record after the damage, if there is one: seek there to continue
+    /// without the records between.
+    pub resume: Option<Offset>,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is corrupt at byte {}: {}", self.file.display(), self.position, self.what)?;
+        if let Some(offset) = self.offset {
+            write!(f, " (from offset {offset}")?;
+            match self.resume {
+                Some(resume) => write!(f, "; good again from offset {resume})")?,
+                None => write!(f, ")")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,639 @@
+//! What can go wrong, and what can the caller do about it? One variant per decision.
+
+mod details;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(crate) use self::details::is_space;
+pub use self::details::{Corruption, IoAction, Offender, Outcome, RejectReason, Space};
+use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
+use crate::version::{ExpectedVersion, Version};
+
+/// The result of every function here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. Cheap to clone, because one failed batch fails every
+/// acknowledgement that waits for it.
+///
+/// [`Error::outcome`] returns whether it is safe to send the same records again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An append was conditional on the log's end, and the log ends elsewhere. Read up to the end
+    /// and decide again (raw batches: fetch from the end).
+    #[error("{topic}/{partition} ends at offset {end}, the append expected offset {expected}")]
+    OffsetConflict {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// Where the append expected the log to end.
+        expected: Offset,
+        /// Where the log ends now.
+        end: Offset,
+    },
+    /// A stream does not have the version that an append expected, or it has fewer events than the
+    /// version to load from. Nothing was appended. [Load](crate::Stream::load) the stream and decide
+    /// again: the events that it has now are visible.
+    #[error("stream \"{}\" of {topic} is at version {current}, expected was {expected}", key.escape_ascii())]
+    VersionConflict {
+        /// The topic.
+        topic: TopicName,
+        /// The stream's key.
+        key: Arc<[u8]>,
+        /// The version that the append expected.
+        expected: ExpectedVersion,
+        /// The stream's version; in a transaction, its version before the transaction.
+        current: Version,
+    },
+    /// Events of a stream were truncated, or lost with a power loss, after the caller saw this
+    /// version of it: the events that the stream has now in their place are not the ones that the
+    /// version counts. Nothing was appended. Discard everything that was derived from events after
+    /// `to`.
+    #[error(
+        "stream \"{}\" of {topic} was truncated since version {version}: it has the same events up to version {to} only",
+        key.escape_ascii()
+    )]
+    StreamTruncated {
+        /// The topic.
+        topic: TopicName,
+        /// The stream's key.
+        key: Arc<[u8]>,
+        /// The version that belongs to the history before the truncation.
+        version: Version,
+        /// The version up to which both histories have the same events. 0 if that is not known,
+        /// because the log never had the version's epoch.
+        to: Version,
+    },
+    /// The topic does not keep [streams](crate::TopicConfig::streams); or it does, and the operation
+    /// is not allowed there: records of streams are not deleted, and a key must stay in one
+    /// partition.
+    #[error("topic {topic}: {reason}")]
+    Streams {
+        /// The topic.
+        topic: TopicName,
+        /// The rule that was broken.
+        reason: &'static str,
+    },
+    /// The requested offset is no longer in the log, or not yet. Seek to a valid one.
+    #[error("offset {requested} of {topic}/{partition} is out of range: readable are {earliest} to {latest}")]
+    OffsetOutOfRange {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The offset asked for.
+        requested: Offset,
+        /// The oldest readable offset.
+        earliest: Offset,
+        /// The visible end: the largest offset that a caller may ask for.
+        latest: Offset,
+    },
+    /// Records were truncated from the log's end, or lost with a power loss, after this position was
+    /// taken, and the position lies beyond that offset. Or the position was taken in a
+    /// [log epoch](crate::Partition::epoch) that the log never had, for example because an older copy
+    /// of the directory was put in place.
+    #[error(
+        "{topic}/{partition} was truncated since the position at offset {offset} was taken: \
+         the records are the same before offset {to} only"
+    )]
+    Truncated {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The position's offset.
+        offset: Offset,
+        /// The end of the history that the log and the position share: before it both have the same
+        /// records. If the log never had the position's epoch, that is not known, and this is the
+        /// position's offset or the log's end, whichever is less.
+        to: Offset,
+    },
+    /// A record, or the batch that it is in, is larger than the topic or the buffer allows. Nothing
+    /// was appended.
+    #[error("topic {topic}: a record or batch of {size} bytes is larger than the limit of {limit} bytes")]
+    RecordTooLarge {
+        /// The topic.
+        topic: TopicName,
+        /// The encoded size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The batches of a transaction together are larger than the journal allows. Nothing was
+    /// committed.
+    #[error("a transaction of {size} bytes is larger than the limit of {limit} bytes")]
+    TransactionTooLarge {
+        /// The encoded size of all batches in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A record without a key was sent to a topic that is [compacted](crate::Cleanup::Compact) or
+    /// keeps [streams](crate::TopicConfig::streams). Nothing was appended.
+    #[error("record number {index} for {topic} has no key, which the topic requires")]
+    MissingKey {
+        /// The topic.
+        topic: TopicName,
+        /// The index of the record, from 0: in the call; in the batch, if the topic was altered while
+        /// a producer had that batch open; in the shipment of
+        /// [`RawBatches`](crate::RawBatches).
+        index: usize,
+    },
+    /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by tombstones,
+    /// not by offset.
+    #[error("records of {topic} are not deleted by offset: it is only compacted")]
+    CompactedTopic {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// A partition has damage whose range was not passed to
+    /// [`accept_loss`](crate::Partition::accept_loss). Nothing was given up.
+    /// [List](crate::Partition::damage) all damage and decide again.
+    #[error(
+        "{}/{} has damage that was not named: offsets {} to {}, {} bytes at byte {} of {}",
+        range.topic, range.partition, range.from, range.to, range.bytes, range.position, range.file.display()
+    )]
+    LossNotNamed {
+        /// The first such damage.
+        range: Box<crate::stats::DamagedRange>,
+    },
+    /// There is nothing to compact: the topic's [cleanup](crate::TopicConfig::cleanup) does not
+    /// include compaction.
+    #[error("{topic} is not a compacted topic")]
+    NotCompacted {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// The log was truncated, shortened or closed during a compaction. Nothing has changed; the
+    /// caller may try again.
+    #[error("the compaction of {topic}/{partition} was overtaken by another change")]
+    CompactionAborted {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Each rewrite of a partition's files takes a new generation number, and all four thousand
+    /// million numbers are used up. Nothing has changed.
+    #[error("{topic}/{partition} has no generation number left for a rewrite of its files")]
+    GenerationsExhausted {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// A timestamp before 1970, or one that no stored record may have, or one outside the topic's
+    /// [bounds](crate::TopicConfig::timestamp_bounds). Nothing was appended.
+    #[error(
+        "timestamp {timestamp} of record number {index} for {topic} is not between {earliest} and {latest}"
+    )]
+    InvalidTimestamp {
+        /// The topic.
+        topic: TopicName,
+        /// The timestamp given.
+        timestamp: Timestamp,
+        /// The index of the record in the call, from 0.
+        index: usize,
+        /// The earliest valid timestamp.
+        earliest: Timestamp,
+        /// The latest valid timestamp.
+        latest: Timestamp,
+    },
+    /// The producer's buffer is full and cannot be written now.
+    #[error("the producer's buffer is full and cannot be written now")]
+    BufferFull,
+    /// There is no topic of this name.
+    #[error("there is no topic {topic:?}")]
+    UnknownTopic {
+        /// The name asked for.
+        topic: String,
+    },
+    /// The topic has no such partition, or a custom partitioner returned a number that does not
+    /// exist. Nothing was appended.
+    #[error("topic {topic} has {count} partitions and no partition {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: TopicName,
+        /// The partition asked for.
+        partition: u32,
+        /// How many partitions the topic has.
+        count: u32,
+    },
+    /// The reader or consumer does not read this partition.
+    #[error("{topic}/{partition} is not assigned to this reader or consumer")]
+    NotAssigned {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// A topic of this name exists already.
+    #[error("topic {topic} exists already")]
+    TopicExists {
+        /// The existing topic's name.
+        topic: TopicName,
+    },
+    /// The handle's topic has been deleted. Ask the broker for the topic again.
+    #[error("topic {topic} has been deleted")]
+    TopicDeleted {
+        /// The deleted topic's name.
+        topic: TopicName,
+    },
+    /// The name is not valid for a topic.
+    #[error("{name:?} is not a valid topic name: {reason}")]
+    InvalidTopicName {
+        /// The name given.
+        name: String,
+        /// The rule that was broken.
+        reason: &'static str,
+    },
+    /// The topic exists with a configuration that cannot be altered into the one asked for.
+    #[error("topic {topic} exists with {field} {found}, asked for was {asked}")]
+    ConfigMismatch {
+        /// The topic.
+        topic: TopicName,
+        /// The setting that differs.
+        field: &'static str,
+        /// The value that the topic has.
+        found: String,
+        /// The value asked for.
+        asked: String,
+    },
+    /// A setting is out of its bounds.
+    #[error("invalid {field}: {reason}")]
+    InvalidConfig {
+        /// The setting.
+        field: &'static str,
+        /// Its bounds, or the setting that it conflicts with.
+        reason: String,
+    },
+    /// The name is not valid for a consumer group.
+    #[error("{name:?} is not a valid group name: {reason}")]
+    InvalidGroupName {
+        /// The name given.
+        name: String,
+        /// The rule that was broken.
+        reason: &'static str,
+    },
+    /// Nothing of this commit was stored, because part of it is not allowed: some of its partitions
+    /// belong to other members now, or did so in between. Poll again; the member that owns such a
+    /// partition has started where the last commit ended.
+    #[error("group {group}: the commit was rejected: {}", details::list(offenders))]
+    CommitRejected {
+        /// The group.
+        group: GroupId,
+        /// The partitions that prevent it.
+        offenders: Vec<Offender>,
+    },
+    /// These partitions have no committed offset, and the [reset policy](crate::OffsetReset) is to
+    /// fail. Seek in each of them.
+    #[error("group {group} has no committed offset in {}", details::comma_separated(partitions))]
+    NoCommittedOffset {
+        /// The group.
+        group: GroupId,
+        /// All partitions without one.
+        partitions: Vec<TopicPartition>,
+    },
+    /// A later producer was opened under the same name. This one sends no more records, and the
+    /// records in its buffer are not written.
+    #[error("producer {producer:?} was fenced: a later producer has the same name")]
+    Fenced {
+        /// The producer's name.
+        producer: Arc<str>,
+    },
+    /// The record with this sequence is not in the partition, and it comes too late: greater
+    /// sequences are there, or come before it in the same call. Nothing was appended to that
+    /// partition. For example, a row of an outbox table that was committed late with an id that was
+    /// given out early. Read rows in the order of their commits, or send this record without a
+    /// sequence.
+    #[error(
+        "sequence {sequence} of producer {producer:?} comes too late in {topic}/{partition}{}",
+        last.map_or(String::new(), |last| format!(": the last one is {last}"))
+    )]
+    OutOfOrderSequence {
+        /// The producer's name.
+        producer: Arc<str>,
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The sequence given.
+        sequence: u64,
+        /// The last one before it, if it is known.
+        last: Option<u64>,
+    },
+    /// The record with this sequence was sent before, or it was skipped: the log cannot tell which.
+    /// It is older than the producer's last five batches in the partition, or falls into a batch with
+    /// gaps between its sequences, or has been deleted. Nothing was appended to that partition. If
+    /// the caller sends its rows in rising order and leaves none out, this one was sent: continue
+    /// with the next one, or directly after `last`. If rows may come late, search for it in the
+    /// partition.
+    #[error(
+        "sequence {sequence} of producer {producer:?} was sent to {topic}/{partition} before, or skipped: \
+         the last one is {last}"
+    )]
+    DuplicateSequence {
+        /// The producer's name.
+        producer: Arc<str>,
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The sequence given.
+        sequence: u64,
+        /// The last sequence in the log.
+        last: u64,
+    },
+    /// The name is not valid for a producer: it must have 1 to 249 bytes.
+    #[error("{name:?} is not a valid producer name: it has {} bytes and must have 1 to 249", name.len())]
+    InvalidProducerName {
+        /// The name given.
+        name: String,
+    },
+    /// The operation requires a group without members, and without a transaction that is committing
+    /// offsets of it. Close the group's consumers first.
+    #[error("group {group} has members, or a transaction commits offsets of it")]
+    GroupNotEmpty {
+        /// The group.
+        group: GroupId,
+    },
+    /// An [`Assignor`](crate::Assignor) left a partition out, assigned one twice or assigned one to a
+    /// member that does not subscribe to its topic. Nothing has changed.
+    #[error("assignor {assignor:?}: {reason}")]
+    InvalidAssignment {
+        /// The assignor's name.
+        assignor: String,
+        /// The rule that was broken.
+        reason: String,
+    },
+    /// The directory is open already, in this process or another. Nothing was touched.
+    #[error("{} is already open, in this process or another", path.display())]
+    AlreadyOpen {
+        /// The broker's directory.
+        path: PathBuf,
+    },
+    /// The directory is not writable: the file system is mounted read-only, or this process lacks the
+    /// permission. A broker must write, if only to lock the directory. Nothing was touched.
+    #[error("{} cannot be written to: {source}", path.display())]
+    ReadOnly {
+        /// The broker's directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
+    /// The directory holds an entry that no broker made: it is not a broker's directory, or it has
+    /// files at the paths where those of a new topic or partition would go. Nothing was touched.
+    #[error("{} holds {found:?}, which is not a file of its broker: nothing was touched", path.display())]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The foreign entry.
+        found: String,
+    },
+    /// A file is whole, and it requires a version or a feature of the format that this build does not
+    /// have. Nothing was touched. Open the directory with the release that wrote it, or with a later
+    /// one.
+    #[error(
+        "{} needs {needs}; this build has format version {supported}: nothing was changed, open the directory with the \
+         release that wrote it or a later one",
+        path.display()
+    )]
+    UnsupportedFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version of the format that the file is written in.
+        found: u32,
+        /// The version that this build reads and writes.
+        supported: u32,
+        /// The missing thing in words: for example `format version 3` or `features 0x4 of format
+        /// version 2`.
+        needs: String,
+    },
+    /// A file does not hold the bytes that were written.
+    #[error("{0}")]
+    Corrupt(Corruption),
+    /// These bytes are not [`RawBatches`](crate::RawBatches), or they are incomplete or damaged: fetch
+    /// them again. Nothing was appended.
+    #[error("invalid raw batches: {what} at byte {position}")]
+    InvalidBatches {
+        /// The byte position in the raw batches.
+        position: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The partition has other records at this offset than the raw batches to append: up to there it
+    /// is not a copy of their source. Nothing was appended. To make it a copy, call
+    /// `Partition::truncate_to` with that offset.
+    #[error("{topic}/{partition} holds other records from offset {offset} on than the batches to append")]
+    Diverged {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The first offset of the first batch that differs.
+        offset: Offset,
+    },
+    /// An earlier write or sync of this partition failed, so its contents after the visible end are
+    /// unknown. The partition takes no appends until `Partition::reopen` or a restart; reading still
+    /// works.
+    #[error("{topic}/{partition} takes no appends since an earlier failure: {cause}")]
+    Poisoned {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// The journal failed earlier, and with it a transaction. Nothing of this transaction was done,
+    /// and no other is committed until the broker is opened again. Operations on a single partition
+    /// still work.
+    #[error("no transaction is committed since an earlier failure: {cause}")]
+    JournalFailed {
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// There is no room for this write. Nothing of it is in the log; the same call may succeed once
+    /// there is room.
+    #[error("no space left to write {}: {cause}", path.display())]
+    DiskFull {
+        /// The file that could not grow.
+        path: PathBuf,
+        /// The bound that was met. It decides how to make room.
+        cause: Space,
+    },
+    /// The append would take the broker's directory over its
+    /// [budget](crate::BrokerConfig::disk_budget), and no record may be deleted to make room: the
+    /// rest belongs to topics without a retention limit, is not visible yet, or is held for a group.
+    /// Nothing was appended; the same call may succeed once that has changed.
+    #[error(
+        "the files of the broker have {used} bytes of a budget of {limit}, and nothing of it may be deleted{}",
+        held_by.as_ref().map_or(String::new(), |group| format!(": group {group} has not read the oldest records yet"))
+    )]
+    OverBudget {
+        /// The budget in bytes.
+        limit: u64,
+        /// The size of the broker's files in bytes.
+        used: u64,
+        /// The group that holds the oldest of the records that could be deleted otherwise, if one
+        /// does.
+        held_by: Option<GroupId>,
+    },
+    /// The operating system refused an operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The operation that failed.
+        action: IoAction,
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
+    /// The broker, or this handle, has been closed.
+    #[error("the broker is closed")]
+    Closed,
+    /// The library met a state that it considers impossible, and did nothing further. This is a bug
+    /// in it: please report it. In a debug build it panics instead.
+    #[error("internal error, please report it: {what}")]
+    Internal {
+        /// The invariant that does not hold.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether the records of a failed append may still appear in the log.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Io { action, .. } => action.outcome(),
+            _ => Outcome::NotWritten,
+        }
+    }
+
+    /// The error for a state that cannot occur. `what` is the invariant that does not hold.
+    pub(crate) fn internal(what: &'static str) -> Self {
+        debug_assert!(false, "{what}");
+        Error::Internal { what }
+    }
+
+    pub(crate) fn io(action: IoAction, path: &Path, source: io::Error) -> Self {
+        Error::Io { action, path: path.to_path_buf(), source: Arc::new(source) }
+    }
+
+    /// The error of a write of which nothing counts: a lack of space has its own variant.
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Write, path, source)
+    }
+
+    /// The error of a file or directory that could not be created.
+    pub(crate) fn create(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Create, path, source)
+    }
+
+    /// The error of a file that could not be replaced.
+    pub(crate) fn replace(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Replace, path, source)
+    }
+
+    /// `DiskFull` if `source` is a lack of space, `Io` otherwise.
+    pub(crate) fn unless_full(action: IoAction, path: &Path, source: io::Error) -> Self {
+        match is_space(&source) {
+            Some(cause) => Error::DiskFull { path: path.to_path_buf(), cause },
+            None => Error::io(action, path, source),
+        }
+    }
+
+    /// Whether deleting files may make room for the operation.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Error::DiskFull { cause: Space::NoSpace | Space::Quota, .. })
+    }
+
+    pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
+        Error::Corrupt(Corruption {
+            file: file.to_path_buf(),
+            position,
+            what: what.into(),
+            offset: None,
+            resume: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic() -> TopicName {
+        TopicName::new("orders").unwrap()
+    }
+
+    /// Each text has the names and the two values: the one found and the one asked for.
+    #[test]
+    fn texts_name_what_was_found_and_what_was_asked_for() {
+        let (partition, to) = (PartitionId::new(2), Offset::new(17));
+        let texts = [
+            (
+                Error::OffsetConflict { topic: topic(), partition, expected: Offset::new(16), end: to },
+                "orders/2 ends at offset 17, the append expected offset 16",
+            ),
+            (
+                Error::Truncated { topic: topic(), partition, offset: Offset::new(20), to },
+                "orders/2 was truncated since the position at offset 20 was taken: \
+                 the records are the same before offset 17 only",
+            ),
+            (
+                Error::OutOfOrderSequence {
+                    producer: "job".into(),
+                    topic: topic(),
+                    partition,
+                    sequence: 5,
+                    last: Some(6),
+                },
+                "sequence 5 of producer \"job\" comes too late in orders/2: the last one is 6",
+            ),
+            (
+                Error::ConfigMismatch {
+                    topic: topic(),
+                    field: "partitions",
+                    found: "7".to_string(),
+                    asked: "6".to_string(),
+                },
+                "topic orders exists with partitions 7, asked for was 6",
+            ),
+            (
+                Error::CommitRejected {
+                    group: GroupId::new("billing").unwrap(),
+                    offenders: vec![Offender {
+                        topic: topic(),
+                        partition,
+                        offset: Offset::new(18),
+                        reason: RejectReason::BeyondEnd { end: to },
+                    }],
+                },
+                "group billing: the commit was rejected: orders/2 at offset 18: the partition ends at offset 17",
+            ),
+            (
+                Error::InvalidProducerName { name: String::new() },
+                "\"\" is not a valid producer name: it has 0 bytes and must have 1 to 249",
+            ),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_a_failed_write_or_sync_leaves_the_outcome_open() {
+        let outcome = |action| Error::io(action, Path::new("f"), io::ErrorKind::Other.into()).outcome();
+        assert_eq!([IoAction::Write, IoAction::Sync].map(outcome), [Outcome::Unknown; 2]);
+        for action in [IoAction::Create, IoAction::Replace, IoAction::Change, IoAction::Open, IoAction::Read]
+        {
+            assert_eq!(outcome(action), Outcome::NotWritten, "{action}");
+        }
+        let full = Error::write(Path::new("f"), io::ErrorKind::StorageFull.into());
+        assert_eq!((full.outcome(), full.is_full()), (Outcome::NotWritten, true));
+    }
+}
