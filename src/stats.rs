@@ -338,7 +338,7 @@ pub enum DiskState {
     /// The last append found no room. The reserve is there, so whatever frees space works.
     Full,
     /// The reserve was given up to free space, or is missing, and there has been no room to write it since. Appends are
-    /// answered with [`DiskFull`](Error::DiskFull) until it can be written again, which each of them, the upkeep, and
+    /// answered with [`DiskFull`](Error::DiskFull) until it can be written again, which each of them, the maintenance, and
     /// whatever frees space tries. Operations that free space may find no room themselves.
     ReserveUsed,
 }

@@ -113,7 +113,7 @@ impl BrokerInner {
         let entry = TopicEntry { state: EntryState::Deleting, ..entry };
         self.catalog.commit_freeing(ctx, vec![Change::Topic(entry)])?;
         {
-            let mut topics = self.upkeep.topics.write();
+            let mut topics = self.maintenance.topics.write();
             if let Ok(at) = topics.binary_search_by(|other| other.name.cmp(&state.name)) {
                 topics.remove(at);
             }
@@ -127,7 +127,7 @@ impl BrokerInner {
 
     /// Adds a topic that the catalog has to those that are served.
     pub(super) fn add_topic(&self, state: &Arc<TopicState>) {
-        let mut topics = self.upkeep.topics.write();
+        let mut topics = self.maintenance.topics.write();
         let at = topics.partition_point(|other| other.name < state.name);
         topics.insert(at, state.clone());
     }

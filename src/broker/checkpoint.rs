@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::store::Place;
+use super::store::CatalogFile;
 use crate::engine::{Context, malformed};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
@@ -13,10 +13,10 @@ use crate::sync::{Mutex, Rank};
 
 /// Writes checkpoints, if they say something new.
 pub(super) struct CheckpointStore {
-    state: Mutex<State>,
+    state: Mutex<LastCheckpoint>,
 }
 
-struct State {
+struct LastCheckpoint {
     /// What the file says, if that is known.
     last: Option<Checkpoint>,
     /// The broker has been closed: the last word is said, and the directory may be somebody else's.
@@ -44,7 +44,7 @@ impl CheckpointStore {
     }
 
     pub(super) fn new(last: Option<Checkpoint>) -> Self {
-        CheckpointStore { state: Mutex::new(Rank::Checkpoint, State { last, closed: false }) }
+        CheckpointStore { state: Mutex::new(Rank::Checkpoint, LastCheckpoint { last, closed: false }) }
     }
 
     /// Replaces the checkpoint, if it says anything else than the last one.
@@ -52,7 +52,7 @@ impl CheckpointStore {
         &self,
         ctx: &Context,
         clean: bool,
-        catalog: Place,
+        catalog: CatalogFile,
         entries: Vec<CheckpointEntry>,
     ) -> Result<()> {
         let mut state = self.state.lock();

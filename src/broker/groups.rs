@@ -17,7 +17,7 @@ impl Host for BrokerInner {
     }
 
     fn topics(&self) -> Vec<TopicInfo> {
-        let topics = self.upkeep.topics.read();
+        let topics = self.maintenance.topics.read();
         let info = |state: &Arc<TopicState>| TopicInfo {
             name: state.name.clone(),
             id: state.id,
@@ -27,7 +27,7 @@ impl Host for BrokerInner {
     }
 
     fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>> {
-        let topics = self.upkeep.topics.read();
+        let topics = self.maintenance.topics.read();
         let state = topics.iter().find(|state| state.id == *topic)?;
         state.logs().get(partition.get() as usize).cloned()
     }
@@ -46,11 +46,11 @@ impl Host for BrokerInner {
     }
 
     fn existing_offsets_log(&self) -> Option<Arc<Log>> {
-        offsets_log(&self.upkeep.topics.read())
+        offsets_log(&self.maintenance.topics.read())
     }
 
     fn coordinator(&self) -> &Coordinator {
-        &self.upkeep.groups
+        &self.maintenance.groups
     }
 }
 

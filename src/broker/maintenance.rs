@@ -23,7 +23,7 @@ use crate::types::{GroupId, Offset, PartitionId};
 
 /// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
 /// the last handle goes, the directory's lock goes with it, not some time later.
-pub(super) struct Upkeep {
+pub(super) struct Maintenance {
     pub(super) ctx: Arc<Context>,
     /// By name.
     pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
@@ -43,14 +43,14 @@ impl Threads {
     }
 
     /// Starts both. A system that refuses threads gets them done by `maintain`.
-    pub(super) fn start(&self, upkeep: &Arc<Upkeep>) {
-        let ctx = upkeep.ctx.clone();
+    pub(super) fn start(&self, maintenance: &Arc<Maintenance>) {
+        let ctx = maintenance.ctx.clone();
         let timer = thread::Builder::new()
             .name("quipu-timer".to_string())
             .spawn(move || ctx.timer.run_until_stopped(&*ctx.clock));
-        let upkeep = upkeep.clone();
+        let maintenance = maintenance.clone();
         let worker =
-            thread::Builder::new().name("quipu-worker".to_string()).spawn(move || run_worker(&upkeep));
+            thread::Builder::new().name("quipu-worker".to_string()).spawn(move || run_worker(&maintenance));
         self.0.lock().extend([timer, worker].into_iter().flatten());
     }
 
@@ -71,8 +71,8 @@ impl Threads {
     }
 }
 
-fn run_worker(upkeep: &Upkeep) {
-    let (ctx, every) = (&upkeep.ctx, upkeep.ctx.upkeep_interval);
+fn run_worker(maintenance: &Maintenance) {
+    let (ctx, every) = (&maintenance.ctx, maintenance.ctx.upkeep_interval);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
@@ -82,13 +82,13 @@ fn run_worker(upkeep: &Upkeep) {
         }
         if ctx.clock.monotonic() >= next {
             // A checkpoint that could not be written is written the next time.
-            let _ = upkeep.maintain();
+            let _ = maintenance.maintain();
             next = ctx.clock.monotonic().saturating_add(every);
         }
     }
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Under a manual clock: runs what is due, and what was asked of the worker.
     pub(super) fn run_due(&self) {
         if self.ctx.clock.is_manual() {
@@ -267,19 +267,19 @@ fn hold_of(holds: Option<&[Offset]>, partition: PartitionId) -> Offset {
     holds.get(partition.get() as usize).copied().unwrap_or(Offset::ZERO)
 }
 
-impl Keeper for Weak<Upkeep> {
+impl Keeper for Weak<Maintenance> {
     fn hold(&self, of: &Identity) -> Offset {
-        let Some(upkeep) = self.upgrade() else { return Offset::ZERO };
-        let state = upkeep.topics.read().iter().find(|state| state.id == of.topic_id).cloned();
+        let Some(maintenance) = self.upgrade() else { return Offset::ZERO };
+        let state = maintenance.topics.read().iter().find(|state| state.id == of.topic_id).cloned();
         let Some(state) = state else { return Offset::ZERO };
-        hold_of(upkeep.holds(&state).as_deref(), of.partition)
+        hold_of(maintenance.holds(&state).as_deref(), of.partition)
     }
 
     fn make_room(&self) -> bool {
-        self.upgrade().is_some_and(|upkeep| upkeep.make_room())
+        self.upgrade().is_some_and(|maintenance| maintenance.make_room())
     }
 
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
-        self.upgrade().map_or(Err(Error::Closed), |upkeep| upkeep.evict(budget, bytes, margin))
+        self.upgrade().map_or(Err(Error::Closed), |maintenance| maintenance.evict(budget, bytes, margin))
     }
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::groups::offsets_config;
-use self::maintenance::{Threads, Upkeep};
+use self::maintenance::{Maintenance, Threads};
 pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
 pub(crate) use self::producers::ProducerIdentity;
 use self::store::CatalogStore;
@@ -65,7 +65,7 @@ pub(crate) struct BrokerInner {
     changing: Mutex<()>,
     /// The broker was given a seed: its topics' identities are repeatable.
     is_seeded: bool,
-    upkeep: Arc<Upkeep>,
+    maintenance: Arc<Maintenance>,
     /// By producer id: which of its handles is the last one.
     producers: Mutex<HashMap<u64, Arc<AtomicU64>>>,
     random: Mutex<SplitMix64>,
@@ -230,7 +230,7 @@ impl Broker {
     pub fn sync(&self) -> Result<()> {
         self.inner.check_open()?;
         let mut first = Ok(());
-        let topics = self.inner.upkeep.topics.read().clone();
+        let topics = self.inner.maintenance.topics.read().clone();
         for state in &topics {
             for log in state.logs().iter() {
                 first = first.and(log.sync());
@@ -248,12 +248,12 @@ impl Broker {
     /// itself.
     pub fn maintain(&self) -> Result<()> {
         self.inner.check_open()?;
-        self.inner.upkeep.maintain()
+        self.inner.maintenance.maintain()
     }
 
     /// The broker in numbers.
     pub fn stats(&self) -> BrokerStats {
-        let topics = self.inner.upkeep.topics.read().clone();
+        let topics = self.inner.maintenance.topics.read().clone();
         BrokerStats {
             topics: topics
                 .iter()
@@ -299,14 +299,14 @@ impl std::fmt::Debug for Broker {
 impl BrokerInner {
     /// All topics, by name.
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
-        let topics = self.upkeep.topics.read();
+        let topics = self.maintenance.topics.read();
         topics.iter().filter(|state| !is_own_topic(state.name.as_str())).cloned().collect()
     }
 
     /// The topic of this name.
     pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
         self.check_open()?;
-        let topics = self.upkeep.topics.read();
+        let topics = self.maintenance.topics.read();
         let found =
             topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
         let found = found.filter(|_| !is_own_topic(name));
@@ -315,13 +315,13 @@ impl BrokerInner {
 
     /// The logs of all topics, the broker's own among them.
     pub(crate) fn all_logs(&self) -> Vec<Arc<Log>> {
-        self.upkeep.topics.read().iter().flat_map(|state| state.logs().to_vec()).collect()
+        self.maintenance.topics.read().iter().flat_map(|state| state.logs().to_vec()).collect()
     }
 
     /// The log of a partition, also of a topic of the broker's own.
     pub(crate) fn any_log(&self, topic: &str, partition: u32) -> Result<Arc<Log>> {
         self.check_open()?;
-        let topics = self.upkeep.topics.read();
+        let topics = self.maintenance.topics.read();
         let state = topics.iter().find(|state| state.name == *topic);
         let state = state.ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
         state.check()?;
@@ -339,7 +339,7 @@ impl BrokerInner {
 
     /// Under a manual clock: runs what is due, and what was asked of the worker.
     pub(crate) fn run_due(&self) {
-        self.upkeep.run_due();
+        self.maintenance.run_due();
     }
 
     /// # Errors
@@ -366,7 +366,7 @@ impl BrokerInner {
         let mut first = Ok(());
         let mut entries = Vec::new();
         // Not locked while they are closed: a cleaning that is to end may be looking at the list.
-        let topics = self.upkeep.topics.read().clone();
+        let topics = self.maintenance.topics.read().clone();
         for state in &topics {
             state.end();
             for log in state.logs().iter() {
@@ -395,7 +395,7 @@ impl BrokerInner {
         } else {
             // The mark says that the journal is empty, too.
             let is_clean = catalog.is_ok() && matches!(journal, Ok(true));
-            self.upkeep.checkpoints.write(&self.ctx, is_clean, place, entries)
+            self.maintenance.checkpoints.write(&self.ctx, is_clean, place, entries)
         };
         // So that the next opening, and what frees space after it, has the room.
         self.ctx.restore_reserve();

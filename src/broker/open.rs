@@ -8,8 +8,8 @@ use std::path::Path;
 use super::catalog::{self, identity, random_u64};
 use super::checkpoint::CheckpointStore;
 use super::groups::offsets_log;
-use super::maintenance::{Threads, Upkeep};
-use super::store::{CatalogStore, Place, damaged};
+use super::maintenance::{Maintenance, Threads};
+use super::store::{CatalogFile, CatalogStore, damaged};
 use super::{BrokerInner, TopicState};
 use crate::config::{self, BrokerConfig, TopicConfig};
 use crate::engine::{Context, malformed};
@@ -77,7 +77,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
     let entries: Vec<_> = entries.collect();
     let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
-    let upkeep = Arc::new(Upkeep {
+    let maintenance = Arc::new(Maintenance {
         ctx: ctx.clone(),
         topics: RwLock::new(Rank::Topics, topics),
         catalog: catalog.clone(),
@@ -85,10 +85,10 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         groups,
         making_room: Mutex::new(Rank::MakingRoom, ()),
     });
-    ctx.set_keeper(Arc::downgrade(&upkeep));
+    ctx.set_keeper(Arc::downgrade(&maintenance));
     if !ctx.gate.is_shut() {
         // What was recovered need not be read again if this run ends like the last one.
-        let write = || upkeep.checkpoints.write(&ctx, false, catalog.place(), entries.clone());
+        let write = || maintenance.checkpoints.write(&ctx, false, catalog.place(), entries.clone());
         match ctx.with_room(write) {
             Err(error) if error.is_full() => ctx.reserve.note_full(),
             written => written?,
@@ -112,7 +112,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         catalog,
         changing: Mutex::new(Rank::Changing, ()),
         is_seeded: config.seed.is_some(),
-        upkeep: upkeep.clone(),
+        maintenance: maintenance.clone(),
         producers: Mutex::new(Rank::ProducerHandles, HashMap::new()),
         random: Mutex::new(Rank::Random, SplitMix64::new(seed)),
         report,
@@ -132,7 +132,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
             None => false,
         }));
     } else {
-        broker.threads.start(&upkeep);
+        broker.threads.start(&maintenance);
     }
     Ok(broker)
 }
@@ -188,7 +188,7 @@ impl Directory {
             // No number comes twice: a checkpoint tells by it which file it was written beside.
             found.number = found.number.max(unused.catalog_number);
             if unused.clean {
-                let place = Place { number: found.number, bytes: found.end };
+                let place = CatalogFile { number: found.number, bytes: found.end };
                 ctx.with_room(|| CheckpointStore::new(None).write(ctx, false, place, Vec::new()))?;
             }
         }
@@ -310,7 +310,7 @@ fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
 }
 
 /// Removes what interrupted deletions left: the files of topics that are being deleted, and the
-/// trash. What cannot be removed is reported, and tried again by the upkeep and by the next opening.
+/// trash. What cannot be removed is reported, and tried again by the maintenance and by the next opening.
 fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenReport) {
     if let Err(error) = catalog::settle(ctx, catalog) {
         report.warnings.push(format!("a topic that was deleted has left files: {error}"));

@@ -29,10 +29,10 @@ use crate::types::TopicId;
 /// The catalog, and the only way to change it. Its lock is the last one: under it no other is
 /// taken.
 pub(super) struct CatalogStore {
-    state: Mutex<State>,
+    state: Mutex<StoredCatalog>,
 }
 
-struct State {
+struct StoredCatalog {
     catalog: Catalog,
     file: Option<Arc<dyn File>>,
     number: u64,
@@ -53,7 +53,7 @@ struct State {
 
 /// A file of the catalog, by number and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CatalogFile {
     pub(super) number: u64,
     pub(super) bytes: u64,
 }
@@ -75,7 +75,7 @@ impl CatalogStore {
     /// # Errors
     /// `DiskFull`, or another I/O error.
     pub(super) fn create(ctx: &Context) -> Result<Self> {
-        let mut state = State::new(Catalog::empty(), 0, 0);
+        let mut state = StoredCatalog::new(Catalog::empty(), 0, 0);
         state.begin_file(ctx)?;
         Ok(CatalogStore { state: Mutex::new(Rank::Catalog, state) })
     }
@@ -87,7 +87,7 @@ impl CatalogStore {
     /// # Errors
     /// `DiskFull`, or another I/O error.
     pub(super) fn resume(ctx: &Context, found: Found, is_clean: bool, is_as_read: bool) -> Result<Self> {
-        let mut state = State::new(found.catalog, found.number, found.end);
+        let mut state = StoredCatalog::new(found.catalog, found.number, found.end);
         state.snapshot_bytes = found.snapshot_bytes;
         state.set_limit();
         let path = Path::new(names::CATALOG);
@@ -230,9 +230,9 @@ impl CatalogStore {
     }
 
     /// Which file the catalog is in, and how long that is.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> CatalogFile {
         let state = self.state.lock();
-        Place { number: state.number, bytes: state.end }
+        CatalogFile { number: state.number, bytes: state.end }
     }
 
     /// Makes everything durable, and takes no more changes.
@@ -255,9 +255,9 @@ impl CatalogStore {
     }
 }
 
-impl State {
+impl StoredCatalog {
     fn new(catalog: Catalog, number: u64, end: u64) -> Self {
-        State {
+        StoredCatalog {
             catalog,
             file: None,
             number,

@@ -8,8 +8,8 @@ use super::CommittedOffset;
 use crate::broker::{Broker, BrokerInner};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
-use crate::group::offsets::{Change, Committed};
-use crate::group::{Host, wait};
+use crate::group::offsets::{OffsetChange, StoredOffset};
+use crate::group::{GroupState, Host, wait};
 use crate::log::Log;
 use crate::reader::assigned::start_offset;
 use crate::sync::Arc;
@@ -69,7 +69,7 @@ impl Broker {
 #[derive(Clone)]
 pub struct Group {
     broker: Arc<BrokerInner>,
-    group: Arc<crate::group::Group>,
+    group: Arc<GroupState>,
 }
 
 /// What a group is and how far it has come.
@@ -257,8 +257,8 @@ impl Group {
                 }
             };
             let offset = wanted.min(log.visible_end()).max(log.log_start());
-            let committed = Committed { offset, epoch, at, metadata: Arc::from("") };
-            changes.push(Change::Commit(state.id, log.partition(), committed));
+            let committed = StoredOffset { offset, epoch, at, metadata: Arc::from("") };
+            changes.push(OffsetChange::Commit(state.id, log.partition(), committed));
             let topic = state.name.clone();
             positions.push(Position { topic, partition: log.partition(), offset, epoch });
         }
@@ -295,7 +295,7 @@ impl fmt::Debug for Group {
     }
 }
 
-fn lag(log: &Log, committed: Option<&Committed>) -> u64 {
+fn lag(log: &Log, committed: Option<&StoredOffset>) -> u64 {
     let from = committed.map_or(log.log_start(), |committed| committed.offset.max(log.log_start()));
     log.visible_end().since(from)
 }

@@ -6,9 +6,9 @@ use super::Offsets;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
-use crate::group::offsets::Committed;
+use crate::group::offsets::StoredOffset;
 use crate::group::state::Stamp;
-use crate::group::{Commit, Group, Host, Pin, Written, wait};
+use crate::group::{Commit, GroupState, Host, Pin, WrittenCommit, wait};
 use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
@@ -16,14 +16,14 @@ use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 /// What a consumer shares with its handles. It outlives the consumer; then its commits are those of no member.
 pub(crate) struct Committer {
     pub(super) broker: Arc<BrokerInner>,
-    pub(super) group: Arc<Group>,
+    pub(super) group: Arc<GroupState>,
     pub(super) waiter: Arc<Waiter>,
     /// What the consumer polls under now: the member in the upper half, its generation in the lower.
     stamp: AtomicU64,
 }
 
 impl Committer {
-    pub(super) fn new(broker: Arc<BrokerInner>, group: Arc<Group>, waiter: Arc<Waiter>) -> Self {
+    pub(super) fn new(broker: Arc<BrokerInner>, group: Arc<GroupState>, waiter: Arc<Waiter>) -> Self {
         Committer { broker, group, waiter, stamp: AtomicU64::new(0) }
     }
 
@@ -37,12 +37,12 @@ impl Committer {
         self.stamp.store(packed, Ordering::Release);
     }
 
-    pub(super) fn commit(&self, done: Offsets) -> Committing {
+    pub(super) fn commit(&self, done: Offsets) -> PendingCommit {
         self.commit_all(&done.into_commits())
     }
 
-    pub(super) fn commit_all(&self, commits: &[Commit]) -> Committing {
-        Committing(self.group.commit(&*self.broker, self.stamp(), commits))
+    pub(super) fn commit_all(&self, commits: &[Commit]) -> PendingCommit {
+        PendingCommit(self.group.commit(&*self.broker, self.stamp(), commits))
     }
 
     /// Checks what a transaction is to commit, and keeps the partitions where they are until the pin is dropped.
@@ -69,7 +69,7 @@ impl Committer {
         Ok(offsets.committed(&self.group.name, &topic.id, partition).map(CommittedOffset::from))
     }
 
-    pub(super) fn committed_by_id(&self, topic: &TopicId, partition: PartitionId) -> Option<Committed> {
+    pub(super) fn committed_by_id(&self, topic: &TopicId, partition: PartitionId) -> Option<StoredOffset> {
         self.broker.coordinator().offsets().committed(&self.group.name, topic, partition)
     }
 }
@@ -88,18 +88,18 @@ pub struct CommittedOffset {
     pub metadata: String,
 }
 
-impl From<Committed> for CommittedOffset {
-    fn from(committed: Committed) -> Self {
-        let Committed { offset, epoch, at, metadata } = committed;
+impl From<StoredOffset> for CommittedOffset {
+    fn from(committed: StoredOffset) -> Self {
+        let StoredOffset { offset, epoch, at, metadata } = committed;
         CommittedOffset { offset, epoch, at, metadata: metadata.to_string() }
     }
 }
 
 /// A commit that is written, and as safe as the broker's durability says once it has been waited for. Dropping it leaves
 /// that to the background.
-pub(super) struct Committing(Result<Written>);
+pub(super) struct PendingCommit(Result<WrittenCommit>);
 
-impl Committing {
+impl PendingCommit {
     pub(super) fn done(mut self) -> Result<()> {
         wait(std::mem::replace(&mut self.0, Ok(None))?)
     }
@@ -110,7 +110,7 @@ impl Committing {
     }
 }
 
-impl Wait<()> for Committing {
+impl Wait<()> for PendingCommit {
     fn wait(self: Box<Self>) -> Result<()> {
         self.done()
     }
@@ -130,7 +130,7 @@ impl Wait<()> for Committing {
     }
 }
 
-impl Drop for Committing {
+impl Drop for PendingCommit {
     fn drop(&mut self) {
         if let Ok(Some((log, _))) = &self.0 {
             log.request_sync();

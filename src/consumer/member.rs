@@ -21,15 +21,15 @@ use crate::types::TopicPartition;
 pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
 
 /// A consumer's side of its group.
-pub(super) struct Membership {
+pub(super) struct Session {
     pub(super) committer: Arc<Committer>,
     pub(super) reset: OffsetReset,
     /// `None` if the partitions were assigned by hand.
-    member: Option<Member>,
+    member: Option<Joined>,
     auto_commit: Option<AutoCommit>,
 }
 
-struct Member {
+struct Joined {
     subscription: Subscription,
     seat: Seat,
     liveness: Arc<Liveness>,
@@ -50,11 +50,11 @@ struct AutoCommit {
     next: Duration,
 }
 
-impl Membership {
+impl Session {
     pub(super) fn new(committer: Arc<Committer>, reset: OffsetReset, auto_commit: Option<Duration>) -> Self {
         let now = committer.broker.ctx.clock.monotonic();
         let auto_commit = auto_commit.map(|every| AutoCommit { every, next: now.saturating_add(every) });
-        Membership { committer, reset, member: None, auto_commit }
+        Session { committer, reset, member: None, auto_commit }
     }
 
     /// Becomes a member of the group.
@@ -63,7 +63,7 @@ impl Membership {
     /// Those of joining.
     pub(super) fn join(&mut self, subscription: Subscription) -> Result<()> {
         let (seat, liveness) = take_seat(&self.committer, &subscription)?;
-        self.member = Some(Member { subscription, seat, liveness, seen: None });
+        self.member = Some(Joined { subscription, seat, liveness, seen: None });
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl Membership {
     /// again after an expulsion, and of an automatic commit.
     pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         self.committer.broker.check_open()?;
-        let behind = |member: &Member| member.seen != Some(member.seat.group.version());
+        let behind = |member: &Joined| member.seen != Some(member.seat.group.version());
         let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
         // The listener's error comes first: it is told once, an automatic commit comes again.
         told.and(self.commit_if_due(fetcher))?;
@@ -134,14 +134,14 @@ impl Membership {
                 continue;
             }
             member.seen = Some(version);
-            let places: Vec<TopicPartition> = steps.take.iter().map(Share::topic_partition).collect();
+            let partitions: Vec<TopicPartition> = steps.take.iter().map(Share::topic_partition).collect();
             for share in &steps.take {
                 if let Some(log) = self.committer.broker.log(&share.id, share.partition) {
                     fetcher.assign(self.start(log));
                 }
             }
-            if steps.settled || !places.is_empty() {
-                told = told.and(self.tell(fetcher, RebalanceEvent::Assigned, &places));
+            if steps.settled || !partitions.is_empty() {
+                told = told.and(self.tell(fetcher, RebalanceEvent::Assigned, &partitions));
             }
             return told;
         }
@@ -166,9 +166,9 @@ impl Membership {
 
     /// Lets partitions go to others, behind the last commit that they allow.
     fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share]) -> Result<()> {
-        let places: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
+        let partitions: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
         let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
-        let told = self.tell(fetcher, RebalanceEvent::Revoked, &places);
+        let told = self.tell(fetcher, RebalanceEvent::Revoked, &partitions);
         fetcher.unassign(|assigned| {
             let identity = assigned.log().identity();
             shares.iter().any(|share| share.id == identity.topic_id && share.partition == identity.partition)
@@ -285,7 +285,7 @@ impl Membership {
     }
 }
 
-impl Drop for Membership {
+impl Drop for Session {
     fn drop(&mut self) {
         self.leave();
     }

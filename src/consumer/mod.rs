@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition, ResetTo};
 pub use self::commit::CommittedOffset;
 use self::commit::Committer;
-use self::member::{Membership, Subscription};
+use self::member::{Session, Subscription};
 pub use self::offsets::Offsets;
 pub use self::rebalance::{Rebalance, RebalanceEvent};
 use crate::broker::{Broker, BrokerInner};
@@ -224,7 +224,7 @@ impl ConsumerBuilder {
         limits.max_bytes = self.max_bytes.unwrap_or(limits.max_bytes);
         limits.reset = self.reset;
         let committer = Arc::new(Committer::new(self.broker, group, fetcher.waiter().clone()));
-        let membership = Membership::new(committer, self.reset, self.auto_commit);
+        let membership = Session::new(committer, self.reset, self.auto_commit);
         let subscription = Subscription {
             topics,
             assignor: self.assignor,
@@ -274,7 +274,7 @@ impl fmt::Debug for ConsumerBuilder {
 /// # Ok(()) }
 /// ```
 pub struct Consumer {
-    membership: Membership,
+    membership: Session,
     fetcher: Fetcher,
 }
 
@@ -302,7 +302,7 @@ impl Consumer {
     /// waits the consumer counts as polling.
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
         self.membership.begin_poll();
-        Recv(self)
+        ConsumerRecv(self)
     }
 
     /// Commits what is done, all of it or nothing, and returns when it is as safe as the broker's
@@ -445,9 +445,9 @@ impl fmt::Debug for Consumer {
 }
 
 /// The future of [`Consumer::recv`].
-struct Recv<'a>(&'a mut Consumer);
+struct ConsumerRecv<'a>(&'a mut Consumer);
 
-impl Future for Recv<'_> {
+impl Future for ConsumerRecv<'_> {
     type Output = Result<Records>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -460,7 +460,7 @@ impl Future for Recv<'_> {
     }
 }
 
-impl Drop for Recv<'_> {
+impl Drop for ConsumerRecv<'_> {
     fn drop(&mut self) {
         self.0.fetcher.stop_waiting();
         self.0.membership.end_poll();

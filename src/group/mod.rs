@@ -15,8 +15,8 @@ pub(crate) mod state;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use self::offsets::{Change, Committed, OffsetStore};
-use self::state::{Joining, Liveness, Membership, NOBODY, Share, Stamp, TopicInfo};
+use self::offsets::{OffsetChange, OffsetStore, StoredOffset};
+use self::state::{Joining, Liveness, Membership, NO_MEMBER, Share, Stamp, TopicInfo};
 use crate::engine::{Context, Identity, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
@@ -48,14 +48,14 @@ pub(crate) trait Host: Send + Sync {
 
 /// All groups of a broker.
 pub(crate) struct Coordinator {
-    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    groups: Mutex<HashMap<GroupId, Arc<GroupState>>>,
     offsets: OffsetStore,
     /// The number of the next member of any group; 0 is nobody's.
     next_member: AtomicU32,
 }
 
 /// One group.
-pub(crate) struct Group {
+pub(crate) struct GroupState {
     pub(crate) name: GroupId,
     membership: Mutex<Membership>,
     version: Arc<AtomicU64>,
@@ -78,13 +78,13 @@ pub(crate) struct Commit {
 }
 
 /// An append to the offsets log that is still to be waited for.
-pub(crate) type Written = Option<(Arc<Log>, Appended)>;
+pub(crate) type WrittenCommit = Option<(Arc<Log>, Appended)>;
 
 /// Returns once it is as safe as the broker's durability says. Never under a group's lock.
 ///
 /// # Errors
 /// The sync failed.
-pub(crate) fn wait(written: Written) -> Result<()> {
+pub(crate) fn wait(written: WrittenCommit) -> Result<()> {
     match written {
         Some((log, appended)) => log.wait_visible(appended.end, appended.epoch),
         None => Ok(()),
@@ -105,9 +105,9 @@ impl Coordinator {
     }
 
     /// The group of this name, made if nobody has asked for it before.
-    pub(crate) fn group(&self, name: &GroupId) -> Arc<Group> {
+    pub(crate) fn group(&self, name: &GroupId) -> Arc<GroupState> {
         let mut groups = self.groups.lock();
-        groups.entry(name.clone()).or_insert_with(|| Arc::new(Group::new(name.clone()))).clone()
+        groups.entry(name.clone()).or_insert_with(|| Arc::new(GroupState::new(name.clone()))).clone()
     }
 
     /// The groups that have members.
@@ -164,7 +164,7 @@ impl Coordinator {
         group: &GroupId,
         membership: &Membership,
         late: bool,
-    ) -> Result<Written> {
+    ) -> Result<WrittenCommit> {
         self.offsets.append(host.ctx(), group, &self.unnoted(group, membership, late))
     }
 
@@ -172,28 +172,28 @@ impl Coordinator {
     /// that come later are read from their beginning, whatever the policy. All are later if the topic comes `late`, to a
     /// group that has been there before, or matches a glob that the group has subscribed with before: those that did so
     /// then have been noted.
-    fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<Change> {
+    fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<OffsetChange> {
         let known = self.offsets.globs(group);
         let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
         let joined = new.map(|topic| {
             let late = late || known.iter().any(|glob| glob.matches(topic.name.as_str()));
-            Change::Joined(topic.id, if late { 0 } else { topic.partitions })
+            OffsetChange::Joined(topic.id, if late { 0 } else { topic.partitions })
         });
         let globs = membership.globs().filter(|glob| !known.contains(glob));
-        joined.chain(globs.cloned().map(Change::Subscribed)).collect()
+        joined.chain(globs.cloned().map(OffsetChange::Subscribed)).collect()
     }
 }
 
 /// A member's place in its group.
 pub(crate) struct Seat {
-    pub(crate) group: Arc<Group>,
+    pub(crate) group: Arc<GroupState>,
     pub(crate) id: u32,
 }
 
-impl Group {
+impl GroupState {
     fn new(name: GroupId) -> Self {
         let membership = Membership::new();
-        Group {
+        GroupState {
             name,
             version: membership.version().clone(),
             membership: Mutex::new(Rank::Membership, membership),
@@ -280,7 +280,7 @@ impl Group {
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed; those of an append.
-    pub(crate) fn commit(&self, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<Written> {
+    pub(crate) fn commit(&self, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<WrittenCommit> {
         let coordinator = host.coordinator();
         coordinator.offsets.open(host)?;
         let membership = self.lock();
@@ -313,7 +313,7 @@ impl Group {
         membership: &Membership,
         own: Stamp,
         commits: &[Commit],
-    ) -> Result<Vec<(Share, Change)>> {
+    ) -> Result<Vec<(Share, OffsetChange)>> {
         let at = host.ctx().clock.now();
         let topics =
             if commits.iter().any(|commit| commit.source.is_none()) { host.topics() } else { Vec::new() };
@@ -335,13 +335,13 @@ impl Group {
             };
             match checked {
                 Ok(share) => {
-                    let committed = Committed {
+                    let committed = StoredOffset {
                         offset: commit.next,
                         epoch: commit.epoch,
                         at,
                         metadata: commit.metadata.clone(),
                     };
-                    let change = Change::Commit(share.id, share.partition, committed);
+                    let change = OffsetChange::Commit(share.id, share.partition, committed);
                     changes.push((share, change));
                 }
                 Err(reason) => offenders.push(Offender {
@@ -369,7 +369,7 @@ fn objection(
     commit: &Commit,
 ) -> Option<RejectReason> {
     let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
-    let stranger = stamp.member == NOBODY;
+    let stranger = stamp.member == NO_MEMBER;
     if stranger && !membership.is_empty() {
         return Some(RejectReason::NotAMember);
     }
@@ -390,9 +390,9 @@ fn objection(
 
 /// Partitions that do not change hands while it lives, and what is to be committed of them.
 pub(crate) struct Pin {
-    group: Arc<Group>,
+    group: Arc<GroupState>,
     shares: Vec<Share>,
-    changes: Vec<Change>,
+    changes: Vec<OffsetChange>,
 }
 
 impl Pin {
@@ -424,7 +424,7 @@ impl Drop for Pin {
 /// Looks whether a member still polls.
 struct Expiry {
     host: Weak<dyn Host>,
-    group: Weak<Group>,
+    group: Weak<GroupState>,
     id: u32,
     liveness: Arc<Liveness>,
     every: Duration,

@@ -24,7 +24,7 @@ use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicId};
 
 /// How far a group is in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Committed {
+pub(crate) struct StoredOffset {
     /// The next offset to read.
     pub(crate) offset: Offset,
     /// The log epoch in which that was true.
@@ -35,8 +35,8 @@ pub(crate) struct Committed {
 
 /// One change to what is kept.
 #[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Commit(TopicId, PartitionId, Committed),
+pub(crate) enum OffsetChange {
+    Commit(TopicId, PartitionId, StoredOffset),
     Forget(TopicId, PartitionId),
     /// How many partitions a topic had when the group first subscribed to it.
     Joined(TopicId, u32),
@@ -56,13 +56,13 @@ struct Store {
     log: Option<Arc<Log>>,
     /// The log epoch in which the table was read last. What was appended in an earlier one is in it, or has been cut off.
     epoch: u32,
-    groups: HashMap<GroupId, Progress>,
+    groups: HashMap<GroupId, GroupOffsets>,
 }
 
 /// What is known of one group. A value's place in the log decides which of two is newer.
 #[derive(Default)]
-struct Progress {
-    commits: HashMap<(TopicId, PartitionId), (Offset, Committed)>,
+struct GroupOffsets {
+    commits: HashMap<(TopicId, PartitionId), (Offset, StoredOffset)>,
     joined: HashMap<TopicId, u32>,
     /// Each of them: what matches and has not been joined came later.
     globs: Vec<Pattern>,
@@ -120,7 +120,7 @@ impl OffsetStore {
             let mut changes = Vec::new();
             for (topic, partition, committed) in self.commits(&group) {
                 let Some(about) = find(&topic, partition) else {
-                    changes.push(Change::Forget(topic, partition));
+                    changes.push(OffsetChange::Forget(topic, partition));
                     continue;
                 };
                 let end = about.bounds().log_end;
@@ -136,7 +136,11 @@ impl OffsetStore {
                     to: end,
                 });
                 let epoch = about.epoch();
-                changes.push(Change::Commit(topic, partition, Committed { offset: end, epoch, ..committed }));
+                changes.push(OffsetChange::Commit(
+                    topic,
+                    partition,
+                    StoredOffset { offset: end, epoch, ..committed },
+                ));
             }
             self.append(ctx, &group, &changes)?;
         }
@@ -177,7 +181,7 @@ impl OffsetStore {
         &self,
         ctx: &Context,
         group: &GroupId,
-        changes: &[Change],
+        changes: &[OffsetChange],
     ) -> Result<Option<(Arc<Log>, Appended)>> {
         let Some(log) = self.state.lock().log.clone().filter(|_| !changes.is_empty()) else {
             return Ok(None);
@@ -190,7 +194,7 @@ impl OffsetStore {
     }
 
     /// Takes changes into the table whose records begin at `base`, appended in `epoch`.
-    pub(crate) fn apply(&self, group: &GroupId, changes: &[Change], base: Offset, epoch: u32) {
+    pub(crate) fn apply(&self, group: &GroupId, changes: &[OffsetChange], base: Offset, epoch: u32) {
         let mut state = self.state.lock();
         if epoch < state.epoch {
             return;
@@ -205,7 +209,7 @@ impl OffsetStore {
         group: &GroupId,
         topic: &TopicId,
         partition: PartitionId,
-    ) -> Option<Committed> {
+    ) -> Option<StoredOffset> {
         let state = self.state.lock();
         let (_, committed) = state.groups.get(group)?.commits.get(&(*topic, partition))?;
         Some(committed.clone())
@@ -215,7 +219,7 @@ impl OffsetStore {
     /// has been cut since; from the beginning if it has committed nothing.
     pub(crate) fn holds(&self, group: &GroupId, log: &Log) -> Offset {
         match self.committed(group, &log.identity().topic_id, log.partition()) {
-            Some(Committed { offset, epoch, .. }) => match log.check_position(offset, epoch) {
+            Some(StoredOffset { offset, epoch, .. }) => match log.check_position(offset, epoch) {
                 Err(Error::Truncated { to, .. }) => to,
                 _ => offset,
             },
@@ -234,24 +238,24 @@ impl OffsetStore {
     }
 
     /// What would take back all that is kept of a group.
-    pub(crate) fn erasure(&self, group: &GroupId) -> Vec<Change> {
+    pub(crate) fn erasure(&self, group: &GroupId) -> Vec<OffsetChange> {
         let mut changes = self.erasure_of(group, |_| true);
-        changes.extend(self.globs(group).into_iter().map(Change::Unsubscribed));
+        changes.extend(self.globs(group).into_iter().map(OffsetChange::Unsubscribed));
         changes
     }
 
     /// What would take back all that is kept of some topics in a group.
-    pub(crate) fn erasure_of(&self, group: &GroupId, goes: impl Fn(&TopicId) -> bool) -> Vec<Change> {
+    pub(crate) fn erasure_of(&self, group: &GroupId, goes: impl Fn(&TopicId) -> bool) -> Vec<OffsetChange> {
         let state = self.state.lock();
         let Some(progress) = state.groups.get(group) else { return Vec::new() };
         let commits = progress.commits.keys().filter(|(topic, _)| goes(topic));
-        let forgotten = commits.map(|(topic, partition)| Change::Forget(*topic, *partition));
+        let forgotten = commits.map(|(topic, partition)| OffsetChange::Forget(*topic, *partition));
         let joined = progress.joined.keys().filter(|topic| goes(topic));
-        forgotten.chain(joined.map(|topic| Change::Part(*topic))).collect()
+        forgotten.chain(joined.map(|topic| OffsetChange::Part(*topic))).collect()
     }
 
     /// All commits of a group.
-    pub(crate) fn commits(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, Committed)> {
+    pub(crate) fn commits(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, StoredOffset)> {
         let state = self.state.lock();
         let Some(progress) = state.groups.get(group) else { return Vec::new() };
         let commits = progress.commits.iter();
@@ -265,14 +269,14 @@ impl OffsetStore {
     }
 }
 
-impl Progress {
+impl GroupOffsets {
     fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty()
     }
 }
 
 /// What the records of the log say, as far as they are visible.
-fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, Progress>> {
+fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, GroupOffsets>> {
     let mut cursor = Cursor::new(log.clone(), log.log_start());
     let mut groups = HashMap::new();
     while let Some(batch) = cursor.next_batch()? {
@@ -287,33 +291,33 @@ fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, Progress>> {
     Ok(groups)
 }
 
-fn apply(groups: &mut HashMap<GroupId, Progress>, group: &GroupId, at: Offset, change: Change) {
+fn apply(groups: &mut HashMap<GroupId, GroupOffsets>, group: &GroupId, at: Offset, change: OffsetChange) {
     let progress = groups.entry(group.clone()).or_default();
     match change {
-        Change::Commit(topic, partition, committed) => {
+        OffsetChange::Commit(topic, partition, committed) => {
             let known = progress.commits.entry((topic, partition));
             let known = known.or_insert_with(|| (at, committed.clone()));
             if known.0 <= at {
                 *known = (at, committed);
             }
         }
-        Change::Forget(topic, partition) => {
+        OffsetChange::Forget(topic, partition) => {
             if progress.commits.get(&(topic, partition)).is_some_and(|known| known.0 <= at) {
                 progress.commits.remove(&(topic, partition));
             }
         }
-        Change::Joined(topic, partitions) => {
+        OffsetChange::Joined(topic, partitions) => {
             progress.joined.insert(topic, partitions);
         }
-        Change::Part(topic) => {
+        OffsetChange::Part(topic) => {
             progress.joined.remove(&topic);
         }
-        Change::Subscribed(glob) => {
+        OffsetChange::Subscribed(glob) => {
             if !progress.globs.contains(&glob) {
                 progress.globs.push(glob);
             }
         }
-        Change::Unsubscribed(glob) => progress.globs.retain(|other| *other != glob),
+        OffsetChange::Unsubscribed(glob) => progress.globs.retain(|other| *other != glob),
     }
 }
 
@@ -323,50 +327,58 @@ pub(crate) fn new_batch(ctx: &Context) -> BatchBuilder {
 }
 
 /// Adds the records of changes, as they go into the log.
-pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Change]) {
+pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[OffsetChange]) {
     let now = builder.base_timestamp();
     for change in changes {
         let group = group.as_str();
         let record = match change {
-            Change::Commit(topic, partition, committed) => {
-                let Committed { offset, epoch, at, metadata } = committed;
+            OffsetChange::Commit(topic, partition, committed) => {
+                let StoredOffset { offset, epoch, at, metadata } = committed;
                 let key = Key::Commit { group, topic: *topic, partition: *partition };
                 let value = CommitValue { offset: *offset, epoch: *epoch, at: *at, metadata };
                 Record::new(value.encode()).key(key.encode())
             }
-            Change::Forget(topic, partition) => {
+            OffsetChange::Forget(topic, partition) => {
                 Record::tombstone(Key::Commit { group, topic: *topic, partition: *partition }.encode())
             }
-            Change::Joined(topic, partitions) => {
+            OffsetChange::Joined(topic, partitions) => {
                 Record::new(encode_partitions(*partitions)).key(Key::Joined { group, topic: *topic }.encode())
             }
-            Change::Part(topic) => Record::tombstone(Key::Joined { group, topic: *topic }.encode()),
-            Change::Subscribed(Pattern(glob)) => Record::new("").key(Key::Glob { group, glob }.encode()),
-            Change::Unsubscribed(Pattern(glob)) => Record::tombstone(Key::Glob { group, glob }.encode()),
+            OffsetChange::Part(topic) => Record::tombstone(Key::Joined { group, topic: *topic }.encode()),
+            OffsetChange::Subscribed(Pattern(glob)) => {
+                Record::new("").key(Key::Glob { group, glob }.encode())
+            }
+            OffsetChange::Unsubscribed(Pattern(glob)) => {
+                Record::tombstone(Key::Glob { group, glob }.encode())
+            }
         };
         builder.push(&record, now);
     }
 }
 
 /// What a record says. `None` if it is none of ours, or of a later version: the log passed its checksums.
-fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, Change)> {
+fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, OffsetChange)> {
     let key = Key::decode(key).ok()??;
     Some(match (key, value) {
         (Key::Commit { group, topic, partition }, Some(value)) => {
             let CommitValue { offset, epoch, at, metadata } = CommitValue::decode(value).ok()?;
-            let committed = Committed { offset, epoch, at, metadata: metadata.into() };
-            (GroupId::new(group).ok()?, Change::Commit(topic, partition, committed))
+            let committed = StoredOffset { offset, epoch, at, metadata: metadata.into() };
+            (GroupId::new(group).ok()?, OffsetChange::Commit(topic, partition, committed))
         }
         (Key::Commit { group, topic, partition }, None) => {
-            (GroupId::new(group).ok()?, Change::Forget(topic, partition))
+            (GroupId::new(group).ok()?, OffsetChange::Forget(topic, partition))
         }
         (Key::Joined { group, topic }, Some(value)) => {
-            (GroupId::new(group).ok()?, Change::Joined(topic, decode_partitions(value).ok()?))
+            (GroupId::new(group).ok()?, OffsetChange::Joined(topic, decode_partitions(value).ok()?))
         }
-        (Key::Joined { group, topic }, None) => (GroupId::new(group).ok()?, Change::Part(topic)),
+        (Key::Joined { group, topic }, None) => (GroupId::new(group).ok()?, OffsetChange::Part(topic)),
         (Key::Glob { group, glob }, value) => {
             let glob = Pattern(glob.to_string());
-            let change = if value.is_some() { Change::Subscribed(glob) } else { Change::Unsubscribed(glob) };
+            let change = if value.is_some() {
+                OffsetChange::Subscribed(glob)
+            } else {
+                OffsetChange::Unsubscribed(glob)
+            };
             (GroupId::new(group).ok()?, change)
         }
     })

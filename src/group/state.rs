@@ -42,12 +42,12 @@ impl Share {
 }
 
 /// The number of no member.
-pub(crate) const NOBODY: u32 = 0;
+pub(crate) const NO_MEMBER: u32 = 0;
 
 /// What a member polled under: which member it was, and which generation it had come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// [`NOBODY`]: no member of a group.
+    /// [`NO_MEMBER`]: no member of a group.
     pub(crate) member: u32,
     pub(crate) generation: u32,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Pattern(pub(crate) String);
 pub(crate) struct Membership {
     generation: u32,
     members: BTreeMap<u32, Member>,
-    owners: BTreeMap<Share, Owner>,
+    owners: BTreeMap<Share, Ownership>,
     /// The topics that anybody subscribes to, as of the last rebalance.
     topics: Vec<TopicInfo>,
     version: Arc<AtomicU64>,
@@ -116,7 +116,7 @@ struct Member {
     untold: Option<Error>,
 }
 
-struct Owner {
+struct Ownership {
     member: u32,
     /// The generation in which it was taken.
     since: u32,
@@ -229,7 +229,7 @@ impl Membership {
     /// up is its own until [`release`](Membership::release). `None` if it is no member any more.
     pub(crate) fn reconcile(&mut self, id: u32) -> Option<Steps> {
         let member = self.members.get_mut(&id)?;
-        let owned = |(_, owner): &(&Share, &Owner)| owner.member == id && !owner.released;
+        let owned = |(_, owner): &(&Share, &Ownership)| owner.member == id && !owner.released;
         let mut steps = Steps::default();
         for (share, _) in self.owners.iter().filter(owned) {
             if !member.target.contains(share) {
@@ -245,7 +245,7 @@ impl Membership {
             match self.owners.get(share) {
                 Some(owner) => complete &= owner.member == id && !owner.released,
                 None => {
-                    let owner = Owner { member: id, since: self.generation, pins: 0, released: false };
+                    let owner = Ownership { member: id, since: self.generation, pins: 0, released: false };
                     self.owners.insert(share.clone(), owner);
                     steps.take.push(share.clone());
                 }
@@ -303,8 +303,8 @@ impl Membership {
 
     /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is taken by nobody.
     pub(crate) fn pin(&mut self, share: &Share) {
-        let nobodys = || Owner { member: NOBODY, since: self.generation, pins: 0, released: true };
-        self.owners.entry(share.clone()).or_insert_with(nobodys).pins += 1;
+        let unowned = || Ownership { member: NO_MEMBER, since: self.generation, pins: 0, released: true };
+        self.owners.entry(share.clone()).or_insert_with(unowned).pins += 1;
     }
 
     /// Whether a transaction is under way that commits offsets of the group.
@@ -420,7 +420,7 @@ impl Member {
     }
 }
 
-impl Owner {
+impl Ownership {
     fn is_free(&self) -> bool {
         self.released && self.pins == 0
     }

@@ -344,7 +344,10 @@ impl Log {
             let is_same = self.list.revision() == revision;
             match looked {
                 Ok(Some(found)) if is_same => return Ok(found),
-                Err(error) if is_same && self.list.log_start() == start => return Err(error),
+                Err(error) if is_same && self.list.log_start() == start => {
+                    // A log that has ended since has no files any more: that is the reason then.
+                    return self.check_readable().and(Err(error));
+                }
                 _ => {}
             }
         }

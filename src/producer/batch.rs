@@ -15,7 +15,7 @@ use crate::types::Timestamp;
 /// A batch that takes records.
 pub(super) struct OpenBatch {
     records: BatchBuilder,
-    limits: Limits,
+    limits: BatchLimits,
     compression: Compression,
     charge: Charge,
     /// When it is written at the latest, by the monotonic clock.
@@ -27,7 +27,7 @@ pub(super) struct OpenBatch {
 impl OpenBatch {
     pub(super) fn new(
         core: &Arc<Core>,
-        limits: Limits,
+        limits: BatchLimits,
         compression: Compression,
         base_timestamp: Timestamp,
         first_len: usize,
@@ -39,7 +39,7 @@ impl OpenBatch {
         OpenBatch { records, limits, compression, charge, deadline: Duration::MAX, state }
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> BatchLimits {
         self.limits
     }
 
@@ -84,7 +84,7 @@ impl OpenBatch {
     }
 
     /// Compresses and checksums the body: everything that can be done before the offset is known. Under no lock.
-    pub(super) fn press(self, core: &Core) -> Pressed {
+    pub(super) fn compress(self, core: &Core) -> Compressed {
         let OpenBatch { records, compression, charge, .. } = self;
         let batch = match compression {
             Compression::None => records.seal(&core.ctx, None),
@@ -95,12 +95,12 @@ impl OpenBatch {
                 batch
             }
         };
-        Pressed { batch, charge }
+        Compressed { batch, charge }
     }
 }
 
 /// A batch that only lacks its offset.
-pub(super) struct Pressed {
+pub(super) struct Compressed {
     pub(super) batch: SealedBatch,
     /// Given back when the batch is in the log, or has failed.
     pub(super) charge: Charge,
@@ -108,17 +108,17 @@ pub(super) struct Pressed {
 
 /// How large things may be in one partition, as of the opening of a batch.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct BatchLimits {
     /// A batch with its header; only a single record may make it larger.
     pub(super) batch: usize,
     /// A record as [`record_len`](crate::segment::builder::record_len) counts it.
     pub(super) record: usize,
 }
 
-impl Limits {
+impl BatchLimits {
     pub(super) fn new(core: &Core, settings: &LogSettings) -> Self {
         let batch_max = settings.max_batch_bytes();
-        Limits {
+        BatchLimits {
             batch: core.config.batch_bytes.min(batch_max),
             record: settings.max_record_len().min(core.config.buffer_bytes),
         }

@@ -3,8 +3,8 @@
 //!
 //! A record is encoded into the open batch under a short lock. Whoever fills the batch *seals* it: the batch gets the
 //! last place of the queue, the lock is released, and the sealing thread *presses* it (compression, checksum) under no
-//! lock. Then the first thread to find the head of the queue pressed *drains* it: it appends pressed heads until one is
-//! not pressed yet, whose presser goes on from there. So pressing is parallel, appending follows the order of sealing,
+//! lock. Then the first thread to find the head of the queue compressed *drains* it: it appends compressed heads until one is
+//! not compressed yet, whose presser goes on from there. So compressing is parallel, appending follows the order of sealing,
 //! and nobody waits for anybody: a thread that finds another draining leaves its batch to it.
 //!
 //! If an append fails, everything that this producer has accepted for the partition and not written fails with the same
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::batch::{Limits, OpenBatch, Pressed};
+use super::batch::{BatchLimits, Compressed, OpenBatch};
 use super::core::Core;
 use super::pending::{BatchState, unwound};
 use crate::broker::ProducerIdentity;
@@ -92,18 +92,18 @@ pub(super) struct PartitionBuffer {
     sink: Box<dyn Sink>,
     /// The sink's, close at hand.
     partition: u32,
-    /// Held while a record is encoded or a batch changes its place, never while one is pressed, appended or completed.
-    queue: Mutex<Queue>,
+    /// Held while a record is encoded or a batch changes its place, never while one is compressed, appended or completed.
+    queue: Mutex<BatchQueue>,
 }
 
-struct Queue {
+struct BatchQueue {
     open: Option<OpenBatch>,
     /// In the order of sealing. A batch stays until it has been appended, so that a flush finds it.
     sealed: VecDeque<Slot>,
     /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
     first_ticket: u64,
-    /// Somebody appends the heads: nobody else does, and that thread looks for a pressed head under this lock before it
-    /// stops. Whoever marks a head as pressed does so under this lock and then looks at this flag. So a pressed head
+    /// Somebody appends the heads: nobody else does, and that thread looks for a compressed head under this lock before it
+    /// stops. Whoever marks a head as compressed does so under this lock and then looks at this flag. So a compressed head
     /// never lies there with nobody to append it.
     draining: bool,
     /// An entry of the timer will come for the open batch, or earlier.
@@ -121,17 +121,17 @@ struct Slot {
 
 enum Body {
     /// The thread that sealed it is at work.
-    Pressing,
-    Pressed(Pressed),
-    /// Pressing it unwound.
+    Compressing,
+    Compressed(Compressed),
+    /// Compressing it unwound.
     Failed(Error),
     /// The thread that drains the queue is at work.
     Appending,
 }
 
-/// A batch that was taken out of the buffer to be pressed. Whatever becomes of it, its slot hears of it: else the batches
+/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot hears of it: else the batches
 /// behind it would wait for ever.
-pub(super) struct Sealed {
+pub(super) struct Outgoing {
     buffer: Arc<PartitionBuffer>,
     ticket: u64,
     batch: Option<OpenBatch>,
@@ -143,7 +143,7 @@ pub(super) struct Sealed {
 #[derive(Default)]
 struct Chores {
     /// The batch that had no room for the record, and the one that the record filled.
-    sealed: [Option<Sealed>; 2],
+    sealed: [Option<Outgoing>; 2],
     /// By when the timer should come.
     timer: Option<Duration>,
 }
@@ -163,7 +163,7 @@ pub(super) struct Placed {
 
 impl PartitionBuffer {
     pub(super) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
-        let queue = Queue {
+        let queue = BatchQueue {
             open: None,
             sealed: VecDeque::new(),
             first_ticket: 0,
@@ -255,14 +255,14 @@ impl PartitionBuffer {
     #[cold]
     fn make_open<'a>(
         self: &Arc<Self>,
-        queue: &'a mut Queue,
+        queue: &'a mut BatchQueue,
         len: usize,
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
         chores: &mut Chores,
     ) -> Result<Option<&'a mut OpenBatch>> {
         let settings = self.sink.settings();
-        let limits = Limits::new(&self.core, &settings);
+        let limits = BatchLimits::new(&self.core, &settings);
         if len > limits.record {
             return Err(self.too_large(len, limits.record));
         }
@@ -283,7 +283,11 @@ impl PartitionBuffer {
     }
 
     /// Lets a batch take records, and says when the timer should come, if it would not by itself.
-    fn open<'a>(&self, queue: &'a mut Queue, mut batch: OpenBatch) -> (&'a mut OpenBatch, Option<Duration>) {
+    fn open<'a>(
+        &self,
+        queue: &'a mut BatchQueue,
+        mut batch: OpenBatch,
+    ) -> (&'a mut OpenBatch, Option<Duration>) {
         let linger = self.core.config.linger;
         let mut timer = None;
         if !linger.is_zero() {
@@ -297,7 +301,7 @@ impl PartitionBuffer {
     }
 
     /// Records without a key go elsewhere from now on.
-    fn leave(&self, queue: &mut Queue, choice: Sticking<'_>) {
+    fn leave(&self, queue: &mut BatchQueue, choice: Sticking<'_>) {
         queue.produced = 0;
         choice.sticky.leave(self.partition, choice.partitions);
     }
@@ -309,7 +313,7 @@ impl PartitionBuffer {
         }
         for sealed in &mut chores.sealed {
             if let Some(sealed) = sealed.take() {
-                sealed.press(None);
+                sealed.compress(None);
             }
         }
     }
@@ -319,14 +323,14 @@ impl PartitionBuffer {
     }
 
     /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are now: in which batch,
-    /// from which index on. The batches to be pressed are added to `sealed`. Of the bytes, `stuck` are of records without
+    /// from which index on. The batches to be compressed are added to `sealed`. Of the bytes, `stuck` are of records without
     /// a key.
     pub(super) fn adopt(
         self: &Arc<Self>,
         batches: Vec<OpenBatch>,
         (stuck, choice): (usize, Sticking<'_>),
         homes: &mut Vec<(Arc<BatchState>, u32)>,
-        sealed: &mut Vec<Sealed>,
+        sealed: &mut Vec<Outgoing>,
     ) {
         // Kept until the lock is released: their charges are given back when they are dropped.
         let mut absorbed = Vec::new();
@@ -382,7 +386,7 @@ impl PartitionBuffer {
             }
         };
         if let Some(sealed) = sealed {
-            sealed.press(awaited);
+            sealed.compress(awaited);
         }
     }
 
@@ -425,7 +429,7 @@ impl PartitionBuffer {
         }
     }
 
-    /// Appends pressed heads of the queue until there is none, unless another thread does.
+    /// Appends compressed heads of the queue until there is none, unless another thread does.
     fn drain(&self, awaited: Option<&Arc<BatchState>>) {
         let Some(mut turn) = Turn::begin(self) else { return };
         let mut unattended = false;
@@ -455,18 +459,18 @@ impl Task for PartitionBuffer {
         let sealed = queue.seal(&self);
         drop(queue);
         if let Some(sealed) = sealed {
-            sealed.press(None);
+            sealed.compress(None);
         }
     }
 }
 
-impl Queue {
+impl BatchQueue {
     /// Gives the open batch the last place.
-    fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Sealed> {
+    fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Outgoing> {
         let batch = self.open.take()?;
         let ticket = self.first_ticket + self.sealed.len() as u64;
-        self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Pressing });
-        Some(Sealed { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
+        self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Compressing });
+        Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
     }
 
     /// What was written before may be noted later: of two ends the later one covers both, and a later epoch's is later
@@ -492,13 +496,13 @@ impl Chores {
     }
 }
 
-impl Sealed {
+impl Outgoing {
     /// Compresses and checksums it, and writes what can be written.
-    pub(super) fn press(mut self, awaited: Option<&Arc<BatchState>>) {
+    pub(super) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
         if let Some(batch) = self.batch.take() {
             // If this unwinds, the drop settles it.
-            let pressed = batch.press(&self.buffer.core);
-            self.settle(Body::Pressed(pressed), awaited);
+            let compressed = batch.compress(&self.buffer.core);
+            self.settle(Body::Compressed(compressed), awaited);
         }
     }
 
@@ -520,7 +524,7 @@ impl Sealed {
     }
 }
 
-impl Drop for Sealed {
+impl Drop for Outgoing {
     fn drop(&mut self) {
         if !self.settled {
             let error = unwound(&self.buffer);
@@ -548,14 +552,14 @@ impl<'a> Turn<'a> {
         Some(Turn { buffer, over: false, served: false })
     }
 
-    /// The head, if it is pressed; if not, the turn is over. It is over too when something was appended and a thread is
-    /// still pressing: that one goes on from here, so nobody appends for others for ever.
+    /// The head, if it is compressed; if not, the turn is over. It is over too when something was appended and a thread is
+    /// still compressing: that one goes on from here, so nobody appends for others for ever.
     fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
         let mut queue = self.buffer.queue.lock();
-        let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Pressing));
+        let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Compressing));
         if !relieved
             && let Some(head) = queue.sealed.front_mut()
-            && !matches!(head.body, Body::Pressing)
+            && !matches!(head.body, Body::Compressing)
         {
             self.served = true;
             return Some((head.batch.clone(), std::mem::replace(&mut head.body, Body::Appending)));
@@ -568,11 +572,11 @@ impl<'a> Turn<'a> {
     /// Writes the head, tells everybody, and takes it off the queue; if it fails, all behind it too.
     fn append(&self, batch: &BatchState, body: Body) {
         let (outcome, charge) = match body {
-            Body::Pressed(Pressed { batch, charge }) => {
+            Body::Compressed(Compressed { batch, charge }) => {
                 (self.buffer.sink.append(batch, self.buffer.core.identity.as_ref()), Some(charge))
             }
             Body::Failed(error) => (Err(error), None),
-            Body::Pressing | Body::Appending => (Err(unwound(self.buffer)), None),
+            Body::Compressing | Body::Appending => (Err(unwound(self.buffer)), None),
         };
         match outcome {
             Ok(appended) => {

@@ -32,10 +32,10 @@ use crate::types::{Receipt, Timestamp};
 /// ```
 #[must_use = "wait for it, or say with `detach` that flush will report errors"]
 pub struct Pending<T = Receipt> {
-    source: Source<T>,
+    source: Awaited<T>,
 }
 
-enum Source<T> {
+enum Awaited<T> {
     /// One record. The function makes its receipt what was asked for, without an allocation.
     Record(RecordWait, fn(Receipt) -> T),
     Other(Box<dyn Wait<T>>),
@@ -50,8 +50,8 @@ impl<T> Pending<T> {
     /// again can duplicate it.
     pub fn wait(self) -> Result<T> {
         match self.source {
-            Source::Record(record, make) => record.wait().map(make),
-            Source::Other(other) => other.wait(),
+            Awaited::Record(record, make) => record.wait().map(make),
+            Awaited::Other(other) => other.wait(),
         }
     }
 
@@ -61,7 +61,7 @@ impl<T> Pending<T> {
 
     /// An acknowledgement of something else than a record that was sent.
     pub(crate) fn other(wait: impl Wait<T> + 'static) -> Self {
-        Pending { source: Source::Other(Box::new(wait)) }
+        Pending { source: Awaited::Other(Box::new(wait)) }
     }
 }
 
@@ -70,7 +70,7 @@ impl Pending<Receipt> {
     #[inline]
     pub(super) fn record(batch: Arc<BatchState>, index: u32, timestamp: Timestamp) -> Self {
         let record = RecordWait { batch, index, timestamp, reported: false };
-        Pending { source: Source::Record(record, |receipt| receipt) }
+        Pending { source: Awaited::Record(record, |receipt| receipt) }
     }
 }
 
@@ -79,8 +79,8 @@ impl<T> Future for Pending<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         match &mut self.get_mut().source {
-            Source::Record(record, make) => record.poll(cx).map(|result| result.map(*make)),
-            Source::Other(other) => other.poll(cx),
+            Awaited::Record(record, make) => record.poll(cx).map(|result| result.map(*make)),
+            Awaited::Other(other) => other.poll(cx),
         }
     }
 }
@@ -105,7 +105,7 @@ pub(crate) trait Wait<T>: Send {
 /// open batch is: the timer has its buffer, and if the broker ends first, the producer's drop completes it.
 pub(super) struct BatchState {
     buffer: Arc<PartitionBuffer>,
-    progress: Mutex<Progress>,
+    progress: Mutex<BatchOutcome>,
     completed: Condvar,
     /// Somebody gave an acknowledgement up. Written under `progress`, where the outcome is written too, so whoever comes
     /// second of the two knows of the first and keeps the error. Read without the lock only to see that there is nothing
@@ -114,7 +114,7 @@ pub(super) struct BatchState {
 }
 
 #[derive(Default)]
-struct Progress {
+struct BatchOutcome {
     outcome: Option<Result<Appended>>,
     wakers: Vec<Waker>,
 }
@@ -123,7 +123,7 @@ impl BatchState {
     pub(super) fn new(buffer: Arc<PartitionBuffer>) -> Self {
         BatchState {
             buffer,
-            progress: Mutex::new(Rank::Pending, Progress::default()),
+            progress: Mutex::new(Rank::Pending, BatchOutcome::default()),
             completed: Condvar::new(),
             given_up: AtomicBool::new(false),
         }

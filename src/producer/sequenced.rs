@@ -17,7 +17,7 @@ use crate::sync::Arc;
 use crate::types::{Offset, Receipt, Start, TopicPartition};
 
 /// The records of one call that go to one partition.
-struct Share<'r> {
+struct Portion<'r> {
     log: Arc<Log>,
     records: Vec<Record<'r>>,
     /// The sequence of each record.
@@ -47,7 +47,7 @@ pub(super) fn send<'r>(
     records: Vec<Record<'r>>,
 ) -> Result<Sent> {
     let total = records.len();
-    let mut shares: Vec<Share<'r>> = Vec::new();
+    let mut shares: Vec<Portion<'r>> = Vec::new();
     for (index, record) in records.into_iter().enumerate() {
         let Some(sequence) = record.given_sequence() else {
             return Err(crate::config::invalid("sequence", "either all records of a call have one, or none"));
@@ -56,7 +56,7 @@ pub(super) fn send<'r>(
         let share = match shares.iter_mut().position(|share| Arc::ptr_eq(&share.log, &log)) {
             Some(at) => at,
             None => {
-                shares.push(Share { log, records: Vec::new(), sequences: Vec::new(), indices: Vec::new() });
+                shares.push(Portion { log, records: Vec::new(), sequences: Vec::new(), indices: Vec::new() });
                 shares.len() - 1
             }
         };
@@ -100,7 +100,7 @@ fn route(
     logs.get(chosen as usize).cloned().ok_or_else(unknown)
 }
 
-impl Share<'_> {
+impl Portion<'_> {
     /// # Errors
     /// `OutOfOrderSequence` if the sequences do not rise.
     fn check_rising(&self, identity: &ProducerIdentity) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::task::{Context, Poll};
 
-use super::batch::{Limits, OpenBatch};
+use super::batch::{BatchLimits, OpenBatch};
 use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
@@ -23,21 +23,21 @@ pub(super) struct Staging<'a> {
     partitions: u32,
     /// Where records without a key go, and how many of their bytes went there.
     stuck_to: Option<(u32, usize)>,
-    parts: BTreeMap<u32, Part>,
-    places: Vec<Place>,
+    parts: BTreeMap<u32, StagedPart>,
+    places: Vec<StagedRecord>,
     /// The lengths of all records.
     bytes: usize,
 }
 
 /// What goes to one partition: full batches, and the last one.
-struct Part {
+struct StagedPart {
     buffer: Arc<PartitionBuffer>,
     settings: LogSettings,
     batches: Vec<OpenBatch>,
 }
 
 /// Where a record is: in which of its partition's batches, and there at which index.
-struct Place {
+struct StagedRecord {
     partition: u32,
     batch: usize,
     index: u32,
@@ -87,10 +87,10 @@ impl<'a> Staging<'a> {
             Entry::Occupied(part) => part.into_mut(),
             Entry::Vacant(place) => {
                 let buffer = buffer()?;
-                place.insert(Part { settings: buffer.sink().settings(), buffer, batches: Vec::new() })
+                place.insert(StagedPart { settings: buffer.sink().settings(), buffer, batches: Vec::new() })
             }
         };
-        let limits = Limits::new(self.core, &part.settings);
+        let limits = BatchLimits::new(self.core, &part.settings);
         if len > limits.record {
             return Err(part.buffer.too_large(len, limits.record));
         }
@@ -107,7 +107,7 @@ impl<'a> Staging<'a> {
         let batch = part.batches.len().saturating_sub(1);
         if let Some(open) = part.batches.last_mut() {
             let index = open.push(record, timestamp);
-            self.places.push(Place { partition, batch, index, timestamp });
+            self.places.push(StagedRecord { partition, batch, index, timestamp });
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ impl<'a> Staging<'a> {
             part.buffer.adopt(part.batches, (stuck, choice), &mut homes, &mut sealed);
         }
         for sealed in sealed {
-            sealed.press(None);
+            sealed.compress(None);
         }
         let batches = homes.iter().map(|(state, _)| state.clone()).collect();
         let records = self.places.iter().filter_map(|place| {

@@ -1,7 +1,7 @@
 //! One partition's place in a reader: what is delivered next, and what to do when that is not there.
 
 use super::OffsetReset;
-use super::fetcher::Limits;
+use super::fetcher::PollLimits;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::cursor::Cursor;
@@ -106,7 +106,7 @@ impl Assigned {
     ///
     /// # Errors
     /// What prevents reading on. Records that were added before it count, and the position is behind them.
-    pub(crate) fn deliver(&mut self, limits: &Limits, into: &mut Records) -> Result<bool> {
+    pub(crate) fn deliver(&mut self, limits: &PollLimits, into: &mut Records) -> Result<bool> {
         loop {
             if !into.is_empty() && (into.len() >= limits.max_records || into.bytes() >= limits.max_bytes) {
                 return Ok(true);

@@ -14,23 +14,23 @@ use crate::sync::Arc;
 use crate::types::{PartitionId, Start};
 
 /// What one poll may answer with.
-pub(crate) struct Limits {
+pub(crate) struct PollLimits {
     pub(crate) max_records: usize,
     /// Soft for the first batch.
     pub(crate) max_bytes: usize,
     pub(crate) reset: OffsetReset,
 }
 
-impl Default for Limits {
+impl Default for PollLimits {
     fn default() -> Self {
-        Limits { max_records: usize::MAX, max_bytes: 1 << 20, reset: OffsetReset::default() }
+        PollLimits { max_records: usize::MAX, max_bytes: 1 << 20, reset: OffsetReset::default() }
     }
 }
 
 /// Reads a set of partitions, each at its own pace.
 pub(crate) struct Fetcher {
     broker: Arc<BrokerInner>,
-    limits: Limits,
+    limits: PollLimits,
     assigned: Vec<Assigned>,
     /// Whose turn it is: behind the partition that was served last.
     turn: usize,
@@ -55,7 +55,7 @@ impl Fetcher {
     pub(crate) fn new(broker: Arc<BrokerInner>) -> Self {
         Fetcher {
             broker,
-            limits: Limits::default(),
+            limits: PollLimits::default(),
             assigned: Vec::new(),
             turn: 0,
             failed: false,
@@ -69,7 +69,7 @@ impl Fetcher {
         &self.broker
     }
 
-    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+    pub(crate) fn limits_mut(&mut self) -> &mut PollLimits {
         &mut self.limits
     }
 

@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use self::assigned::{Assigned, start_offset};
-use self::fetcher::{Fetcher, Limits};
+use self::fetcher::{Fetcher, PollLimits};
 use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
 use crate::engine::Waiter;
@@ -238,7 +238,7 @@ impl Reader {
     /// }
     /// ```
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
-        Recv(&mut self.fetcher)
+        ReaderRecv(&mut self.fetcher)
     }
 
     /// Everything up to the visible ends as they are now, and then the end. What is appended meanwhile, partitions that
@@ -417,7 +417,7 @@ impl fmt::Debug for ReaderHandle {
 /// # Errors
 /// Out of range, corrupt if the first batch is, deleted, closed, or what the medium says.
 pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result<Records> {
-    let limits = Limits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
+    let limits = PollLimits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
     loop {
         let mut records = Records::default();
         let epoch = log.epoch();
@@ -443,7 +443,7 @@ pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
     if n == 0 {
         return Ok(Records::default());
     }
-    let limits = Limits { max_records: n, max_bytes: usize::MAX, reset: OffsetReset::Fail };
+    let limits = PollLimits { max_records: n, max_bytes: usize::MAX, reset: OffsetReset::Fail };
     loop {
         let epoch = log.epoch();
         let from = log.nth_newest(n as u64)?;
@@ -469,9 +469,9 @@ fn find_log(broker: &BrokerInner, position: &Position) -> Result<Arc<Log>> {
 }
 
 /// See [`Reader::recv`].
-struct Recv<'a>(&'a mut Fetcher);
+struct ReaderRecv<'a>(&'a mut Fetcher);
 
-impl Future for Recv<'_> {
+impl Future for ReaderRecv<'_> {
     type Output = Result<Records>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -479,7 +479,7 @@ impl Future for Recv<'_> {
     }
 }
 
-impl Drop for Recv<'_> {
+impl Drop for ReaderRecv<'_> {
     fn drop(&mut self) {
         self.0.stop_waiting();
     }

@@ -84,7 +84,7 @@ impl StreamReader {
     /// # Errors
     /// As [`poll`](StreamReader::poll).
     pub fn recv(&mut self) -> impl Future<Output = Result<History>> + Send {
-        Recv(self)
+        StreamRecv(self)
     }
 
     /// What comes next, if there is something.
@@ -139,9 +139,9 @@ impl fmt::Debug for StreamReader {
 }
 
 /// See [`StreamReader::recv`].
-struct Recv<'a>(&'a mut StreamReader);
+struct StreamRecv<'a>(&'a mut StreamReader);
 
-impl Future for Recv<'_> {
+impl Future for StreamRecv<'_> {
     type Output = Result<History>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -159,7 +159,7 @@ impl Future for Recv<'_> {
     }
 }
 
-impl Drop for Recv<'_> {
+impl Drop for StreamRecv<'_> {
     fn drop(&mut self) {
         if self.0.parking.take().is_some() {
             self.0.waiter.forget_waker();

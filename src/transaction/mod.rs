@@ -224,23 +224,23 @@ impl Transaction {
     }
 
     /// Does all of it but to wait, or finds that it was done before.
-    fn write(mut self) -> Result<(Done, Vec<Pin>)> {
+    fn write(mut self) -> Result<(CommitResult, Vec<Pin>)> {
         let appends = std::mem::take(&mut self.appends);
         // Of what else there is nobody could say whether it is there.
         let by_ids = self.offsets.is_empty()
             && self.parts.iter().all(|part| part.conditions.end.is_none())
             && self.order.len() == appends.iter().map(|append| append.events).sum::<usize>();
         match self.write_now() {
-            Ok((written, pins)) => Ok((Done::Now(written), pins)),
+            Ok((written, pins)) => Ok((CommitResult::Now(written), pins)),
             Err(error @ Error::VersionConflict { .. }) if by_ids => match find_repeated(&appends)? {
-                Some(receipts) => Ok((Done::Before(receipts), Vec::new())),
+                Some(receipts) => Ok((CommitResult::Before(receipts), Vec::new())),
                 None => Err(error),
             },
             Err(error) => Err(error),
         }
     }
 
-    fn write_now(self) -> Result<(Written, Vec<Pin>)> {
+    fn write_now(self) -> Result<(WrittenTransaction, Vec<Pin>)> {
         let Transaction { broker, parts, order, offsets, error, .. } = self;
         if let Some(error) = error {
             return Err(error);
@@ -275,7 +275,7 @@ impl Transaction {
                 }
             }
         })?;
-        Ok((Written { committing, order, times }, pins))
+        Ok((WrittenTransaction { committing, order, times }, pins))
     }
 
     fn note(&mut self, result: Result<()>) -> &mut Self {
@@ -402,36 +402,36 @@ fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
 }
 
 /// What became of a transaction.
-enum Done {
-    Now(Written),
+enum CommitResult {
+    Now(WrittenTransaction),
     /// It is one that was committed before, with these receipts.
     Before(Vec<Receipt>),
 }
 
-impl Done {
+impl CommitResult {
     fn wait(&self) -> Result<()> {
         match self {
-            Done::Now(written) => written.committing.wait(),
-            Done::Before(_) => Ok(()),
+            CommitResult::Now(written) => written.committing.wait(),
+            CommitResult::Before(_) => Ok(()),
         }
     }
 
     fn receipts(&self) -> Vec<Receipt> {
         match self {
-            Done::Now(written) => written.receipts(),
-            Done::Before(receipts) => receipts.clone(),
+            CommitResult::Now(written) => written.receipts(),
+            CommitResult::Before(receipts) => receipts.clone(),
         }
     }
 }
 
 /// A transaction that is written.
-struct Written {
+struct WrittenTransaction {
     committing: Committing,
     order: Vec<usize>,
     times: Vec<Vec<Timestamp>>,
 }
 
-impl Written {
+impl WrittenTransaction {
     /// The receipts of the records in the order of sending.
     fn receipts(&self) -> Vec<Receipt> {
         let mut times: Vec<_> = self.times.iter().map(|times| (0..).zip(times)).collect();
@@ -450,7 +450,7 @@ impl Written {
 }
 
 /// What is left of a commit that nobody blocks for.
-struct CommitWait(Result<Done>);
+struct CommitWait(Result<CommitResult>);
 
 impl Wait<Vec<Receipt>> for CommitWait {
     fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
@@ -461,10 +461,10 @@ impl Wait<Vec<Receipt>> for CommitWait {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
         match &self.0 {
-            Ok(Done::Now(written)) => {
+            Ok(CommitResult::Now(written)) => {
                 written.committing.poll(cx.waker()).map(|polled| polled.map(|()| written.receipts()))
             }
-            Ok(Done::Before(receipts)) => Poll::Ready(Ok(receipts.clone())),
+            Ok(CommitResult::Before(receipts)) => Poll::Ready(Ok(receipts.clone())),
             Err(error) => Poll::Ready(Err(error.clone())),
         }
     }
@@ -472,7 +472,7 @@ impl Wait<Vec<Receipt>> for CommitWait {
 
 impl Drop for CommitWait {
     fn drop(&mut self) {
-        if let Ok(Done::Now(written)) = &self.0 {
+        if let Ok(CommitResult::Now(written)) = &self.0 {
             written.committing.request_sync();
         }
     }
