@@ -1,7 +1,7 @@
 //! What time is it, and how does one wait? The only callers of the wall clock.
 //!
-//! Useful for: running the same engine under the system's time and under a time that a test moves by hand. Not useful
-//! for: ordering records; offsets never depend on a clock.
+//! Useful for: running the same engine under the system's time and under a time that a test moves
+//! by hand. Not useful for: ordering records; offsets never depend on a clock.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,26 +9,29 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Rank};
 use crate::types::Timestamp;
 
-/// Where a broker gets its time from. [`SystemClock`] unless it is told otherwise; [`ManualClock`] in tests.
+/// Where a broker gets its time from. [`SystemClock`] unless it is told otherwise; [`ManualClock`]
+/// in tests.
 ///
-/// An implementation of one's own may shift or scale the system's time. Waiting is done in real time unless
-/// [`is_manual`](Clock::is_manual) says that time moves only when somebody moves it.
+/// An implementation of one's own may shift or scale the system's time. Waiting is done in real
+/// time unless [`is_manual`](Clock::is_manual) says that time moves only when somebody moves it.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock: what records without a timestamp of their own get, and what retention compares with. It may
-    /// jump in both directions.
+    /// The wall clock: what records without a timestamp of their own get, and what retention
+    /// compares with. It may jump in both directions.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed instant; it never goes back. Lingering, sessions and intervals are measured with it.
+    /// Time since some fixed instant; it never goes back. Lingering, sessions and intervals are
+    /// measured with it.
     fn monotonic(&self) -> Duration;
 
-    /// Whether time stands still until somebody moves it. A broker under such a clock starts no thread, and no call
-    /// waits: what is due runs when the clock is moved, or in the calling thread.
+    /// Whether time stands still until somebody moves it. A broker under such a clock starts no
+    /// thread, and no call waits: what is due runs when the clock is moved, or in the calling
+    /// thread.
     fn is_manual(&self) -> bool {
         false
     }
 
-    /// Asks to be called after every movement of a manual clock, in the thread that moves it. A hook that returns
-    /// `false` is forgotten. Clocks that move by themselves never call it.
+    /// Asks to be called after every movement of a manual clock, in the thread that moves it. A
+    /// hook that returns `false` is forgotten. Clocks that move by themselves never call it.
     fn on_advance(&self, hook: Box<dyn Fn() -> bool + Send + Sync>) {
         drop(hook);
     }
@@ -52,9 +55,9 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// Waits on `condvar` for at most `timeout`; says whether the time ran out. All timed waits of the crate are this
-/// function. Under a manual clock the time runs out at once, without releasing the lock: nobody else could move
-/// things on while a single-threaded test waits.
+/// Waits on `condvar` for at most `timeout`; returns whether the time ran out. All timed waits of
+/// the crate are this function. Under a manual clock the time runs out at once, without releasing
+/// the lock: nobody else could move things on while a single-threaded test waits.
 pub(crate) fn wait_timeout<T>(
     clock: &dyn Clock,
     condvar: &Condvar,
@@ -152,14 +155,16 @@ impl ManualClock {
         ManualClock { shared: Arc::new(Mutex::new(Rank::Clock, manual)) }
     }
 
-    /// Moves both times forward, then runs what is due in the brokers under this clock, in this thread.
+    /// Moves both times forward, then runs what is due in the brokers under this clock, in this
+    /// thread.
     pub fn advance(&self, by: Duration) {
         let hooks = {
             let mut manual = self.shared.lock();
             manual.monotonic = manual.monotonic.saturating_add(by);
             manual.hooks.clone()
         };
-        // Outside the lock: a hook may ask for the time, register another hook, even move the clock.
+        // Outside the lock: a hook may ask for the time, register another hook, even move the
+        // clock.
         for hook in hooks {
             if !hook() {
                 self.shared.lock().hooks.retain(|kept| !Arc::ptr_eq(kept, &hook));
@@ -167,8 +172,8 @@ impl ManualClock {
         }
     }
 
-    /// Sets the wall clock, forwards or backwards, as an administrator or a leap would. Monotonic time stands still
-    /// and nothing is run.
+    /// Sets the wall clock, forwards or backwards, as an administrator or a leap would. Monotonic
+    /// time stands still and nothing is run.
     pub fn set_wall(&self, wall: Timestamp) {
         let mut manual = self.shared.lock();
         manual.wall = wall;

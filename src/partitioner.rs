@@ -1,7 +1,7 @@
 //! Which partition does a record go to? The one that Kafka would choose for the same key.
 //!
-//! In this order: the partition that the caller named, what a custom [`Partitioner`] says, the hash of the key, and for
-//! records without a key a partition that changes about once a batch (KIP-794).
+//! In this order: the partition that the caller named, what a custom [`Partitioner`] says, the hash
+//! of the key, and for records without a key a partition that changes about once a batch (KIP-794).
 
 use crate::error::{Error, Result};
 use crate::rng::SplitMix64;
@@ -27,12 +27,12 @@ use crate::types::TopicName;
 /// }
 /// ```
 pub trait Partitioner: Send + Sync {
-    /// The partition, from 0 to `partitions - 1`, for a record with this key and value. `None` leaves the choice to the
-    /// hash of the key, or for a record without a key to the producer.
+    /// The partition, from 0 to `partitions - 1`, for a record with this key and value. `None`
+    /// leaves the choice to the hash of the key, or for a record without a key to the producer.
     ///
     /// A number beyond the last partition makes the send fail with
-    /// [`Error::UnknownPartition`](crate::Error::UnknownPartition); nothing is appended. It runs inside the call to
-    /// `send`, under no lock.
+    /// [`Error::UnknownPartition`](crate::Error::UnknownPartition); nothing is appended. It runs
+    /// inside the call to `send`, under no lock.
     fn partition(
         &self,
         topic: &TopicName,
@@ -42,8 +42,9 @@ pub trait Partitioner: Send + Sync {
     ) -> Option<u32>;
 }
 
-/// The partition of a key among `partitions` of them, as Kafka's default partitioner and librdkafka's `murmur2` compute
-/// it (`BuiltInPartitioner.partitionForKey`). An empty key is a key like any other.
+/// The partition of a key among `partitions` of them, as Kafka's default partitioner and
+/// librdkafka's `murmur2` compute it (`BuiltInPartitioner.partitionForKey`). An empty key is a key
+/// like any other.
 ///
 /// More partitions change where keys go; no record is moved.
 ///
@@ -55,7 +56,8 @@ pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
 }
 
-/// Whether a record with this key may go to a partition that somebody chose, where keys are streams.
+/// Whether a record with this key may go to a partition that somebody chose, where keys are
+/// streams.
 ///
 /// # Errors
 /// `Streams`: its stream is in another one.
@@ -97,12 +99,14 @@ pub(crate) fn murmur2(bytes: &[u8]) -> u32 {
 
 /// Where one producer sends the records of one topic that have no key (KIP-794).
 ///
-/// It stays on a partition until about a batch went there, then goes to another one, each equally likely. Since nobody
-/// switches because a batch was *sent*, a slow partition does not attract more than its share (the flaw of KIP-480).
+/// It stays on a partition until about a batch went there, then goes to another one, each equally
+/// likely. Since nobody switches because a batch was *sent*, a slow partition does not attract more
+/// than its share (the flaw of KIP-480).
 pub(crate) struct Sticky {
-    /// The partition now, or [`NOT_CHOSEN`]. It is left only by [`Sticky::leave`], which is called under the lock of
-    /// that partition's buffer: who holds that lock and finds the partition here keeps it until the lock is released.
-    /// Everybody else takes it as a hint, so no ordering is needed.
+    /// The partition now, or [`NOT_CHOSEN`]. It is left only by [`Sticky::leave`], which is called
+    /// under the lock of that partition's buffer: who holds that lock and finds the partition here
+    /// keeps it until the lock is released. Everybody else takes it as a hint, so no ordering is
+    /// needed.
     current: AtomicU32,
     random: Mutex<SplitMix64>,
 }
@@ -131,7 +135,8 @@ impl Sticky {
         self.current.load(Ordering::Relaxed) == partition
     }
 
-    /// Leaves `partition` for one of `partitions`, unless somebody has already, and says which it is now.
+    /// Leaves `partition` for one of `partitions`, unless somebody has already, and says which it
+    /// is now.
     #[cold]
     pub(crate) fn leave(&self, partition: u32, partitions: u32) -> u32 {
         let mut random = self.random.lock();
@@ -145,12 +150,13 @@ impl Sticky {
         next
     }
 
-    /// Whether it is time to leave a partition that took `produced` bytes since it was chosen: when a batch's worth
-    /// went there and the batch is `complete`, and at twice that in any case, because lingering may cut batches so that
-    /// none is ever complete at the right moment (`BuiltInPartitioner.updatePartitionInfo`).
+    /// Whether it is time to leave a partition that took `produced` bytes since it was chosen: when
+    /// a batch's worth went there and the batch is `complete`, and at twice that in any case,
+    /// because lingering may cut batches so that none is ever complete at the right moment
+    /// (`BuiltInPartitioner.updatePartitionInfo`).
     #[inline]
     pub(crate) fn is_time(produced: usize, batch_bytes: usize, complete: bool) -> bool {
-        // With 0 Kafka 3.3 looped for ever (KAFKA-14553).
+        // With 0 Kafka 3.3 looped forever (KAFKA-14553).
         let batch_bytes = batch_bytes.max(1);
         produced >= batch_bytes && (complete || produced >= batch_bytes.saturating_mul(2))
     }

@@ -1,8 +1,9 @@
-//! How does a read model keep up with its events? Either it lives in topics of the same broker, and what it writes and how far
-//! it has read are committed in one transaction; or it lives elsewhere, and stores how far it has read beside itself.
+//! How does a read model keep up with its events? Either it lives in topics of the same broker, and
+//! what it writes and how far it has read are committed in one transaction; or it lives elsewhere,
+//! and stores how far it has read beside itself.
 //!
-//! Both apply every event exactly once, in the order of each partition, whenever the process stops. A topic with one
-//! partition is a total order; of a topic with several each has its own.
+//! Both apply every event exactly once, in the order of each partition, whenever the process stops.
+//! A topic with one partition is a total order; of a topic with several each has its own.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,10 +18,11 @@ use crate::sync::about_to_call_user_code;
 use crate::transaction::Transaction;
 use crate::types::{Offset, Position, Start, TopicPartition};
 
-/// What makes records of events: a table of a compacted topic, a stream per customer, whatever it sends.
+/// What makes records of events: a table of a compacted topic, a stream per customer, whatever it
+/// sends.
 ///
-/// What it keeps in memory besides is its own business: it is to be found again from what it has sent, since it is not
-/// there after a restart, and may have seen events that were not committed.
+/// What it keeps in memory besides is its own business: it is to be found again from what it has
+/// sent, since it is not there after a restart, and may have seen events that were not committed.
 pub trait Projection {
     /// What can go wrong. [`Error`] will do where nothing else can.
     type Error: From<Error>;
@@ -31,7 +33,8 @@ pub trait Projection {
     /// The projection's own: nothing of this step is committed, and the event comes again.
     fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), Self::Error>;
 
-    /// Called before it is [rebuilt](Projector::rebuild): all events come again. Does nothing by default.
+    /// Called before it is [rebuilt](Projector::rebuild): all events come again. Does nothing by
+    /// default.
     ///
     /// # Errors
     /// The projection's own: it is not rebuilt.
@@ -57,8 +60,9 @@ pub trait ReadModel {
     /// What can go wrong. [`Error`] will do where nothing else can.
     type Error: From<Error>;
 
-    /// Where to go on in each partition: what the last [`apply`](ReadModel::apply) was given, of all partitions. Those that are
-    /// not named are read from their beginning; so a model without any is built anew.
+    /// Where to continue in each partition: what the last [`apply`](ReadModel::apply) was given, of
+    /// all partitions. Those that are not named are read from their beginning; so a model without
+    /// any is built again.
     ///
     /// # Errors
     /// The model's own.
@@ -67,7 +71,8 @@ pub trait ReadModel {
     /// Applies events, and stores `next` with what they change: both or neither.
     ///
     /// # Errors
-    /// The model's own: it is asked again for its [positions](ReadModel::positions), and gets the events behind them.
+    /// The model's own: it is asked again for its [positions](ReadModel::positions), and gets the
+    /// events after them.
     fn apply(&mut self, events: &Records, next: &[Position]) -> Result<(), Self::Error>;
 }
 
@@ -82,8 +87,8 @@ pub struct Progress {
 }
 
 impl Broker {
-    /// Runs a projection of topics under a name: the consumer group that keeps how far it is. Several of the same name share
-    /// the partitions.
+    /// Runs a projection of topics under a name: the consumer group that keeps how far it is.
+    /// Several of the same name share the partitions.
     ///
     /// # Errors
     /// Those of [`subscribe`](crate::ConsumerBuilder::subscribe).
@@ -116,11 +121,12 @@ impl Broker {
         Ok(Projector { broker: self.clone(), consumer, projection })
     }
 
-    /// Feeds a model that is stored elsewhere with the events of topics, from where it says that it is.
+    /// Feeds a model that is stored elsewhere with the events of topics, from where it says that it
+    /// is.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic); [`NotAssigned`](Error::NotAssigned) for a position of another topic;
-    /// [`Closed`](Error::Closed); those of the model.
+    /// [`UnknownTopic`](Error::UnknownTopic); [`NotAssigned`](Error::NotAssigned) for a position of
+    /// another topic; [`Closed`](Error::Closed); those of the model.
     ///
     /// ```
     /// use quipu::{Broker, ExpectedVersion, Position, ReadModel, Record, Records, TopicConfig};
@@ -161,7 +167,7 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn feed<M: ReadModel>(&self, topics: &[&str], model: M) -> Result<Feed<M>, M::Error> {
-        // A model that has seen what is not there any more is not to go on as if nothing were.
+        // A model that has seen what is not there any more is not to continue as if nothing were.
         let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
         let mut feed = Feed { broker: self.clone(), reader, model, is_placed: false };
         feed.place()?;
@@ -177,28 +183,31 @@ pub struct Projector<P> {
 }
 
 impl<P: Projection> Projector<P> {
-    /// Applies the next events, waiting for some for at most `timeout`, and commits what they change together with how far
-    /// it is.
+    /// Applies the next events, waiting for some for at most `timeout`, and commits what they
+    /// change together with how far it is.
     ///
     /// # Errors
-    /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has applied what is not there any
-    /// more, or retention was faster. Nothing is applied, with this step and every later one, until somebody decides to
-    /// [rebuild](Projector::rebuild) it. That holds for what a power loss took of events that were less safe than what came of
-    /// them, too, whatever has been appended in their place and however often the broker is opened: beside each commit is
-    /// [noted](crate::CommittedOffset::metadata) how far it is, and a commit that was
-    /// [set back](crate::stats::OpenReport::clamped) is less than that.
+    /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has
+    /// applied what is not there any more, or retention was faster. Nothing is applied, with this
+    /// step and every later one, until somebody decides to [rebuild](Projector::rebuild) it. That
+    /// holds for what a power loss took of events that were less safe than what came of them, too,
+    /// whatever has been appended in their place and however often the broker is opened: beside
+    /// each commit is [noted](crate::CommittedOffset::metadata) how far it is, and a commit that
+    /// was [set back](crate::stats::OpenReport::clamped) is less than that.
     ///
-    /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was committed, or it is unknown
-    /// whether it was; in both cases the next step begins behind what is.
+    /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was
+    /// committed, or it is unknown whether it was; in both cases the next step begins after what
+    /// is.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
         let events = self.consumer.poll(timeout)?;
         if let Some(error) = self.set_back()? {
             self.consumer.rewind();
             return Err(error.into());
         }
-        // What was damaged and has been given up does not come any more, however often it is asked for.
+        // What was damaged and has been given up does not come any more, however often it is asked
+        // for.
         if let Some(skipped) = events.skipped().iter().find(|skipped| skipped.reason != SkipReason::Lost) {
-            // To go on elsewhere is for consumers; here it would apply events again, or never.
+            // To continue elsewhere is for consumers; here it would apply events again, or never.
             let error = self.unlike(skipped);
             self.consumer.rewind();
             return Err(error?.into());
@@ -220,7 +229,8 @@ impl<P: Projection> Projector<P> {
         Ok(Progress { applied: events.len() as u64, lag })
     }
 
-    /// Applies events until there are no more, and tells `report` after each step how far it is. Answers how many they were.
+    /// Applies events until there are no more, and tells `report` after each step how far it is.
+    /// Returns how many they were.
     ///
     /// # Errors
     /// As [`step`](Projector::step).
@@ -254,13 +264,15 @@ impl<P: Projection> Projector<P> {
         })
     }
 
-    /// Begins anew: [resets](Projection::reset) the projection, and all events of the partitions that it has now come again
-    /// with the next steps, also after a restart. Where several of the same name share the partitions, each rebuilds its own.
-    /// What it has sent before stays where it is; a compacted topic forgets it as newer records take its place.
+    /// Starts over: [resets](Projection::reset) the projection, and all events of the partitions
+    /// that it has now come again with the next steps, also after a restart. Where several of the
+    /// same name share the partitions, each rebuilds its own. What it has sent before stays where
+    /// it is; a compacted topic forgets it as newer records take its place.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of [`Consumer::poll`], [`Consumer::commit`]
-    /// and of the projection. If it is reset and cannot commit, it is at its beginning only until a restart: call this again.
+    /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of
+    /// [`Consumer::poll`], [`Consumer::commit`] and of the projection. If it is reset and cannot
+    /// commit, it is at its beginning only until a restart: call this again.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
         // Whoever has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);
@@ -311,10 +323,10 @@ impl<M: ReadModel> Feed<M> {
     /// Gives the model the next events, waiting for some for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`Reader::poll`] and of the model, which is asked with the next step
-    /// [where it is](ReadModel::positions): it may have stored what it could not answer.
-    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the model has seen what is not there
-    /// any more, or has missed something; build it anew.
+    /// Those of [`Reader::poll`] and of the model, which is asked with the next step [where it
+    /// is](ReadModel::positions): it may have stored what it could not answer.
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the model
+    /// has seen what is not there any more, or has missed something; rebuild it.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, M::Error> {
         if !self.is_placed {
             self.place()?;
@@ -342,8 +354,8 @@ impl<M: ReadModel> Feed<M> {
         Ok(())
     }
 
-    /// Gives it events until there are no more, and tells `report` after each step how far it is. Answers how many they
-    /// were.
+    /// Gives it events until there are no more, and tells `report` after each step how far it is.
+    /// Returns how many they were.
     ///
     /// # Errors
     /// As [`step`](Feed::step).
@@ -371,7 +383,8 @@ impl<M> fmt::Debug for Feed<M> {
 /// How long a step of catching up waits for events: others may have to hand partitions over first.
 const WAIT: Duration = Duration::from_millis(20);
 
-/// Steps until nothing is left, or several bring nothing: somebody else has the partitions, or is about to get them.
+/// Steps until nothing is left, or several bring nothing: somebody else has the partitions, or is
+/// about to get them.
 fn catch_up<E>(
     mut step: impl FnMut(Duration) -> Result<Progress, E>,
     mut report: impl FnMut(&Progress),
@@ -391,7 +404,7 @@ fn catch_up<E>(
     Ok(applied)
 }
 
-/// How many visible offsets lie behind these positions.
+/// How many visible offsets lie after these positions.
 fn lag(broker: &Broker, positions: &[Position]) -> Result<u64> {
     let mut lag = 0;
     for position in positions {

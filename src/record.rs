@@ -1,4 +1,5 @@
-//! What does one send? A record: key, value, headers and a timestamp, borrowed from the caller until they are encoded.
+//! What does one send? A record: key, value, headers and a timestamp, borrowed from the caller
+//! until they are encoded.
 
 use std::borrow::Cow;
 
@@ -8,11 +9,12 @@ use crate::types::{Timestamp, TopicName};
 
 /// A record to send.
 ///
-/// Key and value are bytes, and each may be *null*, which is not the same as empty. A record with a key and a null
-/// value is a [`tombstone`](Record::tombstone): compaction takes it as the deletion of the key.
+/// Key and value are bytes, and each may be *null*, which is not the same as empty. A record with a
+/// key and a null value is a [`tombstone`](Record::tombstone): compaction takes it as the deletion
+/// of the key.
 ///
-/// What is borrowed stays borrowed until the record is encoded, so a record made of slices allocates nothing (a
-/// record with headers allocates their list).
+/// What is borrowed stays borrowed until the record is encoded, so a record made of slices
+/// allocates nothing (a record with headers allocates their list).
 ///
 /// ```
 /// use quipu::{Record, Timestamp};
@@ -71,7 +73,8 @@ impl<'a> Record<'a> {
         Record { key: key.map(Cow::Borrowed), value: value.map(Cow::Borrowed), ..Record::default() }
     }
 
-    /// Sets the key. Records with the same key go to the same partition and keep their order; an empty key is a key.
+    /// Sets the key. Records with the same key go to the same partition and keep their order; an
+    /// empty key is a key.
     ///
     /// Default: null.
     #[must_use]
@@ -102,8 +105,8 @@ impl<'a> Record<'a> {
         self
     }
 
-    /// Adds the header [`event::ID`]: what tells this event from all others of its stream. With it an append whose
-    /// outcome is unknown can be [repeated](crate::Stream::append).
+    /// Adds the header [`event::ID`]: what tells this event from all others of its stream. With it
+    /// an append whose outcome is unknown can be [repeated](crate::Stream::append).
     ///
     /// ```
     /// let event = quipu::Record::new("{}").event_id("5f0c").event_type("account.opened").schema_version(2);
@@ -127,9 +130,10 @@ impl<'a> Record<'a> {
         self.header(event::SCHEMA_VERSION, version.to_string())
     }
 
-    /// Sets the record's time, which must lie between 0 and 2^62 milliseconds and within the topic's
-    /// [bounds](crate::TopicConfig::timestamp_bounds), by default at most an hour ahead; sending checks it. With
-    /// [`TimestampType::Append`](crate::TimestampType::Append) it does not count.
+    /// Sets the record's time, which must lie between 0 and 2^62 milliseconds and within the
+    /// topic's [bounds](crate::TopicConfig::timestamp_bounds), by default at most an hour ahead;
+    /// sending checks it. With [`TimestampType::Append`](crate::TimestampType::Append) it does not
+    /// count.
     ///
     /// Default: the time of sending.
     #[must_use]
@@ -154,11 +158,12 @@ impl<'a> Record<'a> {
     }
 
     /// Gives it a sequence: the row id of an outbox, the position in a source. For producers with a
-    /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not appended again. Sequences rise
-    /// within a partition, gaps do not matter. What comes too late is
-    /// [refused](crate::Error::OutOfOrderSequence): a row that was committed behind others with greater ids. Only such a
-    /// producer takes records with sequences: a [`Transaction`](crate::Transaction),
-    /// [`Partition::append_at`](crate::Partition::append_at) and [`Stream::append`](crate::Stream::append) refuse them.
+    /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not
+    /// appended again. Sequences rise within a partition, gaps do not matter. What comes too late
+    /// is [refused](crate::Error::OutOfOrderSequence): a row that was committed after others with
+    /// greater ids. Only such a producer takes records with sequences: a
+    /// [`Transaction`](crate::Transaction), [`Partition::append_at`](crate::Partition::append_at)
+    /// and [`Stream::append`](crate::Stream::append) refuse them.
     #[must_use]
     pub fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = Some(sequence);
@@ -176,8 +181,9 @@ impl<'a> Record<'a> {
         self.timestamp
     }
 
-    /// Its own time, if it may have that, or the time now. `bounds` answers with the times that may be given, or with
-    /// `None` where given ones do not count; `index` says which record of a call it is.
+    /// Its own time, if it may have that, or the time now. `bounds` returns the times that may be
+    /// given, or with `None` where given ones do not count; `index` says which record of a call it
+    /// is.
     #[inline]
     pub(crate) fn timestamp_within(
         &self,

@@ -3,8 +3,8 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-/// A small, fast generator of numbers that look random (splitmix64): the same seed gives the same numbers for ever.
-/// Not for secrets.
+/// A small, fast generator of numbers that look random (splitmix64): the same seed gives the same
+/// numbers forever. Not for secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct SplitMix64 {
     state: u64,
@@ -33,8 +33,9 @@ impl SplitMix64 {
 
 /// 16 bytes that cannot be guessed; with a seed, those that follow from it and from `salt`.
 ///
-/// Without a seed they come from the operating system's randomness by way of the standard library: a keyed hash, whose key of
-/// 128 bits each thread takes from the system once and which differs with each call.
+/// Without a seed they come from the operating system's randomness by way of the standard library:
+/// a keyed hash, whose key of 128 bits each thread takes from the system once and which differs
+/// with each call.
 pub(crate) fn random_bytes(seed: Option<u64>, salt: u64) -> [u8; 16] {
     let halves = match seed {
         Some(seed) => {
@@ -53,7 +54,8 @@ mod tests {
 
     #[test]
     fn the_numbers_are_splitmix64s() {
-        // The first outputs of the reference implementation (Vigna, splitmix64.c) for the seed 1234567.
+        // The first outputs of the reference implementation (Vigna, splitmix64.c) for the seed
+        // 1234567.
         let mut rng = SplitMix64::new(1_234_567);
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);

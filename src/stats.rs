@@ -6,11 +6,12 @@ use crate::error::Error;
 use crate::sync::Arc;
 use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName, TopicPartition};
 
-/// Something worth knowing has happened to a partition. See [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
+/// Something worth knowing has happened to a partition. See
+/// [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A segment was sealed and the next one begun.
+    /// A segment was sealed and the next one started.
     Rolled {
         /// The topic.
         topic: TopicName,
@@ -19,8 +20,9 @@ pub enum Event {
         /// The first offset of the new segment.
         base_offset: Offset,
     },
-    /// The log start moved, by retention or by [`delete_records`](crate::Partition::delete_records), and the segments
-    /// before it were deleted.
+    /// The log start moved, by retention or by
+    /// [`delete_records`](crate::Partition::delete_records), and the segments before it were
+    /// deleted.
     Retained {
         /// The topic.
         topic: TopicName,
@@ -33,10 +35,10 @@ pub enum Event {
         /// How many bytes were in them.
         bytes: u64,
     },
-    /// A cleaning has ended, and what it wrote has taken the place of what was there.
+    /// A compaction has ended, and what it wrote has taken the place of what was there.
     Compacted(Compacted),
-    /// Records were cut off the end of the log, by [`truncate_to`](crate::Partition::truncate_to) or
-    /// [`reset_to`](crate::Partition::reset_to).
+    /// Records were truncated the end of the log, by [`truncate_to`](crate::Partition::truncate_to)
+    /// or [`reset_to`](crate::Partition::reset_to).
     Truncated {
         /// The topic.
         topic: TopicName,
@@ -49,10 +51,11 @@ pub enum Event {
     },
     /// What a crash left behind was read again when the broker was opened.
     Recovered(Recovery),
-    /// Bytes after the last good batch were cut off, by an opening or by
+    /// Bytes after the last good batch were truncated, by an opening or by
     /// [`reopen`](crate::Partition::reopen).
     Cut(Cut),
-    /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition works again.
+    /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition
+    /// works again.
     LossAccepted {
         /// The topic.
         topic: TopicName,
@@ -77,7 +80,8 @@ pub enum Event {
 /// Whoever wants to be told of events.
 pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// What opening a broker found and did. Everything that was skipped, cut or set aside is named here.
+/// What opening a broker found and did. Everything that was skipped, cut or set aside is named
+/// here.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct OpenReport {
@@ -85,18 +89,19 @@ pub struct OpenReport {
     pub clean: bool,
     /// The partitions of which something was read again, and how much.
     pub recovered: Vec<Recovery>,
-    /// What was cut off, and which offsets it held.
+    /// What was truncated, and which offsets it held.
     pub cuts: Vec<Cut>,
     /// The partitions whose end this opening could not prove. Empty after a clean close, and if
     /// only the process died.
     pub unproven: Vec<Unproven>,
-    /// Commits of groups that spoke of records which a power loss took: they were set back to the log end, so that what
-    /// comes there now is delivered.
+    /// Commits of groups that spoke of records which a power loss took: they were set back to the
+    /// log end, so that what comes there now is delivered.
     pub clamped: Vec<ClampedCommit>,
-    /// The partitions that could not be opened for appending: they answer with this error, the others work.
+    /// The partitions that could not be opened for appending: they answer with this error, the
+    /// others work.
     pub damaged: Vec<(TopicPartition, Error)>,
-    /// Whether there was room on the disk for all that an opening writes. If not, the broker can be read,
-    /// and what frees space is tried; appends answer [`DiskFull`](Error::DiskFull).
+    /// Whether there was room on the disk for all that an opening writes. If not, the broker can be
+    /// read, and what frees space is tried; appends answer [`DiskFull`](Error::DiskFull).
     pub disk: DiskState,
     /// Files that are not the broker's and were left alone, and derived files that were rebuilt.
     pub warnings: Vec<String>,
@@ -167,9 +172,9 @@ pub struct Recovery {
 
 /// A torn tail: what a crash left behind the last whole batch.
 ///
-/// If the partition's durability was [`Sync`](crate::Durability::Sync), a cut after a mere crash can only hold records
-/// that nobody was told about. It cannot be told apart, though, from damage to the last synced batches: hence "possibly
-/// acknowledged".
+/// If the partition's durability was [`Sync`](crate::Durability::Sync), a truncation after a mere
+/// crash can only hold records that nobody was told about. It cannot be told apart, though, from
+/// damage to the last synced batches: hence "possibly acknowledged".
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
@@ -177,23 +182,24 @@ pub struct Cut {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// The segment file that was cut.
+    /// The segment file that was truncated.
     pub file: PathBuf,
     /// The byte position of the cut.
     pub position: u64,
-    /// How many bytes lay behind it.
+    /// How many bytes lay after it.
     pub bytes: u64,
     /// What was wrong there.
     pub reason: String,
     /// The first offset that the cut took: the log end now.
     pub from: Offset,
-    /// Behind the last offset that was seen in what was cut, if any could be read there.
+    /// After the last offset that was seen in what was truncated, if any could be read there.
     pub to: Option<Offset>,
     /// The file that keeps the bytes, for whoever wants to look.
     pub kept: Option<PathBuf>,
 }
 
-/// Bytes of a segment that are not what was written, or are missing. See [`Partition::damage`](crate::Partition::damage).
+/// Bytes of a segment that are not what was written, or are missing. See
+/// [`Partition::damage`](crate::Partition::damage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedRange {
@@ -205,11 +211,13 @@ pub struct DamagedRange {
     pub file: PathBuf,
     /// The byte position where the damage begins.
     pub position: u64,
-    /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts what is there.
+    /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts
+    /// what is there.
     pub bytes: u64,
     /// The first offset whose record cannot be read.
     pub from: Offset,
-    /// The first offset after those. The same as `from` if no record is lost, for example with a damaged segment header.
+    /// The first offset after those. The same as `from` if no record is lost, for example with a
+    /// damaged segment header.
     pub to: Offset,
     /// What is wrong there.
     pub what: String,
@@ -233,7 +241,8 @@ pub struct VerifyProgress {
 pub struct VerifyReport {
     /// Everything that is not as it should be, file by file.
     pub findings: Vec<Finding>,
-    /// Files that are not the broker's, leftovers that the next opening removes, and what could not be checked.
+    /// Files that are not the broker's, leftovers that the next opening removes, and what could not
+    /// be checked.
     pub notes: Vec<String>,
     /// Partitions that have files.
     pub partitions: u64,
@@ -248,8 +257,8 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether everything was looked at, and nothing is lost or unreadable. Torn tails, which the next opening cuts off, and
-    /// damaged derived files, which it writes again, do not count.
+    /// Whether everything was looked at, and nothing is lost or unreadable. Torn tails, which the
+    /// next opening truncates, and damaged derived files, which it writes again, do not count.
     pub fn is_whole(&self) -> bool {
         let counts =
             |finding: &Finding| matches!(finding.kind, FindingKind::Damage | FindingKind::Unreadable);
@@ -273,7 +282,8 @@ pub struct Finding {
     pub topic: Option<TopicName>,
     /// The partition, where it is about one.
     pub partition: Option<PartitionId>,
-    /// The offsets concerned: from the first up to, and without, the second. The same if no record is.
+    /// The offsets concerned: from the first up to, and without, the second. The same if no record
+    /// is.
     pub offsets: Option<(Offset, Offset)>,
     /// What is wrong there.
     pub what: String,
@@ -287,7 +297,8 @@ pub struct Finding {
 pub enum FindingKind {
     /// Bytes are damaged, or missing, that were on the medium.
     Damage,
-    /// What a crash leaves of writes that were never synced: the next opening cuts it off, or finishes it.
+    /// What a crash leaves of writes that were never synced: the next opening cuts it off, or
+    /// finishes it.
     TornTail,
     /// A derived file is damaged: nothing is lost, it is written again.
     Derived,
@@ -327,8 +338,8 @@ pub struct BrokerStats {
     pub disk: DiskState,
 }
 
-/// Whether the disk has room. A broker keeps a file `reserve` of at least 64 KiB, which it gives up so that deleting works on
-/// a full disk: see [`BrokerStats::disk`].
+/// Whether the disk has room. A broker keeps a file `reserve` of at least 64 KiB, which it gives up
+/// so that deleting works on a full disk: see [`BrokerStats::disk`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskState {
@@ -337,9 +348,10 @@ pub enum DiskState {
     Ok,
     /// The last append found no room. The reserve is there, so whatever frees space works.
     Full,
-    /// The reserve was given up to free space, or is missing, and there has been no room to write it since. Appends are
-    /// answered with [`DiskFull`](Error::DiskFull) until it can be written again, which each of them, the maintenance, and
-    /// whatever frees space tries. Operations that free space may find no room themselves.
+    /// The reserve was given up to free space, or is missing, and there has been no room to write
+    /// it since. Appends are returned [`DiskFull`](Error::DiskFull) until it can be written again,
+    /// which each of them, the maintenance, and whatever frees space tries. Operations that free
+    /// space may find no room themselves.
     ReserveUsed,
 }
 
@@ -381,7 +393,7 @@ pub struct PartitionStats {
     pub poisoned: Option<Error>,
 }
 
-/// What one cleaning did. See [`Partition::compact`](crate::Partition::compact).
+/// What one compaction did. See [`Partition::compact`](crate::Partition::compact).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
@@ -391,7 +403,8 @@ pub struct Compacted {
     pub partition: PartitionId,
     /// Everything before this offset is clean now.
     pub clean_to: Offset,
-    /// Whether all that was to be cleaned is; else the keys did not fit the memory, and the next pass goes on.
+    /// Whether all that was to be compacted is; else the keys did not fit the memory, and the next
+    /// pass continues.
     pub complete: bool,
     /// How many segments were replaced, and their bytes and records.
     pub segments_before: usize,
@@ -411,9 +424,10 @@ pub struct Compacted {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CompactionStats {
-    /// How many cleanings came to their end.
+    /// How many compactions came to their end.
     pub cleanings: u64,
-    /// Whether one is under way, and how many bytes it has read and written so far. What was never cleaned is read twice.
+    /// Whether one is under way, and how many bytes it has read and written so far. What was never
+    /// compacted is read twice.
     pub running: Option<u64>,
     /// Bytes of the segments that were replaced.
     pub bytes_read: u64,
@@ -421,11 +435,11 @@ pub struct CompactionStats {
     pub bytes_written: u64,
     /// Records that went.
     pub records_removed: u64,
-    /// Sealed bytes that have been cleaned.
+    /// Sealed bytes that have been compacted.
     pub clean_bytes: u64,
     /// Sealed bytes that have not.
     pub dirty_bytes: u64,
-    /// Why the last cleaning failed, if it did.
+    /// Why the last compaction failed, if it did.
     pub failed: Option<Error>,
 }
 

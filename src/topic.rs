@@ -14,15 +14,15 @@ use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName, TopicPartition};
 
 impl Broker {
-    /// Creates a topic. Names that differ only in case are names of different topics. Files of its partitions are made when
-    /// they are first written to.
+    /// Creates a topic. Names that differ only in case are names of different topics. Files of its
+    /// partitions are made when they are first written to.
     ///
     /// # Errors
     /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName),
     /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed);
-    /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker has, where those of
-    /// the topic would go; [`DiskFull`](Error::DiskFull): then the topic does not exist. [`Io`](Error::Io): the next opening
-    /// may find it.
+    /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker
+    /// has, where those of the topic would go; [`DiskFull`](Error::DiskFull): then the topic does
+    /// not exist. [`Io`](Error::Io): the next opening may find it.
     ///
     /// ```
     /// # use quipu::{Broker, TopicConfig};
@@ -45,8 +45,9 @@ impl Broker {
     /// The topic of this name, created if it is missing, altered if its settings differ.
     ///
     /// # Errors
-    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for; otherwise those of
-    /// [`create_topic`](Broker::create_topic) and [`alter_topic`](Broker::alter_topic).
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for;
+    /// otherwise those of [`create_topic`](Broker::create_topic) and
+    /// [`alter_topic`](Broker::alter_topic).
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         match self.create_topic(name, config.clone()) {
             Err(Error::TopicExists { topic }) if topic == name => {
@@ -65,8 +66,9 @@ impl Broker {
         Ok(Topic::new(self.inner().clone(), self.inner().topic_state(name)?))
     }
 
-    /// The partitions in which damage is known: those that opening found damaged, and those where a reader has met some
-    /// since. Topics of the broker's own are among them, for example the one that keeps what groups have committed.
+    /// The partitions in which damage is known: those that opening found damaged, and those where a
+    /// reader has met some since. Topics of the broker's own are among them, for example the one
+    /// that keeps what groups have committed.
     pub fn damaged(&self) -> Vec<TopicPartition> {
         let logs = self.inner().all_logs();
         let damaged = logs.iter().filter(|log| log.health().has_known_damage());
@@ -76,17 +78,18 @@ impl Broker {
     /// As [`Partition::damage`], also of a topic of the broker's own.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those of [`Partition::damage`].
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
+    /// of [`Partition::damage`].
     pub fn damage(&self, topic: &str, partition: u32) -> Result<Vec<DamagedRange>> {
         self.inner().any_log(topic, partition)?.find_damage()
     }
 
-    /// As [`Partition::accept_loss`], also of a topic of the broker's own: after that groups work again, with what could
-    /// still be read of their commits.
+    /// As [`Partition::accept_loss`], also of a topic of the broker's own: after that groups work
+    /// again, with what could still be read of their commits.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those of
-    /// [`Partition::accept_loss`].
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
+    /// of [`Partition::accept_loss`].
     pub fn accept_loss(
         &self,
         topic: &str,
@@ -155,7 +158,8 @@ impl Topic {
     /// One of its partitions.
     ///
     /// # Errors
-    /// [`UnknownPartition`](Error::UnknownPartition); [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
+    /// [`UnknownPartition`](Error::UnknownPartition); [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed).
     pub fn partition(&self, id: u32) -> Result<Partition> {
         self.state.check()?;
         let logs = self.state.logs();
@@ -223,26 +227,27 @@ impl Partition {
     /// Where it begins and ends.
     ///
     /// # Errors
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or the error that damaged all of it.
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or the error that damaged
+    /// all of it.
     pub fn bounds(&self) -> Result<Bounds> {
         self.state.check()?;
         self.log.check_readable()?;
         Ok(self.log.bounds())
     }
 
-    /// Its log epoch: how often its end was cut off so far.
+    /// Its log epoch: how often its end was truncated so far.
     pub fn epoch(&self) -> u32 {
         self.log.epoch()
     }
 
-    /// Reads the records from a place on, about `max_bytes` of them, at least one batch. At the visible end there are
-    /// none, and that is no error; in a gap reading begins behind it.
+    /// Reads the records from a place on, about `max_bytes` of them, at least one batch. At the
+    /// visible end there are none, and that is no error; in a gap reading begins after it.
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
-    /// [`Corrupt`](Error::Corrupt) if the first batch is damaged; [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed), or what the medium says; with [`Start::Time`] those of
-    /// [`offset_for_time`](Partition::offset_for_time).
+    /// [`Corrupt`](Error::Corrupt) if the first batch is damaged;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error; with
+    /// [`Start::Time`] those of [`offset_for_time`](Partition::offset_for_time).
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -259,12 +264,14 @@ impl Partition {
         read_once(&self.log, from, max_bytes)
     }
 
-    /// The newest `n` visible records, or all if there are not so many, *oldest first*; `iter().rev()` goes through them
-    /// from the newest on. Only the batches that they lie in are read.
+    /// The newest `n` visible records, or all if there are not so many, *oldest first*;
+    /// `iter().rev()` goes through them from the newest on. Only the batches that they lie in are
+    /// read.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if one of these batches is damaged, since what is left would not be the newest `n`;
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    /// [`Corrupt`](Error::Corrupt) if one of these batches is damaged, since what is left would not
+    /// be the newest `n`; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an
+    /// I/O error.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -284,14 +291,16 @@ impl Partition {
         read_last(&self.log, n)
     }
 
-    /// The smallest offset of a visible record with a timestamp of at least `time` (Kafka's `offsetsForTimes`); `None` if
-    /// there is none. Timestamps need not be in order: records behind it may be older, those before it are all older.
+    /// The smallest offset of a visible record with a timestamp of at least `time` (Kafka's
+    /// `offsetsForTimes`); `None` if there is none. Timestamps need not be in order: records after
+    /// it may be older, those before it are all older.
     ///
     /// Segments and batches whose greatest timestamp is too small are passed over unread.
     ///
     /// # Errors
-    /// [`InvalidTimestamp`](Error::InvalidTimestamp) before 1970; [`Corrupt`](Error::Corrupt) where a batch that has to be
-    /// looked at is damaged; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    /// [`InvalidTimestamp`](Error::InvalidTimestamp) before 1970; [`Corrupt`](Error::Corrupt) where
+    /// a batch that has to be looked at is damaged; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Timestamp, TopicConfig};
@@ -312,8 +321,8 @@ impl Partition {
         Ok(self.log.find_time(time)?.map(|(offset, _)| offset))
     }
 
-    /// The greatest timestamp of all visible records, and the first record that has it (Kafka's `ListOffsets` with
-    /// `MAX_TIMESTAMP`). `None` if there is no record.
+    /// The greatest timestamp of all visible records, and the first record that has it (Kafka's
+    /// `ListOffsets` with `MAX_TIMESTAMP`). `None` if there is no record.
     ///
     /// # Errors
     /// As [`offset_for_time`](Partition::offset_for_time).
@@ -336,14 +345,16 @@ impl Partition {
         self.log.find_latest()
     }
 
-    /// Appends records as one batch, if the partition ends at `end`: what has been read up to there is all there is, and
-    /// nobody has written since. Answers with the receipt of the first record, the others follow it without a gap, once
-    /// all of them are as safe as the topic's durability says. All of them are appended or none.
+    /// Appends records as one batch, if the partition ends at `end`: what has been read up to there
+    /// is all there is, and nobody has written since. Returns the receipt of the first record, the
+    /// others follow it without a gap, once all of them are as safe as the topic's durability says.
+    /// All of them are appended or none.
     ///
     /// # Errors
-    /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read on from `end` and
-    /// decide again. Those of [`Producer::send`](crate::Producer::send); [`RecordTooLarge`](Error::RecordTooLarge) also
-    /// if no segment has room for the batch; [`InvalidConfig`](Error::InvalidConfig) if there are no records, or one has a
+    /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read
+    /// on from `end` and decide again. Those of [`Producer::send`](crate::Producer::send);
+    /// [`RecordTooLarge`](Error::RecordTooLarge) also if no segment has room for the batch;
+    /// [`InvalidConfig`](Error::InvalidConfig) if there are no records, or one has a
     /// [sequence](crate::Record::sequence).
     ///
     /// ```
@@ -385,22 +396,25 @@ impl Partition {
         Ok(appended.receipt(self.topic(), self.id(), 0, first))
     }
 
-    /// Deletes the records before an offset: the log starts there from now on, also after a crash, for every reader. The
-    /// files of segments that lie wholly before it are deleted; the one that holds the offset is kept as it is until all
-    /// of it may go. Answers with the log start, which never goes back: an offset before it changes nothing.
+    /// Deletes the records before an offset: the log starts there from now on, also after a crash,
+    /// for every reader. The files of segments that lie wholly before it are deleted; the one that
+    /// holds the offset is kept unchanged until all of it may go. Returns the log start, which
+    /// never goes back: an offset before it changes nothing.
     ///
-    /// Readers keep the records that they have. One whose position lies before the log start finds out at its next
-    /// poll and follows its [reset policy](crate::Reader::offset_reset).
+    /// Readers keep the records that they have. One whose position lies before the log start finds
+    /// out at its next poll and follows its [reset policy](crate::Reader::offset_reset).
     ///
-    /// What is deleted is on the medium first, whatever the topic's durability: so offsets are not used again even after
-    /// a power loss.
+    /// What is deleted is on the medium first, whatever the topic's durability: so offsets are not
+    /// used again even after a power loss.
     ///
     /// # Errors
-    /// [`Streams`](Error::Streams) if the topic keeps streams; [`CompactedTopic`](Error::CompactedTopic) if it is only compacted;
-    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) behind the visible end; [`Poisoned`](Error::Poisoned) or
-    /// [`Corrupt`](Error::Corrupt) if the partition takes no appends; [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull): nothing has changed. Or what else the medium says: the
-    /// log start is where it was, and the partition is poisoned if a restart may find it elsewhere.
+    /// [`Streams`](Error::Streams) if the topic keeps streams;
+    /// [`CompactedTopic`](Error::CompactedTopic) if it is only compacted;
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) after the visible end;
+    /// [`Poisoned`](Error::Poisoned) or [`Corrupt`](Error::Corrupt) if the partition takes no
+    /// appends; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed);
+    /// [`DiskFull`](Error::DiskFull): nothing has changed. Or another I/O error: the log start is
+    /// where it was, and the partition is poisoned if a restart may find it elsewhere.
     ///
     /// ```
     /// # use quipu::{Broker, Offset, Record, TopicConfig};
@@ -420,32 +434,37 @@ impl Partition {
         self.log.delete_records(before)
     }
 
-    /// Cleans this partition of a [compacted](crate::Cleanup) topic now, whatever the dirty ratio says: of every key in its
-    /// sealed segments only the newest record stays, and tombstones until their time is over. One pass: where
-    /// [`complete`](crate::stats::Compacted::complete) is false, the keys did not fit
-    /// [the memory](crate::BrokerConfig::compaction_memory), and another call goes on. Appending and reading go on meanwhile.
-    /// `None` if there is nothing to clean.
+    /// Compacts this partition of a [compacted](crate::Cleanup) topic now, whatever the dirty ratio
+    /// says: of every key in its sealed segments only the newest record stays, and tombstones until
+    /// their time is over. One pass: where [`complete`](crate::stats::Compacted::complete) is
+    /// false, the keys did not fit [the memory](crate::BrokerConfig::compaction_memory), and
+    /// another call continues. Appending and reading continue meanwhile. `None` if there is nothing
+    /// to clean.
     ///
-    /// The active segment is left alone. What is written has to fit beside what it replaces until the end.
+    /// The active segment is left alone. What is written has to fit beside what it replaces until
+    /// the end.
     ///
     /// # Errors
     /// [`NotCompacted`](Error::NotCompacted), [`CompactionAborted`](Error::CompactionAborted),
-    /// [`GenerationsExhausted`](Error::GenerationsExhausted), [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt),
-    /// [`DiskFull`](Error::DiskFull), [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what else the
-    /// medium says: the log is what it was, and the partition is poisoned if a restart may find it cleaned.
+    /// [`GenerationsExhausted`](Error::GenerationsExhausted), [`Poisoned`](Error::Poisoned),
+    /// [`Corrupt`](Error::Corrupt), [`DiskFull`](Error::DiskFull),
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or another I/O error: the
+    /// log is what it was, and the partition is poisoned if a restart may find it compacted.
     pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
         self.state.check()?;
         self.log.compact()
     }
 
-    /// Everything in this partition that is damaged, in the order of its offsets. All of it is read and checked, down to the
-    /// single record; nothing is changed. Retention, truncation and compaction wait meanwhile; appending and reading do not.
+    /// Everything in this partition that is damaged, in the order of its offsets. All of it is read
+    /// and checked, down to the single record; nothing is changed. Retention, truncation and
+    /// compaction wait meanwhile; appending and reading do not.
     ///
     /// Empty if the partition is whole, also if a reader met an I/O error there.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if its manifest is damaged or missing: then nothing is known of what it holds, and
-    /// [`Broker::salvage`] is the way. [`UnsupportedFormat`](Error::UnsupportedFormat), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Corrupt`](Error::Corrupt) if its manifest is damaged or missing: then nothing is known of
+    /// what it holds, and [`Broker::salvage`] is the way.
+    /// [`UnsupportedFormat`](Error::UnsupportedFormat), [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```
@@ -468,41 +487,45 @@ impl Partition {
         self.log.find_damage()
     }
 
-    /// Gives up what is damaged in this partition, which must be among the ranges that were looked at, so that it works
-    /// again at once: it takes appends, and can be read, truncated and compacted. Returns the offsets whose records are gone,
-    /// each from the first up to, and without, the second.
+    /// Gives up what is damaged in this partition, which must be among the ranges that were looked
+    /// at, so that it works again at once: it takes appends, and can be read, truncated and
+    /// compacted. Returns the offsets whose records are gone, each from the first up to, and
+    /// without, the second.
     ///
-    /// Every whole batch stays at its offset. No offset that was given out is given out again: the log ends where it was known
-    /// to end. Readers pass the lost offsets, and [report](crate::Records::skipped) them as
-    /// [`SkipReason::Lost`](crate::SkipReason::Lost). The bytes that are given up are kept beside the segments, in files that
-    /// end with `.lost`. The [log epoch](Partition::epoch) rises at the log's end: a position within the log stays good,
+    /// Every whole batch stays at its offset. No offset that was given out is given out again: the
+    /// log ends where it was known to end. Readers pass the lost offsets, and
+    /// [report](crate::Records::skipped) them as [`SkipReason::Lost`](crate::SkipReason::Lost). The
+    /// bytes that are given up are kept beside the segments, in files that end with `.lost`. The
+    /// [log epoch](Partition::epoch) rises at the log's end: a position within the log stays good,
     /// because the records that are there are the same as before.
     ///
-    /// It is one step: after a crash the partition is as it was, or it works again. Appends wait meanwhile, and all of the
-    /// partition is read. Where nothing is damaged, nothing changes. In a topic with streams the versions count the events
-    /// that are there.
+    /// It is one step: after a crash the partition is as it was, or it works again. Appends wait
+    /// meanwhile, and all of the partition is read. Where nothing is damaged, nothing changes. In a
+    /// topic with streams the versions count the events that are there.
     ///
     /// # Errors
-    /// [`LossNotNamed`](Error::LossNotNamed) if something else is damaged, too; [`Poisoned`](Error::Poisoned): first
-    /// [`reopen`](Partition::reopen) it; otherwise those of [`damage`](Partition::damage), and
-    /// [`DiskFull`](Error::DiskFull): nothing has changed. The partition is poisoned if a restart may find either.
+    /// [`LossNotNamed`](Error::LossNotNamed) if something else is damaged, too;
+    /// [`Poisoned`](Error::Poisoned): first [`reopen`](Partition::reopen) it; otherwise those of
+    /// [`damage`](Partition::damage), and [`DiskFull`](Error::DiskFull): nothing has changed. The
+    /// partition is poisoned if a restart may find either.
     pub fn accept_loss(&self, ranges: &[DamagedRange]) -> Result<Vec<(Offset, Offset)>> {
         self.state.check()?;
         give_up(&self.log, ranges)
     }
 
-    /// The batches from an offset on as they are stored, compressed ones compressed: to be shipped to a copy of this
-    /// partition, which takes them with [`append_raw`](Partition::append_raw). Whole visible batches, as many as
-    /// `max_bytes` has room for, at least one, so the first may begin before `from`; none at the visible end, which is no
-    /// error. Where offsets are missing, a shipment ends before the gap, and one from within begins behind it.
+    /// The batches from an offset on unchanged stored, compressed ones compressed: to be shipped to
+    /// a copy of this partition, which takes them with [`append_raw`](Partition::append_raw). Whole
+    /// visible batches, as many as `max_bytes` has room for, at least one, so the first may begin
+    /// before `from`; none at the visible end, which is no error. Where offsets are missing, a
+    /// shipment ends before the gap, and one from within begins after it.
     ///
-    /// Both checksums of every batch are checked; nothing is decompressed. All batches of a shipment are of one log: none of
-    /// before a cut beside some that came instead.
+    /// Both checksums of every batch are checked; nothing is decompressed. All batches of a
+    /// shipment are of one log: none of before a truncation beside some that came instead.
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
-    /// [`Corrupt`](Error::Corrupt) if the first batch is damaged; [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed), or what the medium says.
+    /// [`Corrupt`](Error::Corrupt) if the first batch is damaged;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```
     /// # use quipu::{Broker, Offset, RawBatches, Record, TopicConfig};
@@ -528,11 +551,11 @@ impl Partition {
     /// after records that this partition has lost.
     ///
     /// # Errors
-    /// [`Truncated`](Error::Truncated) if this partition was cut before `from` since that epoch, by
-    /// a truncation, or by a power loss that took records; it says up to where both are the same,
-    /// which is where to [truncate](Partition::truncate_to) the copy to. Also if the epoch is later
-    /// than this partition's: then nothing is known of how far both are the same. Otherwise as
-    /// `read_raw`.
+    /// [`Truncated`](Error::Truncated) if this partition was truncated before `from` since that
+    /// epoch, by a truncation, or by a power loss that took records; it says up to where both are
+    /// the same, which is where to [truncate](Partition::truncate_to) the copy to. Also if the
+    /// epoch is later than this partition's: then nothing is known of how far both are the same.
+    /// Otherwise as `read_raw`.
     ///
     /// ```
     /// # use quipu::{Broker, Error, Offset, RawBatches, Record, TopicConfig};
@@ -555,40 +578,48 @@ impl Partition {
         self.log.read_raw_in(from, epoch, max_bytes)
     }
 
-    /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in whatever topic and
-    /// broker: offsets, timestamps and stored bodies are kept, so this partition becomes a copy of that one. Answers with
-    /// the new log end, once everything below it is visible: safe as the *receiving* topic's durability says.
+    /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in
+    /// whatever topic and broker: offsets, timestamps and stored bodies are kept, so this partition
+    /// becomes a copy of that one. Returns the new log end, once everything below it is visible:
+    /// safe as the *receiving* topic's durability says.
     ///
-    /// *Sending again is harmless:* batches that lie wholly below the log end are skipped. Those that can still be read
-    /// here are compared first, by length, offsets and checksum.
+    /// *Sending again is harmless:* batches that lie wholly below the log end are skipped. Those
+    /// that can still be read here are compared first, by length, offsets and checksum.
     ///
-    /// Everything is checked before anything is written, down to the single record. The first batch that is not skipped
-    /// must begin at the log end. A copy that somebody else appends to is none for long. Where [compaction](crate::Cleanup) took
-    /// whole batches of the source that the copy does not have yet, there is a gap, which is refused as any other.
+    /// Everything is checked before anything is written, down to the single record. The first batch
+    /// that is not skipped must begin at the log end. A copy that somebody else appends to is none
+    /// for long. Where [compaction](crate::Cleanup) took whole batches of the source that the copy
+    /// does not have yet, there is a gap, which is refused as any other.
     ///
-    /// *A copy that begins late, or fell so far behind* that the source's log start has passed its end, reads from that log
-    /// start, begins anew at the shipment's [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to),
-    /// and appends the shipment.
+    /// *A copy that begins late, or fell so far behind* that the source's log start has passed its
+    /// end, reads from that log start, starts over at the shipment's
+    /// [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to), and appends
+    /// the shipment.
     ///
-    /// *A copy that holds what its source does not*, since its source was [truncated](Partition::truncate_to) or is another
-    /// one by now (its [`epoch`](RawBatches::epoch) has risen, its end lies before the copy's): truncate the copy to an
-    /// offset up to which both are known to agree, or send it batches from before that. `Diverged` then names the offset to
-    /// truncate it to, and from which to read on; if that is where the shipment begins, what lies before was not compared.
+    /// *A copy that holds what its source does not*, since its source was
+    /// [truncated](Partition::truncate_to) or is another one now (its [`epoch`](RawBatches::epoch)
+    /// has risen, its end lies before the copy's): truncate the copy to an offset up to which both
+    /// are known to agree, or send it batches from before that. `Diverged` then names the offset to
+    /// truncate it to, and from which to read on; if that is where the shipment begins, what lies
+    /// before was not compared.
     ///
-    /// What is not kept: transaction ids and log epochs, which mean something only in the source. Limits on the size of
-    /// records and [timestamps of the append](crate::TimestampType::Append) are the source's business, too.
+    /// What is not kept: transaction ids and log epochs, which mean something only in the source.
+    /// Limits on the size of records and [timestamps of the append](crate::TimestampType::Append)
+    /// are the source's business, too.
     ///
     /// # Errors
-    /// Nothing was appended: [`OffsetConflict`](Error::OffsetConflict) if there is a gap, or a batch overlaps the log end;
-    /// [`Diverged`](Error::Diverged) if a batch to be skipped is not the one that is here;
-    /// [`InvalidBatches`](Error::InvalidBatches) if a body cannot be decompressed or its records are none;
-    /// [`RecordTooLarge`](Error::RecordTooLarge) if a batch fits no segment of this topic;
-    /// [`MissingKey`](Error::MissingKey) if the topic is compacted or keeps streams and a record has no key;
-    /// [`Streams`](Error::Streams) if it keeps streams and one belongs to another partition;
-    /// [`Poisoned`](Error::Poisoned), [`Corrupt`](Error::Corrupt), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed). With [`DiskFull`](Error::DiskFull) the batches up to some point may have been appended,
-    /// and no others; sending all of them again goes on from there. [`Truncated`](Error::Truncated) if they were cut off
-    /// while this waited for them to become visible. Or what else the medium says.
+    /// Nothing was appended: [`OffsetConflict`](Error::OffsetConflict) if there is a gap, or a
+    /// batch overlaps the log end; [`Diverged`](Error::Diverged) if a batch to be skipped is not
+    /// the one that is here; [`InvalidBatches`](Error::InvalidBatches) if a body cannot be
+    /// decompressed or its records are none; [`RecordTooLarge`](Error::RecordTooLarge) if a batch
+    /// fits no segment of this topic; [`MissingKey`](Error::MissingKey) if the topic is compacted
+    /// or keeps streams and a record has no key; [`Streams`](Error::Streams) if it keeps streams
+    /// and one belongs to another partition; [`Poisoned`](Error::Poisoned),
+    /// [`Corrupt`](Error::Corrupt), [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed). With [`DiskFull`](Error::DiskFull) the batches up to some point
+    /// may have been appended, and no others; sending all of them again continues from there.
+    /// [`Truncated`](Error::Truncated) if they were truncated while this waited for them to become
+    /// visible. Or another I/O error.
     pub fn append_raw(&self, batches: &RawBatches) -> Result<Offset> {
         self.state.check()?;
         // No partition is ever added where keys are streams.
@@ -596,21 +627,25 @@ impl Partition {
         self.log.append_raw(batches, |key| check_stream(self.topic(), Some(key), self.id().get(), count))
     }
 
-    /// Drops the tail: the log ends at `offset` from now on, also after a crash, and the next record gets that offset. At or
-    /// behind the log end there is nothing to do. The cost does not depend on how much is dropped.
+    /// Drops the tail: the log ends at `offset` from now on, also after a crash, and the next
+    /// record gets that offset. At or after the log end there is nothing to do. The cost does not
+    /// depend on how much is dropped.
     ///
-    /// The [log epoch](Partition::epoch) rises. Positions, and acknowledgements that are still waited for, beyond `offset`
-    /// get [`Truncated`](Error::Truncated), and readers follow their [reset policy](crate::Reader::offset_reset); readers
-    /// keep the records that they have. Records that a producer has not written yet are appended afterwards.
+    /// The [log epoch](Partition::epoch) rises. Positions, and acknowledgements that are still
+    /// waited for, beyond `offset` get [`Truncated`](Error::Truncated), and readers follow their
+    /// [reset policy](crate::Reader::offset_reset); readers keep the records that they have.
+    /// Records that a producer has not written yet are appended afterwards.
     ///
     /// What is kept is on the medium on return, whatever the topic's durability.
     ///
     /// # Errors
-    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start; [`Poisoned`](Error::Poisoned) if the partition
-    /// takes no appends; [`Corrupt`](Error::Corrupt) if what is kept of the last segment or batch cannot be read;
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); [`DiskFull`](Error::DiskFull),
-    /// [`GenerationsExhausted`](Error::GenerationsExhausted): nothing has changed. Or what else the medium says: the log is
-    /// what it was, and the partition is poisoned if a restart may find something else.
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start;
+    /// [`Poisoned`](Error::Poisoned) if the partition takes no appends; [`Corrupt`](Error::Corrupt)
+    /// if what is kept of the last segment or batch cannot be read;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed);
+    /// [`DiskFull`](Error::DiskFull), [`GenerationsExhausted`](Error::GenerationsExhausted):
+    /// nothing has changed. Or another I/O error: the log is what it was, and the partition is
+    /// poisoned if a restart may find something else.
     ///
     /// ```
     /// # use quipu::{Broker, Offset, Record, TopicConfig};
@@ -632,16 +667,18 @@ impl Partition {
         self.log.truncate_to(offset)
     }
 
-    /// Drops everything and goes on at `offset`, which may lie before, within or beyond what there was: the log starts and
-    /// ends there from now on, also after a crash. For a copy that begins anew where its original is.
+    /// Drops everything and continues at `offset`, which may lie before, within or beyond what
+    /// there was: the log starts and ends there from now on, also after a crash. For a copy that
+    /// starts over where its original is.
     ///
-    /// The [log epoch](Partition::epoch) rises. Every older position beyond the first offset that the log had, or beyond
-    /// `offset` if that is less, gets [`Truncated`](Error::Truncated), whose `to` may therefore lie before the log start;
-    /// any other is out of range, or still is what it was: before everything. Otherwise as
-    /// [`truncate_to`](Partition::truncate_to).
+    /// The [log epoch](Partition::epoch) rises. Every older position beyond the first offset that
+    /// the log had, or beyond `offset` if that is less, gets [`Truncated`](Error::Truncated), whose
+    /// `to` may therefore lie before the log start; any other is out of range, or still is what it
+    /// was: before everything. Otherwise as [`truncate_to`](Partition::truncate_to).
     ///
     /// # Errors
-    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) beyond 2^63; otherwise as [`truncate_to`](Partition::truncate_to).
+    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) beyond 2^63; otherwise as
+    /// [`truncate_to`](Partition::truncate_to).
     ///
     /// ```
     /// # use quipu::{Broker, Offset, Record, TopicConfig};
@@ -661,7 +698,7 @@ impl Partition {
 
     /// Takes the partition back into service after a failed write or sync
     /// ([`Poisoned`](Error::Poisoned)): the visible records are checked, written and synced again,
-    /// the others are cut off, and the log epoch rises. Does nothing if nothing is wrong.
+    /// the others are truncated, and the log epoch rises. Does nothing if nothing is wrong.
     ///
     /// After a failed sync some file systems show the medium's older bytes instead of those that
     /// were written. Then the log ends before the first batch of which that is so:

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// The place of a record in its partition: 0 for the first, never reused, never changed.
 ///
-/// Offsets grow by one per record, but a reader must not assume `next = previous + 1`: compaction and atomic
-/// operations may leave gaps (Kafka, design document, section 4.8).
+/// Offsets grow by one per record, but a reader must not assume `next = previous + 1`: compaction
+/// and atomic operations may leave gaps (Kafka, design document, section 4.8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(u64);
 
@@ -122,7 +122,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The name of a topic: 1 to 249 characters of `[a-zA-Z0-9._-]`, not `.` or `..` (Kafka's `Topic.validate`).
+/// The name of a topic: 1 to 249 characters of `[a-zA-Z0-9._-]`, not `.` or `..` (Kafka's
+/// `Topic.validate`).
 ///
 /// Cheap to clone. A value of this type has been validated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,8 +271,8 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// The random identity a topic gets when it is created: a topic that is deleted and created again under the same
-/// name is another topic (KIP-516).
+/// The random identity a topic gets when it is created: a topic that is deleted and created again
+/// under the same name is another topic (KIP-516).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub(crate) [u8; 16]);
 
@@ -290,11 +291,11 @@ impl fmt::Debug for TopicId {
     }
 }
 
-/// A place in the log that can be stored and come back to: topic, partition, offset and the log epoch in which
-/// the offset was true.
+/// A place in the log that can be stored and come back to: topic, partition, offset and the log
+/// epoch in which the offset was true.
 ///
-/// The epoch rises whenever records were cut off the end of a partition, so a position that points past such a cut
-/// is recognised instead of silently meaning other records.
+/// The epoch rises whenever records were truncated the end of a partition, so a position that
+/// points past such a truncation is recognised instead of silently meaning other records.
 ///
 /// ```
 /// # use quipu::Position;
@@ -320,7 +321,7 @@ impl Position {
         TopicPartition::new(self.topic.clone(), self.partition)
     }
 
-    /// The position behind this one: where to go on after this record.
+    /// The position after this one: where to continue after this record.
     #[must_use]
     pub fn next(&self) -> Self {
         Position { offset: self.offset.plus(1), ..self.clone() }
@@ -364,7 +365,8 @@ impl FromStr for Position {
     }
 }
 
-/// Where a record was stored, as an acknowledgement says. It may say more one day, for example how many copies there are.
+/// Where a record was stored, as an acknowledgement says. It may say more one day, for example how
+/// many copies there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -404,13 +406,13 @@ impl fmt::Display for Receipt {
 pub enum Start {
     /// At the oldest record that is still there (the log start).
     Beginning,
-    /// Behind the newest visible record: only what comes from now on.
+    /// After the newest visible record: only what comes from now on.
     End,
-    /// At this offset; in a gap, at the next record behind it.
+    /// At this offset; in a gap, at the next record after it.
     At(Offset),
     /// At the record with the smallest offset of those with at least this timestamp
-    /// ([`Partition::offset_for_time`](crate::Partition::offset_for_time)); where there is none, at the end. Behind it
-    /// older ones may come: timestamps need not be in order.
+    /// ([`Partition::offset_for_time`](crate::Partition::offset_for_time)); where there is none, at
+    /// the end. After it older ones may come: timestamps need not be in order.
     Time(Timestamp),
 }
 
@@ -426,11 +428,11 @@ impl From<Offset> for Start {
 pub struct Bounds {
     /// The oldest offset that may be read.
     pub log_start: Offset,
-    /// Behind the newest record that consumers may read.
+    /// After the newest record that consumers may read.
     pub visible_end: Offset,
-    /// Behind the newest record known to be on the medium.
+    /// After the newest record known to be on the medium.
     pub durable_end: Offset,
-    /// Behind the newest record written: the offset the next record gets.
+    /// After the newest record written: the offset the next record gets.
     pub log_end: Offset,
 }
 

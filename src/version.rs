@@ -5,11 +5,11 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-/// How many events a stream has: 0 before the first. An event's own version is that of the stream once it was appended, so
-/// the first has version 1.
+/// How many events a stream has: 0 before the first. An event's own version is that of the stream
+/// once it was appended, so the first has version 1.
 ///
-/// A version that a stream has answered with also knows the [log epoch](crate::Partition::epoch) in
-/// which it was seen. With it the stream recognises a version of events that were cut off or lost
+/// A version that a stream has returned also knows the [log epoch](crate::Partition::epoch) in
+/// which it was seen. With it the stream recognises a version of events that were truncated or lost
 /// since, although it has as many events again: see
 /// [`StreamTruncated`](crate::Error::StreamTruncated). One that is made of a number has no epoch,
 /// and is only that number. Store a version as its text, for example with a snapshot, because the
@@ -147,8 +147,8 @@ pub struct ParseVersionError;
 
 /// What must hold of a stream for an append to it.
 ///
-/// KurrentDB's expected revision is one less: it is the number of the last event, counted from 0. A stream of three events is at
-/// revision 2 there, and at version 3 here.
+/// KurrentDB's expected revision is one less: it is the number of the last event, counted from 0. A
+/// stream of three events is at revision 2 there, and at version 3 here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
     /// Nothing.

@@ -268,8 +268,8 @@ pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
 }
 
 /// Moves a topic's directory to the trash and removes it there. Where it cannot be moved (it is a
-/// mount point, or part of a lower layer of a file system) it is removed where it is. Fine if any of
-/// that has been done before.
+/// mount point, or part of a lower layer of a file system) it is removed where it is. Fine if any
+/// of that has been done before.
 fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
     let (dir, trash) = (names::topic_dir(name, &id), names::trash_dir(&id));
     match ctx.storage.rename(&dir, &trash) {

@@ -1,5 +1,6 @@
-//! What need not be read again? The broker-wide checkpoint: a durable point for each partition, and whether the broker
-//! was closed properly. Derived: without it everything not known to be synced is read again.
+//! What need not be read again? The broker-wide checkpoint: a durable point for each partition, and
+//! whether the broker was closed properly. Derived: without it everything not known to be synced is
+//! read again.
 
 use std::path::Path;
 
@@ -24,7 +25,8 @@ struct LastCheckpoint {
 }
 
 impl CheckpointStore {
-    /// Reads what the last owner left. Anything but a good checkpoint counts as none; if there is a bad one, why.
+    /// Reads what the last owner left. Anything but a good checkpoint counts as none; if there is a
+    /// bad one, why.
     ///
     /// # Errors
     /// `UnsupportedFormat`: a later release wrote it, and what else that did is not known.

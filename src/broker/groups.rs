@@ -1,4 +1,5 @@
-//! What do groups get from the broker? Its topics and their logs, and one topic more that is the broker's own.
+//! What do groups get from the broker? Its topics and their logs, and one topic more that is the
+//! broker's own.
 
 use super::{BrokerInner, TopicState};
 use crate::config::{Cleanup, TopicConfig};
@@ -63,13 +64,14 @@ impl BrokerInner {
     /// A topic went. It is gone whatever becomes of what groups have of it.
     pub(crate) fn topic_deleted(&self) {
         self.topics_changed();
-        // Behind that: by now no group counts it among its own, and notes it again.
+        // After that: now no group counts it among its own, and notes it again.
         let _ = self.coordinator().topics_deleted(self);
     }
 }
 
-/// The settings of the topic that offsets are committed to. Of each commit only the last counts. What is older goes when its
-/// segment has been sealed: the log stays within a few segments, which are small, of what it says.
+/// The settings of the topic that offsets are committed to. Of each commit only the last counts.
+/// What is older goes when its segment has been sealed: the log stays within a few segments, which
+/// are small, of what it says.
 pub(crate) fn offsets_config() -> TopicConfig {
     TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20)
 }

@@ -1,8 +1,9 @@
-//! Who does the background work? Functions of the state and the time, called by two threads, or by a test itself.
+//! Who does the background work? Functions of the state and the time, called by two threads, or by
+//! a test itself.
 //!
-//! The timer runs what is due (lingering batches); the worker syncs, finishes sealed segments and writes checkpoints.
-//! Neither keeps the broker alive. Under a manual clock neither exists: moving the clock, polling a reader and
-//! [`maintain`](crate::Broker::maintain) run the same functions.
+//! The timer runs what is due (lingering batches); the worker syncs, finishes sealed segments and
+//! writes checkpoints. Neither keeps the broker alive. Under a manual clock neither exists: moving
+//! the clock, polling a reader and [`maintain`](crate::Broker::maintain) run the same functions.
 
 use std::cell::Cell;
 
@@ -21,8 +22,9 @@ use crate::storage::budget::{Budget, Claim};
 use crate::sync::{Arc, Mutex, Rank, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset, PartitionId};
 
-/// What background work looks at. Apart from the broker, so that a thread that holds it does not keep the broker open: when
-/// the last handle goes, the directory's lock goes with it, not some time later.
+/// What background work looks at. Apart from the broker, so that a thread that holds it does not
+/// keep the broker open: when the last handle goes, the directory's lock goes with it, not some
+/// time later.
 pub(super) struct Maintenance {
     pub(super) ctx: Arc<Context>,
     /// By name.
@@ -61,8 +63,8 @@ impl Threads {
         let this = thread::current().id();
         for handle in std::mem::take(&mut *self.0.lock()) {
             if handle.thread().id() == this {
-                // The last handle was dropped here, for example by a waker that was called: this thread
-                // ends once it comes back from there, and changes nothing more.
+                // The last handle was dropped here, for example by a waker that was called: this
+                // thread ends once it comes back from there, and changes nothing more.
                 continue;
             }
             // A panic in it has been printed by the runtime; there is nothing to add.
@@ -114,7 +116,7 @@ impl Maintenance {
         written
     }
 
-    /// What is to be done from time to time, but for cleaning.
+    /// What is to be done from time to time, but for compaction.
     fn look_after_logs(&self) -> Result<()> {
         let mut entries = Vec::new();
         let topics = self.topics.read().clone();
@@ -129,8 +131,8 @@ impl Maintenance {
         self.checkpoints.write(&self.ctx, false, self.catalog.place(), entries)
     }
 
-    /// How large the reserve has to be: for one replacement of the largest manifest, the catalog and the copy of it, the
-    /// checkpoint, an empty journal, and a segment's header.
+    /// How large the reserve has to be: for one replacement of the largest manifest, the catalog
+    /// and the copy of it, the checkpoint, an empty journal, and a segment's header.
     fn reserve_size(&self, topics: &[Arc<TopicState>], entries: usize) -> u64 {
         let logs = topics.iter().flat_map(|state| state.logs().to_vec());
         let manifest = logs.map(|log| log.manifest_bytes()).max().unwrap_or(0);
@@ -138,8 +140,8 @@ impl Maintenance {
         Reserve::size_for(manifest + 2 * self.catalog.place().bytes + headers as u64)
     }
 
-    /// From where on retention keeps each partition of a topic for the groups that it is to wait for; `None` if there is
-    /// none.
+    /// From where on retention keeps each partition of a topic for the groups that it is to wait
+    /// for; `None` if there is none.
     fn holds(&self, state: &TopicState) -> Option<Vec<Offset>> {
         let config = state.config();
         if config.retention_holds.is_empty() {
@@ -158,7 +160,7 @@ impl Maintenance {
             };
             state.logs().iter().map(hold).collect()
         });
-        // IMPORTANT: behind the look. What a power loss could take back lets nothing go.
+        // IMPORTANT: after the look. What a power loss could take back lets nothing go.
         Some(read.and_then(|holds| log.sync().map(|()| holds)).unwrap_or(everything))
     }
 
@@ -180,7 +182,8 @@ impl Maintenance {
         went
     }
 
-    /// Claims bytes of the budget, after deleting the oldest of what may go as long as there is no room.
+    /// Claims bytes of the budget, after deleting the oldest of what may go as long as there is no
+    /// room.
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
         // One at a time: two would delete twice as much as is needed.
         let _alone = self.making_room.lock();
@@ -228,15 +231,15 @@ impl Maintenance {
         groups.min_by_key(|group| offsets.holds(group, log))
     }
 
-    /// Cleans the logs that ask for it, the dirtiest first. What fails is told in the partition's numbers, and tried again the
-    /// next time; what fails again, less and less often.
+    /// Compacts the logs that ask for it, the dirtiest first. What fails is told in the partition's
+    /// numbers, and tried again the next time; what fails again, less and less often.
     fn compact(&self) {
         if !self.ctx.may_write_beside() {
             return;
         }
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
-        // A cleaning may take hours. IMPORTANT: nothing else waits for it.
+        // A compaction may take hours. IMPORTANT: nothing else waits for it.
         let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.upkeep_interval);
         let next = Cell::new(next_time());
         let tick = || {

@@ -1,4 +1,4 @@
-//! What does one directory hold, and who works on it? The root object, behind every handle.
+//! What does one directory hold, and who works on it? The root object, after every handle.
 
 mod catalog;
 mod checkpoint;
@@ -36,8 +36,9 @@ use crate::types::TopicName;
 
 /// The broker: topics in one directory, owned by one process.
 ///
-/// A cheap handle; clones are the same broker. It closes when [`close`](Broker::close) is called, or when the last
-/// handle to anything of it is dropped, as far as that can be done without reporting an error.
+/// A cheap handle; clones are the same broker. It closes when [`close`](Broker::close) is called,
+/// or when the last handle to anything of it is dropped, as far as that can be done without
+/// reporting an error.
 ///
 /// ```
 /// use quipu::{Broker, Record, Start, TopicConfig};
@@ -72,21 +73,22 @@ pub(crate) struct BrokerInner {
     report: OpenReport,
     threads: Threads,
     closed: AtomicBool,
-    /// The process that opened it. A forked child has a copy of this, and no right to the directory.
+    /// The process that opened it. A forked child has a copy of this, and no right to the
+    /// directory.
     process: u32,
     /// Held until closing is done.
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl BrokerConfig {
-    /// Opens a directory, creating it and its parents if they are missing, or recovering what a crash left in it.
-    /// [`Broker::open_report`] says what was found.
+    /// Opens a directory, creating it and its parents if they are missing, or recovering what a
+    /// crash left in it. [`Broker::open_report`] says what was found.
     ///
     /// # Errors
     /// [`AlreadyOpen`](Error::AlreadyOpen), [`ForeignDirectory`](Error::ForeignDirectory),
     /// [`UnsupportedFormat`](Error::UnsupportedFormat), [`InvalidConfig`](Error::InvalidConfig),
-    /// [`Corrupt`](Error::Corrupt) if the catalog is damaged, [`Io`](Error::Io) or [`DiskFull`](Error::DiskFull). A
-    /// partition that is damaged fails itself, not the opening.
+    /// [`Corrupt`](Error::Corrupt) if the catalog is damaged, [`Io`](Error::Io) or
+    /// [`DiskFull`](Error::DiskFull). A partition that is damaged fails itself, not the opening.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Broker> {
         self.validate()?;
         let dir = dir.as_ref();
@@ -130,27 +132,29 @@ impl Broker {
         BrokerConfig::new().in_memory()
     }
 
-    /// Gives a topic other settings, effective from the next batch on. Partitions can be added, not removed; keys then
-    /// belong to other partitions than before, and no record is moved. A batch that a producer still has open counts as one
-    /// to come: where the topic is compacted from now on, one with a record without a key is refused.
+    /// Gives a topic other settings, effective from the next batch on. Partitions can be added, not
+    /// removed; keys then belong to other partitions than before, and no record is moved. A batch
+    /// that a producer still has open counts as one to come: where the topic is compacted from now
+    /// on, one with a record without a key is refused.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`ConfigMismatch`](Error::ConfigMismatch) for fewer partitions,
-    /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed), or what the medium says: then nothing has
-    /// changed.
+    /// [`UnknownTopic`](Error::UnknownTopic), [`ConfigMismatch`](Error::ConfigMismatch) for fewer
+    /// partitions, [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed), or an I/O
+    /// error: then nothing has changed.
     pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.inner.alter_topic(name, config)?;
         self.inner.topics_changed();
         Ok(())
     }
 
-    /// Deletes a topic with all its records. Handles to it answer [`TopicDeleted`](Error::TopicDeleted) from now on;
-    /// records that a reader holds stay valid. A topic created later under this name is another one. A cleaning that is under
-    /// way gives up, and is waited for.
+    /// Deletes a topic with all its records. Handles to it answer
+    /// [`TopicDeleted`](Error::TopicDeleted) from now on; records that a reader holds stay valid. A
+    /// topic created later under this name is another one. A compaction that is under way gives up,
+    /// and is waited for.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says; a deletion that began
-    /// is finished at the next opening.
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error; a
+    /// deletion that began is finished at the next opening.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.inner.delete_topic(name)?;
         self.inner.topic_deleted();
@@ -158,21 +162,22 @@ impl Broker {
     }
 
     /// Makes a topic of files that the [catalog does not know](Broker::open_report): those in the
-    /// place of a topic of this name, for example after an older catalog was put back. They keep their
-    /// identity, so offsets that groups have committed for them are theirs again. The partitions are
-    /// recovered as after a power loss: a new epoch begins in each. Names that producers had there are
-    /// not known any more.
+    /// place of a topic of this name, for example after an older catalog was put back. They keep
+    /// their identity, so offsets that groups have committed for them are theirs again. The
+    /// partitions are recovered as after a power loss: a new epoch begins in each. Names that
+    /// producers had there are not known any more.
     ///
-    /// A topic whose name is so long that its directory is called by its identity cannot be found by
-    /// its name.
+    /// A topic whose name is so long that its directory is called by its identity cannot be found
+    /// by its name.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic) if there are no such files, [`TopicExists`](Error::TopicExists)
-    /// if a topic has that name or that identity, [`ConfigMismatch`](Error::ConfigMismatch) if there are more
-    /// partitions than the configuration says, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
+    /// [`UnknownTopic`](Error::UnknownTopic) if there are no such files,
+    /// [`TopicExists`](Error::TopicExists) if a topic has that name or that identity,
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if there are more partitions than the
+    /// configuration says, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
     /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig),
-    /// [`Closed`](Error::Closed), or an I/O error, after which the next opening may have the topic. A
-    /// partition that is damaged fails itself.
+    /// [`Closed`](Error::Closed), or an I/O error, after which the next opening may have the topic.
+    /// A partition that is damaged fails itself.
     pub fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.inner.adopt_topic(name, config)?;
         self.inner.topics_changed();
@@ -183,17 +188,18 @@ impl Broker {
     /// place of a topic of this name. A symbolic link is removed, and its target stays.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic) if there are none, [`TopicExists`](Error::TopicExists) if they
-    /// are those of a topic, [`Closed`](Error::Closed), or an I/O error: what is left can be removed
-    /// again.
+    /// [`UnknownTopic`](Error::UnknownTopic) if there are none, [`TopicExists`](Error::TopicExists)
+    /// if they are those of a topic, [`Closed`](Error::Closed), or an I/O error: what is left can
+    /// be removed again.
     pub fn remove_unknown(&self, name: &str) -> Result<()> {
         self.inner.remove_unknown(name)
     }
 
-    /// Forgets the name of a [producer](crate::ProducerConfig::name), durably. Returns whether there was one of that name.
-    /// Its handles answer [`Fenced`](Error::Fenced) from now on. A later producer of that name is a new one: what the old
-    /// one has sent is not recognised when it is sent again. For names that do not come back, for example of a job
-    /// that ran once: each takes a little memory and room in the catalog.
+    /// Forgets the name of a [producer](crate::ProducerConfig::name), durably. Returns whether
+    /// there was one of that name. Its handles answer [`Fenced`](Error::Fenced) from now on. A
+    /// later producer of that name is a new one: what the old one has sent is not recognised when
+    /// it is sent again. For names that do not come back, for example of a job that ran once: each
+    /// takes a little memory and room in the catalog.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) or [`DiskFull`](Error::DiskFull): then the name is still known.
@@ -217,13 +223,14 @@ impl Broker {
         self.inner.forget_producer(name)
     }
 
-    /// What opening found: whether the broker had been closed properly, what was recovered, cut, or is damaged.
+    /// What opening found: whether the broker had been closed properly, what was recovered, cut, or
+    /// is damaged.
     pub fn open_report(&self) -> &OpenReport {
         &self.inner.report
     }
 
-    /// Makes everything that has been appended durable, whatever the topics' durability. Records in the open batches of
-    /// producers are not appended yet: flush those first.
+    /// Makes everything that has been appended durable, whatever the topics' durability. Records in
+    /// the open batches of producers are not appended yet: flush those first.
     ///
     /// # Errors
     /// The first error of any partition; the others are synced nevertheless.
@@ -239,13 +246,14 @@ impl Broker {
         first
     }
 
-    /// Does now what the background threads do from time to time: lingering batches are written, sealed segments synced
-    /// and indexed, old ones rolled, those that the topic's [`Retention`](crate::Retention) lets go deleted, the
-    /// checkpoint written, [compacted](crate::Cleanup) logs cleaned. Under a manual clock nobody else does.
+    /// Does now what the background threads do from time to time: lingering batches are written,
+    /// sealed segments synced and indexed, old ones rolled, those that the topic's
+    /// [`Retention`](crate::Retention) lets go deleted, the checkpoint written,
+    /// [compacted](crate::Cleanup) logs compacted. Under a manual clock nobody else does.
     ///
     /// # Errors
-    /// [`Closed`](Error::Closed), or what the medium says of the checkpoint. A failing partition is poisoned and says so
-    /// itself.
+    /// [`Closed`](Error::Closed), or an I/O error of the checkpoint. A failing partition is
+    /// poisoned and says so itself.
     pub fn maintain(&self) -> Result<()> {
         self.inner.check_open()?;
         self.inner.maintenance.maintain()
@@ -268,19 +276,21 @@ impl Broker {
         }
     }
 
-    /// Writes what producers have buffered, syncs everything, notes that it was closed properly and lets the directory
-    /// go. Every handle answers [`Closed`](Error::Closed) from now on. Closing twice is fine. A cleaning that is under way
-    /// gives up, and is waited for; so is a change of the topics. Nothing is written after the directory
-    /// is free. A broker that has changed nothing since it was opened writes nothing.
+    /// Writes what producers have buffered, syncs everything, notes that it was closed properly and
+    /// lets the directory go. Every handle answers [`Closed`](Error::Closed) from now on. Closing
+    /// twice is fine. A compaction that is under way gives up, and is waited for; so is a change of
+    /// the topics. Nothing is written after the directory is free. A broker that has changed
+    /// nothing since it was opened writes nothing.
     ///
-    /// A process that forks without running another program (Rust's `Command` does run one) must not use
-    /// a broker in the child: it would write into the same files. Closing one there, or dropping its
-    /// last handle, does nothing, and does not let the parent's directory go. Records that the child
-    /// holds stay readable. The parent's close frees the directory even while the child lives.
+    /// A process that forks without running another program (Rust's `Command` does run one) must
+    /// not use a broker in the child: it would write into the same files. Closing one there, or
+    /// dropping its last handle, does nothing, and does not let the parent's directory go. Records
+    /// that the child holds stay readable. The parent's close frees the directory even while the
+    /// child lives.
     ///
     /// # Errors
-    /// The first error met; everything that could be closed properly has been, and the rest is recovered at the next
-    /// opening.
+    /// The first error met; everything that could be closed properly has been, and the rest is
+    /// recovered at the next opening.
     pub fn close(&self) -> Result<()> {
         self.inner.close()
     }
@@ -357,15 +367,15 @@ impl BrokerInner {
         if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
             return Ok(());
         }
-        // A change of the topics that is under way is waited for, and no other begins: what it opens is
-        // closed below.
+        // A change of the topics that is under way is waited for, and no other begins: what it
+        // opens is closed below.
         drop(self.changing.lock());
         // Open batches of producers are tasks of the timer: written now, due or not.
         self.run_all_tasks();
         self.threads.stop(&self.ctx);
         let mut first = Ok(());
         let mut entries = Vec::new();
-        // Not locked while they are closed: a cleaning that is to end may be looking at the list.
+        // Not locked while they are closed: a compaction that is to end may be looking at the list.
         let topics = self.maintenance.topics.read().clone();
         for state in &topics {
             state.end();
@@ -377,12 +387,13 @@ impl BrokerInner {
             }
         }
         let journal = self.journal.close(first.is_ok());
-        // What was sent while this went on is told that it came too late.
+        // What was sent while this continued is told that it came too late.
         self.run_all_tasks();
         drop(self.ctx.work.take());
         for state in &topics {
             for log in state.logs().iter().filter(|log| log.has_files()) {
-                // Where that could not be done before. The checkpoint's entry is as good for those that have one.
+                // Where that could not be done before. The checkpoint's entry is as good for those
+                // that have one.
                 let _ = self.catalog.note_files(&self.ctx, state.id, log.partition().get());
             }
         }

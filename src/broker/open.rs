@@ -34,8 +34,8 @@ use crate::types::{PartitionId, TopicId};
 
 /// IMPORTANT: the order. Nothing is changed before all is read that decides whether it may be; then
 /// names and bytes that were read, and that may be in the page cache only, are made durable; then
-/// the partitions are repaired; files are removed last. After a kill another order removes what only
-/// a manifest lets go that a power loss can still take back.
+/// the partitions are repaired; files are removed last. After a kill another order removes what
+/// only a manifest lets go that a power loss can still take back.
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));
@@ -276,9 +276,9 @@ fn sync_dir(ctx: &Context, dir: &Path) -> Result<()> {
 ///
 /// The crash argument: until that change is made the directory is as the close left it, so a crash
 /// leaves a directory that was closed properly. The mark is gone from the medium before the change
-/// is made. The note may be lost, by a crash between the two or because the catalog was in use: then
-/// the next opening finds the boot identity of an earlier one, which proves an end only if that is
-/// the same boot, in which case the page cache still has everything.
+/// is made. The note may be lost, by a crash between the two or because the catalog was in use:
+/// then the next opening finds the boot identity of an earlier one, which proves an end only if
+/// that is the same boot, in which case the page cache still has everything.
 fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Checkpoint>) {
     let Some(checkpoint) = checkpoint else { return };
     let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
@@ -291,9 +291,9 @@ fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Che
     });
 }
 
-/// Replaces the checkpoint of a clean close by one that says the same, and not that it is clean. Where
-/// there is no room for another file it is written over: a crash then leaves either, or one that fails
-/// its checksum, of which nothing is believed.
+/// Replaces the checkpoint of a clean close by one that says the same, and not that it is clean.
+/// Where there is no room for another file it is written over: a crash then leaves either, or one
+/// that fails its checksum, of which nothing is believed.
 fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
     let path = Path::new(names::CHECKPOINT);
     match replace_file(medium, path, unclean) {
@@ -310,7 +310,8 @@ fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
 }
 
 /// Removes what interrupted deletions left: the files of topics that are being deleted, and the
-/// trash. What cannot be removed is reported, and tried again by the maintenance and by the next opening.
+/// trash. What cannot be removed is reported, and tried again by the maintenance and by the next
+/// opening.
 fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenReport) {
     if let Err(error) = catalog::settle(ctx, catalog) {
         report.warnings.push(format!("a topic that was deleted has left files: {error}"));
@@ -371,10 +372,11 @@ enum Proof {
     Nothing,
 }
 
-/// Begins an epoch in every log of which no proof is left where it ended, with one change and one sync however many there are, and
-/// notes this opening.
+/// Begins an epoch in every log of which no proof is left where it ended, with one change and one
+/// sync however many there are, and notes this opening.
 ///
-/// IMPORTANT: in one write, the epochs first. With the opening's boot identity the next opening would take the ends for known.
+/// IMPORTANT: in one write, the epochs first. With the opening's boot identity the next opening
+/// would take the ends for known.
 fn begin_epochs(
     ctx: &Context,
     catalog: &Arc<CatalogStore>,
@@ -411,8 +413,8 @@ fn begin_epochs(
         catalog.hold_back(opening);
         return Ok(());
     }
-    // Not synced without an epoch: if it is lost, the machine was started again, and the opening before
-    // had another boot identity.
+    // Not synced without an epoch: if it is lost, the machine was started again, and the opening
+    // before had another boot identity.
     let must_last = !begun.is_empty();
     let changes: Vec<_> = must_last.then_some(Change::Epochs(begun)).into_iter().chain([opening]).collect();
     let noted = ctx.with_room(|| match must_last {
@@ -445,11 +447,12 @@ struct Manifests {
     present: BTreeSet<String>,
 }
 
-/// Reads the manifest of every partition that has files. The epochs that only the catalog has are added to them.
+/// Reads the manifest of every partition that has files. The epochs that only the catalog has are
+/// added to them.
 ///
 /// # Errors
-/// `UnsupportedFormat`: then the broker is not opened, because nothing of a directory is changed that a later release has
-/// changed; an I/O error of the directory of topics.
+/// `UnsupportedFormat`: then the broker is not opened, because nothing of a directory is changed
+/// that a later release has changed; an I/O error of the directory of topics.
 fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint>) -> Result<Manifests> {
     let mut manifests = Manifests::default();
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
@@ -487,7 +490,7 @@ fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint
     Ok(manifests)
 }
 
-/// Looks at what is there, without touching it. Answers whether a broker has to be made.
+/// Looks at what is there, without touching it. Returns whether a broker has to be made.
 fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let root = Path::new("");
     let entries = ctx.storage.list(root).map_err(|e| Error::io(IoAction::List, &ctx.display(root), e))?;
@@ -532,7 +535,8 @@ fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
 /// this one.
 ///
 /// # Errors
-/// `Corrupt` if the catalog has lost something since the broker was closed properly; `UnsupportedFormat`.
+/// `Corrupt` if the catalog has lost something since the broker was closed properly;
+/// `UnsupportedFormat`.
 fn read_checkpoint(
     ctx: &Context,
     found: &Found,
@@ -663,7 +667,8 @@ fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
-/// Opens a topic, of which these manifests were found. `note` returns what the checkpoint knows of a partition.
+/// Opens a topic, of which these manifests were found. `note` returns what the checkpoint knows of
+/// a partition.
 fn open_topic<'a>(
     broker: &BrokerConfig,
     journal: &Arc<Journal>,

@@ -1,5 +1,5 @@
-//! How do records that are to go into one partition together become one batch? Checked like any others, encoded and
-//! compressed, before anybody holds a lock.
+//! How do records that are to go into one partition together become one batch? Checked like any
+//! others, encoded and compressed, before anybody holds a lock.
 
 use std::borrow::Borrow;
 
@@ -36,7 +36,8 @@ impl Gathering {
     /// Encodes one more record, number `index` of a call made `now`.
     ///
     /// # Errors
-    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for what it makes of the batch.
+    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for what it makes of
+    /// the batch.
     pub(crate) fn push(
         &mut self,
         ctx: &Context,
@@ -65,7 +66,8 @@ impl Gathering {
         Error::RecordTooLarge { topic: self.topic.name.clone(), size, limit }
     }
 
-    /// Compresses and checksums what there is: no batch without a record. Beside it the times of the records.
+    /// Compresses and checksums what there is: no batch without a record. Beside it the times of
+    /// the records.
     ///
     /// # Errors
     /// `TopicDeleted`, `Closed`.
@@ -79,8 +81,8 @@ impl Gathering {
     }
 }
 
-/// Encodes `records`, which have no sequences, as one batch for `log`, a partition of `topic`. Beside it the times of the
-/// records.
+/// Encodes `records`, which have no sequences, as one batch for `log`, a partition of `topic`.
+/// Beside it the times of the records.
 ///
 /// # Errors
 /// Those of [`Gathering`]; `InvalidConfig` if there are no records, or one has a sequence.

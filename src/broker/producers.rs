@@ -34,8 +34,8 @@ impl BrokerInner {
     /// Takes over a name: one commit of the catalog.
     ///
     /// # Errors
-    /// `Closed` or `DiskFull`: then the handle before is the last one still. After another I/O error the next opening may know
-    /// the name or not.
+    /// `Closed` or `DiskFull`: then the handle before is the last one still. After another I/O
+    /// error the next opening may know the name or not.
     pub(crate) fn open_producer(&self, name: &str) -> Result<ProducerIdentity> {
         let _changing = self.changing.lock();
         self.check_open()?;

@@ -81,8 +81,9 @@ impl CatalogStore {
     }
 
     /// Continues with a catalog that was [read](CatalogStore::read), and has its number still if it
-    /// `is_as_read`. Unless the broker was closed properly, the medium may lack what was read, so a new
-    /// file replaces the old one; where there is no room for one, the old one is written over itself.
+    /// `is_as_read`. Unless the broker was closed properly, the medium may lack what was read, so a
+    /// new file replaces the old one; where there is no room for one, the old one is written over
+    /// itself.
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
@@ -161,8 +162,8 @@ impl CatalogStore {
         state.apply(vec![change]);
     }
 
-    /// Writes everything that is [held back](CatalogStore::hold_back), past the gate, and syncs it if
-    /// it `must_last`. For the gate's preparation.
+    /// Writes everything that is [held back](CatalogStore::hold_back), past the gate, and syncs it
+    /// if it `must_last`. For the gate's preparation.
     ///
     /// # Errors
     /// Nothing was written, and the next attempt may succeed; or the store takes no more changes.
@@ -308,8 +309,8 @@ impl StoredCatalog {
         let path = ctx.display(Path::new(names::CATALOG));
         let file = self.file()?;
         if let Err((written, e)) = write_all_at(&*file, &bytes, self.end) {
-            // Zeros over the part, where there is room by now: it cannot look like a change that
-            // was torn.
+            // Zeros over the part, where there is room now: it cannot look like a change that was
+            // torn.
             if let Some(cause) = is_space(&e)
                 && write_all_at(&*file, &vec![0; written], self.end).is_ok()
             {
@@ -375,8 +376,8 @@ impl StoredCatalog {
             let mut old = vec![0; len.min(FILE_BYTES_MAX) as usize];
             read_exact_at(&**file, &mut old, 0).map_err(read)?;
             let aside = Path::new(names::CATALOG_OLD);
-            // For a person, should it ever be needed: that it cannot be had keeps nothing from going
-            // on, and there may be no room for it.
+            // For a person, should it ever be needed: that it cannot be had keeps nothing from
+            // continuing, and there may be no room for it.
             let _ = replace_file(&*ctx.storage, aside, &old);
         }
         self.begin_file(ctx)

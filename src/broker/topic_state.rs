@@ -13,7 +13,8 @@ pub(crate) struct TopicState {
     pub(crate) created_at: Timestamp,
     config: RwLock<Arc<TopicConfig>>,
     logs: RwLock<Arc<[Arc<Log>]>>,
-    /// The length of `logs`, for whoever only wants to know whether it has grown. Stored behind the logs.
+    /// The length of `logs`, for whoever only wants to know whether it has grown. Stored after the
+    /// logs.
     count: AtomicU32,
     /// Mirrors the configuration: records must have keys.
     needs_keys: AtomicBool,
@@ -52,7 +53,8 @@ impl TopicState {
         self.config.read().clone()
     }
 
-    /// The times that a record sent `now` may be given, both included; `None` if the one it is given does not count.
+    /// The times that a record sent `now` may be given, both included; `None` if the one it is
+    /// given does not count.
     pub(crate) fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
         let config = self.config.read();
         match config.timestamps {
@@ -121,8 +123,8 @@ impl TopicState {
     }
 }
 
-/// How many partitions these are. A topic is created with a number that fits `u32`, and the logs are
-/// made for the numbers below it.
+/// How many partitions these are. A topic is created with a number that fits `u32`, and the logs
+/// are made for the numbers below it.
 fn count_of(logs: &[Arc<Log>]) -> u32 {
     debug_assert!(u32::try_from(logs.len()).is_ok(), "{} partitions", logs.len());
     logs.len() as u32

@@ -1,5 +1,5 @@
-//! What becomes of files that the catalog does not know? They are left alone, until a caller has them
-//! taken over as a topic, or removed.
+//! What becomes of files that the catalog does not know? They are left alone, until a caller has
+//! them taken over as a topic, or removed.
 //!
 //! Such files are there after an older catalog was put back, or copied before a topic was made.
 

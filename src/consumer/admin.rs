@@ -1,4 +1,5 @@
-//! How is a group looked at, and set to another place, from outside? Kafka's `kafka-consumer-groups`.
+//! How is a group looked at, and set to another place, from outside? Kafka's
+//! `kafka-consumer-groups`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -19,7 +20,7 @@ impl Broker {
     /// A group, whether or not it has members or has committed anything.
     ///
     /// # Errors
-    /// [`InvalidGroupName`](Error::InvalidGroupName), [`Closed`](Error::Closed), or what the medium says.
+    /// [`InvalidGroupName`](Error::InvalidGroupName), [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -52,7 +53,7 @@ impl Broker {
     /// The groups that have members or have committed anything, by name.
     ///
     /// # Errors
-    /// [`Closed`](Error::Closed), or what the medium says.
+    /// [`Closed`](Error::Closed), or an I/O error.
     pub fn groups(&self) -> Result<Vec<GroupId>> {
         let broker = self.inner();
         broker.check_open()?;
@@ -78,7 +79,7 @@ pub struct Group {
 pub struct GroupDescription {
     /// Its name.
     pub name: GroupId,
-    /// How often its partitions were shared out anew since the broker was opened.
+    /// How often its partitions were shared out again since the broker was opened.
     pub generation: u32,
     /// Every member owns what it is to own: no rebalance is under way.
     pub stable: bool,
@@ -92,8 +93,8 @@ pub struct GroupDescription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupMember {
-    /// Its number, which no other member of any group has had since the broker was opened. They begin anew with the next
-    /// opening; what was polled before that is nobody's to commit.
+    /// Its number, which no other member of any group has had since the broker was opened. They
+    /// start over with the next opening; what was polled before that is nobody's to commit.
     pub id: u32,
     /// What it owns now.
     pub partitions: Vec<TopicPartition>,
@@ -113,7 +114,8 @@ pub struct GroupPartition {
     pub committed: Option<CommittedOffset>,
     /// The visible end.
     pub end: Offset,
-    /// How many offsets there are between what is committed, or else the log start, and the visible end.
+    /// How many offsets there are between what is committed, or else the log start, and the visible
+    /// end.
     pub lag: u64,
 }
 
@@ -142,7 +144,7 @@ impl Group {
     /// Its members, what they own, and how far it has come.
     ///
     /// # Errors
-    /// [`Closed`](Error::Closed), or what the medium says.
+    /// [`Closed`](Error::Closed), or an I/O error.
     pub fn describe(&self) -> Result<GroupDescription> {
         self.open()?;
         let topics = self.broker.topic_states();
@@ -184,8 +186,8 @@ impl Group {
         Ok(GroupDescription { name: self.group.name.clone(), generation, stable, members, partitions })
     }
 
-    /// How many offsets lie between what is committed and the visible ends, over all its partitions; where nothing is
-    /// committed it counts from the log start.
+    /// How many offsets lie between what is committed and the visible ends, over all its
+    /// partitions; where nothing is committed it counts from the log start.
     ///
     /// # Errors
     /// As [`describe`](Group::describe).
@@ -193,8 +195,8 @@ impl Group {
         Ok(self.describe()?.partitions.iter().map(|partition| partition.lag).sum())
     }
 
-    /// Waits until the lag is at most `lag`, and says whether that came within `timeout`. Under a
-    /// [`ManualClock`](crate::ManualClock) it never waits.
+    /// Waits until the lag is at most `lag`, and returns whether that came within `timeout`. Under
+    /// a [`ManualClock`](crate::ManualClock) it never waits.
     ///
     /// # Errors
     /// As [`describe`](Group::describe).
@@ -219,7 +221,7 @@ impl Group {
     /// What is committed of a partition.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says.
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error.
     pub fn committed(
         &self,
         topic: &str,
@@ -231,13 +233,14 @@ impl Group {
         Ok(offsets.committed(&self.group.name, &state.id, partition.into()).map(CommittedOffset::from))
     }
 
-    /// Sets the group to another place in all partitions of a topic, and answers where that is; a place outside the log
-    /// is moved to its nearer end. [`Start::Time`] without such a record means the end.
+    /// Sets the group to another place in all partitions of a topic, and answers where that is; a
+    /// place outside the log is moved to its nearer end. [`Start::Time`] without such a record
+    /// means the end.
     ///
     /// # Errors
-    /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set, and not while a transaction commits
-    /// offsets of it;
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says: then nothing is changed.
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set, and not
+    /// while a transaction commits offsets of it; [`UnknownTopic`](Error::UnknownTopic),
+    /// [`Closed`](Error::Closed), or an I/O error: then nothing is changed.
     pub fn reset(&self, topic: &str, to: impl Into<ResetTo>) -> Result<Vec<Position>> {
         let coordinator = self.broker.coordinator();
         coordinator.offsets().open(&*self.broker)?;
@@ -271,8 +274,8 @@ impl Group {
     /// Forgets all that the group has committed, and what it has subscribed to.
     ///
     /// # Errors
-    /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset), [`Closed`](Error::Closed), or what the medium
-    /// says.
+    /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset),
+    /// [`Closed`](Error::Closed), or an I/O error.
     pub fn delete(&self) -> Result<()> {
         self.open()?;
         let coordinator = self.broker.coordinator();

@@ -1,4 +1,5 @@
-//! How does a commit get from wherever it is made into the group's log? Through what a consumer shares with its handles.
+//! How does a commit get from wherever it is made into the group's log? Through what a consumer
+//! shares with its handles.
 
 use std::task::{Context, Poll};
 
@@ -13,12 +14,14 @@ use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// What a consumer shares with its handles. It outlives the consumer; then its commits are those of no member.
+/// What a consumer shares with its handles. It outlives the consumer; then its commits are those of
+/// no member.
 pub(crate) struct Committer {
     pub(super) broker: Arc<BrokerInner>,
     pub(super) group: Arc<GroupState>,
     pub(super) waiter: Arc<Waiter>,
-    /// What the consumer polls under now: the member in the upper half, its generation in the lower.
+    /// What the consumer polls under now: the member in the upper half, its generation in the
+    /// lower.
     stamp: AtomicU64,
 }
 
@@ -45,7 +48,8 @@ impl Committer {
         PendingCommit(self.group.commit(&*self.broker, self.stamp(), commits))
     }
 
-    /// Checks what a transaction is to commit, and keeps the partitions where they are until the pin is dropped.
+    /// Checks what a transaction is to commit, and keeps the partitions where they are until the
+    /// pin is dropped.
     ///
     /// # Errors
     /// `CommitRejected`; those of opening the offsets log.
@@ -95,8 +99,8 @@ impl From<StoredOffset> for CommittedOffset {
     }
 }
 
-/// A commit that is written, and as safe as the broker's durability says once it has been waited for. Dropping it leaves
-/// that to the background.
+/// A commit that is written, and as safe as the broker's durability says once it has been waited
+/// for. Dropping it leaves that to the background.
 pub(super) struct PendingCommit(Result<WrittenCommit>);
 
 impl PendingCommit {

@@ -1,5 +1,6 @@
-//! How does a consumer keep up with its group? Before each look for records it compares versions, which costs one load;
-//! if they differ it gives up what moves away, takes what is free, and tells its listener.
+//! How does a consumer keep up with its group? Before each look for records it compares versions,
+//! which costs one load; if they differ it gives up what moves away, takes what is free, and tells
+//! its listener.
 
 use std::time::Duration;
 
@@ -83,8 +84,8 @@ impl Session {
     /// Comes before each look for records.
     ///
     /// # Errors
-    /// The first of the listener's, which changes nothing about what is owned; `NoCommittedOffset`; those of joining
-    /// again after an expulsion, and of an automatic commit.
+    /// The first of the listener's, which changes nothing about what is owned; `NoCommittedOffset`;
+    /// those of joining again after an expulsion, and of an automatic commit.
     pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         self.committer.broker.check_open()?;
         let behind = |member: &Joined| member.seen != Some(member.seat.group.version());
@@ -106,7 +107,7 @@ impl Session {
         let skips = matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail);
         loop {
             let Some(member) = &mut self.member else { return told };
-            // The version first: what changes behind this look is seen by the next one.
+            // The version first: what changes after this look is seen by the next one.
             let version = member.seat.group.version();
             let (steps, stamp, failed) = {
                 let (mut membership, id) = (member.seat.group.lock(), member.seat.id);
@@ -155,7 +156,7 @@ impl Session {
         told
     }
 
-    /// Joins anew. If that fails it stays behind, so that the next poll tries again.
+    /// Joins again. If that fails it stays after, so that the next poll tries again.
     fn come_back(&mut self) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
         member.seen = None;
@@ -164,7 +165,7 @@ impl Session {
         Ok(())
     }
 
-    /// Lets partitions go to others, behind the last commit that they allow.
+    /// Lets partitions go to others, after the last commit that they allow.
     fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share]) -> Result<()> {
         let partitions: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
         let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
@@ -192,13 +193,13 @@ impl Session {
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
     }
 
-    /// Where a partition is begun: at the committed offset; in one that is newer than the group, at its beginning; else
-    /// where the policy says.
+    /// Where a partition is started: at the committed offset; in one that is newer than the group,
+    /// at its beginning; else where the policy says.
     pub(super) fn start(&self, log: Arc<Log>) -> Assigned {
         let Committer { broker, group, .. } = &*self.committer;
         let offsets = broker.coordinator().offsets();
         let (id, partition) = (log.identity().topic_id, log.partition());
-        // The epoch first: if the log is cut behind this, the first poll sees another one.
+        // The epoch first: if the log is truncated after this, the first poll sees another one.
         let epoch = log.epoch();
         if let Some(committed) = offsets.committed(&group.name, &id, partition) {
             return Assigned::new(log, committed.offset, committed.epoch);
@@ -233,8 +234,8 @@ impl Session {
         }
     }
 
-    /// Commits what earlier polls have answered with. Of a topic that was deleted, or a log that was cut since, there is
-    /// nothing to commit, and nothing of the rest is to wait for it.
+    /// Commits what earlier polls have returned. Of a topic that was deleted, or a log that was
+    /// truncated since, there is nothing to commit, and nothing of the rest is to wait for it.
     fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
         let is_there = |assigned: &Assigned| {
             let (log, position) = (assigned.log(), assigned.position());

@@ -1,11 +1,14 @@
-//! How do several readers share topics, and go on where they were? As members of a group: each partition is one member's,
-//! what is done is committed, and whoever gets a partition next begins there.
+//! How do several readers share topics, and continue where they were? As members of a group: each
+//! partition is one member's, what is done is committed, and whoever gets a partition next begins
+//! there.
 //!
-//! Useful for: workers that share the load, and everything that wants the broker to remember what is done. Not useful
-//! for: those who keep their positions beside their own results; that is what a [`Reader`](crate::Reader) is for.
+//! Useful for: workers that share the load, and everything that wants the broker to remember what
+//! is done. Not useful for: those who keep their positions beside their own results; that is what a
+//! [`Reader`](crate::Reader) is for.
 //!
-//! [`member`] keeps a consumer in step with its group, [`commit`] carries commits, [`offsets`] is what they are made of,
-//! [`rebalance`] what a listener gets to see. [`admin`] looks at groups from outside.
+//! [`member`] keeps a consumer in step with its group, [`commit`] carries commits, [`offsets`] is
+//! what they are made of, [`rebalance`] what a listener gets to see. [`admin`] looks at groups from
+//! outside.
 
 mod admin;
 pub(crate) mod commit;
@@ -41,8 +44,8 @@ use crate::topic::Partition;
 use crate::types::{GroupId, PartitionId, Position, Start, TopicPartition};
 
 impl Broker {
-    /// A consumer of the group `group`, to be configured and [subscribed](ConsumerBuilder::subscribe). The group is made
-    /// by its first member.
+    /// A consumer of the group `group`, to be configured and
+    /// [subscribed](ConsumerBuilder::subscribe). The group is made by its first member.
     ///
     /// ```
     /// use std::time::Duration;
@@ -88,54 +91,60 @@ pub struct ConsumerBuilder {
 }
 
 impl ConsumerBuilder {
-    /// Where to begin in a partition of which the group has committed nothing, and where to go on when the next offset
-    /// is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
+    /// Where to begin in a partition of which the group has committed nothing, and where to
+    /// continue when the next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike
+    /// Kafka's.
     ///
-    /// Partitions that came after the group first subscribed to their topic, or to a glob that it matches, are begun at
-    /// their beginning whatever this says: their records are new to the group (Kafka's `latest` loses them, KAFKA-20539).
-    /// That is remembered as commits are, over restarts and until the [group is deleted](Group::delete).
+    /// Partitions that came after the group first subscribed to their topic, or to a glob that it
+    /// matches, are started at their beginning whatever this says: their records are new to the
+    /// group (Kafka's `latest` loses them, KAFKA-20539). That is remembered as commits are, over
+    /// restarts and until the [group is deleted](Group::delete).
     pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
         self.reset = reset;
         self
     }
 
-    /// How many records a poll answers with at most. Default: no limit but [`max_bytes`](ConsumerBuilder::max_bytes).
+    /// How many records a poll returns at most. Default: no limit but
+    /// [`max_bytes`](ConsumerBuilder::max_bytes).
     pub fn max_records(mut self, records: usize) -> Self {
         self.max_records = records.max(1);
         self
     }
 
-    /// About how many bytes of records a poll answers with at most, at least one batch. Default: 1 MiB.
+    /// About how many bytes of records a poll returns at most, at least one batch. Default: 1 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// How long the consumer may stay away between two polls before its partitions go to others. Default: 5 minutes, as
-    /// Kafka's `max.poll.interval.ms`. There is no other sign of life in one process: a consumer that is dropped leaves
-    /// at once.
+    /// How long the consumer may stay away between two polls before its partitions go to others.
+    /// Default: 5 minutes, as Kafka's `max.poll.interval.ms`. There is no other sign of life in one
+    /// process: a consumer that is dropped leaves at once.
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
         self.max_poll_interval = interval;
         self
     }
 
-    /// How the group shares its partitions out. All members have to agree. Default: [`CooperativeStickyAssignor`].
+    /// How the group shares its partitions out. All members have to agree. Default:
+    /// [`CooperativeStickyAssignor`].
     pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
         self.assignor = Arc::new(assignor);
         self
     }
 
-    /// Commits by itself what earlier polls have answered with: at the first poll after each `interval`, before
-    /// partitions are given up, and at [`close`](Consumer::close). Off by default: what was polled counts as done even if
-    /// the program never came to it, and is not delivered again after a crash.
+    /// Commits by itself what earlier polls have returned: at the first poll after each `interval`,
+    /// before partitions are given up, and at [`close`](Consumer::close). Off by default: what was
+    /// polled counts as done even if the program never came to it, and is not delivered again after
+    /// a crash.
     pub fn auto_commit(mut self, interval: Duration) -> Self {
         self.auto_commit = Some(interval);
         self
     }
 
     /// Called with every change of what the consumer owns, from within [`poll`](Consumer::poll) and
-    /// [`close`](Consumer::close), on the thread that calls those. It may commit and seek. An error that it returns comes
-    /// out of that poll; what is owned changes all the same. Not called when the consumer is dropped.
+    /// [`close`](Consumer::close), on the thread that calls those. It may commit and seek. An error
+    /// that it returns comes out of that poll; what is owned changes all the same. Not called when
+    /// the consumer is dropped.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -166,14 +175,15 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Joins the group and shares these topics with its other members. A name with `*` (any characters) or `?` (one)
-    /// stands for all topics that match it, also those created later. What the consumer owns it learns at its first
-    /// poll.
+    /// Joins the group and shares these topics with its other members. A name with `*` (any
+    /// characters) or `?` (one) stands for all topics that match it, also those created later. What
+    /// the consumer owns it learns at its first poll.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern; [`InvalidGroupName`](Error::InvalidGroupName);
-    /// [`InvalidConfig`](Error::InvalidConfig) without a topic, or if the group's members use another assignor;
-    /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or what the medium says.
+    /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern;
+    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
+    /// without a topic, or if the group's members use another assignor;
+    /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
     pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
         if topics.is_empty() {
             return Err(invalid("topics", "there is none to subscribe to"));
@@ -190,12 +200,13 @@ impl ConsumerBuilder {
         Ok(consumer)
     }
 
-    /// Takes exactly these partitions, without sharing and without being a member, and begins where the group has
-    /// committed. It may commit only as long as the group has no members.
+    /// Takes exactly these partitions, without sharing and without being a member, and begins where
+    /// the group has committed. It may commit only as long as the group has no members.
     ///
     /// # Errors
-    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a partition named twice;
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a
+    /// partition named twice; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
+    /// an I/O error.
     pub fn assign(self, partitions: &[Partition]) -> Result<Consumer> {
         let broker = self.broker.clone();
         broker.coordinator().offsets().open(&*broker)?;
@@ -247,12 +258,12 @@ impl fmt::Debug for ConsumerBuilder {
 
 /// A member of a consumer group, or a consumer of partitions assigned by hand.
 ///
-/// It polls records of the partitions that it owns and commits what is done. Delivery is *at least once*: what was polled
-/// and not committed when a partition changes hands is delivered again, to its next owner. Dropping a consumer leaves the
-/// group at once and commits nothing.
+/// It polls records of the partitions that it owns and commits what is done. Delivery is *at least
+/// once*: what was polled and not committed when a partition changes hands is delivered again, to
+/// its next owner. Dropping a consumer leaves the group at once and commits nothing.
 ///
-/// Ignoring the error of one batch of records and committing a later one skips what failed: [`rewind`](Consumer::rewind)
-/// goes back to what is committed.
+/// Ignoring the error of one batch of records and committing a later one skips what failed:
+/// [`rewind`](Consumer::rewind) goes back to what is committed.
 ///
 /// ```
 /// use std::time::Duration;
@@ -279,15 +290,17 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The next records of the partitions that it owns, waiting up to `timeout` for the first. It is also how a consumer
-    /// keeps its place in the group: rebalances happen in here. Empty if there is nothing in time, or after a
-    /// [wake-up](ConsumerHandle::wakeup). Under a [`ManualClock`](crate::ManualClock) it never waits.
+    /// The next records of the partitions that it owns, waiting up to `timeout` for the first. It
+    /// is also how a consumer keeps its place in the group: rebalances happen in here. Empty if
+    /// there is nothing in time, or after a [wake-up](ConsumerHandle::wakeup). Under a
+    /// [`ManualClock`](crate::ManualClock) it never waits.
     ///
     /// # Errors
-    /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; what the listener returned;
-    /// [`InvalidAssignment`](Error::InvalidAssignment) if a rebalance came to nothing;
-    /// [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and [`Truncated`](Error::Truncated) as
-    /// [`Reader::poll`](crate::Reader::poll); [`Closed`](Error::Closed), or what the medium says.
+    /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; what the
+    /// listener returned; [`InvalidAssignment`](Error::InvalidAssignment) if a rebalance came to
+    /// nothing; [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
+    /// [`Truncated`](Error::Truncated) as [`Reader::poll`](crate::Reader::poll);
+    /// [`Closed`](Error::Closed), or an I/O error.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
         let Consumer { membership, fetcher } = self;
         membership.begin_poll();
@@ -298,8 +311,8 @@ impl Consumer {
         Ok(records)
     }
 
-    /// As [`poll`](Consumer::poll) for async code, without a time limit. A future that is dropped loses nothing. While it
-    /// waits the consumer counts as polling.
+    /// As [`poll`](Consumer::poll) for async code, without a time limit. A future that is dropped
+    /// loses nothing. While it waits the consumer counts as polling.
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
         self.membership.begin_poll();
         ConsumerRecv(self)
@@ -309,8 +322,8 @@ impl Consumer {
     /// [durability](crate::BrokerConfig::durability) says.
     ///
     /// # Errors
-    /// [`CommitRejected`](Error::CommitRejected) if a partition is somebody else's by now, or was in between; those of an
-    /// append.
+    /// [`CommitRejected`](Error::CommitRejected) if a partition is somebody else's now, or was in
+    /// between; those of an append.
     pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
         self.membership.committer.commit(done.into()).done()
     }
@@ -323,7 +336,7 @@ impl Consumer {
     /// What the group has committed of a partition, whoever owns it.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or what the medium says.
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error.
     pub fn committed(
         &self,
         topic: &str,
@@ -334,7 +347,7 @@ impl Consumer {
         committer.committed(&state, partition.into())
     }
 
-    /// Goes on at a position, of a partition that it owns.
+    /// Continues at a position, of a partition that it owns.
     ///
     /// # Errors
     /// [`NotAssigned`](Error::NotAssigned).
@@ -343,7 +356,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Goes on at a place in each partition that it owns now.
+    /// Continues at a place in each partition that it owns now.
     ///
     /// # Errors
     /// Those of [`Partition::offset_for_time`]; then nothing has moved.
@@ -351,8 +364,8 @@ impl Consumer {
         self.fetcher.seek_all(to)
     }
 
-    /// Goes back to what is committed in every partition that it owns, or to where it would begin: whatever was polled
-    /// since is delivered again.
+    /// Goes back to what is committed in every partition that it owns, or to where it would begin:
+    /// whatever was polled since is delivered again.
     pub fn rewind(&mut self) {
         let Consumer { membership, fetcher } = self;
         for assigned in fetcher.assigned_mut() {
@@ -385,7 +398,8 @@ impl Consumer {
         (!owned.is_unset()).then(|| owned.position())
     }
 
-    /// Delivers nothing of this partition until [`resume`](Consumer::resume); it stays the consumer's.
+    /// Delivers nothing of this partition until [`resume`](Consumer::resume); it stays the
+    /// consumer's.
     ///
     /// # Errors
     /// [`NotAssigned`](Error::NotAssigned).
@@ -477,7 +491,8 @@ impl ConsumerHandle {
     /// See [`Consumer::commit`].
     ///
     /// # Errors
-    /// Those of [`Consumer::commit`]; [`CommitRejected`](Error::CommitRejected) also once the consumer is gone.
+    /// Those of [`Consumer::commit`]; [`CommitRejected`](Error::CommitRejected) also once the
+    /// consumer is gone.
     ///
     /// ```
     /// # use std::time::Duration;

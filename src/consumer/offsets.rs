@@ -1,4 +1,5 @@
-//! What is done? A list of places up to which a consumer has processed its partitions, to be committed.
+//! What is done? A list of places up to which a consumer has processed its partitions, to be
+//! committed.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,10 @@ use crate::types::{Offset, Position, TopicPartition};
 
 /// How far partitions are done: what [`Consumer::commit`](crate::Consumer::commit) takes.
 ///
-/// Made from what a poll answered with, or from one of its records, which is then done *inclusive* of itself and of what
-/// comes before it in its partition. What it says per partition is the *next* offset to read. It remembers under which
-/// assignment the records were polled: a commit that comes after its partitions have gone to somebody else is
-/// [rejected](crate::Error::CommitRejected).
+/// Made from what a poll returned, or from one of its records, which is then done *inclusive* of
+/// itself and of what comes before it in its partition. What it says per partition is the *next*
+/// offset to read. It remembers under which assignment the records were polled: a commit that comes
+/// after its partitions have gone to somebody else is [rejected](crate::Error::CommitRejected).
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,8 +68,8 @@ impl Offsets {
         self
     }
 
-    /// Names the next offset to read of a partition, wherever it comes from. It is taken for one of the assignment at
-    /// the time of the commit.
+    /// Names the next offset to read of a partition, wherever it comes from. It is taken for one of
+    /// the assignment at the time of the commit.
     ///
     /// ```
     /// # use quipu::{Broker, Offsets, Start, TopicConfig};
@@ -92,7 +93,8 @@ impl Offsets {
         self
     }
 
-    /// Notes a text beside every offset named so far, for whoever [asks](crate::Group::describe) for it.
+    /// Notes a text beside every offset named so far, for whoever [asks](crate::Group::describe)
+    /// for it.
     pub fn metadata(&mut self, metadata: &str) -> &mut Self {
         let metadata: Arc<str> = Arc::from(metadata);
         for done in self.partitions.values_mut() {
@@ -101,7 +103,8 @@ impl Offsets {
         self
     }
 
-    /// Notes beside every offset what it is. A commit that is set back later still says how far things had been done.
+    /// Notes beside every offset what it is. A commit that is set back later still says how far
+    /// things had been done.
     pub(crate) fn note_themselves(&mut self) -> &mut Self {
         for done in self.partitions.values_mut() {
             done.metadata = done.next.to_string().into();

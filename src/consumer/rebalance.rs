@@ -1,4 +1,5 @@
-//! What is a consumer's listener told, and what may it do? It commits and seeks, on the thread that polls.
+//! What is a consumer's listener told, and what may it do? It commits and seeks, on the thread that
+//! polls.
 
 use std::fmt;
 
@@ -10,11 +11,13 @@ use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
 use crate::types::{Position, TopicPartition};
 
-/// A change of what a consumer owns, handed to [`on_rebalance`](crate::ConsumerBuilder::on_rebalance).
+/// A change of what a consumer owns, handed to
+/// [`on_rebalance`](crate::ConsumerBuilder::on_rebalance).
 ///
-/// Kafka's `ConsumerRebalanceListener`: partitions are *revoked* before anybody else is *assigned* them, and what was
-/// processed can still be committed in that call. They are *lost* if the member had been expelled before, because it did
-/// not poll for too long: others may own them by now, and nothing can be committed.
+/// Kafka's `ConsumerRebalanceListener`: partitions are *revoked* before anybody else is *assigned*
+/// them, and what was processed can still be committed in that call. They are *lost* if the member
+/// had been expelled before, because it did not poll for too long: others may own them now, and
+/// nothing can be committed.
 pub struct Rebalance<'a> {
     pub(super) event: RebalanceEvent,
     pub(super) partitions: &'a [TopicPartition],
@@ -26,10 +29,11 @@ pub struct Rebalance<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RebalanceEvent {
-    /// They are the consumer's from now on. Told once for every rebalance that the consumer comes to the end of: with what
-    /// came to it, or with nothing if it keeps just what it has. What has to be given up by others first comes when they
-    /// have: if they do so one after the other, each lot is told as it comes, before it is read, and none is held back for
-    /// the rest. A rebalance that another one overtakes before that is not told by itself.
+    /// They are the consumer's from now on. Told once for every rebalance that the consumer comes
+    /// to the end of: with what came to it, or with nothing if it keeps just what it has. What has
+    /// to be given up by others first comes when they have: if they do so one after the other, each
+    /// lot is told as it comes, before it is read, and none is held back for the rest. A rebalance
+    /// that another one overtakes before that is not told by itself.
     Assigned,
     /// They are the consumer's until this call returns, and then somebody else's.
     Revoked,
@@ -65,7 +69,7 @@ impl Rebalance<'_> {
         self.committer.commit(done.into()).done()
     }
 
-    /// Goes on elsewhere in one of the partitions that the consumer owns.
+    /// Continues elsewhere in one of the partitions that the consumer owns.
     ///
     /// # Errors
     /// [`NotAssigned`](crate::Error::NotAssigned).

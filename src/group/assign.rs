@@ -1,7 +1,8 @@
-//! Which member of a group gets which partition? Functions of who subscribes to what and who owns what; nothing here
-//! remembers anything.
+//! Which member of a group gets which partition? Functions of who subscribes to what and who owns
+//! what; nothing here remembers anything.
 //!
-//! Kafka's three ways, and a trait for the user's own, whose answers are checked before anybody acts on them.
+//! Kafka's three ways, and a trait for the user's own, whose answers are checked before anybody
+//! acts on them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -75,13 +76,14 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     /// Its name, by which members make sure that they mean the same.
     fn name(&self) -> &str;
 
-    /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by name. Every partition of
-    /// every topic is to be in exactly one list, that of a member that subscribes to the topic. Called with the group's
-    /// lock held: it must not call the broker.
+    /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
+    /// name. Every partition of every topic is to be in exactly one list, that of a member that
+    /// subscribes to the topic. Called with the group's lock held: it must not call the broker.
     ///
-    /// An answer that is none, or a panic, is [`InvalidAssignment`](Error::InvalidAssignment): to whoever subscribes, who
-    /// does not become a member; if a member went or topics changed, to the next poll of each of those who are left, once.
-    /// They keep what they have, and what is nobody's stays so until members or topics change again.
+    /// An answer that is none, or a panic, is [`InvalidAssignment`](Error::InvalidAssignment): to
+    /// whoever subscribes, who does not become a member; if a member went or topics changed, to the
+    /// next poll of each of those who are left, once. They keep what they have, and what is
+    /// nobody's stays so until members or topics change again.
     fn assign(
         &self,
         members: &[AssignorMember<'_>],
@@ -89,8 +91,8 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     ) -> Vec<Vec<TopicPartition>>;
 }
 
-/// Topic by topic, a range of neighbouring partitions to each member: the same numbers of several topics meet at one
-/// member. Kafka's `RangeAssignor`.
+/// Topic by topic, a range of neighbouring partitions to each member: the same numbers of several
+/// topics meet at one member. Kafka's `RangeAssignor`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RangeAssignor;
 
@@ -98,8 +100,8 @@ pub struct RangeAssignor;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RoundRobinAssignor;
 
-/// Balanced, and moving as little as possible: who stays keeps what he has unless it is more than his part. Kafka's
-/// `CooperativeStickyAssignor`.
+/// Balanced, and moving as little as possible: who stays keeps what he has unless it is more than
+/// his part. Kafka's `CooperativeStickyAssignor`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CooperativeStickyAssignor;
 
@@ -182,7 +184,8 @@ impl Assignor for CooperativeStickyAssignor {
             sharing.keep_all();
             sharing.fill();
             sharing.balance();
-            // Each of these steps leaves less imbalance, or as much and fewer that moved: so this ends.
+            // Each of these steps leaves less imbalance, or as much and fewer that moved: so this
+            // ends.
             while sharing.take_back() {
                 sharing.balance();
             }
@@ -266,8 +269,9 @@ impl<'a> Sharing<'a> {
         self.bases.partition_point(|base| *base <= number).saturating_sub(1)
     }
 
-    /// Where all subscribe to the same: everybody keeps what he has up to his part. There are as many parts that are
-    /// greater by one as divide the rest; whoever has so many already goes first.
+    /// Where all subscribe to the same: everybody keeps what he has up to his part. There are as
+    /// many parts that are greater by one as divide the rest; whoever has so many already goes
+    /// first.
     fn keep_up_to_quota(&mut self) {
         let all = self.wanted();
         let (Some(least), Some(mut greater)) =
@@ -329,8 +333,9 @@ impl<'a> Sharing<'a> {
         (home != owner).then_some((home, owner))
     }
 
-    /// Undoes moves that balance does not need: of a partition to somebody who has more by now, and of one that makes room
-    /// for another that might as well have gone there. Answers whether there were any.
+    /// Undoes moves that balance does not need: of a partition to somebody who has more now, and of
+    /// one that makes room for another that might as well have gone there. Returns whether there
+    /// were any.
     fn take_back(&mut self) -> bool {
         // What each is to have that he did not have before.
         let mut new: Vec<Vec<usize>> = self.members.iter().map(|_| Vec::new()).collect();
@@ -386,8 +391,8 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// Moves single partitions to whoever has at least two less, until there is nobody: each move makes the sum of the
-    /// squares of the loads smaller, so this ends.
+    /// Moves single partitions to whoever has at least two less, until there is nobody: each move
+    /// makes the sum of the squares of the loads smaller, so this ends.
     fn balance(&mut self) {
         loop {
             let mut moved = false;
@@ -444,8 +449,8 @@ pub(crate) fn checked(
     topics: &[AssignorTopic<'_>],
 ) -> Result<Vec<Vec<TopicPartition>>> {
     let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
-    // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the timer.
-    // The group waits meanwhile: an assignor must not call the broker.
+    // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the
+    // timer.
     about_to_call_user_code("an assignor", &[Rank::Membership]);
     let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
         .map_err(|_| invalid("it panicked".to_string()))?;
@@ -676,8 +681,9 @@ mod tests {
         assert!(checked_moves > 1000 && checked_unequal > 1000);
     }
 
-    /// Of members with subscriptions of their own: nobody could take a partition of somebody who has two more; and nothing
-    /// has moved that could be given back, or exchanged for something that was not there before, without any harm.
+    /// Of members with subscriptions of their own: nobody could take a partition of somebody who
+    /// has two more; and nothing has moved that could be given back, or exchanged for something
+    /// that was not there before, without any harm.
     fn balanced_without_needless_moves(before: &Shares, case: &Case) {
         let load = |at: usize| case.members[at].2.len();
         let wants = |at: usize, topic: &TopicName| case.members[at].1.contains(topic);

@@ -1,12 +1,15 @@
-//! Who owns which partition, and how far is each group? What a server's group coordinator does, as function calls.
+//! Who owns which partition, and how far is each group? What a server's group coordinator does, as
+//! function calls.
 //!
-//! [`state`] is one group's membership, a value without locks; [`assign`] shares partitions out; [`offsets`] keeps what is
-//! committed. This file puts a lock around each group and lets commits through to the log.
+//! [`state`] is one group's membership, a value without locks; [`assign`] shares partitions out;
+//! [`offsets`] keeps what is committed. This file puts a lock around each group and lets commits
+//! through to the log.
 //!
-//! *Locks*: a group's is held over validation and the append of a commit, so that a partition cannot change hands between
-//! the two; a sync is always waited for outside. A transaction, which takes longer, pins its partitions instead: they
-//! change hands only when it is over. Topics, the offsets table and logs are asked with a group's lock held; the catalog
-//! never, and whoever holds the catalog's lock may take a group's.
+//! *Locks*: a group's is held over validation and the append of a commit, so that a partition
+//! cannot change hands between the two; a sync is always waited for outside. A transaction, which
+//! takes longer, pins its partitions instead: they change hands only when it is over. Topics, the
+//! offsets table and logs are asked with a group's lock held; the catalog never, and whoever holds
+//! the catalog's lock may take a group's.
 
 pub(crate) mod assign;
 pub(crate) mod offsets;
@@ -65,8 +68,8 @@ pub(crate) struct GroupState {
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
     pub(crate) topic: TopicName,
-    /// The log that it was read from, as that was opened; `None` if only the topic's name is known: the one that has it
-    /// now.
+    /// The log that it was read from, as that was opened; `None` if only the topic's name is known:
+    /// the one that has it now.
     pub(crate) source: Option<Arc<Identity>>,
     pub(crate) partition: PartitionId,
     /// The next offset to read.
@@ -124,7 +127,8 @@ impl Coordinator {
         }
         for group in groups {
             let mut membership = group.lock();
-            // IMPORTANT: under the lock, here and below: who has looked before somebody else does not come after him.
+            // IMPORTANT: under the lock, here and below: who has looked before somebody else does
+            // not come after him.
             let topics = host.topics();
             membership.topics_changed(&topics);
             let noted = self.note_joined(host, &group.name, &membership, true);
@@ -168,10 +172,10 @@ impl Coordinator {
         self.offsets.append(host.ctx(), group, &self.unnoted(group, membership, late))
     }
 
-    /// What is to be noted of the topics that a group subscribes to: how many partitions each had when it first did. Those
-    /// that come later are read from their beginning, whatever the policy. All are later if the topic comes `late`, to a
-    /// group that has been there before, or matches a glob that the group has subscribed with before: those that did so
-    /// then have been noted.
+    /// What is to be noted of the topics that a group subscribes to: how many partitions each had
+    /// when it first did. Those that come later are read from their beginning, whatever the policy.
+    /// All are later if the topic comes `late`, to a group that has been there before, or matches a
+    /// glob that the group has subscribed with before: those that did so then have been noted.
     fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<OffsetChange> {
         let known = self.offsets.globs(group);
         let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
@@ -275,8 +279,9 @@ impl GroupState {
         membership.leave(id, &host.topics());
     }
 
-    /// Commits offsets, all of them or none. `own` is what holds for offsets that come from no poll: the caller's stamp
-    /// now, or that of no member, who may commit as long as the group has none.
+    /// Commits offsets, all of them or none. `own` is what holds for offsets that come from no
+    /// poll: the caller's stamp now, or that of no member, who may commit as long as the group has
+    /// none.
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed; those of an append.
@@ -289,8 +294,8 @@ impl GroupState {
         coordinator.offsets.append(host.ctx(), &self.name, &changes)
     }
 
-    /// Checks offsets that are to be committed with a transaction, and keeps their partitions where they are until the
-    /// pin is dropped.
+    /// Checks offsets that are to be committed with a transaction, and keeps their partitions where
+    /// they are until the pin is dropped.
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed.
@@ -373,7 +378,7 @@ fn objection(
     if stranger && !membership.is_empty() {
         return Some(RejectReason::NotAMember);
     }
-    // Members are numbered anew whenever a broker is opened, and so are its logs made anew.
+    // Members are renumbered whenever a broker is opened, and so are its logs made again.
     let elsewhere = |source: &Arc<Identity>| !Arc::ptr_eq(source, log.identity());
     if commit.stamp.is_some() && commit.source.as_ref().is_some_and(elsewhere) {
         return Some(RejectReason::NotAMember);

@@ -1,10 +1,12 @@
-//! Where is kept how far each group is? As records in a log of the broker's own, written like any others, and in a table
-//! of what they say, which is all that is ever asked.
+//! Where is kept how far each group is? As records in a log of the broker's own, written like any
+//! others, and in a table of what they say, which is all that is ever asked.
 //!
-//! The table is read from the log at first use, or at an unclean opening: commits may have survived a power loss that took
-//! the records they speak of. Such a commit is put back to the log end before anything new can be appended there. Changes are
-//! taken into the table as they are appended, before they are durable or visible. If the medium fails the log is reopened by
-//! the next who wants to commit, and what was cut off leaves the table: what was acknowledged is never among that.
+//! The table is read from the log at first use, or at an unclean opening: commits may have survived
+//! a power loss that took the records they speak of. Such a commit is put back to the log end
+//! before anything new can be appended there. Changes are taken into the table unchanged appended,
+//! before they are durable or visible. If the medium fails the log is reopened by the next who
+//! wants to commit, and what was truncated leaves the table: what was acknowledged is never among
+//! that.
 
 use std::collections::HashMap;
 
@@ -54,7 +56,8 @@ pub(crate) struct OffsetStore {
 #[derive(Default)]
 struct Store {
     log: Option<Arc<Log>>,
-    /// The log epoch in which the table was read last. What was appended in an earlier one is in it, or has been cut off.
+    /// The log epoch in which the table was read last. What was appended in an earlier one is in
+    /// it, or has been truncated.
     epoch: u32,
     groups: HashMap<GroupId, GroupOffsets>,
 }
@@ -73,11 +76,12 @@ impl OffsetStore {
         OffsetStore { state: Mutex::new(Rank::Offsets, Store::default()) }
     }
 
-    /// Sees to it that the log is there, has been read, and takes appends again if the medium has failed. Never under a
-    /// group's lock: the log may have to be created, or synced. If it cannot be appended to the append says so.
+    /// ensures that the log is there, has been read, and takes appends again if the medium has
+    /// failed. Never under a group's lock: the log may have to be created, or synced. If it cannot
+    /// be appended to the append says so.
     ///
     /// # Errors
-    /// What the medium says, `Corrupt` if the log is damaged, `Closed`.
+    /// An I/O error, `Corrupt` if the log is damaged, `Closed`.
     pub(crate) fn open(&self, host: &dyn Host) -> Result<Arc<Log>> {
         let known = self.state.lock().log.clone();
         let log = match known {
@@ -89,7 +93,8 @@ impl OffsetStore {
             }
         };
         if log.health().is_poisoned() {
-            // Nobody else can ask for it: the topic is hidden. If it fails it stays poisoned, for the next commit to try.
+            // Nobody else can ask for it: the topic is hidden. If it fails it stays poisoned, for
+            // the next commit to try.
             let _ = log.reopen_with(|| self.read_again(&log));
         }
         Ok(log)
@@ -103,8 +108,9 @@ impl OffsetStore {
         host.existing_offsets_log().map_or(Ok(()), |log| self.attach(log))
     }
 
-    /// After an unclean stop, before anything is appended anywhere: commits may speak of records that are gone. Those are
-    /// set back to the log end, and of partitions that are gone too nothing is kept. Durable on return.
+    /// After an unclean stop, before anything is appended anywhere: commits may speak of records
+    /// that are gone. Those are set back to the log end, and of partitions that are gone too
+    /// nothing is kept. Durable on return.
     ///
     /// # Errors
     /// Those of reading and appending.
@@ -164,7 +170,8 @@ impl OffsetStore {
         Ok(())
     }
 
-    /// The log has been cut: changes that were in the table already may not be in it any more. Nobody appends meanwhile.
+    /// The log has been cut: changes that were in the table already may not be in it any more.
+    /// Nobody appends meanwhile.
     fn read_again(&self, log: &Arc<Log>) -> Result<()> {
         let groups = read_log(log)?;
         let mut state = self.state.lock();
@@ -172,8 +179,8 @@ impl OffsetStore {
         Ok(())
     }
 
-    /// Appends changes as one batch, all of them or none, and takes them into the table. What the append answers is
-    /// still to be waited for. `None` if there is nothing to change.
+    /// Appends changes as one batch, all of them or none, and takes them into the table. What the
+    /// append answers is still to be waited for. `None` if there is nothing to change.
     ///
     /// # Errors
     /// Those of an append.
@@ -215,8 +222,9 @@ impl OffsetStore {
         Some(committed.clone())
     }
 
-    /// From where on a group still needs the records of a log: from the offset that it has committed, or from where the log
-    /// has been cut since; from the beginning if it has committed nothing.
+    /// From where on a group still needs the records of a log: from the offset that it has
+    /// committed, or from where the log has been cut since; from the beginning if it has committed
+    /// nothing.
     pub(crate) fn holds(&self, group: &GroupId, log: &Log) -> Offset {
         match self.committed(group, &log.identity().topic_id, log.partition()) {
             Some(StoredOffset { offset, epoch, .. }) => match log.check_position(offset, epoch) {
@@ -275,7 +283,7 @@ impl GroupOffsets {
     }
 }
 
-/// What the records of the log say, as far as they are visible.
+/// What the records of the log say, as far unchanged visible.
 fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, GroupOffsets>> {
     let mut cursor = Cursor::new(log.clone(), log.log_start());
     let mut groups = HashMap::new();
@@ -356,7 +364,8 @@ pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Off
     }
 }
 
-/// What a record says. `None` if it is none of ours, or of a later version: the log passed its checksums.
+/// What a record says. `None` if it is none of ours, or of a later version: the log passed its
+/// checksums.
 fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, OffsetChange)> {
     let key = Key::decode(key).ok()??;
     Some(match (key, value) {

@@ -1,13 +1,15 @@
-//! Who is in a group, what should each member own, and what does it own now? One group's membership as a value: every
-//! step is a function of it, its arguments and the time; nothing here waits, writes or calls anybody.
+//! Who is in a group, what should each member own, and what does it own now? One group's membership
+//! as a value: every step is a function of it, its arguments and the time; nothing here waits,
+//! writes or calls anybody.
 //!
-//! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target assignment: it rises
-//! whenever a member comes or goes or the topics change. Between polls a member reconciles what it owns with its target:
-//! it gives up what moves away, and takes what nobody else owns any more. So a partition never has two owners, and what
-//! stays where it is keeps being read.
+//! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target
+//! assignment: it rises whenever a member comes or goes or the topics change. Between polls a
+//! member reconciles what it owns with its target: it gives up what moves away, and takes what
+//! nobody else owns any more. So a partition never has two owners, and what stays where it is keeps
+//! being read.
 //!
-//! What a member may commit follows KIP-1251: it must own the partition, and must have owned it without a break since it
-//! polled the records it speaks of.
+//! What a member may commit follows KIP-1251: it must own the partition, and must have owned it
+//! without a break since it polled the records it speaks of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +28,8 @@ pub(crate) struct TopicInfo {
     pub(crate) partitions: u32,
 }
 
-/// One partition of one topic, which is that topic for ever: one that is created anew under its name is another.
+/// One partition of one topic, which is that topic forever: one that is created again under its
+/// name is another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Share {
     pub(crate) topic: TopicName,
@@ -120,7 +123,8 @@ struct Ownership {
     member: u32,
     /// The generation in which it was taken.
     since: u32,
-    /// How many transactions are under way that commit offsets of it: it cannot change hands meanwhile.
+    /// How many transactions are under way that commit offsets of it: it cannot change hands
+    /// meanwhile.
     pins: u32,
     /// Its owner has gone, or has given it up: free once nothing pins it.
     released: bool,
@@ -133,8 +137,8 @@ pub(crate) struct Steps {
     pub(crate) revoke: Vec<Share>,
     /// Taken just now: begin reading it, tell the listener.
     pub(crate) take: Vec<Share>,
-    /// It has all that it is to own in a generation of which this had not been so before: the listener is told, even if
-    /// nothing was taken.
+    /// It has all that it is to own in a generation of which this had not been so before: the
+    /// listener is told, even if nothing was taken.
     pub(crate) settled: bool,
 }
 
@@ -174,7 +178,8 @@ impl Membership {
     /// Takes in a member.
     ///
     /// # Errors
-    /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then it is not a member.
+    /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then
+    /// it is not a member.
     pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &[TopicInfo]) -> Result<()> {
         let Joining { topics: patterns, assignor, waiter, liveness } = joining;
         if let Some(other) = self.members.values().find(|other| other.assignor.name() != assignor.name()) {
@@ -198,8 +203,8 @@ impl Membership {
         })
     }
 
-    /// Lets a member go; nothing happens if it is none. If the assignor fails those who stay are told, and keep what they
-    /// have: what the member had is nobody's until the next rebalance.
+    /// Lets a member go; nothing happens if it is none. If the assignor fails those who stay are
+    /// told, and keep what they have: what the member had is nobody's until the next rebalance.
     pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) {
         if self.members.remove(&id).is_none() {
             return;
@@ -217,16 +222,17 @@ impl Membership {
         deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that is gone. If the assignor
-    /// fails the members are told, and nothing changes.
+    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that
+    /// is gone. If the assignor fails the members are told, and nothing changes.
     pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) {
         if !self.members.is_empty() && self.subscribed(topics) != self.topics {
             self.rebalance_or_tell(topics);
         }
     }
 
-    /// What a member has to do to come to the current generation. What it may take is its own on return; what it gives
-    /// up is its own until [`release`](Membership::release). `None` if it is no member any more.
+    /// What a member has to do to come to the current generation. What it may take is its own on
+    /// return; what it gives up is its own until [`release`](Membership::release). `None` if it is
+    /// no member any more.
     pub(crate) fn reconcile(&mut self, id: u32) -> Option<Steps> {
         let member = self.members.get_mut(&id)?;
         let owned = |(_, owner): &(&Share, &Ownership)| owner.member == id && !owner.released;
@@ -237,7 +243,8 @@ impl Membership {
             }
         }
         if !steps.revoke.is_empty() {
-            // First things first: what is taken, is taken in the generation that the member has come to then.
+            // First things first: what is taken, is taken in the generation that the member has
+            // come to then.
             return Some(steps);
         }
         let mut complete = true;
@@ -301,7 +308,8 @@ impl Membership {
         }
     }
 
-    /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is taken by nobody.
+    /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is
+    /// taken by nobody.
     pub(crate) fn pin(&mut self, share: &Share) {
         let unowned = || Ownership { member: NO_MEMBER, since: self.generation, pins: 0, released: true };
         self.owners.entry(share.clone()).or_insert_with(unowned).pins += 1;
@@ -375,7 +383,8 @@ impl Membership {
             .map(|(id, member)| {
                 let matching = topics.iter().filter(|topic| member.subscribes(&topic.name));
                 let subscribed: Vec<_> = matching.map(|topic| topic.name.clone()).collect();
-                // What it owns, and what it was to own: a rebalance that overtakes another is to move no more for it.
+                // What it owns, and what it was to own: a rebalance that overtakes another is to
+                // move no more for it.
                 let owned: BTreeSet<_> = self
                     .owned(*id)
                     .into_iter()

@@ -1,4 +1,5 @@
-//! How does a producer gather records? Into a batch that is within limits, charged to its buffer, and acknowledged as one.
+//! How does a producer gather records? Into a batch that is within limits, charged to its buffer,
+//! and acknowledged as one.
 
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ impl OpenBatch {
         self.records.len()
     }
 
-    /// Whether a record of this [`record_len`](crate::segment::builder::record_len) is allowed and finds room.
+    /// Whether a record of this [`record_len`](crate::segment::builder::record_len) is allowed and
+    /// finds room.
     #[inline]
     pub(super) fn fits(&self, len: usize) -> bool {
         len <= self.limits.record && self.records.sealed_len(1, len + DELTA_BYTES_MAX) <= self.limits.batch
@@ -61,7 +63,7 @@ impl OpenBatch {
         self.len() >= self.limits.batch
     }
 
-    /// Encodes a record behind the others, and says which of the batch it is.
+    /// Encodes a record after the others, and says which of the batch it is.
     #[inline]
     pub(super) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
         let index = self.records.push(record, timestamp);
@@ -69,8 +71,8 @@ impl OpenBatch {
         index
     }
 
-    /// Puts the records of `other` behind its own, if they count their times from the same base and find room, and says
-    /// which of the batch the first of them is now.
+    /// Puts the records of `other` after its own, if they count their times from the same base and
+    /// find room, and says which of the batch the first of them is now.
     pub(super) fn absorb(&mut self, other: &OpenBatch) -> Option<u32> {
         let records = &other.records;
         if records.base_timestamp() != self.base_timestamp()
@@ -83,7 +85,8 @@ impl OpenBatch {
         Some(first)
     }
 
-    /// Compresses and checksums the body: everything that can be done before the offset is known. Under no lock.
+    /// Compresses and checksums the body: everything that can be done before the offset is known.
+    /// Under no lock.
     pub(super) fn compress(self, core: &Core) -> Compressed {
         let OpenBatch { records, compression, charge, .. } = self;
         let batch = match compression {

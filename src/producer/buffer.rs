@@ -1,14 +1,17 @@
-//! What happens between `send` and the log? One open batch per producer and partition, and behind it a queue of sealed
-//! ones.
+//! What happens between `send` and the log? One open batch per producer and partition, and after it
+//! a queue of sealed ones.
 //!
-//! A record is encoded into the open batch under a short lock. Whoever fills the batch *seals* it: the batch gets the
-//! last place of the queue, the lock is released, and the sealing thread *presses* it (compression, checksum) under no
-//! lock. Then the first thread to find the head of the queue compressed *drains* it: it appends compressed heads until one is
-//! not compressed yet, whose presser goes on from there. So compressing is parallel, appending follows the order of sealing,
-//! and nobody waits for anybody: a thread that finds another draining leaves its batch to it.
+//! A record is encoded into the open batch under a short lock. Whoever fills the batch *seals* it:
+//! the batch gets the last place of the queue, the lock is released, and the sealing thread
+//! *presses* it (compression, checksum) under no lock. Then the first thread to find the head of
+//! the queue compressed *drains* it: it appends compressed heads until one is not compressed yet,
+//! whose presser continues from there. So compressing is parallel, appending follows the order of
+//! sealing, and nobody waits for anybody: a thread that finds another draining leaves its batch to
+//! it.
 //!
-//! If an append fails, everything that this producer has accepted for the partition and not written fails with the same
-//! error, the open batch included: whoever sends again in the old order keeps that order.
+//! If an append fails, everything that this producer has accepted for the partition and not written
+//! fails with the same error, the open batch included: whoever sends again in the old order keeps
+//! that order.
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
@@ -33,14 +36,16 @@ pub(super) trait Sink: Send + Sync {
     fn topic(&self) -> &TopicName;
     fn partition(&self) -> PartitionId;
     fn settings(&self) -> LogSettings;
-    /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the last one of that.
+    /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
+    /// last one of that.
     fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
     /// Blocks until everything below `end`, appended up to `epoch`, is visible.
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
-    /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the waker.
+    /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the
+    /// waker.
     fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
-    /// Whether something appended up to `epoch` may have been cut off because it could not be stored, not because somebody
-    /// wanted it to go.
+    /// Whether something appended up to `epoch` may have been truncated because it could not be
+    /// stored, not because somebody wanted it to go.
     fn may_have_lost(&self, epoch: u32) -> bool;
     /// Asks for what has been appended to become visible without anybody waiting for it.
     fn request_sync(&self);
@@ -92,7 +97,8 @@ pub(super) struct PartitionBuffer {
     sink: Box<dyn Sink>,
     /// The sink's, close at hand.
     partition: u32,
-    /// Held while a record is encoded or a batch changes its place, never while one is compressed, appended or completed.
+    /// Held while a record is encoded or a batch changes its place, never while one is compressed,
+    /// appended or completed.
     queue: Mutex<BatchQueue>,
 }
 
@@ -102,15 +108,16 @@ struct BatchQueue {
     sealed: VecDeque<Slot>,
     /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
     first_ticket: u64,
-    /// Somebody appends the heads: nobody else does, and that thread looks for a compressed head under this lock before it
-    /// stops. Whoever marks a head as compressed does so under this lock and then looks at this flag. So a compressed head
-    /// never lies there with nobody to append it.
+    /// Somebody appends the heads: nobody else does, and that thread looks for a compressed head
+    /// under this lock before it stops. Whoever marks a head as compressed does so under this lock
+    /// and then looks at this flag. So a compressed head never lies there with nobody to append it.
     draining: bool,
     /// An entry of the timer will come for the open batch, or earlier.
     timed: bool,
     /// Bytes of records without a key since this partition was chosen for them.
     produced: usize,
-    /// Behind the last record appended, and in which epoch, until a flush has seen it become visible.
+    /// After the last record appended, and in which epoch, until a flush has seen it become
+    /// visible.
     unconfirmed: Option<(Offset, u32)>,
 }
 
@@ -129,8 +136,8 @@ enum Body {
     Appending,
 }
 
-/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot hears of it: else the batches
-/// behind it would wait for ever.
+/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot
+/// hears of it: else the batches after it would wait forever.
 pub(super) struct Outgoing {
     buffer: Arc<PartitionBuffer>,
     ticket: u64,
@@ -188,8 +195,8 @@ impl PartitionBuffer {
         &*self.sink
     }
 
-    /// Takes a record of this [`record_len`](crate::segment::builder::record_len). `None` if records without a key go elsewhere by
-    /// now: choose again.
+    /// Takes a record of this [`record_len`](crate::segment::builder::record_len). `None` if
+    /// records without a key go elsewhere now: choose again.
     ///
     /// # Errors
     /// The record is too large; nothing was taken.
@@ -250,8 +257,9 @@ impl PartitionBuffer {
         Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
     }
 
-    /// An open batch that has room for a record of `len` bytes; `None` if a record without a key goes elsewhere, because
-    /// the batch that has no room for it completes the share of this partition.
+    /// An open batch that has room for a record of `len` bytes; `None` if a record without a key
+    /// goes elsewhere, because the batch that has no room for it completes the share of this
+    /// partition.
     #[cold]
     fn make_open<'a>(
         self: &Arc<Self>,
@@ -322,9 +330,9 @@ impl PartitionBuffer {
         self.core.ctx.timer.schedule(at, self.clone());
     }
 
-    /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are now: in which batch,
-    /// from which index on. The batches to be compressed are added to `sealed`. Of the bytes, `stuck` are of records without
-    /// a key.
+    /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are
+    /// now: in which batch, from which index on. The batches to be compressed are added to
+    /// `sealed`. Of the bytes, `stuck` are of records without a key.
     pub(super) fn adopt(
         self: &Arc<Self>,
         batches: Vec<OpenBatch>,
@@ -370,13 +378,15 @@ impl PartitionBuffer {
         }
     }
 
-    /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append to the open one.
+    /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append
+    /// to the open one.
     pub(super) fn base_timestamp(&self) -> Option<Timestamp> {
         self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
     }
 
-    /// Seals the open batch, or if one is `awaited` only that, and writes what can be written. The caller is going to
-    /// wait until the awaited one is visible, so nobody else is asked to see to that.
+    /// Seals the open batch, or if one is `awaited` only that, and writes what can be written. The
+    /// caller is going to wait until the awaited one is visible, so nobody else is asked to see to
+    /// that.
     pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
         let sealed = {
             let mut queue = self.queue.lock();
@@ -410,7 +420,8 @@ impl PartitionBuffer {
         self.queue.lock().note_written(end);
     }
 
-    /// A flush has the answer for everything up to this [`unconfirmed`](PartitionBuffer::unconfirmed) end.
+    /// A flush has the answer for everything up to this
+    /// [`unconfirmed`](PartitionBuffer::unconfirmed) end.
     pub(super) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
         if queue.unconfirmed == Some(end) {
@@ -473,8 +484,8 @@ impl BatchQueue {
         Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
     }
 
-    /// What was written before may be noted later: of two ends the later one covers both, and a later epoch's is later
-    /// wherever it lies.
+    /// What was written before may be noted later: of two ends the later one covers both, and a
+    /// later epoch's is later wherever it lies.
     fn note_written(&mut self, (end, epoch): (Offset, u32)) {
         let is_later = self.unconfirmed.is_none_or(|(noted, in_epoch)| (epoch, end) > (in_epoch, noted));
         if is_later {
@@ -552,8 +563,9 @@ impl<'a> Turn<'a> {
         Some(Turn { buffer, over: false, served: false })
     }
 
-    /// The head, if it is compressed; if not, the turn is over. It is over too when something was appended and a thread is
-    /// still compressing: that one goes on from here, so nobody appends for others for ever.
+    /// The head, if it is compressed; if not, the turn is over. It is over too when something was
+    /// appended and a thread is still compressing: that one continues from here, so nobody appends
+    /// for others forever.
     fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
         let mut queue = self.buffer.queue.lock();
         let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Compressing));
@@ -569,7 +581,7 @@ impl<'a> Turn<'a> {
         None
     }
 
-    /// Writes the head, tells everybody, and takes it off the queue; if it fails, all behind it too.
+    /// Writes the head, tells everybody, and takes it off the queue; if it fails, all after it too.
     fn append(&self, batch: &BatchState, body: Body) {
         let (outcome, charge) = match body {
             Body::Compressed(Compressed { batch, charge }) => {

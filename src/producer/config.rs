@@ -38,8 +38,9 @@ impl ProducerConfig {
         }
     }
 
-    /// How large a batch becomes before it is written, uncompressed and with its header. A record that is larger gets a
-    /// batch of its own; where a topic's segments are smaller, so are its batches.
+    /// How large a batch becomes before it is written, uncompressed and with its header. A record
+    /// that is larger gets a batch of its own; where a topic's segments are smaller, so are its
+    /// batches.
     ///
     /// Default: 64 KiB. 1 KiB to 16 MiB, in bytes (Kafka's `batch.size`).
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
@@ -47,8 +48,8 @@ impl ProducerConfig {
         self
     }
 
-    /// How long a batch waits for more records before it is written as it is. Waiting for a record, or flushing, ends
-    /// it at once. Zero writes every record in the call that sends it.
+    /// How long a batch waits for more records before it is written as it is. Waiting for a record,
+    /// or flushing, ends it at once. Zero writes every record in the call that sends it.
     ///
     /// Default: 5 ms (Kafka's `linger.ms` since 4.0).
     pub fn linger(mut self, linger: Duration) -> Self {
@@ -56,8 +57,9 @@ impl ProducerConfig {
         self
     }
 
-    /// How many bytes may be sent and not written yet, over all topics. When they are reached, the sender writes what is
-    /// buffered before its record is accepted, so the bound may be exceeded by one batch or record a sending thread.
+    /// How many bytes may be sent and not written yet, over all topics. When they are reached, the
+    /// sender writes what is buffered before its record is accepted, so the bound may be exceeded
+    /// by one batch or record a sending thread.
     ///
     /// Default: 32 MiB. At least one batch, in bytes (Kafka's `buffer.memory`).
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
@@ -67,18 +69,18 @@ impl ProducerConfig {
 
     /// Who chooses the partitions of records for which the caller names none.
     ///
-    /// Default: the hash of the key as Kafka computes it, and without a key a partition that changes about once a batch
-    /// (KIP-794).
+    /// Default: the hash of the key as Kafka computes it, and without a key a partition that
+    /// changes about once a batch (KIP-794).
     pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
         self.partitioner = Some(Arc::new(partitioner));
         self
     }
 
-    /// A name that lasts: the producer is the one that had this name before, and the one that had it until now is
-    /// [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98): it writes nothing behind what this one finds or writes.
-    /// Records that have a
-    /// [sequence](crate::Record::sequence) are in each partition once, however often they are sent, also by a later run of
-    /// the program. Default: none.
+    /// A name that lasts: the producer is the one that had this name before, and the one that had
+    /// it until now is [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98): it writes
+    /// nothing after what this one finds or writes. Records that have a
+    /// [sequence](crate::Record::sequence) are in each partition once, however often they are sent,
+    /// also by a later run of the program. Default: none.
     ///
     /// ```
     /// use quipu::{Broker, ProducerConfig, Record, TopicConfig};

@@ -1,5 +1,5 @@
-//! What do all buffers of one producer share? The bound on their bytes, the working memory, and the errors that nobody
-//! was there to receive.
+//! What do all buffers of one producer share? The bound on their bytes, the working memory, and the
+//! errors that nobody was there to receive.
 
 use std::task::Waker;
 
@@ -10,17 +10,20 @@ use crate::error::Error;
 use crate::format::compression::Compressor;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, about_to_call_user_code};
 
-/// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer; it never holds one.
+/// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
+/// it never holds one.
 pub(super) struct Core {
     pub(super) ctx: Arc<Context>,
     pub(super) config: ProducerConfig,
     /// Who it is, if it has a name.
     pub(super) identity: Option<ProducerIdentity>,
-    /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other memory, and a sender
-    /// that reads it a moment too early is off by a batch, which the bound allows for.
+    /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other
+    /// memory, and a sender that reads it a moment too early is off by a batch, which the bound
+    /// allows for.
     buffered: AtomicUsize,
-    /// Whoever waits for room. A waiter leaves its waker and tries once more before it sleeps; whoever gives bytes back
-    /// subtracts them and then takes this lock. So either the second try sees the room, or the waker is found.
+    /// Whoever waits for room. A waiter leaves its waker and tries once more before it sleeps;
+    /// whoever gives bytes back subtracts them and then takes this lock. So either the second try
+    /// sees the room, or the waker is found.
     waiting: Mutex<Vec<Waker>>,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
     failure: Mutex<Option<Error>>,
@@ -84,8 +87,8 @@ impl Core {
     }
 }
 
-/// The part of the producer's bytes that one batch has; given back when it is dropped. Never drop it under a lock: it
-/// wakes whoever waits for room.
+/// The part of the producer's bytes that one batch has; given back when it is dropped. Never drop
+/// it under a lock: it wakes whoever waits for room.
 pub(super) struct Charge {
     core: Arc<Core>,
     bytes: usize,
@@ -96,7 +99,8 @@ impl Charge {
         Charge { core: core.clone(), bytes: 0 }
     }
 
-    /// Grows to at least `len` bytes, in steps, so that most records touch no memory that senders share.
+    /// Grows to at least `len` bytes, in steps, so that most records touch no memory that senders
+    /// share.
     #[inline]
     pub(super) fn cover(&mut self, len: usize) -> usize {
         if len > self.bytes {

@@ -1,8 +1,10 @@
-//! How do records get into a topic? Through a producer: encoded once, gathered into batches, written in order.
+//! How do records get into a topic? Through a producer: encoded once, gathered into batches,
+//! written in order.
 //!
-//! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`] puts the record into the
-//! open batch and later the batch into the log, [`batch`] encodes, compresses and checksums, [`pending`] tells the sender
-//! how it went. [`staging`] does the same for many records at once, [`core`] holds what all buffers share.
+//! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`]
+//! puts the record into the open batch and later the batch into the log, [`batch`] encodes,
+//! compresses and checksums, [`pending`] tells the sender how it went. [`staging`] does the same
+//! for many records at once, [`core`] holds what all buffers share.
 
 mod batch;
 mod buffer;
@@ -34,15 +36,17 @@ use crate::sync::Arc;
 use crate::topic::{Partition, Topic};
 use crate::types::Receipt;
 
-/// Sends records. Clones are the same producer: one buffer, one bound, one flush. Usable from any thread.
+/// Sends records. Clones are the same producer: one buffer, one bound, one flush. Usable from any
+/// thread.
 ///
-/// Records are gathered into batches per partition. A batch is written when it is full, when it has lingered
-/// ([`ProducerConfig::linger`]), when somebody waits for one of its records, or when the producer is flushed. Records
-/// sent to one partition by one thread keep their order. If writing a batch fails, everything that was accepted for that
-/// partition behind it fails with the same error, so what is sent again in the old order stays in it.
+/// Records are gathered into batches per partition. A batch is written when it is full, when it has
+/// lingered ([`ProducerConfig::linger`]), when somebody waits for one of its records, or when the
+/// producer is flushed. Records sent to one partition by one thread keep their order. If writing a
+/// batch fails, everything that was accepted for that partition after it fails with the same error,
+/// so what is sent again in the old order stays in it.
 ///
-/// Dropping the last clone hands over what is buffered, to be written as soon as possible, and waits for nothing. Flush
-/// to know how it went.
+/// Dropping the last clone hands over what is buffered, to be written as soon as possible, and
+/// waits for nothing. Flush to know how it went.
 ///
 /// ```
 /// # use quipu::{Broker, Record, TopicConfig};
@@ -70,8 +74,8 @@ struct Shared {
 
 /// Where records go: a topic by handle or by name, or one of its partitions.
 ///
-/// One rarely names it: what takes a destination takes `&topic`, `&partition` and `"name"`. A handle spares the look-up
-/// by name.
+/// One rarely names it: what takes a destination takes `&topic`, `&partition` and `"name"`. A
+/// handle spares the look-up by name.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Destination<'a> {
@@ -122,7 +126,8 @@ impl Producer {
         Producer { shared: Arc::new(Shared { outbox, broker }) }
     }
 
-    /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays borrowed.
+    /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays
+    /// borrowed.
     ///
     /// If the buffer is full, the call first writes what is in it.
     ///
@@ -130,14 +135,16 @@ impl Producer {
     /// The record was not taken, and nothing of it will be written:
     /// [`RecordTooLarge`](Error::RecordTooLarge), [`InvalidTimestamp`](Error::InvalidTimestamp),
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or [`BufferFull`](Error::BufferFull) if other
-    /// threads are writing so much that the bound would be exceeded by more than a batch. What goes wrong with the write
-    /// itself is told by the [`Pending`]. A producer with a [name](ProducerConfig::name) may be [`Fenced`](Error::Fenced).
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
+    /// [`BufferFull`](Error::BufferFull) if other threads are writing so much that the bound would
+    /// be exceeded by more than a batch. What goes wrong with the write itself is told by the
+    /// [`Pending`]. A producer with a [name](ProducerConfig::name) may be
+    /// [`Fenced`](Error::Fenced).
     ///
-    /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and tells what goes wrong with that.
-    /// One that was sent before is answered with its first receipt, or where that is not known any more with
-    /// [`DuplicateSequence`](Error::DuplicateSequence); one that comes too late with
-    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence).
+    /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and tells
+    /// what goes wrong with that. One that was sent before is returned its first receipt, or where
+    /// that is not known any more with [`DuplicateSequence`](Error::DuplicateSequence); one that
+    /// comes too late with [`OutOfOrderSequence`](Error::OutOfOrderSequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -158,13 +165,15 @@ impl Producer {
 
     /// Sends many records: all of them are taken, or on an error none.
     ///
-    /// Records for the same partition stay together in their order. Each partition's are written in as many batches as
-    /// their size asks for, so a crash may keep a prefix of them.
+    /// Records for the same partition stay together in their order. Each partition's are written in
+    /// as many batches as their size asks for, so a crash may keep a prefix of them.
     ///
     /// # Errors
-    /// As [`send`](Producer::send); `InvalidTimestamp` says which record it was. [`BufferFull`](Error::BufferFull) if the
-    /// records together are larger than [`ProducerConfig::buffer_bytes`]: send them in pieces. Records with sequences are
-    /// written as one batch for each partition, and an error says nothing of the other partitions: send all of them again.
+    /// As [`send`](Producer::send); `InvalidTimestamp` says which record it was.
+    /// [`BufferFull`](Error::BufferFull) if the records together are larger than
+    /// [`ProducerConfig::buffer_bytes`]: send them in pieces. Records with sequences are written as
+    /// one batch for each partition, and an error says nothing of the other partitions: send all of
+    /// them again.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -196,10 +205,11 @@ impl Producer {
         }
     }
 
-    /// As [`send`](Producer::send) and awaiting the receipt; if the buffer is full it awaits room instead of failing.
+    /// As [`send`](Producer::send) and awaiting the receipt; if the buffer is full it awaits room
+    /// instead of failing.
     ///
-    /// Nothing happens before it is first polled. Dropped before it was taken, the record is not sent; dropped later, it
-    /// is as if the acknowledgement had been detached.
+    /// Nothing happens before it is first polled. Dropped before it was taken, the record is not
+    /// sent; dropped later, it is as if the acknowledgement had been detached.
     ///
     /// # Errors
     /// Those of [`send`](Producer::send) but `BufferFull`, and those of [`Pending::wait`].
@@ -218,18 +228,21 @@ impl Producer {
         SendAsync { producer: self, to: to.into(), record, sent: None }
     }
 
-    /// Writes everything that was sent before this call and blocks until each topic's durability holds for it.
+    /// Writes everything that was sent before this call and blocks until each topic's durability
+    /// holds for it.
     ///
     /// # Errors
-    /// The first error since the last flush of which no [`Pending`] could tell, because it was detached or dropped, or
-    /// what kept a topic's records from becoming durable. It is reported once; everything else has been written
-    /// nevertheless. That somebody has cut records off since, with [`truncate_to`](crate::Partition::truncate_to) or
+    /// The first error since the last flush of which no [`Pending`] could tell, because it was
+    /// detached or dropped, or what kept a topic's records from becoming durable. It is reported
+    /// once; everything else has been written nevertheless. That somebody has cut records off
+    /// since, with [`truncate_to`](crate::Partition::truncate_to) or
     /// [`reset_to`](crate::Partition::reset_to), is no error here.
     pub fn flush(&self) -> Result<()> {
         Box::new(self.shared.outbox.flush()).wait()
     }
 
-    /// As [`flush`](Producer::flush): writes everything now, and leaves the waiting to the [`Pending`].
+    /// As [`flush`](Producer::flush): writes everything now, and leaves the waiting to the
+    /// [`Pending`].
     pub fn flush_async(&self) -> Pending<()> {
         Pending::other(self.shared.outbox.flush())
     }
@@ -253,13 +266,14 @@ impl Producer {
 }
 
 impl Producer {
-    /// The last sequence that the producer of this name has sent to a partition, now or in an earlier run: what comes behind
-    /// it is still to be sent. `None` if it has sent none.
+    /// The last sequence that the producer of this name has sent to a partition, now or in an
+    /// earlier run: what comes after it is still to be sent. `None` if it has sent none.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name); [`Fenced`](Error::Fenced);
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), [`Corrupt`](Error::Corrupt) if what there is cannot
-    /// be read, or what the medium says. See [`ProducerConfig::name`] for an example.
+    /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name);
+    /// [`Fenced`](Error::Fenced); [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed),
+    /// [`Corrupt`](Error::Corrupt) if what there is cannot be read, or an I/O error. See
+    /// [`ProducerConfig::name`] for an example.
     pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
         let identity = self.identity()?;
         identity.check()?;
@@ -268,7 +282,7 @@ impl Producer {
     }
 
     /// # Errors
-    /// `Fenced` if another has its name by now.
+    /// `Fenced` if another has its name now.
     #[inline]
     fn check_name(&self) -> Result<()> {
         self.shared.outbox.core().identity.as_ref().map_or(Ok(()), ProducerIdentity::check)
@@ -348,7 +362,8 @@ impl SendAsync<'_> {
             Err(Error::BufferFull) => {}
             done => return Poll::Ready(done),
         }
-        // Once more behind leaving the waker: room that was made between is seen, room made later wakes.
+        // Once more after leaving the waker: room that was made between is seen, room made later
+        // wakes.
         self.producer.shared.outbox.core().wait_for_room(cx.waker());
         match self.producer.try_send(self.to, &self.record) {
             Err(Error::BufferFull) => Poll::Pending,

@@ -23,7 +23,8 @@ pub(super) trait Target: Send + Sync {
     /// # Errors
     /// The topic has been deleted, or the broker closed.
     fn check(&self) -> Result<()>;
-    /// The times that a record sent `now` may be given, both included; `None` if the one it is given does not count.
+    /// The times that a record sent `now` may be given, both included; `None` if the one it is
+    /// given does not count.
     fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)>;
     /// Whether records must have a key.
     fn needs_keys(&self) -> bool {
@@ -72,11 +73,12 @@ impl Target for TopicState {
     }
 }
 
-/// Everything that a producer has accepted and not written, by topic and partition. Dropping it hands that over to the
-/// timer.
+/// Everything that a producer has accepted and not written, by topic and partition. Dropping it
+/// hands that over to the timer.
 ///
-/// Looking a buffer up takes no lock and writes no shared memory: topics and partitions are only ever added, in places
-/// that are set once. The price: what is left of a deleted topic is its empty buffers, until the producer goes.
+/// Looking a buffer up takes no lock and writes no shared memory: topics and partitions are only
+/// ever added, in places that are set once. The price: what is left of a deleted topic is its empty
+/// buffers, until the producer goes.
 pub(super) struct Outbox<T: Target> {
     core: Arc<Core>,
     seed: u64,
@@ -88,7 +90,8 @@ pub(super) struct Outbox<T: Target> {
 pub(super) struct TopicBuffers<T> {
     target: Arc<T>,
     sticky: Sticky,
-    /// Shelf `i` has places for 2^i partitions, made when the first of them is used: so they become more and never move.
+    /// Shelf `i` has places for 2^i partitions, made when the first of them is used: so they become
+    /// more and never move.
     shelves: [OnceLock<Shelf>; SHELVES],
     next: OnceLock<Box<TopicBuffers<T>>>,
 }
@@ -128,7 +131,8 @@ impl<T: Target> Outbox<T> {
                 }
             };
             let buffer = topic.buffer(&self.core, partition)?;
-            // Only a record without a key is ever declined, and then has another partition to go to.
+            // Only a record without a key is ever declined, and then has another partition to go
+            // to.
             if let Some(Placed { batch, index }) = buffer.push(record, len, timestamp, sticking)? {
                 return Ok(Pending::record(batch, index, timestamp));
             }
@@ -162,8 +166,8 @@ impl<T: Target> Outbox<T> {
         Ok(staging.publish())
     }
 
-    /// Everything that has been accepted so far, to be waited for. It is written here; what is left is its becoming
-    /// visible, and batches that other threads are about to write.
+    /// Everything that has been accepted so far, to be waited for. It is written here; what is left
+    /// is its becoming visible, and batches that other threads are about to write.
     pub(super) fn flush(&self) -> Flush {
         let mut parts = Vec::new();
         for buffer in self.buffers() {
@@ -176,7 +180,8 @@ impl<T: Target> Outbox<T> {
         Flush { core: self.core.clone(), parts, first: Ok(()) }
     }
 
-    /// Something was written past the buffers, up to this end and in this epoch: a flush waits for that too.
+    /// Something was written past the buffers, up to this end and in this epoch: a flush waits for
+    /// that too.
     ///
     /// # Errors
     /// There is no such partition.
@@ -200,7 +205,8 @@ impl<T: Target> Outbox<T> {
         route(self.core.config.partitioner.as_ref(), &**target, partition, record, partitions)
     }
 
-    /// Writes what is buffered if that is too much. It waits for nobody: what other threads are writing counts still.
+    /// Writes what is buffered if that is too much. It waits for nobody: what other threads are
+    /// writing counts still.
     ///
     /// # Errors
     /// `BufferFull` if others have more than a batch too much in hand.
@@ -215,7 +221,7 @@ impl<T: Target> Outbox<T> {
         let mut open: Vec<_> = self.buffers().map(|buffer| (buffer.open_bytes(), buffer)).collect();
         open.retain(|(bytes, _)| *bytes > 0);
         open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        // Down to half, so that not every record behind this one comes here again.
+        // Down to half, so that not every record after this one comes here again.
         for (_, buffer) in open {
             if self.core.buffered() <= max / 2 {
                 break;
@@ -232,7 +238,8 @@ impl<T: Target> Outbox<T> {
     #[inline]
     fn topic(&self, target: &Arc<T>) -> &TopicBuffers<T> {
         let [.., last] = target.id().0;
-        // The remainder is below the number of chains, so the first is never taken in place of another.
+        // The remainder is below the number of chains, so the first is never taken in place of
+        // another.
         let [first, ..] = &self.topics;
         let mut place = self.topics.get(usize::from(last) % CHAINS).unwrap_or(first);
         loop {
@@ -258,7 +265,8 @@ impl<T: Target> Outbox<T> {
 impl<T: Target> Drop for Outbox<T> {
     fn drop(&mut self) {
         for topic in self.topics() {
-            // Where nothing can be written any more the timer may be gone too; then this tells whoever waits.
+            // Where nothing can be written any more the timer may be gone too; then this tells
+            // whoever waits.
             let ended = topic.target.check().is_err();
             for buffer in topic.buffers() {
                 if ended { buffer.write(None) } else { buffer.hand_over() }

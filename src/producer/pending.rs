@@ -1,5 +1,5 @@
-//! How does an acknowledgement come back? Every record of a batch shares one state; what a sender holds is that and an
-//! index.
+//! How does an acknowledgement come back? Every record of a batch shares one state; what a sender
+//! holds is that and an index.
 
 use std::fmt;
 use std::future::Future;
@@ -12,11 +12,12 @@ use crate::log::Appended;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Receipt, Timestamp};
 
-/// An acknowledgement on its way: [`wait`](Pending::wait) for it, `.await` it, or [`detach`](Pending::detach) it.
+/// An acknowledgement on its way: [`wait`](Pending::wait) for it, `.await` it, or
+/// [`detach`](Pending::detach) it.
 ///
-/// It completes when the topic's durability holds, and with that the record is visible to consumers. Waiting ends the
-/// batch's lingering. Dropping it is like detaching it: the record is written all the same, and an error is reported by
-/// the producer's next `flush`.
+/// It completes when the topic's durability holds, and with that the record is visible to
+/// consumers. Waiting ends the batch's lingering. Dropping it is like detaching it: the record is
+/// written all the same, and an error is reported by the producer's next `flush`.
 ///
 /// ```
 /// # use quipu::{Broker, Record, TopicConfig};
@@ -42,12 +43,13 @@ enum Awaited<T> {
 }
 
 impl<T> Pending<T> {
-    /// Blocks until the outcome is known. The calling thread does what is left to do: it writes the batch, and for a
-    /// topic with [`Durability::Sync`](crate::Durability::Sync) it syncs the log if nobody else does.
+    /// Blocks until the outcome is known. The calling thread does what is left to do: it writes the
+    /// batch, and for a topic with [`Durability::Sync`](crate::Durability::Sync) it syncs the log
+    /// if nobody else does.
     ///
     /// # Errors
-    /// What kept the record from being written, or from becoming durable; [`Error::outcome`] says whether sending it
-    /// again can duplicate it.
+    /// What kept the record from being written, or from becoming durable; [`Error::outcome`]
+    /// returns whether sending it again can duplicate it.
     pub fn wait(self) -> Result<T> {
         match self.source {
             Awaited::Record(record, make) => record.wait().map(make),
@@ -55,8 +57,8 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Gives the acknowledgement up. The record is written all the same; the producer's next `flush` reports the first
-    /// error that could not be reported otherwise.
+    /// Gives the acknowledgement up. The record is written all the same; the producer's next
+    /// `flush` reports the first error that could not be reported otherwise.
     pub fn detach(self) {}
 
     /// An acknowledgement of something else than a record that was sent.
@@ -101,15 +103,16 @@ pub(crate) trait Wait<T>: Send {
 
 /// What all records of a batch wait for: that the batch is in the log, or has failed.
 ///
-/// It holds the buffer that holds the open batch that holds this: a cycle, broken when the batch is completed. Every
-/// open batch is: the timer has its buffer, and if the broker ends first, the producer's drop completes it.
+/// It holds the buffer that holds the open batch that holds this: a cycle, broken when the batch is
+/// completed. Every open batch is: the timer has its buffer, and if the broker ends first, the
+/// producer's drop completes it.
 pub(super) struct BatchState {
     buffer: Arc<PartitionBuffer>,
     progress: Mutex<BatchOutcome>,
     completed: Condvar,
-    /// Somebody gave an acknowledgement up. Written under `progress`, where the outcome is written too, so whoever comes
-    /// second of the two knows of the first and keeps the error. Read without the lock only to see that there is nothing
-    /// left to do.
+    /// Somebody gave an acknowledgement up. Written under `progress`, where the outcome is written
+    /// too, so whoever comes second of the two knows of the first and keeps the error. Read without
+    /// the lock only to see that there is nothing left to do.
     given_up: AtomicBool,
 }
 
@@ -239,8 +242,8 @@ impl Drop for RecordWait {
 }
 
 impl BatchState {
-    /// What became of the records of this batch up to one of them: if the log was cut behind that, they are what they
-    /// were, whatever became of the rest.
+    /// What became of the records of this batch up to one of them: if the log was truncated after
+    /// that, they are what they were, whatever became of the rest.
     pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
         match outcome {
             Err(Error::Truncated { to, .. })

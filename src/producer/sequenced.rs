@@ -1,5 +1,6 @@
-//! How does a record that has a sequence get into a partition once? Past the buffers: what is there already is left out, the
-//! rest is appended as one batch, and the log judges that batch under the lock that it is written under.
+//! How does a record that has a sequence get into a partition once? Past the buffers: what is there
+//! already is left out, the rest is appended as one batch, and the log judges that batch under the
+//! lock that it is written under.
 
 use std::task::{Context, Poll};
 
@@ -36,8 +37,8 @@ pub(super) struct Sent {
 /// Appends records with sequences, those that are not there yet, and answers for all of them.
 ///
 /// # Errors
-/// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. Partition by partition: what went before
-/// into other partitions is there, and found there by the next try.
+/// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. Partition by
+/// partition: what went before into other partitions is there, and found there by the next try.
 pub(super) fn send<'r>(
     broker: &BrokerInner,
     identity: &ProducerIdentity,
@@ -82,8 +83,8 @@ pub(super) fn send<'r>(
     Ok(sent)
 }
 
-/// The partition as ever; where neither caller nor key says which, the sequence does, so that it is the same one when the
-/// record is sent again.
+/// The partition as ever; where neither caller nor key says which, the sequence does, so that it is
+/// the same one when the record is sent again.
 fn route(
     outbox: &Outbox<TopicState>,
     topic: &Arc<TopicState>,
@@ -124,7 +125,7 @@ impl Portion<'_> {
         Error::DuplicateSequence { producer: identity.name.clone(), topic, partition, sequence, last }
     }
 
-    /// Answers up to where it has to be waited.
+    /// Returns up to where it has to be waited.
     fn send(
         &self,
         broker: &BrokerInner,
@@ -133,7 +134,7 @@ impl Portion<'_> {
         receipts: &mut [Option<Receipt>],
     ) -> Result<(Offset, u32)> {
         topic.check()?;
-        // Comes again if another thread was faster with some of them, or the log was cut.
+        // Comes again if another thread was faster with some of them, or the log was truncated.
         'again: loop {
             identity.check()?;
             let cuts = self.log.revision();
@@ -193,8 +194,8 @@ impl Portion<'_> {
         }
     }
 
-    /// The receipt of a record that was appended at an offset; `None` if it has been deleted since, or compacted away with its
-    /// batch.
+    /// The receipt of a record that was appended at an offset; `None` if it has been deleted since,
+    /// or compacted away with its batch.
     fn original(&self, offset: Offset) -> Result<Option<Receipt>> {
         // It may be written and not visible yet; then its first sender waits for the same.
         self.log.sync_to_see(offset)?;
@@ -204,7 +205,8 @@ impl Portion<'_> {
         };
         let found = records.iter().next().filter(|record| record.offset() == offset);
         let told = match found.map(|record| (record.timestamp(), record.position().epoch)) {
-            // The record is gone and its batch is not: the time is that of the batch, as Kafka's is.
+            // The record is gone and its batch is not: the time is that of the batch, as Kafka's
+            // is.
             None => match Cursor::new(self.log.clone(), offset).peek_any() {
                 Err(Error::OffsetOutOfRange { .. }) => None,
                 header => header?

@@ -1,4 +1,5 @@
-//! How are many records sent as one call? They are encoded on the side and handed to the buffers when all are valid.
+//! How are many records sent as one call? They are encoded on the side and handed to the buffers
+//! when all are valid.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -181,7 +182,7 @@ impl Wait<Vec<Receipt>> for ManyWait {
 }
 
 impl ManyWait {
-    /// Others may have records behind these in the same batch.
+    /// Others may have records after these in the same batch.
     fn unless_kept(&self, home: usize, outcome: Result<Appended>) -> Result<Appended> {
         if outcome.is_ok() {
             return outcome;

@@ -1,4 +1,5 @@
-//! The producer against a log that records what it gets, fails when told to, and stops where told to.
+//! The producer against a log that records what it gets, fails when told to, and stops where told
+//! to.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -81,7 +82,7 @@ fn a_failed_batch_fails_all_behind_it_and_the_next_send_works() {
         let first = outbox.send(&topic, Some(0), &Record::new("first")).unwrap();
         let writer = scope.spawn(move || first.wait());
         log.gate.wait_until_somebody_stands_there();
-        // Two batches are sealed behind it, a third is open.
+        // Two batches are sealed after it, a third is open.
         let behind: Vec<_> = (0..3).map(|_| outbox.send(&topic, Some(0), &big()).unwrap()).collect();
         let open = outbox.send(&topic, Some(0), &Record::new("open")).unwrap();
         log.gate.open();
@@ -707,7 +708,8 @@ fn a_broker_serves_all_destinations() {
     let sent = producer.send_async("t", Record::new("c").key("abc"));
     assert_eq!(block_on(sent).unwrap().offset, 2);
     assert_eq!(producer.send_all("t", ["d", "e"].map(Record::new)).unwrap().wait().unwrap().len(), 2);
-    // What lingers is written when time passes, when the producer goes, and when the broker is closed.
+    // What lingers is written when time passes, when the producer goes, and when the broker is
+    // closed.
     producer.send(&topic, Record::new("f").key("abc")).unwrap().detach();
     clock.advance(Duration::from_millis(5));
     assert_eq!(end(&topic, "abc"), 4);

@@ -1,4 +1,5 @@
-//! One partition's place in a reader: what is delivered next, and what to do when that is not there.
+//! One partition's place in a reader: what is delivered next, and what to do when that is not
+//! there.
 
 use super::OffsetReset;
 use super::fetcher::PollLimits;
@@ -11,7 +12,7 @@ use crate::types::{Offset, PartitionId, Position, Start};
 
 /// A partition that is read, and how far.
 pub(crate) struct Assigned {
-    /// Behind the batch that is being delivered, if there is one.
+    /// After the batch that is being delivered, if there is one.
     cursor: Cursor,
     /// What is left of the batch that the last poll could take only a part of, or none.
     unread: Option<Unread>,
@@ -20,14 +21,15 @@ pub(crate) struct Assigned {
     paused: bool,
     /// It has no position yet: nothing is delivered until somebody seeks.
     unset: bool,
-    /// An error that came behind good records, or one that only a seek gets past.
+    /// An error that came after good records, or one that only a seek gets past.
     failed: Option<Error>,
-    /// Nothing at or behind this offset is delivered.
+    /// Nothing at or after this offset is delivered.
     until: Offset,
 }
 
 impl Assigned {
-    /// Begins at an offset that was true in `epoch`; whether it still is will be seen when it is read.
+    /// Begins at an offset that was true in `epoch`; whether it still is will be seen when it is
+    /// read.
     pub(crate) fn new(log: Arc<Log>, next: Offset, epoch: u32) -> Self {
         Assigned {
             cursor: Cursor::new(log, next),
@@ -57,7 +59,7 @@ impl Assigned {
         }
     }
 
-    /// Goes on elsewhere. What was loaded and what had failed is forgotten.
+    /// Continues elsewhere. What was loaded and what had failed is forgotten.
     pub(crate) fn seek(&mut self, next: Offset, epoch: u32) {
         self.cursor = Cursor::new(self.log().clone(), next);
         self.unread = None;
@@ -88,8 +90,8 @@ impl Assigned {
         self.until = self.log().visible_end();
     }
 
-    /// Whether there may be something to deliver, or to say. A few loads when there is not: this is all that an idle
-    /// partition costs a poll.
+    /// Whether there may be something to deliver, or to say. A few loads when there is not: this is
+    /// all that an idle partition costs a poll.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         if self.paused || self.unset {
@@ -102,10 +104,11 @@ impl Assigned {
             || log.check_readable().is_err()
     }
 
-    /// Adds the next records, up to the limits; says whether those were what ended it.
+    /// Adds the next records, up to the limits; returns whether those were what ended it.
     ///
     /// # Errors
-    /// What prevents reading on. Records that were added before it count, and the position is behind them.
+    /// What prevents reading on. Records that were added before it count, and the position is after
+    /// them.
     pub(crate) fn deliver(&mut self, limits: &PollLimits, into: &mut Records) -> Result<bool> {
         loop {
             if !into.is_empty() && (into.len() >= limits.max_records || into.bytes() >= limits.max_bytes) {
@@ -135,8 +138,9 @@ impl Assigned {
         self.failed.is_some()
     }
 
-    /// The error that was noted. Damage stays damaged, and looking for where it ends is expensive, so that error is kept
-    /// until somebody seeks; everything else is tried again, and fails again if nothing has changed.
+    /// The error that was noted. Damage stays damaged, and looking for where it ends is expensive,
+    /// so that error is kept until somebody seeks; everything else is tried again, and fails again
+    /// if nothing has changed.
     pub(crate) fn failure(&mut self) -> Option<Error> {
         match &self.failed {
             _ if self.paused => None,
@@ -145,8 +149,9 @@ impl Assigned {
         }
     }
 
-    /// The next offset to deliver. Behind the last record of a batch that is the batch's end by its header, and never
-    /// the last surviving record's offset plus one: compaction may have taken those behind it.
+    /// The next offset to deliver. After the last record of a batch that is the batch's end by its
+    /// header, and never the last surviving record's offset plus one: compaction may have taken
+    /// those after it.
     fn next(&self) -> Offset {
         self.unread.as_ref().map_or(self.cursor.offset(), Unread::next_offset)
     }
@@ -162,21 +167,23 @@ impl Assigned {
         }
     }
 
-    /// Sees to it that there is a batch to deliver from, checked against the log as it is now; says whether there is.
+    /// ensures that there is a batch to deliver from, checked against the log as it is now; returns
+    /// whether there is.
     fn load(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             self.check_place()?;
             if self.unread.is_none() && !self.load_next(into)? {
                 return Ok(false);
             }
-            // Without one the log was cut between the check and the load: both come again.
+            // Without one the log was truncated between the check and the load: both come again.
             if let Some(unread) = &self.unread {
                 return Ok(unread.base_offset() < self.until);
             }
         }
     }
 
-    /// Whether the position is still what it was: not cut off, not passed by retention, of a log that is there.
+    /// Whether the position is still what it was: not truncated, not passed by retention, of a log
+    /// that is there.
     fn check_place(&mut self) -> Result<()> {
         let log = self.cursor.log();
         log.check_readable()?;
@@ -191,8 +198,8 @@ impl Assigned {
         Ok(())
     }
 
-    /// Loads the next batch that has a record at or behind the position. `false` if there is none; `true` without a
-    /// batch if the epoch must be looked at again.
+    /// Loads the next batch that has a record at or after the position. `false` if there is none;
+    /// `true` without a batch if the epoch must be looked at again.
     fn load_next(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             let next = self.cursor.offset();
@@ -206,7 +213,7 @@ impl Assigned {
             }
             let batch = match self.cursor.next_batch() {
                 Err(error @ Error::OffsetOutOfRange { .. }) => {
-                    // That the log was cut since the position was checked says more.
+                    // That the log was truncated since the position was checked says more.
                     self.log().check_position(next, self.epoch)?;
                     return Err(error);
                 }
@@ -214,8 +221,9 @@ impl Assigned {
             };
             let Some(batch) = batch else { return Ok(false) };
             if batch.header.log_epoch > self.epoch {
-                // IMPORTANT: a batch of a later epoch may stand where other records stood when the position was taken.
-                // The log stores its epoch before it appends in it, so the check sees it now.
+                // IMPORTANT: a batch of a later epoch may stand where other records stood when the
+                // position was taken. The log stores its epoch before it appends in it, so the
+                // check sees it now.
                 self.seek(next, self.epoch);
                 return Ok(true);
             }
@@ -235,7 +243,7 @@ impl Assigned {
         }
     }
 
-    /// Moves to where the policy wants to go on.
+    /// Moves to where the policy wants to continue.
     ///
     /// # Errors
     /// The error itself, if it is another one or the policy is to fail. The position stays.
@@ -247,7 +255,7 @@ impl Assigned {
             _ => return Err(error),
         };
         let log = self.log().clone();
-        // The epoch first: if the log is cut behind this, the next look sees another one.
+        // The epoch first: if the log is truncated after this, the next look sees another one.
         let (epoch, start, end) = (log.epoch(), log.log_start(), log.visible_end());
         let to = match policy {
             OffsetReset::Earliest => start,

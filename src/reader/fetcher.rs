@@ -1,4 +1,5 @@
-//! How are several partitions polled as one? In turns, within limits, and asleep when there is nothing.
+//! How are several partitions polled as one? In turns, within limits, and asleep when there is
+//! nothing.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub(crate) struct Fetcher {
     broker: Arc<BrokerInner>,
     limits: PollLimits,
     assigned: Vec<Assigned>,
-    /// Whose turn it is: behind the partition that was served last.
+    /// Whose turn it is: after the partition that was served last.
     turn: usize,
     /// Some partition has an error to report.
     failed: bool,
@@ -92,14 +93,14 @@ impl Fetcher {
         found.ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
     }
 
-    /// Goes on at a place in each partition.
+    /// Continues at a place in each partition.
     ///
     /// # Errors
     /// Those of looking for a time; then nothing has moved.
     pub(crate) fn seek_all(&mut self, to: Start) -> Result<()> {
         let mut places = Vec::with_capacity(self.assigned.len());
         for assigned in &self.assigned {
-            // The epoch first: if the log is cut behind this, the next poll sees another one.
+            // The epoch first: if the log is truncated after this, the next poll sees another one.
             let epoch = assigned.log().epoch();
             places.push((start_offset(assigned.log(), to)?, epoch));
         }
@@ -134,7 +135,7 @@ impl Fetcher {
     pub(crate) fn follow(&mut self, state: Arc<TopicState>, from: Start) -> Result<()> {
         let logs = state.logs();
         for log in logs.iter() {
-            // The epoch first: if the log is cut behind this, the first poll sees another one.
+            // The epoch first: if the log is truncated after this, the first poll sees another one.
             let epoch = log.epoch();
             self.assign(Assigned::new(log.clone(), start_offset(log, from)?, epoch));
         }
@@ -152,8 +153,8 @@ impl Fetcher {
         }
     }
 
-    /// See [`Reader::poll`](super::Reader::poll). `before` comes before every look for records: it may assign and
-    /// unassign.
+    /// See [`Reader::poll`](super::Reader::poll). `before` comes before every look for records: it
+    /// may assign and unassign.
     pub(crate) fn poll(
         &mut self,
         timeout: Duration,
@@ -168,8 +169,8 @@ impl Fetcher {
         Ok(found.unwrap_or_default())
     }
 
-    /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to wait. Whoever gives up
-    /// waiting calls [`stop_waiting`](Fetcher::stop_waiting).
+    /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to
+    /// wait. Whoever gives up waiting calls [`stop_waiting`](Fetcher::stop_waiting).
     pub(crate) fn poll_records(
         &mut self,
         cx: &mut std::task::Context<'_>,
@@ -205,7 +206,7 @@ impl Fetcher {
         }
     }
 
-    /// What a poll answers with now: nothing at all if it was asked to return, or what there is.
+    /// What a poll returns now: nothing at all if it was asked to return, or what there is.
     fn look(&mut self) -> Result<Option<Records>> {
         if self.waiter.take_wake_up() {
             return Ok(Some(Records::default()));
@@ -216,7 +217,8 @@ impl Fetcher {
     /// The next records within the limits. `None` if there is neither a record nor a skipped range.
     ///
     /// # Errors
-    /// That of a partition, if it was met behind the records of an earlier call or before any record of this one.
+    /// That of a partition, if it was met after the records of an earlier call or before any record
+    /// of this one.
     pub(crate) fn collect(&mut self) -> Result<Option<Records>> {
         self.adopt_added();
         self.report_failed()?;
@@ -263,8 +265,8 @@ impl Fetcher {
         }
     }
 
-    /// Takes in the partitions that were added to the followed topics. They are read from their beginning wherever the
-    /// reader was told to start: their records came after it.
+    /// Takes in the partitions that were added to the followed topics. They are read from their
+    /// beginning wherever the reader was told to start: their records came after it.
     fn adopt_added(&mut self) {
         let mut added = Vec::new();
         for followed in &mut self.followed {

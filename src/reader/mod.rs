@@ -1,9 +1,10 @@
-//! How does one read without a group? A reader walks partitions from where it is told and keeps its place itself.
+//! How does one read without a group? A reader walks partitions from where it is told and keeps its
+//! place itself.
 //!
-//! Useful for: projections, exports, tests, and everything that stores its positions beside its own results. Not useful
-//! for: sharing partitions among several members, or having the broker remember what is done; that is what groups are
-//! for. Fetching itself is in [`fetcher`], one partition's place in [`assigned`]; a group's consumer stands on the same
-//! two.
+//! Useful for: projections, exports, tests, and everything that stores its positions beside its own
+//! results. Not useful for: sharing partitions among several members, or having the broker remember
+//! what is done; that is what groups are for. Fetching itself is in [`fetcher`], one partition's
+//! place in [`assigned`]; a group's consumer stands on the same two.
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
@@ -28,34 +29,36 @@ use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{PartitionId, Position, Start, TopicPartition};
 
-/// Where to go on when the next offset is not in the log: retention has passed it, or records were cut off the log's
-/// end since the position was taken.
+/// Where to continue when the next offset is not in the log: retention has passed it, or records
+/// were truncated the log's end since the position was taken.
 ///
-/// Every such step is reported by [`Records::skipped`], also when no record comes with it. A seek in the meantime makes
-/// it void.
+/// Every such step is reported by [`Records::skipped`], also when no record comes with it. A seek
+/// in the meantime makes it void.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OffsetReset {
-    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a reader that fell behind
-    /// has not seen.
+    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a
+    /// reader that fell after has not seen.
     #[default]
     Earliest,
-    /// At the visible end: only what comes from now on. Partitions that are added to a topic are read from their
-    /// beginning nevertheless.
+    /// At the visible end: only what comes from now on. Partitions that are added to a topic are
+    /// read from their beginning nevertheless.
     Latest,
-    /// At the nearest offset that is in the log: its start when retention has passed the position, its end when the
-    /// position lies behind it, the cut when the log was cut. Nothing that is still there is left out.
+    /// At the nearest offset that is in the log: its start when retention has passed the position,
+    /// its end when the position lies after it, the cut when the log was truncated. Nothing that is
+    /// still there is left out.
     Nearest,
-    /// Nowhere: each poll answers with the error, and the position stays, until the caller seeks.
+    /// Nowhere: each poll returns the error, and the position stays, until the caller seeks.
     Fail,
 }
 
 /// Reads partitions from given places on, without a group and without commits.
 ///
-/// Each poll answers with records of one or several partitions, in order within each, and starts behind the partition
-/// that was served last. A batch that cannot be read does not hide the good ones before it: those are delivered, and the
-/// next poll answers with the error, again and again until the caller [seeks](Reader::seek) past the damage
-/// ([`Corruption::resume`](crate::Corruption::resume) says where to) or [pauses](Reader::pause) the partition.
+/// Each poll returns records of one or several partitions, in order within each, and starts after
+/// the partition that was served last. A batch that cannot be read does not hide the good ones
+/// before it: those are delivered, and the next poll returns the error, again and again until the
+/// caller [seeks](Reader::seek) past the damage ([`Corruption::resume`](crate::Corruption::resume)
+/// says where to) or [pauses](Reader::pause) the partition.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,12 +85,12 @@ pub struct Reader {
 }
 
 impl Broker {
-    /// A reader over all partitions of these topics, and, from their beginning, over those that are added to them later.
-    /// It belongs to no group and commits nothing.
+    /// A reader over all partitions of these topics, and, from their beginning, over those that are
+    /// added to them later. It belongs to no group and commits nothing.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed); with [`Start::Time`] those of
-    /// [`Partition::offset_for_time`](crate::Partition::offset_for_time).
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed); with [`Start::Time`] those
+    /// of [`Partition::offset_for_time`](crate::Partition::offset_for_time).
     ///
     /// ```
     /// # use quipu::{Broker, Start, TopicConfig};
@@ -102,15 +105,16 @@ impl Broker {
         Reader::new(self.inner().clone(), topics, from)
     }
 
-    /// A reader of the partitions of these positions and of no others, each from its position on. The position names
-    /// what is read *next*: behind a record that is done, [`Position::next`].
+    /// A reader of the partitions of these positions and of no others, each from its position on.
+    /// The position names what is read *next*: after a record that is done, [`Position::next`].
     ///
-    /// Whether a position is still in the log is seen by the first poll, which follows the
-    /// [reset policy](Reader::offset_reset).
+    /// Whether a position is still in the log is seen by the first poll, which follows the [reset
+    /// policy](Reader::offset_reset).
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition), [`Closed`](Error::Closed);
-    /// [`InvalidConfig`](Error::InvalidConfig) for two positions in one partition.
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
+    /// [`Closed`](Error::Closed); [`InvalidConfig`](Error::InvalidConfig) for two positions in one
+    /// partition.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -151,7 +155,8 @@ impl Reader {
     /// A reader of the partitions of these positions, and of no others.
     ///
     /// # Errors
-    /// `UnknownTopic`, `UnknownPartition`, `Closed`; `InvalidConfig` for two positions in one partition.
+    /// `UnknownTopic`, `UnknownPartition`, `Closed`; `InvalidConfig` for two positions in one
+    /// partition.
     pub(crate) fn at(broker: Arc<BrokerInner>, next: &[Position]) -> Result<Self> {
         let mut fetcher = Fetcher::new(broker);
         let mut seen = HashSet::with_capacity(next.len());
@@ -168,17 +173,18 @@ impl Reader {
 
     /// The most records of one poll.
     ///
-    /// Default: no limit but that on bytes (Kafka's `max.poll.records` is 500). At least 1; 0 counts as 1.
+    /// Default: no limit but that on bytes (Kafka's `max.poll.records` is 500). At least 1; 0
+    /// counts as 1.
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
         self.fetcher.limits_mut().max_records = records.max(1);
         self
     }
 
-    /// About how many bytes of records one poll may answer with, uncompressed. The first batch is delivered even if it
-    /// is larger, or a reader could be stuck before it.
+    /// About how many bytes of records one poll may answer with, uncompressed. The first batch is
+    /// delivered even if it is larger, or a reader could be stuck before it.
     ///
-    /// Default: 1 MiB, in bytes. With 0 each poll answers with a single batch.
+    /// Default: 1 MiB, in bytes. With 0 each poll returns a single batch.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.fetcher.limits_mut().max_bytes = bytes;
@@ -195,16 +201,17 @@ impl Reader {
     }
 
     /// The next records, waiting for some for at most `timeout`. Empty if none came, or if
-    /// [`ReaderHandle::wakeup`] was called; without records but with [`skipped`](Records::skipped) ranges if reading
-    /// only moved on.
+    /// [`ReaderHandle::wakeup`] was called; without records but with [`skipped`](Records::skipped)
+    /// ranges if reading only moved on.
     ///
-    /// Under a manual clock it runs what is due, answers with what is there, and never waits.
+    /// Under a manual clock it runs what is due, returns what is there, and never waits.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) and what the medium says of a partition at its turn, after the good records before
-    /// it; [`OffsetOutOfRange`](Error::OffsetOutOfRange) and [`Truncated`](Error::Truncated) with
-    /// [`OffsetReset::Fail`]; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved,
-    /// and the next poll answers with the error again if it still holds.
+    /// [`Corrupt`](Error::Corrupt) and an I/O error of a partition at its turn, after the good
+    /// records before it; [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
+    /// [`Truncated`](Error::Truncated) with [`OffsetReset::Fail`];
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved, and
+    /// the next poll returns the error again if it still holds.
     ///
     /// ```
     /// # use quipu::{Broker, Start, TopicConfig};
@@ -219,8 +226,8 @@ impl Reader {
         self.fetcher.poll(timeout, |_| Ok(()))
     }
 
-    /// The next records, as soon as there are any. Needs no particular runtime, and may be dropped at any time: what
-    /// was not returned comes with the next call.
+    /// The next records, as soon as there are any. Needs no particular runtime, and may be dropped
+    /// at any time: what was not returned comes with the next call.
     ///
     /// Under a manual clock, moving the clock wakes it if that brings records.
     ///
@@ -241,8 +248,9 @@ impl Reader {
         ReaderRecv(&mut self.fetcher)
     }
 
-    /// Everything up to the visible ends as they are now, and then the end. What is appended meanwhile, partitions that
-    /// are added, paused ones and [`wakeup`](ReaderHandle::wakeup) are left out. An error ends it too.
+    /// Everything up to the visible ends unchanged now, and then the end. What is appended
+    /// meanwhile, partitions that are added, paused ones and [`wakeup`](ReaderHandle::wakeup) are
+    /// left out. An error ends it too.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -265,8 +273,8 @@ impl Reader {
         ToEnd { fetcher: Some(self.fetcher) }
     }
 
-    /// Goes on at a position, whatever was before. Whether it is in the log is seen by the next poll, which follows the
-    /// [reset policy](Reader::offset_reset).
+    /// Continues at a position, whatever was before. Whether it is in the log is seen by the next
+    /// poll, which follows the [reset policy](Reader::offset_reset).
     ///
     /// # Errors
     /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.
@@ -289,11 +297,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Goes on at the same kind of place in all partitions, with the ends as they are now.
+    /// Continues at the same kind of place in all partitions, with the ends unchanged now.
     ///
     /// # Errors
-    /// With [`Start::Time`] those of [`Partition::offset_for_time`](crate::Partition::offset_for_time); then no
-    /// position has moved. Otherwise none.
+    /// With [`Start::Time`] those of
+    /// [`Partition::offset_for_time`](crate::Partition::offset_for_time); then no position has
+    /// moved. Otherwise none.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, Timestamp, TopicConfig};
@@ -315,20 +324,20 @@ impl Reader {
         self.fetcher.seek_all(to)
     }
 
-    /// Where each partition goes on: what to store, to come back later with
+    /// Where each partition continues: what to store, to come back later with
     /// [`Broker::reader_at`](crate::Broker::reader_at).
     pub fn positions(&self) -> Vec<Position> {
         self.fetcher.assigned().iter().map(Assigned::position).collect()
     }
 
-    /// Where one partition goes on; `None` if it is none of the reader's.
+    /// Where one partition continues; `None` if it is none of the reader's.
     pub fn position(&self, topic: &str, partition: impl Into<PartitionId>) -> Option<Position> {
         let partition = partition.into();
         self.fetcher.assigned().iter().find(|assigned| assigned.is(topic, partition)).map(Assigned::position)
     }
 
-    /// Leaves a partition out until it is [resumed](Reader::resume): its position stays, its records wait, and an error
-    /// it has does not come up.
+    /// Leaves a partition out until it is [resumed](Reader::resume): its position stays, its
+    /// records wait, and an error it has does not come up.
     ///
     /// # Errors
     /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.
@@ -399,8 +408,9 @@ pub struct ReaderHandle {
 }
 
 impl ReaderHandle {
-    /// Makes the reader's current poll, or else its next one, answer at once without records. What is there to read
-    /// comes with the poll after that. Calls that come before that poll count as one.
+    /// Makes the reader's current poll, or else its next one, answer at once without records. What
+    /// is there to read comes with the poll after that. Calls that come before that poll count as
+    /// one.
     pub fn wakeup(&self) {
         self.waiter.wake_up();
     }
@@ -412,10 +422,11 @@ impl fmt::Debug for ReaderHandle {
     }
 }
 
-/// One read of one partition, without a reader: what is there from a place on, at least one batch if there is any.
+/// One read of one partition, without a reader: what is there from a place on, at least one batch
+/// if there is any.
 ///
 /// # Errors
-/// Out of range, corrupt if the first batch is, deleted, closed, or what the medium says.
+/// Out of range, corrupt if the first batch is, deleted, closed, or an I/O error.
 pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result<Records> {
     let limits = PollLimits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
     loop {
@@ -426,7 +437,7 @@ pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result
             // Good records before a bad batch: who reads on from there meets the error.
             Ok(_) => return Ok(records),
             Err(_) if !records.is_empty() => return Ok(records),
-            // Retention or a cut was faster; the beginning, or the end, is elsewhere now.
+            // Retention or a truncation was faster; the beginning, or the end, is elsewhere now.
             Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. })
                 if !matches!(from, Start::At(_)) => {}
             Err(error) => return Err(error),
@@ -437,7 +448,7 @@ pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result
 /// The newest `n` visible records of one partition, oldest first.
 ///
 /// # Errors
-/// Corrupt if any of them is, deleted, closed, or what the medium says.
+/// Corrupt if any of them is, deleted, closed, or an I/O error.
 pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
     log.check_readable()?;
     if n == 0 {
@@ -450,7 +461,7 @@ pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
         let mut records = Records::default();
         match Assigned::new(log.clone(), from, epoch).deliver(&limits, &mut records) {
             Ok(_) => return Ok(records),
-            // Retention or a cut was faster.
+            // Retention or a truncation was faster.
             Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -43,8 +43,8 @@ pub(crate) fn wait_for<T>(
     let deadline = clock.monotonic().saturating_add(timeout);
     let _parking = Parking::announce(ctx);
     loop {
-        // IMPORTANT: announced and reset before this look. What becomes visible before it is seen by it, what comes
-        // later signals the waiter; the other way round it could fall between.
+        // IMPORTANT: announced and reset before this look. What becomes visible before it is seen
+        // by it, what comes later signals the waiter; the other way round it could fall between.
         waiter.reset();
         if let Some(found) = look()? {
             return Ok(Some(found));
@@ -57,7 +57,8 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// What `look` finds now, or the waker is left where whoever appends finds it. The caller is [announced](Parking).
+/// What `look` finds now, or the waker is left where whoever appends finds it. The caller is
+/// [announced](Parking).
 ///
 /// # Errors
 /// Those of `look`.

@@ -62,7 +62,8 @@ impl<'a> ConsumedRecord<'a> {
         self.raw.key
     }
 
-    /// The value; `None` is null. A null value with a key is a [tombstone](ConsumedRecord::is_tombstone).
+    /// The value; `None` is null. A null value with a key is a
+    /// [tombstone](ConsumedRecord::is_tombstone).
     #[inline]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.raw.value
@@ -73,13 +74,14 @@ impl<'a> ConsumedRecord<'a> {
         self.raw.key.is_some() && self.raw.value.is_none()
     }
 
-    /// Names and values of the headers, in the order in which they were sent. Names may repeat; a value may be null.
+    /// Names and values of the headers, in the order in which they were sent. Names may repeat; a
+    /// value may be null.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         self.raw.headers.iter()
     }
 
-    /// The value of the last header of this name (Kafka's `lastHeader`): `None` if there is no such header,
-    /// `Some(None)` if its value is null.
+    /// The value of the last header of this name (Kafka's `lastHeader`): `None` if there is no such
+    /// header, `Some(None)` if its value is null.
     pub fn header(&self, name: &str) -> Option<Option<&'a [u8]>> {
         self.headers().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
     }
@@ -94,7 +96,8 @@ impl<'a> ConsumedRecord<'a> {
         std::str::from_utf8(self.header(event::TYPE).flatten()?).ok()
     }
 
-    /// The version of the schema of its value, if it was given [one](Record::schema_version) and it is a number.
+    /// The version of the schema of its value, if it was given [one](Record::schema_version) and it
+    /// is a number.
     pub fn schema_version(&self) -> Option<u32> {
         std::str::from_utf8(self.header(event::SCHEMA_VERSION).flatten()?).ok()?.parse().ok()
     }
@@ -127,7 +130,8 @@ impl<'a> ConsumedRecord<'a> {
         self.source().partition
     }
 
-    /// Where it stands: to store, and to come back to. To go on behind it, [`next`](Position::next).
+    /// Where it stands: to store, and to come back to. To continue after it,
+    /// [`next`](Position::next).
     pub fn position(&self) -> Position {
         let epoch = match self.origin {
             Origin::Batch(batch, _) => batch.header.log_epoch,
@@ -170,8 +174,8 @@ impl fmt::Debug for ConsumedRecord<'_> {
     }
 }
 
-/// Key, value and headers, to send on. Not the timestamp: the new record has its own time, unless it is
-/// [set](Record::timestamp).
+/// Key, value and headers, to send on. Not the timestamp: the new record has its own time, unless
+/// it is [set](Record::timestamp).
 impl<'a> From<&ConsumedRecord<'a>> for Record<'a> {
     fn from(record: &ConsumedRecord<'a>) -> Self {
         let start = Record::from_parts(record.key(), record.value());
@@ -190,8 +194,8 @@ impl<'a> From<ConsumedRecord<'a>> for Record<'a> {
 
 /// A record to keep: it shares the buffer of the batch it was read from. Cheap to clone.
 ///
-/// Buffers hold whole batches, and a map a whole segment. Whoever keeps a few records of many for long
-/// [detaches](OwnedRecord::detach) them.
+/// Buffers hold whole batches, and a map a whole segment. Whoever keeps a few records of many for
+/// long [detaches](OwnedRecord::detach) them.
 #[derive(Clone)]
 pub struct OwnedRecord(Owned);
 
@@ -303,9 +307,10 @@ impl fmt::Debug for OwnedRecord {
     }
 }
 
-/// The record at a position of a body that it was read from before, and the position behind it.
+/// The record at a position of a body that it was read from before, and the position after it.
 fn decode(body: &[u8], position: usize, offset_delta: u32) -> (RawRecord<'_>, usize) {
-    // An iterator that expects this delta next accepts the record whether or not it states its delta.
+    // An iterator that expects this delta next accepts the record whether or not it states its
+    // delta.
     let mut records = body::Records::resume(body, position, 1, offset_delta);
     let raw = records.next().and_then(Result::ok).unwrap_or(RawRecord {
         // Only if a mapped file was changed by somebody else since it was validated.

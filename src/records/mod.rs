@@ -1,4 +1,5 @@
-//! What does a reader get? Batches, shared and not copied, and records that are looked at where they lie.
+//! What does a reader get? Batches, shared and not copied, and records that are looked at where
+//! they lie.
 
 mod consumed;
 
@@ -15,9 +16,9 @@ use crate::types::{Offset, PartitionId, TopicName};
 
 /// The records of one poll or read, oldest first within each partition.
 ///
-/// They are checked and uncompressed, and lie in the buffers or maps that they were read from: no record is allocated or
-/// copied, and the reader is free while they are used. They keep those buffers alive; to keep a few records of many for
-/// long, take [`OwnedRecord::detach`].
+/// They are checked and uncompressed, and lie in the buffers or maps that they were read from: no
+/// record is allocated or copied, and the reader is free while they are used. They keep those
+/// buffers alive; to keep a few records of many for long, take [`OwnedRecord::detach`].
 ///
 /// ```
 /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -56,8 +57,8 @@ impl Records {
         self.bytes
     }
 
-    /// The records, borrowed: nothing is allocated and nothing counted per record. Backwards (`rev()`) each batch is walked
-    /// forwards once, noting where its records are.
+    /// The records, borrowed: nothing is allocated and nothing counted per record. Backwards
+    /// (`rev()`) each batch is walked forwards once, noting where its records are.
     pub fn iter(&self) -> Iter<'_> {
         Iter { chunks: self.chunks.iter(), current: None, back: Vec::new().into_iter(), remaining: self.len }
     }
@@ -67,14 +68,17 @@ impl Records {
         self.chunks.last()?.iter().last()
     }
 
-    /// Ranges of offsets that were left out before these records: what retention or a cut of the log's end has taken,
-    /// what was damaged and has been [given up](crate::Partition::accept_loss), and where [`OffsetReset`](crate::OffsetReset) made reading go on. Kafka writes a line to its log instead.
+    /// Ranges of offsets that were left out before these records: what retention or a truncation of
+    /// the log's end has taken, what was damaged and has been [given
+    /// up](crate::Partition::accept_loss), and where [`OffsetReset`](crate::OffsetReset) made
+    /// reading continue. Kafka writes a line to its log instead.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// The same records apart by partition, in the order of their first records: for workers that share the partitions.
-    /// A partition of which something was skipped and nothing read has its own entry, without records.
+    /// The same records apart by partition, in the order of their first records: for workers that
+    /// share the partitions. A partition of which something was skipped and nothing read has its
+    /// own entry, without records.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -139,8 +143,8 @@ impl Records {
         }
     }
 
-    /// How far each partition has been delivered, in the order of the chunks: of several of one partition the last
-    /// counts.
+    /// How far each partition has been delivered, in the order of the chunks: of several of one
+    /// partition the last counts.
     pub(crate) fn ends(&self) -> impl Iterator<Item = ChunkEnd<'_>> {
         self.chunks.iter().map(|chunk| ChunkEnd {
             source: &chunk.batch.source,
@@ -155,7 +159,8 @@ impl Records {
         self.skipped.push(skipped);
     }
 
-    /// Whether these are records, or skipped ranges, of this partition; meant for those of one partition.
+    /// Whether these are records, or skipped ranges, of this partition; meant for those of one
+    /// partition.
     fn holds(&self, topic: &TopicName, partition: PartitionId) -> bool {
         match (self.chunks.first(), self.skipped.first()) {
             (Some(chunk), _) => {
@@ -206,7 +211,8 @@ pub struct Skipped {
     pub partition: PartitionId,
     /// The offset that should have been read next.
     pub from: Offset,
-    /// Where reading goes on. It lies before `from` if the log's end was cut, or never reached so far.
+    /// Where reading continues. It lies before `from` if the log's end was truncated, or never
+    /// reached so far.
     pub to: Offset,
     /// Why.
     pub reason: SkipReason,
@@ -234,14 +240,17 @@ impl fmt::Display for Skipped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// The offset is not in the log: retention has passed it, or it lies behind the visible end.
+    /// The offset is not in the log: retention has passed it, or it lies after the visible end.
     OutOfRange,
-    /// Records were cut off the log's end since the position was taken, and it lies beyond the cut.
+    /// Records were truncated the log's end since the position was taken, and it lies beyond the
+    /// cut.
     Truncated {
-        /// Where the log was cut: the first offset whose record is not the one that the position knew.
+        /// Where the log was truncated: the first offset whose record is not the one that the
+        /// position knew.
         at: Offset,
     },
-    /// The records were damaged, and [`accept_loss`](crate::Partition::accept_loss) has given them up.
+    /// The records were damaged, and [`accept_loss`](crate::Partition::accept_loss) has given them
+    /// up.
     Lost,
 }
 
@@ -376,7 +385,7 @@ pub(crate) struct Chunk {
     from: Mark,
     count: u32,
     bytes: usize,
-    /// Where reading goes on behind it.
+    /// Where reading continues after it.
     end: Offset,
     stamp: Stamp,
 }
@@ -385,7 +394,7 @@ impl Chunk {
     #[inline]
     fn iter(&self) -> ChunkIter<'_> {
         let Mark { position, next_offset_delta, .. } = self.from;
-        // The body is looked up here, once: behind it there are owners to tell apart.
+        // The body is looked up here, once: after it there are owners to tell apart.
         let body = self.batch.records.as_slice();
         ChunkIter {
             batch: &self.batch,
@@ -418,13 +427,15 @@ impl<'a> Iterator for ChunkIter<'a> {
     #[inline(always)]
     fn next(&mut self) -> Option<ConsumedRecord<'a>> {
         let position = self.records.position();
-        // The body has been validated: an error would mean that a mapped file was changed by somebody else since.
+        // The body has been validated: an error would mean that a mapped file was changed by
+        // somebody else since.
         let raw = self.records.next()?.ok()?;
         Some(ConsumedRecord::in_batch(self.batch, position, raw, self.stamp))
     }
 }
 
-/// The runs of records of a batch that have a key, but for the first `skip` of them, which are counted off.
+/// The runs of records of a batch that have a key, but for the first `skip` of them, which are
+/// counted off.
 fn chunks_of_key(batch: &Arc<Batch>, key: &[u8], skip: &mut u64) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut records = body::Records::new(batch.records.as_slice(), batch.header.count);
@@ -459,8 +470,8 @@ fn chunks_of_key(batch: &Arc<Batch>, key: &[u8], skip: &mut u64) -> Vec<Chunk> {
     chunks
 }
 
-/// What is left of a batch that is being delivered: a poll that takes only a part of it costs no second read, check or
-/// decompression.
+/// What is left of a batch that is being delivered: a poll that takes only a part of it costs no
+/// second read, check or decompression.
 pub(crate) struct Unread {
     batch: Arc<Batch>,
     mark: Mark,
@@ -477,8 +488,8 @@ impl Unread {
         unread
     }
 
-    /// The offset to read next: behind the last record taken, and behind the whole batch once nothing is left, however
-    /// many offsets its last surviving record left unused.
+    /// The offset to read next: after the last record taken, and after the whole batch once nothing
+    /// is left, however many offsets its last surviving record left unused.
     pub(crate) fn next_offset(&self) -> Offset {
         match self.mark.remaining {
             0 => self.batch.header.end_offset(),
@@ -528,12 +539,13 @@ impl Unread {
         let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
         let below = deltas.take_while(|delta| *delta < least).count();
         self.mark = self.mark_behind(u32::try_from(below).unwrap_or(u32::MAX));
-        // Nothing lies between the last record below and the next one: what is left begins at the offset asked for.
+        // Nothing lies between the last record below and the next one: what is left begins at the
+        // offset asked for.
         let least = u32::try_from(least).unwrap_or(u32::MAX);
         self.mark.next_offset_delta = self.mark.next_offset_delta.max(least);
     }
 
-    /// The place behind the next `count` records.
+    /// The place after the next `count` records.
     fn mark_behind(&self, count: u32) -> Mark {
         let mut records = self.records();
         for _ in 0..count {

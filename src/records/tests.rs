@@ -14,7 +14,8 @@ type Headers<'a> = &'a [(&'a str, Option<&'a [u8]>)];
 /// A record of a batch made by hand: its offset delta, key, value and headers.
 pub(crate) type Made<'a> = (u32, Option<&'a [u8]>, Option<&'a [u8]>, Headers<'a>);
 
-/// Appends a batch that owns `span` offsets, as compaction leaves them: with any of its records gone.
+/// Appends a batch that owns `span` offsets, as compaction leaves them: with any of its records
+/// gone.
 pub(crate) fn append(log: &Arc<Log>, span: u32, records: &[Made<'_>]) {
     append_with(log, span, records, Attributes::default());
 }
@@ -161,7 +162,8 @@ fn a_batch_taken_in_pieces_is_the_batch() {
         assert_eq!(offsets(&records), [0, 1, 4, 5, 9]);
         assert_eq!(records.len(), 5);
         assert_eq!(records.bytes(), batch.records.as_slice().len());
-        // R4: behind the batch is its end by the header, not its last surviving record's offset plus one.
+        // R4: after the batch is its end by the header, not its last surviving record's offset plus
+        // one.
         assert_eq!(next.last(), Some(&20));
         let owned: Vec<_> = records.into_iter().map(|record| record.offset().get()).collect();
         assert_eq!(owned, [0, 1, 4, 5, 9]);

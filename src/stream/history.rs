@@ -27,7 +27,8 @@ impl History {
         History { records: Records::default(), from: version, version }
     }
 
-    /// The stream's version: all events that were visible, whether they are in here or not. What an append may expect.
+    /// The stream's version: all events that were visible, whether they are in here or not. What an
+    /// append may expect.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -37,7 +38,7 @@ impl History {
         self.from
     }
 
-    /// The version behind the last of these events.
+    /// The version after the last of these events.
     pub fn to_version(&self) -> Version {
         self.from.plus(self.records.len() as u64)
     }

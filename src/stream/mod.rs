@@ -1,9 +1,10 @@
-//! What has happened to one aggregate, and may this happen next? A stream is all records of one key, with a version that
-//! counts them.
+//! What has happened to one aggregate, and may this happen next? A stream is all records of one
+//! key, with a version that counts them.
 //!
-//! Useful for: event sourcing; anything that decides by what there is and must not decide twice. Not useful for: reading
-//! all streams in order, which is what a [`Reader`](crate::Reader) or a [`Consumer`](crate::Consumer) of the topic does. Of a
-//! topic with one partition that is the order in which everything was appended; of several partitions each has its own.
+//! Useful for: event sourcing; anything that decides by what there is and must not decide twice.
+//! Not useful for: reading all streams in order, which is what a [`Reader`](crate::Reader) or a
+//! [`Consumer`](crate::Consumer) of the topic does. Of a topic with one partition that is the order
+//! in which everything was appended; of several partitions each has its own.
 
 mod history;
 mod reader;
@@ -31,7 +32,8 @@ impl Topic {
     /// The stream of a key, which has events or not. A cheap handle.
     ///
     /// # Errors
-    /// [`Streams`](Error::Streams) if the topic was not created with [`TopicConfig::streams`](crate::TopicConfig::streams);
+    /// [`Streams`](Error::Streams) if the topic was not created with
+    /// [`TopicConfig::streams`](crate::TopicConfig::streams);
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
     ///
     /// ```
@@ -51,22 +53,26 @@ impl Topic {
         Ok(Stream { broker: self.broker().clone(), partition, key, hash })
     }
 
-    /// Erases what the events of a stream say, for good: their values and headers. What stays are empty events with the
-    /// stream's key, their offsets and their times, so that its versions go on; it can be appended to as before. Answers with
-    /// the number of events that were erased; again, it is 0.
+    /// Erases what the events of a stream say, for good: their values and headers. What stays are
+    /// empty events with the stream's key, their offsets and their times, so that its versions
+    /// continue; it can be appended to as before. Returns the number of events that were erased;
+    /// again, it is 0.
     ///
-    /// Every segment that holds some of them is written anew, and every one whose file is longer than its records are, which
-    /// is what a cut leaves and may hold some of them, too. So this costs what these segments are large. Appending and
-    /// reading go on; who has loaded the events keeps what he has. The old files are deleted; what the medium does with their
-    /// blocks is its business. The key stays: let it be one that says nothing of anybody. Ids go, so that an append of before
-    /// that is [repeated](Stream::append) at any version appends once more. What a crash left in `.torn` files is not looked
-    /// through, and copies elsewhere are yours to erase.
+    /// Every segment that holds some of them is rewritten, and every one whose file is longer than
+    /// its records are, which is what a truncation leaves and may hold some of them, too. So this
+    /// costs what these segments are large. Appending and reading continue; who has loaded the
+    /// events keeps what he has. The old files are deleted; what the medium does with their blocks
+    /// is its business. The key stays: let it be one that says nothing of anybody. Ids go, so that
+    /// an append of before that is [repeated](Stream::append) at any version appends once more.
+    /// What a crash left in `.torn` files is not looked through, and copies elsewhere are yours to
+    /// erase.
     ///
     /// # Errors
-    /// [`Streams`](Error::Streams); [`CompactionAborted`](Error::CompactionAborted), [`Corrupt`](Error::Corrupt),
-    /// [`Poisoned`](Error::Poisoned), [`DiskFull`](Error::DiskFull), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed), or what else the medium says: some events may be erased and others not; call it again. If an
-    /// old file could not be removed, the next opening does that.
+    /// [`Streams`](Error::Streams); [`CompactionAborted`](Error::CompactionAborted),
+    /// [`Corrupt`](Error::Corrupt), [`Poisoned`](Error::Poisoned), [`DiskFull`](Error::DiskFull),
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or another I/O error: some
+    /// events may be erased and others not; call it again. If an old file could not be removed, the
+    /// next opening does that.
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
@@ -97,10 +103,12 @@ impl Topic {
     }
 }
 
-/// All events of one aggregate: the records of one key in a topic of [streams](crate::TopicConfig::streams).
+/// All events of one aggregate: the records of one key in a topic of
+/// [streams](crate::TopicConfig::streams).
 ///
-/// Load what has happened, decide, and append what happens next at the version that was loaded: if somebody else has
-/// appended in between, the append fails, and the decision is made again with what there is now.
+/// Load what has happened, decide, and append what happens next at the version that was loaded: if
+/// somebody else has appended in between, the append fails, and the decision is made again with
+/// what there is now.
 ///
 /// ```
 /// use quipu::{Broker, Error, ExpectedVersion, Record, TopicConfig};
@@ -139,7 +147,7 @@ pub struct Stream {
 pub struct StreamReceipt {
     /// The receipt of the first of them; the others follow it without a gap.
     pub first: Receipt,
-    /// The stream's version behind the last of them: what the next append may expect.
+    /// The stream's version after the last of them: what the next append may expect.
     pub version: Version,
 }
 
@@ -159,13 +167,14 @@ impl Stream {
         &self.partition
     }
 
-    /// All its events and its version, which belong together: nothing comes in between. Only what holds the stream's events
-    /// is read. They share the memory they were read from; a stream of very many events is read in pieces by a
-    /// [`reader`](Stream::reader).
+    /// All its events and its version, which belong together: nothing comes in between. Only what
+    /// holds the stream's events is read. They share the memory they were read from; a stream of
+    /// very many events is read in pieces by a [`reader`](Stream::reader).
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if a batch that holds some of them is damaged, or a segment whose keys have to be looked up
-    /// again; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or what the medium says.
+    /// [`Corrupt`](Error::Corrupt) if a batch that holds some of them is damaged, or a segment
+    /// whose keys have to be looked up again; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
@@ -183,11 +192,11 @@ impl Stream {
         self.load_from(Version::ZERO)
     }
 
-    /// The events behind a version: what has happened since a snapshot was taken there.
+    /// The events after a version: what has happened since a snapshot was taken there.
     ///
     /// # Errors
-    /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were cut off or
-    /// lost since it was seen, by a version that knows its [epoch](Version::epoch), so that the
+    /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were truncated
+    /// or lost since it was seen, by a version that knows its [epoch](Version::epoch), so that the
     /// snapshot is one of another past: make it again from the events.
     /// [`VersionConflict`](Error::VersionConflict) if the stream has fewer events than that;
     /// otherwise as [`load`](Stream::load).
@@ -209,8 +218,8 @@ impl Stream {
         self.check_history(history, version)
     }
 
-    /// The newest `n` events, or all if there are not so many, *oldest first*; `iter().rev()` goes through them from the
-    /// newest on.
+    /// The newest `n` events, or all if there are not so many, *oldest first*; `iter().rev()` goes
+    /// through them from the newest on.
     ///
     /// # Errors
     /// As [`load`](Stream::load).
@@ -258,20 +267,22 @@ impl Stream {
         self.load_some(|version| version, Limit::default()).map(|history| history.version())
     }
 
-    /// Appends events as one batch, if the stream is as expected: all of them or none. They get the stream's key. Answers once
-    /// they are as safe as the topic's durability says, with the version to expect next.
+    /// Appends events as one batch, if the stream is as expected: all of them or none. They get the
+    /// stream's key. Answers once they are as safe as the topic's durability says, with the version
+    /// to expect next.
     ///
-    /// *Trying again.* After an error of unknown [outcome](Error::outcome), or a crash, nobody knows whether the events are
-    /// there. If each of them has an [id](Record::event_id), the same call can simply be made again: where they have been
-    /// appended at the expected version it answers as it did, or would have done, the first time. With
-    /// [`Any`](ExpectedVersion::Any) and [`Exists`](ExpectedVersion::Exists) they are looked for among the newest 64 events,
-    /// or as many as are appended.
+    /// *Trying again.* After an error of unknown [outcome](Error::outcome), or a crash, nobody
+    /// knows whether the events are there. If each of them has an [id](Record::event_id), the same
+    /// call can simply be made again: where they have been appended at the expected version it
+    /// answers as it did, or would have done, the first time. With [`Any`](ExpectedVersion::Any)
+    /// and [`Exists`](ExpectedVersion::Exists) they are looked for among the newest 64 events, or
+    /// as many as are appended.
     ///
     /// # Errors
     /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended,
     /// and what is there instead is visible; load and decide again.
     /// [`StreamTruncated`](Error::StreamTruncated) if the expected version is of events that were
-    /// cut off or lost since. Those of [`load`](Stream::load) and of [`Partition::append_at`];
+    /// truncated or lost since. Those of [`load`](Stream::load) and of [`Partition::append_at`];
     /// [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
     /// [sequence](Record::sequence).
     ///
@@ -305,9 +316,10 @@ impl Stream {
                     if let Some(receipt) = ids.find_in(&newest) {
                         return Ok(receipt);
                     }
-                    // IMPORTANT: nothing may come in between, or it might be them. So where what is visible is not as
-                    // expected, nothing is appended: they may be in what is written and not visible yet. That is made
-                    // visible with the conflict, and looked at again where it is as expected.
+                    // IMPORTANT: nothing may come in between, or it might be them. So where what is
+                    // visible is not as expected, nothing is appended: they may be in what is
+                    // written and not visible yet. That is made visible with the conflict, and
+                    // looked at again where it is as expected.
                     match expected.holds(newest.version()) {
                         true => newest.version().into(),
                         false => NEVER,
@@ -333,7 +345,8 @@ impl Stream {
         }
     }
 
-    /// Reads the events behind a version, and then those that come: without a gap, none twice. See [`StreamReader`].
+    /// Reads the events after a version, and then those that come: without a gap, none twice. See
+    /// [`StreamReader`].
     ///
     /// # Errors
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
@@ -372,7 +385,7 @@ impl Stream {
     }
 
     /// # Errors
-    /// `VersionConflict`: it was asked for what is behind more events than there are.
+    /// `VersionConflict`: it was asked for what is after more events than there are.
     pub(crate) fn check_history(&self, history: History, asked: Version) -> Result<History> {
         if history.from_version() <= history.version() {
             return Ok(history);
@@ -470,7 +483,7 @@ impl EventIds {
             .collect()
     }
 
-    /// The receipt of these events, if they are in a history one behind the other.
+    /// The receipt of these events, if they are in a history one after the other.
     fn find_in(&self, history: &History) -> Option<StreamReceipt> {
         let known: Vec<_> = history.iter().map(|event| event.event_id()).collect();
         let is_it = |ids: &[Option<&[u8]>]| ids.iter().zip(&self.0).all(|(a, b)| *a == Some(b.as_slice()));
@@ -493,5 +506,6 @@ fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
 /// What holds of no stream.
 const NEVER: ExpectedVersion = ExpectedVersion::Exact(Version::new(u64::MAX));
 
-/// How many of the newest events are looked through for those that are appended again at whatever version.
+/// How many of the newest events are looked through for those that are appended again at whatever
+/// version.
 const LOOK_BACK: usize = 64;

@@ -1,4 +1,5 @@
-//! How does one follow a single stream? From a version on, by the key index while it catches up, and as events come.
+//! How does one follow a single stream? From a version on, by the key index while it catches up,
+//! and as events come.
 
 use std::fmt;
 use std::future::Future;
@@ -15,8 +16,8 @@ use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::Version;
 
-/// Reads one stream from a version on: what is there, in pieces of about a mebibyte, and then what comes. Every event once,
-/// in order.
+/// Reads one stream from a version on: what is there, in pieces of about a mebibyte, and then what
+/// comes. Every event once, in order.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,7 +37,7 @@ pub struct StreamReader {
     next: Version,
     /// Up to where the partition was looked through last, and how often it had been cut then.
     seen: Option<(Offset, u64)>,
-    /// Behind the last event that was delivered: the offset, and the log epoch.
+    /// After the last event that was delivered: the offset, and the log epoch.
     behind: Option<(Offset, u32)>,
     waiter: Arc<Waiter>,
     parking: Option<Parking>,
@@ -49,7 +50,7 @@ impl StreamReader {
         StreamReader { stream, next, seen: None, behind: None, waiter, parking: None }
     }
 
-    /// The version that it has come to: it goes on behind that many events.
+    /// The version that it has come to: it continues after that many events.
     pub fn version(&self) -> Version {
         self.next
     }
@@ -59,16 +60,17 @@ impl StreamReader {
         &self.stream
     }
 
-    /// The next events, waiting for some for at most `timeout`. If none came it is empty, and says the version that this
-    /// reader has come to. Under a manual clock it answers with what is there, and never waits.
+    /// The next events, waiting for some for at most `timeout`. If none came it is empty, and says
+    /// the version that this reader has come to. Under a manual clock it returns what is there, and
+    /// never waits.
     ///
     /// # Errors
-    /// [`Truncated`](crate::Error::Truncated) if the log was cut before an event that this reader
-    /// has delivered, so that what comes next would belong to another past;
+    /// [`Truncated`](crate::Error::Truncated) if the log was truncated before an event that this
+    /// reader has delivered, so that what comes next would belong to another past;
     /// [`StreamTruncated`](crate::Error::StreamTruncated) if that is so of the version to begin
     /// after; [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer events
-    /// than it was to begin behind. Otherwise those of [`Stream::load`]. It stays where it is; what
-    /// it has delivered is to be thrown away, and read anew by another reader.
+    /// than it was to begin after. Otherwise those of [`Stream::load`]. It stays where it is; what
+    /// it has delivered is to be thrown away, and read again by another reader.
     pub fn poll(&mut self, timeout: Duration) -> Result<History> {
         let broker = self.stream.broker().clone();
         broker.run_due();
@@ -79,7 +81,8 @@ impl StreamReader {
         }
     }
 
-    /// The next events, as soon as there are any. Needs no particular runtime, and may be dropped at any time.
+    /// The next events, as soon as there are any. Needs no particular runtime, and may be dropped
+    /// at any time.
     ///
     /// # Errors
     /// As [`poll`](StreamReader::poll).
@@ -101,11 +104,11 @@ impl StreamReader {
         let next = self.next;
         let history = self.stream.load_some(|_| next, PIECE)?;
         if let Some((offset, epoch)) = self.behind {
-            // Behind the load: what was loaded of another past is not delivered.
+            // After the load: what was loaded of another past is not delivered.
             log.check_position(offset, epoch)?;
         }
-        // Of a version that an earlier look has answered with this asks nothing, unless the log was
-        // cut since.
+        // Of a version that an earlier look has returned this asks nothing, unless the log was
+        // truncated since.
         self.stream.check_version(next)?;
         let history = self.stream.check_history(history, next)?;
         if let Some(last) = history.iter().next_back() {

@@ -1,9 +1,10 @@
-//! How are records of several partitions, and a consumer's progress, committed as one? Collected here, encoded as they come,
-//! and written in one step; nothing is open in between that anybody could wait behind.
+//! How are records of several partitions, and a consumer's progress, committed as one? Collected
+//! here, encoded as they come, and written in one step; nothing is open in between that anybody
+//! could wait behind.
 //!
-//! Useful for: consume-transform-produce exactly once, an event with its outbox entry, moving something from one stream to
-//! another. Not useful for: throughput; records that need not be there together are sent with a
-//! [`Producer`](crate::Producer).
+//! Useful for: consume-transform-produce exactly once, an event with its outbox entry, moving
+//! something from one stream to another. Not useful for: throughput; records that need not be there
+//! together are sent with a [`Producer`](crate::Producer).
 
 pub(crate) mod commit;
 pub(crate) mod journal;
@@ -35,12 +36,14 @@ use crate::topic::Partition;
 use crate::types::{Offset, Receipt, Timestamp};
 use crate::version::ExpectedVersion;
 
-/// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed together or not at all.
+/// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed
+/// together or not at all.
 ///
-/// After any crash either all of it is there or nothing, whatever the topics' durabilities; it survives a power loss if one
-/// of the topics is [`Sync`](crate::Durability::Sync). Readers see it partition by partition, and all of it once
-/// [`commit`](Transaction::commit) returns; there are no markers in the partitions, and nobody ever waits behind a
-/// transaction. Dropping it does nothing at all.
+/// After any crash either all of it is there or nothing, whatever the topics' durabilities; it
+/// survives a power loss if one of the topics is [`Sync`](crate::Durability::Sync). Readers see it
+/// partition by partition, and all of it once [`commit`](Transaction::commit) returns; there are no
+/// markers in the partitions, and nobody ever waits behind a transaction. Dropping it does nothing
+/// at all.
 ///
 /// Consume, transform, produce, exactly once:
 ///
@@ -111,9 +114,9 @@ impl Broker {
 }
 
 impl Transaction {
-    /// Adds a record. Its partition is chosen as a producer with default settings would, but that all records of one topic
-    /// without a key go to one partition. What is wrong with it is said by [`commit`](Transaction::commit), which then does
-    /// nothing.
+    /// Adds a record. Its partition is chosen as a producer with default settings would, but that
+    /// all records of one topic without a key go to one partition. What is wrong with it is said by
+    /// [`commit`](Transaction::commit), which then does nothing.
     pub fn send<'a>(&mut self, to: impl Into<Destination<'a>>, record: Record<'_>) -> &mut Self {
         let sent = self.try_send(to.into(), &record);
         self.note(sent)
@@ -126,9 +129,10 @@ impl Transaction {
         self.note(expected)
     }
 
-    /// Adds events to a stream, if it is as expected: behind what this transaction has added to it before. As for
-    /// [`Stream::append`], they get the stream's key. A transaction of nothing but appends to streams at exact versions, in
-    /// which every event has an id, can be repeated after an unknown outcome: it answers with the original receipts.
+    /// Adds events to a stream, if it is as expected: after what this transaction has added to it
+    /// before. As for [`Stream::append`], they get the stream's key. A transaction of nothing but
+    /// appends to streams at exact versions, in which every event has an id, can be repeated after
+    /// an unknown outcome: it returns the original receipts.
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
@@ -155,8 +159,9 @@ impl Transaction {
         self.note(added)
     }
 
-    /// Adds what a consumer has done: its group has committed it if and only if everything else is committed. The whole
-    /// transaction fails if it may not be committed any more, since partitions have gone to somebody else.
+    /// Adds what a consumer has done: its group has committed it if and only if everything else is
+    /// committed. The whole transaction fails if it may not be committed any more, since partitions
+    /// have gone to somebody else.
     pub fn offsets(&mut self, consumer: &Consumer, done: impl Into<Offsets>) -> &mut Self {
         self.add_offsets(consumer.committer(), done.into())
     }
@@ -166,9 +171,9 @@ impl Transaction {
         self.add_offsets(consumer.committer(), done.into())
     }
 
-    /// Commits all of it, and answers with the receipts of its records in the order in which they were sent, once all of it
-    /// is visible and as safe as the strictest durability among its topics. A transaction over one partition is a plain
-    /// append.
+    /// Commits all of it, and returns the receipts of its records in the order in which they were
+    /// sent, once all of it is visible and as safe as the strictest durability among its topics. A
+    /// transaction over one partition is a plain append.
     ///
     /// # Errors
     /// Nothing was done: the first error of [`send`](Transaction::send) and
@@ -204,9 +209,9 @@ impl Transaction {
         Ok(done.receipts())
     }
 
-    /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been checked and everything is
-    /// written when this returns; what is left is the sync, if one of the topics asks for it. Dropping the answer leaves that
-    /// to the background.
+    /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been
+    /// checked and everything is written when this returns; what is left is the sync, if one of the
+    /// topics asks for it. Dropping the answer leaves that to the background.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -385,8 +390,8 @@ impl Transaction {
     }
 }
 
-/// The receipts of events that were appended to streams before, if all of them were. There are conditions for it: each has an
-/// id, and there is one version at which they can have been.
+/// The receipts of events that were appended to streams before, if all of them were. There are
+/// conditions for it: each has an id, and there is one version at which they can have been.
 fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
     let mut receipts = Vec::new();
     for Appending { stream, expected, events, ids } in appends {
