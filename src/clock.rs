@@ -1,7 +1,4 @@
-//! What time is it, and how does one wait? The only callers of the wall clock.
-//!
-//! Useful for: running the same engine under the system's time and under a time that a test moves
-//! by hand. Not useful for: ordering records; offsets never depend on a clock.
+//! The clock of a broker: the only callers of the wall clock, and the only timed waits.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,13 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, Rank};
 use crate::types::Timestamp;
 
-/// Where a broker gets its time from. [`SystemClock`] unless it is told otherwise; [`ManualClock`]
-/// in tests.
+/// The source of a broker's time: [`SystemClock`] by default, [`ManualClock`] in tests.
 ///
-/// An implementation of one's own may shift or scale the system's time. Waiting is done in real
-/// time unless [`is_manual`](Clock::is_manual) says that time moves only when somebody moves it.
+/// Another implementation may shift or scale the system's time. Waiting is done in real time unless
+/// [`is_manual`](Clock::is_manual) returns true.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock: what records without a timestamp of their own get, and what retention
+    /// The wall clock: the timestamp of records without their own, and the time that retention
     /// compares with. It may jump in both directions.
     fn now(&self) -> Timestamp;
 
@@ -23,9 +19,8 @@ pub trait Clock: Send + Sync + 'static {
     /// measured with it.
     fn monotonic(&self) -> Duration;
 
-    /// Whether time stands still until somebody moves it. A broker under such a clock starts no
-    /// thread, and no call waits: what is due runs when the clock is moved, or in the calling
-    /// thread.
+    /// Whether time stands still until the caller moves it. A broker under such a clock starts no
+    /// thread, and no call waits: due work runs when the clock is moved, or in the calling thread.
     fn is_manual(&self) -> bool {
         false
     }
@@ -57,7 +52,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
 /// Waits on `condvar` for at most `timeout`; returns whether the time ran out. All timed waits of
 /// the crate are this function. Under a manual clock the time runs out at once, without releasing
-/// the lock: nobody else could move things on while a single-threaded test waits.
+/// the lock: no other thread could make progress while a single-threaded test waits.
 pub(crate) fn wait_timeout<T>(
     clock: &dyn Clock,
     condvar: &Condvar,
@@ -155,7 +150,7 @@ impl ManualClock {
         ManualClock { shared: Arc::new(Mutex::new(Rank::Clock, manual)) }
     }
 
-    /// Moves both times forward, then runs what is due in the brokers under this clock, in this
+    /// Moves both times forward, then runs the due work of the brokers under this clock, in this
     /// thread.
     pub fn advance(&self, by: Duration) {
         let hooks = {

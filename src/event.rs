@@ -1,8 +1,8 @@
-//! What do events say of themselves? Three headers, named as CloudEvents names them in its Kafka
-//! binding, so that other tools know them.
+//! The headers that describe an event. There are three, named as in CloudEvents' binding for Kafka,
+//! so that other tools know them.
 //!
-//! Events evolve and what is stored does not: whoever reads them turns old ones into the newest
-//! form. That is a function, an *upcaster*:
+//! Events evolve, and stored events do not change: the reader converts old ones into the newest
+//! form. Such a function is called an *upcaster*:
 //!
 //! ```
 //! use quipu::{Broker, ConsumedRecord, ExpectedVersion, Record, TopicConfig};
@@ -26,15 +26,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! They are a convention: nothing in the log depends on the type or the schema version, and records
-//! without them are fine. The id is looked at when an append to a [stream](crate::Stream::append)
-//! is repeated, by itself or in a [transaction](crate::Transaction::append), and nowhere else.
+//! The headers are a convention: nothing in the log depends on the type or the schema version, and
+//! records may lack them. The id is read only when an append to a [stream](crate::Stream::append)
+//! is repeated, by itself or in a [transaction](crate::Transaction::append).
 //!
-//! CloudEvents' binding for Kafka wants `ce_specversion` and `ce_source` besides, as headers of
-//! yours.
+//! CloudEvents' binding for Kafka also requires `ce_specversion` and `ce_source`, which the caller
+//! adds as headers.
 
-/// The header with an event's id: any bytes that no other event of its stream has, given by whoever
-/// appends it.
+/// The header with an event's id: any bytes that no other event of its stream has, given by the
+/// caller that appends it.
 pub const ID: &str = "ce_id";
 /// The header with an event's type, as text: `account.opened`.
 pub const TYPE: &str = "ce_type";

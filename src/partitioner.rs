@@ -1,7 +1,8 @@
 //! Which partition does a record go to? The one that Kafka would choose for the same key.
 //!
-//! In this order: the partition that the caller named, what a custom [`Partitioner`] says, the hash
-//! of the key, and for records without a key a partition that changes about once a batch (KIP-794).
+//! In this order: the partition that the caller named, the choice of a custom [`Partitioner`], the
+//! hash of the key, and for records without a key a partition that changes about once a batch
+//! (KIP-794).
 
 use crate::error::{Error, Result};
 use crate::rng::SplitMix64;
@@ -56,11 +57,11 @@ pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)
 }
 
-/// Whether a record with this key may go to a partition that somebody chose, where keys are
-/// streams.
+/// Whether a record with this key may go to a partition that the caller chose, in a topic whose
+/// keys are streams.
 ///
 /// # Errors
-/// `Streams`: its stream is in another one.
+/// `Streams`: its stream is in another partition.
 pub(crate) fn check_stream(
     topic: &TopicName,
     key: Option<&[u8]>,
@@ -100,13 +101,13 @@ pub(crate) fn murmur2(bytes: &[u8]) -> u32 {
 /// Where one producer sends the records of one topic that have no key (KIP-794).
 ///
 /// It stays on a partition until about a batch went there, then goes to another one, each equally
-/// likely. Since nobody switches because a batch was *sent*, a slow partition does not attract more
-/// than its share (the flaw of KIP-480).
+/// likely. A sent batch is no reason to switch, so a slow partition does not attract more than its
+/// share (the flaw of KIP-480).
 pub(crate) struct Sticky {
     /// The partition now, or [`NOT_CHOSEN`]. It is left only by [`Sticky::leave`], which is called
-    /// under the lock of that partition's buffer: who holds that lock and finds the partition here
-    /// keeps it until the lock is released. Everybody else takes it as a hint, so no ordering is
-    /// needed.
+    /// under the lock of that partition's buffer: a thread that holds that lock and finds the
+    /// partition here keeps it until it releases the lock. All other threads take it as a hint, so
+    /// no ordering is needed.
     current: AtomicU32,
     random: Mutex<SplitMix64>,
 }
@@ -135,8 +136,8 @@ impl Sticky {
         self.current.load(Ordering::Relaxed) == partition
     }
 
-    /// Leaves `partition` for one of `partitions`, unless somebody has already, and says which it
-    /// is now.
+    /// Leaves `partition` for one of `partitions`, unless another thread has done so, and returns
+    /// the partition now chosen.
     #[cold]
     pub(crate) fn leave(&self, partition: u32, partitions: u32) -> u32 {
         let mut random = self.random.lock();
@@ -152,7 +153,7 @@ impl Sticky {
 
     /// Whether it is time to leave a partition that took `produced` bytes since it was chosen: when
     /// a batch's worth went there and the batch is `complete`, and at twice that in any case,
-    /// because lingering may cut batches so that none is ever complete at the right moment
+    /// because lingering may seal batches early, so that none is ever complete at the right moment
     /// (`BuiltInPartitioner.updatePartitionInfo`).
     #[inline]
     pub(crate) fn is_time(produced: usize, batch_bytes: usize, complete: bool) -> bool {

@@ -1,6 +1,6 @@
-//! How does a read model keep up with its events? Either it lives in topics of the same broker, and
-//! what it writes and how far it has read are committed in one transaction; or it lives elsewhere,
-//! and stores how far it has read beside itself.
+//! How does a read model keep up with its events? Either it is stored in topics of the same broker,
+//! and its records and its position are committed in one transaction; or it is stored elsewhere,
+//! together with its position.
 //!
 //! Both apply every event exactly once, in the order of each partition, whenever the process stops.
 //! A topic with one partition is a total order; of a topic with several each has its own.
@@ -18,16 +18,15 @@ use crate::sync::about_to_call_user_code;
 use crate::transaction::Transaction;
 use crate::types::{Offset, Position, Start, TopicPartition};
 
-/// What makes records of events: a table of a compacted topic, a stream per customer, whatever it
-/// sends.
+/// Derives records from events: for example a table in a compacted topic, or a stream per customer.
 ///
-/// What it keeps in memory besides is its own business: it is to be found again from what it has
-/// sent, since it is not there after a restart, and may have seen events that were not committed.
+/// It may keep state in memory, which must be rebuilt from the records that it has sent: the state
+/// is lost with a restart, and it may include events that were not committed.
 pub trait Projection {
-    /// What can go wrong. [`Error`] will do where nothing else can.
+    /// Its error. [`Error`] is enough if it has no errors of its own.
     type Error: From<Error>;
 
-    /// Adds to `changes` what an event changes.
+    /// Adds the records that follow from an event to `changes`.
     ///
     /// # Errors
     /// The projection's own: nothing of this step is committed, and the event comes again.
@@ -57,18 +56,18 @@ where
 
 /// A model that is stored outside of the broker, in a database or a file.
 pub trait ReadModel {
-    /// What can go wrong. [`Error`] will do where nothing else can.
+    /// Its error. [`Error`] is enough if it has no errors of its own.
     type Error: From<Error>;
 
-    /// Where to continue in each partition: what the last [`apply`](ReadModel::apply) was given, of
-    /// all partitions. Those that are not named are read from their beginning; so a model without
-    /// any is built again.
+    /// Where to continue in each partition: the positions that the last [`apply`](ReadModel::apply)
+    /// was given. A partition that is not named is read from its beginning, so a model without
+    /// positions is rebuilt.
     ///
     /// # Errors
     /// The model's own.
     fn positions(&mut self) -> Result<Vec<Position>, Self::Error>;
 
-    /// Applies events, and stores `next` with what they change: both or neither.
+    /// Applies events, and stores their changes together with `next`: both or neither.
     ///
     /// # Errors
     /// The model's own: it is asked again for its [positions](ReadModel::positions), and gets the
@@ -87,8 +86,8 @@ pub struct Progress {
 }
 
 impl Broker {
-    /// Runs a projection of topics under a name: the consumer group that keeps how far it is.
-    /// Several of the same name share the partitions.
+    /// Runs a projection of topics under a name: the name of the consumer group that stores its
+    /// position. Several projectors of the same name share the partitions.
     ///
     /// # Errors
     /// Those of [`subscribe`](crate::ConsumerBuilder::subscribe).
@@ -121,8 +120,8 @@ impl Broker {
         Ok(Projector { broker: self.clone(), consumer, projection })
     }
 
-    /// Feeds a model that is stored elsewhere with the events of topics, from where it says that it
-    /// is.
+    /// Feeds a model that is stored elsewhere with the events of topics, from the positions that it
+    /// returns.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic); [`NotAssigned`](Error::NotAssigned) for a position of
@@ -167,7 +166,7 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn feed<M: ReadModel>(&self, topics: &[&str], model: M) -> Result<Feed<M>, M::Error> {
-        // A model that has seen what is not there any more is not to continue as if nothing were.
+        // A model that has applied records which are gone must not continue silently.
         let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
         let mut feed = Feed { broker: self.clone(), reader, model, is_placed: false };
         feed.place()?;
@@ -183,29 +182,28 @@ pub struct Projector<P> {
 }
 
 impl<P: Projection> Projector<P> {
-    /// Applies the next events, waiting for some for at most `timeout`, and commits what they
-    /// change together with how far it is.
+    /// Applies the next events, waiting for some for at most `timeout`, and commits their changes
+    /// together with the position after them.
     ///
     /// # Errors
     /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has
-    /// applied what is not there any more, or retention was faster. Nothing is applied, with this
-    /// step and every later one, until somebody decides to [rebuild](Projector::rebuild) it. That
-    /// holds for what a power loss took of events that were less safe than what came of them, too,
-    /// whatever has been appended in their place and however often the broker is opened: beside
-    /// each commit is [noted](crate::CommittedOffset::metadata) how far it is, and a commit that
-    /// was [set back](crate::stats::OpenReport::clamped) is less than that.
+    /// applied events that are gone, or retention deleted events before it applied them. This step
+    /// and every later one apply nothing until the caller [rebuilds](Projector::rebuild) it. The
+    /// same holds if a power loss took events whose results were durable, whatever has been
+    /// appended in their place and however often the broker is opened: the position is also in the
+    /// [metadata](crate::CommittedOffset::metadata) of each commit, and a commit that was [set
+    /// back](crate::stats::OpenReport::clamped) is less than that.
     ///
     /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was
-    /// committed, or it is unknown whether it was; in both cases the next step begins after what
-    /// is.
+    /// committed, or it is unknown whether it was; in both cases the next step starts after the
+    /// last commit.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
         let events = self.consumer.poll(timeout)?;
         if let Some(error) = self.set_back()? {
             self.consumer.rewind();
             return Err(error.into());
         }
-        // What was damaged and has been given up does not come any more, however often it is asked
-        // for.
+        // Damaged records that were given up do not come again, however often they are read.
         if let Some(skipped) = events.skipped().iter().find(|skipped| skipped.reason != SkipReason::Lost) {
             // To continue elsewhere is for consumers; here it would apply events again, or never.
             let error = self.unlike(skipped);
@@ -229,8 +227,8 @@ impl<P: Projection> Projector<P> {
         Ok(Progress { applied: events.len() as u64, lag })
     }
 
-    /// Applies events until there are no more, and tells `report` after each step how far it is.
-    /// Returns how many they were.
+    /// Applies events until there are no more, and calls `report` with the progress after each
+    /// step. Returns their number.
     ///
     /// # Errors
     /// As [`step`](Projector::step).
@@ -238,7 +236,8 @@ impl<P: Projection> Projector<P> {
         catch_up(|timeout| self.step(timeout), report)
     }
 
-    /// Why nothing may follow what it has committed: it has applied more, which is there no more.
+    /// The error if it has applied more than it has committed, because the commit was set back:
+    /// nothing may follow.
     fn set_back(&self) -> Result<Option<Error>> {
         for TopicPartition { topic, partition } in self.consumer.assignment() {
             let Some(committed) = self.consumer.committed(topic.as_str(), partition)? else { continue };
@@ -250,7 +249,7 @@ impl<P: Projection> Projector<P> {
         Ok(None)
     }
 
-    /// Why what it would apply next is not what follows what it has applied.
+    /// The error if the event to apply next does not follow the last one that was applied.
     fn unlike(&self, skipped: &Skipped) -> Result<Error> {
         let Skipped { topic, partition, from, reason, .. } = skipped;
         let (topic, partition) = (topic.clone(), *partition);
@@ -265,14 +264,14 @@ impl<P: Projection> Projector<P> {
     }
 
     /// Starts over: [resets](Projection::reset) the projection, and all events of the partitions
-    /// that it has now come again with the next steps, also after a restart. Where several of the
-    /// same name share the partitions, each rebuilds its own. What it has sent before stays where
-    /// it is; a compacted topic forgets it as newer records take its place.
+    /// that it has now come again with the next steps, also after a restart. If several projectors
+    /// of the same name share the partitions, each rebuilds its own. The records that it has sent
+    /// stay; in a compacted topic newer records replace them.
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of
-    /// [`Consumer::poll`], [`Consumer::commit`] and of the projection. If it is reset and cannot
-    /// commit, it is at its beginning only until a restart: call this again.
+    /// [`Consumer::poll`], [`Consumer::commit`] and of the projection. If the reset succeeds and
+    /// the commit fails, it is at its beginning only until a restart: call this again.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
         // Whoever has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);
@@ -323,10 +322,10 @@ impl<M: ReadModel> Feed<M> {
     /// Gives the model the next events, waiting for some for at most `timeout`.
     ///
     /// # Errors
-    /// Those of [`Reader::poll`] and of the model, which is asked with the next step [where it
-    /// is](ReadModel::positions): it may have stored what it could not answer.
-    /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the model
-    /// has seen what is not there any more, or has missed something; rebuild it.
+    /// Those of [`Reader::poll`] and of the model, whose [positions](ReadModel::positions) are read
+    /// again with the next step, because it may have stored the events although it returned an
+    /// error. [`OffsetOutOfRange`](Error::OffsetOutOfRange) or [`Truncated`](Error::Truncated): the
+    /// model has applied events that are gone, or has missed some; rebuild it.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, M::Error> {
         if !self.is_placed {
             self.place()?;
@@ -342,7 +341,7 @@ impl<M: ReadModel> Feed<M> {
         Ok(Progress { applied: events.len() as u64, lag })
     }
 
-    /// Goes to where the model says that it is.
+    /// Moves the reader to the model's positions.
     fn place(&mut self) -> Result<(), M::Error> {
         let positions = self.model.positions()?;
         // Those that it does not name, one that was added just now among them.
@@ -354,8 +353,8 @@ impl<M: ReadModel> Feed<M> {
         Ok(())
     }
 
-    /// Gives it events until there are no more, and tells `report` after each step how far it is.
-    /// Returns how many they were.
+    /// Gives it events until there are no more, and calls `report` with the progress after each
+    /// step. Returns their number.
     ///
     /// # Errors
     /// As [`step`](Feed::step).
@@ -383,8 +382,8 @@ impl<M> fmt::Debug for Feed<M> {
 /// How long a step of catching up waits for events: others may have to hand partitions over first.
 const WAIT: Duration = Duration::from_millis(20);
 
-/// Steps until nothing is left, or several bring nothing: somebody else has the partitions, or is
-/// about to get them.
+/// Steps until nothing is left, or several steps bring nothing, because another consumer has the
+/// partitions or is about to get them.
 fn catch_up<E>(
     mut step: impl FnMut(Duration) -> Result<Progress, E>,
     mut report: impl FnMut(&Progress),
@@ -397,7 +396,7 @@ fn catch_up<E>(
         report(&progress);
         idle = if progress.applied > 0 { 0 } else { idle + 1 };
         if progress.lag == 0 && applied > 0 {
-            // One more look, at what may be wrong where nothing seems to be left.
+            // One more step, which reports an error where nothing seems to be left.
             (idle, timeout) = (idle + IDLE_MAX - 1, Duration::ZERO);
         }
     }

@@ -1,5 +1,5 @@
-//! What does one send? A record: key, value, headers and a timestamp, borrowed from the caller
-//! until they are encoded.
+//! A record to send: key, value, headers and a timestamp, borrowed from the caller until they are
+//! encoded.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ use crate::types::{Timestamp, TopicName};
 /// key and a null value is a [`tombstone`](Record::tombstone): compaction takes it as the deletion
 /// of the key.
 ///
-/// What is borrowed stays borrowed until the record is encoded, so a record made of slices
-/// allocates nothing (a record with headers allocates their list).
+/// Borrowed bytes are copied only when the record is encoded, so a record made of slices allocates
+/// nothing (a record with headers allocates their list).
 ///
 /// ```
 /// use quipu::{Record, Timestamp};
@@ -56,7 +56,7 @@ impl<'a> Record<'a> {
         Record { key: Some(key.into_bytes()), ..Record::default() }
     }
 
-    /// A record whose key and value are null: perhaps its headers say it all.
+    /// A record whose key and value are null: for example because its headers are enough.
     ///
     /// ```
     /// let mark = quipu::Record::null().header("kind", "end of day");
@@ -67,7 +67,7 @@ impl<'a> Record<'a> {
         Record::default()
     }
 
-    /// A record of a key and a value that are null or not: what one has in hand when forwarding.
+    /// A record of a key and a value that are null or not: for example to forward a record.
     #[must_use]
     pub fn from_parts(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Self {
         Record { key: key.map(Cow::Borrowed), value: value.map(Cow::Borrowed), ..Record::default() }
@@ -105,8 +105,8 @@ impl<'a> Record<'a> {
         self
     }
 
-    /// Adds the header [`event::ID`]: what tells this event from all others of its stream. With it
-    /// an append whose outcome is unknown can be [repeated](crate::Stream::append).
+    /// Adds the header [`event::ID`]: it must differ from those of all other events of the stream.
+    /// With it an append whose outcome is unknown can be [repeated](crate::Stream::append).
     ///
     /// ```
     /// let event = quipu::Record::new("{}").event_id("5f0c").event_type("account.opened").schema_version(2);
@@ -118,7 +118,7 @@ impl<'a> Record<'a> {
         self.header(event::ID, id)
     }
 
-    /// Adds the header [`event::TYPE`]: what has happened.
+    /// Adds the header [`event::TYPE`]: the kind of event.
     #[must_use]
     pub fn event_type(self, name: impl Into<Cow<'a, str>>) -> Self {
         self.header(event::TYPE, name.into())
@@ -157,13 +157,14 @@ impl<'a> Record<'a> {
         &self.headers
     }
 
-    /// Gives it a sequence: the row id of an outbox, the position in a source. For producers with a
-    /// [name](crate::ProducerConfig::name): what they have sent to a partition before is not
-    /// appended again. Sequences rise within a partition, gaps do not matter. What comes too late
-    /// is [refused](crate::Error::OutOfOrderSequence): a row that was committed after others with
-    /// greater ids. Only such a producer takes records with sequences: a
-    /// [`Transaction`](crate::Transaction), [`Partition::append_at`](crate::Partition::append_at)
-    /// and [`Stream::append`](crate::Stream::append) refuse them.
+    /// Sets a sequence, for example the row id of an outbox table or the position in a source. Only
+    /// a producer with a [name](crate::ProducerConfig::name) takes records with sequences: a record
+    /// that it has sent to the partition before is not appended again. Sequences must rise within a
+    /// partition; gaps do not matter. A record that comes too late is
+    /// [refused](crate::Error::OutOfOrderSequence), for example a row that was committed after
+    /// others with greater ids. A [`Transaction`](crate::Transaction),
+    /// [`Partition::append_at`](crate::Partition::append_at) and
+    /// [`Stream::append`](crate::Stream::append) refuse records with sequences.
     #[must_use]
     pub fn sequence(mut self, sequence: u64) -> Self {
         self.sequence = Some(sequence);
@@ -181,9 +182,9 @@ impl<'a> Record<'a> {
         self.timestamp
     }
 
-    /// Its own time, if it may have that, or the time now. `bounds` returns the times that may be
-    /// given, or with `None` where given ones do not count; `index` says which record of a call it
-    /// is.
+    /// Returns the record's own time if it is valid, or `now` if it has none. `bounds` returns the
+    /// valid times, or `None` where given times are ignored; `index` is the record's index in the
+    /// call.
     #[inline]
     pub(crate) fn timestamp_within(
         &self,
@@ -265,7 +266,7 @@ impl Header<'_> {
     }
 }
 
-/// What a key or a value can be made of: bytes and text, borrowed or owned.
+/// The types of a key or a value: bytes and text, borrowed or owned.
 ///
 /// It is sealed: the crate may add to it, others may not.
 pub trait IntoBytes<'a>: sealed::Sealed {

@@ -1,4 +1,4 @@
-//! What is the broker doing? Plain numbers to look at, and events as they happen.
+//! Numbers about the broker, and events as they happen.
 
 use std::path::PathBuf;
 
@@ -35,7 +35,7 @@ pub enum Event {
         /// How many bytes were in them.
         bytes: u64,
     },
-    /// A compaction has ended, and what it wrote has taken the place of what was there.
+    /// A compaction has ended, and its output has replaced the segments that it read.
     Compacted(Compacted),
     /// Records were truncated the end of the log, by [`truncate_to`](crate::Partition::truncate_to)
     /// or [`reset_to`](crate::Partition::reset_to).
@@ -49,7 +49,8 @@ pub enum Event {
         /// The log epoch that begins there.
         epoch: u32,
     },
-    /// What a crash left behind was read again when the broker was opened.
+    /// Records after the last checkpoint were read again when the broker was opened, because it had
+    /// not been closed properly.
     Recovered(Recovery),
     /// Bytes after the last good batch were truncated, by an opening or by
     /// [`reopen`](crate::Partition::reopen).
@@ -77,11 +78,10 @@ pub enum Event {
     },
 }
 
-/// Whoever wants to be told of events.
+/// The user's callback for events.
 pub(crate) type OnEvent = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// What opening a broker found and did. Everything that was skipped, cut or set aside is named
-/// here.
+/// The report of opening a broker. It names everything that was skipped, truncated or set aside.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct OpenReport {
@@ -89,40 +89,41 @@ pub struct OpenReport {
     pub clean: bool,
     /// The partitions of which something was read again, and how much.
     pub recovered: Vec<Recovery>,
-    /// What was truncated, and which offsets it held.
+    /// The torn tails that were truncated, and the offsets in them.
     pub cuts: Vec<Cut>,
     /// The partitions whose end this opening could not prove. Empty after a clean close, and if
     /// only the process died.
     pub unproven: Vec<Unproven>,
-    /// Commits of groups that spoke of records which a power loss took: they were set back to the
-    /// log end, so that what comes there now is delivered.
+    /// Commits of groups beyond the log end, because a power loss took the records. They were set
+    /// back to the log end, so that the records appended there now are delivered.
     pub clamped: Vec<ClampedCommit>,
-    /// The partitions that could not be opened for appending: they answer with this error, the
+    /// The partitions that could not be opened for appending: they return this error, and the
     /// others work.
     pub damaged: Vec<(TopicPartition, Error)>,
-    /// Whether there was room on the disk for all that an opening writes. If not, the broker can be
-    /// read, and what frees space is tried; appends answer [`DiskFull`](Error::DiskFull).
+    /// Whether there was room on the disk for everything that an opening writes. If not, the broker
+    /// can be read, and operations that free space are tried; appends return
+    /// [`DiskFull`](Error::DiskFull).
     pub disk: DiskState,
     /// Files that are not the broker's and were left alone, and derived files that were rebuilt.
     pub warnings: Vec<String>,
 }
 
-/// A partition of which the last records may be gone without a trace, because the machine was
-/// started again since they were written: what was not synced is lost then, and often no torn byte
+/// A partition whose last records may be lost without a trace, because the machine was restarted
+/// after they were written. Records that were not synced are lost then, and often no torn byte
 /// shows it.
 ///
-/// From [`checked`](Unproven::checked) on, records may have been lost that were there before; none
-/// before it was. The partition's [epoch](crate::Partition::epoch) has risen, so a position after
-/// [`end`](Unproven::end) from before answers [`Truncated`](crate::Error::Truncated).
+/// From [`checked`](Unproven::checked) on, earlier records may have been lost; before it none was.
+/// The partition's [epoch](crate::Partition::epoch) has risen, so an older position after
+/// [`end`](Unproven::end) returns [`Truncated`](crate::Error::Truncated).
 ///
 /// # The limit of this
 /// Under [`Durability::Sync`](crate::Durability::Sync) a power loss takes no acknowledged record,
-/// and this report is then about records that no caller was told of. But a medium that loses
-/// *synced* bytes at the very end of a log, as zeros or as a shorter file, leaves what such a power
-/// loss leaves, because no later batch says that they had been there. That cannot be told apart. It
-/// is listed here too, and only here. If the process died and the machine was not started again,
-/// the page cache still had everything, and a loss of bytes at the end between that and the opening
-/// is not noticed.
+/// and this report is then about records that were never acknowledged. But if a disk loses *synced*
+/// bytes at the very end of a log, as zeros or as a shorter file, the files look the same as after
+/// such a power loss, because no later batch proves that the bytes were there. Such a loss is
+/// listed here too, and only here. If the process died and the machine was not restarted, the page
+/// cache still had everything; a loss of bytes at the end between that and the opening is not
+/// noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unproven {
@@ -130,7 +131,7 @@ pub struct Unproven {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// Where the knowledge of the last checkpoint ends: everything before was on the medium. With
+    /// Where the knowledge of the last checkpoint ends: everything before it was durable. With
     /// [`checkpoint_interval`](crate::BrokerConfig::checkpoint_interval) it is written every few
     /// seconds.
     pub checked: Offset,
@@ -138,7 +139,7 @@ pub struct Unproven {
     pub end: Offset,
 }
 
-/// A group's commit that was set back to the log end. What is noted beside it stays.
+/// A group's commit that was set back to the log end. Its metadata is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClampedCommit {
@@ -148,9 +149,9 @@ pub struct ClampedCommit {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// What was committed.
+    /// The offset that was committed.
     pub from: Offset,
-    /// What is committed now.
+    /// The offset that is committed now.
     pub to: Offset,
 }
 
@@ -162,19 +163,19 @@ pub struct Recovery {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// Where reading began: everything before was known to be on the medium.
+    /// Where reading began: everything before was known to be durable.
     pub from: Offset,
     /// The log end that was found.
     pub to: Offset,
-    /// How many bytes were checked, and written again so that they are on the medium.
+    /// How many bytes were checked, and rewritten so that they are durable.
     pub bytes: u64,
 }
 
-/// A torn tail: what a crash left behind the last whole batch.
+/// A torn tail: the bytes after the last whole batch, left by a crash.
 ///
-/// If the partition's durability was [`Sync`](crate::Durability::Sync), a truncation after a mere
-/// crash can only hold records that nobody was told about. It cannot be told apart, though, from
-/// damage to the last synced batches: hence "possibly acknowledged".
+/// If the partition's durability was [`Sync`](crate::Durability::Sync) and the process crashed, the
+/// tail can only hold records that were never acknowledged. But it looks the same as damage to the
+/// last synced batches, so its records are "possibly acknowledged".
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
@@ -184,21 +185,21 @@ pub struct Cut {
     pub partition: PartitionId,
     /// The segment file that was truncated.
     pub file: PathBuf,
-    /// The byte position of the cut.
+    /// The byte position where the file was truncated.
     pub position: u64,
     /// How many bytes lay after it.
     pub bytes: u64,
-    /// What was wrong there.
+    /// The reason why the bytes there are not a batch.
     pub reason: String,
-    /// The first offset that the cut took: the log end now.
+    /// The first offset that was truncated: the log end now.
     pub from: Offset,
-    /// After the last offset that was seen in what was truncated, if any could be read there.
+    /// The offset after the last one seen in the truncated bytes, if any could be read there.
     pub to: Option<Offset>,
-    /// The file that keeps the bytes, for whoever wants to look.
+    /// The file that keeps the bytes for inspection.
     pub kept: Option<PathBuf>,
 }
 
-/// Bytes of a segment that are not what was written, or are missing. See
+/// Bytes of a segment that differ from those that were written, or are missing. See
 /// [`Partition::damage`](crate::Partition::damage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -219,7 +220,7 @@ pub struct DamagedRange {
     /// The first offset after those. The same as `from` if no record is lost, for example with a
     /// damaged segment header.
     pub to: Offset,
-    /// What is wrong there.
+    /// The damage in words.
     pub what: String,
     /// The number of the invariant in `FORMAT.md` that does not hold.
     pub invariant: u32,
@@ -241,8 +242,8 @@ pub struct VerifyProgress {
 pub struct VerifyReport {
     /// Everything that is not as it should be, file by file.
     pub findings: Vec<Finding>,
-    /// Files that are not the broker's, leftovers that the next opening removes, and what could not
-    /// be checked.
+    /// Files that are not the broker's, leftovers that the next opening removes, and files that
+    /// could not be checked.
     pub notes: Vec<String>,
     /// Partitions that have files.
     pub partitions: u64,
@@ -285,7 +286,7 @@ pub struct Finding {
     /// The offsets concerned: from the first up to, and without, the second. The same if no record
     /// is.
     pub offsets: Option<(Offset, Offset)>,
-    /// What is wrong there.
+    /// The problem in words.
     pub what: String,
     /// The number of the invariant in `FORMAT.md` that does not hold, where it is one.
     pub invariant: Option<u32>,
@@ -295,10 +296,10 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FindingKind {
-    /// Bytes are damaged, or missing, that were on the medium.
+    /// Bytes that were durable are damaged or missing.
     Damage,
-    /// What a crash leaves of writes that were never synced: the next opening cuts it off, or
-    /// finishes it.
+    /// Writes that were never synced, left by a crash: the next opening truncates or completes
+    /// them.
     TornTail,
     /// A derived file is damaged: nothing is lost, it is written again.
     Derived,
@@ -306,7 +307,7 @@ pub enum FindingKind {
     Unreadable,
 }
 
-/// What [`Broker::salvage`](crate::Broker::salvage) has copied, and what it has not.
+/// The report of [`Broker::salvage`](crate::Broker::salvage).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SalvageReport {
@@ -316,11 +317,11 @@ pub struct SalvageReport {
     pub batches: u64,
     /// The records in them.
     pub records: u64,
-    /// What is damaged in segments: the offsets named are not in the copy.
+    /// Damage in segments: these offsets are not in the copy.
     pub lost: Vec<DamagedRange>,
-    /// Other files that are damaged, or missing, and what that means.
+    /// Other files that are damaged, or missing, and the consequence.
     pub findings: Vec<Finding>,
-    /// What was assumed where a file could not be used, and what was left out.
+    /// Assumptions that were made where a file could not be used, and files that were left out.
     pub notes: Vec<String>,
 }
 
@@ -387,13 +388,13 @@ pub struct PartitionStats {
     pub bytes_appended: u64,
     /// Syncs since opening.
     pub syncs: u64,
-    /// What compaction did, and has to do.
+    /// Compaction so far, and the compaction that is due.
     pub compaction: CompactionStats,
     /// Whether it takes no appends, and why.
     pub poisoned: Option<Error>,
 }
 
-/// What one compaction did. See [`Partition::compact`](crate::Partition::compact).
+/// The result of one compaction. See [`Partition::compact`](crate::Partition::compact).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compacted {
@@ -401,7 +402,7 @@ pub struct Compacted {
     pub topic: TopicName,
     /// The partition.
     pub partition: PartitionId,
-    /// Everything before this offset is clean now.
+    /// Everything before this offset has been compacted.
     pub clean_to: Offset,
     /// Whether all that was to be compacted is; else the keys did not fit the memory, and the next
     /// pass continues.
@@ -426,8 +427,8 @@ pub struct Compacted {
 pub struct CompactionStats {
     /// How many compactions came to their end.
     pub cleanings: u64,
-    /// Whether one is under way, and how many bytes it has read and written so far. What was never
-    /// compacted is read twice.
+    /// Whether one is under way, and how many bytes it has read and written so far. Bytes that were
+    /// never compacted are read twice.
     pub running: Option<u64>,
     /// Bytes of the segments that were replaced.
     pub bytes_read: u64,

@@ -66,16 +66,16 @@ impl Broker {
         Ok(Topic::new(self.inner().clone(), self.inner().topic_state(name)?))
     }
 
-    /// The partitions in which damage is known: those that opening found damaged, and those where a
-    /// reader has met some since. Topics of the broker's own are among them, for example the one
-    /// that keeps what groups have committed.
+    /// The partitions with known damage: those that the opening found damaged, and those where a
+    /// reader has met damage since. The broker's internal topics are included, for example the one
+    /// with the groups' commits.
     pub fn damaged(&self) -> Vec<TopicPartition> {
         let logs = self.inner().all_logs();
         let damaged = logs.iter().filter(|log| log.health().has_known_damage());
         damaged.map(|log| log.identity().topic_partition()).collect()
     }
 
-    /// As [`Partition::damage`], also of a topic of the broker's own.
+    /// As [`Partition::damage`], also of an internal topic.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
@@ -84,8 +84,8 @@ impl Broker {
         self.inner().any_log(topic, partition)?.find_damage()
     }
 
-    /// As [`Partition::accept_loss`], also of a topic of the broker's own: after that groups work
-    /// again, with what could still be read of their commits.
+    /// As [`Partition::accept_loss`], also of an internal topic: after that, groups work again with
+    /// those commits that could still be read.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
@@ -264,12 +264,11 @@ impl Partition {
         read_once(&self.log, from, max_bytes)
     }
 
-    /// The newest `n` visible records, or all if there are not so many, *oldest first*;
-    /// `iter().rev()` goes through them from the newest on. Only the batches that they lie in are
-    /// read.
+    /// The newest `n` visible records, or all if there are fewer, *oldest first*; `iter().rev()`
+    /// starts at the newest. Only the batches that hold them are read.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if one of these batches is damaged, since what is left would not
+    /// [`Corrupt`](Error::Corrupt) if one of these batches is damaged, because the rest would not
     /// be the newest `n`; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an
     /// I/O error.
     ///
@@ -345,10 +344,10 @@ impl Partition {
         self.log.find_latest()
     }
 
-    /// Appends records as one batch, if the partition ends at `end`: what has been read up to there
-    /// is all there is, and nobody has written since. Returns the receipt of the first record, the
-    /// others follow it without a gap, once all of them are as safe as the topic's durability says.
-    /// All of them are appended or none.
+    /// Appends records as one batch, if the partition ends at `end`, that is, if no record was
+    /// appended after those that the caller has read. All of them are appended or none. Returns the
+    /// receipt of the first record, once all of them are as safe as the topic's durability demands;
+    /// the others follow it without a gap.
     ///
     /// # Errors
     /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read
@@ -396,16 +395,16 @@ impl Partition {
         Ok(appended.receipt(self.topic(), self.id(), 0, first))
     }
 
-    /// Deletes the records before an offset: the log starts there from now on, also after a crash,
-    /// for every reader. The files of segments that lie wholly before it are deleted; the one that
-    /// holds the offset is kept unchanged until all of it may go. Returns the log start, which
-    /// never goes back: an offset before it changes nothing.
+    /// Deletes the records before an offset: the log starts there from then on, for every reader
+    /// and also after a crash. The files of segments that lie wholly before it are deleted; the
+    /// segment that holds the offset is kept unchanged until all of it may be deleted. Returns the
+    /// log start, which never moves back: an offset before it changes nothing.
     ///
     /// Readers keep the records that they have. One whose position lies before the log start finds
     /// out at its next poll and follows its [reset policy](crate::Reader::offset_reset).
     ///
-    /// What is deleted is on the medium first, whatever the topic's durability: so offsets are not
-    /// used again even after a power loss.
+    /// The records before the new log start are made durable first, whatever the topic's
+    /// durability, so that offsets are not used again even after a power loss.
     ///
     /// # Errors
     /// [`Streams`](Error::Streams) if the topic keeps streams;
@@ -414,7 +413,7 @@ impl Partition {
     /// [`Poisoned`](Error::Poisoned) or [`Corrupt`](Error::Corrupt) if the partition takes no
     /// appends; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed);
     /// [`DiskFull`](Error::DiskFull): nothing has changed. Or another I/O error: the log start is
-    /// where it was, and the partition is poisoned if a restart may find it elsewhere.
+    /// unchanged, and the partition is poisoned if a restart may find it elsewhere.
     ///
     /// ```
     /// # use quipu::{Broker, Offset, Record, TopicConfig};
@@ -434,36 +433,36 @@ impl Partition {
         self.log.delete_records(before)
     }
 
-    /// Compacts this partition of a [compacted](crate::Cleanup) topic now, whatever the dirty ratio
-    /// says: of every key in its sealed segments only the newest record stays, and tombstones until
-    /// their time is over. One pass: where [`complete`](crate::stats::Compacted::complete) is
-    /// false, the keys did not fit [the memory](crate::BrokerConfig::compaction_memory), and
-    /// another call continues. Appending and reading continue meanwhile. `None` if there is nothing
-    /// to clean.
+    /// Compacts this partition of a [compacted](crate::Cleanup) topic now, whatever its dirty
+    /// ratio. Of every key in its sealed segments only the newest record stays, and a tombstone
+    /// stays until it expires. This is one pass: if [`complete`](crate::stats::Compacted::complete)
+    /// is false, the keys did not fit [the memory](crate::BrokerConfig::compaction_memory), and
+    /// another call continues. Appending and reading continue meanwhile. Returns `None` if there is
+    /// nothing to compact.
     ///
-    /// The active segment is left alone. What is written has to fit beside what it replaces until
-    /// the end.
+    /// The active segment is not compacted. The disk must have room for the new segments beside the
+    /// old ones until the end.
     ///
     /// # Errors
     /// [`NotCompacted`](Error::NotCompacted), [`CompactionAborted`](Error::CompactionAborted),
     /// [`GenerationsExhausted`](Error::GenerationsExhausted), [`Poisoned`](Error::Poisoned),
     /// [`Corrupt`](Error::Corrupt), [`DiskFull`](Error::DiskFull),
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or another I/O error: the
-    /// log is what it was, and the partition is poisoned if a restart may find it compacted.
+    /// log is unchanged, and the partition is poisoned if a restart may find it compacted.
     pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
         self.state.check()?;
         self.log.compact()
     }
 
-    /// Everything in this partition that is damaged, in the order of its offsets. All of it is read
-    /// and checked, down to the single record; nothing is changed. Retention, truncation and
-    /// compaction wait meanwhile; appending and reading do not.
+    /// All damage in this partition, in the order of its offsets. The whole partition is read and
+    /// checked, down to the single record; nothing is changed. Retention, truncation and compaction
+    /// wait meanwhile; appending and reading do not.
     ///
     /// Empty if the partition is whole, also if a reader met an I/O error there.
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if its manifest is damaged or missing: then nothing is known of
-    /// what it holds, and [`Broker::salvage`] is the way.
+    /// [`Corrupt`](Error::Corrupt) if its manifest is damaged or missing: then its contents are
+    /// unknown, and [`Broker::salvage`] is the only way.
     /// [`UnsupportedFormat`](Error::UnsupportedFormat), [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed), or an I/O error.
     ///
@@ -487,10 +486,10 @@ impl Partition {
         self.log.find_damage()
     }
 
-    /// Gives up what is damaged in this partition, which must be among the ranges that were looked
-    /// at, so that it works again at once: it takes appends, and can be read, truncated and
-    /// compacted. Returns the offsets whose records are gone, each from the first up to, and
-    /// without, the second.
+    /// Gives up the damaged records of this partition, so that it works again at once. All damage
+    /// must be among `ranges`, as [`damage`](Partition::damage) returned them. After that it takes
+    /// appends, and can be read, truncated and compacted. Returns the offsets whose records are
+    /// gone, each from the first up to, and without, the second.
     ///
     /// Every whole batch stays at its offset. No offset that was given out is given out again: the
     /// log ends where it was known to end. Readers pass the lost offsets, and
@@ -499,9 +498,9 @@ impl Partition {
     /// [log epoch](Partition::epoch) rises at the log's end: a position within the log stays good,
     /// because the records that are there are the same as before.
     ///
-    /// It is one step: after a crash the partition is as it was, or it works again. Appends wait
-    /// meanwhile, and all of the partition is read. Where nothing is damaged, nothing changes. In a
-    /// topic with streams the versions count the events that are there.
+    /// It is one step: after a crash the partition is either unchanged, or it works again. Appends
+    /// wait meanwhile, and all of the partition is read. Where nothing is damaged, nothing changes.
+    /// In a topic with streams the versions count the events that are there.
     ///
     /// # Errors
     /// [`LossNotNamed`](Error::LossNotNamed) if something else is damaged, too;
@@ -513,14 +512,15 @@ impl Partition {
         give_up(&self.log, ranges)
     }
 
-    /// The batches from an offset on unchanged stored, compressed ones compressed: to be shipped to
-    /// a copy of this partition, which takes them with [`append_raw`](Partition::append_raw). Whole
+    /// The batches from an offset on as they are stored, still compressed: to replicate them to a
+    /// copy of this partition, which takes them with [`append_raw`](Partition::append_raw). Whole
     /// visible batches, as many as `max_bytes` has room for, at least one, so the first may begin
     /// before `from`; none at the visible end, which is no error. Where offsets are missing, a
     /// shipment ends before the gap, and one from within begins after it.
     ///
     /// Both checksums of every batch are checked; nothing is decompressed. All batches of a
-    /// shipment are of one log: none of before a truncation beside some that came instead.
+    /// shipment are of one history: it never mixes batches from before a truncation with batches
+    /// that replaced them.
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
@@ -546,16 +546,15 @@ impl Partition {
         self.log.read_raw(from, max_bytes)
     }
 
-    /// As [`read_raw`](Partition::read_raw) from the end of what a copy took before: `epoch` is
-    /// that of the last [shipment](RawBatches::epoch) it has appended. So a copy never continues
-    /// after records that this partition has lost.
+    /// As [`read_raw`](Partition::read_raw), from the end of the last shipment that the copy took:
+    /// `epoch` is that of this [shipment](RawBatches::epoch) it has appended. So a copy never
+    /// continues after records that this partition has lost.
     ///
     /// # Errors
     /// [`Truncated`](Error::Truncated) if this partition was truncated before `from` since that
-    /// epoch, by a truncation, or by a power loss that took records; it says up to where both are
-    /// the same, which is where to [truncate](Partition::truncate_to) the copy to. Also if the
-    /// epoch is later than this partition's: then nothing is known of how far both are the same.
-    /// Otherwise as `read_raw`.
+    /// epoch, or by a power loss; its `to` is the offset before which both are the same:
+    /// [truncate](Partition::truncate_to) the copy to it. Also if the epoch is later than this
+    /// partition's: then it is not known how far both are the same. Otherwise as `read_raw`.
     ///
     /// ```
     /// # use quipu::{Broker, Error, Offset, RawBatches, Record, TopicConfig};
@@ -580,38 +579,38 @@ impl Partition {
 
     /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in
     /// whatever topic and broker: offsets, timestamps and stored bodies are kept, so this partition
-    /// becomes a copy of that one. Returns the new log end, once everything below it is visible:
-    /// safe as the *receiving* topic's durability says.
+    /// becomes a copy of that one. Returns the new log end, once everything below it is visible: as
+    /// safe as the *receiving* topic's durability demands.
     ///
     /// *Sending again is harmless:* batches that lie wholly below the log end are skipped. Those
     /// that can still be read here are compared first, by length, offsets and checksum.
     ///
     /// Everything is checked before anything is written, down to the single record. The first batch
-    /// that is not skipped must begin at the log end. A copy that somebody else appends to is none
-    /// for long. Where [compaction](crate::Cleanup) took whole batches of the source that the copy
-    /// does not have yet, there is a gap, which is refused as any other.
+    /// that is not skipped must begin at the log end. Do not append to a copy by other means,
+    /// because it would no longer be one. Where [compaction](crate::Cleanup) took whole batches of
+    /// the source that the copy does not have yet, there is a gap, which is refused as any other.
     ///
-    /// *A copy that begins late, or fell so far behind* that the source's log start has passed its
-    /// end, reads from that log start, starts over at the shipment's
-    /// [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to), and appends
+    /// *A copy that starts late, or is so far behind* that the source's log start has passed its
+    /// end, must read from that log start, start over at the shipment's
+    /// [`base_offset`](RawBatches::base_offset) with [`reset_to`](Partition::reset_to), and append
     /// the shipment.
     ///
-    /// *A copy that holds what its source does not*, since its source was
+    /// *A copy that holds other records than its source*, because its source was
     /// [truncated](Partition::truncate_to) or is another one now (its [`epoch`](RawBatches::epoch)
     /// has risen, its end lies before the copy's): truncate the copy to an offset up to which both
     /// are known to agree, or send it batches from before that. `Diverged` then names the offset to
     /// truncate it to, and from which to read on; if that is where the shipment begins, what lies
     /// before was not compared.
     ///
-    /// What is not kept: transaction ids and log epochs, which mean something only in the source.
-    /// Limits on the size of records and [timestamps of the append](crate::TimestampType::Append)
-    /// are the source's business, too.
+    /// Transaction ids and log epochs are not kept, because they have a meaning only in the source.
+    /// The receiving topic's limit on the size of records and its [timestamps of the
+    /// append](crate::TimestampType::Append) are not applied.
     ///
     /// # Errors
     /// Nothing was appended: [`OffsetConflict`](Error::OffsetConflict) if there is a gap, or a
-    /// batch overlaps the log end; [`Diverged`](Error::Diverged) if a batch to be skipped is not
-    /// the one that is here; [`InvalidBatches`](Error::InvalidBatches) if a body cannot be
-    /// decompressed or its records are none; [`RecordTooLarge`](Error::RecordTooLarge) if a batch
+    /// batch overlaps the log end; [`Diverged`](Error::Diverged) if a batch to be skipped differs
+    /// from the one that is here; [`InvalidBatches`](Error::InvalidBatches) if a body cannot be
+    /// decompressed or does not hold records; [`RecordTooLarge`](Error::RecordTooLarge) if a batch
     /// fits no segment of this topic; [`MissingKey`](Error::MissingKey) if the topic is compacted
     /// or keeps streams and a record has no key; [`Streams`](Error::Streams) if it keeps streams
     /// and one belongs to another partition; [`Poisoned`](Error::Poisoned),
@@ -627,24 +626,24 @@ impl Partition {
         self.log.append_raw(batches, |key| check_stream(self.topic(), Some(key), self.id().get(), count))
     }
 
-    /// Drops the tail: the log ends at `offset` from now on, also after a crash, and the next
-    /// record gets that offset. At or after the log end there is nothing to do. The cost does not
-    /// depend on how much is dropped.
+    /// Drops the tail: the log ends at `offset`, also after a crash, and the next record gets that
+    /// offset. At or after the log end there is nothing to do. The cost does not depend on how much
+    /// is dropped.
     ///
     /// The [log epoch](Partition::epoch) rises. Positions, and acknowledgements that are still
     /// waited for, beyond `offset` get [`Truncated`](Error::Truncated), and readers follow their
     /// [reset policy](crate::Reader::offset_reset); readers keep the records that they have.
     /// Records that a producer has not written yet are appended afterwards.
     ///
-    /// What is kept is on the medium on return, whatever the topic's durability.
+    /// The records that are kept are durable on return, whatever the topic's durability.
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start;
     /// [`Poisoned`](Error::Poisoned) if the partition takes no appends; [`Corrupt`](Error::Corrupt)
-    /// if what is kept of the last segment or batch cannot be read;
+    /// if the part of the last segment or batch that is kept cannot be read;
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed);
     /// [`DiskFull`](Error::DiskFull), [`GenerationsExhausted`](Error::GenerationsExhausted):
-    /// nothing has changed. Or another I/O error: the log is what it was, and the partition is
+    /// nothing has changed. Or another I/O error: the log is unchanged, and the partition is
     /// poisoned if a restart may find something else.
     ///
     /// ```
@@ -667,14 +666,14 @@ impl Partition {
         self.log.truncate_to(offset)
     }
 
-    /// Drops everything and continues at `offset`, which may lie before, within or beyond what
-    /// there was: the log starts and ends there from now on, also after a crash. For a copy that
-    /// starts over where its original is.
+    /// Drops everything and continues at `offset`, which may lie before, within or beyond the log:
+    /// the log starts and ends there, also after a crash. For a copy that starts over at the offset
+    /// of its source.
     ///
     /// The [log epoch](Partition::epoch) rises. Every older position beyond the first offset that
     /// the log had, or beyond `offset` if that is less, gets [`Truncated`](Error::Truncated), whose
-    /// `to` may therefore lie before the log start; any other is out of range, or still is what it
-    /// was: before everything. Otherwise as [`truncate_to`](Partition::truncate_to).
+    /// `to` may therefore lie before the log start; any other position is out of range, or it was
+    /// before all records and still is. Otherwise as [`truncate_to`](Partition::truncate_to).
     ///
     /// # Errors
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) beyond 2^63; otherwise as
@@ -700,16 +699,16 @@ impl Partition {
     /// ([`Poisoned`](Error::Poisoned)): the visible records are checked, written and synced again,
     /// the others are truncated, and the log epoch rises. Does nothing if nothing is wrong.
     ///
-    /// After a failed sync some file systems show the medium's older bytes instead of those that
-    /// were written. Then the log ends before the first batch of which that is so:
+    /// After a failed sync some file systems return the older bytes of the disk instead of those
+    /// that were written. Then the log ends before the first such batch:
     /// [`Event::Cut`](crate::stats::Event::Cut) reports the records that were visible and are gone,
-    /// and positions after that end answer [`Truncated`](Error::Truncated).
+    /// and positions after that end return [`Truncated`](Error::Truncated).
     ///
     /// # Errors
-    /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The medium refuses
-    /// again, or the journal has a transaction that the partition took part in, which only opening
-    /// the broker can put in its place: the partition stays poisoned.
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
+    /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The partition stays
+    /// poisoned after another I/O error, or if the journal has a transaction of this partition that
+    /// only opening the broker can complete. [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed).
     pub fn reopen(&self) -> Result<()> {
         self.state.check()?;
         self.log.reopen()

@@ -1,4 +1,4 @@
-//! What are the words? Newtypes wherever two integers could be swapped.
+//! Which types do all modules share? Newtypes wherever two integers could be swapped.
 
 use std::fmt;
 use std::str::FromStr;
@@ -136,7 +136,7 @@ impl TopicName {
     /// Validates a name.
     ///
     /// # Errors
-    /// A sentence saying what is wrong with the name.
+    /// The rule that the name breaks, as a sentence.
     pub fn new(name: &str) -> Result<Self, &'static str> {
         if name.is_empty() {
             Err("it is empty")
@@ -225,10 +225,10 @@ impl GroupId {
     /// The longest name, in bytes.
     pub const MAX_LEN: usize = 249;
 
-    /// A name that a group may have.
+    /// Validates a name.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The rule that the name breaks, as a sentence.
     pub fn new(name: &str) -> Result<Self, &'static str> {
         if name.is_empty() {
             Err("it is empty")
@@ -365,8 +365,7 @@ impl FromStr for Position {
     }
 }
 
-/// Where a record was stored, as an acknowledgement says. It may say more one day, for example how
-/// many copies there are.
+/// Where a record was stored. Later releases may add fields, for example the number of copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -406,7 +405,7 @@ impl fmt::Display for Receipt {
 pub enum Start {
     /// At the oldest record that is still there (the log start).
     Beginning,
-    /// After the newest visible record: only what comes from now on.
+    /// After the newest visible record: only records that come later.
     End,
     /// At this offset; in a gap, at the next record after it.
     At(Offset),

@@ -6,18 +6,16 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 /// How many events a stream has: 0 before the first. An event's own version is that of the stream
-/// once it was appended, so the first has version 1.
+/// once it was appended, so the first event has version 1.
 ///
 /// A version that a stream has returned also knows the [log epoch](crate::Partition::epoch) in
-/// which it was seen. With it the stream recognises a version of events that were truncated or lost
-/// since, although it has as many events again: see
-/// [`StreamTruncated`](crate::Error::StreamTruncated). One that is made of a number has no epoch,
-/// and is only that number. Store a version as its text, for example with a snapshot, because the
-/// text has both.
+/// which it was seen. Because of that, the stream recognizes a version of events that were
+/// truncated or lost since, even if it has as many events again: see
+/// [`StreamTruncated`](crate::Error::StreamTruncated). A version made from a number has no epoch.
+/// Store a version as its text, for example with a snapshot, because the text has both.
 ///
-/// *Comparing* versions compares the numbers of events, and only these: `Eq`, `Ord` and `Hash` do
-/// not look at the epoch. So of one stream a greater version is a later one as long as its log is
-/// not cut.
+/// *Comparing* versions compares the numbers of events only: `Eq`, `Ord` and `Hash` ignore the
+/// epoch. So of one stream a greater version is a later one as long as its log is not truncated.
 ///
 /// ```
 /// # use quipu::{ExpectedVersion, Version};
@@ -57,7 +55,7 @@ impl Version {
         self.epoch
     }
 
-    /// The version so many events further on, of the same epoch; it stops at `u64::MAX`.
+    /// The version `count` events later, of the same epoch; it stops at `u64::MAX`.
     #[must_use]
     pub const fn plus(self, events: u64) -> Self {
         Version { events: self.events.saturating_add(events), epoch: self.epoch }
@@ -145,7 +143,7 @@ fn number<T: FromStr>(text: &str) -> Result<T, ParseVersionError> {
 #[error("not a version; expected \"events\" or \"events@eepoch\", for example \"10\" or \"10@e3\"")]
 pub struct ParseVersionError;
 
-/// What must hold of a stream for an append to it.
+/// The condition on a stream for an append to it.
 ///
 /// KurrentDB's expected revision is one less: it is the number of the last event, counted from 0. A
 /// stream of three events is at revision 2 there, and at version 3 here.
@@ -157,7 +155,7 @@ pub enum ExpectedVersion {
     Exists,
     /// It has none.
     Empty,
-    /// It has exactly these: what was loaded is all there is, and nobody has appended since.
+    /// It has exactly these events: no other event was appended since they were loaded.
     Exact(Version),
 }
 

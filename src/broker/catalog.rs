@@ -281,14 +281,14 @@ fn discard(ctx: &Context, name: &TopicName, id: TopicId) -> Result<()> {
             }
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {}
-        // The catalog says that the topic is gone: no reader looks for its files.
+        // The topic is gone from the catalog, so no reader opens its files.
         Err(_) => remove_tree(ctx, &dir)?,
     }
     remove_tree(ctx, &trash)
 }
 
-/// Removes a directory and all below it, and of a symbolic link the link alone. What cannot be
-/// removed does not keep the rest. Fine if it is not there.
+/// Removes a directory and all below it, and of a symbolic link the link alone. A file that cannot
+/// be removed does not stop the removal of the rest. A missing directory is not an error.
 ///
 /// # Errors
 /// The first error.

@@ -1,6 +1,6 @@
-//! What need not be read again? The broker-wide checkpoint: a durable point for each partition, and
-//! whether the broker was closed properly. Derived: without it everything not known to be synced is
-//! read again.
+//! The broker-wide checkpoint: a durable point for each partition, and whether the broker was
+//! closed properly. It is derived: without it, all bytes that are not known to be synced are read
+//! again.
 
 use std::path::Path;
 
@@ -12,24 +12,25 @@ use crate::format::names;
 use crate::storage::{read_file, replace_file};
 use crate::sync::{Mutex, Rank};
 
-/// Writes checkpoints, if they say something new.
+/// Writes checkpoints, if they differ from the last one.
 pub(super) struct CheckpointStore {
     state: Mutex<LastCheckpoint>,
 }
 
 struct LastCheckpoint {
-    /// What the file says, if that is known.
+    /// The contents of the file, if they are known.
     last: Option<Checkpoint>,
-    /// The broker has been closed: the last word is said, and the directory may be somebody else's.
+    /// The broker has been closed: no checkpoint may be written, because another process may own
+    /// the directory.
     closed: bool,
 }
 
 impl CheckpointStore {
-    /// Reads what the last owner left. Anything but a good checkpoint counts as none; if there is a
-    /// bad one, why.
+    /// Reads the checkpoint of the last owner. A bad checkpoint counts as none; the reason is
+    /// returned.
     ///
     /// # Errors
-    /// `UnsupportedFormat`: a later release wrote it, and what else that did is not known.
+    /// `UnsupportedFormat`: a later release wrote it, and other files may be of its format too.
     pub(super) fn read(ctx: &Context) -> Result<(Option<Checkpoint>, Option<String>)> {
         const LIMIT: u64 = 256 << 20;
         let path = Path::new(names::CHECKPOINT);
@@ -49,7 +50,7 @@ impl CheckpointStore {
         CheckpointStore { state: Mutex::new(Rank::Checkpoint, LastCheckpoint { last, closed: false }) }
     }
 
-    /// Replaces the checkpoint, if it says anything else than the last one.
+    /// Replaces the checkpoint, if it differs from the last one.
     pub(super) fn write(
         &self,
         ctx: &Context,
@@ -65,7 +66,7 @@ impl CheckpointStore {
         }
         state.closed |= clean;
         let path = Path::new(names::CHECKPOINT);
-        // Unknown from here on: after a failure the next attempt writes, whatever it says.
+        // Unknown from here on: after a failure the next attempt writes in any case.
         state.last = None;
         let bytes = next.encode();
         let replace = || replace_file(&*ctx.storage, path, &bytes);

@@ -1,5 +1,4 @@
-//! What do groups get from the broker? Its topics and their logs, and one topic more that is the
-//! broker's own.
+//! The broker's side of groups: its topics and their logs, and one internal topic.
 
 use super::{BrokerInner, TopicState};
 use crate::config::{Cleanup, TopicConfig};
@@ -61,7 +60,7 @@ impl BrokerInner {
         self.coordinator().topics_changed(self);
     }
 
-    /// A topic went. It is gone whatever becomes of what groups have of it.
+    /// A topic was deleted. It is gone even if the groups' offsets of it cannot be deleted now.
     pub(crate) fn topic_deleted(&self) {
         self.topics_changed();
         // After that: now no group counts it among its own, and notes it again.
@@ -69,9 +68,9 @@ impl BrokerInner {
     }
 }
 
-/// The settings of the topic that offsets are committed to. Of each commit only the last counts.
-/// What is older goes when its segment has been sealed: the log stays within a few segments, which
-/// are small, of what it says.
+/// The settings of the topic that offsets are committed to. Only the last commit of each partition
+/// counts, and older ones are deleted after their segment has been sealed: the log is never more
+/// than a few small segments larger than its contents.
 pub(crate) fn offsets_config() -> TopicConfig {
     TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20)
 }

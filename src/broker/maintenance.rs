@@ -1,7 +1,6 @@
-//! Who does the background work? Functions of the state and the time, called by two threads, or by
-//! a test itself.
+//! Background work: functions of the state and the time, called by two threads, or by a test.
 //!
-//! The timer runs what is due (lingering batches); the worker syncs, finishes sealed segments and
+//! The timer runs due work (lingering batches); the worker syncs, finishes sealed segments and
 //! writes checkpoints. Neither keeps the broker alive. Under a manual clock neither exists: moving
 //! the clock, polling a reader and [`maintain`](crate::Broker::maintain) run the same functions.
 
@@ -22,9 +21,9 @@ use crate::storage::budget::{Budget, Claim};
 use crate::sync::{Arc, Mutex, Rank, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset, PartitionId};
 
-/// What background work looks at. Apart from the broker, so that a thread that holds it does not
-/// keep the broker open: when the last handle goes, the directory's lock goes with it, not some
-/// time later.
+/// The state that background work uses. Separate from the broker, so that a thread that holds it
+/// does not keep the broker open: when the last handle goes, the directory's lock goes with it, not
+/// some time later.
 pub(super) struct Maintenance {
     pub(super) ctx: Arc<Context>,
     /// By name.
@@ -91,7 +90,7 @@ fn run_worker(maintenance: &Maintenance) {
 }
 
 impl Maintenance {
-    /// Under a manual clock: runs what is due, and what was asked of the worker.
+    /// Under a manual clock: runs due work, and work that was requested of the worker.
     pub(super) fn run_due(&self) {
         if self.ctx.clock.is_manual() {
             self.do_due();
@@ -110,13 +109,13 @@ impl Maintenance {
         let written = self.look_after_logs();
         self.compact();
         if self.catalog.with(|catalog| catalog.deleting().next().is_some()) {
-            // What cannot be removed yet is tried again the next time.
+            // Files that cannot be removed now are removed the next time.
             let _ = super::catalog::settle(&self.ctx, &self.catalog);
         }
         written
     }
 
-    /// What is to be done from time to time, but for compaction.
+    /// The periodic work, except compaction.
     fn look_after_logs(&self) -> Result<()> {
         let mut entries = Vec::new();
         let topics = self.topics.read().clone();
@@ -150,7 +149,7 @@ impl Maintenance {
         let groups = config.retention_holds.iter().filter_map(|group| GroupId::new(group).ok());
         let groups: Vec<_> = groups.collect();
         let everything = vec![Offset::ZERO; state.logs().len()];
-        // Without a log nobody has committed anything.
+        // Without a log no group has committed anything.
         let Some(log) = offsets_log(&self.topics.read()) else { return Some(everything) };
         let offsets = self.groups.offsets();
         let read = offsets.attach(log.clone()).map(|()| {
@@ -160,11 +159,12 @@ impl Maintenance {
             };
             state.logs().iter().map(hold).collect()
         });
-        // IMPORTANT: after the look. What a power loss could take back lets nothing go.
+        // IMPORTANT: sync after the look. Commits that a power loss could take back must not let
+        // records be deleted.
         Some(read.and_then(|holds| log.sync().map(|()| holds)).unwrap_or(everything))
     }
 
-    /// Deletes what retention lets go. Returns whether anything went.
+    /// Deletes segments as retention allows. Returns whether there were any.
     fn make_room(&self) -> bool {
         let Some(_alone) = self.making_room.try_lock() else {
             // Another thread is doing it. Whatever that has freed may be enough.
@@ -182,8 +182,8 @@ impl Maintenance {
         went
     }
 
-    /// Claims bytes of the budget, after deleting the oldest of what may go as long as there is no
-    /// room.
+    /// Claims bytes of the budget, after deleting the oldest segments that may be deleted while
+    /// there is no room.
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
         // One at a time: two would delete twice as much as is needed.
         let _alone = self.making_room.lock();
@@ -217,7 +217,7 @@ impl Maintenance {
                 return Err(Error::OverBudget { limit: budget.limit(), used: budget.used(), held_by });
             };
             if !log.evict(*hold) {
-                // It cannot be deleted just now: the medium refuses, or others were faster.
+                // It cannot be deleted now: an I/O error, or another thread was faster.
                 expirable.swap_remove(at);
             }
         }
@@ -231,8 +231,9 @@ impl Maintenance {
         groups.min_by_key(|group| offsets.holds(group, log))
     }
 
-    /// Compacts the logs that ask for it, the dirtiest first. What fails is told in the partition's
-    /// numbers, and tried again the next time; what fails again, less and less often.
+    /// Compacts the logs that ask for it, the dirtiest first. A failure is reported in the
+    /// partition's statistics, and the compaction is tried again the next time; after repeated
+    /// failures less and less often.
     fn compact(&self) {
         if !self.ctx.may_write_beside() {
             return;

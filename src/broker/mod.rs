@@ -1,4 +1,4 @@
-//! What does one directory hold, and who works on it? The root object, after every handle.
+//! The root object: one directory, its threads, and the state that every handle shares.
 
 mod catalog;
 mod checkpoint;
@@ -55,7 +55,7 @@ pub struct Broker {
     inner: Arc<BrokerInner>,
 }
 
-/// What all handles share.
+/// The state that all handles share.
 pub(crate) struct BrokerInner {
     pub(crate) ctx: Arc<Context>,
     /// Has no log once the broker is closed.
@@ -81,14 +81,15 @@ pub(crate) struct BrokerInner {
 }
 
 impl BrokerConfig {
-    /// Opens a directory, creating it and its parents if they are missing, or recovering what a
-    /// crash left in it. [`Broker::open_report`] says what was found.
+    /// Opens a directory, creating it and its parents if they are missing, or recovering it after a
+    /// crash. [`Broker::open_report`] returns the findings.
     ///
     /// # Errors
     /// [`AlreadyOpen`](Error::AlreadyOpen), [`ForeignDirectory`](Error::ForeignDirectory),
     /// [`UnsupportedFormat`](Error::UnsupportedFormat), [`InvalidConfig`](Error::InvalidConfig),
     /// [`Corrupt`](Error::Corrupt) if the catalog is damaged, [`Io`](Error::Io) or
-    /// [`DiskFull`](Error::DiskFull). A partition that is damaged fails itself, not the opening.
+    /// [`DiskFull`](Error::DiskFull). A damaged partition returns errors itself and does not fail
+    /// the opening.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Broker> {
         self.validate()?;
         let dir = dir.as_ref();
@@ -147,10 +148,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes a topic with all its records. Handles to it answer
-    /// [`TopicDeleted`](Error::TopicDeleted) from now on; records that a reader holds stay valid. A
-    /// topic created later under this name is another one. A compaction that is under way gives up,
-    /// and is waited for.
+    /// Deletes a topic with all its records. Its handles return
+    /// [`TopicDeleted`](Error::TopicDeleted) after that; records that a reader holds stay valid. A
+    /// topic created later under this name is another one. A running compaction is aborted, and
+    /// this call waits for it.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error; a
@@ -161,11 +162,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes a topic of files that the [catalog does not know](Broker::open_report): those in the
-    /// place of a topic of this name, for example after an older catalog was put back. They keep
+    /// Makes a topic of files that the [catalog does not know](Broker::open_report): those at the
+    /// paths of a topic of this name, for example after an older catalog was put back. They keep
     /// their identity, so offsets that groups have committed for them are theirs again. The
-    /// partitions are recovered as after a power loss: a new epoch begins in each. Names that
-    /// producers had there are not known any more.
+    /// partitions are recovered as after a power loss: a new epoch begins in each. Names of
+    /// idempotent producers in these files are not known any more.
     ///
     /// A topic whose name is so long that its directory is called by its identity cannot be found
     /// by its name.
@@ -173,33 +174,33 @@ impl Broker {
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic) if there are no such files,
     /// [`TopicExists`](Error::TopicExists) if a topic has that name or that identity,
-    /// [`ConfigMismatch`](Error::ConfigMismatch) if there are more partitions than the
-    /// configuration says, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if there are more partitions than in the
+    /// configuration, [`Corrupt`](Error::Corrupt) if a manifest is damaged;
     /// [`InvalidTopicName`](Error::InvalidTopicName), [`InvalidConfig`](Error::InvalidConfig),
     /// [`Closed`](Error::Closed), or an I/O error, after which the next opening may have the topic.
-    /// A partition that is damaged fails itself.
+    /// A damaged partition returns errors itself.
     pub fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
         self.inner.adopt_topic(name, config)?;
         self.inner.topics_changed();
         Ok(())
     }
 
-    /// Removes files that the [catalog does not know](Broker::open_report): all that is in the
-    /// place of a topic of this name. A symbolic link is removed, and its target stays.
+    /// Removes files that the [catalog does not know](Broker::open_report): everything at the paths
+    /// of a topic of this name. A symbolic link is removed, and its target stays.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic) if there are none, [`TopicExists`](Error::TopicExists)
-    /// if they are those of a topic, [`Closed`](Error::Closed), or an I/O error: what is left can
-    /// be removed again.
+    /// if they are those of a topic, [`Closed`](Error::Closed), or an I/O error: call it again to
+    /// remove the rest.
     pub fn remove_unknown(&self, name: &str) -> Result<()> {
         self.inner.remove_unknown(name)
     }
 
     /// Forgets the name of a [producer](crate::ProducerConfig::name), durably. Returns whether
-    /// there was one of that name. Its handles answer [`Fenced`](Error::Fenced) from now on. A
-    /// later producer of that name is a new one: what the old one has sent is not recognised when
-    /// it is sent again. For names that do not come back, for example of a job that ran once: each
-    /// takes a little memory and room in the catalog.
+    /// there was one of that name. Its handles return [`Fenced`](Error::Fenced) after that. A later
+    /// producer of that name is a new one: records that the old one has sent are not recognized
+    /// when they are sent again. Use it for names that are not used again, for example of a job
+    /// that ran once, because each takes a little memory and room in the catalog.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) or [`DiskFull`](Error::DiskFull): then the name is still known.
@@ -223,8 +224,8 @@ impl Broker {
         self.inner.forget_producer(name)
     }
 
-    /// What opening found: whether the broker had been closed properly, what was recovered, cut, or
-    /// is damaged.
+    /// The report of the opening: whether the broker had been closed properly, and which partitions
+    /// were recovered, truncated, or are damaged.
     pub fn open_report(&self) -> &OpenReport {
         &self.inner.report
     }
@@ -246,14 +247,14 @@ impl Broker {
         first
     }
 
-    /// Does now what the background threads do from time to time: lingering batches are written,
-    /// sealed segments synced and indexed, old ones rolled, those that the topic's
-    /// [`Retention`](crate::Retention) lets go deleted, the checkpoint written,
-    /// [compacted](crate::Cleanup) logs compacted. Under a manual clock nobody else does.
+    /// Does the periodic work of the background threads now: it writes lingering batches, syncs and
+    /// indexes sealed segments, rolls old ones, deletes segments as the topic's
+    /// [`Retention`](crate::Retention) allows, writes the checkpoint, and compacts
+    /// [compacted](crate::Cleanup) topics. Under a manual clock this is the only way.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed), or an I/O error of the checkpoint. A failing partition is
-    /// poisoned and says so itself.
+    /// poisoned and returns its errors itself.
     pub fn maintain(&self) -> Result<()> {
         self.inner.check_open()?;
         self.inner.maintenance.maintain()
@@ -276,15 +277,15 @@ impl Broker {
         }
     }
 
-    /// Writes what producers have buffered, syncs everything, notes that it was closed properly and
-    /// lets the directory go. Every handle answers [`Closed`](Error::Closed) from now on. Closing
-    /// twice is fine. A compaction that is under way gives up, and is waited for; so is a change of
-    /// the topics. Nothing is written after the directory is free. A broker that has changed
-    /// nothing since it was opened writes nothing.
+    /// Writes the producers' buffered records, syncs everything, marks the directory as closed
+    /// properly and unlocks it. Every handle returns [`Closed`](Error::Closed) after that. Closing
+    /// twice is allowed. A running compaction is aborted, and this call waits for it, and for a
+    /// running change of the topics. Nothing is written after the directory is free. A broker that
+    /// has changed nothing since it was opened writes nothing.
     ///
     /// A process that forks without running another program (Rust's `Command` does run one) must
     /// not use a broker in the child: it would write into the same files. Closing one there, or
-    /// dropping its last handle, does nothing, and does not let the parent's directory go. Records
+    /// dropping its last handle, does nothing, and does not unlock the parent's directory. Records
     /// that the child holds stay readable. The parent's close frees the directory even while the
     /// child lives.
     ///
@@ -347,7 +348,7 @@ impl BrokerInner {
         self.random.lock().next_u64()
     }
 
-    /// Under a manual clock: runs what is due, and what was asked of the worker.
+    /// Under a manual clock: runs due work, and work that was requested of the worker.
     pub(crate) fn run_due(&self) {
         self.maintenance.run_due();
     }
@@ -367,8 +368,8 @@ impl BrokerInner {
         if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
             return Ok(());
         }
-        // A change of the topics that is under way is waited for, and no other begins: what it
-        // opens is closed below.
+        // Waits for a running change of the topics; no other starts, so everything that it opens is
+        // closed below.
         drop(self.changing.lock());
         // Open batches of producers are tasks of the timer: written now, due or not.
         self.run_all_tasks();
@@ -387,7 +388,7 @@ impl BrokerInner {
             }
         }
         let journal = self.journal.close(first.is_ok());
-        // What was sent while this continued is told that it came too late.
+        // Records that were sent during the close fail with an error.
         self.run_all_tasks();
         drop(self.ctx.work.take());
         for state in &topics {
@@ -397,18 +398,19 @@ impl BrokerInner {
                 let _ = self.catalog.note_files(&self.ctx, state.id, log.partition().get());
             }
         }
-        // IMPORTANT: before the mark of a clean close, which vouches for all of the catalog.
+        // IMPORTANT: close the catalog before the mark of a clean close, which vouches for all of
+        // it.
         let catalog = self.catalog.close(&self.ctx);
         let place = self.catalog.place();
         let written = if self.ctx.gate.is_shut() {
             // Nothing was changed since it was closed properly: the mark is there.
             Ok(())
         } else {
-            // The mark says that the journal is empty, too.
+            // The mark also vouches for an empty journal.
             let is_clean = catalog.is_ok() && matches!(journal, Ok(true));
             self.maintenance.checkpoints.write(&self.ctx, is_clean, place, entries)
         };
-        // So that the next opening, and what frees space after it, has the room.
+        // So that the next opening, and operations that free space after it, have the room.
         self.ctx.restore_reserve();
         // From here on the directory may be another broker's.
         self.ctx.gate.close();
@@ -425,7 +427,8 @@ impl BrokerInner {
 
 impl Drop for BrokerInner {
     fn drop(&mut self) {
-        // Nobody is left to be told; what this cannot finish is recovered at the next opening.
+        // No caller is left for an error; work that this cannot finish is recovered at the next
+        // opening.
         let _ = self.close();
     }
 }

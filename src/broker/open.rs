@@ -32,10 +32,10 @@ use crate::transaction::journal::Journal;
 use crate::transaction::recovery::{check_format as check_journal, settle};
 use crate::types::{PartitionId, TopicId};
 
-/// IMPORTANT: the order. Nothing is changed before all is read that decides whether it may be; then
-/// names and bytes that were read, and that may be in the page cache only, are made durable; then
-/// the partitions are repaired; files are removed last. After a kill another order removes what
-/// only a manifest lets go that a power loss can still take back.
+/// IMPORTANT: the order. Nothing is changed before everything is read that decides whether it may
+/// be changed. Then names and bytes that were read, and that may be in the page cache only, are
+/// made durable. Then the partitions are repaired. Files are removed last: in another order, after
+/// a kill, files could be removed because of a manifest that a power loss can still take back.
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));
@@ -51,8 +51,8 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     let catalog = Arc::new(catalog);
     let store = catalog.clone();
     ctx.tell_files(move |ctx, identity| {
-        // What cannot be noted now is noted by the next opening; whatever is wrong with the catalog
-        // its next change says.
+        // A failure is repeated by the next opening; a broken catalog returns its error with the
+        // next change.
         let _ = store.note_files(ctx, identity.topic_id, identity.partition.get());
     });
     if is_clean && !is_new {
@@ -87,7 +87,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     });
     ctx.set_keeper(Arc::downgrade(&maintenance));
     if !ctx.gate.is_shut() {
-        // What was recovered need not be read again if this run ends like the last one.
+        // Recovered bytes need not be read again if this run ends like the last one.
         let write = || maintenance.checkpoints.write(&ctx, false, catalog.place(), entries.clone());
         match ctx.with_room(write) {
             Err(error) if error.is_full() => ctx.reserve.note_full(),
@@ -168,8 +168,8 @@ impl Directory {
         })
     }
 
-    /// Reads what decides whether and how the directory is opened. Unless the broker was closed
-    /// properly, all of that is durable on return.
+    /// Reads the files that decide whether and how the directory is opened. Unless the broker was
+    /// closed properly, all of them are durable on return.
     ///
     /// # Errors
     /// `Corrupt`, `UnsupportedFormat`, an I/O error.
@@ -185,7 +185,8 @@ impl Directory {
         let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
         let number = found.number;
         if let Some(unused) = &unused {
-            // No number comes twice: a checkpoint tells by it which file it was written beside.
+            // No number is used twice, because a checkpoint identifies the catalog file that it
+            // belongs to by it.
             found.number = found.number.max(unused.catalog_number);
             if unused.clean {
                 let place = CatalogFile { number: found.number, bytes: found.end };
@@ -200,7 +201,7 @@ impl Directory {
             (false, false) => Proof::Nothing,
         };
         if is_clean {
-            // The manifests are on the medium: the epochs that they have need no second place.
+            // The manifests are durable: their epochs need not be stored elsewhere too.
             for (id, partition, epoch) in manifests.epochs.drain(..) {
                 found.catalog.forget_epochs(id, partition, epoch);
             }
@@ -212,15 +213,15 @@ impl Directory {
     }
 }
 
-/// Syncs every directory in which a name was found that is believed from now on. The last owner may
-/// have been killed between a rename and the sync of its directory: the name is there now, and a
-/// power loss can take it.
+/// Syncs every directory with a name that this opening relies on. The last owner may have been
+/// killed between a rename and the sync of its directory: the name is there now, and a power loss
+/// can take it.
 ///
-/// After a clean close that is so in the partitions of which its checkpoint has no entry alone,
-/// because they had failed.
+/// After a clean close this concerns only partitions that the checkpoint has no entry of, because
+/// they had failed.
 ///
-/// The bytes need no sync: what is renamed into place was synced before (a catalog, a manifest, a
-/// journal), and what grows is written again by its own recovery.
+/// The bytes need no sync: a file that is renamed into place was synced before (a catalog, a
+/// manifest, a journal), and a file that grows is rewritten by its own recovery.
 fn make_names_durable(
     ctx: &Context,
     found: &Found,
@@ -271,14 +272,14 @@ fn sync_dir(ctx: &Context, dir: &Path) -> Result<()> {
     ctx.storage.sync_dir(dir).map_err(|e| Error::io(IoAction::Sync, &ctx.display(dir), e))
 }
 
-/// After a clean close: has the first change take back, durably, that all is clean, and note this
-/// opening.
+/// After a clean close: makes the first change remove the mark of the clean close durably, and note
+/// this opening.
 ///
 /// The crash argument: until that change is made the directory is as the close left it, so a crash
-/// leaves a directory that was closed properly. The mark is gone from the medium before the change
-/// is made. The note may be lost, by a crash between the two or because the catalog was in use:
-/// then the next opening finds the boot identity of an earlier one, which proves an end only if
-/// that is the same boot, in which case the page cache still has everything.
+/// leaves a directory that was closed properly. The mark is durably removed before the change is
+/// made. The note may be lost, by a crash between the two or because the catalog was in use: then
+/// the next opening finds the boot identity of an earlier one, which proves an end only if that is
+/// the same boot, in which case the page cache still has everything.
 fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Checkpoint>) {
     let Some(checkpoint) = checkpoint else { return };
     let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
@@ -291,9 +292,9 @@ fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Che
     });
 }
 
-/// Replaces the checkpoint of a clean close by one that says the same, and not that it is clean.
-/// Where there is no room for another file it is written over: a crash then leaves either, or one
-/// that fails its checksum, of which nothing is believed.
+/// Replaces the checkpoint of a clean close by one with the same entries and without the mark. If
+/// there is no room for another file it is overwritten: a crash then leaves either of them, or one
+/// that fails its checksum and is ignored.
 fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
     let path = Path::new(names::CHECKPOINT);
     match replace_file(medium, path, unclean) {
@@ -309,9 +310,9 @@ fn take_back_mark(medium: &dyn Storage, unclean: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Removes what interrupted deletions left: the files of topics that are being deleted, and the
-/// trash. What cannot be removed is reported, and tried again by the maintenance and by the next
-/// opening.
+/// Removes the leftovers of interrupted deletions: the files of topics that are being deleted, and
+/// the trash. Files that cannot be removed are reported, and tried again by maintenance and by the
+/// next opening. A directory that cannot be listed has no leftovers to report.
 fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenReport) {
     if let Err(error) = catalog::settle(ctx, catalog) {
         report.warnings.push(format!("a topic that was deleted has left files: {error}"));
@@ -349,8 +350,8 @@ fn settle_transactions(
     settle(journal, &logs, find, is_clean, report)
 }
 
-/// Has no commit speak of records that the last stop took. If that cannot be done now, groups
-/// answer with the reason.
+/// Sets back commits beyond the records that the last stop took. If that fails now, groups return
+/// the error.
 fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &[Arc<TopicState>], report: &mut OpenReport) {
     let logs = |id: &TopicId| topics.iter().find(|state| state.id == *id).map(|state| state.logs());
     let Some(log) = offsets_log(topics) else { return };
@@ -443,7 +444,7 @@ struct Manifests {
     unmarked: Vec<(TopicId, u32)>,
     /// The current epoch of each, as the manifest has it.
     epochs: Vec<(TopicId, PartitionId, u32)>,
-    /// The names of what is in the directory of topics.
+    /// The names in the directory of topics.
     present: BTreeSet<String>,
 }
 
@@ -490,7 +491,7 @@ fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint
     Ok(manifests)
 }
 
-/// Looks at what is there, without touching it. Returns whether a broker has to be made.
+/// Inspects the directory without changing it. Returns whether a broker must be created.
 fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let root = Path::new("");
     let entries = ctx.storage.list(root).map_err(|e| Error::io(IoAction::List, &ctx.display(root), e))?;
@@ -531,8 +532,7 @@ fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
     })
 }
 
-/// Reads the checkpoint. One that was written beside another file of the catalog says nothing of
-/// this one.
+/// Reads the checkpoint. One that belongs to another file of the catalog is ignored.
 ///
 /// # Errors
 /// `Corrupt` if the catalog has lost something since the broker was closed properly;
@@ -545,8 +545,8 @@ fn read_checkpoint(
     let path = ctx.display(Path::new(names::CATALOG));
     let (mut checkpoint, warning) = CheckpointStore::read(ctx)?;
     report.warnings.extend(warning);
-    // Between the replacement of the catalog and the next checkpoint a crash leaves a smaller
-    // number in a checkpoint, which is good nevertheless. It is never one of a clean close.
+    // A crash between the replacement of the catalog and the next checkpoint leaves a checkpoint
+    // with a smaller number, which is still valid. It is never one of a clean close.
     let is_of_another = |checkpoint: &mut Checkpoint| {
         checkpoint.catalog_number > found.number
             || (checkpoint.clean && checkpoint.catalog_number != found.number)
@@ -656,7 +656,7 @@ fn open_topics(
     Ok(topics)
 }
 
-/// The names of what is in the directory of topics.
+/// The names in the directory of topics.
 fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
     let dir = Path::new(names::TOPICS);
     let entries = match ctx.storage.list(dir) {
@@ -667,8 +667,8 @@ fn list_topics(ctx: &Context) -> Result<BTreeSet<String>> {
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
-/// Opens a topic, of which these manifests were found. `note` returns what the checkpoint knows of
-/// a partition.
+/// Opens a topic of which these manifests were found. `note` returns the checkpoint's entry of a
+/// partition.
 fn open_topic<'a>(
     broker: &BrokerConfig,
     journal: &Arc<Journal>,
@@ -689,7 +689,7 @@ fn open_topic<'a>(
     Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, config, logs))
 }
 
-/// Names what lies beside a topic's partitions without being one.
+/// Reports entries beside a topic's partitions that are not partitions.
 fn warn_of_foreign_partitions(ctx: &Context, entry: &TopicEntry, report: &mut OpenReport) {
     let dir = names::topic_dir(&entry.name, &entry.id);
     for found in ctx.storage.list(&dir).unwrap_or_default() {

@@ -1,5 +1,5 @@
-//! How do records that are to go into one partition together become one batch? Checked like any
-//! others, encoded and compressed, before anybody holds a lock.
+//! How do records for one partition become one batch? They are checked like any others, encoded and
+//! compressed, before a lock is taken.
 
 use std::borrow::Borrow;
 
@@ -15,7 +15,7 @@ use crate::segment::builder::{BatchBuilder, SealedBatch, record_len};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
-/// A batch of records for one partition in the making, and what their receipts need.
+/// A batch of records for one partition that is being built, and the values for their receipts.
 pub(crate) struct Gathering {
     topic: Arc<TopicState>,
     log: Arc<Log>,
@@ -36,8 +36,7 @@ impl Gathering {
     /// Encodes one more record, number `index` of a call made `now`.
     ///
     /// # Errors
-    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for what it makes of
-    /// the batch.
+    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for the batch with it.
     pub(crate) fn push(
         &mut self,
         ctx: &Context,
@@ -66,8 +65,8 @@ impl Gathering {
         Error::RecordTooLarge { topic: self.topic.name.clone(), size, limit }
     }
 
-    /// Compresses and checksums what there is: no batch without a record. Beside it the times of
-    /// the records.
+    /// Compresses and checksums the batch; `None` if there is no record. Returns the times of the
+    /// records too.
     ///
     /// # Errors
     /// `TopicDeleted`, `Closed`.

@@ -1,5 +1,5 @@
-//! How does the catalog change on the medium? A change is one write at the end of its file; now and
-//! then a new file with a snapshot replaces it.
+//! How is the catalog changed durably? A change is one write at the end of its file; from time to
+//! time a new file with a snapshot replaces it.
 //!
 //! The crash argument:
 //! - A change that is *committed* is written and synced before it is acted on. The sync covers
@@ -39,12 +39,12 @@ struct StoredCatalog {
     snapshot_bytes: u64,
     /// Where the next change goes.
     end: u64,
-    /// Everything before this is on the medium.
+    /// Everything before this is durable.
     synced: u64,
     /// The file is replaced when it would grow beyond this.
     replace_beyond: u64,
-    /// A write or a sync failed: what the next opening finds is not known, so nothing more is
-    /// changed.
+    /// A write or a sync failed: the contents that the next opening finds are unknown, so no more
+    /// changes are made.
     broken: Option<Error>,
     closed: bool,
     /// Applied, and written with the next change, or by [`CatalogStore::write_pending`].
@@ -70,7 +70,7 @@ impl CatalogStore {
         catalog::read(&bytes).map_err(|m| damaged(ctx, &m))
     }
 
-    /// Makes the catalog of a new broker, durably. Its directories must be on the medium.
+    /// Creates the catalog of a new broker, durably. Its directories must be durable.
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
@@ -80,10 +80,10 @@ impl CatalogStore {
         Ok(CatalogStore { state: Mutex::new(Rank::Catalog, state) })
     }
 
-    /// Continues with a catalog that was [read](CatalogStore::read), and has its number still if it
-    /// `is_as_read`. Unless the broker was closed properly, the medium may lack what was read, so a
-    /// new file replaces the old one; where there is no room for one, the old one is written over
-    /// itself.
+    /// Continues with a catalog that was [read](CatalogStore::read), and still has its number if it
+    /// `is_as_read`. Unless the broker was closed properly, the bytes that were read may not be
+    /// durable, so a new file replaces the old one; if there is no room for one, the old one is
+    /// overwritten with the same bytes.
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
@@ -239,7 +239,8 @@ impl CatalogStore {
     /// Makes everything durable, and takes no more changes.
     ///
     /// # Errors
-    /// An earlier failure, or that of the sync: what the next opening finds is not known.
+    /// An earlier failure, or that of the sync: the contents that the next opening finds are
+    /// unknown.
     pub(super) fn close(&self, ctx: &Context) -> Result<()> {
         let mut state = self.state.lock();
         if state.closed {
@@ -323,7 +324,7 @@ impl StoredCatalog {
         Ok(())
     }
 
-    /// What is held back, and then `changes`.
+    /// The changes that are held back, and then `changes`.
     fn encode(&self, changes: &[Change]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for change in self.pending.iter().chain(changes) {
@@ -363,7 +364,7 @@ impl StoredCatalog {
         }
     }
 
-    /// Writes the file aside, as it is, and puts a new one in its place that says the same.
+    /// Copies the file aside, and replaces it by a new one with the same contents.
     ///
     /// # Errors
     /// Nothing has changed; from the rename on the store takes no more changes.

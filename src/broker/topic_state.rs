@@ -13,7 +13,7 @@ pub(crate) struct TopicState {
     pub(crate) created_at: Timestamp,
     config: RwLock<Arc<TopicConfig>>,
     logs: RwLock<Arc<[Arc<Log>]>>,
-    /// The length of `logs`, for whoever only wants to know whether it has grown. Stored after the
+    /// The length of `logs`, for callers that only check whether it has grown. Stored after the
     /// logs.
     count: AtomicU32,
     /// Mirrors the configuration: records must have keys.

@@ -1,7 +1,7 @@
-//! What becomes of files that the catalog does not know? They are left alone, until a caller has
-//! them taken over as a topic, or removed.
+//! Files that the catalog does not know. They are left alone, until a caller adopts them as a
+//! topic, or removes them.
 //!
-//! Such files are there after an older catalog was put back, or copied before a topic was made.
+//! Such files exist after an older catalog was put back, or copied before a topic was made.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl BrokerInner {
             let (found, asked) = (found_partitions.to_string(), config.partitions.to_string());
             return Err(Error::ConfigMismatch { topic: name, field: "partitions", found, asked });
         }
-        // IMPORTANT: before the catalog says that they are there.
+        // IMPORTANT: sync the directories before the catalog refers to them.
         for dir in std::iter::once(Path::new(names::TOPICS).to_path_buf())
             .chain([dir.clone()])
             .chain(found.iter().map(|(partition, _)| names::partition_dir(&name, &id, *partition)))
@@ -114,7 +114,7 @@ impl BrokerInner {
         Ok(found)
     }
 
-    /// Recovers partitions of which nothing is known but what is in their files.
+    /// Recovers partitions of which only their files are known.
     fn open_found(
         &self,
         name: &TopicName,

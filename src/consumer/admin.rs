@@ -73,7 +73,7 @@ pub struct Group {
     group: Arc<GroupState>,
 }
 
-/// What a group is and how far it has come.
+/// A group's members, partitions and progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupDescription {
@@ -81,7 +81,7 @@ pub struct GroupDescription {
     pub name: GroupId,
     /// How often its partitions were shared out again since the broker was opened.
     pub generation: u32,
-    /// Every member owns what it is to own: no rebalance is under way.
+    /// Every member owns all partitions of its target: no rebalance is under way.
     pub stable: bool,
     /// Its members, by number.
     pub members: Vec<GroupMember>,
@@ -93,10 +93,11 @@ pub struct GroupDescription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupMember {
-    /// Its number, which no other member of any group has had since the broker was opened. They
-    /// start over with the next opening; what was polled before that is nobody's to commit.
+    /// Its number, which no other member of any group has had since the broker was opened. The
+    /// numbers start over with the next opening; records that were polled before that can no longer
+    /// be committed.
     pub id: u32,
-    /// What it owns now.
+    /// The partitions that it owns now.
     pub partitions: Vec<TopicPartition>,
 }
 
@@ -110,12 +111,12 @@ pub struct GroupPartition {
     pub partition: PartitionId,
     /// The member that owns it now.
     pub owner: Option<u32>,
-    /// What is committed.
+    /// The committed offset.
     pub committed: Option<CommittedOffset>,
     /// The visible end.
     pub end: Offset,
-    /// How many offsets there are between what is committed, or else the log start, and the visible
-    /// end.
+    /// How many offsets there are between the committed offset, or else the log start, and the
+    /// visible end.
     pub lag: u64,
 }
 
@@ -125,7 +126,7 @@ pub struct GroupPartition {
 pub enum ResetTo {
     /// A place in each partition.
     Start(Start),
-    /// So many offsets on from what is committed, or back if it is negative.
+    /// This many offsets after the committed one, or before it if negative.
     Shift(i64),
 }
 
@@ -141,7 +142,7 @@ impl Group {
         &self.group.name
     }
 
-    /// Its members, what they own, and how far it has come.
+    /// Its members, the partitions that they own, and its progress.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed), or an I/O error.
@@ -186,8 +187,8 @@ impl Group {
         Ok(GroupDescription { name: self.group.name.clone(), generation, stable, members, partitions })
     }
 
-    /// How many offsets lie between what is committed and the visible ends, over all its
-    /// partitions; where nothing is committed it counts from the log start.
+    /// How many offsets lie between the committed offsets and the visible ends, over all its
+    /// partitions; where no offset is committed it counts from the log start.
     ///
     /// # Errors
     /// As [`describe`](Group::describe).
@@ -201,7 +202,7 @@ impl Group {
     /// # Errors
     /// As [`describe`](Group::describe).
     pub fn wait_lag_below(&self, lag: u64, timeout: Duration) -> Result<bool> {
-        /// A commit tells nobody, so this looks again from time to time.
+        /// A commit does not signal this waiter, so this looks again from time to time.
         const EVERY: Duration = Duration::from_millis(5);
         let clock = &*self.broker.ctx.clock;
         let deadline = clock.monotonic().saturating_add(timeout);
@@ -218,10 +219,7 @@ impl Group {
         }
     }
 
-    /// What is committed of a partition.
-    ///
-    /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error.
+    /// The committed offset of a partition.
     pub fn committed(
         &self,
         topic: &str,
@@ -233,8 +231,8 @@ impl Group {
         Ok(offsets.committed(&self.group.name, &state.id, partition.into()).map(CommittedOffset::from))
     }
 
-    /// Sets the group to another place in all partitions of a topic, and answers where that is; a
-    /// place outside the log is moved to its nearer end. [`Start::Time`] without such a record
+    /// Sets the group to other offsets in all partitions of a topic, and returns the positions. An
+    /// offset outside the log is moved to its nearer end. [`Start::Time`] without such a record
     /// means the end.
     ///
     /// # Errors
@@ -247,7 +245,7 @@ impl Group {
         let (to, state) = (to.into(), self.broker.topic_state(topic)?);
         let (mut changes, mut positions) = (Vec::new(), Vec::new());
         let at = self.broker.ctx.clock.now();
-        // Held to the end: nobody joins in between.
+        // Held to the end, so that no member joins in between.
         let membership = self.group.lock_empty()?;
         for log in state.logs().iter() {
             let epoch = log.epoch();
@@ -271,7 +269,7 @@ impl Group {
         Ok(positions)
     }
 
-    /// Forgets all that the group has committed, and what it has subscribed to.
+    /// Deletes all committed offsets and subscriptions of the group.
     ///
     /// # Errors
     /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset),

@@ -1,5 +1,4 @@
-//! How does a commit get from wherever it is made into the group's log? Through what a consumer
-//! shares with its handles.
+//! The way of a commit into the group's log, through state that a consumer shares with its handles.
 
 use std::task::{Context, Poll};
 
@@ -14,14 +13,14 @@ use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// What a consumer shares with its handles. It outlives the consumer; then its commits are those of
-/// no member.
+/// State that a consumer shares with its handles. It outlives the consumer; after that its commits
+/// are those of no member.
 pub(crate) struct Committer {
     pub(super) broker: Arc<BrokerInner>,
     pub(super) group: Arc<GroupState>,
     pub(super) waiter: Arc<Waiter>,
-    /// What the consumer polls under now: the member in the upper half, its generation in the
-    /// lower.
+    /// The stamp of the records that the consumer polls now: the member in the upper half, its
+    /// generation in the lower.
     stamp: AtomicU64,
 }
 
@@ -48,8 +47,8 @@ impl Committer {
         PendingCommit(self.group.commit(&*self.broker, self.stamp(), commits))
     }
 
-    /// Checks what a transaction is to commit, and keeps the partitions where they are until the
-    /// pin is dropped.
+    /// Checks the offsets that a transaction commits, and keeps the partitions where they are until
+    /// the pin is dropped.
     ///
     /// # Errors
     /// `CommitRejected`; those of opening the offsets log.
@@ -62,7 +61,7 @@ impl Committer {
         Arc::ptr_eq(&self.broker, broker)
     }
 
-    /// What the group has committed of a partition.
+    /// The group's committed offset of a partition.
     pub(super) fn committed(
         &self,
         topic: &TopicState,
@@ -88,7 +87,7 @@ pub struct CommittedOffset {
     pub epoch: u32,
     /// When it was committed, by the broker's clock.
     pub at: Timestamp,
-    /// What the committer noted beside it; see [`Offsets::metadata`].
+    /// The committer's text; see [`Offsets::metadata`].
     pub metadata: String,
 }
 
@@ -99,8 +98,8 @@ impl From<StoredOffset> for CommittedOffset {
     }
 }
 
-/// A commit that is written, and as safe as the broker's durability says once it has been waited
-/// for. Dropping it leaves that to the background.
+/// A commit that is written, and as safe as the broker's durability demands after a wait. Dropping
+/// it leaves that to the background.
 pub(super) struct PendingCommit(Result<WrittenCommit>);
 
 impl PendingCommit {

@@ -1,6 +1,6 @@
-//! How does a consumer keep up with its group? Before each look for records it compares versions,
-//! which costs one load; if they differ it gives up what moves away, takes what is free, and tells
-//! its listener.
+//! A consumer's side of its group. Before each look for records it compares versions, which costs
+//! one load. If they differ, it gives up the partitions that move away, takes those that are free,
+//! and calls its listener.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::reader::fetcher::Fetcher;
 use crate::sync::{Arc, about_to_call_user_code};
 use crate::types::TopicPartition;
 
-/// Called with every change of what the consumer owns.
+/// Called with every change of the partitions that the consumer owns.
 pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
 
 /// A consumer's side of its group.
@@ -38,7 +38,7 @@ struct Joined {
     seen: Option<u64>,
 }
 
-/// What a member asks for whenever it joins.
+/// The terms under which a member joins.
 pub(super) struct Subscription {
     pub(super) topics: Vec<Pattern>,
     pub(super) assignor: Arc<dyn Assignor>,
@@ -81,16 +81,17 @@ impl Session {
         }
     }
 
-    /// Comes before each look for records.
+    /// Called before each look for records.
     ///
     /// # Errors
-    /// The first of the listener's, which changes nothing about what is owned; `NoCommittedOffset`;
+    /// The first error of the listener, which does not change the ownership; `NoCommittedOffset`;
     /// those of joining again after an expulsion, and of an automatic commit.
     pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         self.committer.broker.check_open()?;
         let behind = |member: &Joined| member.seen != Some(member.seat.group.version());
         let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
-        // The listener's error comes first: it is told once, an automatic commit comes again.
+        // The listener's error comes first: it is returned once, whereas an automatic commit is
+        // tried again.
         told.and(self.commit_if_due(fetcher))?;
         let unset: Vec<TopicPartition> =
             fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(topic_partition).collect();
@@ -101,18 +102,19 @@ impl Session {
         }
     }
 
-    /// Does what the group asks for until it asks for nothing more.
+    /// Takes the steps that the group asks for, until there are none.
     fn reconcile(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         let mut told = Ok(());
         let skips = matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail);
         loop {
             let Some(member) = &mut self.member else { return told };
-            // The version first: what changes after this look is seen by the next one.
+            // The version first: the next look sees a change after this one.
             let version = member.seat.group.version();
             let (steps, stamp, failed) = {
                 let (mut membership, id) = (member.seat.group.lock(), member.seat.id);
                 if skips && !member.seat.group.is_noted(&*self.committer.broker, &membership) {
-                    // Otherwise what is new would be taken for what the policy passes over.
+                    // Otherwise new partitions would be treated as known ones, whose records the
+                    // policy passes over.
                     drop(membership);
                     match member.seat.group.note(&*self.committer.broker) {
                         Ok(()) => continue,
@@ -148,7 +150,7 @@ impl Session {
         }
     }
 
-    /// It has been expelled: what it still says of itself is worth nothing.
+    /// The member has been expelled: it owns nothing, and its commits are rejected.
     fn lose_all(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         let lost: Vec<TopicPartition> = fetcher.assigned().iter().map(topic_partition).collect();
         let told = if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost) };
@@ -194,7 +196,7 @@ impl Session {
     }
 
     /// Where a partition is started: at the committed offset; in one that is newer than the group,
-    /// at its beginning; else where the policy says.
+    /// at its beginning; else where the policy chooses.
     pub(super) fn start(&self, log: Arc<Log>) -> Assigned {
         let Committer { broker, group, .. } = &*self.committer;
         let offsets = broker.coordinator().offsets();
@@ -234,8 +236,8 @@ impl Session {
         }
     }
 
-    /// Commits what earlier polls have returned. Of a topic that was deleted, or a log that was
-    /// truncated since, there is nothing to commit, and nothing of the rest is to wait for it.
+    /// Commits the positions after earlier polls. A topic that was deleted, or a log that was
+    /// truncated since, has nothing to commit, and must not keep the others from being committed.
     fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
         let is_there = |assigned: &Assigned| {
             let (log, position) = (assigned.log(), assigned.position());

@@ -1,13 +1,13 @@
 //! How do several readers share topics, and continue where they were? As members of a group: each
-//! partition is one member's, what is done is committed, and whoever gets a partition next begins
-//! there.
+//! partition belongs to one member, processed offsets are committed, and the next member that gets
+//! a partition starts there.
 //!
-//! Useful for: workers that share the load, and everything that wants the broker to remember what
-//! is done. Not useful for: those who keep their positions beside their own results; that is what a
-//! [`Reader`](crate::Reader) is for.
+//! Useful for: workers that share the load, and programs that let the broker store their positions.
+//! Not useful for: programs that keep their positions beside their own results; use a
+//! [`Reader`](crate::Reader) for that.
 //!
-//! [`member`] keeps a consumer in step with its group, [`commit`] carries commits, [`offsets`] is
-//! what they are made of, [`rebalance`] what a listener gets to see. [`admin`] looks at groups from
+//! [`member`] keeps a consumer in step with its group, [`commit`] carries commits, [`offsets`] has
+//! their contents, [`rebalance`] the argument of a listener. [`admin`] looks at groups from
 //! outside.
 
 mod admin;
@@ -91,14 +91,13 @@ pub struct ConsumerBuilder {
 }
 
 impl ConsumerBuilder {
-    /// Where to begin in a partition of which the group has committed nothing, and where to
-    /// continue when the next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike
-    /// Kafka's.
+    /// Where to start in a partition without a committed offset, and where to continue when the
+    /// next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
     ///
     /// Partitions that came after the group first subscribed to their topic, or to a glob that it
-    /// matches, are started at their beginning whatever this says: their records are new to the
-    /// group (Kafka's `latest` loses them, KAFKA-20539). That is remembered as commits are, over
-    /// restarts and until the [group is deleted](Group::delete).
+    /// matches, are read from their beginning in any case: their records are new to the group
+    /// (Kafka's `latest` loses them, KAFKA-20539). That is remembered as commits are, over restarts
+    /// and until the [group is deleted](Group::delete).
     pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
         self.reset = reset;
         self
@@ -132,19 +131,19 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Commits by itself what earlier polls have returned: at the first poll after each `interval`,
-    /// before partitions are given up, and at [`close`](Consumer::close). Off by default: what was
-    /// polled counts as done even if the program never came to it, and is not delivered again after
-    /// a crash.
+    /// Commits the records of earlier polls automatically: at the first poll after each `interval`,
+    /// before partitions are given up, and at [`close`](Consumer::close). Off by default: polled
+    /// records count as processed even if the program never processed them, and are not delivered
+    /// again after a crash.
     pub fn auto_commit(mut self, interval: Duration) -> Self {
         self.auto_commit = Some(interval);
         self
     }
 
-    /// Called with every change of what the consumer owns, from within [`poll`](Consumer::poll) and
-    /// [`close`](Consumer::close), on the thread that calls those. It may commit and seek. An error
-    /// that it returns comes out of that poll; what is owned changes all the same. Not called when
-    /// the consumer is dropped.
+    /// Called with every change of the partitions that the consumer owns, from within
+    /// [`poll`](Consumer::poll) and [`close`](Consumer::close), on the thread that calls those. It
+    /// may commit and seek. That poll returns an error of the callback; the ownership changes all
+    /// the same. Not called when the consumer is dropped.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -176,8 +175,8 @@ impl ConsumerBuilder {
     }
 
     /// Joins the group and shares these topics with its other members. A name with `*` (any
-    /// characters) or `?` (one) stands for all topics that match it, also those created later. What
-    /// the consumer owns it learns at its first poll.
+    /// characters) or `?` (one) stands for all topics that match it, also those created later. The
+    /// consumer gets its partitions at its first poll.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern;
@@ -258,12 +257,13 @@ impl fmt::Debug for ConsumerBuilder {
 
 /// A member of a consumer group, or a consumer of partitions assigned by hand.
 ///
-/// It polls records of the partitions that it owns and commits what is done. Delivery is *at least
-/// once*: what was polled and not committed when a partition changes hands is delivered again, to
-/// its next owner. Dropping a consumer leaves the group at once and commits nothing.
+/// It polls records of the partitions that it owns and commits processed offsets. Delivery is *at
+/// least once*: records that were polled and not committed when a partition changes hands are
+/// delivered again, to its next owner. Dropping a consumer leaves the group at once and commits
+/// nothing.
 ///
-/// Ignoring the error of one batch of records and committing a later one skips what failed:
-/// [`rewind`](Consumer::rewind) goes back to what is committed.
+/// Ignoring the error of one batch of records and committing a later one skips the failed records:
+/// [`rewind`](Consumer::rewind) goes back to the committed offsets.
 ///
 /// ```
 /// use std::time::Duration;
@@ -290,15 +290,15 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The next records of the partitions that it owns, waiting up to `timeout` for the first. It
-    /// is also how a consumer keeps its place in the group: rebalances happen in here. Empty if
-    /// there is nothing in time, or after a [wake-up](ConsumerHandle::wakeup). Under a
+    /// The next records of the partitions that it owns, waiting up to `timeout` for the first. A
+    /// consumer stays in the group by polling: rebalances happen in here. Empty if there is nothing
+    /// in time, or after a [wake-up](ConsumerHandle::wakeup). Under a
     /// [`ManualClock`](crate::ManualClock) it never waits.
     ///
     /// # Errors
-    /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; what the
-    /// listener returned; [`InvalidAssignment`](Error::InvalidAssignment) if a rebalance came to
-    /// nothing; [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
+    /// [`NoCommittedOffset`](Error::NoCommittedOffset) under [`OffsetReset::Fail`]; an error of the
+    /// listener; [`InvalidAssignment`](Error::InvalidAssignment) if a rebalance failed;
+    /// [`Corrupt`](Error::Corrupt), [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
     /// [`Truncated`](Error::Truncated) as [`Reader::poll`](crate::Reader::poll);
     /// [`Closed`](Error::Closed), or an I/O error.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
@@ -318,11 +318,11 @@ impl Consumer {
         ConsumerRecv(self)
     }
 
-    /// Commits what is done, all of it or nothing, and returns when it is as safe as the broker's
-    /// [durability](crate::BrokerConfig::durability) says.
+    /// Commits processed offsets, all of them or none, and returns when they are as safe as the
+    /// broker's [durability](crate::BrokerConfig::durability) demands.
     ///
     /// # Errors
-    /// [`CommitRejected`](Error::CommitRejected) if a partition is somebody else's now, or was in
+    /// [`CommitRejected`](Error::CommitRejected) if another member owns a partition now, or did in
     /// between; those of an append.
     pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
         self.membership.committer.commit(done.into()).done()
@@ -333,7 +333,7 @@ impl Consumer {
         Pending::other(self.membership.committer.commit(done.into()))
     }
 
-    /// What the group has committed of a partition, whoever owns it.
+    /// The group's committed offset of a partition, whichever member owns that.
     ///
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error.
@@ -364,8 +364,8 @@ impl Consumer {
         self.fetcher.seek_all(to)
     }
 
-    /// Goes back to what is committed in every partition that it owns, or to where it would begin:
-    /// whatever was polled since is delivered again.
+    /// Goes back to the committed offset in every partition that it owns, or to where it would
+    /// start: all records that were polled since are delivered again.
     pub fn rewind(&mut self) {
         let Consumer { membership, fetcher } = self;
         for assigned in fetcher.assigned_mut() {
@@ -385,13 +385,13 @@ impl Consumer {
         owned
     }
 
-    /// What it would deliver next, per partition that it owns.
+    /// The positions of the next records to deliver, per partition that it owns.
     pub fn positions(&self) -> Vec<Position> {
         let set = self.fetcher.assigned().iter().filter(|assigned| !assigned.is_unset());
         set.map(Assigned::position).collect()
     }
 
-    /// What it would deliver next of one partition; `None` if it does not own it.
+    /// The position of the next record to deliver of one partition; `None` if it does not own it.
     pub fn position(&self, topic: &str, partition: impl Into<PartitionId>) -> Option<Position> {
         let partition = partition.into();
         let owned = self.fetcher.assigned().iter().find(|assigned| assigned.is(topic, partition))?;
@@ -428,12 +428,12 @@ impl Consumer {
         &self.membership.committer.group.name
     }
 
-    /// What other threads may do with it: commit and wake it up.
+    /// A handle for other threads, to commit and to wake it up.
     pub fn handle(&self) -> ConsumerHandle {
         ConsumerHandle { committer: self.membership.committer.clone() }
     }
 
-    /// What a transaction commits its offsets through.
+    /// The state through which a transaction commits its offsets.
     pub(crate) fn committer(&self) -> Arc<Committer> {
         self.membership.committer.clone()
     }
@@ -481,7 +481,8 @@ impl Drop for ConsumerRecv<'_> {
     }
 }
 
-/// What other threads may do with a consumer. Clones are handles of the same one.
+/// A consumer's handle for other threads, to commit and to wake it up. Clones are handles of the
+/// same one.
 #[derive(Clone)]
 pub struct ConsumerHandle {
     committer: Arc<Committer>,

@@ -1,5 +1,4 @@
-//! What is done? A list of places up to which a consumer has processed its partitions, to be
-//! committed.
+//! The offsets up to which a consumer has processed its partitions, to be committed.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +9,13 @@ use crate::records::{ConsumedRecord, OwnedRecord, Records};
 use crate::sync::Arc;
 use crate::types::{Offset, Position, TopicPartition};
 
-/// How far partitions are done: what [`Consumer::commit`](crate::Consumer::commit) takes.
+/// Processed offsets, which [`Consumer::commit`](crate::Consumer::commit) takes.
 ///
-/// Made from what a poll returned, or from one of its records, which is then done *inclusive* of
-/// itself and of what comes before it in its partition. What it says per partition is the *next*
-/// offset to read. It remembers under which assignment the records were polled: a commit that comes
-/// after its partitions have gone to somebody else is [rejected](crate::Error::CommitRejected).
+/// Made from the records that a poll returned, or from one of them: then that record and those
+/// before it in its partition count as processed. The stored offset per partition is that of the
+/// *next* record to read. It remembers under which assignment the records were polled: a commit
+/// that comes after its partitions have gone to another member is
+/// [rejected](crate::Error::CommitRejected).
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,7 +62,7 @@ impl Offsets {
         self.partitions.is_empty()
     }
 
-    /// Adds what is done; where both name a partition the one that was added last counts.
+    /// Adds processed offsets; if both have a partition, the one that was added last counts.
     pub fn add(&mut self, done: impl Into<Offsets>) -> &mut Self {
         self.partitions.extend(done.into().partitions);
         self
@@ -93,8 +93,8 @@ impl Offsets {
         self
     }
 
-    /// Notes a text beside every offset named so far, for whoever [asks](crate::Group::describe)
-    /// for it.
+    /// Stores a text beside every offset added so far, which
+    /// [`Group::describe`](crate::Group::describe) returns.
     pub fn metadata(&mut self, metadata: &str) -> &mut Self {
         let metadata: Arc<str> = Arc::from(metadata);
         for done in self.partitions.values_mut() {
@@ -103,8 +103,8 @@ impl Offsets {
         self
     }
 
-    /// Notes beside every offset what it is. A commit that is set back later still says how far
-    /// things had been done.
+    /// Stores every offset also as its own metadata. If a commit is set back later, that still has
+    /// the offset that was processed.
     pub(crate) fn note_themselves(&mut self) -> &mut Self {
         for done in self.partitions.values_mut() {
             done.metadata = done.next.to_string().into();
@@ -137,7 +137,8 @@ impl Offsets {
     }
 }
 
-/// Of an offset that was read without a group the one who commits it answers for it.
+/// An offset that was read without a group has no stamp of its own, so that of the committer
+/// counts.
 fn polled(stamp: Stamp) -> Option<Stamp> {
     (stamp != Stamp::default()).then_some(stamp)
 }
@@ -160,7 +161,7 @@ impl From<&Records> for Offsets {
     }
 }
 
-/// It is done, and what comes before it in its partition.
+/// It and the records before it in its partition are processed.
 impl From<&ConsumedRecord<'_>> for Offsets {
     fn from(record: &ConsumedRecord<'_>) -> Self {
         let next = record.position().next();
@@ -175,7 +176,7 @@ impl From<&ConsumedRecord<'_>> for Offsets {
     }
 }
 
-/// It is done, and what comes before it in its partition.
+/// It and the records before it in its partition are processed.
 impl From<&OwnedRecord> for Offsets {
     fn from(record: &OwnedRecord) -> Self {
         Offsets::from(&record.as_record())

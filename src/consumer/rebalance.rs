@@ -1,5 +1,4 @@
-//! What is a consumer's listener told, and what may it do? It commits and seeks, on the thread that
-//! polls.
+//! The argument of a consumer's listener. It can commit and seek, on the thread that polls.
 
 use std::fmt;
 
@@ -11,13 +10,13 @@ use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
 use crate::types::{Position, TopicPartition};
 
-/// A change of what a consumer owns, handed to
+/// A change of the partitions that a consumer owns, passed to
 /// [`on_rebalance`](crate::ConsumerBuilder::on_rebalance).
 ///
-/// Kafka's `ConsumerRebalanceListener`: partitions are *revoked* before anybody else is *assigned*
-/// them, and what was processed can still be committed in that call. They are *lost* if the member
-/// had been expelled before, because it did not poll for too long: others may own them now, and
-/// nothing can be committed.
+/// Kafka's `ConsumerRebalanceListener`: partitions are *revoked* before another member is
+/// *assigned* them, and processed offsets can still be committed in that call. They are *lost* if
+/// the member had been expelled before, because it did not poll for too long: others may own them
+/// now, and nothing can be committed.
 pub struct Rebalance<'a> {
     pub(super) event: RebalanceEvent,
     pub(super) partitions: &'a [TopicPartition],
@@ -29,13 +28,14 @@ pub struct Rebalance<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RebalanceEvent {
-    /// They are the consumer's from now on. Told once for every rebalance that the consumer comes
-    /// to the end of: with what came to it, or with nothing if it keeps just what it has. What has
-    /// to be given up by others first comes when they have: if they do so one after the other, each
-    /// lot is told as it comes, before it is read, and none is held back for the rest. A rebalance
-    /// that another one overtakes before that is not told by itself.
+    /// The consumer owns them now. Called once for every rebalance that the consumer completes:
+    /// with the partitions that it got, or with none if it keeps exactly those it has. A partition
+    /// that another member must give up first comes after that member has done so. If several do so
+    /// one after the other, the listener is called for each part as it comes, before it is read,
+    /// and no part is held back for the rest. For a rebalance that is overtaken by another one
+    /// before that, it is not called.
     Assigned,
-    /// They are the consumer's until this call returns, and then somebody else's.
+    /// They are the consumer's until this call returns, and then another member's.
     Revoked,
     /// They have not been the consumer's for some time.
     Lost,
@@ -61,7 +61,7 @@ impl Rebalance<'_> {
         set.map(Assigned::position).collect()
     }
 
-    /// Commits what is done, as [`Consumer::commit`](crate::Consumer::commit) does.
+    /// Commits processed offsets, as [`Consumer::commit`](crate::Consumer::commit) does.
     ///
     /// # Errors
     /// Those of [`Consumer::commit`](crate::Consumer::commit).

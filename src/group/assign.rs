@@ -1,8 +1,8 @@
-//! Which member of a group gets which partition? Functions of who subscribes to what and who owns
-//! what; nothing here remembers anything.
+//! Which member of a group gets which partition? Pure functions of the subscriptions and of the
+//! current owners.
 //!
-//! Kafka's three ways, and a trait for the user's own, whose answers are checked before anybody
-//! acts on them.
+//! There are Kafka's three assignors, and a trait for the user's own, whose results are checked
+//! before they take effect.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,7 +20,7 @@ pub struct AssignorMember<'a> {
     pub id: &'a str,
     /// The topics that it subscribes to, by name.
     pub topics: &'a [TopicName],
-    /// What it owns now, sorted.
+    /// The partitions that it owns now, sorted.
     pub owned: &'a [TopicPartition],
 }
 
@@ -77,13 +77,15 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     fn name(&self) -> &str;
 
     /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
-    /// name. Every partition of every topic is to be in exactly one list, that of a member that
-    /// subscribes to the topic. Called with the group's lock held: it must not call the broker.
+    /// name. Every partition of every topic must be in exactly one list, that of a member that
+    /// subscribes to the topic. It is called with the group's lock held and must not call the
+    /// broker.
     ///
-    /// An answer that is none, or a panic, is [`InvalidAssignment`](Error::InvalidAssignment): to
-    /// whoever subscribes, who does not become a member; if a member went or topics changed, to the
-    /// next poll of each of those who are left, once. They keep what they have, and what is
-    /// nobody's stays so until members or topics change again.
+    /// A result that is not an assignment, or a panic, is
+    /// [`InvalidAssignment`](Error::InvalidAssignment). A consumer that subscribes gets the error
+    /// and does not become a member. If a member left or topics changed, the next poll of each
+    /// remaining member returns it, once. They keep their partitions, and a partition without an
+    /// owner stays so until members or topics change again.
     fn assign(
         &self,
         members: &[AssignorMember<'_>],
@@ -100,8 +102,8 @@ pub struct RangeAssignor;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RoundRobinAssignor;
 
-/// Balanced, and moving as little as possible: who stays keeps what he has unless it is more than
-/// his part. Kafka's `CooperativeStickyAssignor`.
+/// Balanced, and moving as little as possible: a member keeps its partitions unless they are more
+/// than its share. Kafka's `CooperativeStickyAssignor`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CooperativeStickyAssignor;
 
@@ -150,7 +152,7 @@ impl Assignor for RoundRobinAssignor {
         for topic in topics.iter().filter(|topic| members.iter().any(|member| subscribes(member, topic.name)))
         {
             for partition in 0..topic.partitions {
-                // Somebody subscribes, so one round finds him.
+                // A member subscribes, so one round finds it.
                 let round = (0..members.len()).map(|step| (turn + step) % members.len());
                 let mut round =
                     round.filter(|at| members.get(*at).is_some_and(|m| subscribes(m, topic.name)));
@@ -236,7 +238,7 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// The numbers of what a member owns and may keep.
+    /// The numbers of the partitions that a member owns and may keep.
     fn keepable(&self, member: &AssignorMember<'_>) -> Vec<usize> {
         let number = |TopicPartition { topic: name, partition }: &TopicPartition| {
             let at = self.topics.binary_search_by(|topic| topic.name.cmp(name)).ok()?;
@@ -269,9 +271,9 @@ impl<'a> Sharing<'a> {
         self.bases.partition_point(|base| *base <= number).saturating_sub(1)
     }
 
-    /// Where all subscribe to the same: everybody keeps what he has up to his part. There are as
-    /// many parts that are greater by one as divide the rest; whoever has so many already goes
-    /// first.
+    /// If all members have the same subscription: each keeps its partitions up to its quota. As
+    /// many quotas are greater by one as the remainder of the division; members that have that many
+    /// partitions already get those first.
     fn keep_up_to_quota(&mut self) {
         let all = self.wanted();
         let (Some(least), Some(mut greater)) =
@@ -294,13 +296,14 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// How many partitions somebody subscribes to.
+    /// How many partitions have a subscriber.
     fn wanted(&self) -> usize {
         let wanted = self.topics.iter().zip(&self.subscribers).filter(|(_, who)| !who.is_empty());
         wanted.map(|(topic, _)| topic.partitions as usize).sum()
     }
 
-    /// Where all subscribe to the same: what is free goes to whoever has least.
+    /// If all members have the same subscription: a free partition goes to the member with the
+    /// fewest.
     fn fill_evenly(&mut self) {
         let mut poorest: BinaryHeap<_> =
             self.loads.iter().enumerate().map(|(at, load)| Reverse((*load, at))).collect();
@@ -333,11 +336,11 @@ impl<'a> Sharing<'a> {
         (home != owner).then_some((home, owner))
     }
 
-    /// Undoes moves that balance does not need: of a partition to somebody who has more now, and of
-    /// one that makes room for another that might as well have gone there. Returns whether there
-    /// were any.
+    /// Undoes moves that balance does not need: of a partition to a member that has more now, and
+    /// of one that makes room for another which could have moved there instead. Returns whether
+    /// there were any.
     fn take_back(&mut self) -> bool {
-        // What each is to have that he did not have before.
+        // The partitions that each member gets and did not have before.
         let mut new: Vec<Vec<usize>> = self.members.iter().map(|_| Vec::new()).collect();
         for (number, owner) in self.owners.iter().enumerate() {
             if let Some(owner) = owner.filter(|_| self.homes.get(number) != Some(owner))
@@ -377,7 +380,8 @@ impl<'a> Sharing<'a> {
         self.give(number, member);
     }
 
-    /// What is free goes to whoever has least of those who may have it; first what fewest may have.
+    /// A free partition goes to the subscriber with the fewest; topics with the fewest subscribers
+    /// come first.
     fn fill(&mut self) {
         let mut order: Vec<usize> = (0..self.topics.len()).collect();
         order.sort_by_key(|topic| self.subscribers.get(*topic).map_or(0, Vec::len));
@@ -391,8 +395,8 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// Moves single partitions to whoever has at least two less, until there is nobody: each move
-    /// makes the sum of the squares of the loads smaller, so this ends.
+    /// Moves single partitions to members that have at least two fewer, until there are none: each
+    /// move makes the sum of the squares of the loads smaller, so this ends.
     fn balance(&mut self) {
         loop {
             let mut moved = false;
@@ -439,7 +443,7 @@ impl<'a> Sharing<'a> {
     }
 }
 
-/// What an assignor answers, if it is an assignment.
+/// Calls an assignor, and checks that its result is an assignment.
 ///
 /// # Errors
 /// `InvalidAssignment`.
@@ -449,7 +453,7 @@ pub(crate) fn checked(
     topics: &[AssignorTopic<'_>],
 ) -> Result<Vec<Vec<TopicPartition>>> {
     let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
-    // It runs with locks held, on the thread of whoever causes a rebalance, be it that of the
+    // It runs with locks held, on the thread that causes a rebalance, which may be that of the
     // timer.
     about_to_call_user_code("an assignor", &[Rank::Membership]);
     let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
@@ -543,7 +547,7 @@ mod tests {
             shares
         }
 
-        /// Assigns, and has everybody own what he was assigned.
+        /// Assigns, and makes each member own its partitions.
         fn settle(&mut self) -> Vec<Vec<String>> {
             let shares = self.assign(&CooperativeStickyAssignor);
             for ((_, _, owned), share) in self.members.iter_mut().zip(&shares) {
@@ -681,9 +685,9 @@ mod tests {
         assert!(checked_moves > 1000 && checked_unequal > 1000);
     }
 
-    /// Of members with subscriptions of their own: nobody could take a partition of somebody who
-    /// has two more; and nothing has moved that could be given back, or exchanged for something
-    /// that was not there before, without any harm.
+    /// For members with different subscriptions: no member could take a partition of another one
+    /// that has two more; and no partition has moved that could be moved back, or exchanged for one
+    /// that is new there, without harm to the balance.
     fn balanced_without_needless_moves(before: &Shares, case: &Case) {
         let load = |at: usize| case.members[at].2.len();
         let wants = |at: usize, topic: &TopicName| case.members[at].1.contains(topic);

@@ -1,15 +1,15 @@
-//! Who owns which partition, and how far is each group? What a server's group coordinator does, as
-//! function calls.
+//! Who owns which partition, and how far is each group? The work of a server's group coordinator,
+//! as function calls.
 //!
 //! [`state`] is one group's membership, a value without locks; [`assign`] shares partitions out;
-//! [`offsets`] keeps what is committed. This file puts a lock around each group and lets commits
-//! through to the log.
+//! [`offsets`] keeps the committed offsets. This file puts a lock around each group and passes
+//! commits to the log.
 //!
-//! *Locks*: a group's is held over validation and the append of a commit, so that a partition
+//! *Locks*: a group's lock is held over validation and the append of a commit, so that a partition
 //! cannot change hands between the two; a sync is always waited for outside. A transaction, which
 //! takes longer, pins its partitions instead: they change hands only when it is over. Topics, the
-//! offsets table and logs are asked with a group's lock held; the catalog never, and whoever holds
-//! the catalog's lock may take a group's.
+//! offsets table and logs may be read with a group's lock held. The catalog must not, because a
+//! thread that holds the catalog's lock may take a group's.
 
 pub(crate) mod assign;
 pub(crate) mod offsets;
@@ -27,7 +27,7 @@ use crate::segment::builder::BatchBuilder;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
 use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
 
-/// What groups need of the broker.
+/// The functions of the broker that groups need.
 pub(crate) trait Host: Send + Sync {
     fn ctx(&self) -> &Arc<Context>;
 
@@ -53,7 +53,7 @@ pub(crate) trait Host: Send + Sync {
 pub(crate) struct Coordinator {
     groups: Mutex<HashMap<GroupId, Arc<GroupState>>>,
     offsets: OffsetStore,
-    /// The number of the next member of any group; 0 is nobody's.
+    /// The number of the next member of any group; 0 means no member.
     next_member: AtomicU32,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct GroupState {
     version: Arc<AtomicU64>,
 }
 
-/// An offset that somebody wants committed.
+/// An offset to commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
     pub(crate) topic: TopicName,
@@ -75,7 +75,7 @@ pub(crate) struct Commit {
     /// The next offset to read.
     pub(crate) next: Offset,
     pub(crate) epoch: u32,
-    /// What it was polled under; `None` for an offset that does not come from a poll.
+    /// The stamp of the poll; `None` for an offset that does not come from a poll.
     pub(crate) stamp: Option<Stamp>,
     pub(crate) metadata: Arc<str>,
 }
@@ -83,7 +83,8 @@ pub(crate) struct Commit {
 /// An append to the offsets log that is still to be waited for.
 pub(crate) type WrittenCommit = Option<(Arc<Log>, Appended)>;
 
-/// Returns once it is as safe as the broker's durability says. Never under a group's lock.
+/// Returns once the commit is as safe as the broker's durability demands. Must not be called under
+/// a group's lock.
 ///
 /// # Errors
 /// The sync failed.
@@ -107,7 +108,7 @@ impl Coordinator {
         &self.offsets
     }
 
-    /// The group of this name, made if nobody has asked for it before.
+    /// The group of this name, made at its first use.
     pub(crate) fn group(&self, name: &GroupId) -> Arc<GroupState> {
         let mut groups = self.groups.lock();
         groups.entry(name.clone()).or_insert_with(|| Arc::new(GroupState::new(name.clone()))).clone()
@@ -119,7 +120,7 @@ impl Coordinator {
         groups.iter().filter(|group| !group.lock().is_empty()).map(|group| group.name.clone()).collect()
     }
 
-    /// Topics came, grew or went: whoever subscribes to them rebalances.
+    /// Topics came, grew or were deleted: the groups that subscribe to them rebalance.
     pub(crate) fn topics_changed(&self, host: &dyn Host) {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         if groups.is_empty() {
@@ -127,20 +128,22 @@ impl Coordinator {
         }
         for group in groups {
             let mut membership = group.lock();
-            // IMPORTANT: under the lock, here and below: who has looked before somebody else does
-            // not come after him.
+            // IMPORTANT: read the topic list while holding the group lock, here and below.
+            // Otherwise a thread with an older list could overwrite a newer assignment.
             let topics = host.topics();
             membership.topics_changed(&topics);
             let noted = self.note_joined(host, &group.name, &membership, true);
             drop(membership);
-            // There is nobody else to tell; who would skip something for it tries again.
+            // No caller is waiting for the error; the next poll that would skip records because of
+            // it tries again.
             if let Err(error) = noted.and_then(wait) {
                 group.lock().tell(&error);
             }
         }
     }
 
-    /// Topics went: nothing is kept of them. What cannot be written now is the next time.
+    /// Topics were deleted: their offsets are deleted. Those that cannot be written now are written
+    /// the next time.
     ///
     /// # Errors
     /// Those of reading the offsets log and of an append.
@@ -151,7 +154,8 @@ impl Coordinator {
         self.offsets.open(host)?;
         for name in self.offsets.groups() {
             let group = self.group(&name);
-            // Held over the append: nobody commits of a topic that has come since.
+            // Held over the append, so that no member commits offsets of a topic that has been
+            // created since.
             let membership = group.lock();
             let live: HashSet<_> = host.topics().iter().map(|topic| topic.id).collect();
             let changes = self.offsets.erasure_of(&name, |topic| !live.contains(topic));
@@ -161,7 +165,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Notes what a group subscribes to.
+    /// Stores the topics that a group subscribes to.
     fn note_joined(
         &self,
         host: &dyn Host,
@@ -172,10 +176,11 @@ impl Coordinator {
         self.offsets.append(host.ctx(), group, &self.unnoted(group, membership, late))
     }
 
-    /// What is to be noted of the topics that a group subscribes to: how many partitions each had
-    /// when it first did. Those that come later are read from their beginning, whatever the policy.
-    /// All are later if the topic comes `late`, to a group that has been there before, or matches a
-    /// glob that the group has subscribed with before: those that did so then have been noted.
+    /// The changes that store a group's subscriptions: how many partitions each topic had when the
+    /// group first subscribed to it. Partitions that come later are read from their beginning,
+    /// whatever the policy. All partitions are later ones if the topic comes `late`, to a group
+    /// that exists already, or if it matches a glob to which the group has subscribed before:
+    /// topics that existed then have been stored.
     fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<OffsetChange> {
         let known = self.offsets.globs(group);
         let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
@@ -208,7 +213,7 @@ impl GroupState {
         self.membership.lock()
     }
 
-    /// The group, to be set to another place: as long as the guard lives nobody joins.
+    /// The group, to be reset: no member joins while the guard lives.
     ///
     /// # Errors
     /// `GroupNotEmpty` if it has members, or a transaction commits offsets of it just now.
@@ -262,10 +267,10 @@ impl GroupState {
         host.coordinator().unnoted(&self.name, membership, true).is_empty()
     }
 
-    /// Notes what could not be when the topics changed.
+    /// Stores subscriptions that could not be stored when the topics changed.
     ///
     /// # Errors
-    /// Those of an append, and of the sync that the broker's durability asks for.
+    /// Those of an append, and of the sync that the broker's durability demands.
     pub(crate) fn note(&self, host: &dyn Host) -> Result<()> {
         let coordinator = host.coordinator();
         coordinator.offsets.open(host)?;
@@ -279,9 +284,9 @@ impl GroupState {
         membership.leave(id, &host.topics());
     }
 
-    /// Commits offsets, all of them or none. `own` is what holds for offsets that come from no
-    /// poll: the caller's stamp now, or that of no member, who may commit as long as the group has
-    /// none.
+    /// Commits offsets, all of them or none. `own` is the stamp of offsets that come from no poll:
+    /// the caller's current one, or that of no member. A committer that is not a member may commit
+    /// as long as the group has none.
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed; those of an append.
@@ -311,7 +316,7 @@ impl GroupState {
         Ok(Pin { group: self.clone(), shares, changes })
     }
 
-    /// What committing would change.
+    /// The changes of a commit.
     fn check(
         &self,
         host: &dyn Host,
@@ -393,7 +398,7 @@ fn objection(
     (commit.next > end).then_some(RejectReason::BeyondEnd { end })
 }
 
-/// Partitions that do not change hands while it lives, and what is to be committed of them.
+/// Partitions that do not change hands while it lives, and the offsets to commit of them.
 pub(crate) struct Pin {
     group: Arc<GroupState>,
     shares: Vec<Share>,

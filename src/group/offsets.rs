@@ -1,12 +1,11 @@
-//! Where is kept how far each group is? As records in a log of the broker's own, written like any
-//! others, and in a table of what they say, which is all that is ever asked.
+//! Where are the groups' committed offsets kept? As records in an internal log, written like any
+//! others, and in a table of these records, from which all reads are served.
 //!
 //! The table is read from the log at first use, or at an unclean opening: commits may have survived
-//! a power loss that took the records they speak of. Such a commit is put back to the log end
-//! before anything new can be appended there. Changes are taken into the table unchanged appended,
-//! before they are durable or visible. If the medium fails the log is reopened by the next who
-//! wants to commit, and what was truncated leaves the table: what was acknowledged is never among
-//! that.
+//! a power loss that took the records they refer to. Such a commit is set back to the log end
+//! before any record can be appended there. The table takes changes as soon as they are appended,
+//! before they are durable or visible. After an I/O error the next commit reopens the log, and
+//! truncated changes leave the table; an acknowledged commit is never among them.
 
 use std::collections::HashMap;
 
@@ -35,7 +34,7 @@ pub(crate) struct StoredOffset {
     pub(crate) metadata: Arc<str>,
 }
 
-/// One change to what is kept.
+/// One change of the table.
 #[derive(Clone, Debug)]
 pub(crate) enum OffsetChange {
     Commit(TopicId, PartitionId, StoredOffset),
@@ -56,18 +55,18 @@ pub(crate) struct OffsetStore {
 #[derive(Default)]
 struct Store {
     log: Option<Arc<Log>>,
-    /// The log epoch in which the table was read last. What was appended in an earlier one is in
-    /// it, or has been truncated.
+    /// The log epoch in which the table was read last. Changes that were appended in an earlier one
+    /// are in the table, or have been truncated.
     epoch: u32,
     groups: HashMap<GroupId, GroupOffsets>,
 }
 
-/// What is known of one group. A value's place in the log decides which of two is newer.
+/// The state of one group. A value's place in the log decides which of two is newer.
 #[derive(Default)]
 struct GroupOffsets {
     commits: HashMap<(TopicId, PartitionId), (Offset, StoredOffset)>,
     joined: HashMap<TopicId, u32>,
-    /// Each of them: what matches and has not been joined came later.
+    /// Each glob: a topic that matches one and has not been joined came later.
     globs: Vec<Pattern>,
 }
 
@@ -76,9 +75,9 @@ impl OffsetStore {
         OffsetStore { state: Mutex::new(Rank::Offsets, Store::default()) }
     }
 
-    /// ensures that the log is there, has been read, and takes appends again if the medium has
-    /// failed. Never under a group's lock: the log may have to be created, or synced. If it cannot
-    /// be appended to the append says so.
+    /// Ensures that the log exists, has been read, and takes appends again after an I/O error. Must
+    /// not be called under a group's lock, because the log may have to be created or synced. If the
+    /// log takes no appends, the append returns the error.
     ///
     /// # Errors
     /// An I/O error, `Corrupt` if the log is damaged, `Closed`.
@@ -130,7 +129,7 @@ impl OffsetStore {
                     continue;
                 };
                 let end = about.bounds().log_end;
-                // Where a damaged log ends nobody knows.
+                // The end of a damaged log is not known.
                 if committed.offset <= end || about.health().is_damaged() {
                     continue;
                 }
@@ -170,8 +169,7 @@ impl OffsetStore {
         Ok(())
     }
 
-    /// The log has been cut: changes that were in the table already may not be in it any more.
-    /// Nobody appends meanwhile.
+    /// The log was truncated: changes in the table may be gone. No thread appends meanwhile.
     fn read_again(&self, log: &Arc<Log>) -> Result<()> {
         let groups = read_log(log)?;
         let mut state = self.state.lock();
@@ -179,8 +177,8 @@ impl OffsetStore {
         Ok(())
     }
 
-    /// Appends changes as one batch, all of them or none, and takes them into the table. What the
-    /// append answers is still to be waited for. `None` if there is nothing to change.
+    /// Appends changes as one batch, all of them or none, and takes them into the table. The caller
+    /// must still wait for the append. `None` if there is nothing to change.
     ///
     /// # Errors
     /// Those of an append.
@@ -222,9 +220,9 @@ impl OffsetStore {
         Some(committed.clone())
     }
 
-    /// From where on a group still needs the records of a log: from the offset that it has
-    /// committed, or from where the log has been cut since; from the beginning if it has committed
-    /// nothing.
+    /// The offset from which a group still needs the records of a log: the one that it has
+    /// committed, or the end of the common history if the log was truncated since; the beginning if
+    /// it has committed nothing.
     pub(crate) fn holds(&self, group: &GroupId, log: &Log) -> Offset {
         match self.committed(group, &log.identity().topic_id, log.partition()) {
             Some(StoredOffset { offset, epoch, .. }) => match log.check_position(offset, epoch) {
@@ -245,14 +243,14 @@ impl OffsetStore {
         self.state.lock().groups.get(group).map_or(Vec::new(), |progress| progress.globs.clone())
     }
 
-    /// What would take back all that is kept of a group.
+    /// The changes that delete all state of a group.
     pub(crate) fn erasure(&self, group: &GroupId) -> Vec<OffsetChange> {
         let mut changes = self.erasure_of(group, |_| true);
         changes.extend(self.globs(group).into_iter().map(OffsetChange::Unsubscribed));
         changes
     }
 
-    /// What would take back all that is kept of some topics in a group.
+    /// The changes that delete a group's state of some topics.
     pub(crate) fn erasure_of(&self, group: &GroupId, goes: impl Fn(&TopicId) -> bool) -> Vec<OffsetChange> {
         let state = self.state.lock();
         let Some(progress) = state.groups.get(group) else { return Vec::new() };
@@ -283,7 +281,7 @@ impl GroupOffsets {
     }
 }
 
-/// What the records of the log say, as far unchanged visible.
+/// Reads the visible records of the log into a table.
 fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, GroupOffsets>> {
     let mut cursor = Cursor::new(log.clone(), log.log_start());
     let mut groups = HashMap::new();
@@ -364,7 +362,7 @@ pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Off
     }
 }
 
-/// What a record says. `None` if it is none of ours, or of a later version: the log passed its
+/// Decodes a record. `None` if it is of another kind, or of a later version: the log passed its
 /// checksums.
 fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, OffsetChange)> {
     let key = Key::decode(key).ok()??;

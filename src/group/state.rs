@@ -1,15 +1,15 @@
-//! Who is in a group, what should each member own, and what does it own now? One group's membership
-//! as a value: every step is a function of it, its arguments and the time; nothing here waits,
-//! writes or calls anybody.
+//! The members of a group, the partitions that each should own, and those that it owns now. One
+//! group's membership as a value: every step is a function of it, its arguments and the time;
+//! nothing here waits, writes or calls other code.
 //!
 //! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target
 //! assignment: it rises whenever a member comes or goes or the topics change. Between polls a
-//! member reconciles what it owns with its target: it gives up what moves away, and takes what
-//! nobody else owns any more. So a partition never has two owners, and what stays where it is keeps
-//! being read.
+//! member reconciles what it owns with its target: it gives up partitions that move away, and takes
+//! those that have no other owner any more. So a partition never has two owners, and partitions
+//! that do not move are read without a break.
 //!
-//! What a member may commit follows KIP-1251: it must own the partition, and must have owned it
-//! without a break since it polled the records it speaks of.
+//! The commits that a member may make follow KIP-1251: it must own the partition, and must have
+//! owned it without a break since it polled the records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Share {
 /// The number of no member.
 pub(crate) const NO_MEMBER: u32 = 0;
 
-/// What a member polled under: which member it was, and which generation it had come to.
+/// The stamp of polled records: the member, and the generation that it had come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// [`NO_MEMBER`]: no member of a group.
@@ -55,7 +55,7 @@ pub(crate) struct Stamp {
     pub(crate) generation: u32,
 }
 
-/// What a member has asked for.
+/// The terms under which a member joins.
 pub(crate) struct Joining {
     pub(crate) topics: Vec<Pattern>,
     pub(crate) assignor: Arc<dyn Assignor>,
@@ -64,7 +64,7 @@ pub(crate) struct Joining {
     pub(crate) liveness: Arc<Liveness>,
 }
 
-/// Until when a member need not poll again. Told by the member without asking anybody.
+/// When a member must have polled again. Set by the member without a lock.
 #[derive(Debug)]
 pub(crate) struct Liveness(AtomicU64);
 
@@ -95,12 +95,12 @@ impl Liveness {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern(pub(crate) String);
 
-/// A group's members and who owns what.
+/// A group's members and the owners of partitions.
 pub(crate) struct Membership {
     generation: u32,
     members: BTreeMap<u32, Member>,
     owners: BTreeMap<Share, Ownership>,
-    /// The topics that anybody subscribes to, as of the last rebalance.
+    /// The subscribed topics, as of the last rebalance.
     topics: Vec<TopicInfo>,
     version: Arc<AtomicU64>,
 }
@@ -110,12 +110,12 @@ struct Member {
     assignor: Arc<dyn Assignor>,
     waiter: Arc<Waiter>,
     liveness: Arc<Liveness>,
-    /// The generation it has come to: what it polls is stamped with it.
+    /// The generation it has come to: its polls are stamped with it.
     generation: u32,
     /// The last one in which it had all of its target.
     settled: u32,
     target: BTreeSet<Share>,
-    /// Why something that was none of its own doing has failed, if it has not been told yet.
+    /// An error that the member did not cause, until its next poll has returned it.
     untold: Option<Error>,
 }
 
@@ -130,15 +130,15 @@ struct Ownership {
     released: bool,
 }
 
-/// What a member has to do next.
+/// The next steps of a member.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Steps {
-    /// To be given up: stop reading it, tell the listener, then [`Membership::release`].
+    /// Partitions to give up: stop reading them, call the listener, then [`Membership::release`].
     pub(crate) revoke: Vec<Share>,
-    /// Taken just now: begin reading it, tell the listener.
+    /// Partitions that were taken now: start reading them, call the listener.
     pub(crate) take: Vec<Share>,
-    /// It has all that it is to own in a generation of which this had not been so before: the
-    /// listener is told, even if nothing was taken.
+    /// It has all partitions of its target, in a generation in which it had not before: the
+    /// listener is called, even if no partition was taken.
     pub(crate) settled: bool,
 }
 
@@ -153,7 +153,7 @@ impl Membership {
         }
     }
 
-    /// Rises whenever a member may have something to reconcile: as long as it stays, nobody has.
+    /// Rises whenever a member may have steps to take: while it is unchanged, no member has.
     pub(crate) fn version(&self) -> &Arc<AtomicU64> {
         &self.version
     }
@@ -170,7 +170,7 @@ impl Membership {
         &self.topics
     }
 
-    /// The globs among what members have asked for.
+    /// The globs among the members' subscriptions.
     pub(crate) fn globs(&self) -> impl Iterator<Item = &Pattern> {
         self.members.values().flat_map(|member| &member.topics).filter(|pattern| pattern.is_glob())
     }
@@ -203,8 +203,9 @@ impl Membership {
         })
     }
 
-    /// Lets a member go; nothing happens if it is none. If the assignor fails those who stay are
-    /// told, and keep what they have: what the member had is nobody's until the next rebalance.
+    /// Removes a member; does nothing if there is no such member. If the assignor fails, the other
+    /// members get the error and keep their partitions: those of the member have no owner until the
+    /// next rebalance.
     pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) {
         if self.members.remove(&id).is_none() {
             return;
@@ -223,16 +224,16 @@ impl Membership {
     }
 
     /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that
-    /// is gone. If the assignor fails the members are told, and nothing changes.
+    /// is gone. If the assignor fails the members get the error, and nothing changes.
     pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) {
         if !self.members.is_empty() && self.subscribed(topics) != self.topics {
             self.rebalance_or_tell(topics);
         }
     }
 
-    /// What a member has to do to come to the current generation. What it may take is its own on
-    /// return; what it gives up is its own until [`release`](Membership::release). `None` if it is
-    /// no member any more.
+    /// The steps of a member to the current generation. It owns the partitions that it takes on
+    /// return, and those that it gives up until [`release`](Membership::release). `None` if it is
+    /// no longer a member.
     pub(crate) fn reconcile(&mut self, id: u32) -> Option<Steps> {
         let member = self.members.get_mut(&id)?;
         let owned = |(_, owner): &(&Share, &Ownership)| owner.member == id && !owner.released;
@@ -243,8 +244,8 @@ impl Membership {
             }
         }
         if !steps.revoke.is_empty() {
-            // First things first: what is taken, is taken in the generation that the member has
-            // come to then.
+            // Revocations come first: partitions are taken in the generation that the member has
+            // come to after them.
             return Some(steps);
         }
         let mut complete = true;
@@ -266,21 +267,21 @@ impl Membership {
         Some(steps)
     }
 
-    /// Something that concerns the group has failed: each member's next poll is told.
+    /// Keeps an error for each member, whose next poll returns it.
     pub(crate) fn tell(&mut self, error: &Error) {
         for member in self.members.values_mut() {
             member.untold = Some(error.clone());
         }
-        // Also for whoever has been expelled, and is to find out.
+        // Also for a member that has been expelled and must notice it.
         self.signal_all();
     }
 
-    /// What has failed, once for each member.
+    /// The error kept for a member, once.
     pub(crate) fn take_untold(&mut self, id: u32) -> Option<Error> {
         self.members.get_mut(&id)?.untold.take()
     }
 
-    /// A member has given up what it was asked to. The others are told.
+    /// A member has given up these partitions. The others are signalled.
     pub(crate) fn release(&mut self, id: u32, shares: &[Share]) {
         for share in shares {
             if let Some(owner) = self.owners.get_mut(share).filter(|owner| owner.member == id) {
@@ -291,7 +292,7 @@ impl Membership {
         self.signal_all();
     }
 
-    /// The stamp of what a member polls now.
+    /// The stamp of the records that a member polls now.
     pub(crate) fn stamp(&self, id: u32) -> Option<Stamp> {
         self.members.get(&id).map(|member| Stamp { member: id, generation: member.generation })
     }
@@ -309,7 +310,7 @@ impl Membership {
     }
 
     /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is
-    /// taken by nobody.
+    /// not taken.
     pub(crate) fn pin(&mut self, share: &Share) {
         let unowned = || Ownership { member: NO_MEMBER, since: self.generation, pins: 0, released: true };
         self.owners.entry(share.clone()).or_insert_with(unowned).pins += 1;
@@ -332,7 +333,7 @@ impl Membership {
         }
     }
 
-    /// What a member owns.
+    /// The partitions that a member owns.
     pub(crate) fn owned(&self, id: u32) -> Vec<Share> {
         let owned = self.owners.iter().filter(|(_, owner)| owner.member == id && !owner.released);
         owned.map(|(share, _)| share.clone()).collect()
@@ -344,7 +345,7 @@ impl Membership {
 
     /// Nobody moves, and every partition is with the member that should have it.
     pub(crate) fn is_stable(&self) -> bool {
-        // Not so if whoever should share out what a member left has failed to.
+        // Not stable if the assignor failed to assign the partitions of a member that left.
         let wanted: usize = self.topics.iter().map(|topic| topic.partitions as usize).sum();
         let targets: usize = self.members.values().map(|member| member.target.len()).sum();
         self.members.is_empty()
@@ -354,7 +355,7 @@ impl Membership {
                 })
     }
 
-    /// Computes a new target for everybody.
+    /// Computes a new target for each member.
     fn rebalance(&mut self, topics: &[TopicInfo]) -> Result<()> {
         let topics = self.subscribed(topics);
         let targets = self.targets(&topics)?;
@@ -367,7 +368,7 @@ impl Membership {
         Ok(())
     }
 
-    /// Of a rebalance that none of those who hear of a failure has asked for.
+    /// A rebalance that no caller asked for: the members get its error.
     fn rebalance_or_tell(&mut self, topics: &[TopicInfo]) {
         if let Err(error) = self.rebalance(topics) {
             self.tell(&error);
@@ -383,8 +384,8 @@ impl Membership {
             .map(|(id, member)| {
                 let matching = topics.iter().filter(|topic| member.subscribes(&topic.name));
                 let subscribed: Vec<_> = matching.map(|topic| topic.name.clone()).collect();
-                // What it owns, and what it was to own: a rebalance that overtakes another is to
-                // move no more for it.
+                // The partitions that it owns, and those of its target: a rebalance that overtakes
+                // another must not move more because of that.
                 let owned: BTreeSet<_> = self
                     .owned(*id)
                     .into_iter()

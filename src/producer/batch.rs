@@ -21,7 +21,7 @@ pub(super) struct OpenBatch {
     charge: Charge,
     /// When it is written at the latest, by the monotonic clock.
     pub(super) deadline: Duration,
-    /// What its records' acknowledgements share.
+    /// Shared by the acknowledgements of its records.
     pub(super) state: Arc<BatchState>,
 }
 
@@ -63,7 +63,7 @@ impl OpenBatch {
         self.len() >= self.limits.batch
     }
 
-    /// Encodes a record after the others, and says which of the batch it is.
+    /// Encodes a record after the others, and returns its index in the batch.
     #[inline]
     pub(super) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
         let index = self.records.push(record, timestamp);
@@ -72,7 +72,7 @@ impl OpenBatch {
     }
 
     /// Puts the records of `other` after its own, if they count their times from the same base and
-    /// find room, and says which of the batch the first of them is now.
+    /// find room, and returns the index of the first of them.
     pub(super) fn absorb(&mut self, other: &OpenBatch) -> Option<u32> {
         let records = &other.records;
         if records.base_timestamp() != self.base_timestamp()

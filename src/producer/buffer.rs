@@ -1,17 +1,17 @@
-//! What happens between `send` and the log? One open batch per producer and partition, and after it
-//! a queue of sealed ones.
+//! The way from `send` to the log: one open batch per producer and partition, and after it a queue
+//! of sealed ones.
 //!
-//! A record is encoded into the open batch under a short lock. Whoever fills the batch *seals* it:
-//! the batch gets the last place of the queue, the lock is released, and the sealing thread
-//! *presses* it (compression, checksum) under no lock. Then the first thread to find the head of
-//! the queue compressed *drains* it: it appends compressed heads until one is not compressed yet,
-//! whose presser continues from there. So compressing is parallel, appending follows the order of
-//! sealing, and nobody waits for anybody: a thread that finds another draining leaves its batch to
-//! it.
+//! A record is encoded into the open batch under a short lock. The thread that fills the batch
+//! *seals* it: the batch gets the last place of the queue, the lock is released, and the thread
+//! *compresses* the batch and computes its checksum under no lock. Then the first thread that finds
+//! the head of the queue compressed *drains* the queue: it appends compressed heads until one is
+//! not compressed yet; the thread that compresses that one continues from there. So compressing is
+//! parallel, appending follows the order of sealing, and no thread waits for another: a thread that
+//! finds another draining leaves its batch to it.
 //!
 //! If an append fails, everything that this producer has accepted for the partition and not written
-//! fails with the same error, the open batch included: whoever sends again in the old order keeps
-//! that order.
+//! fails with the same error, the open batch included, so that a caller that sends again in the old
+//! order keeps that order.
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
@@ -31,7 +31,7 @@ use crate::segment::builder::SealedBatch;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
-/// What a producer asks of a log.
+/// The functions of a log that a producer needs.
 pub(super) trait Sink: Send + Sync {
     fn topic(&self) -> &TopicName;
     fn partition(&self) -> PartitionId;
@@ -45,9 +45,9 @@ pub(super) trait Sink: Send + Sync {
     /// waker.
     fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
     /// Whether something appended up to `epoch` may have been truncated because it could not be
-    /// stored, not because somebody wanted it to go.
+    /// stored, and not on a caller's request.
     fn may_have_lost(&self, epoch: u32) -> bool;
-    /// Asks for what has been appended to become visible without anybody waiting for it.
+    /// Requests a sync, so that appended records become visible although no thread waits for them.
     fn request_sync(&self);
 }
 
@@ -91,7 +91,7 @@ impl Sink for Arc<Log> {
     }
 }
 
-/// What one producer has for one partition.
+/// The buffer of one producer for one partition.
 pub(super) struct PartitionBuffer {
     core: Arc<Core>,
     sink: Box<dyn Sink>,
@@ -108,9 +108,10 @@ struct BatchQueue {
     sealed: VecDeque<Slot>,
     /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
     first_ticket: u64,
-    /// Somebody appends the heads: nobody else does, and that thread looks for a compressed head
-    /// under this lock before it stops. Whoever marks a head as compressed does so under this lock
-    /// and then looks at this flag. So a compressed head never lies there with nobody to append it.
+    /// A thread is appending the heads, and no other thread may. That thread looks for a compressed
+    /// head under this lock before it stops. A thread that marks a head as compressed does so under
+    /// this lock and then reads this flag. So a compressed head is never left without a thread to
+    /// append it.
     draining: bool,
     /// An entry of the timer will come for the open batch, or earlier.
     timed: bool,
@@ -146,7 +147,7 @@ pub(super) struct Outgoing {
     settled: bool,
 }
 
-/// What is left to do when the lock is released.
+/// Work to do after the lock is released.
 #[derive(Default)]
 struct Chores {
     /// The batch that had no room for the record, and the one that the record filled.
@@ -155,7 +156,7 @@ struct Chores {
     timer: Option<Duration>,
 }
 
-/// For a record without a key: the choice that brought it here, out of so many partitions.
+/// For a record without a key: the choice that brought it here, and the number of partitions.
 #[derive(Clone, Copy)]
 pub(super) struct Sticking<'a> {
     pub(super) sticky: &'a Sticky,
@@ -290,7 +291,8 @@ impl PartitionBuffer {
         Ok(Some(open))
     }
 
-    /// Lets a batch take records, and says when the timer should come, if it would not by itself.
+    /// Lets a batch take records, and returns when the timer should come if it would not come
+    /// anyway.
     fn open<'a>(
         &self,
         queue: &'a mut BatchQueue,
@@ -385,8 +387,7 @@ impl PartitionBuffer {
     }
 
     /// Seals the open batch, or if one is `awaited` only that, and writes what can be written. The
-    /// caller is going to wait until the awaited one is visible, so nobody else is asked to see to
-    /// that.
+    /// caller will wait until the awaited batch is visible, so no sync is requested for it.
     pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
         let sealed = {
             let mut queue = self.queue.lock();
@@ -410,7 +411,7 @@ impl PartitionBuffer {
         self.queue.lock().sealed.back().map(|slot| slot.batch.clone())
     }
 
-    /// Where, and in which epoch, what was appended ends, if no flush has seen it become visible.
+    /// The end and the epoch of the appended records, unless a flush has seen them become visible.
     pub(super) fn unconfirmed(&self) -> Option<(Offset, u32)> {
         self.queue.lock().unconfirmed
     }
@@ -420,7 +421,7 @@ impl PartitionBuffer {
         self.queue.lock().note_written(end);
     }
 
-    /// A flush has the answer for everything up to this
+    /// A flush knows the outcome of everything up to this
     /// [`unconfirmed`](PartitionBuffer::unconfirmed) end.
     pub(super) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
@@ -429,7 +430,7 @@ impl PartitionBuffer {
         }
     }
 
-    /// The producer goes: the timer writes what is open as soon as it can.
+    /// The producer is dropped: the timer writes the open batch as soon as it can.
     pub(super) fn hand_over(self: &Arc<Self>) {
         let due = {
             let mut queue = self.queue.lock();
@@ -484,8 +485,8 @@ impl BatchQueue {
         Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
     }
 
-    /// What was written before may be noted later: of two ends the later one covers both, and a
-    /// later epoch's is later wherever it lies.
+    /// An earlier write may be noted after a later one. Of two ends the later one covers both; an
+    /// end in a later epoch is later, whatever its offset.
     fn note_written(&mut self, (end, epoch): (Offset, u32)) {
         let is_later = self.unconfirmed.is_none_or(|(noted, in_epoch)| (epoch, end) > (in_epoch, noted));
         if is_later {
@@ -508,7 +509,7 @@ impl Chores {
 }
 
 impl Outgoing {
-    /// Compresses and checksums it, and writes what can be written.
+    /// Compresses and checksums the batch, and writes the batches that can be written.
     pub(super) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
         if let Some(batch) = self.batch.take() {
             // If this unwinds, the drop settles it.
@@ -526,7 +527,7 @@ impl Outgoing {
                 self.ticket.checked_sub(queue.first_ticket).and_then(|place| usize::try_from(place).ok());
             match place.and_then(|place| queue.sealed.get_mut(place)) {
                 Some(slot) => slot.body = body,
-                // It has failed with one before it. What it held is given back outside the lock.
+                // It has failed with one before it. Its bytes are freed outside the lock.
                 None => unwanted = Some(body),
             }
         }
@@ -564,8 +565,8 @@ impl<'a> Turn<'a> {
     }
 
     /// The head, if it is compressed; if not, the turn is over. It is over too when something was
-    /// appended and a thread is still compressing: that one continues from here, so nobody appends
-    /// for others forever.
+    /// appended and a thread is still compressing: that thread continues from here, so no thread
+    /// appends for others forever.
     fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
         let mut queue = self.buffer.queue.lock();
         let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Compressing));
@@ -581,7 +582,8 @@ impl<'a> Turn<'a> {
         None
     }
 
-    /// Writes the head, tells everybody, and takes it off the queue; if it fails, all after it too.
+    /// Writes the head, completes it, and takes it off the queue. If the append fails, all batches
+    /// after it fail too.
     fn append(&self, batch: &BatchState, body: Body) {
         let (outcome, charge) = match body {
             Body::Compressed(Compressed { batch, charge }) => {
@@ -610,7 +612,7 @@ impl<'a> Turn<'a> {
 }
 
 impl Drop for Turn<'_> {
-    /// If an append unwound, nobody would ever end the turn.
+    /// If an append unwound, no thread would ever end the turn.
     fn drop(&mut self) {
         if self.over {
             return;
@@ -624,7 +626,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Tells everybody whose batch was taken off the queue, in order.
+/// Fails the batches that were taken off the queue, in order.
 fn fail((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), error: &Error) {
     for slot in sealed {
         slot.batch.complete(Err(error.clone()));

@@ -1,4 +1,4 @@
-//! What can be set of a producer?
+//! The settings of a producer.
 
 use std::fmt;
 use std::time::Duration;
@@ -48,8 +48,8 @@ impl ProducerConfig {
         self
     }
 
-    /// How long a batch waits for more records before it is written as it is. Waiting for a record,
-    /// or flushing, ends it at once. Zero writes every record in the call that sends it.
+    /// How long a batch waits for more records before it is written. Waiting for a record, or
+    /// flushing, ends it at once. Zero writes every record in the call that sends it.
     ///
     /// Default: 5 ms (Kafka's `linger.ms` since 4.0).
     pub fn linger(mut self, linger: Duration) -> Self {
@@ -58,8 +58,8 @@ impl ProducerConfig {
     }
 
     /// How many bytes may be sent and not written yet, over all topics. When they are reached, the
-    /// sender writes what is buffered before its record is accepted, so the bound may be exceeded
-    /// by one batch or record a sending thread.
+    /// sender writes the buffered records before its own record is accepted, so the bound may be
+    /// exceeded by one batch or record per sending thread.
     ///
     /// Default: 32 MiB. At least one batch, in bytes (Kafka's `buffer.memory`).
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
@@ -76,11 +76,11 @@ impl ProducerConfig {
         self
     }
 
-    /// A name that lasts: the producer is the one that had this name before, and the one that had
-    /// it until now is [fenced](Error::Fenced) (Kafka's `transactional.id`, KIP-98): it writes
-    /// nothing after what this one finds or writes. Records that have a
-    /// [sequence](crate::Record::sequence) are in each partition once, however often they are sent,
-    /// also by a later run of the program. Default: none.
+    /// Makes this an *idempotent producer* under a lasting name (Kafka's `transactional.id`,
+    /// KIP-98). It continues the identity of the earlier producer of this name, and that one is
+    /// [fenced](Error::Fenced): it writes nothing after this one has read or written. Records that
+    /// have a [sequence](crate::Record::sequence) are in each partition once, however often they
+    /// are sent, also by a later run of the program. Default: none.
     ///
     /// ```
     /// use quipu::{Broker, ProducerConfig, Record, TopicConfig};

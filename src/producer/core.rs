@@ -1,5 +1,5 @@
 //! What do all buffers of one producer share? The bound on their bytes, the working memory, and the
-//! errors that nobody was there to receive.
+//! errors that no caller has received yet.
 
 use std::task::Waker;
 
@@ -21,9 +21,9 @@ pub(super) struct Core {
     /// memory, and a sender that reads it a moment too early is off by a batch, which the bound
     /// allows for.
     buffered: AtomicUsize,
-    /// Whoever waits for room. A waiter leaves its waker and tries once more before it sleeps;
-    /// whoever gives bytes back subtracts them and then takes this lock. So either the second try
-    /// sees the room, or the waker is found.
+    /// The wakers of the threads that wait for room. A waiter leaves its waker and tries once more
+    /// before it sleeps; a thread that gives bytes back subtracts them and then takes this lock. So
+    /// either the second try sees the room, or the waker is found.
     waiting: Mutex<Vec<Waker>>,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
     failure: Mutex<Option<Error>>,
@@ -87,8 +87,8 @@ impl Core {
     }
 }
 
-/// The part of the producer's bytes that one batch has; given back when it is dropped. Never drop
-/// it under a lock: it wakes whoever waits for room.
+/// The part of the producer's bytes that one batch has; given back when it is dropped. It must not
+/// be dropped under a lock, because that wakes the threads that wait for room.
 pub(super) struct Charge {
     core: Arc<Core>,
     bytes: usize,

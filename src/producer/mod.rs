@@ -3,8 +3,8 @@
 //!
 //! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`]
 //! puts the record into the open batch and later the batch into the log, [`batch`] encodes,
-//! compresses and checksums, [`pending`] tells the sender how it went. [`staging`] does the same
-//! for many records at once, [`core`] holds what all buffers share.
+//! compresses and checksums, [`pending`] returns the outcome to the sender. [`staging`] does the
+//! same for many records at once, [`core`] holds what all buffers share.
 
 mod batch;
 mod buffer;
@@ -40,13 +40,13 @@ use crate::types::Receipt;
 /// thread.
 ///
 /// Records are gathered into batches per partition. A batch is written when it is full, when it has
-/// lingered ([`ProducerConfig::linger`]), when somebody waits for one of its records, or when the
+/// lingered ([`ProducerConfig::linger`]), when a caller waits for one of its records, or when the
 /// producer is flushed. Records sent to one partition by one thread keep their order. If writing a
 /// batch fails, everything that was accepted for that partition after it fails with the same error,
-/// so what is sent again in the old order stays in it.
+/// so that records that are sent again in the old order keep it.
 ///
-/// Dropping the last clone hands over what is buffered, to be written as soon as possible, and
-/// waits for nothing. Flush to know how it went.
+/// Dropping the last clone hands the buffered records over, to be written as soon as possible, and
+/// waits for nothing. Call `flush` to learn the outcome.
 ///
 /// ```
 /// # use quipu::{Broker, Record, TopicConfig};
@@ -68,14 +68,14 @@ pub struct Producer {
 
 struct Shared {
     outbox: Outbox<TopicState>,
-    /// Below the outbox: what is buffered is handed over before the broker may go.
+    /// Below the outbox: the buffered records are handed over before the broker may be dropped.
     broker: Arc<BrokerInner>,
 }
 
 /// Where records go: a topic by handle or by name, or one of its partitions.
 ///
-/// One rarely names it: what takes a destination takes `&topic`, `&partition` and `"name"`. A
-/// handle spares the look-up by name.
+/// It is rarely named: a function that takes a destination takes `&topic`, `&partition` and
+/// `"name"`. A handle avoids the look-up by name.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Destination<'a> {
@@ -129,7 +129,7 @@ impl Producer {
     /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays
     /// borrowed.
     ///
-    /// If the buffer is full, the call first writes what is in it.
+    /// If the buffer is full, the call first writes the records in it.
     ///
     /// # Errors
     /// The record was not taken, and nothing of it will be written:
@@ -137,14 +137,15 @@ impl Producer {
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
     /// [`BufferFull`](Error::BufferFull) if other threads are writing so much that the bound would
-    /// be exceeded by more than a batch. What goes wrong with the write itself is told by the
+    /// be exceeded by more than a batch. An error of the write itself is returned by the
     /// [`Pending`]. A producer with a [name](ProducerConfig::name) may be
     /// [`Fenced`](Error::Fenced).
     ///
-    /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and tells
-    /// what goes wrong with that. One that was sent before is returned its first receipt, or where
-    /// that is not known any more with [`DuplicateSequence`](Error::DuplicateSequence); one that
-    /// comes too late with [`OutOfOrderSequence`](Error::OutOfOrderSequence).
+    /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and
+    /// returns an error of the write. If the record was sent before, the `Pending` returns its
+    /// first receipt, or the call returns [`DuplicateSequence`](Error::DuplicateSequence) if that
+    /// is not known any more. If it comes too late, the call returns
+    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -166,14 +167,14 @@ impl Producer {
     /// Sends many records: all of them are taken, or on an error none.
     ///
     /// Records for the same partition stay together in their order. Each partition's are written in
-    /// as many batches as their size asks for, so a crash may keep a prefix of them.
+    /// as many batches as their size requires, so a crash may keep a prefix of them.
     ///
     /// # Errors
-    /// As [`send`](Producer::send); `InvalidTimestamp` says which record it was.
+    /// As [`send`](Producer::send); `InvalidTimestamp` has the index of the record.
     /// [`BufferFull`](Error::BufferFull) if the records together are larger than
     /// [`ProducerConfig::buffer_bytes`]: send them in pieces. Records with sequences are written as
-    /// one batch for each partition, and an error says nothing of the other partitions: send all of
-    /// them again.
+    /// one batch for each partition, and an error leaves open which other partitions were written:
+    /// send all of them again.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -232,11 +233,11 @@ impl Producer {
     /// holds for it.
     ///
     /// # Errors
-    /// The first error since the last flush of which no [`Pending`] could tell, because it was
-    /// detached or dropped, or what kept a topic's records from becoming durable. It is reported
-    /// once; everything else has been written nevertheless. That somebody has cut records off
-    /// since, with [`truncate_to`](crate::Partition::truncate_to) or
-    /// [`reset_to`](crate::Partition::reset_to), is no error here.
+    /// The first error since the last flush that no [`Pending`] returned, because it was detached
+    /// or dropped, or the error that kept a topic's records from becoming durable. It is reported
+    /// once; everything else has been written nevertheless. If records have been truncated since
+    /// with [`truncate_to`](crate::Partition::truncate_to) or
+    /// [`reset_to`](crate::Partition::reset_to), that is not an error here.
     pub fn flush(&self) -> Result<()> {
         Box::new(self.shared.outbox.flush()).wait()
     }
@@ -267,12 +268,12 @@ impl Producer {
 
 impl Producer {
     /// The last sequence that the producer of this name has sent to a partition, now or in an
-    /// earlier run: what comes after it is still to be sent. `None` if it has sent none.
+    /// earlier run: continue with the next one. `None` if it has sent none.
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name);
     /// [`Fenced`](Error::Fenced); [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed),
-    /// [`Corrupt`](Error::Corrupt) if what there is cannot be read, or an I/O error. See
+    /// [`Corrupt`](Error::Corrupt) if the stored sequences cannot be read, or an I/O error. See
     /// [`ProducerConfig::name`] for an example.
     pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
         let identity = self.identity()?;

@@ -14,7 +14,7 @@ use crate::segment::builder::record_len;
 use crate::sync::{Arc, OnceLock};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
 
-/// What a producer asks of a topic.
+/// The functions of a topic that a producer needs.
 pub(super) trait Target: Send + Sync {
     fn id(&self) -> &TopicId;
     fn name(&self) -> &TopicName;
@@ -73,12 +73,12 @@ impl Target for TopicState {
     }
 }
 
-/// Everything that a producer has accepted and not written, by topic and partition. Dropping it
-/// hands that over to the timer.
+/// The records that a producer has accepted and not written, by topic and partition. Dropping it
+/// hands them over to the timer.
 ///
 /// Looking a buffer up takes no lock and writes no shared memory: topics and partitions are only
-/// ever added, in places that are set once. The price: what is left of a deleted topic is its empty
-/// buffers, until the producer goes.
+/// ever added, in places that are set once. In return, the empty buffers of a deleted topic stay
+/// until the producer is dropped.
 pub(super) struct Outbox<T: Target> {
     core: Arc<Core>,
     seed: u64,
@@ -104,7 +104,7 @@ impl<T: Target> Outbox<T> {
         Outbox { core: Arc::new(core), seed, topics: [const { OnceLock::new() }; CHAINS] }
     }
 
-    /// Takes a record, for this partition or for whichever its key says.
+    /// Takes a record, for this partition, or for the one that its key chooses.
     #[inline]
     pub(super) fn send(
         &self,
@@ -166,8 +166,8 @@ impl<T: Target> Outbox<T> {
         Ok(staging.publish())
     }
 
-    /// Everything that has been accepted so far, to be waited for. It is written here; what is left
-    /// is its becoming visible, and batches that other threads are about to write.
+    /// Everything that has been accepted so far, to be waited for. It is written here; the flush
+    /// then waits until it is visible, and for batches that other threads are about to write.
     pub(super) fn flush(&self) -> Flush {
         let mut parts = Vec::new();
         for buffer in self.buffers() {
@@ -205,11 +205,11 @@ impl<T: Target> Outbox<T> {
         route(self.core.config.partitioner.as_ref(), &**target, partition, record, partitions)
     }
 
-    /// Writes what is buffered if that is too much. It waits for nobody: what other threads are
-    /// writing counts still.
+    /// Writes buffered records if there are too many. It waits for no other thread; the batches
+    /// that other threads are writing still count.
     ///
     /// # Errors
-    /// `BufferFull` if others have more than a batch too much in hand.
+    /// `BufferFull` if other threads are writing more than a batch beyond the bound.
     #[inline]
     fn make_room(&self) -> Result<()> {
         if self.core.buffered() < self.core.config.buffer_bytes { Ok(()) } else { self.write_largest() }
@@ -265,8 +265,8 @@ impl<T: Target> Outbox<T> {
 impl<T: Target> Drop for Outbox<T> {
     fn drop(&mut self) {
         for topic in self.topics() {
-            // Where nothing can be written any more the timer may be gone too; then this tells
-            // whoever waits.
+            // Where nothing can be written any more the timer may be gone too; then this wakes the
+            // waiting threads.
             let ended = topic.target.check().is_err();
             for buffer in topic.buffers() {
                 if ended { buffer.write(None) } else { buffer.hand_over() }
@@ -307,7 +307,7 @@ impl<T: Target> TopicBuffers<T> {
     }
 }
 
-/// What a flush waits for.
+/// The parts that a flush waits for.
 pub(super) struct Flush {
     core: Arc<Core>,
     parts: Vec<FlushPart>,
@@ -321,7 +321,7 @@ struct FlushPart {
 }
 
 impl Flush {
-    /// The next part has an answer.
+    /// The outcome of the next part is known.
     fn part_done(&mut self, buffer: &PartitionBuffer, upto: (Offset, u32), result: Result<()>) {
         buffer.confirm(upto);
         let result = match result {
@@ -334,7 +334,7 @@ impl Flush {
         }
     }
 
-    /// What kept a batch from being written came before what keeps one from becoming visible.
+    /// An error of writing a batch came before an error of making one visible.
     fn result(&mut self) -> Result<()> {
         match self.core.take_failure() {
             Some(error) => Err(error),
@@ -381,10 +381,10 @@ impl Wait<()> for Flush {
     }
 }
 
-/// The partition of a record; `None` if it has no key and nobody chose one.
+/// The partition of a record; `None` if it has no key and the caller chose none.
 ///
 /// # Errors
-/// Somebody chose one that there is not, or that the stream of its key is not in.
+/// The chosen partition does not exist, or the stream of its key is in another one.
 #[inline]
 pub(super) fn route(
     partitioner: Option<&Arc<dyn Partitioner>>,

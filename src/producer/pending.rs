@@ -1,5 +1,5 @@
-//! How does an acknowledgement come back? Every record of a batch shares one state; what a sender
-//! holds is that and an index.
+//! The way of an acknowledgement back to the sender. All records of a batch share one state; a
+//! sender holds that and an index.
 
 use std::fmt;
 use std::future::Future;
@@ -37,19 +37,19 @@ pub struct Pending<T = Receipt> {
 }
 
 enum Awaited<T> {
-    /// One record. The function makes its receipt what was asked for, without an allocation.
+    /// One record. The function converts its receipt without an allocation.
     Record(RecordWait, fn(Receipt) -> T),
     Other(Box<dyn Wait<T>>),
 }
 
 impl<T> Pending<T> {
-    /// Blocks until the outcome is known. The calling thread does what is left to do: it writes the
+    /// Blocks until the outcome is known. The calling thread does the remaining work: it writes the
     /// batch, and for a topic with [`Durability::Sync`](crate::Durability::Sync) it syncs the log
-    /// if nobody else does.
+    /// if no other thread does.
     ///
     /// # Errors
-    /// What kept the record from being written, or from becoming durable; [`Error::outcome`]
-    /// returns whether sending it again can duplicate it.
+    /// The error that kept the record from being written, or from becoming durable;
+    /// [`Error::outcome`] returns whether sending it again can duplicate it.
     pub fn wait(self) -> Result<T> {
         match self.source {
             Awaited::Record(record, make) => record.wait().map(make),
@@ -101,18 +101,18 @@ pub(crate) trait Wait<T>: Send {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>>;
 }
 
-/// What all records of a batch wait for: that the batch is in the log, or has failed.
+/// The state that all records of a batch wait for: the batch is in the log, or has failed.
 ///
-/// It holds the buffer that holds the open batch that holds this: a cycle, broken when the batch is
-/// completed. Every open batch is: the timer has its buffer, and if the broker ends first, the
-/// producer's drop completes it.
+/// It holds the buffer, which holds the open batch, which holds this: a cycle, broken when the
+/// batch is completed. Every open batch is completed: the timer has its buffer, and if the broker
+/// ends first, the producer's drop completes it.
 pub(super) struct BatchState {
     buffer: Arc<PartitionBuffer>,
     progress: Mutex<BatchOutcome>,
     completed: Condvar,
-    /// Somebody gave an acknowledgement up. Written under `progress`, where the outcome is written
-    /// too, so whoever comes second of the two knows of the first and keeps the error. Read without
-    /// the lock only to see that there is nothing left to do.
+    /// An acknowledgement was dropped. Written under `progress`, where the outcome is written too,
+    /// so the second of the two writers knows of the first and keeps the error. Read without the
+    /// lock only to see that there is nothing left to do.
     given_up: AtomicBool,
 }
 
@@ -132,7 +132,7 @@ impl BatchState {
         }
     }
 
-    /// Tells everybody. Only the first outcome counts.
+    /// Wakes all waiting threads. Only the first outcome counts.
     pub(super) fn complete(&self, outcome: Result<Appended>) {
         let mut progress = self.progress.lock();
         if progress.outcome.is_some() {
@@ -242,8 +242,8 @@ impl Drop for RecordWait {
 }
 
 impl BatchState {
-    /// What became of the records of this batch up to one of them: if the log was truncated after
-    /// that, they are what they were, whatever became of the rest.
+    /// The outcome of the records of this batch up to one of them: if the log was truncated after
+    /// that record, they are still there, whatever the outcome of the rest.
     pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
         match outcome {
             Err(Error::Truncated { to, .. })
@@ -256,7 +256,7 @@ impl BatchState {
         }
     }
 
-    /// What the sender of a record of this batch gets.
+    /// The receipt for the sender of a record of this batch.
     pub(super) fn receipt(&self, appended: Appended, index: u32, timestamp: Timestamp) -> Receipt {
         let sink = self.buffer.sink();
         appended.receipt(sink.topic(), sink.partition(), u64::from(index), timestamp)
@@ -273,7 +273,8 @@ pub(super) fn wait_visible(batch: &Arc<BatchState>) -> Result<Appended> {
     Ok(appended)
 }
 
-/// As [`wait_visible`], leaving the waker with whoever is at work. The write itself is done here.
+/// As [`wait_visible`], leaving the waker with the thread that is at work. The write itself is done
+/// here.
 pub(super) fn poll_visible(batch: &Arc<BatchState>, waker: &Waker) -> Poll<Result<Appended>> {
     if !batch.is_completed() {
         batch.buffer.write(Some(batch));
@@ -291,7 +292,7 @@ pub(super) fn poll_visible(batch: &Arc<BatchState>, waker: &Waker) -> Poll<Resul
     }
 }
 
-/// The error of a write that unwound: what of it is in the log is unknown.
+/// The error of a write that unwound: it is unknown which part of it is in the log.
 pub(super) fn unwound(buffer: &PartitionBuffer) -> Error {
     let sink = buffer.sink();
     let place = format!("{}/{}", sink.topic(), sink.partition());

@@ -1,6 +1,6 @@
-//! How does a record that has a sequence get into a partition once? Past the buffers: what is there
-//! already is left out, the rest is appended as one batch, and the log judges that batch under the
-//! lock that it is written under.
+//! Records with sequences get into a partition once. They bypass the buffers: records that are
+//! there already are left out, the rest is appended as one batch, and the log checks that batch
+//! under the lock that it is written under.
 
 use std::task::{Context, Poll};
 
@@ -27,18 +27,20 @@ struct Portion<'r> {
     indices: Vec<usize>,
 }
 
-/// What is waited for: everything is written. Dropping it leaves that to the background.
+/// Everything is written; this waits until it is visible. Dropping it leaves that to the
+/// background.
 #[derive(Default)]
 pub(super) struct Sent {
     waits: Vec<(Arc<Log>, Offset, u32)>,
     receipts: Vec<Receipt>,
 }
 
-/// Appends records with sequences, those that are not there yet, and answers for all of them.
+/// Appends records with sequences, those that are not there yet, and returns the receipts of all.
 ///
 /// # Errors
-/// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. Partition by
-/// partition: what went before into other partitions is there, and found there by the next try.
+/// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. It works partition
+/// by partition: records that were written to other partitions before stay there, and the next try
+/// finds them.
 pub(super) fn send<'r>(
     broker: &BrokerInner,
     identity: &ProducerIdentity,
@@ -71,7 +73,7 @@ pub(super) fn send<'r>(
     let mut receipts: Vec<Option<Receipt>> = vec![None; total];
     let mut sent = Sent::default();
     for share in &shares {
-        // If another one fails, what this one has written is seen to by the drop.
+        // If another partition fails, dropping `sent` requests the sync of this one.
         let (end, epoch) = share.send(broker, identity, topic, &mut receipts)?;
         sent.waits.push((share.log.clone(), end, epoch));
         outbox.note_written(topic, share.log.partition().get(), (end, epoch))?;
@@ -83,8 +85,8 @@ pub(super) fn send<'r>(
     Ok(sent)
 }
 
-/// The partition as ever; where neither caller nor key says which, the sequence does, so that it is
-/// the same one when the record is sent again.
+/// The partition as for any record; if neither the caller nor the key chooses one, the sequence
+/// does, so that it is the same one when the record is sent again.
 fn route(
     outbox: &Outbox<TopicState>,
     topic: &Arc<TopicState>,
@@ -149,7 +151,7 @@ impl Portion<'_> {
                     Located::At(offset) => {
                         let receipt = self.original(offset);
                         if self.log.revision() != cuts {
-                            // What is there now may be another record.
+                            // Another record may be at the offset now.
                             continue 'again;
                         }
                         let Some(receipt) = receipt? else {

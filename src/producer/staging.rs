@@ -17,7 +17,7 @@ use crate::segment::builder::record_len;
 use crate::sync::Arc;
 use crate::types::{Receipt, Timestamp};
 
-/// Records that nobody else sees yet. Dropping it forgets them.
+/// Records that no other thread sees yet. Dropping it discards them.
 pub(super) struct Staging<'a> {
     core: &'a Arc<Core>,
     sticky: &'a Sticky,
@@ -30,7 +30,7 @@ pub(super) struct Staging<'a> {
     bytes: usize,
 }
 
-/// What goes to one partition: full batches, and the last one.
+/// The records of one partition: full batches, and the last one.
 struct StagedPart {
     buffer: Arc<PartitionBuffer>,
     settings: LogSettings,
@@ -140,7 +140,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// The acknowledgement of many records, which are all answered when the last one is.
+/// The acknowledgement of many records, which are all acknowledged when the last one is.
 struct ManyWait {
     batches: Vec<Arc<BatchState>>,
     /// In the order of sending: which batch, which index in it, which time.

@@ -1,5 +1,4 @@
-//! The producer against a log that records what it gets, fails when told to, and stops where told
-//! to.
+//! The producer against a log that records its calls, fails on demand, and stops on demand.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -392,7 +391,7 @@ fn pending_and_its_futures_are_send_and_static() {
     assert!(size_of::<Pending>() <= 40);
 }
 
-// -- what is refused --
+// -- refused records --
 
 #[test]
 fn what_is_refused_leaves_nothing_behind() {
@@ -511,7 +510,7 @@ fn cut_batches_delay_the_move_to_twice_their_size_at_most() {
     let mut last = (u32::MAX, 0);
     for n in 0..2_000 {
         let pending = outbox.send(&topic, None, &Record::new([1; 97])).unwrap();
-        // Waiting for every fourth cuts the batches, so that none is ever full.
+        // Waiting for every fourth record seals the batches early, so that none is ever full.
         let Some(partition) = (n % 4 == 3).then(|| pending.wait().unwrap().partition.get()) else { continue };
         if partition == last.0 {
             last.1 += 4;
@@ -566,7 +565,7 @@ fn many_topics_keep_apart() {
     }
 }
 
-// -- what is stored --
+// -- stored bytes --
 
 #[test]
 fn every_kind_of_record_comes_back() {
@@ -708,8 +707,8 @@ fn a_broker_serves_all_destinations() {
     let sent = producer.send_async("t", Record::new("c").key("abc"));
     assert_eq!(block_on(sent).unwrap().offset, 2);
     assert_eq!(producer.send_all("t", ["d", "e"].map(Record::new)).unwrap().wait().unwrap().len(), 2);
-    // What lingers is written when time passes, when the producer goes, and when the broker is
-    // closed.
+    // Lingering records are written when time passes, when the producer is dropped, and when the
+    // broker is closed.
     producer.send(&topic, Record::new("f").key("abc")).unwrap().detach();
     clock.advance(Duration::from_millis(5));
     assert_eq!(end(&topic, "abc"), 4);

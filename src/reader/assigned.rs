@@ -1,5 +1,4 @@
-//! One partition's place in a reader: what is delivered next, and what to do when that is not
-//! there.
+//! One partition in a reader: the position, and the policy for a position that is not in the log.
 
 use super::OffsetReset;
 use super::fetcher::PollLimits;
@@ -14,12 +13,12 @@ use crate::types::{Offset, PartitionId, Position, Start};
 pub(crate) struct Assigned {
     /// After the batch that is being delivered, if there is one.
     cursor: Cursor,
-    /// What is left of the batch that the last poll could take only a part of, or none.
+    /// The rest of a batch of which the last poll took a part.
     unread: Option<Unread>,
     /// The log epoch in which the next offset was true.
     epoch: u32,
     paused: bool,
-    /// It has no position yet: nothing is delivered until somebody seeks.
+    /// It has no position yet: nothing is delivered until the caller seeks.
     unset: bool,
     /// An error that came after good records, or one that only a seek gets past.
     failed: Option<Error>,
@@ -59,7 +58,7 @@ impl Assigned {
         }
     }
 
-    /// Continues elsewhere. What was loaded and what had failed is forgotten.
+    /// Continues elsewhere. Discards the loaded batch and a failure.
     pub(crate) fn seek(&mut self, next: Offset, epoch: u32) {
         self.cursor = Cursor::new(self.log().clone(), next);
         self.unread = None;
@@ -68,7 +67,7 @@ impl Assigned {
         self.unset = false;
     }
 
-    /// Has no position until somebody seeks.
+    /// Has no position until the caller seeks.
     pub(crate) fn set_unset(&mut self) {
         self.unset = true;
     }
@@ -90,8 +89,8 @@ impl Assigned {
         self.until = self.log().visible_end();
     }
 
-    /// Whether there may be something to deliver, or to say. A few loads when there is not: this is
-    /// all that an idle partition costs a poll.
+    /// Whether there may be records or an error to deliver. A few loads if not: an idle partition
+    /// costs a poll no more than this.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         if self.paused || self.unset {
@@ -104,11 +103,11 @@ impl Assigned {
             || log.check_readable().is_err()
     }
 
-    /// Adds the next records, up to the limits; returns whether those were what ended it.
+    /// Adds the next records, up to the limits; returns whether the limits ended it.
     ///
     /// # Errors
-    /// What prevents reading on. Records that were added before it count, and the position is after
-    /// them.
+    /// The error that prevents reading on. Records that were added before it count, and the
+    /// position is after them.
     pub(crate) fn deliver(&mut self, limits: &PollLimits, into: &mut Records) -> Result<bool> {
         loop {
             if !into.is_empty() && (into.len() >= limits.max_records || into.bytes() >= limits.max_bytes) {
@@ -139,7 +138,7 @@ impl Assigned {
     }
 
     /// The error that was noted. Damage stays damaged, and looking for where it ends is expensive,
-    /// so that error is kept until somebody seeks; everything else is tried again, and fails again
+    /// so that error is kept until the caller seeks; any other read is tried again, and fails again
     /// if nothing has changed.
     pub(crate) fn failure(&mut self) -> Option<Error> {
         match &self.failed {
@@ -167,8 +166,8 @@ impl Assigned {
         }
     }
 
-    /// ensures that there is a batch to deliver from, checked against the log as it is now; returns
-    /// whether there is.
+    /// Loads a batch to deliver from, checked against the current log; returns whether there is
+    /// one.
     fn load(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             self.check_place()?;
@@ -182,15 +181,15 @@ impl Assigned {
         }
     }
 
-    /// Whether the position is still what it was: not truncated, not passed by retention, of a log
-    /// that is there.
+    /// Checks that the position is still valid: not truncated, not passed by retention, and of a
+    /// log that exists.
     fn check_place(&mut self) -> Result<()> {
         let log = self.cursor.log();
         log.check_readable()?;
         let (epoch, next) = (log.epoch(), self.next());
         if epoch != self.epoch {
             log.check_position(next, self.epoch)?;
-            // The place holds, but what was loaded may reach beyond the cut.
+            // The position is valid, but the loaded batch may reach beyond the truncation.
             self.seek(next, epoch);
         } else if self.unread.is_some() && next < log.log_start() {
             return Err(log.out_of_range(next));
@@ -213,7 +212,8 @@ impl Assigned {
             }
             let batch = match self.cursor.next_batch() {
                 Err(error @ Error::OffsetOutOfRange { .. }) => {
-                    // That the log was truncated since the position was checked says more.
+                    // If the log was truncated since the position was checked, that is the better
+                    // error.
                     self.log().check_position(next, self.epoch)?;
                     return Err(error);
                 }
@@ -278,7 +278,8 @@ pub(crate) fn start_offset(log: &Arc<Log>, start: Start) -> Result<Offset> {
         Start::End => log.visible_end(),
         Start::At(offset) => offset,
         Start::Time(time) => {
-            // The end first: what comes while nothing is found may be what is looked for.
+            // The end first: a record that comes while nothing is found may be the one that is
+            // searched for.
             let end = log.visible_end();
             log.find_time(time)?.map_or(end, |(offset, _)| offset)
         }

@@ -14,7 +14,7 @@ use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{PartitionId, Start};
 
-/// What one poll may answer with.
+/// The limits of one poll.
 pub(crate) struct PollLimits {
     pub(crate) max_records: usize,
     /// Soft for the first batch.
@@ -143,7 +143,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// From now on [`collect`](Fetcher::collect) delivers what is visible now, and nothing else.
+    /// After this [`collect`](Fetcher::collect) delivers only records that are visible now.
     pub(crate) fn stop_at_end(&mut self) {
         self.broker.run_due();
         self.adopt_added();
@@ -206,7 +206,7 @@ impl Fetcher {
         }
     }
 
-    /// What a poll returns now: nothing at all if it was asked to return, or what there is.
+    /// The result of a poll now: the records there are, or none if it was woken up.
     fn look(&mut self) -> Result<Option<Records>> {
         if self.waiter.take_wake_up() {
             return Ok(Some(Records::default()));
@@ -266,7 +266,7 @@ impl Fetcher {
     }
 
     /// Takes in the partitions that were added to the followed topics. They are read from their
-    /// beginning wherever the reader was told to start: their records came after it.
+    /// beginning wherever the reader started, because their records came after it.
     fn adopt_added(&mut self) {
         let mut added = Vec::new();
         for followed in &mut self.followed {

@@ -1,10 +1,10 @@
-//! How does one read without a group? A reader walks partitions from where it is told and keeps its
-//! place itself.
+//! Reading without a group. A reader walks partitions from given positions and keeps its position
+//! itself.
 //!
 //! Useful for: projections, exports, tests, and everything that stores its positions beside its own
-//! results. Not useful for: sharing partitions among several members, or having the broker remember
-//! what is done; that is what groups are for. Fetching itself is in [`fetcher`], one partition's
-//! place in [`assigned`]; a group's consumer stands on the same two.
+//! results. Not useful for: sharing partitions among several members, or letting the broker store
+//! the positions; use groups for that. Fetching is in [`fetcher`], the position in one partition in
+//! [`assigned`]; a group's consumer uses the same two.
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
@@ -41,12 +41,12 @@ pub enum OffsetReset {
     /// reader that fell after has not seen.
     #[default]
     Earliest,
-    /// At the visible end: only what comes from now on. Partitions that are added to a topic are
+    /// At the visible end: only records that come later. Partitions that are added to a topic are
     /// read from their beginning nevertheless.
     Latest,
     /// At the nearest offset that is in the log: its start when retention has passed the position,
-    /// its end when the position lies after it, the cut when the log was truncated. Nothing that is
-    /// still there is left out.
+    /// its end when the position lies after it, the end of the common history when the log was
+    /// truncated. No record that is still there is left out.
     Nearest,
     /// Nowhere: each poll returns the error, and the position stays, until the caller seeks.
     Fail,
@@ -57,8 +57,8 @@ pub enum OffsetReset {
 /// Each poll returns records of one or several partitions, in order within each, and starts after
 /// the partition that was served last. A batch that cannot be read does not hide the good ones
 /// before it: those are delivered, and the next poll returns the error, again and again until the
-/// caller [seeks](Reader::seek) past the damage ([`Corruption::resume`](crate::Corruption::resume)
-/// says where to) or [pauses](Reader::pause) the partition.
+/// caller [seeks](Reader::seek) past the damage (to
+/// [`Corruption::resume`](crate::Corruption::resume)) or [pauses](Reader::pause) the partition.
 ///
 /// ```
 /// use std::time::Duration;
@@ -105,10 +105,11 @@ impl Broker {
         Reader::new(self.inner().clone(), topics, from)
     }
 
-    /// A reader of the partitions of these positions and of no others, each from its position on.
-    /// The position names what is read *next*: after a record that is done, [`Position::next`].
+    /// A reader of the partitions of these positions and of no others, each from its position on. A
+    /// position is that of the *next* record to read: for a record that has been processed, pass
+    /// [`Position::next`].
     ///
-    /// Whether a position is still in the log is seen by the first poll, which follows the [reset
+    /// The first poll checks whether a position is still in the log, and follows the [reset
     /// policy](Reader::offset_reset).
     ///
     /// # Errors
@@ -181,8 +182,8 @@ impl Reader {
         self
     }
 
-    /// About how many bytes of records one poll may answer with, uncompressed. The first batch is
-    /// delivered even if it is larger, or a reader could be stuck before it.
+    /// About how many bytes of records one poll may return, uncompressed. The first batch is
+    /// delivered even if it is larger, because a reader could be stuck before it otherwise.
     ///
     /// Default: 1 MiB, in bytes. With 0 each poll returns a single batch.
     #[must_use]
@@ -191,7 +192,7 @@ impl Reader {
         self
     }
 
-    /// What to do when the next offset is not in the log.
+    /// The policy for a next offset that is not in the log.
     ///
     /// Default: [`OffsetReset::Earliest`].
     #[must_use]
@@ -204,7 +205,7 @@ impl Reader {
     /// [`ReaderHandle::wakeup`] was called; without records but with [`skipped`](Records::skipped)
     /// ranges if reading only moved on.
     ///
-    /// Under a manual clock it runs what is due, returns what is there, and never waits.
+    /// Under a manual clock it runs due work, returns the records that are there, and never waits.
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) and an I/O error of a partition at its turn, after the good
@@ -227,7 +228,7 @@ impl Reader {
     }
 
     /// The next records, as soon as there are any. Needs no particular runtime, and may be dropped
-    /// at any time: what was not returned comes with the next call.
+    /// at any time: records that were not returned come with the next call.
     ///
     /// Under a manual clock, moving the clock wakes it if that brings records.
     ///
@@ -248,7 +249,7 @@ impl Reader {
         ReaderRecv(&mut self.fetcher)
     }
 
-    /// Everything up to the visible ends unchanged now, and then the end. What is appended
+    /// All records up to the current visible ends, and then the end. Records that are appended
     /// meanwhile, partitions that are added, paused ones and [`wakeup`](ReaderHandle::wakeup) are
     /// left out. An error ends it too.
     ///
@@ -324,7 +325,7 @@ impl Reader {
         self.fetcher.seek_all(to)
     }
 
-    /// Where each partition continues: what to store, to come back later with
+    /// Where each partition continues. Store them to continue later with
     /// [`Broker::reader_at`](crate::Broker::reader_at).
     pub fn positions(&self) -> Vec<Position> {
         self.fetcher.assigned().iter().map(Assigned::position).collect()
@@ -408,9 +409,9 @@ pub struct ReaderHandle {
 }
 
 impl ReaderHandle {
-    /// Makes the reader's current poll, or else its next one, answer at once without records. What
-    /// is there to read comes with the poll after that. Calls that come before that poll count as
-    /// one.
+    /// Makes the reader's current poll, or else its next one, return at once without records. The
+    /// poll after that returns the records that are there. Calls that come before that poll count
+    /// as one.
     pub fn wakeup(&self) {
         self.waiter.wake_up();
     }
@@ -422,7 +423,7 @@ impl fmt::Debug for ReaderHandle {
     }
 }
 
-/// One read of one partition, without a reader: what is there from a place on, at least one batch
+/// Reads one partition once, without a reader: the records from a position on, at least one batch
 /// if there is any.
 ///
 /// # Errors
@@ -434,7 +435,7 @@ pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result
         let epoch = log.epoch();
         let mut place = Assigned::new(log.clone(), start_offset(log, from)?, epoch);
         match place.deliver(&limits, &mut records) {
-            // Good records before a bad batch: who reads on from there meets the error.
+            // Good records before a bad batch: the read after them returns the error.
             Ok(_) => return Ok(records),
             Err(_) if !records.is_empty() => return Ok(records),
             // Retention or a truncation was faster; the beginning, or the end, is elsewhere now.

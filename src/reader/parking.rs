@@ -1,4 +1,4 @@
-//! How does a reader wait for what others append, without missing any of it?
+//! How a reader waits for records that other threads append, without missing any.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::engine::{Context, Waiter};
 use crate::error::Result;
 use crate::sync::Arc;
 
-/// While it lives, writers tell readers what they publish.
+/// While it lives, writers signal readers when they publish records.
 pub(crate) struct Parking(Arc<Context>);
 
 impl Parking {
@@ -43,8 +43,9 @@ pub(crate) fn wait_for<T>(
     let deadline = clock.monotonic().saturating_add(timeout);
     let _parking = Parking::announce(ctx);
     loop {
-        // IMPORTANT: announced and reset before this look. What becomes visible before it is seen
-        // by it, what comes later signals the waiter; the other way round it could fall between.
+        // IMPORTANT: announce and reset before this look. The look sees a record that becomes
+        // visible before it; a later record signals the waiter. In the other order a record could
+        // be missed.
         waiter.reset();
         if let Some(found) = look()? {
             return Ok(Some(found));
@@ -57,8 +58,8 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// What `look` finds now, or the waker is left where whoever appends finds it. The caller is
-/// [announced](Parking).
+/// Returns what `look` finds now, or leaves the waker where appending threads find it. The caller
+/// must be [announced](Parking).
 ///
 /// # Errors
 /// Those of `look`.

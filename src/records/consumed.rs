@@ -34,11 +34,12 @@ use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 pub struct ConsumedRecord<'a> {
     raw: RawRecord<'a>,
     origin: Origin<'a>,
-    /// What it was polled under.
+    /// The stamp of the poll.
     stamp: Stamp,
 }
 
-/// Where the slices of a record come from, which also knows what all records of a batch share.
+/// Where the slices of a record come from, which also has the values that all records of a batch
+/// share.
 #[derive(Clone, Copy)]
 enum Origin<'a> {
     /// A batch, and the record's position in its body.
@@ -111,7 +112,7 @@ impl<'a> ConsumedRecord<'a> {
         }
     }
 
-    /// The time it was given when it was sent, or that of its append where the batch says so.
+    /// The time it was given when it was sent, or that of its append if the batch is marked so.
     #[inline]
     pub fn timestamp(&self) -> Timestamp {
         match self.origin {
@@ -205,7 +206,7 @@ enum Owned {
     Detached(Arc<Detached>),
 }
 
-/// The bytes of one record, with what it had from its batch.
+/// The bytes of one record, with the values of its batch.
 struct Detached {
     source: Arc<Identity>,
     epoch: u32,
@@ -217,7 +218,7 @@ struct Detached {
 }
 
 impl OwnedRecord {
-    /// The same record, borrowed. Decodes it: for several looks at one record, keep the answer.
+    /// The same record, borrowed. Each call decodes it, so keep the result for several uses.
     pub fn as_record(&self) -> ConsumedRecord<'_> {
         match &self.0 {
             Owned::Shared { batch, position, offset_delta, stamp } => {
@@ -313,7 +314,7 @@ fn decode(body: &[u8], position: usize, offset_delta: u32) -> (RawRecord<'_>, us
     // delta.
     let mut records = body::Records::resume(body, position, 1, offset_delta);
     let raw = records.next().and_then(Result::ok).unwrap_or(RawRecord {
-        // Only if a mapped file was changed by somebody else since it was validated.
+        // Only if another process changed a mapped file after it was validated.
         offset_delta,
         timestamp_delta: 0,
         key: None,

@@ -1,5 +1,4 @@
-//! What does a reader get? Batches, shared and not copied, and records that are looked at where
-//! they lie.
+//! The result of a read: batches, shared and not copied, and records that borrow from them.
 
 mod consumed;
 
@@ -68,17 +67,16 @@ impl Records {
         self.chunks.last()?.iter().last()
     }
 
-    /// Ranges of offsets that were left out before these records: what retention or a truncation of
-    /// the log's end has taken, what was damaged and has been [given
-    /// up](crate::Partition::accept_loss), and where [`OffsetReset`](crate::OffsetReset) made
-    /// reading continue. Kafka writes a line to its log instead.
+    /// Ranges of offsets that were left out before these records: records that retention or a
+    /// truncation has taken, damaged ones that were [given up](crate::Partition::accept_loss), and
+    /// moves by [`OffsetReset`](crate::OffsetReset). Kafka writes a line to its log instead.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// The same records apart by partition, in the order of their first records: for workers that
-    /// share the partitions. A partition of which something was skipped and nothing read has its
-    /// own entry, without records.
+    /// The same records separated by partition, in the order of their first records, for example
+    /// for workers that share the partitions. A partition where records were skipped and none read
+    /// has its own entry, without records.
     ///
     /// ```
     /// # use quipu::{Broker, Record, Start, TopicConfig};
@@ -136,7 +134,7 @@ impl Records {
         self.chunks.push(chunk);
     }
 
-    /// Notes what all of them were polled under.
+    /// Sets the stamp of the poll on all of them.
     pub(crate) fn set_stamp(&mut self, stamp: Stamp) {
         for chunk in &mut self.chunks {
             chunk.stamp = stamp;
@@ -242,8 +240,8 @@ impl fmt::Display for Skipped {
 pub enum SkipReason {
     /// The offset is not in the log: retention has passed it, or it lies after the visible end.
     OutOfRange,
-    /// Records were truncated the log's end since the position was taken, and it lies beyond the
-    /// cut.
+    /// The log was truncated after the position was taken, and the position lies beyond its new
+    /// end.
     Truncated {
         /// Where the log was truncated: the first offset whose record is not the one that the
         /// position knew.
@@ -259,7 +257,7 @@ pub enum SkipReason {
 pub struct Iter<'a> {
     chunks: slice::Iter<'a, Chunk>,
     current: Option<ChunkIter<'a>>,
-    /// What is left of the chunk that `next_back` takes from.
+    /// The rest of the chunk that `next_back` takes from.
     back: vec::IntoIter<ConsumedRecord<'a>>,
     remaining: usize,
 }
@@ -291,7 +289,8 @@ impl<'a> Iterator for Iter<'a> {
 }
 
 impl DoubleEndedIterator for Iter<'_> {
-    /// A batch can only be walked forwards: it is, and what was met is given out from its end.
+    /// A batch can only be walked forwards, so it is, and its records are returned from the last
+    /// one on.
     fn next_back(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(record) = self.back.next_back() {
@@ -394,7 +393,7 @@ impl Chunk {
     #[inline]
     fn iter(&self) -> ChunkIter<'_> {
         let Mark { position, next_offset_delta, .. } = self.from;
-        // The body is looked up here, once: after it there are owners to tell apart.
+        // The body is looked up here, once: later uses would have to distinguish the owners.
         let body = self.batch.records.as_slice();
         ChunkIter {
             batch: &self.batch,
@@ -427,8 +426,8 @@ impl<'a> Iterator for ChunkIter<'a> {
     #[inline(always)]
     fn next(&mut self) -> Option<ConsumedRecord<'a>> {
         let position = self.records.position();
-        // The body has been validated: an error would mean that a mapped file was changed by
-        // somebody else since.
+        // The body has been validated: an error means that another process has changed a mapped
+        // file since.
         let raw = self.records.next()?.ok()?;
         Some(ConsumedRecord::in_batch(self.batch, position, raw, self.stamp))
     }
@@ -470,8 +469,8 @@ fn chunks_of_key(batch: &Arc<Batch>, key: &[u8], skip: &mut u64) -> Vec<Chunk> {
     chunks
 }
 
-/// What is left of a batch that is being delivered: a poll that takes only a part of it costs no
-/// second read, check or decompression.
+/// The rest of a batch of which a poll took a part. The next poll needs no second read, check or
+/// decompression.
 pub(crate) struct Unread {
     batch: Arc<Batch>,
     mark: Mark,
@@ -505,7 +504,7 @@ impl Unread {
         self.mark.remaining == 0
     }
 
-    /// The size of what is left.
+    /// The size of the rest.
     pub(crate) fn bytes(&self) -> usize {
         self.batch.records.as_slice().len().saturating_sub(self.mark.position)
     }
@@ -539,7 +538,7 @@ impl Unread {
         let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
         let below = deltas.take_while(|delta| *delta < least).count();
         self.mark = self.mark_behind(u32::try_from(below).unwrap_or(u32::MAX));
-        // Nothing lies between the last record below and the next one: what is left begins at the
+        // Nothing lies between the last record below and the next one: the rest starts at the
         // offset asked for.
         let least = u32::try_from(least).unwrap_or(u32::MAX);
         self.mark.next_offset_delta = self.mark.next_offset_delta.max(least);

@@ -1,4 +1,4 @@
-//! What does one get of a stream? Events, and the version that they bring it to.
+//! The result of loading a stream: events, and the version that they bring it to.
 
 use std::fmt;
 
@@ -22,13 +22,13 @@ impl History {
         History { records: Records::of_key(batches, key, skip), from, version }
     }
 
-    /// Nothing, of a stream of which somebody knows as much.
+    /// No events, of a stream that is at `version`.
     pub(super) fn nothing_behind(version: Version) -> Self {
         History { records: Records::default(), from: version, version }
     }
 
-    /// The stream's version: all events that were visible, whether they are in here or not. What an
-    /// append may expect.
+    /// The stream's version: it counts all visible events, whether they are in here or not. An
+    /// append may expect it.
     pub fn version(&self) -> Version {
         self.version
     }
@@ -58,7 +58,7 @@ impl History {
         self.records.iter()
     }
 
-    /// The events, each with its own version: that of the stream once it had been appended.
+    /// The events, each with its own version: that of the stream after its append.
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};

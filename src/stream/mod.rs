@@ -1,10 +1,10 @@
-//! What has happened to one aggregate, and may this happen next? A stream is all records of one
-//! key, with a version that counts them.
+//! A stream is all records of one key, with a version that counts them: the events of one
+//! aggregate.
 //!
-//! Useful for: event sourcing; anything that decides by what there is and must not decide twice.
-//! Not useful for: reading all streams in order, which is what a [`Reader`](crate::Reader) or a
-//! [`Consumer`](crate::Consumer) of the topic does. Of a topic with one partition that is the order
-//! in which everything was appended; of several partitions each has its own.
+//! Useful for: event sourcing; any decision that depends on earlier events and must not be made
+//! twice. Not useful for: reading all streams in order; use a [`Reader`](crate::Reader) or a
+//! [`Consumer`](crate::Consumer) of the topic. With one partition that is the order of all appends;
+//! of several partitions each has its own order.
 
 mod history;
 mod reader;
@@ -53,19 +53,18 @@ impl Topic {
         Ok(Stream { broker: self.broker().clone(), partition, key, hash })
     }
 
-    /// Erases what the events of a stream say, for good: their values and headers. What stays are
-    /// empty events with the stream's key, their offsets and their times, so that its versions
-    /// continue; it can be appended to as before. Returns the number of events that were erased;
-    /// again, it is 0.
+    /// Erases the values and headers of a stream's events for good. Empty events with the stream's
+    /// key, their offsets and their times stay, so that its versions continue and it can be
+    /// appended to as before. Returns the number of events that were erased; a second call returns
+    /// 0.
     ///
-    /// Every segment that holds some of them is rewritten, and every one whose file is longer than
-    /// its records are, which is what a truncation leaves and may hold some of them, too. So this
-    /// costs what these segments are large. Appending and reading continue; who has loaded the
-    /// events keeps what he has. The old files are deleted; what the medium does with their blocks
-    /// is its business. The key stays: let it be one that says nothing of anybody. Ids go, so that
-    /// an append of before that is [repeated](Stream::append) at any version appends once more.
-    /// What a crash left in `.torn` files is not looked through, and copies elsewhere are yours to
-    /// erase.
+    /// Every segment that holds some of them is rewritten. So is every segment whose file is longer
+    /// than its records, because that is the result of a truncation and may hold some of them, too.
+    /// The cost is proportional to the size of these segments. Appending and reading continue; a
+    /// caller that has loaded the events keeps them. The old files are deleted; the disk may keep
+    /// their blocks. The key stays, so it must not identify a person. Ids are erased, so an earlier
+    /// append that is [repeated](Stream::append) at any version appends again. `.torn` files, which
+    /// a crash may leave, are not searched, and the caller must erase copies elsewhere.
     ///
     /// # Errors
     /// [`Streams`](Error::Streams); [`CompactionAborted`](Error::CompactionAborted),
@@ -106,9 +105,8 @@ impl Topic {
 /// All events of one aggregate: the records of one key in a topic of
 /// [streams](crate::TopicConfig::streams).
 ///
-/// Load what has happened, decide, and append what happens next at the version that was loaded: if
-/// somebody else has appended in between, the append fails, and the decision is made again with
-/// what there is now.
+/// Load the events, decide, and append new events at the version that was loaded. If another writer
+/// has appended in between, the append fails: load and decide again.
 ///
 /// ```
 /// use quipu::{Broker, Error, ExpectedVersion, Record, TopicConfig};
@@ -147,7 +145,7 @@ pub struct Stream {
 pub struct StreamReceipt {
     /// The receipt of the first of them; the others follow it without a gap.
     pub first: Receipt,
-    /// The stream's version after the last of them: what the next append may expect.
+    /// The stream's version after the last of them: the next append may expect it.
     pub version: Version,
 }
 
@@ -167,9 +165,9 @@ impl Stream {
         &self.partition
     }
 
-    /// All its events and its version, which belong together: nothing comes in between. Only what
-    /// holds the stream's events is read. They share the memory they were read from; a stream of
-    /// very many events is read in pieces by a [`reader`](Stream::reader).
+    /// All its events and its version, read in one step. Only batches that hold events of the
+    /// stream are read. The events share the memory they were read into; a stream of very many
+    /// events is read in pieces by a [`reader`](Stream::reader).
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) if a batch that holds some of them is damaged, or a segment
@@ -192,12 +190,12 @@ impl Stream {
         self.load_from(Version::ZERO)
     }
 
-    /// The events after a version: what has happened since a snapshot was taken there.
+    /// The events after a version: for example those since a snapshot.
     ///
     /// # Errors
     /// [`StreamTruncated`](Error::StreamTruncated) if the events up to that version were truncated
     /// or lost since it was seen, by a version that knows its [epoch](Version::epoch), so that the
-    /// snapshot is one of another past: make it again from the events.
+    /// snapshot is of another history: rebuild it from the events.
     /// [`VersionConflict`](Error::VersionConflict) if the stream has fewer events than that;
     /// otherwise as [`load`](Stream::load).
     ///
@@ -213,13 +211,13 @@ impl Stream {
     /// ```
     pub fn load_from(&self, version: Version) -> Result<History> {
         let history = self.load_some(|_| version, Limit::default())?;
-        // After the load: what was loaded of another past is not delivered.
+        // After the load, so that events of another history are not delivered.
         self.check_version(version)?;
         self.check_history(history, version)
     }
 
-    /// The newest `n` events, or all if there are not so many, *oldest first*; `iter().rev()` goes
-    /// through them from the newest on.
+    /// The newest `n` events, or all if there are fewer, *oldest first*; `iter().rev()` starts at
+    /// the newest.
     ///
     /// # Errors
     /// As [`load`](Stream::load).
@@ -267,20 +265,20 @@ impl Stream {
         self.load_some(|version| version, Limit::default()).map(|history| history.version())
     }
 
-    /// Appends events as one batch, if the stream is as expected: all of them or none. They get the
-    /// stream's key. Answers once they are as safe as the topic's durability says, with the version
-    /// to expect next.
+    /// Appends events as one batch, if the stream has the expected version: all of them or none.
+    /// They get the stream's key. Returns once they are as safe as the topic's durability demands,
+    /// with the version to expect next.
     ///
-    /// *Trying again.* After an error of unknown [outcome](Error::outcome), or a crash, nobody
-    /// knows whether the events are there. If each of them has an [id](Record::event_id), the same
-    /// call can simply be made again: where they have been appended at the expected version it
-    /// answers as it did, or would have done, the first time. With [`Any`](ExpectedVersion::Any)
-    /// and [`Exists`](ExpectedVersion::Exists) they are looked for among the newest 64 events, or
-    /// as many as are appended.
+    /// *Trying again.* After an error of unknown [outcome](Error::outcome), or a crash, it is
+    /// unknown whether the events are there. If each of them has an [id](Record::event_id), the
+    /// same call can simply be made again: if they were appended at the expected version, it
+    /// returns the result of the first call. With [`Any`](ExpectedVersion::Any) and
+    /// [`Exists`](ExpectedVersion::Exists) it searches the newest 64 events, or as many as are
+    /// appended.
     ///
     /// # Errors
-    /// [`VersionConflict`](Error::VersionConflict) if it is not as expected: nothing was appended,
-    /// and what is there instead is visible; load and decide again.
+    /// [`VersionConflict`](Error::VersionConflict) if it has another version: nothing was appended,
+    /// and the events there are visible; load and decide again.
     /// [`StreamTruncated`](Error::StreamTruncated) if the expected version is of events that were
     /// truncated or lost since. Those of [`load`](Stream::load) and of [`Partition::append_at`];
     /// [`InvalidConfig`](Error::InvalidConfig) if there are no events, or one has another key or a
@@ -316,10 +314,11 @@ impl Stream {
                     if let Some(receipt) = ids.find_in(&newest) {
                         return Ok(receipt);
                     }
-                    // IMPORTANT: nothing may come in between, or it might be them. So where what is
-                    // visible is not as expected, nothing is appended: they may be in what is
-                    // written and not visible yet. That is made visible with the conflict, and
-                    // looked at again where it is as expected.
+                    // IMPORTANT: no events may be appended between this check and the append,
+                    // because they might be the same ones. So if the visible events do not have the
+                    // expected version, nothing is appended: the events may be written and not
+                    // visible yet. The conflict makes them visible, and they are checked again if
+                    // the version is the expected one.
                     match expected.holds(newest.version()) {
                         true => newest.version().into(),
                         false => NEVER,
@@ -385,7 +384,7 @@ impl Stream {
     }
 
     /// # Errors
-    /// `VersionConflict`: it was asked for what is after more events than there are.
+    /// `VersionConflict`: events were requested after more events than there are.
     pub(crate) fn check_history(&self, history: History, asked: Version) -> Result<History> {
         if history.from_version() <= history.version() {
             return Ok(history);
@@ -497,13 +496,13 @@ fn first_of(receipts: Vec<Receipt>) -> Option<Receipt> {
     receipts.into_iter().next()
 }
 
-/// What the sender of a record got to know.
+/// The receipt that the sender of a record got.
 fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
     let Position { topic, partition, offset, epoch } = event.position();
     Receipt { topic, partition, offset, timestamp: event.timestamp(), epoch }
 }
 
-/// What holds of no stream.
+/// A version that no stream has.
 const NEVER: ExpectedVersion = ExpectedVersion::Exact(Version::new(u64::MAX));
 
 /// How many of the newest events are looked through for those that are appended again at whatever

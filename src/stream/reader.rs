@@ -16,8 +16,8 @@ use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::Version;
 
-/// Reads one stream from a version on: what is there, in pieces of about a mebibyte, and then what
-/// comes. Every event once, in order.
+/// Reads one stream from a version on: first the existing events, in pieces of about a mebibyte,
+/// and then new ones. Every event once, in order.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,7 +35,7 @@ use crate::version::Version;
 pub struct StreamReader {
     stream: Stream,
     next: Version,
-    /// Up to where the partition was looked through last, and how often it had been cut then.
+    /// The end up to which the partition was searched last, and the number of truncations then.
     seen: Option<(Offset, u64)>,
     /// After the last event that was delivered: the offset, and the log epoch.
     behind: Option<(Offset, u32)>,
@@ -60,17 +60,17 @@ impl StreamReader {
         &self.stream
     }
 
-    /// The next events, waiting for some for at most `timeout`. If none came it is empty, and says
-    /// the version that this reader has come to. Under a manual clock it returns what is there, and
-    /// never waits.
+    /// The next events, waiting for some for at most `timeout`. If none came the history is empty
+    /// and has the version that this reader has come to. Under a manual clock it returns existing
+    /// events, and never waits.
     ///
     /// # Errors
     /// [`Truncated`](crate::Error::Truncated) if the log was truncated before an event that this
-    /// reader has delivered, so that what comes next would belong to another past;
-    /// [`StreamTruncated`](crate::Error::StreamTruncated) if that is so of the version to begin
-    /// after; [`VersionConflict`](crate::Error::VersionConflict) if the stream has fewer events
-    /// than it was to begin after. Otherwise those of [`Stream::load`]. It stays where it is; what
-    /// it has delivered is to be thrown away, and read again by another reader.
+    /// reader has delivered, so that the next events would belong to another history;
+    /// [`StreamTruncated`](crate::Error::StreamTruncated) if the log was truncated before the
+    /// version to start after; [`VersionConflict`](crate::Error::VersionConflict) if the stream has
+    /// fewer events than that version. Otherwise those of [`Stream::load`]. The reader does not
+    /// move; discard the events that it has delivered, and read them again with another reader.
     pub fn poll(&mut self, timeout: Duration) -> Result<History> {
         let broker = self.stream.broker().clone();
         broker.run_due();
@@ -90,7 +90,7 @@ impl StreamReader {
         StreamRecv(self)
     }
 
-    /// What comes next, if there is something.
+    /// The next events, if there are any.
     fn look(&mut self) -> Result<Option<History>> {
         let log = self.stream.log();
         let (cuts, visible) = (log.revision(), log.visible_end());
@@ -104,7 +104,7 @@ impl StreamReader {
         let next = self.next;
         let history = self.stream.load_some(|_| next, PIECE)?;
         if let Some((offset, epoch)) = self.behind {
-            // After the load: what was loaded of another past is not delivered.
+            // After the load, so that events of another history are not delivered.
             log.check_position(offset, epoch)?;
         }
         // Of a version that an earlier look has returned this asks nothing, unless the log was
@@ -123,7 +123,7 @@ impl StreamReader {
     }
 }
 
-/// What one look takes.
+/// The limit of one look.
 const PIECE: Limit = Limit { events: u64::MAX, bytes: 1 << 20 };
 
 impl Drop for StreamReader {

@@ -1,6 +1,6 @@
-//! How are records of several partitions, and a consumer's progress, committed as one? Collected
-//! here, encoded as they come, and written in one step; nothing is open in between that anybody
-//! could wait behind.
+//! How are records of several partitions, and a consumer's progress, committed as one? They are
+//! collected here, encoded as they come, and written in one step. Nothing is open in between that
+//! another thread would have to wait for.
 //!
 //! Useful for: consume-transform-produce exactly once, an event with its outbox entry, moving
 //! something from one stream to another. Not useful for: throughput; records that need not be there
@@ -42,8 +42,7 @@ use crate::version::ExpectedVersion;
 /// After any crash either all of it is there or nothing, whatever the topics' durabilities; it
 /// survives a power loss if one of the topics is [`Sync`](crate::Durability::Sync). Readers see it
 /// partition by partition, and all of it once [`commit`](Transaction::commit) returns; there are no
-/// markers in the partitions, and nobody ever waits behind a transaction. Dropping it does nothing
-/// at all.
+/// markers in the partitions, and no reader ever waits for a transaction. Dropping it does nothing.
 ///
 /// Consume, transform, produce, exactly once:
 ///
@@ -74,14 +73,14 @@ pub struct Transaction {
     /// Of each record, which part it is in.
     order: Vec<usize>,
     offsets: Vec<(Arc<Committer>, Offsets)>,
-    /// What it appends to streams.
+    /// The appends to streams.
     appends: Vec<Appending>,
     /// Chooses partitions for records without a key: one a topic.
     random: u64,
     error: Option<Error>,
 }
 
-/// What it does to one partition.
+/// The part of one partition.
 struct Building {
     records: Gathering,
     conditions: Conditions,
@@ -114,25 +113,25 @@ impl Broker {
 }
 
 impl Transaction {
-    /// Adds a record. Its partition is chosen as a producer with default settings would, but that
-    /// all records of one topic without a key go to one partition. What is wrong with it is said by
+    /// Adds a record. Its partition is chosen as by a producer with default settings, except that
+    /// all records of one topic without a key go to one partition. An error is returned by
     /// [`commit`](Transaction::commit), which then does nothing.
     pub fn send<'a>(&mut self, to: impl Into<Destination<'a>>, record: Record<'_>) -> &mut Self {
         let sent = self.try_send(to.into(), &record);
         self.note(sent)
     }
 
-    /// Makes it a condition that a partition ends at `end`, as for
-    /// [`Partition::append_at`]: what has been read of it up to there is all there is.
+    /// Makes it a condition that a partition ends at `end`, as for [`Partition::append_at`]: no
+    /// record was appended after those that the caller has read.
     pub fn expect_end(&mut self, partition: &Partition, end: Offset) -> &mut Self {
         let expected = self.try_expect_end(partition, end);
         self.note(expected)
     }
 
-    /// Adds events to a stream, if it is as expected: after what this transaction has added to it
-    /// before. As for [`Stream::append`], they get the stream's key. A transaction of nothing but
-    /// appends to streams at exact versions, in which every event has an id, can be repeated after
-    /// an unknown outcome: it returns the original receipts.
+    /// Adds events to a stream, if it has the expected version, which counts the events that this
+    /// transaction has added to it before. As for [`Stream::append`], they get the stream's key. A
+    /// transaction of nothing but appends to streams at exact versions, in which every event has an
+    /// id, can be repeated after an unknown outcome: it returns the original receipts.
     ///
     /// ```
     /// # use quipu::{Broker, ExpectedVersion, Record, TopicConfig};
@@ -159,9 +158,9 @@ impl Transaction {
         self.note(added)
     }
 
-    /// Adds what a consumer has done: its group has committed it if and only if everything else is
-    /// committed. The whole transaction fails if it may not be committed any more, since partitions
-    /// have gone to somebody else.
+    /// Adds offsets that a consumer has processed: they are committed for its group if and only if
+    /// everything else is committed. The whole transaction fails if they may not be committed any
+    /// more, for example because partitions have gone to another member.
     pub fn offsets(&mut self, consumer: &Consumer, done: impl Into<Offsets>) -> &mut Self {
         self.add_offsets(consumer.committer(), done.into())
     }
@@ -179,15 +178,16 @@ impl Transaction {
     /// Nothing was done: the first error of [`send`](Transaction::send) and
     /// [`append`](Transaction::append), also [`InvalidConfig`](Error::InvalidConfig) for a record
     /// with a [sequence](Record::sequence); [`StreamTruncated`](Error::StreamTruncated);
-    /// [`VersionConflict`](Error::VersionConflict), which names a stream that is not as expected,
+    /// [`VersionConflict`](Error::VersionConflict), which names a stream that has another version,
     /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
-    /// what is there instead can be read; [`CommitRejected`](Error::CommitRejected);
-    /// [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has room for, or all
-    /// of them together above 1 GiB; [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
+    /// the events and records there can be read; [`CommitRejected`](Error::CommitRejected);
+    /// [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has room for,
+    /// [`TransactionTooLarge`](Error::TransactionTooLarge) for all of them together above 1 GiB;
+    /// [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
     /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) says so, a write or sync failed
-    /// and it is unknown whether it will be there: all of it or nothing, once the broker has been
-    /// opened again; until then its partitions take no appends.
+    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) is unknown, a write or sync
+    /// failed: all of the transaction or nothing will be there once the broker has been opened
+    /// again, and until then its partitions take no appends.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -210,8 +210,8 @@ impl Transaction {
     }
 
     /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been
-    /// checked and everything is written when this returns; what is left is the sync, if one of the
-    /// topics asks for it. Dropping the answer leaves that to the background.
+    /// checked and everything is written when this returns; only the sync is left, if one of the
+    /// topics demands it. Dropping the `Pending` leaves that to the background.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -231,7 +231,7 @@ impl Transaction {
     /// Does all of it but to wait, or finds that it was done before.
     fn write(mut self) -> Result<(CommitResult, Vec<Pin>)> {
         let appends = std::mem::take(&mut self.appends);
-        // Of what else there is nobody could say whether it is there.
+        // A repetition can only be recognized in streams, by the ids of their events.
         let by_ids = self.offsets.is_empty()
             && self.parts.iter().all(|part| part.conditions.end.is_none())
             && self.order.len() == appends.iter().map(|append| append.events).sum::<usize>();
@@ -399,14 +399,14 @@ fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
             continue;
         }
         let (Some(ids), Some(version)) = (ids, expected.exact()) else { return Ok(None) };
-        // What is expected counts what this transaction appends before.
+        // The expected version counts the events that this transaction appends before.
         let Some(found) = stream.find_repeated(version, ids)? else { return Ok(None) };
         receipts.extend(found);
     }
     Ok((!receipts.is_empty()).then_some(receipts))
 }
 
-/// What became of a transaction.
+/// The result of a commit.
 enum CommitResult {
     Now(WrittenTransaction),
     /// It is one that was committed before, with these receipts.
@@ -454,7 +454,7 @@ impl WrittenTransaction {
     }
 }
 
-/// What is left of a commit that nobody blocks for.
+/// The rest of a commit, for a caller that does not block.
 struct CommitWait(Result<CommitResult>);
 
 impl Wait<Vec<Receipt>> for CommitWait {
