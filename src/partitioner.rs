@@ -71,7 +71,7 @@ pub(crate) fn check_stream(
     if key.is_none_or(|key| partition_for_key(key, partitions) == partition) {
         return Ok(());
     }
-    let reason = "a stream is in the partition of its key, and nowhere else";
+    let reason = "a stream must be in the partition of its key";
     Err(Error::Streams { topic: topic.clone(), reason })
 }
 

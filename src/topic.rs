@@ -34,7 +34,7 @@ impl Broker {
     /// ```
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         if names::is_own_topic(name) {
-            let reason = "the broker keeps a topic of its own under this name";
+            let reason = "the broker has an internal topic of this name";
             return Err(Error::InvalidTopicName { name: name.to_string(), reason });
         }
         let state = self.inner().create_topic(name, config)?;
@@ -476,7 +476,7 @@ impl Partition {
     /// for range in &damage {
     ///     println!("offsets {} to {}: {}", range.from, range.to, range.what);
     /// }
-    /// // Only after somebody has looked, and there is no copy to restore:
+    /// // Only after a look at the damage, and if there is no copy to restore:
     /// partition.accept_loss(&damage)?;
     /// # assert!(damage.is_empty());
     /// # Ok(()) }
@@ -599,8 +599,8 @@ impl Partition {
     /// [truncated](Partition::truncate_to) or is another one now (its [`epoch`](RawBatches::epoch)
     /// has risen, its end lies before the copy's): truncate the copy to an offset up to which both
     /// are known to agree, or send it batches from before that. `Diverged` then names the offset to
-    /// truncate it to, and from which to read on; if that is where the shipment begins, what lies
-    /// before was not compared.
+    /// truncate it to, and from which to read on; if that is where the shipment begins, the records
+    /// before it were not compared.
     ///
     /// Transaction ids and log epochs are not kept, because they have a meaning only in the source.
     /// The receiving topic's limit on the size of records and its [timestamps of the

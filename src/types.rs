@@ -429,7 +429,7 @@ pub struct Bounds {
     pub log_start: Offset,
     /// After the newest record that consumers may read.
     pub visible_end: Offset,
-    /// After the newest record known to be on the medium.
+    /// After the newest record known to be durable.
     pub durable_end: Offset,
     /// After the newest record written: the offset the next record gets.
     pub log_end: Offset,

@@ -331,7 +331,7 @@ fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenRepo
 }
 
 fn left_alone(ctx: &Context, path: &Path) -> String {
-    format!("{} is not ours and was left alone", ctx.display(path).display())
+    format!("{} is not a file of the broker and was left alone", ctx.display(path).display())
 }
 
 /// Makes transactions whole that the last stop interrupted, and takes back those that never
@@ -358,7 +358,7 @@ fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &[Arc<TopicState>]
     let find = |id: &TopicId, partition: PartitionId| logs(id)?.get(partition.get() as usize).cloned();
     match groups.offsets().settle(ctx, log, find) {
         Ok(clamped) => report.clamped = clamped,
-        Err(error) => report.warnings.push(format!("what groups have committed cannot be used: {error}")),
+        Err(error) => report.warnings.push(format!("committed offsets cannot be used: {error}")),
     }
 }
 
@@ -515,7 +515,7 @@ fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let has_topics = || has(names::TOPICS) && ctx.storage.list(topics).is_ok_and(|topics| !topics.is_empty());
     let was_used = [names::CATALOG_OLD, names::CHECKPOINT, names::JOURNAL].into_iter().any(has);
     if is_new && (was_used || has_topics()) {
-        let what = "the catalog is missing, and there are topics, or there was a broker";
+        let what = "the catalog is missing, but there are topics or other files of a broker";
         return Err(damaged(ctx, &Malformed::new(0, what)));
     }
     Ok(is_new)
@@ -570,7 +570,7 @@ fn read_checkpoint(
     }
     if found.torn > 0 {
         report.warnings.push(format!(
-            "{}: {} bytes at {} were left of a change that was never completed; they were cut off",
+            "{}: {} bytes at {} were left of a change that was never completed; they were truncated",
             path.display(),
             found.torn,
             found.end

@@ -111,7 +111,7 @@ pub(crate) fn prepare_sequenced<'r>(
 /// `InvalidConfig` if a record has a sequence where that would mean nothing.
 pub(crate) fn refuse_sequence(record: &Record<'_>) -> Result<()> {
     match record.given_sequence() {
-        Some(_) => Err(invalid("sequence", "only a producer with a name takes records with sequences")),
+        Some(_) => Err(invalid("sequence", "only an idempotent producer, which has a name, takes records with sequences")),
         None => Ok(()),
     }
 }
@@ -131,6 +131,6 @@ fn prepare_checked<'r>(
     }
     match gathering.seal(ctx)? {
         (Some(batch), timestamps) => Ok((batch, timestamps)),
-        (None, _) => Err(invalid("records", "there are none")),
+        (None, _) => Err(invalid("records", "at least one must be given")),
     }
 }

@@ -7,8 +7,8 @@
 //! - A change that is *noted* is written only. A crash may take it, and with it nothing that was
 //!   acted on.
 //! - A change of which a crash left a part fails its checksum. Nothing after it was synced, because
-//!   a later sync would have covered it; the next opening says so and replaces the file. A later
-//!   change that says otherwise makes it damage.
+//!   a later sync would have covered it; the next opening reports it and replaces the file. If a
+//!   later change proves that it was synced, it is damage.
 //! - A *replacement* writes the old file aside, then the new one, syncs it and renames it. Before
 //!   the rename the old file counts, afterwards the new one; both say the same.
 
@@ -116,8 +116,8 @@ impl CatalogStore {
     /// Makes changes, all in one write, durably.
     ///
     /// # Errors
-    /// `DiskFull`: nothing has changed. After another error nothing has changed either, as far as
-    /// this process can tell, and the store takes no more changes.
+    /// `DiskFull`: nothing has changed. After another error nothing has changed either for this
+    /// process, and the store takes no more changes.
     pub(super) fn commit(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
         pass_gate(ctx)?;
         let mut state = self.state.lock();

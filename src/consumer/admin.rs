@@ -36,7 +36,7 @@ impl Broker {
     /// let group = broker.group("billing")?;
     /// assert_eq!((group.describe()?.members.len(), group.lag()?), (1, 0));
     ///
-    /// consumer.close()?; // once nobody is in it any more, it can be set back
+    /// consumer.close()?; // a group without members can be set back
     /// group.reset("orders", Start::Beginning)?;
     /// assert_eq!(group.lag()?, 3);
     /// # Ok(()) }

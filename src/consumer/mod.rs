@@ -58,7 +58,7 @@ impl Broker {
     /// let mut billing = broker.consumer("billing").subscribe(&["orders"])?;
     /// let records = billing.poll(Duration::from_millis(200))?;
     /// assert_eq!(records.len(), 1);
-    /// billing.commit(&records)?; // whoever gets this partition next goes on behind it
+    /// billing.commit(&records)?; // the next member with this partition continues after it
     /// # Ok(()) }
     /// ```
     pub fn consumer(&self, group: &str) -> ConsumerBuilder {
@@ -157,7 +157,7 @@ impl ConsumerBuilder {
     ///         match rebalance.event() {
     ///             RebalanceEvent::Assigned => println!("mine now: {:?}", rebalance.partitions()),
     ///             RebalanceEvent::Revoked => println!("finish these: {:?}", rebalance.partitions()),
-    ///             _ => println!("somebody else's: {:?}", rebalance.partitions()),
+    ///             _ => println!("lost: {:?}", rebalance.partitions()),
     ///         }
     ///         Ok(())
     ///     })
@@ -185,10 +185,10 @@ impl ConsumerBuilder {
     /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
     pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
         if topics.is_empty() {
-            return Err(invalid("topics", "there is none to subscribe to"));
+            return Err(invalid("topics", "at least one must be given"));
         }
         if self.max_poll_interval.is_zero() {
-            return Err(invalid("max_poll_interval", "it must be longer than nothing"));
+            return Err(invalid("max_poll_interval", "it must be longer than 0"));
         }
         let patterns: Vec<_> = topics.iter().map(|topic| Pattern((*topic).to_string())).collect();
         for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {

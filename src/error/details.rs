@@ -172,7 +172,7 @@ pub struct Corruption {
     pub file: PathBuf,
     /// The byte position in the file.
     pub position: u64,
-    /// What is wrong there.
+    /// The defect there.
     pub what: String,
     /// The offset of the first record that cannot be read, if it is known.
     pub offset: Option<Offset>,

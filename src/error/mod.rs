@@ -35,8 +35,8 @@ pub enum Error {
         end: Offset,
     },
     /// A stream does not have the version that an append expected, or it has fewer events than the
-    /// version to load from. Nothing was appended. [Load](crate::Stream::load) the stream and decide
-    /// again: the events that it has now are visible.
+    /// version to load from. Nothing was appended. [Load](crate::Stream::load) the stream and
+    /// decide again: the events that it has now are visible.
     #[error("stream \"{}\" of {topic} is at version {current}, expected was {expected}", key.escape_ascii())]
     VersionConflict {
         /// The topic.
@@ -67,9 +67,9 @@ pub enum Error {
         /// because the log never had the version's epoch.
         to: Version,
     },
-    /// The topic does not keep [streams](crate::TopicConfig::streams); or it does, and the operation
-    /// is not allowed there: records of streams are not deleted, and a key must stay in one
-    /// partition.
+    /// The topic does not keep [streams](crate::TopicConfig::streams); or it does, and the
+    /// operation is not allowed there: records of streams are not deleted, and a key must stay in
+    /// one partition.
     #[error("topic {topic}: {reason}")]
     Streams {
         /// The topic.
@@ -91,10 +91,10 @@ pub enum Error {
         /// The visible end: the largest offset that a caller may ask for.
         latest: Offset,
     },
-    /// Records were truncated from the log's end, or lost with a power loss, after this position was
-    /// taken, and the position lies beyond that offset. Or the position was taken in a
-    /// [log epoch](crate::Partition::epoch) that the log never had, for example because an older copy
-    /// of the directory was put in place.
+    /// Records were truncated from the log's end, or lost with a power loss, after this position
+    /// was taken, and the position lies beyond that offset. Or the position was taken in a [log
+    /// epoch](crate::Partition::epoch) that the log never had, for example because an older copy of
+    /// the directory was put in place.
     #[error(
         "{topic}/{partition} was truncated since the position at offset {offset} was taken: \
          the records are the same before offset {to} only"
@@ -137,13 +137,13 @@ pub enum Error {
     MissingKey {
         /// The topic.
         topic: TopicName,
-        /// The index of the record, from 0: in the call; in the batch, if the topic was altered while
-        /// a producer had that batch open; in the shipment of
+        /// The index of the record, from 0: in the call; in the batch, if the topic was altered
+        /// while a producer had that batch open; in the shipment of
         /// [`RawBatches`](crate::RawBatches).
         index: usize,
     },
-    /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by tombstones,
-    /// not by offset.
+    /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by
+    /// tombstones, not by offset.
     #[error("records of {topic} are not deleted by offset: it is only compacted")]
     CompactedTopic {
         /// The topic.
@@ -326,11 +326,11 @@ pub enum Error {
         last: Option<u64>,
     },
     /// The record with this sequence was sent before, or it was skipped: the log cannot tell which.
-    /// It is older than the producer's last five batches in the partition, or falls into a batch with
-    /// gaps between its sequences, or has been deleted. Nothing was appended to that partition. If
-    /// the caller sends its rows in rising order and leaves none out, this one was sent: continue
-    /// with the next one, or directly after `last`. If rows may come late, search for it in the
-    /// partition.
+    /// It is older than the producer's last five batches in the partition, or falls into a batch
+    /// with gaps between its sequences, or has been deleted. Nothing was appended to that
+    /// partition. If the caller sends its rows in rising order and leaves none out, this one was
+    /// sent: continue with the next one, or directly after `last`. If rows may come late, search
+    /// for it in the partition.
     #[error(
         "sequence {sequence} of producer {producer:?} was sent to {topic}/{partition} before, or skipped: \
          the last one is {last}"
@@ -360,8 +360,8 @@ pub enum Error {
         /// The group.
         group: GroupId,
     },
-    /// An [`Assignor`](crate::Assignor) left a partition out, assigned one twice or assigned one to a
-    /// member that does not subscribe to its topic. Nothing has changed.
+    /// An [`Assignor`](crate::Assignor) left a partition out, assigned one twice or assigned one to
+    /// a member that does not subscribe to its topic. Nothing has changed.
     #[error("assignor {assignor:?}: {reason}")]
     InvalidAssignment {
         /// The assignor's name.
@@ -375,8 +375,8 @@ pub enum Error {
         /// The broker's directory.
         path: PathBuf,
     },
-    /// The directory is not writable: the file system is mounted read-only, or this process lacks the
-    /// permission. A broker must write, if only to lock the directory. Nothing was touched.
+    /// The directory is not writable: the file system is mounted read-only, or this process lacks
+    /// the permission. A broker must write, if only to lock the directory. Nothing was touched.
     #[error("{} cannot be written to: {source}", path.display())]
     ReadOnly {
         /// The broker's directory.
@@ -393,9 +393,9 @@ pub enum Error {
         /// The foreign entry.
         found: String,
     },
-    /// A file is whole, and it requires a version or a feature of the format that this build does not
-    /// have. Nothing was touched. Open the directory with the release that wrote it, or with a later
-    /// one.
+    /// A file is whole, and it requires a version or a feature of the format that this build does
+    /// not have. Nothing was touched. Open the directory with the release that wrote it, or with a
+    /// later one.
     #[error(
         "{} needs {needs}; this build has format version {supported}: nothing was changed, open the directory with the \
          release that wrote it or a later one",
@@ -415,17 +415,17 @@ pub enum Error {
     /// A file does not hold the bytes that were written.
     #[error("{0}")]
     Corrupt(Corruption),
-    /// These bytes are not [`RawBatches`](crate::RawBatches), or they are incomplete or damaged: fetch
-    /// them again. Nothing was appended.
+    /// These bytes are not [`RawBatches`](crate::RawBatches), or they are incomplete or damaged:
+    /// fetch them again. Nothing was appended.
     #[error("invalid raw batches: {what} at byte {position}")]
     InvalidBatches {
         /// The byte position in the raw batches.
         position: u64,
-        /// What is wrong there.
+        /// The defect there.
         what: String,
     },
-    /// The partition has other records at this offset than the raw batches to append: up to there it
-    /// is not a copy of their source. Nothing was appended. To make it a copy, call
+    /// The partition has other records at this offset than the raw batches to append: up to there
+    /// it is not a copy of their source. Nothing was appended. To make it a copy, call
     /// `Partition::truncate_to` with that offset.
     #[error("{topic}/{partition} holds other records from offset {offset} on than the batches to append")]
     Diverged {
@@ -437,8 +437,8 @@ pub enum Error {
         offset: Offset,
     },
     /// An earlier write or sync of this partition failed, so its contents after the visible end are
-    /// unknown. The partition takes no appends until `Partition::reopen` or a restart; reading still
-    /// works.
+    /// unknown. The partition takes no appends until `Partition::reopen` or a restart; reading
+    /// still works.
     #[error("{topic}/{partition} takes no appends since an earlier failure: {cause}")]
     Poisoned {
         /// The topic.
@@ -467,8 +467,8 @@ pub enum Error {
     },
     /// The append would take the broker's directory over its
     /// [budget](crate::BrokerConfig::disk_budget), and no record may be deleted to make room: the
-    /// rest belongs to topics without a retention limit, is not visible yet, or is held for a group.
-    /// Nothing was appended; the same call may succeed once that has changed.
+    /// rest belongs to topics without a retention limit, is not visible yet, or is held for a
+    /// group. Nothing was appended; the same call may succeed once that has changed.
     #[error(
         "the files of the broker have {used} bytes of a budget of {limit}, and nothing of it may be deleted{}",
         held_by.as_ref().map_or(String::new(), |group| format!(": group {group} has not read the oldest records yet"))

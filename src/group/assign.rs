@@ -471,7 +471,7 @@ pub(crate) fn checked(
             let given = at.and_then(|at| given.get_mut(at)?.get_mut(partition.get() as usize));
             match given {
                 None => return Err(invalid(format!("there is no {name}/{partition}"))),
-                Some(true) => return Err(invalid(format!("{name}/{partition} is given out twice"))),
+                Some(true) => return Err(invalid(format!("{name}/{partition} is assigned twice"))),
                 Some(given) => *given = true,
             }
         }
@@ -739,7 +739,7 @@ mod tests {
         for (shares, reason) in [
             (vec![vec![p(0), p(1)]], "1 lists for 2 members"),
             (vec![vec![p(0)], vec![]], "a/1 is left out"),
-            (vec![vec![p(0), p(1), p(1)], vec![]], "a/1 is given out twice"),
+            (vec![vec![p(0), p(1), p(1)], vec![]], "a/1 is assigned twice"),
             (vec![vec![p(0), p(1), p(2)], vec![]], "there is no a/2"),
             (vec![vec![p(0)], vec![p(1)]], "a/1 to a member that does not subscribe to it"),
         ] {

@@ -4,9 +4,9 @@
 //!
 //! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target
 //! assignment: it rises whenever a member comes or goes or the topics change. Between polls a
-//! member reconciles what it owns with its target: it gives up partitions that move away, and takes
-//! those that have no other owner any more. So a partition never has two owners, and partitions
-//! that do not move are read without a break.
+//! member reconciles its partitions with its target: it gives up partitions that move away, and
+//! takes those that have no other owner any more. So a partition never has two owners, and
+//! partitions that do not move are read without a break.
 //!
 //! The commits that a member may make follow KIP-1251: it must own the partition, and must have
 //! owned it without a break since it polled the records.

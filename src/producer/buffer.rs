@@ -386,8 +386,9 @@ impl PartitionBuffer {
         self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
     }
 
-    /// Seals the open batch, or if one is `awaited` only that, and writes what can be written. The
-    /// caller will wait until the awaited batch is visible, so no sync is requested for it.
+    /// Seals the open batch, or if one is `awaited` only that, and writes the batches that can be
+    /// written. The caller will wait until the awaited batch is visible, so no sync is requested
+    /// for it.
     pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
         let sealed = {
             let mut queue = self.queue.lock();

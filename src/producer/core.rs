@@ -1,5 +1,5 @@
-//! What do all buffers of one producer share? The bound on their bytes, the working memory, and the
-//! errors that no caller has received yet.
+//! The state that all buffers of one producer share: the bound on their bytes, the working memory,
+//! and the errors that no caller has received yet.
 
 use std::task::Waker;
 

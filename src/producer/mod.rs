@@ -4,7 +4,7 @@
 //! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`]
 //! puts the record into the open batch and later the batch into the log, [`batch`] encodes,
 //! compresses and checksums, [`pending`] returns the outcome to the sender. [`staging`] does the
-//! same for many records at once, [`core`] holds what all buffers share.
+//! same for many records at once, [`core`] holds the state that all buffers share.
 
 mod batch;
 mod buffer;
@@ -290,7 +290,7 @@ impl Producer {
     }
 
     fn identity(&self) -> Result<&ProducerIdentity> {
-        let reason = "only a producer with a name knows what it has sent before";
+        let reason = "only an idempotent producer, which has a name, knows its sequences";
         self.shared.outbox.core().identity.as_ref().ok_or_else(|| invalid("sequence", reason))
     }
 

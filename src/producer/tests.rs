@@ -63,7 +63,7 @@ fn eight_threads_keep_their_order_in_every_partition() {
             let before = next.insert(sender, n);
             assert!(
                 before.is_none_or(|before| before < n),
-                "record {n} of sender {sender} came behind {before:?}"
+                "record {n} of sender {sender} came after {before:?}"
             );
         }
     }

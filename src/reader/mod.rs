@@ -298,7 +298,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Continues at the same kind of place in all partitions, with the ends unchanged now.
+    /// Continues at the same kind of place in all partitions, with the current ends.
     ///
     /// # Errors
     /// With [`Start::Time`] those of

@@ -225,10 +225,10 @@ impl Skipped {
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Skipped { topic, partition, from, to, reason } = self;
-        write!(f, "{topic}/{partition} goes on at offset {to} instead of {from}: ")?;
+        write!(f, "{topic}/{partition} continues at offset {to} instead of {from}: ")?;
         match reason {
             SkipReason::OutOfRange => f.write_str("it is out of range"),
-            SkipReason::Truncated { at } => write!(f, "the log was cut at offset {at}"),
+            SkipReason::Truncated { at } => write!(f, "the log was truncated at offset {at}"),
             SkipReason::Lost => f.write_str("the records between were damaged and have been given up"),
         }
     }

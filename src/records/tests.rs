@@ -228,7 +228,7 @@ fn partitions_come_apart_with_what_was_skipped_in_them() {
     let parts = records.by_partition();
     let lens: Vec<_> = parts.iter().map(|part| (part.len(), part.skipped().to_vec())).collect();
     assert_eq!(lens, [(1, vec![]), (2, vec![skipped.clone()]), (0, vec![elsewhere])]);
-    assert_eq!(skipped.to_string(), "t/0 goes on at offset 7 instead of 0: it is out of range");
+    assert_eq!(skipped.to_string(), "t/0 continues at offset 7 instead of 0: it is out of range");
 }
 
 #[test]

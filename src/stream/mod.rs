@@ -425,7 +425,7 @@ impl Stream {
     pub(crate) fn check_broker(&self, broker: &Arc<BrokerInner>) -> Result<()> {
         match Arc::ptr_eq(&self.broker, broker) {
             true => Ok(()),
-            false => Err(invalid("stream", "it is another broker's")),
+            false => Err(invalid("stream", "it belongs to another broker")),
         }
     }
 

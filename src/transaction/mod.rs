@@ -293,7 +293,7 @@ impl Transaction {
     fn add_offsets(&mut self, committer: Arc<Committer>, done: Offsets) -> &mut Self {
         let foreign = !committer.is_of(&self.broker);
         self.offsets.push((committer, done));
-        let reason = || "it is another broker's".to_string();
+        let reason = || "it belongs to another broker".to_string();
         self.note(if foreign {
             Err(Error::InvalidConfig { field: "consumer", reason: reason() })
         } else {
