@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_clock_goes_on() {
+    fn the_system_clock_advances() {
         let clock = SystemClock::default();
         let (first, second) = (clock.monotonic(), clock.monotonic());
         assert!(first <= second);

@@ -276,7 +276,11 @@ impl<P: Projection> Projector<P> {
         // Whoever has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);
         if self.consumer.assignment().is_empty() {
-            return Err(invalid("rebuild", "it has no partition: other projectors of this name have all of them").into());
+            return Err(invalid(
+                "rebuild",
+                "it has no partition: other projectors of this name have all of them",
+            )
+            .into());
         }
         self.projection.reset()?;
         self.consumer.seek_all(Start::Beginning)?;

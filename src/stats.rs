@@ -37,8 +37,8 @@ pub enum Event {
     },
     /// A compaction has ended, and its output has replaced the segments that it read.
     Compacted(Compacted),
-    /// Records were truncated the end of the log, by [`truncate_to`](crate::Partition::truncate_to)
-    /// or [`reset_to`](crate::Partition::reset_to).
+    /// Records were truncated from the end of the log, by
+    /// [`truncate_to`](crate::Partition::truncate_to) or [`reset_to`](crate::Partition::reset_to).
     Truncated {
         /// The topic.
         topic: TopicName,

@@ -294,7 +294,7 @@ impl fmt::Debug for TopicId {
 /// A place in the log that can be stored and come back to: topic, partition, offset and the log
 /// epoch in which the offset was true.
 ///
-/// The epoch rises whenever records were truncated the end of a partition, so a position that
+/// The epoch rises whenever records were truncated from the end of a partition, so a position that
 /// points past such a truncation is recognised instead of silently meaning other records.
 ///
 /// ```

@@ -1,12 +1,13 @@
 //! The broker's side of groups: its topics and their logs, and one internal topic.
 
+use super::topic_state::offsets_log;
 use super::{BrokerInner, TopicState};
 use crate::config::{Cleanup, TopicConfig};
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::{OFFSETS_TOPIC, is_own_topic};
 use crate::group::state::TopicInfo;
-use crate::group::{Coordinator, Host};
+use crate::group::{Coordinator, GroupHost, Host};
 use crate::log::Log;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId};
@@ -48,7 +49,9 @@ impl Host for BrokerInner {
     fn existing_offsets_log(&self) -> Option<Arc<Log>> {
         offsets_log(&self.maintenance.topics.read())
     }
+}
 
+impl GroupHost for BrokerInner {
     fn coordinator(&self) -> &Coordinator {
         &self.maintenance.groups
     }
@@ -73,11 +76,4 @@ impl BrokerInner {
 /// than a few small segments larger than its contents.
 pub(crate) fn offsets_config() -> TopicConfig {
     TopicConfig::new().cleanup(Cleanup::Compact).segment_bytes(16 << 20)
-}
-
-/// The log that offsets are committed to, if it is among these topics.
-pub(super) fn offsets_log(topics: &[Arc<TopicState>]) -> Option<Arc<Log>> {
-    let at = topics.binary_search_by(|state| state.name.as_str().cmp(OFFSETS_TOPIC)).ok()?;
-    let state = topics.get(at)?;
-    state.logs().first().cloned()
 }

@@ -6,10 +6,9 @@
 
 use std::cell::Cell;
 
-use super::TopicState;
 use super::checkpoint::CheckpointStore;
-use super::groups::offsets_log;
 use super::store::CatalogStore;
+use super::topic_state::{TopicState, offsets_log};
 use crate::engine::{Context, Identity, Keeper, Reserve};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
@@ -110,7 +109,7 @@ impl Maintenance {
         self.compact();
         if self.catalog.with(|catalog| catalog.deleting().next().is_some()) {
             // Files that cannot be removed now are removed the next time.
-            let _ = super::catalog::settle(&self.ctx, &self.catalog);
+            let _ = super::trash::settle(&self.ctx, &self.catalog);
         }
         written
     }

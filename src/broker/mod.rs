@@ -3,36 +3,31 @@
 mod catalog;
 mod checkpoint;
 mod groups;
+mod inner;
 mod maintenance;
 mod open;
 mod prepare;
 mod producers;
 mod store;
 mod topic_state;
+mod trash;
 mod unknown;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub(crate) use self::groups::offsets_config;
-use self::maintenance::{Maintenance, Threads};
+pub(crate) use self::inner::BrokerInner;
+use self::inner::{check_config, topic_name};
 pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_sequence};
 pub(crate) use self::producers::ProducerIdentity;
-use self::store::CatalogStore;
 pub(crate) use self::topic_state::TopicState;
-use crate::config::{BrokerConfig, Durability, TopicConfig, invalid};
-use crate::engine::Context;
+use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, IoAction, Result};
-use crate::format::names::is_own_topic;
-use crate::log::Log;
-use crate::rng::SplitMix64;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::transaction::journal::Journal;
-use crate::types::TopicName;
+use crate::sync::{Arc, Ordering};
 
 /// The broker: topics in one directory, owned by one process.
 ///
@@ -53,31 +48,6 @@ use crate::types::TopicName;
 #[derive(Clone)]
 pub struct Broker {
     inner: Arc<BrokerInner>,
-}
-
-/// The state that all handles share.
-pub(crate) struct BrokerInner {
-    pub(crate) ctx: Arc<Context>,
-    /// Has no log once the broker is closed.
-    pub(crate) journal: Arc<Journal>,
-    durability: Durability,
-    catalog: Arc<CatalogStore>,
-    /// Held over each change of topics and names of producers, before any other lock.
-    changing: Mutex<()>,
-    /// The broker was given a seed: its topics' identities are repeatable.
-    is_seeded: bool,
-    maintenance: Arc<Maintenance>,
-    /// By producer id: which of its handles is the last one.
-    producers: Mutex<HashMap<u64, Arc<AtomicU64>>>,
-    random: Mutex<SplitMix64>,
-    report: OpenReport,
-    threads: Threads,
-    closed: AtomicBool,
-    /// The process that opened it. A forked child has a copy of this, and no right to the
-    /// directory.
-    process: u32,
-    /// Held until closing is done.
-    lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl BrokerConfig {
@@ -305,147 +275,4 @@ impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker").field("dir", &self.inner.dir()).finish_non_exhaustive()
     }
-}
-
-impl BrokerInner {
-    /// All topics, by name.
-    pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
-        let topics = self.maintenance.topics.read();
-        topics.iter().filter(|state| !is_own_topic(state.name.as_str())).cloned().collect()
-    }
-
-    /// The topic of this name.
-    pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
-        self.check_open()?;
-        let topics = self.maintenance.topics.read();
-        let found =
-            topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
-        let found = found.filter(|_| !is_own_topic(name));
-        found.cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
-    }
-
-    /// The logs of all topics, the broker's own among them.
-    pub(crate) fn all_logs(&self) -> Vec<Arc<Log>> {
-        self.maintenance.topics.read().iter().flat_map(|state| state.logs().to_vec()).collect()
-    }
-
-    /// The log of a partition, also of a topic of the broker's own.
-    pub(crate) fn any_log(&self, topic: &str, partition: u32) -> Result<Arc<Log>> {
-        self.check_open()?;
-        let topics = self.maintenance.topics.read();
-        let state = topics.iter().find(|state| state.name == *topic);
-        let state = state.ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
-        state.check()?;
-        state.logs().get(partition as usize).cloned().ok_or_else(|| Error::UnknownPartition {
-            topic: state.name.clone(),
-            partition,
-            count: state.log_count(),
-        })
-    }
-
-    /// A number that follows from the broker's seed, another one each time.
-    pub(crate) fn next_seed(&self) -> u64 {
-        self.random.lock().next_u64()
-    }
-
-    /// Under a manual clock: runs due work, and work that was requested of the worker.
-    pub(crate) fn run_due(&self) {
-        self.maintenance.run_due();
-    }
-
-    /// # Errors
-    /// The broker has been closed.
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    /// Where the broker lies, for messages.
-    fn dir(&self) -> PathBuf {
-        self.ctx.display(Path::new(""))
-    }
-
-    fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
-            return Ok(());
-        }
-        // Waits for a running change of the topics; no other starts, so everything that it opens is
-        // closed below.
-        drop(self.changing.lock());
-        // Open batches of producers are tasks of the timer: written now, due or not.
-        self.run_all_tasks();
-        self.threads.stop(&self.ctx);
-        let mut first = Ok(());
-        let mut entries = Vec::new();
-        // Not locked while they are closed: a compaction that is to end may be looking at the list.
-        let topics = self.maintenance.topics.read().clone();
-        for state in &topics {
-            state.end();
-            for log in state.logs().iter() {
-                match log.close() {
-                    Ok(entry) => entries.extend(entry),
-                    Err(e) => first = first.and(Err(e)),
-                }
-            }
-        }
-        let journal = self.journal.close(first.is_ok());
-        // Records that were sent during the close fail with an error.
-        self.run_all_tasks();
-        drop(self.ctx.work.take());
-        for state in &topics {
-            for log in state.logs().iter().filter(|log| log.has_files()) {
-                // Where that could not be done before. The checkpoint's entry is as good for those
-                // that have one.
-                let _ = self.catalog.note_files(&self.ctx, state.id, log.partition().get());
-            }
-        }
-        // IMPORTANT: close the catalog before the mark of a clean close, which vouches for all of
-        // it.
-        let catalog = self.catalog.close(&self.ctx);
-        let place = self.catalog.place();
-        let written = if self.ctx.gate.is_shut() {
-            // Nothing was changed since it was closed properly: the mark is there.
-            Ok(())
-        } else {
-            // The mark also vouches for an empty journal.
-            let is_clean = catalog.is_ok() && matches!(journal, Ok(true));
-            self.maintenance.checkpoints.write(&self.ctx, is_clean, place, entries)
-        };
-        // So that the next opening, and operations that free space after it, have the room.
-        self.ctx.restore_reserve();
-        // From here on the directory may be another broker's.
-        self.ctx.gate.close();
-        *self.lock.lock() = None;
-        first.and(journal.map(drop)).and(catalog).and(written)
-    }
-
-    fn run_all_tasks(&self) {
-        for task in self.ctx.timer.drain() {
-            task.run(std::time::Duration::MAX);
-        }
-    }
-}
-
-impl Drop for BrokerInner {
-    fn drop(&mut self) {
-        // No caller is left for an error; work that this cannot finish is recovered at the next
-        // opening.
-        let _ = self.close();
-    }
-}
-
-/// Validates a name for a topic to be created.
-fn topic_name(name: &str) -> Result<TopicName> {
-    TopicName::new(name).map_err(|reason| Error::InvalidTopicName { name: name.to_string(), reason })
-}
-
-/// Validates settings for a topic.
-fn check_config(config: &TopicConfig) -> Result<()> {
-    config.validate()?;
-    // A record must fit a batch, and a batch a segment.
-    let room = config.segment_bytes as usize;
-    let framing = crate::format::segment::SEGMENT_HEADER_BYTES + crate::format::batch::HEADER_BYTES;
-    if config.max_record_bytes as usize > room.saturating_sub(framing) {
-        return Err(invalid("max_record_bytes", "such a record must fit a segment: raise segment_bytes"));
-    }
-    Ok(())
 }

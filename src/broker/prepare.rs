@@ -111,7 +111,10 @@ pub(crate) fn prepare_sequenced<'r>(
 /// `InvalidConfig` if a record has a sequence where that would mean nothing.
 pub(crate) fn refuse_sequence(record: &Record<'_>) -> Result<()> {
     match record.given_sequence() {
-        Some(_) => Err(invalid("sequence", "only an idempotent producer, which has a name, takes records with sequences")),
+        Some(_) => Err(invalid(
+            "sequence",
+            "only an idempotent producer, which has a name, takes records with sequences",
+        )),
         None => Ok(()),
     }
 }

@@ -6,7 +6,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::catalog::{identity, live_entry, remove_tree};
+use super::catalog::{identity, live_entry};
+use super::trash::remove_tree;
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
 use crate::engine::corrupt;

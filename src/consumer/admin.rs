@@ -10,7 +10,7 @@ use crate::broker::{Broker, BrokerInner};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::offsets::{OffsetChange, StoredOffset};
-use crate::group::{GroupState, Host, wait};
+use crate::group::{GroupHost, GroupState, wait};
 use crate::log::Log;
 use crate::reader::assigned::start_offset;
 use crate::sync::Arc;

@@ -8,7 +8,7 @@ use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::offsets::StoredOffset;
 use crate::group::state::Stamp;
-use crate::group::{Commit, GroupState, Host, Pin, WrittenCommit, wait};
+use crate::group::{Commit, GroupHost, GroupState, Pin, WrittenCommit, wait};
 use crate::producer::Wait;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};

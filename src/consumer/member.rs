@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use super::OffsetReset;
 use super::commit::Committer;
 use super::rebalance::{Rebalance, RebalanceEvent};
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::group::assign::Assignor;
 use crate::group::state::{Joining, Liveness, Pattern, Share, Stamp};
-use crate::group::{Commit, Host, Seat};
+use crate::group::{Commit, GroupHost, Host, Seat};
 use crate::log::Log;
+use crate::reader::OffsetReset;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::{Arc, about_to_call_user_code};
@@ -302,7 +302,7 @@ fn take_seat(committer: &Committer, subscription: &Subscription) -> Result<(Seat
         waiter: committer.waiter.clone(),
         liveness: liveness.clone(),
     };
-    let host: Arc<dyn Host> = committer.broker.clone();
+    let host: Arc<dyn GroupHost> = committer.broker.clone();
     let seat = committer.group.join(&host, joining, subscription.max_poll_interval)?;
     Ok((seat, liveness))
 }

@@ -1,4 +1,7 @@
 //! What can go wrong, and what can the caller do about it? One variant per decision.
+//!
+//! The file is longer than 500 lines because the variants of one enum cannot be split. A third of
+//! it is documentation.
 
 mod details;
 

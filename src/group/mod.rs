@@ -12,40 +12,25 @@
 //! thread that holds the catalog's lock may take a group's.
 
 pub(crate) mod assign;
+mod host;
 pub(crate) mod offsets;
 pub(crate) mod state;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+pub(crate) use self::host::Host;
 use self::offsets::{OffsetChange, OffsetStore, StoredOffset};
-use self::state::{Joining, Liveness, Membership, NO_MEMBER, Share, Stamp, TopicInfo};
+use self::state::{Joining, Liveness, Membership, NO_MEMBER, Share, Stamp};
 use crate::engine::{Context, Identity, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
-use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName};
+use crate::types::{GroupId, Offset, PartitionId, TopicName};
 
-/// The functions of the broker that groups need.
-pub(crate) trait Host: Send + Sync {
-    fn ctx(&self) -> &Arc<Context>;
-
-    /// All topics, by name.
-    fn topics(&self) -> Vec<TopicInfo>;
-
-    /// The log of a partition, if that is (still) there.
-    fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>>;
-
-    /// The log that offsets are committed to, created if it is missing.
-    ///
-    /// # Errors
-    /// Those of creating a topic.
-    fn offsets_log(&self) -> Result<Arc<Log>>;
-
-    /// The same, if it is there.
-    fn existing_offsets_log(&self) -> Option<Arc<Log>>;
-
+/// A host that also has the coordinator.
+pub(crate) trait GroupHost: Host {
     fn coordinator(&self) -> &Coordinator;
 }
 
@@ -121,7 +106,7 @@ impl Coordinator {
     }
 
     /// Topics came, grew or were deleted: the groups that subscribe to them rebalance.
-    pub(crate) fn topics_changed(&self, host: &dyn Host) {
+    pub(crate) fn topics_changed(&self, host: &dyn GroupHost) {
         let groups: Vec<_> = self.groups.lock().values().cloned().collect();
         if groups.is_empty() {
             return;
@@ -147,7 +132,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// Those of reading the offsets log and of an append.
-    pub(crate) fn topics_deleted(&self, host: &dyn Host) -> Result<()> {
+    pub(crate) fn topics_deleted(&self, host: &dyn GroupHost) -> Result<()> {
         if host.existing_offsets_log().is_none() {
             return Ok(());
         }
@@ -168,7 +153,7 @@ impl Coordinator {
     /// Stores the topics that a group subscribes to.
     fn note_joined(
         &self,
-        host: &dyn Host,
+        host: &dyn GroupHost,
         group: &GroupId,
         membership: &Membership,
         late: bool,
@@ -237,7 +222,7 @@ impl GroupState {
     /// Those of [`Membership::join`] and of opening the offsets log.
     pub(crate) fn join(
         self: &Arc<Self>,
-        host: &Arc<dyn Host>,
+        host: &Arc<dyn GroupHost>,
         joining: Joining,
         max_poll_interval: Duration,
     ) -> Result<Seat> {
@@ -263,7 +248,7 @@ impl GroupState {
     }
 
     /// Whether of every topic that it subscribes to is known which partitions are new to it.
-    pub(crate) fn is_noted(&self, host: &dyn Host, membership: &Membership) -> bool {
+    pub(crate) fn is_noted(&self, host: &dyn GroupHost, membership: &Membership) -> bool {
         host.coordinator().unnoted(&self.name, membership, true).is_empty()
     }
 
@@ -271,7 +256,7 @@ impl GroupState {
     ///
     /// # Errors
     /// Those of an append, and of the sync that the broker's durability demands.
-    pub(crate) fn note(&self, host: &dyn Host) -> Result<()> {
+    pub(crate) fn note(&self, host: &dyn GroupHost) -> Result<()> {
         let coordinator = host.coordinator();
         coordinator.offsets.open(host)?;
         let noted = coordinator.note_joined(host, &self.name, &self.lock(), true);
@@ -279,7 +264,7 @@ impl GroupState {
     }
 
     /// Lets a member go; its partitions go to the others at once. Fine if it has been expelled.
-    pub(crate) fn leave(&self, host: &dyn Host, id: u32) {
+    pub(crate) fn leave(&self, host: &dyn GroupHost, id: u32) {
         let mut membership = self.lock();
         membership.leave(id, &host.topics());
     }
@@ -290,7 +275,12 @@ impl GroupState {
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed; those of an append.
-    pub(crate) fn commit(&self, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<WrittenCommit> {
+    pub(crate) fn commit(
+        &self,
+        host: &dyn GroupHost,
+        own: Stamp,
+        commits: &[Commit],
+    ) -> Result<WrittenCommit> {
         let coordinator = host.coordinator();
         coordinator.offsets.open(host)?;
         let membership = self.lock();
@@ -304,7 +294,7 @@ impl GroupState {
     ///
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed.
-    pub(crate) fn pin(self: &Arc<Self>, host: &dyn Host, own: Stamp, commits: &[Commit]) -> Result<Pin> {
+    pub(crate) fn pin(self: &Arc<Self>, host: &dyn GroupHost, own: Stamp, commits: &[Commit]) -> Result<Pin> {
         host.coordinator().offsets.open(host)?;
         let mut membership = self.lock();
         let (shares, changes): (Vec<_>, Vec<_>) =
@@ -319,7 +309,7 @@ impl GroupState {
     /// The changes of a commit.
     fn check(
         &self,
-        host: &dyn Host,
+        host: &dyn GroupHost,
         membership: &Membership,
         own: Stamp,
         commits: &[Commit],
@@ -372,7 +362,7 @@ impl GroupState {
 
 /// Why an offset may not be committed, if it may not.
 fn objection(
-    host: &dyn Host,
+    host: &dyn GroupHost,
     membership: &Membership,
     stamp: Stamp,
     share: &Share,
@@ -417,7 +407,7 @@ impl Pin {
     }
 
     /// The commit has been written to the offsets log, from `base` on, in `epoch`.
-    pub(crate) fn written(&self, host: &dyn Host, base: Offset, epoch: u32) {
+    pub(crate) fn written(&self, host: &dyn GroupHost, base: Offset, epoch: u32) {
         host.coordinator().offsets().apply(&self.group.name, &self.changes, base, epoch);
     }
 }
@@ -433,7 +423,7 @@ impl Drop for Pin {
 
 /// Looks whether a member still polls.
 struct Expiry {
-    host: Weak<dyn Host>,
+    host: Weak<dyn GroupHost>,
     group: Weak<GroupState>,
     id: u32,
     liveness: Arc<Liveness>,

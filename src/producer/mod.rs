@@ -13,6 +13,7 @@ mod core;
 mod outbox;
 mod pending;
 mod sequenced;
+mod sink;
 mod staging;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,10 @@
 
 use std::task::{Context, Poll};
 
-use super::buffer::{PartitionBuffer, Placed, Sink, Sticking};
+use super::buffer::{PartitionBuffer, Placed, Sticking};
 use super::core::Core;
 use super::pending::{BatchState, Pending, Wait};
+use super::sink::Sink;
 use super::staging::Staging;
 use crate::broker::TopicState;
 use crate::error::{Error, Result};

@@ -1,4 +1,6 @@
 //! The producer against a log that records its calls, fails on demand, and stops on demand.
+//!
+//! The file is longer than 500 lines because all tests share the recording log at its end.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -6,11 +8,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::buffer::Sink;
 use super::config::ProducerConfig;
 use super::core::Core;
 use super::outbox::{Outbox, Target};
 use super::pending::{Pending, Wait};
+use super::sink::Sink;
 use crate::broker::{Broker, ProducerIdentity};
 use crate::clock::ManualClock;
 use crate::config::{BrokerConfig, Compression, Durability, TopicConfig};
@@ -71,7 +73,7 @@ fn eight_threads_keep_their_order_in_every_partition() {
 }
 
 #[test]
-fn a_failed_batch_fails_all_behind_it_and_the_next_send_works() {
+fn a_failed_batch_fails_all_after_it_and_the_next_send_works() {
     let topic = FakeTopic::new(1, TopicConfig::new());
     let outbox = outbox(&topic, small());
     let log = &topic.logs[0];
@@ -113,7 +115,7 @@ fn another_partition_does_not_notice() {
 }
 
 #[test]
-fn an_append_that_unwinds_strands_nobody() {
+fn an_append_that_unwinds_leaves_no_thread_waiting() {
     let topic = FakeTopic::new(1, TopicConfig::new());
     let outbox = outbox(&topic, small());
     let log = &topic.logs[0];
@@ -279,7 +281,7 @@ fn an_acknowledgement_outlives_the_producer_and_writes_its_batch() {
 }
 
 #[test]
-fn only_the_one_who_waits_syncs() {
+fn only_the_waiting_thread_syncs() {
     let topic = FakeTopic::new(1, TopicConfig::new().durability(Durability::Sync));
     let outbox = outbox(&topic, small());
     let log = &topic.logs[0];
@@ -315,7 +317,7 @@ fn a_full_buffer_is_written_by_the_sender() {
 }
 
 #[test]
-fn what_others_are_writing_is_not_waited_for_but_can_be_awaited() {
+fn batches_of_other_threads_are_not_waited_for_but_can_be_awaited() {
     let topic = FakeTopic::new(1, TopicConfig::new());
     let outbox = outbox(&topic, ProducerConfig::new().batch_bytes(1 << 10).buffer_bytes(2 << 10));
     let log = &topic.logs[0];
@@ -394,7 +396,7 @@ fn pending_and_its_futures_are_send_and_static() {
 // -- refused records --
 
 #[test]
-fn what_is_refused_leaves_nothing_behind() {
+fn refused_records_leave_no_trace() {
     let topic = FakeTopic::new(2, TopicConfig::new().max_record_bytes(100));
     let outbox = outbox(&topic, small());
     let send = |record: Record<'_>| outbox.send(&topic, Some(0), &record).map(Pending::detach);
@@ -430,7 +432,7 @@ fn what_is_refused_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_ended_topic_takes_nothing_and_answers_whoever_waits() {
+fn an_ended_topic_takes_nothing_and_wakes_waiting_senders() {
     let topic = FakeTopic::new(1, TopicConfig::new());
     let outbox = outbox(&topic, ProducerConfig::new());
     let pending = outbox.send(&topic, Some(0), &Record::new("a")).unwrap();
@@ -449,7 +451,7 @@ fn an_ended_topic_takes_nothing_and_answers_whoever_waits() {
 // -- which partition --
 
 #[test]
-fn named_partition_then_partitioner_then_key_then_sticky() {
+fn given_partition_then_partitioner_then_key_then_sticky() {
     struct Picky;
     impl Partitioner for Picky {
         fn partition(
@@ -503,7 +505,7 @@ fn records_without_a_key_stay_for_a_batch_and_then_move() {
 }
 
 #[test]
-fn cut_batches_delay_the_move_to_twice_their_size_at_most() {
+fn batches_sealed_early_delay_the_move_to_twice_their_size_at_most() {
     let topic = FakeTopic::new(1_000, TopicConfig::new());
     let outbox = outbox(&topic, small());
     let mut runs = Vec::new();
@@ -599,7 +601,7 @@ fn every_kind_of_record_comes_back() {
 }
 
 #[test]
-fn what_does_not_shrink_is_stored_as_it_is() {
+fn a_body_that_does_not_shrink_is_stored_uncompressed() {
     let topic = FakeTopic::new(1, TopicConfig::new().compression(Compression::Lz4));
     let outbox = outbox(&topic, ProducerConfig::new());
     outbox.send(&topic, None, &Record::new("short")).unwrap().wait().unwrap();

@@ -1,7 +1,6 @@
 //! One partition in a reader: the position, and the policy for a position that is not in the log.
 
-use super::OffsetReset;
-use super::fetcher::PollLimits;
+use super::policy::{OffsetReset, PollLimits};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::log::cursor::Cursor;

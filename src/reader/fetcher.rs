@@ -4,29 +4,15 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use super::OffsetReset;
 use super::assigned::{Assigned, start_offset};
 use super::parking::{Parking, look_or_register, wait_for};
+use super::policy::PollLimits;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{PartitionId, Start};
-
-/// The limits of one poll.
-pub(crate) struct PollLimits {
-    pub(crate) max_records: usize,
-    /// Soft for the first batch.
-    pub(crate) max_bytes: usize,
-    pub(crate) reset: OffsetReset,
-}
-
-impl Default for PollLimits {
-    fn default() -> Self {
-        PollLimits { max_records: usize::MAX, max_bytes: 1 << 20, reset: OffsetReset::default() }
-    }
-}
 
 /// Reads a set of partitions, each at its own pace.
 pub(crate) struct Fetcher {

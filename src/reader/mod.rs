@@ -8,7 +8,9 @@
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
+mod once;
 pub(crate) mod parking;
+mod policy;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,8 +20,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use self::assigned::{Assigned, start_offset};
-use self::fetcher::{Fetcher, PollLimits};
+use self::assigned::Assigned;
+use self::fetcher::Fetcher;
+pub(crate) use self::once::{read_last, read_once};
+pub use self::policy::OffsetReset;
 use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
 use crate::engine::Waiter;
@@ -28,29 +32,6 @@ use crate::log::Log;
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{PartitionId, Position, Start, TopicPartition};
-
-/// Where to continue when the next offset is not in the log: retention has passed it, or records
-/// were truncated the log's end since the position was taken.
-///
-/// Every such step is reported by [`Records::skipped`], also when no record comes with it. A seek
-/// in the meantime makes it void.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OffsetReset {
-    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a
-    /// reader that fell after has not seen.
-    #[default]
-    Earliest,
-    /// At the visible end: only records that come later. Partitions that are added to a topic are
-    /// read from their beginning nevertheless.
-    Latest,
-    /// At the nearest offset that is in the log: its start when retention has passed the position,
-    /// its end when the position lies after it, the end of the common history when the log was
-    /// truncated. No record that is still there is left out.
-    Nearest,
-    /// Nowhere: each poll returns the error, and the position stays, until the caller seeks.
-    Fail,
-}
 
 /// Reads partitions from given places on, without a group and without commits.
 ///
@@ -420,52 +401,6 @@ impl ReaderHandle {
 impl fmt::Debug for ReaderHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReaderHandle").finish_non_exhaustive()
-    }
-}
-
-/// Reads one partition once, without a reader: the records from a position on, at least one batch
-/// if there is any.
-///
-/// # Errors
-/// Out of range, corrupt if the first batch is, deleted, closed, or an I/O error.
-pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result<Records> {
-    let limits = PollLimits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
-    loop {
-        let mut records = Records::default();
-        let epoch = log.epoch();
-        let mut place = Assigned::new(log.clone(), start_offset(log, from)?, epoch);
-        match place.deliver(&limits, &mut records) {
-            // Good records before a bad batch: the read after them returns the error.
-            Ok(_) => return Ok(records),
-            Err(_) if !records.is_empty() => return Ok(records),
-            // Retention or a truncation was faster; the beginning, or the end, is elsewhere now.
-            Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. })
-                if !matches!(from, Start::At(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The newest `n` visible records of one partition, oldest first.
-///
-/// # Errors
-/// Corrupt if any of them is, deleted, closed, or an I/O error.
-pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
-    log.check_readable()?;
-    if n == 0 {
-        return Ok(Records::default());
-    }
-    let limits = PollLimits { max_records: n, max_bytes: usize::MAX, reset: OffsetReset::Fail };
-    loop {
-        let epoch = log.epoch();
-        let from = log.nth_newest(n as u64)?;
-        let mut records = Records::default();
-        match Assigned::new(log.clone(), from, epoch).deliver(&limits, &mut records) {
-            Ok(_) => return Ok(records),
-            // Retention or a truncation was faster.
-            Err(Error::OffsetOutOfRange { .. } | Error::Truncated { .. }) => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -28,7 +28,7 @@ fn fill(log: &Arc<Log>, count: usize) {
 }
 
 #[test]
-fn reading_goes_on_behind_emptied_batches_and_emptied_ends_of_batches() {
+fn reading_continues_after_emptied_batches_and_emptied_ends_of_batches() {
     let (broker, topic) = broker(1);
     let log = log(&topic, 0);
     append(&log, 10, &[value(3, b"a")]);
@@ -84,7 +84,7 @@ fn a_poll_that_takes_part_of_a_batch_leaves_the_rest_for_the_next() {
 }
 
 #[test]
-fn each_poll_starts_behind_the_partition_served_last() {
+fn each_poll_starts_after_the_partition_served_last() {
     let (broker, topic) = broker(3);
     for partition in 0..3 {
         fill(&log(&topic, partition), 4);
@@ -137,7 +137,7 @@ fn a_paused_partition_is_left_out_with_its_errors() {
 }
 
 #[test]
-fn a_dropped_reader_and_a_dropped_future_leave_nothing_behind() {
+fn a_dropped_reader_and_a_dropped_future_leave_no_state() {
     let (broker, topic) = broker(1);
     let log = log(&topic, 0);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
@@ -168,7 +168,7 @@ fn a_future_and_a_reader_may_go_to_another_thread() {
 }
 
 #[test]
-fn what_was_sent_is_what_is_read() {
+fn a_record_is_read_as_it_was_sent() {
     let (broker, topic) = broker(1);
     let producer = broker.producer();
     producer.send(&topic, Record::new("v").key("k").header("h", "x")).unwrap().wait().unwrap();

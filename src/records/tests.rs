@@ -215,7 +215,7 @@ fn an_owned_record_shares_its_batch_until_it_is_detached() {
 }
 
 #[test]
-fn partitions_come_apart_with_what_was_skipped_in_them() {
+fn partitions_are_separated_with_their_skipped_ranges() {
     let topic = topic();
     append(&log(&topic, 0), 2, &[value(0, b"a"), value(1, b"b")]);
     append(&log(&topic, 1), 1, &[value(0, b"c")]);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::log::streams::Loaded;
 use crate::records::{self, ConsumedRecord, Records};
+use crate::types::Receipt;
 use crate::version::Version;
 
 /// Events of one stream, oldest first, and the version of the stream when they were loaded.
@@ -14,6 +15,16 @@ pub struct History {
     records: Records,
     from: Version,
     version: Version,
+}
+
+/// Where events of a stream were stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamReceipt {
+    /// The receipt of the first of them; the others follow it without a gap.
+    pub first: Receipt,
+    /// The stream's version after the last of them: the next append may expect it.
+    pub version: Version,
 }
 
 impl History {

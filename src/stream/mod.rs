@@ -8,24 +8,26 @@
 
 mod history;
 mod reader;
+mod repeat;
 
 use std::fmt;
 
-pub use self::history::History;
+pub use self::history::{History, StreamReceipt};
 pub use self::reader::StreamReader;
+pub(crate) use self::repeat::EventIds;
+use self::repeat::{LOOK_BACK, NEVER, first_of};
 use crate::broker::{BrokerInner, TopicState, prepare, refuse_sequence};
 use crate::config::invalid;
 use crate::error::{Error, Result};
-use crate::event;
 use crate::format::key_hash::KeyHash;
 use crate::log::Log;
 use crate::log::streams::{Limit, StreamCondition};
 use crate::partitioner::partition_for_key;
 use crate::record::{IntoBytes, Record};
-use crate::records::{ConsumedRecord, OwnedRecord};
+use crate::records::OwnedRecord;
 use crate::sync::Arc;
 use crate::topic::{Partition, Topic};
-use crate::types::{Position, Receipt, TopicName};
+use crate::types::{Receipt, TopicName};
 use crate::version::{ExpectedVersion, Version};
 
 impl Topic {
@@ -137,16 +139,6 @@ pub struct Stream {
     partition: Partition,
     key: Arc<[u8]>,
     hash: KeyHash,
-}
-
-/// Where events of a stream were stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StreamReceipt {
-    /// The receipt of the first of them; the others follow it without a gap.
-    pub first: Receipt,
-    /// The stream's version after the last of them: the next append may expect it.
-    pub version: Version,
 }
 
 impl Stream {
@@ -344,16 +336,6 @@ impl Stream {
         }
     }
 
-    /// Reads the events after a version, and then those that come: without a gap, none twice. See
-    /// [`StreamReader`].
-    ///
-    /// # Errors
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
-    pub fn reader(&self, from: Version) -> Result<StreamReader> {
-        self.partition.state().check()?;
-        Ok(StreamReader::new(self.clone(), from))
-    }
-
     fn append_once(&self, expected: ExpectedVersion, events: &[Record<'_>]) -> Result<StreamReceipt> {
         let log = self.log();
         let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events)?;
@@ -454,57 +436,3 @@ impl fmt::Debug for Stream {
             .finish_non_exhaustive()
     }
 }
-
-/// The ids of events that are appended together, each of which has one.
-pub(crate) struct EventIds(Vec<Vec<u8>>);
-
-impl EventIds {
-    /// `None` if there are no events, or some have no id.
-    pub(crate) fn of(events: &[Record<'_>]) -> Option<Self> {
-        let id = |event: &Record<'_>| {
-            let mut headers = event.headers().iter().rev();
-            Some(headers.find(|header| header.name() == event::ID)?.value()?.to_vec())
-        };
-        let ids: Vec<_> = events.iter().map(id).collect::<Option<_>>()?;
-        (!ids.is_empty()).then_some(EventIds(ids))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The receipts of the first events of a history, if these are they.
-    fn are_first_of(&self, history: &History) -> Option<Vec<Receipt>> {
-        let mut events = history.iter();
-        self.0
-            .iter()
-            .map(|id| events.next().filter(|e| e.event_id() == Some(id)).map(|e| receipt(&e)))
-            .collect()
-    }
-
-    /// The receipt of these events, if they are in a history one after the other.
-    fn find_in(&self, history: &History) -> Option<StreamReceipt> {
-        let known: Vec<_> = history.iter().map(|event| event.event_id()).collect();
-        let is_it = |ids: &[Option<&[u8]>]| ids.iter().zip(&self.0).all(|(a, b)| *a == Some(b.as_slice()));
-        let at = known.windows(self.0.len()).position(is_it)?;
-        let first = history.iter().nth(at).map(|event| receipt(&event))?;
-        Some(StreamReceipt { first, version: history.from_version().plus((at + self.0.len()) as u64) })
-    }
-}
-
-fn first_of(receipts: Vec<Receipt>) -> Option<Receipt> {
-    receipts.into_iter().next()
-}
-
-/// The receipt that the sender of a record got.
-fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
-    let Position { topic, partition, offset, epoch } = event.position();
-    Receipt { topic, partition, offset, timestamp: event.timestamp(), epoch }
-}
-
-/// A version that no stream has.
-const NEVER: ExpectedVersion = ExpectedVersion::Exact(Version::new(u64::MAX));
-
-/// How many of the newest events are looked through for those that are appended again at whatever
-/// version.
-const LOOK_BACK: usize = 64;

@@ -43,6 +43,18 @@ pub struct StreamReader {
     parking: Option<Parking>,
 }
 
+impl Stream {
+    /// Reads the events after a version, and then those that come: without a gap, none twice. See
+    /// [`StreamReader`].
+    ///
+    /// # Errors
+    /// [`TopicDeleted`](crate::Error::TopicDeleted), [`Closed`](crate::Error::Closed).
+    pub fn reader(&self, from: Version) -> Result<StreamReader> {
+        self.state().check()?;
+        Ok(StreamReader::new(self.clone(), from))
+    }
+}
+
 impl StreamReader {
     pub(super) fn new(stream: Stream, next: Version) -> Self {
         let waiter = Arc::new(Waiter::default());

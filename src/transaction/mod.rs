@@ -22,7 +22,7 @@ use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
 use crate::group::offsets::new_batch;
-use crate::group::{Host, Pin};
+use crate::group::{GroupHost, Pin};
 use crate::log::Log;
 use crate::log::participate::{Conditions, Part};
 use crate::log::streams::StreamCondition;

@@ -13,86 +13,26 @@
 //! fails with the same error, the open batch included, so that a caller that sends again in the old
 //! order keeps that order.
 
+mod drain;
+
 use std::collections::VecDeque;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
+pub(in crate::producer) use self::drain::Outgoing;
+use self::drain::Turn;
 use super::batch::{BatchLimits, Compressed, OpenBatch};
 use super::core::Core;
-use super::pending::{BatchState, unwound};
-use crate::broker::ProducerIdentity;
+use super::pending::BatchState;
+use super::sink::Sink;
 use crate::engine::Task;
 use crate::error::{Error, Result};
-use crate::log::producers::Sender;
-use crate::log::{Appended, Log, LogSettings};
 use crate::partitioner::Sticky;
 use crate::record::Record;
-use crate::segment::builder::SealedBatch;
 use crate::sync::{Arc, Mutex, Rank};
-use crate::types::{Offset, PartitionId, Timestamp, TopicName};
-
-/// The functions of a log that a producer needs.
-pub(super) trait Sink: Send + Sync {
-    fn topic(&self) -> &TopicName;
-    fn partition(&self) -> PartitionId;
-    fn settings(&self) -> LogSettings;
-    /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
-    /// last one of that.
-    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
-    /// Blocks until everything below `end`, appended up to `epoch`, is visible.
-    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
-    /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the
-    /// waker.
-    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
-    /// Whether something appended up to `epoch` may have been truncated because it could not be
-    /// stored, and not on a caller's request.
-    fn may_have_lost(&self, epoch: u32) -> bool;
-    /// Requests a sync, so that appended records become visible although no thread waits for them.
-    fn request_sync(&self);
-}
-
-impl Sink for Arc<Log> {
-    fn topic(&self) -> &TopicName {
-        Log::topic(self)
-    }
-
-    fn partition(&self) -> PartitionId {
-        Log::partition(self)
-    }
-
-    fn settings(&self) -> LogSettings {
-        Log::settings(self)
-    }
-
-    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended> {
-        match identity {
-            Some(identity) => self.append_from(
-                batch,
-                &Sender { first: None, producer: &identity.name, fence: &|| identity.check() },
-            ),
-            None => Log::append(self, batch),
-        }
-    }
-
-    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
-        Log::wait_visible(self, end, epoch)
-    }
-
-    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
-        Log::poll_visible(self, end, epoch, waker)
-    }
-
-    fn may_have_lost(&self, epoch: u32) -> bool {
-        self.health().may_have_lost(epoch)
-    }
-
-    fn request_sync(&self) {
-        Log::request_sync(self);
-    }
-}
+use crate::types::{Offset, Timestamp};
 
 /// The buffer of one producer for one partition.
-pub(super) struct PartitionBuffer {
+pub(in crate::producer) struct PartitionBuffer {
     core: Arc<Core>,
     sink: Box<dyn Sink>,
     /// The sink's, close at hand.
@@ -137,16 +77,6 @@ enum Body {
     Appending,
 }
 
-/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot
-/// hears of it: else the batches after it would wait forever.
-pub(super) struct Outgoing {
-    buffer: Arc<PartitionBuffer>,
-    ticket: u64,
-    batch: Option<OpenBatch>,
-    /// Its slot knows.
-    settled: bool,
-}
-
 /// Work to do after the lock is released.
 #[derive(Default)]
 struct Chores {
@@ -158,19 +88,19 @@ struct Chores {
 
 /// For a record without a key: the choice that brought it here, and the number of partitions.
 #[derive(Clone, Copy)]
-pub(super) struct Sticking<'a> {
-    pub(super) sticky: &'a Sticky,
-    pub(super) partitions: u32,
+pub(in crate::producer) struct Sticking<'a> {
+    pub(in crate::producer) sticky: &'a Sticky,
+    pub(in crate::producer) partitions: u32,
 }
 
 /// Where a record was put.
-pub(super) struct Placed {
-    pub(super) batch: Arc<BatchState>,
-    pub(super) index: u32,
+pub(in crate::producer) struct Placed {
+    pub(in crate::producer) batch: Arc<BatchState>,
+    pub(in crate::producer) index: u32,
 }
 
 impl PartitionBuffer {
-    pub(super) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
+    pub(in crate::producer) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
         let queue = BatchQueue {
             open: None,
             sealed: VecDeque::new(),
@@ -188,11 +118,11 @@ impl PartitionBuffer {
         }
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
+    pub(in crate::producer) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 
-    pub(super) fn sink(&self) -> &dyn Sink {
+    pub(in crate::producer) fn sink(&self) -> &dyn Sink {
         &*self.sink
     }
 
@@ -202,7 +132,7 @@ impl PartitionBuffer {
     /// # Errors
     /// The record is too large; nothing was taken.
     #[inline]
-    pub(super) fn push(
+    pub(in crate::producer) fn push(
         self: &Arc<Self>,
         record: &Record<'_>,
         len: usize,
@@ -254,7 +184,7 @@ impl PartitionBuffer {
         Ok(Some(placed))
     }
 
-    pub(super) fn too_large(&self, size: usize, limit: usize) -> Error {
+    pub(in crate::producer) fn too_large(&self, size: usize, limit: usize) -> Error {
         Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
     }
 
@@ -335,7 +265,7 @@ impl PartitionBuffer {
     /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are
     /// now: in which batch, from which index on. The batches to be compressed are added to
     /// `sealed`. Of the bytes, `stuck` are of records without a key.
-    pub(super) fn adopt(
+    pub(in crate::producer) fn adopt(
         self: &Arc<Self>,
         batches: Vec<OpenBatch>,
         (stuck, choice): (usize, Sticking<'_>),
@@ -382,14 +312,14 @@ impl PartitionBuffer {
 
     /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append
     /// to the open one.
-    pub(super) fn base_timestamp(&self) -> Option<Timestamp> {
+    pub(in crate::producer) fn base_timestamp(&self) -> Option<Timestamp> {
         self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
     }
 
     /// Seals the open batch, or if one is `awaited` only that, and writes the batches that can be
     /// written. The caller will wait until the awaited batch is visible, so no sync is requested
     /// for it.
-    pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
+    pub(in crate::producer) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
         let sealed = {
             let mut queue = self.queue.lock();
             match (&queue.open, awaited) {
@@ -403,28 +333,28 @@ impl PartitionBuffer {
     }
 
     /// Bytes in the open batch.
-    pub(super) fn open_bytes(&self) -> usize {
+    pub(in crate::producer) fn open_bytes(&self) -> usize {
         self.queue.lock().open.as_ref().map_or(0, OpenBatch::len)
     }
 
     /// The last batch that is sealed and not in the log.
-    pub(super) fn last_sealed(&self) -> Option<Arc<BatchState>> {
+    pub(in crate::producer) fn last_sealed(&self) -> Option<Arc<BatchState>> {
         self.queue.lock().sealed.back().map(|slot| slot.batch.clone())
     }
 
     /// The end and the epoch of the appended records, unless a flush has seen them become visible.
-    pub(super) fn unconfirmed(&self) -> Option<(Offset, u32)> {
+    pub(in crate::producer) fn unconfirmed(&self) -> Option<(Offset, u32)> {
         self.queue.lock().unconfirmed
     }
 
     /// Something of this producer was written past the buffer, up to this end and in this epoch.
-    pub(super) fn note_written(&self, end: (Offset, u32)) {
+    pub(in crate::producer) fn note_written(&self, end: (Offset, u32)) {
         self.queue.lock().note_written(end);
     }
 
     /// A flush knows the outcome of everything up to this
     /// [`unconfirmed`](PartitionBuffer::unconfirmed) end.
-    pub(super) fn confirm(&self, end: (Offset, u32)) {
+    pub(in crate::producer) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
         if queue.unconfirmed == Some(end) {
             queue.unconfirmed = None;
@@ -432,7 +362,7 @@ impl PartitionBuffer {
     }
 
     /// The producer is dropped: the timer writes the open batch as soon as it can.
-    pub(super) fn hand_over(self: &Arc<Self>) {
+    pub(in crate::producer) fn hand_over(self: &Arc<Self>) {
         let due = {
             let mut queue = self.queue.lock();
             queue.open.as_mut().map(|open| open.deadline = Duration::ZERO).is_some()
@@ -506,133 +436,5 @@ impl Chores {
     #[inline]
     fn is_empty(&self) -> bool {
         self.timer.is_none() && self.sealed.iter().all(Option::is_none)
-    }
-}
-
-impl Outgoing {
-    /// Compresses and checksums the batch, and writes the batches that can be written.
-    pub(super) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
-        if let Some(batch) = self.batch.take() {
-            // If this unwinds, the drop settles it.
-            let compressed = batch.compress(&self.buffer.core);
-            self.settle(Body::Compressed(compressed), awaited);
-        }
-    }
-
-    fn settle(&mut self, body: Body, awaited: Option<&Arc<BatchState>>) {
-        self.settled = true;
-        let mut unwanted = None;
-        {
-            let mut queue = self.buffer.queue.lock();
-            let place =
-                self.ticket.checked_sub(queue.first_ticket).and_then(|place| usize::try_from(place).ok());
-            match place.and_then(|place| queue.sealed.get_mut(place)) {
-                Some(slot) => slot.body = body,
-                // It has failed with one before it. Its bytes are freed outside the lock.
-                None => unwanted = Some(body),
-            }
-        }
-        drop(unwanted);
-        self.buffer.drain(awaited);
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        if !self.settled {
-            let error = unwound(&self.buffer);
-            self.settle(Body::Failed(error), None);
-        }
-    }
-}
-
-/// One thread's turn to append the heads of a queue.
-struct Turn<'a> {
-    buffer: &'a PartitionBuffer,
-    over: bool,
-    /// Something was appended in this turn.
-    served: bool,
-}
-
-impl<'a> Turn<'a> {
-    /// `None` if it is another thread's.
-    fn begin(buffer: &'a PartitionBuffer) -> Option<Self> {
-        let mut queue = buffer.queue.lock();
-        if queue.draining {
-            return None;
-        }
-        queue.draining = true;
-        Some(Turn { buffer, over: false, served: false })
-    }
-
-    /// The head, if it is compressed; if not, the turn is over. It is over too when something was
-    /// appended and a thread is still compressing: that thread continues from here, so no thread
-    /// appends for others forever.
-    fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
-        let mut queue = self.buffer.queue.lock();
-        let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Compressing));
-        if !relieved
-            && let Some(head) = queue.sealed.front_mut()
-            && !matches!(head.body, Body::Compressing)
-        {
-            self.served = true;
-            return Some((head.batch.clone(), std::mem::replace(&mut head.body, Body::Appending)));
-        }
-        queue.draining = false;
-        self.over = true;
-        None
-    }
-
-    /// Writes the head, completes it, and takes it off the queue. If the append fails, all batches
-    /// after it fail too.
-    fn append(&self, batch: &BatchState, body: Body) {
-        let (outcome, charge) = match body {
-            Body::Compressed(Compressed { batch, charge }) => {
-                (self.buffer.sink.append(batch, self.buffer.core.identity.as_ref()), Some(charge))
-            }
-            Body::Failed(error) => (Err(error), None),
-            Body::Compressing | Body::Appending => (Err(unwound(self.buffer)), None),
-        };
-        match outcome {
-            Ok(appended) => {
-                {
-                    let mut queue = self.buffer.queue.lock();
-                    queue.sealed.pop_front();
-                    queue.first_ticket += 1;
-                    queue.note_written((appended.end, appended.epoch));
-                }
-                batch.complete(Ok(appended));
-            }
-            Err(error) => {
-                let failed = self.buffer.queue.lock().take_all();
-                fail(failed, &error);
-            }
-        }
-        drop(charge);
-    }
-}
-
-impl Drop for Turn<'_> {
-    /// If an append unwound, no thread would ever end the turn.
-    fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        let failed = {
-            let mut queue = self.buffer.queue.lock();
-            queue.draining = false;
-            queue.take_all()
-        };
-        fail(failed, &unwound(self.buffer));
-    }
-}
-
-/// Fails the batches that were taken off the queue, in order.
-fn fail((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), error: &Error) {
-    for slot in sealed {
-        slot.batch.complete(Err(error.clone()));
-    }
-    if let Some(open) = open {
-        open.state.complete(Err(error.clone()));
     }
 }

@@ -1,0 +1,232 @@
+//! The settings of a consumer, and its start: as a member of a group, or with partitions assigned
+//! by hand.
+
+use super::Consumer;
+use super::commit::Committer;
+use super::member::{Listener, Session, Subscription};
+use super::rebalance::Rebalance;
+use crate::broker::{Broker, BrokerInner};
+use crate::config::invalid;
+use crate::error::{Error, Result};
+use crate::group::GroupHost;
+use crate::group::assign::{Assignor, CooperativeStickyAssignor};
+use crate::group::state::Pattern;
+use crate::reader::OffsetReset;
+use crate::reader::fetcher::Fetcher;
+use crate::sync::Arc;
+use crate::topic::Partition;
+use crate::types::GroupId;
+use std::fmt;
+use std::time::Duration;
+
+impl Broker {
+    /// A consumer of the group `group`, to be configured and
+    /// [subscribed](ConsumerBuilder::subscribe). The group is made by its first member.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// broker.producer().send(&orders, Record::new("42 EUR").key("customer-7"))?.wait()?;
+    ///
+    /// let mut billing = broker.consumer("billing").subscribe(&["orders"])?;
+    /// let records = billing.poll(Duration::from_millis(200))?;
+    /// assert_eq!(records.len(), 1);
+    /// billing.commit(&records)?; // the next member with this partition continues after it
+    /// # Ok(()) }
+    /// ```
+    pub fn consumer(&self, group: &str) -> ConsumerBuilder {
+        ConsumerBuilder {
+            broker: self.inner().clone(),
+            group: group.to_string(),
+            reset: OffsetReset::default(),
+            max_records: usize::MAX,
+            max_bytes: None,
+            max_poll_interval: Duration::from_secs(300),
+            assignor: Arc::new(CooperativeStickyAssignor),
+            auto_commit: None,
+            listener: None,
+        }
+    }
+}
+
+/// A consumer to be.
+#[must_use = "it consumes nothing until it is subscribed or assigned partitions"]
+pub struct ConsumerBuilder {
+    broker: Arc<BrokerInner>,
+    group: String,
+    reset: OffsetReset,
+    max_records: usize,
+    max_bytes: Option<usize>,
+    max_poll_interval: Duration,
+    assignor: Arc<dyn Assignor>,
+    auto_commit: Option<Duration>,
+    listener: Option<Listener>,
+}
+
+impl ConsumerBuilder {
+    /// Where to start in a partition without a committed offset, and where to continue when the
+    /// next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
+    ///
+    /// Partitions that came after the group first subscribed to their topic, or to a glob that it
+    /// matches, are read from their beginning in any case: their records are new to the group
+    /// (Kafka's `latest` loses them, KAFKA-20539). That is remembered as commits are, over restarts
+    /// and until the [group is deleted](crate::Group::delete).
+    pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
+        self.reset = reset;
+        self
+    }
+
+    /// How many records a poll returns at most. Default: no limit but
+    /// [`max_bytes`](ConsumerBuilder::max_bytes).
+    pub fn max_records(mut self, records: usize) -> Self {
+        self.max_records = records.max(1);
+        self
+    }
+
+    /// About how many bytes of records a poll returns at most, at least one batch. Default: 1 MiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How long the consumer may stay away between two polls before its partitions go to others.
+    /// Default: 5 minutes, as Kafka's `max.poll.interval.ms`. There is no other sign of life in one
+    /// process: a consumer that is dropped leaves at once.
+    pub fn max_poll_interval(mut self, interval: Duration) -> Self {
+        self.max_poll_interval = interval;
+        self
+    }
+
+    /// How the group shares its partitions out. All members have to agree. Default:
+    /// [`CooperativeStickyAssignor`].
+    pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
+        self.assignor = Arc::new(assignor);
+        self
+    }
+
+    /// Commits the records of earlier polls automatically: at the first poll after each `interval`,
+    /// before partitions are given up, and at [`close`](Consumer::close). Off by default: polled
+    /// records count as processed even if the program never processed them, and are not delivered
+    /// again after a crash.
+    pub fn auto_commit(mut self, interval: Duration) -> Self {
+        self.auto_commit = Some(interval);
+        self
+    }
+
+    /// Called with every change of the partitions that the consumer owns, from within
+    /// [`poll`](Consumer::poll) and [`close`](Consumer::close), on the thread that calls those. It
+    /// may commit and seek. That poll returns an error of the callback; the ownership changes all
+    /// the same. Not called when the consumer is dropped.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, RebalanceEvent, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+    /// let mut consumer = broker
+    ///     .consumer("billing")
+    ///     .on_rebalance(|rebalance| {
+    ///         match rebalance.event() {
+    ///             RebalanceEvent::Assigned => println!("mine now: {:?}", rebalance.partitions()),
+    ///             RebalanceEvent::Revoked => println!("finish these: {:?}", rebalance.partitions()),
+    ///             _ => println!("lost: {:?}", rebalance.partitions()),
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .subscribe(&["orders"])?;
+    /// consumer.poll(Duration::ZERO)?;
+    /// assert_eq!(consumer.assignment().len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn on_rebalance(
+        mut self,
+        listener: impl FnMut(&mut Rebalance<'_>) -> Result<()> + Send + 'static,
+    ) -> Self {
+        self.listener = Some(Box::new(listener));
+        self
+    }
+
+    /// Joins the group and shares these topics with its other members. A name with `*` (any
+    /// characters) or `?` (one) stands for all topics that match it, also those created later. The
+    /// consumer gets its partitions at its first poll.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern;
+    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
+    /// without a topic, or if the group's members use another assignor;
+    /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
+    pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
+        if topics.is_empty() {
+            return Err(invalid("topics", "at least one must be given"));
+        }
+        if self.max_poll_interval.is_zero() {
+            return Err(invalid("max_poll_interval", "it must be longer than 0"));
+        }
+        let patterns: Vec<_> = topics.iter().map(|topic| Pattern((*topic).to_string())).collect();
+        for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {
+            self.broker.topic_state(&pattern.0)?;
+        }
+        let (mut consumer, subscription) = self.build(patterns)?;
+        consumer.membership.join(subscription)?;
+        Ok(consumer)
+    }
+
+    /// Takes exactly these partitions, without sharing and without being a member, and begins where
+    /// the group has committed. It may commit only as long as the group has no members.
+    ///
+    /// # Errors
+    /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a
+    /// partition named twice; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
+    /// an I/O error.
+    pub fn assign(self, partitions: &[Partition]) -> Result<Consumer> {
+        let broker = self.broker.clone();
+        broker.coordinator().offsets().open(&*broker)?;
+        let (mut consumer, _) = self.build(Vec::new())?;
+        for (at, partition) in partitions.iter().enumerate() {
+            partition.state().check()?;
+            let same =
+                |other: &Partition| other.state().id == partition.state().id && other.id() == partition.id();
+            if partitions.iter().take(at).any(same) {
+                let place = format!("{}/{} is named twice", partition.topic(), partition.id());
+                return Err(invalid("partitions", &place));
+            }
+            let assigned = consumer.membership.start(partition.log().clone());
+            consumer.fetcher.assign(assigned);
+        }
+        Ok(consumer)
+    }
+
+    fn build(self, topics: Vec<Pattern>) -> Result<(Consumer, Subscription)> {
+        let group = GroupId::new(&self.group)
+            .map_err(|reason| Error::InvalidGroupName { name: self.group.clone(), reason })?;
+        let group = self.broker.coordinator().group(&group);
+        let mut fetcher = Fetcher::new(self.broker.clone());
+        let limits = fetcher.limits_mut();
+        limits.max_records = self.max_records;
+        limits.max_bytes = self.max_bytes.unwrap_or(limits.max_bytes);
+        limits.reset = self.reset;
+        let committer = Arc::new(Committer::new(self.broker, group, fetcher.waiter().clone()));
+        let membership = Session::new(committer, self.reset, self.auto_commit);
+        let subscription = Subscription {
+            topics,
+            assignor: self.assignor,
+            max_poll_interval: self.max_poll_interval,
+            listener: self.listener,
+        };
+        Ok((Consumer { membership, fetcher }, subscription))
+    }
+}
+
+impl fmt::Debug for ConsumerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder")
+            .field("group", &self.group)
+            .field("offset_reset", &self.reset)
+            .field("assignor", &self.assignor)
+            .finish_non_exhaustive()
+    }
+}

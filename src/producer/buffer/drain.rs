@@ -1,0 +1,146 @@
+//! From a sealed batch to the log: compressing under no lock, appending in the order of sealing.
+
+use super::{Body, PartitionBuffer, Slot};
+use crate::error::Error;
+use crate::producer::batch::{Compressed, OpenBatch};
+use crate::producer::pending::{BatchState, unwound};
+use crate::sync::Arc;
+use std::collections::VecDeque;
+
+/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot
+/// hears of it: else the batches after it would wait forever.
+pub(in crate::producer) struct Outgoing {
+    pub(super) buffer: Arc<PartitionBuffer>,
+    pub(super) ticket: u64,
+    pub(super) batch: Option<OpenBatch>,
+    /// Its slot knows.
+    pub(super) settled: bool,
+}
+
+impl Outgoing {
+    /// Compresses and checksums the batch, and writes the batches that can be written.
+    pub(in crate::producer) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
+        if let Some(batch) = self.batch.take() {
+            // If this unwinds, the drop settles it.
+            let compressed = batch.compress(&self.buffer.core);
+            self.settle(Body::Compressed(compressed), awaited);
+        }
+    }
+
+    pub(super) fn settle(&mut self, body: Body, awaited: Option<&Arc<BatchState>>) {
+        self.settled = true;
+        let mut unwanted = None;
+        {
+            let mut queue = self.buffer.queue.lock();
+            let place =
+                self.ticket.checked_sub(queue.first_ticket).and_then(|place| usize::try_from(place).ok());
+            match place.and_then(|place| queue.sealed.get_mut(place)) {
+                Some(slot) => slot.body = body,
+                // It has failed with one before it. Its bytes are freed outside the lock.
+                None => unwanted = Some(body),
+            }
+        }
+        drop(unwanted);
+        self.buffer.drain(awaited);
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.settled {
+            let error = unwound(&self.buffer);
+            self.settle(Body::Failed(error), None);
+        }
+    }
+}
+
+/// One thread's turn to append the heads of a queue.
+pub(super) struct Turn<'a> {
+    buffer: &'a PartitionBuffer,
+    over: bool,
+    /// Something was appended in this turn.
+    served: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// `None` if it is another thread's.
+    pub(super) fn begin(buffer: &'a PartitionBuffer) -> Option<Self> {
+        let mut queue = buffer.queue.lock();
+        if queue.draining {
+            return None;
+        }
+        queue.draining = true;
+        Some(Turn { buffer, over: false, served: false })
+    }
+
+    /// The head, if it is compressed; if not, the turn is over. It is over too when something was
+    /// appended and a thread is still compressing: that thread continues from here, so no thread
+    /// appends for others forever.
+    pub(super) fn next(&mut self) -> Option<(Arc<BatchState>, Body)> {
+        let mut queue = self.buffer.queue.lock();
+        let relieved = self.served && queue.sealed.iter().any(|slot| matches!(slot.body, Body::Compressing));
+        if !relieved
+            && let Some(head) = queue.sealed.front_mut()
+            && !matches!(head.body, Body::Compressing)
+        {
+            self.served = true;
+            return Some((head.batch.clone(), std::mem::replace(&mut head.body, Body::Appending)));
+        }
+        queue.draining = false;
+        self.over = true;
+        None
+    }
+
+    /// Writes the head, completes it, and takes it off the queue. If the append fails, all batches
+    /// after it fail too.
+    pub(super) fn append(&self, batch: &BatchState, body: Body) {
+        let (outcome, charge) = match body {
+            Body::Compressed(Compressed { batch, charge }) => {
+                (self.buffer.sink.append(batch, self.buffer.core.identity.as_ref()), Some(charge))
+            }
+            Body::Failed(error) => (Err(error), None),
+            Body::Compressing | Body::Appending => (Err(unwound(self.buffer)), None),
+        };
+        match outcome {
+            Ok(appended) => {
+                {
+                    let mut queue = self.buffer.queue.lock();
+                    queue.sealed.pop_front();
+                    queue.first_ticket += 1;
+                    queue.note_written((appended.end, appended.epoch));
+                }
+                batch.complete(Ok(appended));
+            }
+            Err(error) => {
+                let failed = self.buffer.queue.lock().take_all();
+                fail(failed, &error);
+            }
+        }
+        drop(charge);
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// If an append unwound, no thread would ever end the turn.
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let failed = {
+            let mut queue = self.buffer.queue.lock();
+            queue.draining = false;
+            queue.take_all()
+        };
+        fail(failed, &unwound(self.buffer));
+    }
+}
+
+/// Fails the batches that were taken off the queue, in order.
+pub(super) fn fail((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), error: &Error) {
+    for slot in sealed {
+        slot.batch.complete(Err(error.clone()));
+    }
+    if let Some(open) = open {
+        open.state.complete(Err(error.clone()));
+    }
+}

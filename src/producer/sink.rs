@@ -1,0 +1,70 @@
+//! The functions of a log that a producer needs.
+
+use crate::broker::ProducerIdentity;
+use crate::error::Result;
+use crate::log::producers::Sender;
+use crate::log::{Appended, Log, LogSettings};
+use crate::segment::builder::SealedBatch;
+use crate::sync::Arc;
+use crate::types::{Offset, PartitionId, TopicName};
+use std::task::{Poll, Waker};
+
+/// The functions of a log that a producer needs.
+pub(super) trait Sink: Send + Sync {
+    fn topic(&self) -> &TopicName;
+    fn partition(&self) -> PartitionId;
+    fn settings(&self) -> LogSettings;
+    /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
+    /// last one of that.
+    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
+    /// Blocks until everything below `end`, appended up to `epoch`, is visible.
+    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
+    /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the
+    /// waker.
+    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>>;
+    /// Whether something appended up to `epoch` may have been truncated because it could not be
+    /// stored, and not on a caller's request.
+    fn may_have_lost(&self, epoch: u32) -> bool;
+    /// Requests a sync, so that appended records become visible although no thread waits for them.
+    fn request_sync(&self);
+}
+
+impl Sink for Arc<Log> {
+    fn topic(&self) -> &TopicName {
+        Log::topic(self)
+    }
+
+    fn partition(&self) -> PartitionId {
+        Log::partition(self)
+    }
+
+    fn settings(&self) -> LogSettings {
+        Log::settings(self)
+    }
+
+    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended> {
+        match identity {
+            Some(identity) => self.append_from(
+                batch,
+                &Sender { first: None, producer: &identity.name, fence: &|| identity.check() },
+            ),
+            None => Log::append(self, batch),
+        }
+    }
+
+    fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
+        Log::wait_visible(self, end, epoch)
+    }
+
+    fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
+        Log::poll_visible(self, end, epoch, waker)
+    }
+
+    fn may_have_lost(&self, epoch: u32) -> bool {
+        self.health().may_have_lost(epoch)
+    }
+
+    fn request_sync(&self) {
+        Log::request_sync(self);
+    }
+}

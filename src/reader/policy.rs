@@ -1,0 +1,38 @@
+//! The limits of a poll, and the policy for a position that is not in the log.
+
+/// Where to continue when the next offset is not in the log: retention has passed it, or records
+/// were truncated from the log's end since the position was taken.
+///
+/// Every such step is reported by [`Records::skipped`](crate::Records::skipped), also when no
+/// record comes with it. A seek in the meantime makes it void.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OffsetReset {
+    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a
+    /// reader that fell after has not seen.
+    #[default]
+    Earliest,
+    /// At the visible end: only records that come later. Partitions that are added to a topic are
+    /// read from their beginning nevertheless.
+    Latest,
+    /// At the nearest offset that is in the log: its start when retention has passed the position,
+    /// its end when the position lies after it, the end of the common history when the log was
+    /// truncated. No record that is still there is left out.
+    Nearest,
+    /// Nowhere: each poll returns the error, and the position stays, until the caller seeks.
+    Fail,
+}
+
+/// The limits of one poll.
+pub(crate) struct PollLimits {
+    pub(crate) max_records: usize,
+    /// Soft for the first batch.
+    pub(crate) max_bytes: usize,
+    pub(crate) reset: OffsetReset,
+}
+
+impl Default for PollLimits {
+    fn default() -> Self {
+        PollLimits { max_records: usize::MAX, max_bytes: 1 << 20, reset: OffsetReset::default() }
+    }
+}

@@ -1,0 +1,188 @@
+//! How does one hold a topic, and one of its partitions? Cheap handles, usable from any thread.
+
+mod partition;
+mod replicate;
+
+pub use self::partition::Partition;
+use self::partition::give_up;
+use crate::broker::{Broker, BrokerInner, TopicState};
+use crate::config::TopicConfig;
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::log::Log;
+use crate::stats::DamagedRange;
+use crate::sync::Arc;
+use crate::types::{Offset, Timestamp, TopicName, TopicPartition};
+
+impl Broker {
+    /// Creates a topic. Names that differ only in case are names of different topics. Files of its
+    /// partitions are made when they are first written to.
+    ///
+    /// # Errors
+    /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName),
+    /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed);
+    /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker
+    /// has, where those of the topic would go; [`DiskFull`](Error::DiskFull): then the topic does
+    /// not exist. [`Io`](Error::Io): the next opening may find it.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new().partitions(4))?;
+    /// assert_eq!(orders.partition_count(), 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        if names::is_own_topic(name) {
+            let reason = "the broker has an internal topic of this name";
+            return Err(Error::InvalidTopicName { name: name.to_string(), reason });
+        }
+        let state = self.inner().create_topic(name, config)?;
+        self.inner().topics_changed();
+        Ok(Topic::new(self.inner().clone(), state))
+    }
+
+    /// The topic of this name, created if it is missing, altered if its settings differ.
+    ///
+    /// # Errors
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for;
+    /// otherwise those of [`create_topic`](Broker::create_topic) and
+    /// [`alter_topic`](Broker::alter_topic).
+    pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        match self.create_topic(name, config.clone()) {
+            Err(Error::TopicExists { topic }) if topic == name => {
+                self.alter_topic(name, config)?;
+                self.topic(name)
+            }
+            other => other,
+        }
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed).
+    pub fn topic(&self, name: &str) -> Result<Topic> {
+        Ok(Topic::new(self.inner().clone(), self.inner().topic_state(name)?))
+    }
+
+    /// The partitions with known damage: those that the opening found damaged, and those where a
+    /// reader has met damage since. The broker's internal topics are included, for example the one
+    /// with the groups' commits.
+    pub fn damaged(&self) -> Vec<TopicPartition> {
+        let logs = self.inner().all_logs();
+        let damaged = logs.iter().filter(|log| log.health().has_known_damage());
+        damaged.map(|log| log.identity().topic_partition()).collect()
+    }
+
+    /// As [`Partition::damage`], also of an internal topic.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
+    /// of [`Partition::damage`].
+    pub fn damage(&self, topic: &str, partition: u32) -> Result<Vec<DamagedRange>> {
+        self.inner().any_log(topic, partition)?.find_damage()
+    }
+
+    /// As [`Partition::accept_loss`], also of an internal topic: after that, groups work again with
+    /// those commits that could still be read.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
+    /// of [`Partition::accept_loss`].
+    pub fn accept_loss(
+        &self,
+        topic: &str,
+        partition: u32,
+        ranges: &[DamagedRange],
+    ) -> Result<Vec<(Offset, Offset)>> {
+        give_up(&self.inner().any_log(topic, partition)?, ranges)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> Vec<Topic> {
+        let states = self.inner().topic_states();
+        states.into_iter().map(|state| Topic::new(self.inner().clone(), state)).collect()
+    }
+}
+
+/// A topic of a broker. Clones are the same topic.
+///
+/// ```
+/// # use quipu::{Broker, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// let broker = Broker::in_memory()?;
+/// let orders = broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+/// assert_eq!((orders.name().as_str(), orders.partition_count()), ("orders", 2));
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Topic {
+    broker: Arc<BrokerInner>,
+    state: Arc<TopicState>,
+}
+
+impl Topic {
+    pub(crate) fn new(broker: Arc<BrokerInner>, state: Arc<TopicState>) -> Self {
+        Topic { broker, state }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<TopicState> {
+        &self.state
+    }
+
+    pub(crate) fn broker(&self) -> &Arc<BrokerInner> {
+        &self.broker
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TopicName {
+        &self.state.name
+    }
+
+    /// When it was created, by the broker's clock.
+    pub fn created_at(&self) -> Timestamp {
+        self.state.created_at
+    }
+
+    /// Its settings now.
+    pub fn config(&self) -> TopicConfig {
+        TopicConfig::clone(&self.state.config())
+    }
+
+    /// How many partitions it has now. They can become more.
+    pub fn partition_count(&self) -> u32 {
+        self.state.log_count()
+    }
+
+    /// One of its partitions.
+    ///
+    /// # Errors
+    /// [`UnknownPartition`](Error::UnknownPartition); [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed).
+    pub fn partition(&self, id: u32) -> Result<Partition> {
+        self.state.check()?;
+        let logs = self.state.logs();
+        match logs.get(id as usize) {
+            Some(log) => Ok(Partition::new(&self.broker, &self.state, log)),
+            None => Err(Error::UnknownPartition {
+                topic: self.state.name.clone(),
+                partition: id,
+                count: self.state.log_count(),
+            }),
+        }
+    }
+
+    /// All its partitions, by id.
+    pub fn partitions(&self) -> Vec<Partition> {
+        let partition = |log: &Arc<Log>| Partition::new(&self.broker, &self.state, log);
+        self.state.logs().iter().map(partition).collect()
+    }
+}
+
+impl std::fmt::Debug for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topic").field("name", &self.state.name).finish_non_exhaustive()
+    }
+}
