@@ -1,7 +1,9 @@
-//! A process that is killed, again and again, at any moment: whatever it had been told is stored is there.
+//! A process is killed again and again, at any moment: every record that it was told is stored is
+//! there.
 //!
-//! This is the death of a process (SIGKILL) and no more: the machine goes on, and so does its page cache. What a power
-//! loss takes is tested on the simulated disk (`behaviour/crash_at_every_operation.rs`) and, from outside, with the same program.
+//! SIGKILL ends the process only: the machine and its page cache continue. What a power loss
+//! removes is tested on the simulated disk (`behaviour/crash_at_every_operation.rs`) and, from
+//! outside, with the same program.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -53,16 +55,16 @@ enum Moment {
     After(Duration),
 }
 
-/// A place and what is there: (topic, partition, offset) and the record's hash.
+/// Topic, partition and offset of each record, and its hash.
 type Records = HashMap<(String, String, u64), String>;
 
-/// What was promised so far.
+/// The promises so far.
 #[derive(Default)]
 struct Promises {
     records: Records,
     /// By topic and partition, below which offset records may vanish.
     may_begin: HashMap<(String, String), u64>,
-    /// By topic and partition, what was last acknowledged as committed.
+    /// By topic and partition, the last acknowledged commit.
     committed: HashMap<(String, String), u64>,
 }
 
@@ -73,7 +75,8 @@ fn promise(line: &str) -> ((String, String, u64), String) {
     (place, word())
 }
 
-/// Runs the program until the moment, kills it, and notes what it was told until it died. Answers how much that was.
+/// Runs the program until the moment, kills it, and notes what it acknowledged until it died.
+/// Returns how much that was.
 fn run_and_kill(args: &[&str], moment: Moment, promises: &mut Promises) -> u64 {
     let mut child = Command::new(torture()).args(args).stdout(Stdio::piped()).spawn().unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
@@ -105,7 +108,7 @@ fn run_and_kill(args: &[&str], moment: Moment, promises: &mut Promises) -> u64 {
             let offset = words.next().unwrap().parse().unwrap();
             promises.committed.insert(place, offset);
         } else {
-            // A kill in the middle of a write may tear it; nobody had been told of that record.
+            // A kill in the middle of a write may tear the line; that record was not acknowledged.
             assert!(line.starts_with("W cut"), "{line}");
         }
         told
@@ -177,8 +180,9 @@ fn check(dir: &str, promises: &Promises, case: &str) {
     }
 }
 
-/// Kills `rounds` runs of one command on one directory, most of them before they have been told more than so much. Answers
-/// how many were told something before they died, how much all of them were told, and how often logs were cut.
+/// Kills `rounds` runs of one command on one directory, most of them before they have acknowledged
+/// more than so much. Returns how many acknowledged something before they died, how much all of
+/// them acknowledged, and how often logs were truncated.
 fn torment(command: &str, more: &[&str], rounds: u64, most: u64, seed: u64) -> (u64, usize, u32) {
     let dir = tempdir().unwrap();
     let path = dir.path().join("data");
@@ -209,22 +213,25 @@ fn torment(command: &str, more: &[&str], rounds: u64, most: u64, seed: u64) -> (
 }
 
 #[test]
-fn a_writer_that_is_killed_a_hundred_times_loses_nothing_it_was_told() {
+fn a_writer_killed_a_hundred_times_loses_no_acknowledged_record() {
     let (told, promises, _) = torment("write", &[], 100, 25, 1000);
-    assert!(told >= 90, "{told} of 100 runs were told something");
+    assert!(told >= 90, "{told} of 100 runs acknowledged something");
     assert!(promises > 1000, "{promises}");
 }
 
 #[test]
-fn writers_that_share_their_syncs_are_killed_and_lose_nothing_they_were_told() {
+fn killed_writers_that_share_syncs_lose_no_acknowledged_record() {
     let (told, promises, _) = torment("gwrite", &["8"], 20, 25, 2000);
-    assert!(told >= 15 && promises > 150, "{told} of 20 runs were told {promises} things");
+    assert!(told >= 15 && promises > 150, "{told} of 20 runs acknowledged {promises} operations");
 }
 
 #[test]
-fn a_writer_with_maintenance_is_killed_and_loses_nothing_it_was_told() {
+fn a_killed_writer_with_maintenance_loses_no_acknowledged_record() {
     let rounds = if thorough() { 400 } else { 20 };
     let (told, promises, cuts) = torment("maint", &[], rounds, 250, 3000);
-    assert!(told >= rounds * 3 / 4 && promises > 1000, "{told} of {rounds} runs were told {promises} things");
-    assert!(cuts > 20, "logs were cut {cuts} times");
+    assert!(
+        told >= rounds * 3 / 4 && promises > 1000,
+        "{told} of {rounds} runs acknowledged {promises} operations"
+    );
+    assert!(cuts > 20, "logs were truncated {cuts} times");
 }

@@ -1,4 +1,5 @@
-//! A thousand partitions under a small budget of open files: all of them work, and the budget holds.
+//! A thousand partitions under a small budget of open files: all of them work, and the budget
+//! holds.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
@@ -27,7 +28,7 @@ fn directory() -> TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// How many files this process has open, where the system tells.
+/// The number of open files of this process, where the system reports it.
 fn open_descriptors() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }
@@ -36,8 +37,8 @@ fn config() -> BrokerConfig {
     BrokerConfig::new().clock(ManualClock::new()).max_open_files(BUDGET)
 }
 
-/// Beyond the budget: a segment that is read has its map and, for a moment, the file that it is made from; whatever is in
-/// use just now is not closed.
+/// Beyond the budget: a segment that is read has its map and, for a moment, the file that it is
+/// made from; whatever is in use just now is not closed.
 const SLACK: usize = 2;
 
 fn assert_budget(broker: &Broker, case: &str) {
@@ -162,7 +163,7 @@ fn a_thousand_partitions_are_recovered_under_the_same_budget() {
     broker.close().unwrap();
 }
 
-/// What a reader holds stays readable, however many files are closed meanwhile.
+/// Records that a reader holds stay readable, however many files are closed meanwhile.
 #[test]
 fn records_that_are_held_outlive_the_closing_of_their_files() {
     let _alone = alone();
@@ -183,7 +184,7 @@ fn records_that_are_held_outlive_the_closing_of_their_files() {
     }
 }
 
-/// A topic with many partitions that nobody uses costs no open file.
+/// A topic with many idle partitions costs no open file.
 #[test]
 fn idle_partitions_keep_no_file_open_beyond_the_budget() {
     let _alone = alone();

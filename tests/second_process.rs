@@ -1,5 +1,5 @@
-//! A directory and other processes: one that opens it at the same time, one that is killed while it has it open, and
-//! those that other threads start while it is closed.
+//! A directory and other processes: one that opens it at the same time, one that is killed while it
+//! has it open, and those that other threads start while it is closed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
@@ -16,7 +16,7 @@ use common::{assert_filled, fill, open_dir, tree};
 use quipu::{Error, TopicConfig};
 use tempfile::tempdir;
 
-/// How long a second opener may take to be told.
+/// How long the refusal of a second opener may take.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 #[test]
@@ -48,10 +48,15 @@ fn the_lock_is_free_after_a_kill() {
     holder.wait().unwrap();
     let broker = open_dir(dir.path()).unwrap();
     assert!(!broker.open_report().clean);
-    assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 4, "what the killed process was told");
+    assert_filled(
+        &broker.topic("t").unwrap().partition(0).unwrap(),
+        4,
+        "the records that the killed process acknowledged",
+    );
 }
 
-/// A child process that was just forked has a copy of every open file, the lock's too, until it runs its program.
+/// A child process that was just forked has a copy of every open file, the lock's too, until it
+/// runs its program.
 #[test]
 fn a_directory_is_free_after_a_close_while_other_threads_start_processes() {
     let dir = tempfile::tempdir().unwrap();
@@ -108,6 +113,6 @@ fn hold_open() {
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     fill(&broker, &topic.partition(0).unwrap(), 4);
     println!("\nHELD");
-    // Until it is killed: nobody writes to it.
+    // Until it is killed: nothing is written to its input.
     let _ = std::io::stdin().read(&mut [0]);
 }

@@ -1,7 +1,8 @@
-//! A real file system filled to its last byte and freed again, twenty times.
+//! A real file system is filled to its last byte and freed again, twenty times.
 //!
-//! `QUIPU_SMALL_DISK` names a directory on a small file system (4 to 64 MiB) that nothing else uses: `.ci/run long` makes one in
-//! memory and one on a loop device where it may. Without it nothing is tested, and that is said.
+//! `QUIPU_SMALL_DISK` names a directory on a small file system (4 to 64 MiB) that nothing else
+//! uses: `.ci/run long` makes one in memory and one on a loop device where mounting is allowed.
+//! Without it the test is skipped and prints so. Another test mounts a file system of its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -137,7 +138,7 @@ impl Drop for Tiny {
 
 /// A small file system of its own, where one can be mounted.
 #[test]
-fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room() {
+fn a_full_mounted_file_system_is_reported_and_used_again_once_there_is_room() {
     let Some((_dir, tiny)) = Tiny::mount() else {
         println!("skipped: no file system can be mounted here");
         return;
@@ -153,7 +154,8 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
     let mut random = common::Random(11);
     let mut acknowledged = Vec::new();
     for round in 0..3 {
-        // Opening and closing need some room of their own, and say so; so does a partition that is recovered.
+        // Opening and closing need some room of their own, and say so; so does a partition that is
+        // recovered.
         let broker = loop {
             match common::open_dir(&root) {
                 Ok(broker) if broker.open_report().damaged.is_empty() => break broker,
@@ -178,7 +180,7 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
             }
             result
         };
-        // Fill it up; what does not fit is refused, and nothing of it is seen.
+        // Fill it up; a record that does not fit is refused, and no part of it is visible.
         let mut refused = 0;
         while refused < 20 {
             if let Err(error) = record(&mut acknowledged) {
@@ -191,7 +193,7 @@ fn a_file_system_that_is_really_full_is_told_and_used_again_once_there_is_room()
         let _ = broker.maintain();
         assert!(partition.stats().poisoned.is_none(), "round {round}");
 
-        // Somebody makes room: it goes on at once, in the same broker.
+        // Once there is room the same broker continues at once.
         make_room();
         record(&mut acknowledged).unwrap_or_else(|e| panic!("round {round}: {e}"));
         assert_eq!(common::read(&partition).0, acknowledged, "round {round}");

@@ -1,5 +1,6 @@
-//! What a broker asks of a real operating system, seen from outside: under strace, where there is one. The simulated disk
-//! cannot tell whether a sync of a file, or of a directory, reaches the system at all.
+//! The calls that a broker makes to a real operating system, seen from outside under strace, where
+//! there is one. The simulated disk cannot show whether a sync of a file or of a directory reaches
+//! the system at all.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
@@ -25,7 +26,7 @@ enum Call {
     SyncData(PathBuf),
     /// `fsync`: of a file too.
     Sync(PathBuf),
-    /// The program was told that a record is durable.
+    /// The program got the acknowledgement of a record.
     Acknowledged,
 }
 
@@ -50,7 +51,7 @@ fn writer() {
     }
 }
 
-/// What [`writer`] asks of the system in a directory; `None` where it cannot be looked at.
+/// The calls of [`writer`] to the system in a directory; `None` where it cannot be looked at.
 fn trace(dir: &Path) -> Option<Vec<Call>> {
     let log = dir.join("trace");
     let mut strace = Command::new("strace");
@@ -101,7 +102,7 @@ fn call(line: &str) -> Option<Call> {
     }
 }
 
-/// What must hold before the next acknowledgement, for each call.
+/// The rule for each call before the next acknowledgement.
 fn check(calls: &[Call], dir: &Path) {
     let ours = |path: &Path| path.starts_with(dir) && path != dir.join("trace");
     for (at, call) in calls.iter().enumerate() {
@@ -117,7 +118,7 @@ fn check(calls: &[Call], dir: &Path) {
             Call::MakeDir(path) if ours(path) => {
                 assert!(syncs_dir_of(path, before_the_next), "{path:?} was made, and its parent not synced");
             }
-            // What is derived from it may be lost, and the lock's file, too.
+            // Derived files and the lock file may be lost.
             Call::Create(path) if ours(path) && path.extension().is_some_and(|e| e == "log") => {
                 assert!(
                     syncs_dir_of(path, before_the_next),
@@ -149,7 +150,7 @@ fn check(calls: &[Call], dir: &Path) {
 }
 
 #[test]
-fn what_is_acknowledged_was_synced_and_so_were_the_names_that_lead_to_it() {
+fn acknowledged_records_and_the_names_of_their_files_were_synced() {
     let dir = tempdir().unwrap();
     // As the system names it.
     let dir = dir.path().canonicalize().unwrap();

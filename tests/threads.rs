@@ -1,5 +1,5 @@
-//! Which threads does a broker have? Two under the system's clock, none under a manual one, and none that outlives it. In a
-//! file of its own: no other test's threads are to be counted.
+//! The threads of a broker: two under the system clock, none under a manual one, and none that
+//! outlives it. A program of its own, because threads of other tests must not be counted.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -38,7 +38,7 @@ fn use_it(broker: &Broker) {
 }
 
 #[test]
-fn a_broker_in_memory_leaves_no_thread_behind_and_has_none_under_a_manual_clock() {
+fn a_closed_broker_leaves_no_thread_and_has_none_under_a_manual_clock() {
     let before = threads();
     for round in 0..20 {
         let broker = BrokerConfig::new().clock(ManualClock::new()).in_memory().unwrap();

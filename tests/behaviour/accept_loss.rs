@@ -1,11 +1,11 @@
-//! A damaged partition has a way back: what is damaged is named and given up, every whole record stays at its offset, readers
-//! are told what is gone, and appends continue.
+//! A damaged partition can be made usable again: the damage is named and given up, every whole
+//! record keeps its offset, readers get a report of the lost offsets, and appends continue.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{at, cut_each_operation, files, fill, open, send, small, snapshot, value};
+use crate::common::{at, crash_at_each_operation, files, fill, open, send, small, snapshot, value};
 use quipu::stats::{DamagedRange, Event};
 use quipu::testing::{Disk, ManualClock, Survive, committed, produced};
 use quipu::{
@@ -23,7 +23,8 @@ fn partition(broker: &Broker) -> Partition {
     broker.topic("t").unwrap().partition(0).unwrap()
 }
 
-/// A disk with several segments of records that were acknowledged one by one as durable, each in a batch of its own.
+/// A disk with several segments of records that were acknowledged one by one as durable, each in a
+/// batch of its own.
 fn filled(is_clean: bool) -> Disk {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -49,7 +50,7 @@ fn batches(segment: &[u8]) -> Vec<(u64, usize, usize)> {
     batches
 }
 
-/// Everything that can be read, with what readers were told they miss.
+/// All readable records, with the ranges that were reported to readers as missing.
 fn read_all(partition: &Partition) -> (BTreeMap<u64, String>, Vec<(u64, u64)>) {
     let (mut found, mut lost) = (BTreeMap::new(), Vec::new());
     let mut from = partition.bounds().unwrap().log_start.get();
@@ -79,18 +80,19 @@ fn offsets_of(ranges: &[(Offset, Offset)]) -> Vec<(u64, u64)> {
     ranges.iter().map(|(from, to)| (from.get(), to.get())).collect()
 }
 
-/// What [`fill`] wrote up to `end`, but for these ranges.
+/// The records of [`fill`] up to `end`, without these ranges.
 fn without(end: u64, lost: &[(u64, u64)]) -> BTreeMap<u64, String> {
     let is_lost = |offset: u64| lost.iter().any(|(from, to)| (*from..*to).contains(&offset));
     (0..end).filter(|offset| !is_lost(*offset)).map(|offset| (offset, value(offset))).collect()
 }
 
-/// The partition works: every offset but the lost ones is what it was, and the next record gets the next offset.
+/// The partition works: every offset but the lost ones is unchanged, and the next record gets the
+/// next offset.
 fn assert_works(broker: &Broker, lost: &[(u64, u64)], end: u64, case: &str) {
     let partition = partition(broker);
     let (found, told) = read_all(&partition);
     assert_eq!(found, without(end, lost), "{case}");
-    assert_eq!(told, lost, "{case}: readers are told");
+    assert_eq!(told, lost, "{case}: readers get a report");
     assert_eq!(partition.damage().unwrap(), [], "{case}");
     assert!(broker.damaged().is_empty(), "{case}");
     assert!(partition.stats().poisoned.is_none(), "{case}");
@@ -99,8 +101,8 @@ fn assert_works(broker: &Broker, lost: &[(u64, u64)], end: u64, case: &str) {
 /// One way to damage a file.
 type Harm = (String, PathBuf, Box<dyn Fn(&Disk)>, Option<(u64, u64)>);
 
-/// A bit flipped in each part of the first, a middle and the last segment, and each of these segments missing. Beside it what
-/// is lost of the log; nothing if that is not known beforehand.
+/// A bit flipped in each part of the first, a middle and the last segment, and each of these
+/// segments missing. Beside it the lost range of the log; none if that is not known beforehand.
 fn harms(disk: &Disk) -> Vec<Harm> {
     let segments = files(disk, "topics/t/0", ".log");
     assert!(segments.len() >= 4, "{segments:?}");
@@ -132,7 +134,7 @@ fn harms(disk: &Disk) -> Vec<Harm> {
 }
 
 #[test]
-fn what_is_whole_stays_and_what_is_damaged_is_given_up_wherever_it_lies() {
+fn whole_records_stay_and_damaged_ones_are_given_up_at_any_position() {
     let mut given_up = 0;
     for is_clean in [true, false] {
         let whole = filled(is_clean);
@@ -157,7 +159,7 @@ fn what_is_whole_stays_and_what_is_damaged_is_given_up_wherever_it_lies() {
             let lost = offsets_of(&p.accept_loss(&damage).unwrap());
             let mut expected: Vec<_> = expected.into_iter().filter(|(from, to)| from < to).collect();
             if !is_clean && case.contains(&format!("segment {last} is missing")) {
-                // After a kill nobody knows what it held.
+                // After a kill its content is unknown.
                 expected = Vec::new();
             }
             assert_eq!(lost, expected, "{case}");
@@ -174,7 +176,7 @@ fn what_is_whole_stays_and_what_is_damaged_is_given_up_wherever_it_lies() {
                 given_up += 1;
             }
 
-            // It goes on, now and after a power loss, and what is damaged no more stays so.
+            // Appends continue, now and after a power loss, and the repair stays.
             fill(&broker, &p, RECORDS + 5);
             assert_works(&broker, &lost, RECORDS + 5, &case);
             let broker = disk.crash_and_reopen(Survive::Synced, config()).unwrap();
@@ -189,7 +191,7 @@ fn what_is_whole_stays_and_what_is_damaged_is_given_up_wherever_it_lies() {
                 };
                 let len = disk.read(&kept).unwrap().len() as u64;
                 let bytes = damage.iter().find(is_its).map(|range| range.bytes);
-                assert_eq!(bytes, Some(len), "{case}: {kept:?} was on the medium");
+                assert_eq!(bytes, Some(len), "{case}: {kept:?} was durable");
             }
             let p = partition(&broker);
             p.truncate_to(Offset::new(RECORDS - 1)).unwrap();
@@ -222,7 +224,7 @@ fn damaged(segments: &[usize]) -> Disk {
 }
 
 #[test]
-fn nothing_is_given_up_that_was_not_named() {
+fn accept_loss_refuses_damage_that_was_not_named() {
     let disk = damaged(&[1, 2]);
     let broker = open(&disk).unwrap();
     let p = partition(&broker);
@@ -237,7 +239,7 @@ fn nothing_is_given_up_that_was_not_named() {
     }
     assert_eq!(snapshot(&disk), before);
     assert_eq!(p.accept_loss(&damage).unwrap().len(), 2);
-    // Again, for example after an answer that was lost: there is nothing left to do.
+    // Again, for example after a lost result: there is nothing left to do.
     let epoch = p.epoch();
     assert_eq!(p.accept_loss(&damage).unwrap(), []);
     assert_eq!((p.epoch(), p.damage().unwrap()), (epoch, Vec::new()));
@@ -263,7 +265,7 @@ fn a_whole_partition_stays_as_it_is() {
 
 /// A reader that stands before, in and after the lost range, and one that reads through.
 #[test]
-fn readers_pass_what_was_given_up_and_say_so() {
+fn readers_skip_the_lost_offsets_and_report_them() {
     let disk = damaged(&[1]);
     let broker = open(&disk).unwrap();
     let p = partition(&broker);
@@ -327,7 +329,7 @@ fn damage_that_only_a_reader_meets_is_given_up_while_appends_continue() {
 }
 
 #[test]
-fn cut_at_each_operation_it_is_damaged_as_before_or_works_and_never_a_mix() {
+fn a_crash_at_any_operation_leaves_the_damage_or_the_repaired_partition() {
     for segments in [&[0][..], &[1, 2], &[0, 3]] {
         for survive in [Survive::Synced, Survive::Everything] {
             let disk = damaged(segments);
@@ -372,9 +374,10 @@ fn cut_at_each_operation_it_is_damaged_as_before_or_works_and_never_a_mix() {
     }
 }
 
-/// Several records a batch, compressed, and keys that are compacted away: gaps that are no loss are not told as one.
+/// Several records a batch, compressed, and keys that are compacted away: gaps that are no loss are
+/// not reported as one.
 #[test]
-fn in_a_compacted_log_only_what_was_damaged_is_told_as_lost() {
+fn in_a_compacted_log_only_damaged_offsets_are_reported_as_lost() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let p = broker.create_topic("t", small().cleanup(Cleanup::Compact)).unwrap().partition(0).unwrap();
@@ -400,7 +403,7 @@ fn in_a_compacted_log_only_what_was_damaged_is_told_as_lost() {
     assert_eq!(told, [(base, base + 1)]);
     let expected: BTreeMap<_, _> = whole.into_iter().filter(|(offset, _)| *offset != base).collect();
     assert_eq!(found, expected);
-    // It is still told after the next cleaning.
+    // It is still reported after the next compaction.
     for n in 60..90 {
         broker.producer().send(&p, Record::new(value(n)).key(format!("{}", n % 40))).unwrap().wait().unwrap();
     }
@@ -410,7 +413,7 @@ fn in_a_compacted_log_only_what_was_damaged_is_told_as_lost() {
 }
 
 #[test]
-fn retention_forgets_what_was_lost_before_the_log_start() {
+fn retention_forgets_losses_before_the_log_start() {
     let disk = damaged(&[1]);
     let broker = open(&disk).unwrap();
     let p = partition(&broker);
@@ -425,7 +428,7 @@ fn retention_forgets_what_was_lost_before_the_log_start() {
 
 /// One flipped bit ended all groups for good.
 #[test]
-fn groups_work_again_after_damage_of_what_they_have_committed() {
+fn groups_work_again_after_damage_to_committed_offsets() {
     for is_clean in [true, false] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -435,7 +438,7 @@ fn groups_work_again_after_damage_of_what_they_have_committed() {
             let mut consumer = broker.consumer(group).subscribe(&["t"]).unwrap();
             let records = consumer.poll(Duration::ZERO).unwrap();
             consumer.commit(&records).unwrap();
-            // What comes after says that this was on the medium.
+            // A later batch proves that this was durable.
             broker.sync().unwrap();
         }
         if is_clean {
@@ -479,7 +482,7 @@ fn groups_work_again_after_damage_of_what_they_have_committed() {
 }
 
 #[test]
-fn a_named_producer_is_still_known_and_what_it_sends_again_is_not_stored_twice() {
+fn an_idempotent_producer_is_still_known_and_its_retries_are_not_stored_twice() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
@@ -538,7 +541,8 @@ fn a_full_disk_changes_nothing() {
     panic!("it never had enough writes");
 }
 
-/// The offsets that a lost active segment had given out are known from its successor's absence only: none is given out again.
+/// The offsets that a lost active segment had given out are known from its successor's absence
+/// only: none is given out again.
 #[test]
 fn no_offset_that_was_given_out_is_given_out_again() {
     let disk = filled(true);
@@ -551,13 +555,13 @@ fn no_offset_that_was_given_out_is_given_out_again() {
     p.accept_loss(&p.damage().unwrap()).unwrap();
     let receipt = send(&broker, &p, "next").unwrap();
     assert!(receipt.offset >= end && receipt.epoch > 0, "{receipt}");
-    assert_eq!(cut_at_every_opening(&disk), p.bounds().unwrap().log_end);
+    assert_eq!(crash_at_every_opening(&disk), p.bounds().unwrap().log_end);
 }
 
-/// Where the log ends, however the next opening is cut.
-fn cut_at_every_opening(disk: &Disk) -> Offset {
+/// The log end after a crash at any operation of the next opening.
+fn crash_at_every_opening(disk: &Disk) -> Offset {
     let mut end = None;
-    cut_each_operation(&disk.duplicate(), open, |disk, _| {
+    crash_at_each_operation(&disk.duplicate(), open, |disk, _| {
         disk.crash(Survive::Everything);
         let broker = open(disk).unwrap();
         let found = partition(&broker).bounds().unwrap().log_end;
@@ -581,7 +585,7 @@ fn the_kept_bytes_are_left_alone_by_later_openings() {
     assert!(Path::new(&kept[0]).starts_with("topics/t/0"));
 }
 
-/// What is accepted must be on the medium before the manifest says that it need not be looked at again.
+/// Accepted records must be durable before the manifest marks them as checked.
 #[test]
 fn records_that_were_not_synced_are_on_the_medium_afterwards() {
     let disk = Disk::new();
@@ -589,7 +593,7 @@ fn records_that_were_not_synced_are_on_the_medium_afterwards() {
     let p = broker.create_topic("t", small().durability(Durability::Os)).unwrap().partition(0).unwrap();
     fill(&broker, &p, 10);
     broker.sync().unwrap();
-    // These say of the first ones that they were on the medium.
+    // These prove that the first ones were durable.
     fill(&broker, &p, RECORDS);
     disk.crash(Survive::Everything);
     let segment = files(&disk, "topics/t/0", ".log").remove(0);
@@ -605,7 +609,7 @@ fn records_that_were_not_synced_are_on_the_medium_afterwards() {
 
 /// Versions count the events that are there, whatever an index had counted before.
 #[test]
-fn streams_are_what_is_left_of_them() {
+fn streams_hold_their_remaining_events() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(700);
@@ -640,9 +644,10 @@ fn streams_are_what_is_left_of_them() {
     }
 }
 
-/// A projection that has applied everything before the damage continues after it: what was given up never comes.
+/// A projection that has applied everything before the damage continues after it: the lost events
+/// never come.
 #[test]
-fn a_projection_continues_after_what_was_given_up() {
+fn a_projection_continues_after_the_lost_offsets() {
     let disk = damaged(&[1]);
     let broker = open(&disk).unwrap();
     let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));

@@ -1,5 +1,5 @@
-//! The list of topics and producers on the medium: what a crash leaves of it, what damage is told, what a later release may
-//! write, what a change costs, and when partitions get files.
+//! The list of topics and producers on disk: the state after a crash, how damage is reported, what
+//! a later release may write, the cost of a change, and when partitions get files.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,9 +11,9 @@ use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, ProducerConfig, Record, TopicConfig,
 };
 
-// -- what a later release may write --
+// -- values and changes of a later release --
 
-/// What opening refused, having changed nothing.
+/// The error of a refused opening that changed nothing.
 fn refused(disk: &Disk) -> Error {
     let before = snapshot(disk);
     let error = open(disk).unwrap_err();
@@ -32,7 +32,8 @@ fn assert_unsupported(disk: &Disk, needs: &str) {
     assert!(is_told(&error), "{needs}: {error}");
 }
 
-/// A directory with one topic, closed properly, of which a setting was changed: its tag, flags and value.
+/// A directory with one topic, closed properly, of which a setting was changed: its tag, flags and
+/// value.
 fn with_setting(config: TopicConfig, tag: u16, to: (u16, u8, u8)) -> Disk {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -115,7 +116,7 @@ fn a_setting_that_must_be_understood_and_is_not_refuses_and_changes_nothing() {
 }
 
 #[test]
-fn what_a_later_release_lists_refuses_and_changes_nothing() {
+fn an_unknown_listed_feature_refuses_to_open_and_changes_nothing() {
     let whole = closed();
     for (at, value, needs) in [
         (8, 3, "format version 3"),
@@ -180,7 +181,7 @@ fn after_a_clean_close_every_lost_byte_is_damage() {
             "{bit}: {error}"
         );
     }
-    // Room behind the end is no change.
+    // Room after the end is no change.
     edit(&whole, |bytes| bytes.resize(len + 100, 0));
     let broker = open(&whole).unwrap();
     assert!(broker.open_report().clean && broker.open_report().warnings.is_empty());
@@ -190,7 +191,7 @@ fn after_a_clean_close_every_lost_byte_is_damage() {
 }
 
 #[test]
-fn after_a_crash_a_torn_change_is_cut_off_and_told() {
+fn after_a_crash_a_torn_change_is_truncated_and_reported() {
     let whole = killed();
     let bytes = whole.read("catalog").unwrap();
     let last = changes(&bytes).pop().unwrap();
@@ -201,7 +202,7 @@ fn after_a_crash_a_torn_change_is_cut_off_and_told() {
         let warnings = &broker.open_report().warnings;
         let expected = format!("catalog: {} bytes at {}", cut - last.position, last.position);
         assert!(warnings.len() == 1 && warnings[0].contains(&expected), "{cut}: {warnings:?}");
-        assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 5, "what was before");
+        assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 5, "the earlier records");
         broker.create_topic("again", TopicConfig::new()).unwrap();
         broker.close().unwrap();
         assert!(open(&disk).unwrap().open_report().warnings.is_empty());
@@ -231,7 +232,8 @@ fn a_damaged_change_that_was_on_the_medium_refuses_and_names_the_older_file() {
     assert!(open(&whole).unwrap().topic("c").is_ok());
 }
 
-/// An older catalog lacks topics, and what it lacks would be taken for foreign: only a person may decide that.
+/// An older catalog lacks topics, and what it lacks would be taken for foreign: only a person may
+/// decide that.
 #[test]
 fn the_older_file_is_never_used_by_itself() {
     let disk = killed();
@@ -312,7 +314,8 @@ fn after_a_change_that_may_have_happened_none_is_made_until_the_next_opening() {
     }
 }
 
-/// A long file is replaced by a short one that says the same, at whichever operation the process dies.
+/// A long file is replaced by a short one of equal content, at whichever operation the process
+/// dies.
 #[test]
 fn a_crash_at_any_operation_of_a_replacement_leaves_the_same_topics() {
     let alter = |broker: &Broker, n: u64| {
@@ -447,7 +450,7 @@ fn a_partition_of_streams_that_was_never_written_to_works() {
     let refused = stream.partition().append_at(Offset::new(1), [Record::new("v").key("k")]);
     assert!(matches!(refused, Err(Error::OffsetConflict { .. })), "{refused:?}");
     broker.maintain().unwrap();
-    assert!(files(&disk, "topics", "").is_empty(), "what is refused makes no files");
+    assert!(files(&disk, "topics", "").is_empty(), "a refused topic makes no files");
     stream.append(quipu::ExpectedVersion::Empty, [Record::new("v")]).unwrap();
     assert_eq!((files(&disk, "topics", "manifest").len(), stream.version().unwrap().get()), (1, 1));
     assert_eq!(topic.erase_stream("k").unwrap(), 1);
@@ -507,7 +510,8 @@ fn missing_files_of_a_partition_that_had_some_are_damage() {
     }
 }
 
-/// A power loss takes the note that a partition has files, not the files; the next opening notes them again.
+/// A power loss takes the note that a partition has files, not the files; the next opening notes
+/// them again.
 #[test]
 fn files_are_found_without_the_note_and_noted_again() {
     let disk = Disk::new();
@@ -549,7 +553,7 @@ fn files_that_the_catalog_does_not_know_are_not_taken_over() {
     broker.create_topic("new", TopicConfig::new()).unwrap();
 }
 
-/// Each opening is told, and a clean close has all of it on the medium, also what was only noted.
+/// Each opening is counted, and a clean close makes everything durable, noted changes too.
 #[test]
 fn openings_are_counted_and_a_clean_close_makes_every_note_durable() {
     let disk = Disk::new();
@@ -640,7 +644,8 @@ fn cost(disk: &Disk, change: impl FnOnce()) -> (u64, u64) {
     (disk.ops() - ops, len().saturating_sub(before))
 }
 
-/// The 2,000th change costs what the 10th does, but for the replacements of the file, which become rarer as it grows.
+/// The 2,000th change costs what the 10th does, but for the replacements of the file, which become
+/// rarer as it grows.
 #[test]
 fn a_change_costs_the_same_however_many_topics_there_are() {
     let disk = Disk::new();
@@ -672,7 +677,7 @@ fn a_change_costs_the_same_however_many_topics_there_are() {
 }
 
 #[test]
-fn ten_thousand_topics_are_opened_in_no_time() {
+fn ten_thousand_topics_are_opened_within_a_time_limit() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     for n in 0..10_000 {

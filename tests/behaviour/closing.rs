@@ -1,5 +1,5 @@
-//! Once a broker is closed nothing of it writes, and the directory is free: for another thread, another process, whoever forked
-//! meanwhile, and however the last handle goes.
+//! A closed broker writes nothing, and its directory is free for another thread or process,
+//! whichever handle is dropped last.
 
 use std::fs;
 use std::future::Future;
@@ -83,7 +83,7 @@ fn closing_waits_for_maintenance_that_is_under_way() {
         thread::spawn(move || one.close())
     };
     gate.release();
-    // It is done, or told that the broker is closed.
+    // It succeeds, or returns that the broker is closed.
     let late = late.join().unwrap();
     assert!(matches!(late, Ok(()) | Err(Error::Closed | Error::Io { .. })), "{late:?}");
     closer.join().unwrap().unwrap();
@@ -95,10 +95,10 @@ fn closing_waits_for_maintenance_that_is_under_way() {
     assert_filled(&two.topic("t").unwrap().partition(0).unwrap(), 30, "all there");
 }
 
-// -- who holds the directory --
+// -- the owner of the directory --
 
 #[test]
-fn a_lock_file_that_was_deleted_by_hand_lets_nobody_in() {
+fn a_deleted_lock_file_does_not_admit_a_second_owner() {
     let dir = tempfile::tempdir().unwrap();
     let one = open_dir(dir.path()).unwrap();
     let topic = one.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
@@ -114,7 +114,7 @@ fn a_lock_file_that_was_deleted_by_hand_lets_nobody_in() {
 
 // -- how the last handle goes --
 
-/// Wakes by dropping what it holds.
+/// Wakes by dropping its broker.
 struct Dropping(Mutex<Option<Broker>>);
 
 impl Wake for Dropping {
@@ -139,7 +139,7 @@ fn the_last_handle_may_be_dropped_by_a_waker_on_a_thread_of_the_broker() {
             waker.wake_by_ref();
         }
         drop(waker);
-        // Whoever dropped it has let the directory go once this can be opened.
+        // The drop has released the directory once this opens.
         let again = loop {
             match BrokerConfig::new().open(dir.path()) {
                 Err(Error::AlreadyOpen { .. }) => thread::yield_now(),

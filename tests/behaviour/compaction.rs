@@ -1,5 +1,5 @@
-//! Compaction as Kafka's tests have it (C1 to C13) and as a user needs it: the newest record of every key stays where it is,
-//! whatever happens meanwhile.
+//! Compaction as in Kafka's `LogCleanerTest` and as a user needs it: the newest record of every key
+//! keeps its offset, whatever runs at the same time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,7 +69,7 @@ fn seal(broker: &Broker, clock: &ManualClock) {
     broker.maintain().unwrap();
 }
 
-/// A ratio that nothing exceeds: only an explicit call cleans.
+/// A ratio that nothing exceeds: only an explicit call compacts.
 fn by_hand() -> TopicConfig {
     compacted().min_cleanable_dirty_ratio(1.0)
 }
@@ -78,9 +78,9 @@ fn compact(partition: &Partition) -> Compacted {
     partition.compact().unwrap().unwrap()
 }
 
-// C1, 45
+// Kafka's `LogCleanerManager.cleanableOffsets`.
 #[test]
-fn c1_the_active_segment_and_what_is_too_young_are_left_alone() {
+fn the_active_segment_and_records_younger_than_the_lag_are_not_compacted() {
     let (_disk, clock, broker, partition) = made(by_hand().min_compaction_lag(Duration::from_secs(60)));
     for _ in 0..5 {
         put(&broker, &partition, "k", Some("v"));
@@ -100,16 +100,16 @@ fn c1_the_active_segment_and_what_is_too_young_are_left_alone() {
     assert_eq!(offsets(&partition), expected);
 }
 
-// C2, 45
+// Kafka's `min.cleanable.dirty.ratio` (strictly more) and `max.compaction.lag.ms` (KIP-354).
 #[test]
-fn c2_a_log_is_cleaned_when_it_is_dirty_enough_or_overdue() {
+fn a_log_is_compacted_above_the_dirty_ratio_or_after_the_max_lag() {
     let (_disk, clock, broker, partition) =
         made(compacted().segment_age(Duration::from_secs(1)).max_compaction_lag(Duration::from_secs(50)));
     put(&broker, &partition, "k", Some("1"));
     put(&broker, &partition, "k", Some("2"));
     clock.advance(Duration::from_secs(2));
     broker.maintain().unwrap();
-    assert_eq!(offsets(&partition), [1], "all of it was dirty; S3: the idle segment was rolled");
+    assert_eq!(offsets(&partition), [1], "all of it was dirty; the idle segment was rolled");
     for n in 0..4 {
         put(&broker, &partition, &format!("big {n}"), Some(&"x".repeat(100)));
     }
@@ -127,9 +127,9 @@ fn c2_a_log_is_cleaned_when_it_is_dirty_enough_or_overdue() {
     assert_eq!((stats.dirty_bytes, stats.running, stats.failed.is_none()), (0, None, true));
 }
 
-// C2, 45
+// Kafka's `LogCleanerManager.grabFilthiestCompactedLog`.
 #[test]
-fn c2_the_dirtiest_log_is_cleaned_first() {
+fn the_dirtiest_log_is_compacted_first() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let order = Arc::new(Mutex::new(Vec::new()));
     let noted = order.clone();
@@ -166,13 +166,14 @@ fn c2_the_dirtiest_log_is_cleaned_first() {
     // Not the most bytes, but the greatest share: 12/22, 6/46 (not enough), 60/80, 40/45, 22/32.
     assert_eq!(round([12, 6, 60, 40, 22]), named(&[3, 2, 4, 0]));
     assert_eq!(round([0, 0, 0, 0, 0]), []);
-    // What was too little before still counts.
+    // Too few dirty bytes before still count.
     assert_eq!(round([0, 60, 0, 0, 0]), named(&[1]));
 }
 
-// C3, C5, 42, 51, R2
+// Kafka's `LogCleaner.shouldRetainRecord`; an offset in a gap reads the next record
+// (`LogSegmentTest.testReadFromGap`).
 #[test]
-fn c3_c5_the_newest_of_each_key_stays_with_its_offset_and_gaps_are_read_over() {
+fn the_newest_record_of_each_key_keeps_its_offset_and_reads_skip_gaps() {
     for compression in [Compression::None, Compression::Lz4] {
         let (_disk, clock, broker, partition) = made(by_hand().compression(compression));
         for round in 0..3 {
@@ -191,19 +192,19 @@ fn c3_c5_the_newest_of_each_key_stays_with_its_offset_and_gaps_are_read_over() {
         assert!(rows(&partition).iter().all(|row| before.contains(row)));
         for (from, first) in [(0, 8), (8, 8), (9, 10), (12, 12)] {
             let some = partition.read(at(from), 1).unwrap();
-            assert_eq!(some.iter().next().unwrap().offset(), first, "R2 {from}");
+            assert_eq!(some.iter().next().unwrap().offset(), first, "from {from}");
             assert_eq!(some.iter().next().unwrap().headers().count(), usize::from(first < 12));
         }
         assert_eq!(partition.bounds().unwrap().log_end, 13);
         let newest: Vec<_> = partition.last_n(3).unwrap().iter().map(|r| r.offset().get()).collect();
-        assert_eq!(newest, [10, 11, 12], "last_n counts what is left");
+        assert_eq!(newest, [10, 11, 12], "last_n counts the remaining records");
         assert!(partition.compact().unwrap().is_none(), "41: nothing to do a second time");
     }
 }
 
-// C4, 46
+// Kafka's `LogCleanerTest.testPartialSegmentClean`.
 #[test]
-fn c4_a_small_memory_takes_several_passes() {
+fn a_full_offset_map_ends_the_pass_and_the_next_pass_continues() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let config = BrokerConfig::new().clock(clock.clone()).compaction_memory(1);
     let broker = config.clone().on_disk(&disk).unwrap();
@@ -228,9 +229,9 @@ fn c4_a_small_memory_takes_several_passes() {
     assert_eq!(partition.compact().unwrap(), None);
 }
 
-// C6, 43
+// Kafka's `LogValidator.validateKey`.
 #[test]
-fn c6_records_without_a_key_are_refused_and_earlier_ones_dropped() {
+fn records_without_a_key_are_refused_and_earlier_ones_dropped() {
     let (_disk, clock, broker, partition) = made(small());
     broker.producer().send(&partition, Record::new("no key")).unwrap().wait().unwrap();
     put(&broker, &partition, "k", Some("v"));
@@ -249,9 +250,9 @@ fn c6_records_without_a_key_are_refused_and_earlier_ones_dropped() {
     assert_eq!(offsets(&partition), [1]);
 }
 
-// C6, 43
+// Kafka's `LogValidator.validateKey`.
 #[test]
-fn c6_what_was_begun_before_the_topic_was_compacted_is_judged_when_it_is_appended() {
+fn a_pending_record_without_a_key_is_checked_when_it_is_appended() {
     let (_disk, _clock, broker, partition) = made(small());
     let producer = broker.producer();
     let before =
@@ -274,9 +275,9 @@ fn c6_what_was_begun_before_the_topic_was_compacted_is_judged_when_it_is_appende
     assert_eq!(pending.wait().unwrap().offset, 0);
 }
 
-// C6, 43
+// Kafka's `LogValidator.validateKey`.
 #[test]
-fn c6_shipped_records_without_a_key_are_refused() {
+fn replicated_records_without_a_key_are_refused() {
     for compression in [Compression::None, Compression::Lz4] {
         let (_disk, _clock, broker, source) = made(small().compression(compression));
         let keyed = || Record::new("some value, some value").key("k");
@@ -291,7 +292,7 @@ fn c6_shipped_records_without_a_key_are_refused() {
         let refused = copy.append_raw(&shipment(0));
         assert!(matches!(refused, Err(Error::MissingKey { index: 3, .. })), "{refused:?}");
         assert_eq!(copy.bounds().unwrap().log_end, 0, "nothing was written");
-        // What was there before the topic was compacted is not written, and not judged.
+        // Records from before the topic was compacted are not written, and not checked.
         let (_disk3, _clock3, other, copy) = made(small());
         copy.append_raw(&source.read_raw(Offset::new(0), 1).unwrap()).unwrap();
         copy.append_raw(&source.read_raw(Offset::new(2), 1).unwrap()).unwrap();
@@ -301,9 +302,10 @@ fn c6_shipped_records_without_a_key_are_refused() {
     }
 }
 
-// C7, 44
+// KIP-534 and `LogCleanerTest.testCleanTombstone`. Kafka needs new records for the second pass;
+// Quipu does not.
 #[test]
-fn c7_a_tombstone_lives_its_time_from_the_first_cleaning_on_and_goes_without_new_data() {
+fn a_tombstone_lives_delete_retention_from_its_first_compaction_and_expires_without_new_records() {
     for reopen in [false, true] {
         let config =
             compacted().segment_age(Duration::from_secs(1)).delete_retention(Duration::from_secs(100));
@@ -335,9 +337,9 @@ fn c7_a_tombstone_lives_its_time_from_the_first_cleaning_on_and_goes_without_new
     }
 }
 
-// C8, 52
+// Kafka's `LogCleanerTest.testCleanSegmentsRetainingLastEmptyBatch`.
 #[test]
-fn c8_the_log_end_stays_though_the_last_batch_is_emptied() {
+fn the_log_end_stays_when_the_last_batch_is_emptied() {
     let config = by_hand().delete_retention(Duration::ZERO);
     let (disk, clock, broker, partition) = made(config);
     put(&broker, &partition, "k", Some("v"));
@@ -359,9 +361,9 @@ fn c8_the_log_end_stays_though_the_last_batch_is_emptied() {
     assert_eq!(offsets(&partition), [2]);
 }
 
-// C10, 31
+// Kafka's `LogCleanerTest.testRecoveryAfterCrash`.
 #[test]
-fn c10_leftovers_of_a_cleaning_are_removed_and_not_foreign() {
+fn leftover_files_of_a_compaction_are_removed_without_a_warning() {
     let (disk, clock, broker, partition) = made(by_hand());
     put(&broker, &partition, "k", Some("v"));
     put(&broker, &partition, "k", Some("w"));
@@ -382,9 +384,9 @@ fn c10_leftovers_of_a_cleaning_are_removed_and_not_foreign() {
     assert_eq!(offsets(&partition), [1]);
 }
 
-// C11, 50
+// As in Kafka a truncation aborts the compaction, and readers are never blocked (`LogCleaner`).
 #[test]
-fn c11_whatever_shortens_the_log_meanwhile_wins() {
+fn a_truncation_or_reset_during_a_compaction_wins() {
     for change in ["truncate", "reset", "close", "delete"] {
         let (disk, clock, broker, partition) = made(by_hand());
         for n in 0..30 {
@@ -394,12 +396,12 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
         // Held where it has written all of it, before it lists it: nothing of the log is locked.
         let gate = disk.hold(Op::SyncDir, 1);
         std::thread::scope(|scope| {
-            let cleaning = scope.spawn(|| partition.compact());
+            let compacting = scope.spawn(|| partition.compact());
             gate.wait_until_reached();
             match change {
                 "truncate" => partition.truncate_to(Offset::new(5)).unwrap(),
                 "reset" => partition.reset_to(Offset::new(100)).unwrap(),
-                // These wait for the cleaning; a reader sees when they have come so far.
+                // These wait for the compaction; a reader sees when they have come so far.
                 _ => {
                     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
                     let ending = || if change == "close" { broker.close() } else { broker.delete_topic("t") };
@@ -410,7 +412,7 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
                 }
             }
             drop(gate);
-            let error = cleaning.join().unwrap().unwrap_err();
+            let error = compacting.join().unwrap().unwrap_err();
             let expected = match change {
                 "truncate" | "reset" => matches!(error, Error::CompactionAborted { .. }),
                 "close" => matches!(error, Error::Closed),
@@ -424,7 +426,8 @@ fn c11_whatever_shortens_the_log_meanwhile_wins() {
     }
 }
 
-/// A log whose first batch has several records; every record stays, since each has a key of its own.
+/// A log whose first batch has several records; every record stays, since each has a key of its
+/// own.
 fn unique(broker: &Broker, partition: &Partition) {
     let first = (0..3).map(|n| Record::new("first").key(format!("first {n}")));
     broker.producer().send_all(partition, first).unwrap().wait().unwrap();
@@ -433,8 +436,8 @@ fn unique(broker: &Broker, partition: &Partition) {
     }
 }
 
-/// What is there goes on, here and for whoever opens it, and takes appends in both.
-fn assert_goes_on(disk: &Disk, clock: &ManualClock, broker: Broker, expected: &[u64], case: &str) {
+/// The content stays, here and after the next opening, and both take appends.
+fn assert_continues(disk: &Disk, clock: &ManualClock, broker: Broker, expected: &[u64], case: &str) {
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     assert_eq!(offsets(&partition), expected, "{case}");
     let end = partition.bounds().unwrap().log_end.get();
@@ -453,12 +456,12 @@ fn assert_goes_on(disk: &Disk, clock: &ManualClock, broker: Broker, expected: &[
     assert_eq!(files(disk, "topics/t", ".log").len(), partition.stats().segments.len(), "{case}");
     seal(&broker, clock);
     compact(&partition);
-    assert_eq!(offsets(&partition), expected, "{case}: cleaned");
+    assert_eq!(offsets(&partition), expected, "{case}: compacted");
 }
 
-// C11, 50
+// As in Kafka a truncation aborts the compaction, and readers are never blocked (`LogCleaner`).
 #[test]
-fn c11_retention_and_delete_records_win_over_a_cleaning() {
+fn retention_and_delete_records_win_over_a_compaction() {
     for (op, nth) in [(Op::Map, 1), (Op::OpenFile, 1), (Op::Map, 2), (Op::SyncDir, 1)] {
         for by_retention in [false, true] {
             let case = format!("retention: {by_retention}, held at {op:?} {nth}");
@@ -469,7 +472,7 @@ fn c11_retention_and_delete_records_win_over_a_cleaning() {
             let active = partition.stats().segments.last().unwrap().base_offset;
             let gate = disk.hold(op, nth);
             std::thread::scope(|scope| {
-                let cleaning = scope.spawn(|| partition.compact());
+                let compacting = scope.spawn(|| partition.compact());
                 gate.wait_until_reached();
                 if by_retention {
                     broker.alter_topic("t", config.retention(Retention::for_bytes(0))).unwrap();
@@ -478,7 +481,7 @@ fn c11_retention_and_delete_records_win_over_a_cleaning() {
                     partition.delete_records(active).unwrap();
                 }
                 drop(gate);
-                let error = cleaning.join().unwrap().unwrap_err();
+                let error = compacting.join().unwrap().unwrap_err();
                 assert!(matches!(error, Error::CompactionAborted { .. }), "{case}: {error:?}");
             });
             let failed = partition.stats().compaction.failed;
@@ -486,26 +489,27 @@ fn c11_retention_and_delete_records_win_over_a_cleaning() {
             assert_eq!(partition.bounds().unwrap().log_start, active, "{case}");
             broker.alter_topic("t", by_hand()).unwrap();
             drop(partition);
-            assert_goes_on(&disk, &clock, broker, &[], &case);
+            assert_continues(&disk, &clock, broker, &[], &case);
         }
     }
 }
 
 type Change = fn(&Partition) -> quipu::Result<()>;
 
-/// Cuts that go on at the base offset of the first segment, or near it, and what they leave.
+/// Truncations at the base offset of the first segment, or near it, and the remaining offsets.
 const CUTS: [(&str, Change, &[u64]); 5] = [
     ("truncate to 0", |partition| partition.truncate_to(Offset::new(0)), &[]),
     ("reset to 0", |partition| partition.reset_to(Offset::new(0)), &[]),
     ("truncate in the first batch", |partition| partition.truncate_to(Offset::new(2)), &[0, 1]),
-    ("truncate behind the first batch", |partition| partition.truncate_to(Offset::new(3)), &[0, 1, 2]),
+    ("truncate after the first batch", |partition| partition.truncate_to(Offset::new(3)), &[0, 1, 2]),
     ("truncate to 5", |partition| partition.truncate_to(Offset::new(5)), &[0, 1, 2, 3, 4]),
 ];
 
-// C11, 50
+// As in Kafka a truncation aborts the compaction, and readers are never blocked (`LogCleaner`).
 #[test]
-fn c11_a_cut_never_gets_the_file_of_a_cleaning_that_is_under_way() {
-    // Before it has opened what it reads, before it opens what it writes, before that is synced, before it is listed.
+fn a_truncation_never_takes_the_output_file_of_a_running_compaction() {
+    // Before it has opened what it reads, before it opens what it writes, before that is synced,
+    // before it is listed.
     for (op, nth) in [(Op::Map, 1), (Op::OpenFile, 1), (Op::Write, 2), (Op::Sync, 1), (Op::SyncDir, 1)] {
         for (name, change, expected) in CUTS {
             let case = format!("{name} at {op:?} {nth}");
@@ -514,24 +518,24 @@ fn c11_a_cut_never_gets_the_file_of_a_cleaning_that_is_under_way() {
             seal(&broker, &clock);
             let gate = disk.hold(op, nth);
             std::thread::scope(|scope| {
-                let cleaning = scope.spawn(|| partition.compact());
+                let compacting = scope.spawn(|| partition.compact());
                 gate.wait_until_reached();
                 change(&partition).unwrap();
                 drop(gate);
-                let error = cleaning.join().unwrap().unwrap_err();
+                let error = compacting.join().unwrap().unwrap_err();
                 assert!(matches!(error, Error::CompactionAborted { .. }), "{case}: {error:?}");
                 let failed = partition.stats().compaction.failed;
                 assert!(matches!(failed, Some(Error::CompactionAborted { .. })), "{case}: {failed:?}");
             });
             drop(partition);
-            assert_goes_on(&disk, &clock, broker, expected, &case);
+            assert_continues(&disk, &clock, broker, expected, &case);
         }
     }
 }
 
-// C11, 50
+// As in Kafka a truncation aborts the compaction, and readers are never blocked (`LogCleaner`).
 #[test]
-fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
+fn a_failed_truncation_removes_nothing_of_a_running_compaction() {
     let all: Vec<u64> = (0..20).collect();
     let (mut failed, mut unknown) = (0, 0);
     for (name, change, expected) in CUTS {
@@ -543,14 +547,14 @@ fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
                 seal(&broker, &clock);
                 let gate = disk.hold(Op::SyncDir, 1);
                 let (cut, cleaned) = std::thread::scope(|scope| {
-                    let cleaning = scope.spawn(|| partition.compact());
+                    let compacting = scope.spawn(|| partition.compact());
                     gate.wait_until_reached();
                     // From there on: the reserve makes up for one failure.
                     disk.fail_always(op, nth, std::io::ErrorKind::StorageFull);
                     let cut = change(&partition);
                     disk.clear_faults();
                     drop(gate);
-                    (cut, cleaning.join().unwrap())
+                    (cut, compacting.join().unwrap())
                 });
                 let poisoned = partition.stats().poisoned.is_some();
                 match (&cut, &cleaned) {
@@ -561,15 +565,15 @@ fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
                 }
                 let is_done = cut.is_ok();
                 if poisoned {
-                    // It is for the next opening to say which.
+                    // The next opening decides which.
                     drop((partition, broker));
                     let broker = on(&disk, &clock);
                     let found = offsets(&broker.topic("t").unwrap().partition(0).unwrap());
                     assert!(found == all || found == expected, "{case}: {found:?}");
-                    assert_goes_on(&disk, &clock, broker, &found, &case);
+                    assert_continues(&disk, &clock, broker, &found, &case);
                 } else {
                     drop(partition);
-                    assert_goes_on(&disk, &clock, broker, if is_done { expected } else { &all }, &case);
+                    assert_continues(&disk, &clock, broker, if is_done { expected } else { &all }, &case);
                 }
                 if is_done {
                     break;
@@ -580,10 +584,10 @@ fn c11_a_cut_that_fails_takes_nothing_of_a_cleaning_that_is_under_way() {
     assert!(failed > 20 && unknown > 4, "{failed} failed, {unknown} unknown");
 }
 
-/// C12: at any schedule of cleanings, crashes and cuts, a table made of the log is that of all that was sent, and since a cut
-/// that of what was there before it.
+/// At any schedule of compactions, crashes and truncations, a table made of the log is that of all
+/// that was sent, and since a truncation that of the records before it.
 #[test]
-fn c12_a_compacted_log_says_what_the_full_one_says() {
+fn a_compacted_log_makes_the_same_table_as_the_full_log() {
     let sequences = if crate::common::thorough() { 20_000 } else { 2_000 };
     let (mut cleaned, mut cuts) = (0, 0);
     for seed in 0..sequences {
@@ -618,7 +622,7 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
                     end += count;
                 }
                 10 => {
-                    // What a cleaning took does not come back with what had replaced it.
+                    // A removed record does not come back with its replacement.
                     let to = random.below(end + 2);
                     sent = rows(&partition);
                     sent.retain(|row| row.0 < to);
@@ -630,7 +634,7 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
                 6 => broker.maintain().unwrap(),
                 7 => cleaned += u64::from(partition.compact().unwrap().is_some()),
                 8 => {
-                    // The process dies somewhere in a cleaning.
+                    // The process dies somewhere in a compaction.
                     disk.crash_at(1 + random.below(20));
                     let _ = partition.compact();
                     drop((broker, partition));
@@ -658,12 +662,12 @@ fn c12_a_compacted_log_says_what_the_full_one_says() {
             }
         }
     }
-    assert!(cleaned > sequences / 4 && cuts > sequences, "{cleaned} cleaned, {cuts} cut");
+    assert!(cleaned > sequences / 4 && cuts > sequences, "{cleaned} compacted, {cuts} truncated");
 }
 
-// C13, 49, 20, 21
+// Kafka's `LogCleanerManager.cleanableOffsets` resets such a checkpoint to the log start.
 #[test]
-fn c13_what_was_cut_or_moved_is_cleaned_from_where_the_log_is() {
+fn compaction_starts_within_the_log_after_a_truncation_or_a_moved_start() {
     let (_disk, clock, broker, partition) = made(by_hand().cleanup(Cleanup::CompactAndDelete));
     for n in 0..30 {
         put(&broker, &partition, &format!("{}", n % 3), Some(&n.to_string()));
@@ -704,9 +708,9 @@ fn small_segments_are_merged_and_none_grows_too_large() {
     assert_eq!(offsets(&partition), (160..200).collect::<Vec<_>>());
 }
 
-// S8, S9, 39
+// Kafka's `cleanup.policy`.
 #[test]
-fn s8_s9_only_a_topic_that_also_deletes_follows_retention() {
+fn a_topic_that_only_compacts_ignores_retention() {
     for (cleanup, stays) in [(Cleanup::Compact, true), (Cleanup::CompactAndDelete, false)] {
         let config = by_hand().cleanup(cleanup).retention(Retention::for_bytes(0));
         let (_disk, clock, broker, partition) = made(config);
@@ -723,7 +727,7 @@ fn s8_s9_only_a_topic_that_also_deletes_follows_retention() {
 
 // 39
 #[test]
-fn s9_a_topic_that_compacts_and_deletes_does_both() {
+fn a_topic_that_compacts_and_deletes_does_both() {
     let config = compacted()
         .cleanup(Cleanup::CompactAndDelete)
         .min_cleanable_dirty_ratio(0.0)
@@ -754,9 +758,10 @@ fn s9_a_topic_that_compacts_and_deletes_does_both() {
     assert_eq!(offsets(&partition), [5], "and compacted still");
 }
 
-/// A reader on a segment that is replaced under it neither misses a record that stays nor sees one twice.
+/// A reader on a segment that is replaced under it neither misses a record that stays nor sees one
+/// twice.
 #[test]
-fn readers_and_writers_go_on_while_it_cleans() {
+fn readers_and_writers_continue_during_a_compaction() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().seed(1).on_disk(&disk).unwrap();
     let partition = broker.create_topic("t", by_hand()).unwrap().partition(0).unwrap();
@@ -765,8 +770,8 @@ fn readers_and_writers_go_on_while_it_cleans() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    // From the start to the head, wherever that is when it gets there: what a cleaning takes has a newer
-                    // record of its key further on.
+                    // From the start to the head, wherever that is when it gets there: what a
+                    // compaction takes has a newer record of its key further on.
                     let (mut from, mut table) = (Offset::new(0), BTreeMap::new());
                     loop {
                         let some = partition.read(Start::At(from), 300).unwrap();
@@ -798,10 +803,10 @@ fn readers_and_writers_go_on_while_it_cleans() {
     assert!(partition.stats().compaction.cleanings > 0);
 }
 
-/// Decided: batches with gaps inside, and emptied ones, are shipped as they are; where a batch is gone altogether, the copy
-/// answers with the typed error of any other gap.
+/// Decided: batches with gaps inside, and emptied ones, are replicated unchanged; where a batch is
+/// gone altogether, the copy returns the typed error of any other gap.
 #[test]
-fn cleaned_batches_are_shipped_and_gaps_between_them_refused() {
+fn compacted_batches_are_replicated_and_missing_batches_refused() {
     let (_disk, clock, broker, partition) = made(by_hand());
     let record = |key: &str| Record::new("v").key(key.to_string());
     broker.producer().send_all(&partition, [record("a"), record("b")]).unwrap().wait().unwrap();
@@ -832,7 +837,7 @@ fn cleaned_batches_are_shipped_and_gaps_between_them_refused() {
 
 // 47
 #[test]
-fn records_larger_than_any_buffer_are_cleaned() {
+fn records_larger_than_any_buffer_are_compacted() {
     let config =
         TopicConfig::new().max_record_bytes(5 << 20).cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(1.0);
     let (_disk, clock, broker, partition) = made(config);

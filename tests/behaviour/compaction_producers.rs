@@ -1,5 +1,5 @@
-//! What compaction leaves of named producers (C8, C9; 2.13 nos. 52 and 59): the last batch of each stays, if need be without
-//! records, so that a repetition is found however much was cleaned.
+//! Compaction and idempotent producers (Kafka's `LogCleanerTest`): the last batch of each producer
+//! stays, if need be without records, so that a duplicate is found after any number of compactions.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ impl Bench {
         self.broker.producer_with(ProducerConfig::new().name(format!("pid {pid}"))).unwrap()
     }
 
-    /// A batch of keys, with sequences from `first` on; answers with the offsets of its first and last record.
+    /// A batch of keys, with sequences from `first` on; returns the offsets of its first and
+    /// last record.
     fn append(&self, producer: &Producer, first: u64, keys: &[u64]) -> (u64, u64) {
         let record = |(sequence, key): (u64, &u64)| {
             Record::new("some text that is long enough to be compressed, some text")
@@ -59,7 +60,7 @@ impl Bench {
         (receipts.first().unwrap().offset.get(), receipts.last().unwrap().offset.get())
     }
 
-    /// Seals what there is, and cleans it.
+    /// Seals what there is, and compacts it.
     fn clean(&self) {
         self.clock.advance(Duration::from_secs(8 * 24 * 3600));
         self.broker.maintain().unwrap();
@@ -98,16 +99,16 @@ impl Bench {
 
 /// Kafka's `testLogCleanerRetainsProducerLastSequence`, with its numbers.
 #[test]
-fn c8_the_last_batch_of_each_producer_stays_and_with_it_its_sequence() {
+fn the_last_batch_of_each_producer_and_its_sequence_stay() {
     let mut bench = Bench::new(Compression::None);
-    let nobody = bench.broker.producer();
-    nobody.send(&bench.partition, Record::new("v").key("0")).unwrap().wait().unwrap();
+    let unnamed = bench.broker.producer();
+    unnamed.send(&bench.partition, Record::new("v").key("0")).unwrap().wait().unwrap();
     let [one, two, three] = [1, 2, 3].map(|pid| bench.named(pid));
     assert_eq!(bench.append(&one, 0, &[0]), (1, 1));
     assert_eq!(bench.append(&two, 0, &[0]), (2, 2));
     assert_eq!(bench.append(&three, 0, &[0]), (3, 3));
     assert_eq!(bench.append(&two, 1, &[1]), (4, 4));
-    drop((nobody, one, two, three));
+    drop((unnamed, one, two, three));
     bench.clean();
     for _ in 0..2 {
         assert_eq!(bench.batches(), [(1, 0), (3, 1), (4, 1)]);
@@ -126,7 +127,7 @@ fn c8_the_last_batch_of_each_producer_stays_and_with_it_its_sequence() {
 
 /// Kafka's `testDuplicateCheckAfterCleaning`, with its numbers.
 #[test]
-fn c9_a_repetition_is_answered_with_its_first_offsets_after_cleanings_and_restarts() {
+fn a_duplicate_returns_its_first_offsets_after_compactions_and_restarts() {
     for compression in [Compression::None, Compression::Lz4] {
         let mut bench = Bench::new(compression);
         assert_eq!(bench.append(&bench.named(1), 0, &[1, 2, 3]), (0, 2));
@@ -139,7 +140,7 @@ fn c9_a_repetition_is_answered_with_its_first_offsets_after_cleanings_and_restar
         assert_eq!(bench.last_sequences(&[1, 2, 3]), [Some(2), Some(2), Some(1)]);
         assert_eq!(bench.append(&bench.named(1), 0, &[1, 2, 3]), (0, 2));
         assert_eq!(bench.append(&bench.named(3), 0, &[1, 4]), (6, 7));
-        // What is left of the first batch goes too.
+        // The rest of the first batch is removed too.
         assert_eq!(bench.append(&bench.named(4), 0, &[2]), (8, 8));
         bench.clean();
         assert_eq!(bench.batches(), [(2, 0), (5, 1), (7, 2), (8, 1)]);

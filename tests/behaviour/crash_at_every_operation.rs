@@ -1,18 +1,18 @@
-//! A scripted workload on a simulated disk, cut at every single operation, and the disk left in every way a power loss
-//! leaves it: what was acknowledged is there, what is readable is a prefix, a second opening agrees, appending goes on, and
-//! no old byte comes back.
+//! A scripted workload on a simulated disk crashes at every single operation, and the disk is left
+//! in every way a power loss may leave it. Every acknowledged record is there, the readable records
+//! are a prefix, a second opening agrees, appends continue, and no old byte comes back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::common::{Dump, assert_gapless, cut_each_operation, dump, thorough};
+use crate::common::{Dump, assert_gapless, crash_at_each_operation, dump, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Record, Result, TopicConfig};
 
-/// What the workload was told and what it tried, as a model of what may be there.
+/// The results of the workload and its attempts, as a model of the possible contents.
 #[derive(Default)]
 struct Told {
-    /// Every record sent, in the order of sending: what is readable must be a prefix.
+    /// Every record sent, in the order of sending: the readable ones must be a prefix.
     sent: BTreeMap<(String, u32), Vec<Vec<u8>>>,
     /// How many of them were acknowledged with the promise to survive the process.
     acknowledged: BTreeMap<(String, u32), usize>,
@@ -28,7 +28,8 @@ fn small() -> TopicConfig {
     TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(500).index_interval_bytes(64)
 }
 
-/// Three topics, one of each durability, rolls, growth, a deletion, syncs, maintenance, a clean close in the middle.
+/// Three topics, one of each durability, rolls, growth, a deletion, syncs, maintenance, a clean
+/// close in the middle.
 fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
     let clock = ManualClock::new();
     for round in 0..2 {
@@ -48,7 +49,7 @@ fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
             }
             if i == 5 {
                 broker.sync()?;
-                // All that was appended is on the medium now.
+                // All that was appended is on disk now.
                 told.durable = told.acknowledged.clone();
             }
         }
@@ -113,7 +114,7 @@ fn check_prefix(found: &Dump, told: &Told, promised: &BTreeMap<(String, u32), us
     }
 }
 
-/// Opens what a crash left, holds it against the promises, goes on, and crashes once more.
+/// Opens the disk after a crash, checks the promises, appends, and crashes once more.
 fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
     let everything = survive == Survive::Everything;
     disk.crash(survive);
@@ -129,12 +130,12 @@ fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
     }
     drop(first);
 
-    // What recovery accepted is on the medium: a power loss right behind it takes nothing.
+    // Recovered records are durable: a power loss right after it removes none.
     disk.crash(Survive::Synced);
     let second = broker(disk, &clock).unwrap_or_else(|e| panic!("{case}: second opening: {e}"));
     assert_eq!(lasting(&second), found, "{case}: the second opening agrees");
 
-    // Appending goes on where the log ends, and behind the next crash that is what is there.
+    // Appends continue at the log end, and are there after the next crash.
     let topic = second.ensure_topic("sync", small().partitions(2).durability(Durability::Sync)).unwrap();
     let mut expected = lasting(&second);
     for partition in topic.partitions() {
@@ -166,7 +167,7 @@ fn a_crash_at_any_operation_keeps_every_promise() {
         let random = (0..if thorough() { 60 } else { 4 }).map(|n| Survive::Random(operation * 31 + n));
         for survive in ways.into_iter().chain(random) {
             let disk = disk.duplicate();
-            check(&disk, &told, survive, &format!("cut at operation {operation}, {survive:?}"));
+            check(&disk, &told, survive, &format!("crash at operation {operation}, {survive:?}"));
             cases += 1;
             cuts +=
                 disk.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "torn")).count()
@@ -178,7 +179,7 @@ fn a_crash_at_any_operation_keeps_every_promise() {
     assert!(cuts > 50, "torn tails were among the cases: {cuts}");
 }
 
-/// Recovery itself is cut at each of its operations, and what it left is recovered.
+/// Recovery itself crashes at each of its operations, and the result is recovered.
 #[test]
 fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
     let disk = Disk::new();
@@ -191,7 +192,7 @@ fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
         let mut told = Told::default();
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
-        cut_each_operation(
+        crash_at_each_operation(
             &disk,
             |disk| broker(disk, &ManualClock::new()),
             |disk, nested| {
@@ -204,7 +205,7 @@ fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
                         &disk,
                         &told,
                         power,
-                        &format!("cut at {operation}, then at {nested} of the recovery, {survive:?}"),
+                        &format!("crash at {operation}, then at {nested} of the recovery, {survive:?}"),
                     );
                     cases += 1;
                 }

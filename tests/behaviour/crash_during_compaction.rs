@@ -1,5 +1,6 @@
-//! A compaction on a simulated disk, cut at every single operation, and the recovery from that cut again: the log is what it
-//! was or what it was to become, never a mix, and the newest value of every key is there.
+//! A compaction on a simulated disk crashes at every single operation, and so does the recovery
+//! after it. The log is the old one or the new one, never a mix, and holds the newest value of
+//! every key.
 
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ fn state(broker: &Broker) -> State {
     try_state(broker).unwrap()
 }
 
-/// Everything from opening to closing, and what there is before and behind each pass.
+/// Everything from opening to closing, and the content before and after each pass.
 fn workload(disk: &Disk, states: &mut Vec<State>) -> Result<()> {
     let broker = open(disk)?;
     let partition = broker.topic("t")?.partition(0)?;
@@ -66,7 +67,7 @@ fn workload(disk: &Disk, states: &mut Vec<State>) -> Result<()> {
 }
 
 #[test]
-fn every_cut_of_a_compaction_leaves_the_old_or_the_new() {
+fn a_crash_at_any_operation_of_a_compaction_leaves_the_old_or_the_new_log() {
     let start = prepared();
     let mut states = Vec::new();
     let whole = start.duplicate();

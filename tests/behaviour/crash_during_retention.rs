@@ -1,16 +1,17 @@
-//! A workload of rolls, retention and deleted records on a simulated disk, cut at every single operation, and the disk left
-//! in every way a power loss leaves it: the log start never goes back behind what was promised nor ahead of what was
-//! asked for, nothing at or above it that was promised is lost, and a log is one thing, never a mix of before and after.
+//! A workload of rolls, retention and deleted records on a simulated disk crashes at every single
+//! operation, and the disk is left in every way a power loss may leave it. The log start is never
+//! before the promised one nor after the requested one, no promised record at or after it is lost,
+//! and a log is never a mix of before and after.
 
 use std::time::Duration;
 
-use crate::common::{cut_each_operation, files, small};
+use crate::common::{crash_at_each_operation, files, small};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Partition, Record, Result, Retention, Start, TopicConfig};
 
 const NAMES: [&str; 3] = ["sync", "os", "aged"];
 
-/// What is known of one partition: a model of what may be there.
+/// A model of one partition: its possible contents.
 #[derive(Clone, Default)]
 struct Model {
     /// Every value sent, by offset.
@@ -18,9 +19,9 @@ struct Model {
     /// As many were acknowledged with the promise to survive the process, and a power loss.
     acknowledged: usize,
     durable: usize,
-    /// The log start was said to be here...
+    /// The log start that was returned...
     start: u64,
-    /// ... and nobody asked for more than this to be deleted.
+    /// ... and no caller requested the deletion of more than this.
     start_at_most: u64,
 }
 
@@ -87,7 +88,8 @@ fn send(broker: &Broker, name: &str, model: &mut Model) -> Result<()> {
     let n = model.sent.len();
     let value = format!("{name} {n} {}", "x".repeat(n % 5 * 40));
     model.sent.push(value.clone());
-    // Appends keep retention by size, which keeps at least so much; records have 400 bytes at most with all around them.
+    // Appends keep retention by size, which keeps at least so much; records have 400 bytes at most
+    // with all around them.
     let kept = match name {
         "sync" => 5,
         "os" => usize::MAX,
@@ -116,7 +118,8 @@ fn maintain(broker: &Broker, told: &mut Told) -> Result<()> {
     for model in told.iter_mut().skip(2) {
         model.start_at_most = model.sent.len() as u64;
     }
-    // By size at least so much is kept; the records are shorter than 400 bytes with all that is around them.
+    // By size at least so much is kept; the records are shorter than 400 bytes with all that is
+    // around them.
     told[0].start_at_most = told[0].start_at_most.max((told[0].sent.len() as u64).saturating_sub(5));
     broker.maintain()?;
     for (name, model) in NAMES.iter().zip(told.iter_mut()) {
@@ -129,9 +132,9 @@ fn maintain(broker: &Broker, told: &mut Told) -> Result<()> {
     Ok(())
 }
 
-/// Log start, log end; every record between is what was sent.
+/// Log start, log end; every record between equals the sent one.
 fn look(disk: &Disk, broker: &Broker, name: &str, model: &Model, case: &str) -> Option<(u64, u64)> {
-    // A topic whose creation was cut off may be missing.
+    // A topic whose creation was interrupted may be missing.
     let partition = broker.topic(name).ok()?.partition(0).unwrap();
     let bounds = partition.bounds().unwrap();
     assert!(bounds.log_start <= bounds.visible_end, "{case}: {bounds:?}");
@@ -147,7 +150,8 @@ fn look(disk: &Disk, broker: &Broker, name: &str, model: &Model, case: &str) -> 
     }
     let dir = format!("topics/{name}/0");
     let listed = partition.stats().segments.len();
-    // A partition that was never written to may have the segment of a first write that was cut off.
+    // A partition that was never written to may have the segment of a first write that was
+    // interrupted.
     let is_right = |found: usize| found == listed || (listed == 0 && found == 1);
     assert!(is_right(files(disk, &dir, ".log").len()), "{case}: {name}: a file of no segment");
     assert!(files(disk, &dir, ".index").len() <= listed, "{case}: {name}: an index of no segment");
@@ -164,7 +168,7 @@ fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
         let promised = if survive == Survive::Everything { model.acknowledged } else { model.durable } as u64;
         let looked = look(disk, &first, name, model, case);
         let (start, end) = looked.unwrap_or((0, 0));
-        assert!(start >= model.start, "{case}: {name} starts at {start}, was said to at {}", model.start);
+        assert!(start >= model.start, "{case}: {name} starts at {start}, expected {}", model.start);
         assert!(start <= model.start_at_most, "{case}: {name} starts at {start}");
         assert!(end >= promised, "{case}: {name} ends at {end}, {promised} were promised");
         assert!(end <= model.sent.len() as u64, "{case}: {name} ends at {end}");
@@ -172,7 +176,7 @@ fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
     }
     drop(first);
 
-    // What recovery found is on the medium, and appending and deleting go on.
+    // The recovered content is durable, and appends and deletions continue.
     disk.crash(Survive::Synced);
     let second = broker(disk, &clock).unwrap_or_else(|e| panic!("{case}: second opening: {e}"));
     for ((name, model), found) in NAMES.iter().zip(told).zip(&found) {
@@ -223,14 +227,14 @@ fn a_crash_at_any_operation_keeps_every_promise() {
         let ways = [Survive::Everything, Survive::Synced, Survive::Zeroed(operation)];
         let random = (0..3).map(|n| Survive::Random(operation * 31 + n));
         for survive in ways.into_iter().chain(random) {
-            check(&disk.duplicate(), &told, survive, &format!("cut at operation {operation}, {survive:?}"));
+            check(&disk.duplicate(), &told, survive, &format!("crash at operation {operation}, {survive:?}"));
             cases += 1;
         }
     }
     assert!(cases >= 2_000, "{cases}");
 }
 
-/// The opening that finishes a half-done deletion is itself cut at each of its operations.
+/// The opening that finishes a half-done deletion itself crashes at each of its operations.
 #[test]
 fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
     let mut cases = 0;
@@ -240,12 +244,12 @@ fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
         let mut told = Told::default();
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
-        cut_each_operation(
+        crash_at_each_operation(
             &disk,
             |disk| broker(disk, &ManualClock::new()),
             |disk, nested| {
                 for survive in [Survive::Synced, Survive::Random(nested), Survive::Zeroed(nested)] {
-                    let case = format!("cut at {operation}, then at {nested} of the recovery, {survive:?}");
+                    let case = format!("crash at {operation}, then at {nested} of the recovery, {survive:?}");
                     check(&disk.duplicate(), &told, survive, &case);
                     cases += 1;
                 }

@@ -1,5 +1,6 @@
-//! Streams on a simulated disk, cut at every single operation, those that write key indexes among them: after opening again
-//! every stream has what was acknowledged, its versions count its events, and appending goes on where it ended.
+//! Streams on a simulated disk crash at every single operation, also while key indexes are written.
+//! After the next opening every stream has all acknowledged events, its version counts them, and
+//! appends continue.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ fn config() -> TopicConfig {
 /// The events of each stream in the order of appending.
 type Events = BTreeMap<String, Vec<String>>;
 
-/// Appends to streams over several openings, writing indexes now and then. Notes what was acknowledged.
+/// Appends to streams over several openings, writing indexes now and then. Notes acknowledged
+/// events.
 fn workload(disk: &Disk, durability: Durability, acknowledged: &mut Events) -> Result<()> {
     let mut n = 0;
     for opening in 0..3 {
@@ -52,7 +54,7 @@ fn workload(disk: &Disk, durability: Durability, acknowledged: &mut Events) -> R
     Ok(())
 }
 
-/// All that is there, and what was acknowledged is: nothing else but one append that was under way.
+/// Every acknowledged event is there, and no other but those of one unfinished append.
 fn check(disk: &Disk, durability: Durability, acknowledged: &Events, case: &str) {
     let broker = open(disk, durability).unwrap();
     let Ok(topic) = broker.topic("t") else {
@@ -79,7 +81,7 @@ fn check(disk: &Disk, durability: Durability, acknowledged: &Events, case: &str)
     assert!([0, 2, 3].contains(&more), "{case}: {more} more than acknowledged");
     broker.maintain().unwrap();
     broker.close().unwrap();
-    // What indexes say after all that is what the log says: they are gone, and nothing changes.
+    // The indexes agree with the log after all that: without them nothing changes.
     let all = |disk: &Disk| {
         let broker = open(disk, durability).unwrap();
         let topic = broker.topic("t").unwrap();
@@ -93,7 +95,7 @@ fn check(disk: &Disk, durability: Durability, acknowledged: &Events, case: &str)
     assert_eq!(all(disk), with, "{case}");
 }
 
-fn every_cut(durability: Durability, survives: &[fn(u64) -> Survive]) {
+fn crash_everywhere(durability: Durability, survives: &[fn(u64) -> Survive]) {
     let whole = Disk::new();
     let mut all = Events::new();
     workload(&whole, durability, &mut all).unwrap();
@@ -108,7 +110,7 @@ fn every_cut(durability: Durability, survives: &[fn(u64) -> Survive]) {
         for (n, survive) in survives.iter().enumerate() {
             let disk = disk.duplicate();
             disk.crash(survive(nth));
-            check(&disk, durability, &acknowledged, &format!("cut at {nth}, survivor {n}"));
+            check(&disk, durability, &acknowledged, &format!("crash at {nth}, survivor {n}"));
             cases += 1;
         }
     }
@@ -116,11 +118,11 @@ fn every_cut(durability: Durability, survives: &[fn(u64) -> Survive]) {
 }
 
 #[test]
-fn every_cut_leaves_each_stream_whole_when_the_process_dies() {
-    every_cut(Durability::Os, &[|_| Survive::Everything]);
+fn a_crash_at_any_operation_leaves_each_stream_whole_when_the_process_dies() {
+    crash_everywhere(Durability::Os, &[|_| Survive::Everything]);
 }
 
 #[test]
-fn every_cut_leaves_each_stream_whole_when_the_power_fails() {
-    every_cut(Durability::Sync, &[|_| Survive::Synced, Survive::Random, Survive::Zeroed]);
+fn a_crash_at_any_operation_leaves_each_stream_whole_when_the_power_fails() {
+    crash_everywhere(Durability::Sync, &[|_| Survive::Synced, Survive::Random, Survive::Zeroed]);
 }

@@ -1,6 +1,7 @@
-//! A workload of transactions over three topics of three partitions and a consumer's offsets, with plain appends, rolls and
-//! deleted records between them, on a simulated disk, cut at every single operation, and the disk left in every way a crash
-//! leaves it: each transaction is whole or absent, and what was acknowledged is there.
+//! A workload of transactions over three topics of three partitions and a consumer's offsets, with
+//! plain appends, rolls and deleted records between them, crashes at every single operation, and
+//! the simulated disk is left in every way a crash may leave it. Each transaction is whole or
+//! absent, and every acknowledged record is there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use quipu::{
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const INPUT: u64 = 20;
 
-/// What the run was told, and what it was about to do.
+/// The results of the run, and its unfinished operation.
 #[derive(Clone, Default)]
 struct Told {
     /// By number: the partitions that a transaction writes to.
@@ -29,7 +30,7 @@ fn broker(disk: &Disk, topics: Topics) -> Result<Broker> {
     BrokerConfig::new().clock(ManualClock::new()).seed(3).durability(topics.durability()).on_disk(disk)
 }
 
-/// What the topics are told to survive.
+/// The durability of the topics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Topics {
     Os,
@@ -79,7 +80,8 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
     while input.bounds()?.log_end.get() < INPUT {
         send(&broker, &input, "in")?;
     }
-    // A member that commits what it has polled, or somebody without a group who says where he is.
+    // A member that commits what it has polled, or a caller without membership that gives its
+    // position.
     let builder = broker.consumer("group").max_records(1);
     let mut consumer =
         if topics.has_member() { builder.subscribe(&["input"])? } else { builder.assign(&[input])? };
@@ -112,7 +114,7 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
         send(&broker, &all[at], &value)?;
         told.sent.push((at, value));
         if number == 5 {
-            // Whatever is there of the last partition; what is looked for is in the others too.
+            // The last partition may hold any part of it; the others are searched too.
             let end = all[8].bounds()?.visible_end;
             all[8].delete_records(end)?;
             broker.maintain()?;
@@ -128,7 +130,7 @@ fn transactions_in(values: &BTreeMap<u64, String>) -> Vec<u64> {
     values.values().filter_map(number).collect()
 }
 
-/// Answers what is there, to be compared with what a second opening finds.
+/// Returns the content, to be compared with that of a second opening.
 fn check(disk: &Disk, topics: Topics, survive: Survive, told: &Told, case: &str) -> Vec<Vec<u64>> {
     let broker = broker(disk, topics).unwrap_or_else(|e| panic!("{case}: {e}"));
     assert!(broker.open_report().damaged.is_empty(), "{case}: {:?}", broker.open_report().damaged);
@@ -152,7 +154,7 @@ fn check(disk: &Disk, topics: Topics, survive: Survive, told: &Told, case: &str)
     }
     let committed = broker.group("group").unwrap().describe().unwrap();
     let committed = committed.partitions.first().and_then(|p| p.committed.clone());
-    // A power loss may have taken what it speaks of, and then it was set back.
+    // A power loss may have taken its records, and then it was set back.
     let input = broker.topic("input").and_then(|topic| topic.partition(0)?.bounds());
     let offset = offset.min(input.map_or(0, |bounds| bounds.log_end.get()));
     assert_eq!(committed.map_or(0, |c| c.offset.get()), offset, "{case}: the consumer's offset");
@@ -164,7 +166,7 @@ fn check(disk: &Disk, topics: Topics, survive: Survive, told: &Told, case: &str)
         let offsets: Vec<u64> = values.keys().copied().collect();
         assert!(offsets.windows(2).all(|pair| pair[1] == pair[0] + 1), "{case}: {at}: {offsets:?}");
     }
-    // And it goes on.
+    // And appends continue.
     if all.len() == 9 {
         let mut transaction = broker.transaction();
         for partition in &all {
@@ -172,13 +174,14 @@ fn check(disk: &Disk, topics: Topics, survive: Survive, told: &Told, case: &str)
         }
         transaction.commit().unwrap_or_else(|e| panic!("{case}: {e}"));
     }
-    // It dies: closing it changes nothing on the disk, and a hundred thousand of them take no memory.
+    // It dies: closing it changes nothing on the disk, and a hundred thousand of them take no
+    // memory.
     disk.crash_at(1);
     drop((broker, all));
     found
 }
 
-fn cut_everywhere(topics: Topics) {
+fn crash_everywhere(topics: Topics) {
     let whole = {
         let (disk, mut told) = (Disk::new(), Told::default());
         workload(&disk, topics, &mut told).unwrap();
@@ -201,10 +204,11 @@ fn cut_everywhere(topics: Topics) {
             Survive::Zeroed(nth),
         ];
         for survive in survivals {
-            let case = format!("{topics:?}, cut at operation {nth} of {whole}, {survive:?}");
+            let case = format!("{topics:?}, crash at operation {nth} of {whole}, {survive:?}");
             let left = disk.duplicate();
             left.crash(survive);
-            // The recovery is cut too: at one operation by default, at many of them to be thorough.
+            // The recovery crashes too: at one operation by default, at many of them to be
+            // thorough.
             let recovery = {
                 let disk = left.duplicate();
                 drop(broker(&disk, topics).unwrap_or_else(|e| panic!("{case}: {e}")));
@@ -230,7 +234,7 @@ fn cut_everywhere(topics: Topics) {
             let found = check(&left, topics, survive, &told, &case);
             absent += told.transactions.len()
                 - found.iter().flatten().collect::<std::collections::BTreeSet<_>>().len();
-            // What was accepted stays.
+            // Accepted records stay.
             left.crash(Survive::Synced);
             let broker = broker(&left, topics).unwrap();
             let names = TOPICS.iter().filter_map(|name| broker.topic(name).ok());
@@ -248,16 +252,16 @@ fn cut_everywhere(topics: Topics) {
 }
 
 #[test]
-fn every_cut_leaves_each_transaction_whole_or_absent_under_os() {
-    cut_everywhere(Topics::Os);
+fn a_crash_at_any_operation_leaves_each_transaction_whole_or_absent_under_os() {
+    crash_everywhere(Topics::Os);
 }
 
 #[test]
-fn every_cut_leaves_each_transaction_whole_or_absent_under_sync() {
-    cut_everywhere(Topics::Sync);
+fn a_crash_at_any_operation_leaves_each_transaction_whole_or_absent_under_sync() {
+    crash_everywhere(Topics::Sync);
 }
 
 #[test]
-fn every_cut_leaves_each_transaction_whole_or_absent_where_topics_differ() {
-    cut_everywhere(Topics::Mixed);
+fn a_crash_at_any_operation_leaves_each_transaction_whole_or_absent_with_mixed_durability() {
+    crash_everywhere(Topics::Mixed);
 }

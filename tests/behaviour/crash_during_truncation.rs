@@ -1,7 +1,8 @@
-//! A workload of rolls, retention, deleted records, cuts and new beginnings on a simulated disk, cut at every single operation,
-//! and the disk left in every way a power loss leaves it: the log is the one before an act or the one behind it, never a mix.
+//! A workload of rolls, retention, deleted records, truncations and resets on a simulated disk
+//! crashes at every single operation, and the disk is left in every way a power loss may leave it.
+//! The log is the one before an action or the one after it, never a mix.
 
-use crate::common::{cut_each_operation, files, small, thorough};
+use crate::common::{crash_at_each_operation, files, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Partition, Record, Result, Retention, Start, TopicConfig,
@@ -9,7 +10,7 @@ use quipu::{
 
 const NAMES: [&str; 2] = ["sync", "os"];
 
-/// What retention leaves of a log, at least.
+/// The records that retention leaves of a log, at least.
 const KEPT_BYTES: u64 = 1 << 10;
 
 /// One log as it may be found: from here on, these values, and so many of them for certain.
@@ -27,7 +28,7 @@ impl State {
     }
 }
 
-/// The log as it is, and as it becomes by what is under way.
+/// The log before and after the running operation.
 #[derive(Clone, Default)]
 struct Model {
     now: State,
@@ -91,7 +92,7 @@ fn act(model: &mut Model, next: State, act: impl FnOnce() -> Result<()>) -> Resu
 fn truncate(broker: &Broker, name: &str, model: &mut Model, back: u64) -> Result<()> {
     let mut next = model.now.clone();
     next.values.truncate(next.values.len() - back as usize);
-    // Whatever is kept is on the medium.
+    // Whatever is kept is on disk.
     (next.acknowledged, next.durable) = (next.end(), next.end());
     let (partition, to) = (partition(broker, name)?, next.end());
     act(model, next, || partition.truncate_to(to.into()))
@@ -103,7 +104,7 @@ fn reset(broker: &Broker, name: &str, model: &mut Model, offset: u64) -> Result<
     act(model, next, || partition.reset_to(offset.into()))
 }
 
-/// What is left when the oldest records are gone.
+/// The state without the oldest records.
 fn begun_later(state: &State, start: u64) -> State {
     let mut next = state.clone();
     next.values.drain(..(start - state.start) as usize);
@@ -132,12 +133,12 @@ fn kept_by_size(partition: &Partition) -> u64 {
     start.get()
 }
 
-/// Retention, of every log there is. Answers how many records went.
+/// Retention, of every log there is. Returns how many records went.
 fn retain(broker: &Broker, told: &mut Told) -> Result<u64> {
     let mut gone = 0;
     for (name, model) in NAMES.iter().zip(told.iter_mut()) {
         if let Ok(topic) = broker.topic(name) {
-            // Only now: appends would keep it as well, and the model could not tell when.
+            // Only now: appends would keep it as well, and the model could not know when.
             broker.alter_topic(name, config(name).retention(Retention::for_bytes(KEPT_BYTES)))?;
             let start = kept_by_size(&topic.partition(0)?);
             gone += start - model.now.start;
@@ -190,7 +191,7 @@ fn workload(disk: &Disk, told: &mut Told) -> Result<()> {
                 for _ in 0..16 {
                     send(&broker, name, model)?;
                 }
-                // Retention behind a reset, and a cut behind that.
+                // Retention after a reset, and a truncation after that.
                 assert!(retain(&broker, told)? > 0, "retention has something to do again");
                 let model = &mut told[at];
                 truncate(&broker, name, model, 4)?;
@@ -216,7 +217,7 @@ fn look<'a>(
     model: &'a Model,
     case: &str,
 ) -> Option<(&'a State, u64)> {
-    // A topic whose creation was cut off may be missing.
+    // A topic whose creation was interrupted may be missing.
     let partition = broker.topic(name).ok()?.partition(0).unwrap();
     let bounds = partition.bounds().unwrap();
     let (start, end) = (bounds.log_start.get(), bounds.visible_end.get());
@@ -230,7 +231,8 @@ fn look<'a>(
     }
     let listed = partition.stats().segments.len();
     let dir = format!("topics/{name}/0");
-    // A partition that was never written to may have the segment of a first write that was cut off.
+    // A partition that was never written to may have the segment of a first write that was
+    // interrupted.
     let is_right = |found: usize| found == listed || (listed == 0 && found == 1);
     assert!(is_right(files(disk, &dir, ".log").len()), "{case}: {name}: a file of no segment");
     assert!(files(disk, &dir, ".index").len() <= listed, "{case}: {name}: an index of no segment");
@@ -260,7 +262,7 @@ fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
     }
     drop(first);
 
-    // What recovery found is on the medium, and everything goes on.
+    // The recovered content is durable, and all operations continue.
     disk.crash(Survive::Synced);
     let second = broker(disk, &clock).unwrap_or_else(|e| panic!("{case}: second opening: {e}"));
     for ((name, model), found) in NAMES.iter().zip(told).zip(&found) {
@@ -301,14 +303,14 @@ fn a_crash_at_any_operation_leaves_the_old_log_or_the_new_one() {
         let ways = [Survive::Everything, Survive::Synced, Survive::Zeroed(operation)];
         let random = (0..if thorough() { 30 } else { 3 }).map(|n| Survive::Random(operation * 31 + n));
         for survive in ways.into_iter().chain(random) {
-            check(&disk.duplicate(), &told, survive, &format!("cut at operation {operation}, {survive:?}"));
+            check(&disk.duplicate(), &told, survive, &format!("crash at operation {operation}, {survive:?}"));
             cases += 1;
         }
     }
     assert!(cases >= 2_000, "{cases}");
 }
 
-/// The opening that follows is itself cut at each of its operations.
+/// The opening that follows itself crashes at each of its operations.
 #[test]
 fn a_crash_at_any_operation_of_the_recovery_too() {
     let mut cases = 0;
@@ -317,12 +319,12 @@ fn a_crash_at_any_operation_of_the_recovery_too() {
         disk.crash_at(operation);
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
-        cut_each_operation(
+        crash_at_each_operation(
             &disk,
             |disk| broker(disk, &ManualClock::new()),
             |disk, nested| {
                 for survive in [Survive::Synced, Survive::Random(nested), Survive::Zeroed(nested)] {
-                    let case = format!("cut at {operation}, then at {nested} of the recovery, {survive:?}");
+                    let case = format!("crash at {operation}, then at {nested} of the recovery, {survive:?}");
                     check(&disk.duplicate(), &told, survive, &case);
                     cases += 1;
                 }

@@ -1,11 +1,13 @@
-//! Programs that are killed, open what is there, and then lose the power: names and bytes that the kill left unsynced are
-//! still unsynced when the next opening believes them.
+//! Programs that are killed, open the directory again, and then lose the power: names and bytes
+//! that the kill left unsynced are still unsynced when the next opening uses them.
 //!
-//! Each workload is cut at its operations. After each cut: every way of losing the power; a kill, a whole opening, and a power
-//! loss; a kill, an opening, something more that is acknowledged, and a power loss; a kill, an opening that is itself cut, and a
-//! power loss or a second kill. A failure names cut, losses and what was done, which is all that is needed to have it again.
+//! Each workload crashes at its operations. After each crash: every way of losing the power; a
+//! kill, a whole opening, and a power loss; a kill, an opening, more acknowledged operations, and a
+//! power loss; a kill, an opening that itself crashes, and a power loss or a second kill. A failure
+//! names the crash, the losses and the operations, which is all that is needed to repeat it.
 //!
-//! By default some of the cuts and losses are tried, with `QUIPU_THOROUGH=1` all cuts, and more than 100,000 states.
+//! By default some of the crashes and losses are tried, with `QUIPU_THOROUGH=1` all crashes, and
+//! more than 100,000 states.
 
 use crate::common::thorough;
 use crate::crash::{Continue, Counts, Depth, Run, Told, explore_stop};
@@ -14,7 +16,7 @@ use quipu::testing::Disk;
 
 type Workload = fn(&mut Run<'_>) -> Result<()>;
 
-/// Cuts a workload everywhere.
+/// Crashes a workload at every operation.
 fn explore(name: &str, workload: Workload) {
     let run = |disk: &Disk, told: &mut Told, cut: Option<u64>| -> Result<()> {
         let mut run = Run::new(disk, told, cut)?;
@@ -36,7 +38,7 @@ fn explore(name: &str, workload: Workload) {
         let (disk, mut told) = (Disk::new(), Told::default());
         // Where the last operations only clean up, it does not mind that they fail.
         let _ = run(&disk, &mut told, Some(cut));
-        let case = format!("{name} cut at operation {cut} of {operations}");
+        let case = format!("{name} crash at operation {cut} of {operations}");
         explore_stop(&disk, &told, &case, cut, depth, &mut counts);
     }
     counts.conclude(name);

@@ -1,10 +1,13 @@
-//! Exhaustively in the small: every program of at most three steps out of ten, killed at every operation, with every subset of
-//! what was not synced lost then, and, after the kill and an opening, every subset of what is not synced then.
+//! Every program of at most three steps out of ten is killed at every operation, with every subset
+//! of the unsynced writes lost, and, after the kill and an opening, every subset of the writes that
+//! are unsynced then.
 //!
-//! A program is cut at the operations of its last step only: those before are cut in the shorter program that it begins with. So
-//! each state is looked at once. Where more than 64 subsets differ, a sample takes their place.
+//! A program crashes at the operations of its last step only: earlier ones crash in the shorter
+//! program that it begins with. So each state is looked at once. Where more than 64 subsets differ,
+//! a sample takes their place.
 //!
-//! By default every program of at most two steps is run, 110 of them, with `QUIPU_THOROUGH=1` all 1,110.
+//! By default every program of at most two steps is run, 110 of them, with `QUIPU_THOROUGH=1` all
+//! 1,110.
 
 use std::thread;
 
@@ -38,7 +41,7 @@ const ALPHABET: [(&str, Step); 10] = [
     }),
 ];
 
-/// All losses everywhere. Of the shorter programs the opening after the kill is cut too.
+/// All losses everywhere. Of the shorter programs the opening after the kill crashes too.
 fn depth(steps: usize) -> Depth {
     let opening_step = match (steps, thorough()) {
         (0 | 1, true) => 1,
@@ -64,7 +67,8 @@ fn prepared() -> (Disk, Told) {
     (disk, told)
 }
 
-/// Runs the steps, cut at the n-th operation or not. Answers how many operations there were before the last step.
+/// Runs the steps, with a crash at the n-th operation or without. Returns the number of operations
+/// before the last step.
 fn run(disk: &Disk, told: &mut Told, steps: &[usize], cut: Option<u64>) -> Result<u64> {
     let mut run = Run::new(disk, told, cut)?;
     let mut before = 0;
@@ -84,14 +88,14 @@ fn explore(base: &(Disk, Told), steps: &[usize], counts: &mut Counts) {
     for cut in before + 1..=whole.ops() + 1 {
         let (disk, mut told) = (base.0.duplicate(), base.1.clone());
         let _ = run(&disk, &mut told, steps, Some(cut));
-        let case = format!("{names:?}, cut at operation {cut} of {}", whole.ops());
+        let case = format!("{names:?}, crash at operation {cut} of {}", whole.ops());
         explore_stop(&disk, &told, &case, cut, depth(steps.len()), counts);
     }
     counts.operations += whole.ops() - before;
 }
 
 #[test]
-fn every_small_program_keeps_its_promises_whatever_a_crash_leaves() {
+fn every_small_program_keeps_its_promises_after_every_crash() {
     let longest = if thorough() { 3 } else { 2 };
     let mut programs: Vec<Vec<usize>> = vec![Vec::new()];
     let mut first = 0;

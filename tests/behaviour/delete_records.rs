@@ -1,4 +1,5 @@
-//! Moving a partition's start by hand: what is refused, what survives, and what readers see of it.
+//! Moving a partition's log start by hand: the refused cases, durability, and the effect on
+//! readers.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -46,9 +47,10 @@ fn delete(partition: &Partition, before: u64) -> quipu::Result<u64> {
     partition.delete_records(Offset::new(before)).map(Offset::get)
 }
 
-// S9, 37: Kafka's vector, each step behind another kind of restart
+// Kafka's `UnifiedLogTest.testLogDeletionAfterDeleteRecords`, each step after another kind of
+// restart.
 #[test]
-fn the_start_moves_also_within_a_segment_and_survives() {
+fn the_log_start_moves_within_a_segment_and_survives_a_restart() {
     for restart in [None, Some(Survive::Everything), Some(Survive::Synced), Some(Survive::Random(1))] {
         let disk = Disk::new();
         let (mut broker, mut t) = with(&disk, 15);
@@ -73,9 +75,9 @@ fn the_start_moves_also_within_a_segment_and_survives() {
     }
 }
 
-// S9
+// Kafka's `UnifiedLog.maybeIncrementLogStartOffset`.
 #[test]
-fn it_never_goes_back_and_never_beyond_what_is_visible() {
+fn the_log_start_never_moves_back_or_beyond_the_high_watermark() {
     let disk = Disk::new();
     let (_broker, t) = with(&disk, 12);
     assert_eq!(delete(&t, 0).unwrap(), 0);
@@ -98,9 +100,9 @@ fn it_never_goes_back_and_never_beyond_what_is_visible() {
     assert_eq!(look(&disk, &t), (1, 12, 12));
 }
 
-// S6, S8: without any retention
+// Without any retention, as Kafka's `deleteLogStartOffsetBreachedSegments`.
 #[test]
-fn what_lies_before_the_start_is_deleted_from_time_to_time_the_active_segment_included() {
+fn maintenance_deletes_segments_before_the_log_start_and_the_active_one_too() {
     let disk = Disk::new();
     let (broker, t) = with(&disk, 12);
     delete(&t, 12).unwrap();
@@ -135,13 +137,13 @@ fn within_a_batch_the_records_before_the_start_are_gone() {
     disk.crash(Survive::Synced);
     let broker = open(&disk);
     let t = the_partition(&broker);
-    // What was deleted was synced for it; what lies behind in the same batch came with it.
+    // The deleted records were synced for it, and so were later ones of the same batch.
     assert_eq!(t.bounds().unwrap().log_start, 4);
     assert_eq!(t.read(Start::Beginning, 1).unwrap().iter().next().unwrap().offset(), 4);
     assert!(matches!(t.read(at(3), 1), Err(Error::OffsetOutOfRange { .. })));
 }
 
-// R7 with each policy
+// With each reset policy.
 #[test]
 fn a_reader_before_the_start_follows_its_policy() {
     let disk = Disk::new();
@@ -165,9 +167,10 @@ fn a_reader_before_the_start_follows_its_policy() {
     }
 }
 
-// S6, S10: an offset that was given out and acknowledged is not given out again, whatever the power takes
+// An acknowledged offset is never assigned again, whatever a power loss removes (Kafka's
+// `testCannotDeleteSegmentsAtOrAboveHighWatermark`).
 #[test]
-fn what_is_deleted_is_on_the_medium_before_the_start_moves() {
+fn records_are_durable_before_the_log_start_moves_past_them() {
     for seed in 0..40 {
         let disk = Disk::new();
         let (broker, t) = with(&disk, 13);
@@ -184,8 +187,8 @@ fn what_is_deleted_is_on_the_medium_before_the_start_moves() {
 }
 
 #[test]
-fn a_log_that_lost_its_end_goes_on_at_its_start() {
-    // Cut off by somebody else's hand, or damaged: both within what was deleted.
+fn a_log_that_lost_its_end_continues_at_its_start() {
+    // Shortened from outside, or damaged: both within the deleted records.
     for damage in ["truncated", "damaged", "emptied"] {
         let disk = Disk::new();
         let (broker, t) = with(&disk, 13);
@@ -200,7 +203,7 @@ fn a_log_that_lost_its_end_goes_on_at_its_start() {
             // All but its header, without which it would be damage.
             _ => disk.truncate(&file, 128).unwrap(),
         }
-        // Without the checkpoint nothing says how long it was.
+        // Without the checkpoint its length is unknown.
         disk.remove("checkpoint").unwrap();
         for round in 0..2 {
             let broker = open(&disk);
@@ -222,7 +225,7 @@ fn a_checkpoint_that_names_a_deleted_segment_is_not_needed() {
     let disk = Disk::new();
     let (broker, t) = with(&disk, 5);
     broker.sync().unwrap();
-    broker.maintain().unwrap(); // the checkpoint says: all of the first segment
+    broker.maintain().unwrap(); // the checkpoint covers all of the first segment
     append(&broker, &t, 7);
     delete(&t, 5).unwrap();
     assert_eq!(look(&disk, &t), (2, 5, 12));
@@ -241,7 +244,7 @@ fn a_full_disk_changes_nothing() {
     let (broker, t) = with(&disk, 15);
     broker.sync().unwrap();
     let before = crate::common::snapshot(&disk);
-    // Not even what the reserve leaves can be written.
+    // There is no room even with the reserve.
     disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
     assert!(matches!(delete(&t, 8), Err(Error::DiskFull { .. })));
     disk.clear_faults();
@@ -256,7 +259,7 @@ fn a_full_disk_changes_nothing() {
 }
 
 #[test]
-fn an_unknown_outcome_poisons_and_what_cannot_be_deleted_goes_at_the_next_opening() {
+fn an_unknown_outcome_poisons_and_the_next_opening_removes_undeleted_files() {
     for op in [Op::Rename, Op::SyncDir] {
         let disk = Disk::new();
         let (broker, t) = with(&disk, 15);
@@ -283,7 +286,7 @@ fn an_unknown_outcome_poisons_and_what_cannot_be_deleted_goes_at_the_next_openin
 }
 
 #[test]
-fn closed_and_deleted_handles_say_so() {
+fn delete_records_on_a_closed_or_deleted_handle_is_a_typed_error() {
     let (broker, t) = with(&Disk::new(), 3);
     broker.delete_topic("t").unwrap();
     assert!(matches!(delete(&t, 1), Err(Error::TopicDeleted { .. })));
@@ -292,7 +295,7 @@ fn closed_and_deleted_handles_say_so() {
     assert!(matches!(delete(&t, 1), Err(Error::Closed)));
 }
 
-// R7: the file goes between the reader's look at the segment list and its opening of the file
+// The file is deleted after the reader chose it from the segment list and before it opens the file.
 #[test]
 fn a_reader_that_comes_too_late_is_out_of_range_and_sees_no_damage() {
     let disk = Disk::new();
@@ -305,7 +308,8 @@ fn a_reader_that_comes_too_late_is_out_of_range_and_sees_no_damage() {
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| t.read(at(2), 1 << 20));
         gate.wait_until_reached();
-        // Another thread's deletion needs no file of the held kind to begin with, but its manifest: let it through.
+        // Another thread's deletion needs no file of the held kind to begin with, but its manifest:
+        // let it through.
         let deleting = scope.spawn(|| delete(&t, 11));
         assert_eq!(deleting.join().unwrap().unwrap(), 11);
         gate.release();
@@ -319,9 +323,10 @@ fn a_reader_that_comes_too_late_is_out_of_range_and_sees_no_damage() {
     assert_eq!(look(&disk, &t), (1, 11, 15));
 }
 
-/// Appends, syncs, rolls, deletions, maintenance and readers at once: nobody meets anything but what is promised.
+/// Appends, syncs, rolls, deletions, maintenance and readers at once: each of them keeps its
+/// promises.
 #[test]
-fn everything_at_once() {
+fn appends_reads_and_deletions_run_at_the_same_time() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().max_open_files(8).tail_cache_bytes(4_000).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", fives().durability(Durability::Os)).unwrap();

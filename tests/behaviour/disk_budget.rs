@@ -1,4 +1,5 @@
-//! A bound on everything in the broker's directory: what goes to keep it, and what does not?
+//! A bound on all files in the broker's directory: which segments are deleted to keep it, and which
+//! are not.
 
 use std::time::Duration;
 
@@ -63,13 +64,13 @@ fn the_oldest_of_all_topics_goes_and_the_whole_directory_stays_within_its_budget
     }
     assert!(largest <= BUDGET, "{largest} bytes");
     assert!(largest > BUDGET * 8 / 10, "{largest} bytes: it is used");
-    assert_eq!(start(&broker, "a"), 100, "all of it is older than what is left of b");
+    assert_eq!(start(&broker, "a"), 100, "all of it is older than the rest of b");
     assert_eq!(start(&broker, "kept"), 0, "a topic without a limit loses nothing");
     assert!(start(&broker, "b") > 1_500);
 }
 
 #[test]
-fn an_append_for_which_nothing_may_go_says_so_and_changes_nothing() {
+fn an_append_is_refused_when_nothing_may_be_deleted_for_it() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = opened(&disk, &clock);
     broker.create_topic("kept", small()).unwrap();
@@ -93,7 +94,7 @@ fn an_append_for_which_nothing_may_go_says_so_and_changes_nothing() {
 }
 
 #[test]
-fn what_a_group_holds_stays_and_the_refusal_names_the_group() {
+fn records_held_for_a_group_stay_and_the_error_names_the_group() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = opened(&disk, &clock);
     broker.create_topic("t", expirable().retention_holds_for(&["slow", "fast"])).unwrap();
@@ -128,7 +129,7 @@ fn what_a_group_holds_stays_and_the_refusal_names_the_group() {
 }
 
 #[test]
-fn a_transaction_is_counted_and_so_is_what_an_opening_finds() {
+fn transactions_and_existing_files_count_towards_the_budget() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = opened(&disk, &clock);
     for topic in ["a", "b"] {

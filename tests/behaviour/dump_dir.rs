@@ -1,9 +1,11 @@
-//! What opening a directory finds, as text: the golden directories and the independent reader are compared by it.
+//! The content of a directory as an opening finds it, as text: golden directories and the second
+//! reader are compared by it.
 //!
-//! `unsupported <file>` or `damaged catalog`, alone, if the broker is not opened. Otherwise `clean <mark>`; for each topic
-//! `topic <name> of <n> partitions`, for each of its partitions `partition <i> from <log start> to <log end>` (or
-//! `partition <i> unusable`), `cut at <offset>` for a torn tail, a line for each record, and `damage at <offset>` where
-//! something cannot be read; last, for each committed offset, `group <name> <topic>/<partition> <offset> <metadata>`.
+//! `unsupported <file>` or `damaged catalog`, alone, if the broker is not opened. Otherwise `clean
+//! <mark>`; for each topic `topic <name> of <n> partitions`, for each of its partitions `partition
+//! <i> from <log start> to <log end>` (or `partition <i> unusable`), `cut at <offset>` for a torn
+//! tail, a line for each record, and `damage at <offset>` where something cannot be read; last, for
+//! each committed offset, `group <name> <topic>/<partition> <offset> <metadata>`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,7 +13,7 @@ use std::path::Path;
 use quipu::testing::ManualClock;
 use quipu::{Broker, BrokerConfig, Error, Partition, Start};
 
-/// Opens the directory, which recovers and changes it, and says what is there.
+/// Opens the directory, which recovers and changes it, and returns its content.
 pub fn dump(dir: &Path) -> String {
     let mut text = String::new();
     let broker = match BrokerConfig::new().clock(ManualClock::new()).seed(42).open(dir) {

@@ -1,4 +1,5 @@
-//! Erasing a stream: what its events said is gone from every file, its versions go on, and no other stream notices.
+//! Erasing a stream: its values are removed from every file, its versions continue, and no other
+//! stream changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,7 +22,8 @@ fn topic(broker: &Broker, compression: Compression) -> Topic {
     broker.ensure_topic("people", config).unwrap()
 }
 
-/// Ten events of each of four streams, some appended in transactions; those of `person-1` say the secret.
+/// Ten events of each of four streams, some appended in transactions; those of `person-1` say the
+/// secret.
 fn prepared(broker: &Broker, compression: Compression) -> Topic {
     let topic = topic(broker, compression);
     for n in 0..10 {
@@ -57,7 +59,7 @@ fn assert_others(topic: &Topic) {
     }
 }
 
-/// How many events of the stream still say something.
+/// The number of events of the stream that still have a value.
 fn left(topic: &Topic) -> usize {
     let history = topic.stream("person-1").unwrap().load().unwrap();
     assert!(history.version() >= Version::new(10));
@@ -69,7 +71,7 @@ fn is_on(disk: &Disk) -> bool {
 }
 
 #[test]
-fn what_its_events_said_is_in_no_file_any_more() {
+fn an_erased_streams_values_are_in_no_file() {
     for compression in [Compression::None, Compression::Lz4] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -98,9 +100,10 @@ fn what_its_events_said_is_in_no_file_any_more() {
         assert!(kept.iter().all(|event| event.value().unwrap().starts_with(SECRET.as_bytes())));
         assert_others(&topic);
         assert_eq!(topic.erase_stream("person-1").unwrap(), 0);
-        assert_eq!(topic.erase_stream("nobody").unwrap(), 0);
+        assert_eq!(topic.erase_stream("absent").unwrap(), 0);
 
-        // What was cut off stays behind the logical end of a segment that has nothing else of the stream.
+        // Truncated bytes stay after the logical end of a segment that has nothing else of the
+        // stream.
         let end = partition.bounds().unwrap().log_end;
         topic.stream("person-2").unwrap().append(ExpectedVersion::Any, [Record::new("kept")]).unwrap();
         let cut_off = Record::new(format!("{SECRET} cut off"));
@@ -111,13 +114,13 @@ fn what_its_events_said_is_in_no_file_any_more() {
         assert!(!is_on(&disk));
         partition.truncate_to(end).unwrap();
 
-        // It goes on.
+        // Appends continue.
         let person = topic.stream("person-1").unwrap();
         assert!(matches!(
             person.append(Version::new(9), [Record::new("v")]),
             Err(Error::VersionConflict { current, .. }) if current == 10
         ));
-        assert_eq!(person.append(Version::new(10), [Record::new("anew")]).unwrap().version, 11);
+        assert_eq!(person.append(Version::new(10), [Record::new("again")]).unwrap().version, 11);
         disk.crash(Survive::Synced);
         drop(broker);
         let broker = open(&disk).unwrap();
@@ -130,7 +133,7 @@ fn what_its_events_said_is_in_no_file_any_more() {
 }
 
 #[test]
-fn a_cut_anywhere_leaves_each_segment_as_it_was_or_erased_and_another_call_does_the_rest() {
+fn a_crash_at_any_operation_leaves_each_segment_unchanged_or_erased_and_a_second_call_finishes() {
     let start = Disk::new();
     let broker = open(&start).unwrap();
     broker.create_topic("log", TopicConfig::new()).unwrap();
@@ -146,17 +149,17 @@ fn a_cut_anywhere_leaves_each_segment_as_it_was_or_erased_and_another_call_does_
             let disk = start.duplicate();
             disk.crash_at(nth);
             let erased = open(&disk).and_then(|broker| broker.topic("people")?.erase_stream("person-1"));
-            // What is derived may be missing, and nothing else.
+            // Derived files may be missing, and nothing else.
             if erased.is_ok() {
-                assert!(nth + 3 > whole.ops(), "cut at {nth} of {}", whole.ops());
+                assert!(nth + 3 > whole.ops(), "crash at {nth} of {}", whole.ops());
             }
             disk.crash(survive);
             let broker = open(&disk).unwrap();
             let topic = broker.topic("people").unwrap();
             let before = left(&topic);
             assert_others(&topic);
-            assert_eq!(topic.erase_stream("person-1").unwrap(), before as u64, "cut at {nth}");
-            assert_eq!((left(&topic), is_on(&disk)), (0, false), "cut at {nth}");
+            assert_eq!(topic.erase_stream("person-1").unwrap(), before as u64, "crash at {nth}");
+            assert_eq!((left(&topic), is_on(&disk)), (0, false), "crash at {nth}");
             assert_others(&topic);
             halfway += usize::from(before > 0 && before < 10);
         }
@@ -165,7 +168,7 @@ fn a_cut_anywhere_leaves_each_segment_as_it_was_or_erased_and_another_call_does_
 }
 
 #[test]
-fn whatever_fails_while_it_erases_no_other_stream_is_hurt() {
+fn a_failure_during_an_erasure_damages_no_other_stream() {
     let start = Disk::new();
     let broker = open(&start).unwrap();
     broker.create_topic("log", TopicConfig::new()).unwrap();
@@ -203,7 +206,7 @@ fn whatever_fails_while_it_erases_no_other_stream_is_hurt() {
 }
 
 #[test]
-fn appending_and_reading_go_on_meanwhile() {
+fn appends_and_reads_continue_during_an_erasure() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     broker.create_topic("log", TopicConfig::new()).unwrap();
@@ -242,12 +245,13 @@ fn appending_and_reading_go_on_meanwhile() {
     assert_others(&topic);
 }
 
-/// An erasure writes a file beside each that it replaces, and a cut goes on in one of its own.
+/// An erasure writes a file beside each that it replaces, and a truncation continues in one of its
+/// own.
 #[test]
-fn a_cut_never_gets_the_file_of_an_erasure_that_is_under_way() {
+fn a_truncation_never_takes_the_output_file_of_a_running_erasure() {
     for (op, to) in [(Op::SyncDir, 0), (Op::Sync, 0), (Op::OpenFile, 0), (Op::SyncDir, 2), (Op::OpenFile, 2)]
     {
-        let case = format!("cut at {to} while held at {op:?}");
+        let case = format!("truncated to {to} while held at {op:?}");
         let (disk, clock) = (Disk::new(), ManualClock::new());
         let config = || BrokerConfig::new().clock(clock.clone()).seed(1).durability(Durability::Sync);
         let broker = config().on_disk(&disk).unwrap();

@@ -1,6 +1,7 @@
-//! Every bit of a directory flipped, one at a time. After a clean close: a corruption is reported, or nothing has changed.
-//! After an unclean stop a torn tail cannot always be told from damage: then the cut names the offsets it took. Never wrong
-//! data, never a panic. So it is of a compacted log too, and what is damaged is not cleaned away.
+//! Every bit of a directory is flipped, one at a time. After a clean close a corruption is reported
+//! or nothing has changed. After an unclean stop a torn tail cannot always be distinguished from
+//! damage: then the report of the truncation names the removed offsets. No record is ever wrong,
+//! and nothing panics. The same holds for a compacted log, and damage is not compacted away.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn fill(disk: &Disk, records: usize) -> Broker {
     broker
 }
 
-/// What a partition answers when all of it is read: the records up to its end, or up to an error.
+/// The result of reading all of a partition: the records up to its end, or up to an error.
 fn read(broker: &Broker) -> (Dump, Vec<Error>) {
     let (mut dump, mut errors) = (Dump::new(), Vec::new());
     for topic in broker.topics() {
@@ -52,7 +53,8 @@ fn read(broker: &Broker) -> (Dump, Vec<Error>) {
                         let Some(last) = some.last() else { break };
                         from = last.offset().plus(1);
                         for r in &some {
-                            // All of a record is compared: a flipped bit in a key or a header counts too.
+                            // All of a record is compared: a flipped bit in a key or a header
+                            // counts too.
                             let headers: Vec<_> =
                                 r.headers().map(|(n, v)| (n.to_string(), v.map(<[u8]>::to_vec))).collect();
                             let all =
@@ -84,13 +86,13 @@ fn assert_prefixes(found: &Dump, whole: &Dump, case: &str) {
 }
 
 fn flips(disk: &Disk) -> impl Iterator<Item = (PathBuf, u64)> {
-    // Nothing is said in the reserve.
+    // The reserve holds no data.
     let files = disk.files().into_iter().filter(|(path, _)| path.as_os_str() != "reserve");
     files.flat_map(|(path, len)| (0..len * 8).map(move |bit| (path.clone(), bit)))
 }
 
 #[test]
-fn after_a_clean_close_it_is_corruption_or_it_changes_nothing() {
+fn after_a_clean_close_a_flipped_bit_is_reported_or_harmless() {
     let disk = Disk::new();
     fill(&disk, if thorough() { 30 } else { 6 }).close().unwrap();
     let whole = {
@@ -110,7 +112,7 @@ fn after_a_clean_close_it_is_corruption_or_it_changes_nothing() {
                 assert_prefixes(&found, &whole, &case);
                 assert!(
                     broker.open_report().cuts.is_empty(),
-                    "{case}: something was cut after a clean close"
+                    "{case}: something was truncated after a clean close"
                 );
                 for error in &errors {
                     assert!(is_damage(error), "{case}: {error}");
@@ -133,7 +135,7 @@ fn after_a_clean_close_it_is_corruption_or_it_changes_nothing() {
 }
 
 #[test]
-fn after_an_unclean_stop_a_cut_names_what_it_took() {
+fn after_an_unclean_stop_a_truncation_names_the_removed_offsets() {
     let disk = Disk::new();
     let broker = fill(&disk, if thorough() { 18 } else { 4 });
     let stopped = disk.duplicate();
@@ -168,7 +170,11 @@ fn after_an_unclean_stop_a_cut_names_what_it_took() {
             let named =
                 report.cuts.iter().find(|cut| cut.topic == *place.0 && cut.partition.get() == place.1);
             if let Some(named) = named {
-                assert_eq!(named.from, records.len() as u64, "{case}: the cut is named by its first offset");
+                assert_eq!(
+                    named.from,
+                    records.len() as u64,
+                    "{case}: the truncation is named by its first offset"
+                );
                 assert!(named.bytes == 0 || named.kept.is_some(), "{case}: the bytes are kept");
             } else if *records != whole[place] {
                 assert!(!errors.is_empty(), "{case}: records are missing without a word");
@@ -180,14 +186,14 @@ fn after_an_unclean_stop_a_cut_names_what_it_took() {
             (true, true) => harmless += 1,
         }
     }
-    println!("{} bits: {reported} reported, {cut} cut, {harmless} harmless", reported + cut + harmless);
-    assert!(reported > 1_000 && cut > 100, "{reported} reported, {cut} cut, {harmless} harmless");
+    println!("{} bits: {reported} reported, {cut} truncated, {harmless} harmless", reported + cut + harmless);
+    assert!(reported > 1_000 && cut > 100, "{reported} reported, {cut} truncated, {harmless} harmless");
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Two compacted logs, plain and compressed: batches with gaps and without records, tombstones, segments that were merged, and
-/// behind those what was sealed and not cleaned yet.
+/// Two compacted logs, plain and compressed: batches with gaps and without records, tombstones,
+/// segments that were merged, and after those sealed and not yet compacted ones.
 fn fill_compacted(disk: &Disk, rounds: u64) {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(disk).unwrap();
@@ -227,16 +233,16 @@ fn fill_compacted(disk: &Disk, rounds: u64) {
     broker.close().unwrap();
 }
 
-/// The next cleaning, which drops tombstones too, of every partition that can be opened.
+/// The next compaction, which drops tombstones too, of every partition that can be opened.
 fn compact(broker: &Broker) -> Vec<Error> {
     let partitions = broker.topics().into_iter().flat_map(|topic| topic.partitions());
     partitions.filter_map(|partition| partition.compact().err()).collect()
 }
 
-/// A flipped bit in a compacted log is found by whoever reads it, and by the next cleaning, which leaves the log as it is then:
-/// no record is lost over it.
+/// A flipped bit in a compacted log is found by every reader, and by the next compaction, which
+/// leaves the log unchanged then: no record is lost over it.
 #[test]
-fn in_a_compacted_log_it_is_corruption_and_never_cleaned_away() {
+fn in_a_compacted_log_a_flipped_bit_is_reported_and_never_compacted_away() {
     let disk = Disk::new();
     fill_compacted(&disk, if thorough() { 20 } else { 8 });
     let open = |disk: &Disk| {
@@ -270,10 +276,10 @@ fn in_a_compacted_log_it_is_corruption_and_never_cleaned_away() {
                 continue;
             }
         };
-        // First of all cleaned: what no reader has seen is not trusted either.
+        // Compacted first: bytes that no reader has checked are not trusted either.
         let refused = compact(&broker);
         let (found, errors) = read(&broker);
-        assert!(broker.open_report().cuts.is_empty(), "{case}: something was cut after a clean close");
+        assert!(broker.open_report().cuts.is_empty(), "{case}: something was truncated after a clean close");
         for error in errors.iter().chain(&refused) {
             assert!(is_damage(error), "{case}: {error}");
         }
@@ -293,13 +299,13 @@ fn in_a_compacted_log_it_is_corruption_and_never_cleaned_away() {
         }
     }
     println!(
-        "{} bits: {reported} reported, {harmless} harmless, {cleaned} logs cleaned",
+        "{} bits: {reported} reported, {harmless} harmless, {cleaned} logs compacted",
         reported + harmless
     );
     assert!(reported > harmless && reported > 5_000, "{reported} reported, {harmless} harmless");
 }
 
-/// What a caller may be told of a flipped bit. A flip in a version field looks like a newer format.
+/// The possible errors for a flipped bit. A flip in a version field looks like a newer format.
 fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. })
 }

@@ -1,5 +1,6 @@
-//! Appending on the condition that the partition ends where the caller thinks it does (Kurrent's expected version, NATS'
-//! expected last sequence; X5): decided under the same lock as the append, and a conflict says where it ends.
+//! Appending on the condition that the partition ends at an expected offset (Kurrent's expected
+//! version, NATS' expected last sequence). The condition is checked under the lock of the append,
+//! and a conflict returns the actual end.
 
 use std::thread;
 use std::time::Duration;
@@ -25,7 +26,7 @@ fn records_are_appended_together_where_the_caller_expects_the_end() {
 }
 
 #[test]
-fn a_conflict_appends_nothing_and_tells_the_end() {
+fn a_conflict_appends_nothing_and_returns_the_log_end() {
     let broker = Broker::in_memory().unwrap();
     let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
     partition.append_at(Offset::ZERO, values(3)).unwrap();
@@ -39,7 +40,7 @@ fn a_conflict_appends_nothing_and_tells_the_end() {
 }
 
 #[test]
-fn what_a_conflict_is_about_can_be_read_when_it_is_returned() {
+fn the_conflicting_records_are_readable_when_the_conflict_is_returned() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().durability(Durability::Sync).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
@@ -69,9 +70,10 @@ fn what_a_conflict_is_about_can_be_read_when_it_is_returned() {
     assert_eq!(partition.bounds().unwrap().visible_end, 200);
 }
 
-/// The medium fails while that which was in the way is being made visible: it will never be seen, so it is no conflict.
+/// The medium fails while that which was in the way is being made visible: it will never be seen,
+/// so it is no conflict.
 #[test]
-fn a_conflict_that_cannot_be_made_visible_is_told_as_what_prevents_it() {
+fn a_conflict_that_cannot_be_made_visible_returns_the_error_that_prevents_it() {
     let disk = Disk::new();
     let config = BrokerConfig::new().durability(Durability::Sync).clock(ManualClock::new());
     let broker = config.on_disk(&disk).unwrap();
@@ -115,7 +117,7 @@ fn records_that_could_not_be_sent_cannot_be_appended_either() {
 }
 
 #[test]
-fn what_was_appended_survives_a_power_loss() {
+fn conditional_appends_survive_a_power_loss() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().durability(Durability::Sync).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();

@@ -1,6 +1,7 @@
-//! Every call to the medium of a cleaning fails in turn, with EIO, ENOSPC and EINTR, and every transfer is cut short or torn. The
-//! log stays readable and is what it was or what it was to become; whoever says so first, the call or the next opening, is
-//! believed; the next cleaning comes through; and no file is left that nobody lists.
+//! Every call to the disk in a compaction fails in turn, with EIO, ENOSPC and EINTR, and every
+//! transfer is shortened or torn. The log stays readable and is the old one or the new one, as
+//! reported by the call or by the next opening. The next compaction succeeds, and no unlisted file
+//! is left.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -15,12 +16,12 @@ type State = Vec<(u64, Option<Vec<u8>>, Option<Vec<u8>>)>;
 
 const END: u64 = 60;
 
-/// Little memory: it takes several cleanings.
+/// Little memory: it takes several compactions.
 fn config(clock: &ManualClock, mode: ReadMode) -> BrokerConfig {
     BrokerConfig::new().clock(clock.clone()).seed(7).compaction_memory(200).read_mode(mode).max_open_files(8)
 }
 
-/// A log of many segments, the first of them cleaned, with tombstones and gaps.
+/// A log of many segments, the first of them compacted, with tombstones and gaps.
 fn prepared() -> Disk {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = config(&clock, ReadMode::Map).on_disk(&disk).unwrap();
@@ -40,7 +41,8 @@ fn prepared() -> Disk {
             while topic.partition(0).unwrap().compact().unwrap().is_some() {}
         }
     }
-    // Its last segment is sealed, and nothing of it cleaned yet; from now on every upkeep does.
+    // Its last segment is sealed, and nothing of it compacted yet; from now on every maintenance
+    // pass does.
     clock.advance(Duration::from_secs(8 * 24 * 3600));
     broker.maintain().unwrap();
     broker.alter_topic("t", settings(0.0)).unwrap();
@@ -130,7 +132,7 @@ impl Fault {
 const OPS: [Op; 9] =
     [Op::OpenFile, Op::Rename, Op::Remove, Op::SyncDir, Op::Read, Op::Write, Op::Sync, Op::Len, Op::Map];
 
-/// All cleanings there are to do; the contents behind each. Ends with the first error.
+/// All due compactions; the contents after each. Ends with the first error.
 fn clean(partition: &Partition, states: &mut Vec<State>) -> quipu::Result<()> {
     while partition.compact()?.is_some() {
         states.push(state(partition));
@@ -140,7 +142,7 @@ fn clean(partition: &Partition, states: &mut Vec<State>) -> quipu::Result<()> {
 
 fn sweep(mode: ReadMode) {
     let start = prepared();
-    // What comes behind what, if nothing fails, and what that asks of the medium.
+    // The contents in order, if nothing fails, and the calls to the disk.
     let mut states = Vec::new();
     let counted = start.duplicate();
     let broker = ready(&counted, mode);
@@ -149,7 +151,7 @@ fn sweep(mode: ReadMode) {
     let before: Vec<_> = OPS.map(|op| counted.ops_of(op)).to_vec();
     let all_before = counted.ops();
     clean(&whole, &mut states).unwrap();
-    // Reading the contents is among them: that is well, since a reader goes on meanwhile.
+    // Reading the contents is among them: readers run during a compaction.
     let ops: Vec<_> =
         OPS.iter().zip(&before).map(|(op, before)| (*op, counted.ops_of(*op) - before)).collect();
     let known: u64 = ops.iter().map(|(_, count)| count).sum();
@@ -174,7 +176,7 @@ fn sweep(mode: ReadMode) {
             let result = loop {
                 match log.compact() {
                     Ok(None) => break Ok(()),
-                    // Before it is read, since that may be what fails.
+                    // Before it is read, because the read may fail.
                     Ok(Some(_)) => done.push(states[done.len()].clone()),
                     Err(error) => break Err(error),
                 }
@@ -185,7 +187,8 @@ fn sweep(mode: ReadMode) {
                 }
             };
             disk.clear_faults();
-            // Exactly what it was, or what it was to become: here, and for whoever opens it behind a stop of either kind.
+            // Exactly the old or the new content: here, and for an opening after a stop of either
+            // kind.
             let at = done.len() - 1;
             let expected = &states[at..states.len().min(at + 1 + usize::from(result.is_err()))];
             let found = state(&log);
@@ -211,7 +214,7 @@ fn sweep(mode: ReadMode) {
                 let durable = if result.is_ok() { std::slice::from_ref(last) } else { expected };
                 assert!(durable.contains(&found), "{case}: a mix");
                 assert_no_orphan(&after, &log, &case);
-                assert_goes_on(&broker, &log, last, &case);
+                assert_continues(&broker, &log, last, &case);
             }
             // And here, once the doubt is settled.
             if log.stats().poisoned.is_some() {
@@ -219,7 +222,7 @@ fn sweep(mode: ReadMode) {
                 log.reopen().unwrap_or_else(|e| panic!("{case}: {e}"));
                 assert!(expected.contains(&state(&log)), "{case}: a mix");
             }
-            assert_goes_on(&broker, &log, last, &case);
+            assert_continues(&broker, &log, last, &case);
             drop((log, broker));
             let broker = ready(&disk, mode);
             assert!(broker.open_report().warnings.is_empty(), "{case}");
@@ -227,15 +230,15 @@ fn sweep(mode: ReadMode) {
             cases += 1;
         }
     }
-    println!("{mode:?}: {ops:?}, {cases} cases, {told} of them told, {poisoned} in doubt");
+    println!("{mode:?}: {ops:?}, {cases} cases, {told} of them reported, {poisoned} in doubt");
     assert!(
         cases > 200 && told > cases / 4 && poisoned > 0,
-        "{cases} cases, {told} told, {poisoned} in doubt"
+        "{cases} cases, {told} reported, {poisoned} in doubt"
     );
 }
 
-/// The next upkeep cleans what is left to clean, and the log takes appends.
-fn assert_goes_on(broker: &Broker, log: &Partition, last: &State, case: &str) {
+/// The next maintenance compacts the rest, and the log takes appends.
+fn assert_continues(broker: &Broker, log: &Partition, last: &State, case: &str) {
     broker.maintain().unwrap_or_else(|e| panic!("{case}: {e}"));
     assert!(log.stats().compaction.failed.is_none(), "{case}: {:?}", log.stats().compaction);
     assert_eq!(&state(log), last, "{case}");
@@ -252,18 +255,18 @@ fn assert_says_what(error: &Error, fault: Fault, case: &str) {
             );
         }
         Error::Io { path, .. } => assert!(path.starts_with("mem:/"), "{case}: {error}"),
-        // The next call finds it so; the cleaning itself says what it was.
+        // The next call finds it so; the compaction itself returns the error.
         Error::Poisoned { .. } => {}
         other => panic!("{case}: {other}"),
     }
 }
 
 #[test]
-fn whatever_fails_while_it_cleans_maps_the_log_is_the_old_or_the_new() {
+fn an_io_error_in_a_compaction_with_maps_leaves_the_old_or_the_new_log() {
     sweep(ReadMode::Map);
 }
 
 #[test]
-fn whatever_fails_while_it_cleans_by_reading_the_log_is_the_old_or_the_new() {
+fn an_io_error_in_a_compaction_with_reads_leaves_the_old_or_the_new_log() {
     sweep(ReadMode::Positional);
 }

@@ -1,9 +1,7 @@
-//! Every call to the medium of three scripted runs fails in turn, with EIO, ENOSPC and EINTR, and every transfer is cut short or
-//! torn. Whatever fails, nothing panics; every error says where; nothing is acknowledged behind a failed write or sync; and
-//! whoever opens the broker afterwards, be it after a power loss, finds all that was acknowledged, nothing that was refused or
-//! taken back, and partitions that go on.
-//!
-//! The first run appends, the second lets records and topics go, the third recovers, ships and commits.
+//! Every call to the disk in three scripted runs fails in turn, with EIO, ENOSPC and EINTR, and
+//! every transfer is shortened or torn. Nothing panics, every error names the file, and nothing is
+//! acknowledged after a failed write or sync. The next opening, also after a power loss, finds
+//! every acknowledged record, no refused or truncated one, and partitions that take appends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -17,13 +15,13 @@ use quipu::{
     Result, Retention, Start, Timestamp, Topic, TopicConfig,
 };
 
-// -- what a run was told --
+// -- the results of a run --
 
 /// All that was acknowledged, and all that went wrong.
 #[derive(Default)]
 struct Told {
     logs: BTreeMap<(String, u32), Log>,
-    /// The values that may be in some log: acknowledged ones, and those of which nobody knows.
+    /// The values that may be in a log: acknowledged ones, and those with an unknown outcome.
     possible: BTreeSet<String>,
     /// How many partitions each topic has, at least; none if it was deleted.
     topics: BTreeMap<String, u32>,
@@ -32,7 +30,7 @@ struct Told {
     errors: Vec<Error>,
 }
 
-/// What was acknowledged of one partition, by offset.
+/// The acknowledged records of one partition, by offset.
 #[derive(Clone, Default)]
 struct Log {
     /// There while the power is.
@@ -70,7 +68,7 @@ impl Told {
     }
 
     fn delete(&mut self, broker: &Broker, name: &str) {
-        // A deletion that failed may have begun.
+        // A failed deletion may have removed some.
         self.topics.remove(name);
         if self.note(broker.delete_topic(name)).is_some() {
             self.topics.insert(name.to_string(), 0);
@@ -100,8 +98,8 @@ impl Told {
         assert!(poisoned || unknown.is_empty(), "whatever is unknown stops the partition: {:?}", self.errors);
         if poisoned {
             let refused = send(broker, partition, "refused");
-            assert!(refused.is_err(), "behind a failure: {refused:?}");
-            // Who takes it back into service knows that what was not visible is gone.
+            assert!(refused.is_err(), "after a failure: {refused:?}");
+            // A caller that reopens it knows that invisible records are gone.
             if self.note(partition.reopen()).is_none() {
                 self.possible.extend(unknown);
             }
@@ -114,7 +112,7 @@ impl Told {
         self.logs.entry(key(partition)).or_default().kept.insert(offset, value.to_string());
     }
 
-    /// What the partition says to be on the medium is to be there whatever happens.
+    /// Records that the partition reports as durable must stay.
     fn look(&mut self, partition: &Partition) {
         let Some(bounds) = self.note(partition.bounds()) else { return };
         let log = self.logs.entry(key(partition)).or_default();
@@ -132,7 +130,8 @@ impl Told {
         self.all_durable(&readable, broker.close());
     }
 
-    /// What could not even be opened is told by the report of the opening, and by every call that concerns it.
+    /// A partition that could not be opened is in the report of the opening, and in the error of
+    /// every call that concerns it.
     fn all_durable(&mut self, partitions: &[Partition], synced: Result<()>) {
         if self.note(synced).is_none() {
             return;
@@ -174,7 +173,7 @@ impl Told {
         }
     }
 
-    /// What was given out is what was acknowledged.
+    /// Every returned record equals the acknowledged one.
     fn read(&mut self, records: Result<quipu::Records>) {
         for record in self.note(records).iter().flatten() {
             let key = (record.topic().to_string(), record.partition().get());
@@ -183,7 +182,7 @@ impl Told {
         }
     }
 
-    /// The power goes: what only the page cache had is not there, or it is.
+    /// The power is lost: bytes only in the page cache may be gone or not.
     fn power_loss(&mut self, disk: &Disk) {
         disk.crash(Survive::Synced);
         for log in self.logs.values_mut() {
@@ -198,7 +197,8 @@ fn durable() -> TopicConfig {
 
 // -- the runs --
 
-/// Several topics under Sync and Os, one record a batch and several, over many segments; syncs, readers, two clean stops.
+/// Several topics under Sync and Os, one record a batch and several, over many segments; syncs,
+/// readers, two clean stops.
 fn appending(disk: &Disk, told: &mut Told) {
     let clock = ManualClock::new();
     for round in 0..2u32 {
@@ -281,7 +281,8 @@ fn letting_go(disk: &Disk, told: &mut Told) {
     told.close(&broker);
 }
 
-/// An unclean stop and a power loss with their recoveries, clean stops, a copy kept by raw shipping, a group that commits.
+/// An unclean stop and a power loss with their recoveries, clean stops, a copy kept by raw
+/// shipping, a group that commits.
 fn taking_over(disk: &Disk, told: &mut Told) {
     let config = || BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
     for stop in ["unclean", "clean", "no power", "clean again"] {
@@ -335,7 +336,7 @@ fn taking_over(disk: &Disk, told: &mut Told) {
     }
 }
 
-// -- what must hold behind it --
+// -- the promises afterwards --
 
 /// The path that an error names.
 fn path_of(error: &Error) -> Option<&Path> {
@@ -350,7 +351,7 @@ fn path_of(error: &Error) -> Option<&Path> {
 fn assert_says_where(error: &Error, case: &str) {
     let named = match path_of(error) {
         Some(path) => path.starts_with("mem:/"),
-        // What follows from an earlier one.
+        // The consequence of an earlier error.
         None => matches!(
             error,
             Error::UnknownTopic { .. }
@@ -364,7 +365,7 @@ fn assert_says_where(error: &Error, case: &str) {
     assert!(named && !matches!(error, Error::Corrupt(_)), "{case}: {error}");
 }
 
-/// Whoever opens the disk after the process is gone, or the power, finds what the run was told.
+/// An opening after a kill or a power loss finds everything that the run was told.
 fn assert_kept(disk: &Disk, told: &Told, case: &str) {
     for survive in [Survive::Everything, Survive::Synced] {
         let (disk, case) = (disk.duplicate(), format!("{case}, {survive:?}"));
@@ -526,17 +527,17 @@ fn fail_each_operation(name: &str, run: Run, sample: u64, at_least: u64) {
 }
 
 #[test]
-fn whatever_fails_while_records_are_appended_none_is_lost() {
+fn an_io_error_during_appends_loses_no_acknowledged_record() {
     fail_each_operation("appending", appending, 2, 850);
 }
 
 #[test]
-fn whatever_fails_while_records_are_let_go_the_others_stay() {
+fn an_io_error_during_deletion_keeps_all_other_records() {
     fail_each_operation("letting go", letting_go, 2, 1150);
 }
 
 #[test]
-fn whatever_fails_while_one_run_takes_over_from_another_nothing_is_lost() {
+fn an_io_error_during_close_or_open_loses_nothing() {
     fail_each_operation("taking over", taking_over, 2, 1050);
 }
 

@@ -1,7 +1,8 @@
-//! The bytes of a value are never taken for a batch, not even after a crash that tears the batch which carries it: the
-//! checksums of batch headers depend on a secret of the partition.
+//! The bytes of a value are never taken for a batch, not even after a crash that tears the batch
+//! around it, because the checksums of batch headers depend on a secret of the partition.
 //!
-//! That the forged bytes would be believed with the secret is shown here too: else the tests would prove nothing.
+//! Another test shows that the forged bytes would be accepted with the secret: otherwise these
+//! tests would prove nothing.
 
 use crate::common::{fill, open, read};
 use quipu::testing::{Disk, Survive};
@@ -11,7 +12,7 @@ const SEGMENT: &str = "topics/t/0/00000000000000000000-0.log";
 const SEGMENT_HEADER: usize = 128;
 const BATCH_HEADER: usize = 104;
 
-/// A batch of one record that lies at `base` and says that everything before it is on the medium.
+/// A batch of one record that lies at `base` and claims that everything before it is durable.
 fn forged(base: u64, seed: &[&[u8]]) -> Vec<u8> {
     let body = [3u8, 2, 1, b'x'];
     let mut bytes = Vec::new();
@@ -41,8 +42,8 @@ fn crc(parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
-/// Appends a value that carries a forged batch, tears the batch that holds the value, and opens again. Returns whether that
-/// is taken for damage, and what can be read.
+/// Appends a value that carries a forged batch, tears the batch that holds the value, and opens
+/// again. Returns whether that is taken for damage, and the readable records.
 fn tear(make: impl Fn(&[u8]) -> Vec<u8>) -> (bool, Vec<String>) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();

@@ -1,9 +1,9 @@
-//! What works on a disk without room, and what makes room again?
+//! The operations that work on a full disk, and those that make room again.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{cut_each_operation, open};
+use crate::common::{crash_at_each_operation, open};
 use quipu::stats::DiskState;
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
 use quipu::{
@@ -26,7 +26,7 @@ fn send(broker: &Broker, value: u64) -> Result<u64> {
 }
 
 #[test]
-fn a_full_disk_a_used_up_quota_and_a_file_that_is_too_large_are_told_apart() {
+fn a_full_disk_a_full_quota_and_a_file_too_large_are_different_errors() {
     let kinds = [
         (ErrorKind::StorageFull, Space::NoSpace, "the file system is full"),
         (ErrorKind::QuotaExceeded, Space::Quota, "the quota is used up"),
@@ -45,18 +45,19 @@ fn a_full_disk_a_used_up_quota_and_a_file_that_is_too_large_are_told_apart() {
             Error::DiskFull { cause, .. } => assert_eq!(cause, expected),
             other => panic!("{other}"),
         }
-        assert_eq!(send(&broker, 2).unwrap(), 1, "the log goes on");
+        assert_eq!(send(&broker, 2).unwrap(), 1, "the log continues");
     }
 }
 
-/// What all records of "t" say, each the number that it was sent with.
+/// The values of all records of "t", each the number that it was sent with.
 fn read(broker: &Broker) -> Vec<u64> {
     let records = produced(broker, "t").unwrap();
     let number = |value: &[u8]| u64::from_le_bytes(value[..8].try_into().unwrap());
     records.iter().map(|record| number(record.value().unwrap())).collect()
 }
 
-/// 100 records of half a kilobyte in segments of 4 KiB, a topic "old" with a record, and then not one byte more.
+/// 100 records of half a kilobyte in segments of 4 KiB, a topic "old" with a record, and then not
+/// one byte more.
 fn full(retention: Retention) -> (Disk, Broker, Partition) {
     let disk = Disk::new();
     let (broker, partition) = opened(&disk, TopicConfig::new().retention(retention));
@@ -138,7 +139,7 @@ fn retention_by_size_that_a_burst_runs_waits_for_the_groups_that_it_holds_for() 
 }
 
 #[test]
-fn an_append_that_finds_no_room_deletes_what_is_due_and_is_done() {
+fn an_append_without_room_deletes_due_segments_and_succeeds() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
     let aged = TopicConfig::new().segment_bytes(4096).max_record_bytes(1000);
@@ -181,7 +182,7 @@ fn records_are_deleted_on_a_full_disk() {
     partition.delete_records(Offset::new(90)).unwrap();
     assert_eq!(partition.bounds().unwrap().log_start, 90);
     assert!(has_reserve(&disk), "it is there again");
-    assert_eq!(broker.stats().disk, DiskState::Full, "until an append says otherwise");
+    assert_eq!(broker.stats().disk, DiskState::Full, "until an append finds room");
     assert_eq!(send(&broker, 101).unwrap(), 100);
     assert_eq!(broker.stats().disk, DiskState::Ok);
 }
@@ -242,9 +243,9 @@ fn a_broker_is_closed_on_a_full_disk_and_opens_clean() {
     assert_eq!(send(&broker, 100).unwrap(), 100);
 }
 
-/// On such a disk a reserve cannot help: what frees space has to be written down first.
+/// On such a disk a reserve cannot help: an operation that frees space must be written first.
 #[test]
-fn where_no_byte_can_be_written_whatever_frees_space_fails_typed_and_changes_nothing() {
+fn without_a_free_byte_deletions_fail_with_a_typed_error_and_change_nothing() {
     let disk = Disk::new();
     let (broker, partition) = opened(&disk, TopicConfig::new());
     broker.create_topic("old", TopicConfig::new()).unwrap();
@@ -315,7 +316,8 @@ fn the_reserve_grows_with_the_files_that_it_stands_for() {
     assert!(catalog > 32 << 10, "or this test shows nothing: {catalog}");
 }
 
-/// Opened, read, retained, deleted from, closed, opened again, appended to, each time up to the last byte.
+/// Opened, read, retained, deleted from, closed, opened again, appended to, each time up to the
+/// last byte.
 #[test]
 fn a_disk_is_filled_and_freed_many_times_without_a_lost_acknowledgement() {
     let cycles = if std::env::var_os("QUIPU_THOROUGH").is_some() { 1_000 } else { 60 };
@@ -362,7 +364,8 @@ fn a_disk_is_filled_and_freed_many_times_without_a_lost_acknowledgement() {
         assert_eq!(read(&broker), (start..end).collect::<Vec<_>>(), "cycle {cycle}, freed");
         disk.capacity(400 << 10);
         if cycle % 8 == 0 {
-            // Of a broker that is not closed everything is there as well, as long as the machine is.
+            // Of a broker that is not closed everything is there as well, as long as the machine
+            // is.
             kills += 1;
             disk.crash(Survive::Everything);
         } else {
@@ -373,7 +376,7 @@ fn a_disk_is_filled_and_freed_many_times_without_a_lost_acknowledgement() {
     assert!(appended > cycles * 20, "{appended}");
 }
 
-/// A disk with records that the process left behind, and not one byte of room, nor a reserve.
+/// A disk with the records of a killed process, not one byte of room, and no reserve.
 fn full_and_killed(survive: Survive) -> (Disk, u64) {
     let (disk, broker, partition) = full(Retention::forever());
     let end = partition.bounds().unwrap().log_end.get();
@@ -422,18 +425,19 @@ fn a_broker_that_was_killed_opens_on_a_disk_without_any_room() {
     }
 }
 
-/// Opening on a disk without room is cut at each of its operations, and each of those states opens.
+/// Opening on a disk without room crashes at each of its operations, and each of those states
+/// opens.
 #[test]
-fn an_opening_without_room_may_be_cut_anywhere() {
+fn an_opening_without_room_may_crash_at_any_operation() {
     for survive in [Survive::Everything, Survive::Synced, Survive::Random(1)] {
         let (full, _) = full_and_killed(survive);
         let expected = read(&open(&full.duplicate()).unwrap());
-        cut_each_operation(&full, open, |disk, nth| {
+        crash_at_each_operation(&full, open, |disk, nth| {
             for survive in [Survive::Everything, Survive::Synced, Survive::Random(nth)] {
                 let disk = disk.duplicate();
                 disk.crash(survive);
                 let broker = open(&disk).unwrap_or_else(|e| panic!("{nth} {survive:?}: {e}"));
-                // Nothing was synced: a power loss before the opening is done takes what it likes.
+                // Nothing was synced: a power loss before the opening is done may take anything.
                 let found = read(&broker);
                 assert!(expected.starts_with(&found), "{nth} {survive:?}");
                 assert!(survive != Survive::Everything || found == expected, "{nth}");

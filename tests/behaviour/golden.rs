@@ -1,8 +1,9 @@
-//! Directories that format version 2 wrote once, good and damaged, open for ever and say what they said then.
+//! Directories that format version 2 wrote once, good and damaged, open for ever with the same
+//! result.
 //!
-//! They are committed under `tests/golden/v2`, each with its dump beside it, and never written again:
-//! `QUIPU_WRITE_GOLDEN=1 cargo test --test behaviour golden::` makes those that are missing, for a new feature of the format.
-//! `second_reader.rs` reads them all without this crate.
+//! They are committed under `tests/golden/v2`, each with its dump beside it, and never written
+//! again: `QUIPU_WRITE_GOLDEN=1 cargo test --test behaviour golden::` makes missing ones, for a new
+//! feature of the format.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,8 @@ fn first_segment(disk: &Disk, partition: &str) -> (PathBuf, u64) {
     disk.files().into_iter().filter(|(path, _)| of_partition(path)).min().unwrap()
 }
 
-/// A compacted log: batches with gaps, stamped tombstones, segments of a later generation, and a tail that was never cleaned.
+/// A compacted log: batches with gaps, stamped tombstones, segments of a later generation, and a
+/// tail that was never compacted.
 fn fill_compacted(disk: &Disk) {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).seed(42).on_disk(disk).unwrap();
@@ -95,7 +97,7 @@ fn fill_compacted(disk: &Disk) {
     broker.close().unwrap();
 }
 
-/// A log of streams, of which one was erased, with key indexes, and a named producer.
+/// A log of streams, of which one was erased, with key indexes, and an idempotent producer.
 fn fill_streams(disk: &Disk) {
     let broker = settings().on_disk(disk).unwrap();
     let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(400);
@@ -115,7 +117,8 @@ fn fill_streams(disk: &Disk) {
     broker.close().unwrap();
 }
 
-/// More topics than a block of the medium describes, most of them never written to, with names that file systems confuse.
+/// More topics than a block of the disk describes, most of them never written to, with names that
+/// file systems confuse.
 fn fill_many_topics(disk: &Disk) {
     let broker = settings().on_disk(disk).unwrap();
     for i in 0..200 {
@@ -276,7 +279,7 @@ fn change(name: &str, disk: Disk) -> Disk {
             disk.truncate(&path, len - (104 + 10)).unwrap();
         }
         "damaged-journal" => {
-            // In the middle of its one record, which nothing after it says was on the medium.
+            // In the middle of its one record, which no later record proves durable.
             disk.flip_bit("journal", 40 * 8).unwrap();
         }
         "damaged-catalog" => disk.flip_bit("catalog", 100 * 8).unwrap(),
@@ -293,7 +296,8 @@ fn change(name: &str, disk: Disk) -> Disk {
         "damaged-producers" => disk.flip_bit("topics/rows/0/producers", 70 * 8).unwrap(),
         "missing-manifest" => disk.remove("topics/plain/1/manifest").unwrap(),
         "unknown-compatible" => {
-            // A later release wrote the manifest: entries of four bytes more, and something after the last of them.
+            // A later release wrote the manifest: entries of four bytes more, and something after
+            // the last of them.
             reseal(&disk, "topics/plain/0/manifest", |bytes| {
                 bytes[16] |= 4;
                 let u32_at = |bytes: &[u8], at: usize| {
@@ -418,7 +422,7 @@ fn directories_with_damage_in_files_that_can_be_made_again() {
     }
 }
 
-/// What this release does not know, it does not touch.
+/// This release does not change files that it does not know.
 #[test]
 fn directories_of_other_versions_and_with_features_that_are_not_known() {
     for name in

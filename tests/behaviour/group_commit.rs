@@ -1,4 +1,4 @@
-//! One sync answers everybody who waits for it, and a failed one leaves nobody waiting.
+//! One sync acknowledges every caller that waits for it, and a failed one leaves no caller waiting.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -9,7 +9,7 @@ use quipu::{BrokerConfig, Durability, Error, IoAction, Outcome, Record, TopicCon
 const WAITERS: usize = 8;
 
 #[test]
-fn a_sync_answers_all_who_queued_behind_the_one_before() {
+fn one_sync_acknowledges_all_callers_queued_during_the_previous_one() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
@@ -39,7 +39,7 @@ fn a_sync_answers_all_who_queued_behind_the_one_before() {
 }
 
 #[test]
-fn a_failed_sync_answers_all_who_queued_behind_it() {
+fn a_failed_sync_fails_all_queued_callers() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();

@@ -1,4 +1,5 @@
-//! Consumer groups: who owns what, how partitions change hands, who may commit (G1-G16), and where a group begins (P1, P6).
+//! Consumer groups: ownership of partitions, rebalances, fencing of commits (KIP-848, KIP-1251),
+//! and where a group begins.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,7 @@ const NOW: Duration = Duration::ZERO;
 
 type Place = (String, u32);
 
-/// What listeners were told, in order: whom, what, of which partitions.
+/// The calls of listeners, in order: member, event, partitions.
 type Story = Arc<Mutex<Vec<(&'static str, RebalanceEvent, Vec<Place>)>>>;
 
 fn broker() -> (Broker, ManualClock) {
@@ -48,7 +49,7 @@ fn owned(consumer: &Consumer) -> Vec<u32> {
     consumer.assignment().iter().map(|of| of.partition.get()).collect()
 }
 
-/// Polls each in turn until nobody moves any more.
+/// Polls each in turn until no assignment changes.
 fn settle(consumers: &mut [&mut Consumer]) {
     for _ in 0..4 {
         for consumer in consumers.iter_mut() {
@@ -57,7 +58,7 @@ fn settle(consumers: &mut [&mut Consumer]) {
     }
 }
 
-/// Polls for what a rebalance does; what comes is put back.
+/// Polls to run a rebalance; returned records are put back.
 fn poll(consumer: &mut Consumer) {
     consumer.poll(NOW).unwrap();
     consumer.rewind();
@@ -86,10 +87,10 @@ fn rejected(result: quipu::Result<()>) -> Vec<(u32, RejectReason)> {
     }
 }
 
-// -- G1: one owner --
+// -- one owner --
 
 #[test]
-fn g1_each_partition_has_one_owner_and_a_surplus_member_is_idle() {
+fn each_partition_has_one_owner_and_a_surplus_member_is_idle() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
@@ -107,7 +108,7 @@ fn g1_each_partition_has_one_owner_and_a_surplus_member_is_idle() {
 }
 
 #[test]
-fn two_groups_do_not_know_of_each_other() {
+fn two_groups_are_independent() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
@@ -119,10 +120,10 @@ fn two_groups_do_not_know_of_each_other() {
     assert_eq!(b.committed("t", 0).unwrap(), None);
 }
 
-// -- G2, G3, G4: who may commit --
+// -- which commits are accepted --
 
 #[test]
-fn g2_a_zombies_commit_is_rejected_whole_and_names_the_offenders() {
+fn a_zombie_commit_is_rejected_whole_and_names_the_partitions() {
     let (broker, clock) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
@@ -143,9 +144,9 @@ fn g2_a_zombies_commit_is_rejected_whole_and_names_the_offenders() {
     assert_eq!(heir.committed("t", 1).unwrap().unwrap().offset, 3);
 }
 
-/// G3 (a): KIP-848 alone would fence this one falsely.
+/// KIP-1251: KIP-848 alone would fence this commit falsely.
 #[test]
-fn g3a_a_commit_from_before_an_unrelated_join_is_accepted() {
+fn a_commit_with_the_epoch_before_an_unrelated_join_is_accepted() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 1);
@@ -160,7 +161,7 @@ fn g3a_a_commit_from_before_an_unrelated_join_is_accepted() {
 }
 
 #[test]
-fn g3b_a_commit_of_a_partition_that_moved_away_is_rejected_whole() {
+fn a_commit_of_a_partition_that_moved_away_is_rejected_whole() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 1);
@@ -173,7 +174,7 @@ fn g3b_a_commit_of_a_partition_that_moved_away_is_rejected_whole() {
 }
 
 #[test]
-fn g3c_a_commit_from_an_earlier_ownership_of_the_same_partition_is_rejected() {
+fn a_commit_from_an_earlier_ownership_of_the_same_partition_is_rejected() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
@@ -191,7 +192,7 @@ fn g3c_a_commit_from_an_earlier_ownership_of_the_same_partition_is_rejected() {
 }
 
 #[test]
-fn g4_without_membership_one_may_commit_as_long_as_the_group_is_empty() {
+fn a_commit_without_membership_is_accepted_only_while_the_group_is_empty() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
@@ -205,13 +206,13 @@ fn g4_without_membership_one_may_commit_as_long_as_the_group_is_empty() {
     alone.commit(&records).unwrap();
     drop(alone);
     let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
-    assert_eq!(values(&member.poll(NOW).unwrap()), ["0-0", "0-1", "0-2"], "it goes on behind that commit");
+    assert_eq!(values(&member.poll(NOW).unwrap()), ["0-0", "0-1", "0-2"], "it continues after that commit");
 }
 
-// -- G5: liveness --
+// -- liveness --
 
 #[test]
-fn g5_a_dropped_consumer_leaves_at_once_and_a_stuck_one_after_its_interval() {
+fn a_dropped_consumer_leaves_at_once_and_a_stuck_one_after_max_poll_interval() {
     let (broker, clock) = broker();
     topic(&broker, "t", 2);
     let interval = Duration::from_secs(60);
@@ -237,7 +238,7 @@ fn g5_a_dropped_consumer_leaves_at_once_and_a_stuck_one_after_its_interval() {
 }
 
 #[test]
-fn g5_whoever_polls_in_time_stays() {
+fn a_member_that_polls_in_time_stays() {
     let (broker, clock) = broker();
     topic(&broker, "t", 1);
     let mut a = broker.consumer("g").max_poll_interval(Duration::from_secs(10)).subscribe(&["t"]).unwrap();
@@ -250,10 +251,10 @@ fn g5_whoever_polls_in_time_stays() {
     assert_eq!(generations, [1; 10]);
 }
 
-// -- G6, G7, G8: handing over --
+// -- rebalances and listeners (Kafka's `ConsumerRebalanceListener`) --
 
 #[test]
-fn g6_revoked_comes_before_assigned_and_each_rebalance_is_told_once() {
+fn revoked_comes_before_assigned_and_each_rebalance_calls_once() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     let story = Story::default();
@@ -274,7 +275,7 @@ fn g6_revoked_comes_before_assigned_and_each_rebalance_is_told_once() {
         [
             ("a", Assigned, vec![place(0), place(1)]),
             ("a", Revoked, vec![place(1)]),
-            ("a", Assigned, vec![]), // told although nothing came
+            ("a", Assigned, vec![]), // called with an empty set
             ("b", Assigned, vec![place(1)]),
         ]
     );
@@ -285,7 +286,7 @@ fn g6_revoked_comes_before_assigned_and_each_rebalance_is_told_once() {
 }
 
 #[test]
-fn g6_assigned_is_told_for_each_lot_as_it_comes_and_once_if_nothing_comes() {
+fn assigned_is_called_for_each_added_set_and_once_for_an_empty_one() {
     let (broker, _) = broker();
     topic(&broker, "t", 6);
     let story = Story::default();
@@ -315,7 +316,7 @@ fn g6_assigned_is_told_for_each_lot_as_it_comes_and_once_if_nothing_comes() {
 }
 
 #[test]
-fn g6_whoever_was_expelled_has_lost_and_not_given_up_and_only_what_he_had() {
+fn expelled_member_gets_lost_not_revoked_for_its_partitions() {
     let (broker, clock) = broker();
     topic(&broker, "t", 1);
     let story = Story::default();
@@ -337,9 +338,9 @@ fn g6_whoever_was_expelled_has_lost_and_not_given_up_and_only_what_he_had() {
     );
 }
 
-/// Whoever closes after he was expelled hears of it as if he had polled.
+/// A member that closes after it was expelled gets `lost`, as it would in `poll`.
 #[test]
-fn g6_whoever_was_expelled_and_closes_has_lost_what_he_had() {
+fn expelled_member_gets_lost_when_it_closes() {
     let (broker, clock) = broker();
     topic(&broker, "t", 2);
     let story = Story::default();
@@ -354,16 +355,16 @@ fn g6_whoever_was_expelled_and_closes_has_lost_what_he_had() {
     let both = vec![("t".to_string(), 0), ("t".to_string(), 1)];
     assert_eq!(*story.lock().unwrap(), [("a", RebalanceEvent::Lost, both)]);
     assert_eq!(owned(&heir), [0, 1]);
-    // He who had nothing has lost nothing.
+    // A member without partitions gets no `lost`.
     let idle = listening(builder(), "idle", &story).subscribe(&["t"]).unwrap();
     clock.advance(Duration::from_secs(10));
     idle.close().unwrap();
     assert_eq!(story.lock().unwrap().len(), 1);
 }
 
-/// He says so at every poll, and is not quiet for ever because it went wrong once.
+/// Every poll returns the error: the first one must not hide later ones.
 #[test]
-fn whoever_cannot_come_back_says_so_until_he_can() {
+fn a_member_that_cannot_rejoin_returns_an_error_until_it_can() {
     let (broker, clock) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
@@ -379,7 +380,7 @@ fn whoever_cannot_come_back_says_so_until_he_can() {
     assert_eq!(a.poll(NOW).unwrap().len(), 1);
 }
 
-/// Shares like the range assignor, as long as nobody wants it to go wrong.
+/// Assigns like the range assignor, unless a test makes it fail.
 #[derive(Clone, Debug, Default)]
 struct Moody(Arc<AtomicU32>);
 
@@ -415,7 +416,7 @@ fn is_invalid_assignment<T>(result: &quipu::Result<T>) -> bool {
 }
 
 #[test]
-fn an_assignor_that_fails_when_somebody_goes_is_told_to_those_who_stay_and_he_has_lost() {
+fn an_assignor_error_when_a_member_leaves_is_reported_to_the_others_and_the_member_gets_lost() {
     for mood in [Moody::FAILS, Moody::PANICS] {
         let (broker, clock) = broker();
         topic(&broker, "t", 2);
@@ -434,10 +435,10 @@ fn an_assignor_that_fails_when_somebody_goes_is_told_to_those_who_stay_and_he_ha
         poll(&mut a);
         story.lock().unwrap().clear();
         clock.advance(Duration::from_secs(5));
-        // Once; then he reads on what he has.
-        assert!(is_invalid_assignment(&a.poll(NOW)), "somebody has to hear of it");
+        // Once; then it reads its partitions again.
+        assert!(is_invalid_assignment(&a.poll(NOW)), "one member must get the error");
         assert_eq!(a.poll(NOW).unwrap().len(), 1);
-        assert!(is_invalid_assignment(&b.poll(NOW)), "he cannot come back");
+        assert!(is_invalid_assignment(&b.poll(NOW)), "it cannot rejoin");
         assert_eq!(*story.lock().unwrap(), [("b", RebalanceEvent::Lost, vec![("t".to_string(), 1)])]);
         assert!(!broker.group("g").unwrap().describe().unwrap().stable);
         moody.becomes(0);
@@ -454,7 +455,7 @@ fn an_assignor_that_fails_when_somebody_goes_is_told_to_those_who_stay_and_he_ha
 }
 
 #[test]
-fn whom_an_assignor_does_not_take_in_is_no_member() {
+fn a_consumer_that_the_assignor_refuses_is_no_member() {
     for mood in [Moody::FAILS, Moody::PANICS] {
         let (broker, _) = broker();
         topic(&broker, "t", 1);
@@ -469,7 +470,7 @@ fn whom_an_assignor_does_not_take_in_is_no_member() {
 }
 
 #[test]
-fn g6_a_listeners_error_comes_out_of_poll_and_changes_nothing() {
+fn a_listener_error_is_returned_by_poll_and_does_not_change_the_assignment() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
@@ -484,7 +485,7 @@ fn g6_a_listeners_error_comes_out_of_poll_and_changes_nothing() {
 }
 
 #[test]
-fn g7_what_stays_is_read_on_while_the_rest_moves() {
+fn partitions_that_stay_are_read_during_a_rebalance() {
     let (broker, _) = broker();
     topic(&broker, "t", 4);
     fill(&broker, "t", 2);
@@ -503,7 +504,7 @@ fn g7_what_stays_is_read_on_while_the_rest_moves() {
 }
 
 #[test]
-fn g8_a_commit_while_revoked_counts_and_the_next_owner_starts_there() {
+fn a_commit_in_revoked_is_accepted_and_the_next_owner_starts_there() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
@@ -526,11 +527,11 @@ fn g8_a_commit_while_revoked_counts_and_the_next_owner_starts_there() {
     a.poll(NOW).unwrap();
     assert!(b.poll(NOW).unwrap().is_empty());
     assert_eq!(b.position("t", 1).unwrap().offset, 3);
-    assert_eq!(b.committed("t", 0).unwrap(), None, "only what was given up");
+    assert_eq!(b.committed("t", 0).unwrap(), None, "only the revoked partitions");
 }
 
 #[test]
-fn a_listener_may_seek_in_what_it_was_given() {
+fn a_listener_may_seek_in_assigned_partitions() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 5);
@@ -548,10 +549,10 @@ fn a_listener_may_seek_in_what_it_was_given() {
     assert_eq!(values(&a.poll(NOW).unwrap()), ["0-3", "0-4"]);
 }
 
-// -- G9, G10, G11: at least once --
+// -- at least once --
 
 #[test]
-fn g9_what_was_not_committed_is_delivered_again_and_what_was_is_not() {
+fn uncommitted_records_are_delivered_again_and_committed_ones_are_not() {
     let disk = Disk::new();
     for committed in [false, true] {
         let broker = open(&disk).unwrap();
@@ -579,7 +580,7 @@ fn g9_what_was_not_committed_is_delivered_again_and_what_was_is_not() {
 }
 
 #[test]
-fn g10_automatic_commits_cover_what_earlier_polls_answered_with() {
+fn automatic_commits_cover_records_returned_by_earlier_polls() {
     let (broker, clock) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 4);
@@ -597,7 +598,7 @@ fn g10_automatic_commits_cover_what_earlier_polls_answered_with() {
 }
 
 #[test]
-fn g10_automatic_commits_come_before_giving_up_and_dropping_commits_nothing() {
+fn automatic_commits_come_before_revocation_and_a_drop_commits_nothing() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 2);
@@ -606,7 +607,7 @@ fn g10_automatic_commits_come_before_giving_up_and_dropping_commits_nothing() {
     a.poll(NOW).unwrap();
     let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
     a.poll(NOW).unwrap();
-    assert!(b.poll(NOW).unwrap().is_empty(), "the new owner goes on behind it");
+    assert!(b.poll(NOW).unwrap().is_empty(), "the new owner continues after it");
     assert_eq!(owned(&b), [1]);
     drop((a, b));
     topic(&broker, "u", 1);
@@ -617,9 +618,9 @@ fn g10_automatic_commits_come_before_giving_up_and_dropping_commits_nothing() {
     assert_eq!(broker.group("h").unwrap().committed("u", 0).unwrap(), None);
 }
 
-/// Nothing of what is gone can be committed, and the rest does not suffer from it.
+/// Deleted and truncated records cannot be committed; the other partitions are.
 #[test]
-fn g10_automatic_commits_leave_out_what_was_deleted_or_cut() {
+fn automatic_commits_leave_out_deleted_or_truncated_partitions() {
     let (broker, _) = broker();
     for name in ["cut", "gone", "kept"] {
         topic(&broker, name, 1);
@@ -629,7 +630,7 @@ fn g10_automatic_commits_leave_out_what_was_deleted_or_cut() {
     assert_eq!(a.poll(NOW).unwrap().len(), 9);
     broker.delete_topic("gone").unwrap();
     partition(&broker, "cut", 0).truncate_to(Offset::new(1)).unwrap();
-    // Goes on where the log was cut.
+    // Appends continue at the truncation.
     fill(&broker, "cut", 1);
     let records = a.poll(NOW);
     assert!(matches!(records, Ok(_) | Err(Error::Truncated { .. })), "{records:?}");
@@ -638,7 +639,7 @@ fn g10_automatic_commits_leave_out_what_was_deleted_or_cut() {
 }
 
 #[test]
-fn g11_what_is_committed_is_the_next_offset_to_read() {
+fn a_committed_offset_is_the_next_offset_to_read() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
@@ -654,10 +655,10 @@ fn g11_what_is_committed_is_the_next_offset_to_read() {
     assert_eq!(values(&b.poll(NOW).unwrap()), ["0-0", "0-1", "0-2"]);
 }
 
-// -- G12, G13, G14 --
+// -- the bounds of a commit, resets, manual assignment --
 
 #[test]
-fn g12_a_commit_behind_the_end_is_rejected() {
+fn a_commit_beyond_the_log_end_is_rejected() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
@@ -671,7 +672,7 @@ fn g12_a_commit_behind_the_end_is_rejected() {
 }
 
 #[test]
-fn g13_the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
+fn the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 10);
@@ -704,7 +705,7 @@ fn g13_the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
 }
 
 #[test]
-fn g14_a_consumer_subscribes_or_is_assigned_and_bad_names_are_refused() {
+fn subscribe_and_assign_exclude_each_other_and_bad_names_are_refused() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     let unknown = broker.consumer("g").subscribe(&["nothing"]).unwrap_err();
@@ -724,10 +725,10 @@ fn g14_a_consumer_subscribes_or_is_assigned_and_bad_names_are_refused() {
     assert!(matches!(other, Error::InvalidConfig { field: "assignor", .. }));
 }
 
-// -- G15, G16: what lasts --
+// -- durability of commits --
 
 #[test]
-fn g15_g16_offsets_last_for_ever_and_membership_does_not() {
+fn committed_offsets_never_expire_and_membership_is_not_stored() {
     let disk = Disk::new();
     let clock = ManualClock::new();
     let open = || BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
@@ -755,7 +756,7 @@ fn g15_g16_offsets_last_for_ever_and_membership_does_not() {
 }
 
 #[test]
-fn a_commit_is_as_safe_as_the_brokers_durability_says() {
+fn a_commit_has_the_durability_of_the_broker() {
     for (durability, survive, expected) in [
         (Durability::Sync, Survive::Synced, Some(3)),
         (Durability::Os, Survive::Everything, Some(3)),
@@ -778,10 +779,10 @@ fn a_commit_is_as_safe_as_the_brokers_durability_says() {
     }
 }
 
-/// DESIGN, Epochs: the commit was synced, what it speaks of was not.
-/// Member numbers begin anew with each opening; what was polled under one of before is nobody's.
+/// The commit was synced, its records were not. Member numbers start over with
+/// each opening; records polled under an earlier one belong to no member.
 #[test]
-fn g2_what_was_polled_before_the_broker_was_opened_is_a_zombies() {
+fn a_commit_of_records_polled_before_a_restart_is_rejected() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     topic(&broker, "t", 1);
@@ -853,9 +854,9 @@ fn a_topic_that_grows_and_one_that_matches_a_pattern_rebalance() {
     assert_eq!(a.assignment().len(), 3);
 }
 
-/// Whoever looks at the topics first does not come last with what he saw.
+/// A thread with an older topic list must not overwrite a newer assignment.
 #[test]
-fn topics_that_are_made_at_the_same_time_are_all_assigned() {
+fn topics_created_at_the_same_time_are_all_assigned() {
     let (broker, _) = broker();
     let mut a = broker.consumer("g").subscribe(&["*"]).unwrap();
     for round in 0..1500 {
@@ -877,9 +878,9 @@ fn topics_that_are_made_at_the_same_time_are_all_assigned() {
     }
 }
 
-/// Topics of a day each: what groups have of them goes with them.
+/// Topics of a day each: the groups' offsets are removed with them.
 #[test]
-fn nothing_is_kept_of_a_topic_that_was_deleted() {
+fn committed_offsets_of_a_deleted_topic_are_removed() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     topic(&broker, "stays", 1);
@@ -905,7 +906,7 @@ fn nothing_is_kept_of_a_topic_that_was_deleted() {
 }
 
 #[test]
-fn a_topic_made_anew_under_its_old_name_is_begun_anew() {
+fn a_recreated_topic_is_read_from_its_beginning() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
@@ -919,10 +920,10 @@ fn a_topic_made_anew_under_its_old_name_is_begun_anew() {
     assert_eq!(rejected(a.commit(&records)), [(0, RejectReason::UnknownPartition)]);
 }
 
-// -- P1, P6: where a group begins --
+// -- where a group begins --
 
 #[test]
-fn p1_without_a_commit_the_policy_says_where_to_begin() {
+fn without_a_committed_offset_the_reset_policy_decides() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 2);
@@ -950,7 +951,7 @@ fn p1_without_a_commit_the_policy_says_where_to_begin() {
 }
 
 #[test]
-fn p6_partitions_that_came_after_the_group_are_read_from_their_beginning() {
+fn partitions_added_after_the_group_subscribed_are_read_from_their_beginning() {
     let disk = Disk::new();
     for reset in [OffsetReset::Latest, OffsetReset::Fail] {
         let name = format!("t-{reset:?}");
@@ -974,7 +975,7 @@ fn p6_partitions_that_came_after_the_group_are_read_from_their_beginning() {
         seen.sort();
         assert_eq!(seen, ["added", "new"], "{reset:?}");
         drop((a, broker));
-        // Nothing was committed, and the group still knows what is new to it.
+        // Nothing was committed, and the group still knows which partitions are new to it.
         let broker = open(&disk).unwrap();
         let mut a = subscribe(&broker);
         let _ = a.poll(NOW);
@@ -985,13 +986,13 @@ fn p6_partitions_that_came_after_the_group_are_read_from_their_beginning() {
     }
 }
 
-/// A consumer that takes only what is new to its group, after its first poll.
+/// A consumer that gets only partitions new to its group, after its first poll.
 fn latest(broker: &Broker, topics: &str) -> Consumer {
     broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&[topics]).unwrap()
 }
 
 #[test]
-fn p6_what_was_new_to_the_group_is_so_after_a_power_loss() {
+fn partitions_new_to_the_group_stay_new_after_a_power_loss() {
     for pattern in ["t", "t*"] {
         let disk = Disk::new();
         let broker = synced(&disk);
@@ -1008,7 +1009,7 @@ fn p6_what_was_new_to_the_group_is_so_after_a_power_loss() {
 }
 
 #[test]
-fn p6_a_topic_that_came_while_the_group_was_away_is_new_to_it() {
+fn a_topic_created_while_the_group_is_empty_is_new_to_it() {
     for restart in [false, true] {
         let disk = Disk::new();
         let mut broker = synced(&disk);
@@ -1026,7 +1027,7 @@ fn p6_a_topic_that_came_while_the_group_was_away_is_new_to_it() {
         let mut seen = values(&latest(&broker, "orders.*").poll(NOW).unwrap());
         seen.sort();
         assert_eq!(seen, ["0-0", "1-0"], "restart: {restart}");
-        // What it subscribes to for the first time is not new for that.
+        // A first subscription alone does not make a partition new to the group.
         assert!(latest(&broker, "oth*").poll(NOW).unwrap().is_empty());
         // Nor is anything to a group that has been deleted.
         broker.group("g").unwrap().delete().unwrap();
@@ -1037,9 +1038,9 @@ fn p6_a_topic_that_came_while_the_group_was_away_is_new_to_it() {
     }
 }
 
-/// It is told, and made up for before anything is skipped.
+/// A poll returns the failure of the note, and the next one writes it before any record is skipped.
 #[test]
-fn p6_a_full_disk_when_a_topic_comes_makes_it_none_the_less_new() {
+fn a_topic_created_on_a_full_disk_is_still_new_to_the_group() {
     let mut told = 0;
     for nth in 1..20 {
         let disk = Disk::new();
@@ -1138,7 +1139,7 @@ fn a_commit_after_the_consumer_is_gone_is_rejected_and_after_the_broker_is_close
 }
 
 #[test]
-fn the_brokers_own_topic_is_nobodys() {
+fn the_internal_topic_is_never_assigned() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     let _a = broker.consumer("g").subscribe(&["*"]).unwrap();
@@ -1190,7 +1191,7 @@ fn next(broker: &Broker, number: u32, offset: u64) -> Offsets {
 }
 
 #[test]
-fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_what_was_acknowledged_is_there() {
+fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_acknowledged_ones_are_kept() {
     for torn in [false, true] {
         let disk = Disk::new();
         let broker = synced(&disk);
@@ -1206,7 +1207,7 @@ fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_what_was_acknowled
             }
             let failed = consumer.commit(next(&broker, 0, 4)).unwrap_err();
             assert_eq!(failed.outcome(), Outcome::Unknown, "{failed}");
-            // Of whatever is committed next the answer holds, and nothing is left of what failed.
+            // The result of the next commit holds, and nothing is left of the failed one.
             consumer.commit(next(&broker, 1, 2 + round)).unwrap();
             assert_eq!(committed(&broker, "g"), [Some(1), Some(2 + round)], "torn: {torn}");
             let copy = disk.duplicate();
@@ -1220,7 +1221,7 @@ fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_what_was_acknowled
 }
 
 #[test]
-fn as_long_as_the_medium_refuses_commits_say_so_and_then_they_work() {
+fn commits_return_io_errors_until_the_medium_works() {
     let disk = Disk::new();
     let broker = synced(&disk);
     topic(&broker, "t", 2);
@@ -1271,11 +1272,11 @@ fn offsets_that_a_transaction_of_the_journal_has_committed_wait_for_the_next_ope
     broker.consumer("g").assign(&[]).unwrap().commit(next(&broker, 0, 4)).unwrap();
 }
 
-// -- what went wrong twice --
+// -- regressions --
 
-/// An automatic commit comes again; what the listener says is said once.
+/// An automatic commit is tried again; a listener's error is returned once.
 #[test]
-fn g10_a_failing_automatic_commit_does_not_hide_what_the_listener_says() {
+fn a_failed_automatic_commit_does_not_hide_a_listener_error() {
     let disk = Disk::new();
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
@@ -1304,9 +1305,10 @@ fn g10_a_failing_automatic_commit_does_not_hide_what_the_listener_says() {
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 2);
 }
 
-// -- P2, P3, G12: where a group is that retention has passed --
+// -- a group whose committed offset retention has passed --
 
-/// Five records in each of two partitions. The group is at 0 in the first, and at 1 in the second, of which three are gone.
+/// Five records in each of two partitions. The group is at 0 in the first, and at 1 in the second,
+/// of which three are gone.
 fn passed() -> (Broker, ManualClock) {
     let (broker, clock) = broker();
     topic(&broker, "t", 2);
@@ -1319,7 +1321,7 @@ fn passed() -> (Broker, ManualClock) {
 }
 
 #[test]
-fn p2_a_group_that_retention_has_passed_goes_on_by_its_policy_and_is_told() {
+fn a_group_passed_by_retention_follows_its_reset_policy_and_gets_a_report() {
     for (reset, to, left) in [
         (OffsetReset::Earliest, 3, vec!["1-3", "1-4"]),
         (OffsetReset::Nearest, 3, vec!["1-3", "1-4"]),
@@ -1339,13 +1341,13 @@ fn p2_a_group_that_retention_has_passed_goes_on_by_its_policy_and_is_told() {
 }
 
 #[test]
-fn p3_what_was_out_of_range_is_not_told_once_it_was_sought_or_is_somebody_elses() {
+fn an_out_of_range_result_is_dropped_after_a_seek_or_a_revocation() {
     let out_of_range = |polled: quipu::Result<quipu::Records>| {
         assert!(matches!(polled, Err(Error::OffsetOutOfRange { .. })), "{polled:?}");
     };
     let subscribe = |broker: &Broker| {
         let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
-        // The answer of the second comes with the next poll.
+        // The result of the second comes with the next poll.
         assert_eq!(values(&a.poll(NOW).unwrap()).len(), 5);
         a
     };
@@ -1371,13 +1373,13 @@ fn p3_what_was_out_of_range_is_not_told_once_it_was_sought_or_is_somebody_elses(
 }
 
 #[test]
-fn g12_a_commit_before_the_log_start_is_taken_and_the_policy_says_what_it_means() {
+fn a_commit_before_the_log_start_is_accepted_and_the_reset_policy_decides() {
     let (broker, _) = passed();
     let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
     poll(&mut a);
     a.commit(next(&broker, 1, 2)).unwrap();
     assert_eq!(committed(&broker, "g")[1], Some(2));
-    assert_eq!(broker.group("g").unwrap().lag().unwrap(), 5 + 2, "what is gone is not to be read");
+    assert_eq!(broker.group("g").unwrap().lag().unwrap(), 5 + 2, "deleted records are not part of the lag");
     drop(a);
     let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
@@ -1385,7 +1387,7 @@ fn g12_a_commit_before_the_log_start_is_taken_and_the_policy_says_what_it_means(
 }
 
 #[test]
-fn g13_a_reset_by_time_goes_to_the_first_record_that_is_not_older() {
+fn a_reset_by_time_goes_to_the_first_record_at_or_after_the_time() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     let t = partition(&broker, "t", 0);
@@ -1402,7 +1404,7 @@ fn g13_a_reset_by_time_goes_to_the_first_record_that_is_not_older() {
 }
 
 #[test]
-fn waiting_for_a_lag_ends_when_it_is_reached_or_in_time() {
+fn waiting_for_a_lag_ends_when_it_is_reached_or_at_the_timeout() {
     let long = Duration::from_secs(60);
     let (broker, _) = broker();
     topic(&broker, "t", 1);
@@ -1411,7 +1413,7 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_in_time() {
     let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     assert!(group.wait_lag_below(3, long).unwrap(), "at most");
-    assert!(!group.wait_lag_below(2, long).unwrap(), "under a manual clock nobody waits");
+    assert!(!group.wait_lag_below(2, long).unwrap(), "under a manual clock no call waits");
     a.commit(&records).unwrap();
     assert!(group.wait_lag_below(0, NOW).unwrap());
 
@@ -1431,7 +1433,7 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_in_time() {
     assert!(matches!(group.wait_lag_below(0, long), Err(Error::Closed)));
 }
 
-/// A commit that nobody waits for is made durable by the background.
+/// A commit without a waiting caller is made durable by the background thread.
 #[test]
 fn a_commit_that_is_detached_survives_a_power_loss_once_the_background_has_run() {
     let disk = Disk::new();
@@ -1450,9 +1452,9 @@ fn a_commit_that_is_detached_survives_a_power_loss_once_the_background_has_run()
     assert_eq!(committed.into_values().collect::<Vec<_>>(), [Offset::new(1)]);
 }
 
-/// How far groups are is kept in a compacted log: what was committed before is taken from it, and nothing else.
+/// Committed offsets are kept in a compacted log, which drops earlier commits and nothing else.
 #[test]
-fn cleaned_commits_are_the_last_ones_also_behind_a_restart() {
+fn compaction_keeps_the_last_commits_across_a_restart() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let open = || BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
     let broker = open();
@@ -1491,7 +1493,7 @@ fn cleaned_commits_are_the_last_ones_also_behind_a_restart() {
     drop(broker);
     let broker = open();
     check(&broker);
-    // As little as nothing is kept: behind a power loss too.
+    // Nothing is lost after a power loss either.
     drop(broker);
     disk.crash(Survive::Everything);
     let broker = open();

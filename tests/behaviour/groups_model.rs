@@ -1,8 +1,9 @@
-//! A group against a model: members come, go, fall asleep and wake, topics grow, appear and are made anew, the process is
-//! killed or loses its power, and everybody polls and commits whatever he has at any time, also what others polled, and after
-//! he has gone. At no instant a partition has two owners; each begins exactly where the last accepted commit ended; commits
-//! are accepted exactly when KIP-1251 says so; after a crash the commits are a prefix of what was accepted, all of it where
-//! that was promised.
+//! A group against a model: members join, leave, stop polling and poll again, topics are created,
+//! grow and are recreated, the process is killed or loses its power, and every member polls and
+//! commits at any time, also records that others polled, and after it has left. A partition never
+//! has two owners; each starts exactly at the last accepted commit; commits are accepted exactly
+//! when KIP-1251 says so; after a crash the commits are a prefix of what was accepted, all of it
+//! where that was promised.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -23,18 +24,18 @@ const TOPICS: u64 = 3;
 type Place = (String, u32, u64);
 /// By partition: under which ownership, up to where.
 type Done = BTreeMap<Place, (u64, u64)>;
-/// What a listener was told, and what it committed then.
+/// The calls of a listener, and its commits in them.
 type Told = (RebalanceEvent, Vec<(String, u32)>, Vec<(String, u32, u64)>);
 type Events = Arc<Mutex<Vec<Told>>>;
 
-/// What a member does by itself.
+/// The commits that a member makes by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Habit {
     /// Nothing.
     None,
-    /// Its listener commits where it is in what it gives up.
+    /// Its listener commits the positions of revoked partitions.
     WhenRevoked,
-    /// Every poll commits what the one before answered with.
+    /// Every poll commits the records of the one before.
     Automatic,
 }
 
@@ -43,12 +44,13 @@ struct Member {
     events: Events,
     habit: Habit,
     pattern: &'static str,
-    /// What it knows to own: the number of each ownership, and the next offset to be delivered.
+    /// The partitions that it owns: the number of each ownership, and the next offset to be
+    /// delivered.
     owned: Done,
     last_poll: Duration,
 }
 
-/// What was polled and may be committed at any time, by anybody.
+/// Polled records, which any member may commit at any time.
 struct Polled {
     records: Records,
     done: Done,
@@ -69,9 +71,9 @@ struct World {
     /// How many topics of each name there have been.
     incarnations: BTreeMap<String, u64>,
     committed: BTreeMap<Place, u64>,
-    /// What was committed after each accepted commit since the last crash.
+    /// The committed offsets after each accepted commit since the last crash.
     history: Vec<BTreeMap<Place, u64>>,
-    /// The last of them that somebody waited for; automatic ones nobody does.
+    /// The last of them that a caller waited for; no caller waits for automatic ones.
     promised: usize,
     ownerships: u64,
     assignor: u64,
@@ -90,7 +92,7 @@ struct Counts {
     /// Power losses that took commits, and that took records of which commits spoke.
     forgotten: u64,
     clamped: u64,
-    made_anew: u64,
+    recreated: u64,
 }
 
 fn matches(pattern: &str, topic: &str) -> bool {
@@ -148,13 +150,13 @@ impl World {
     }
 
     /// Deletes a topic and makes another one under its name.
-    fn make_anew(&mut self, topic: &str) {
+    fn recreate(&mut self, topic: &str) {
         self.broker.delete_topic(topic).unwrap();
         *self.incarnations.get_mut(topic).unwrap() += 1;
         self.ends.retain(|(name, _, _), _| name != topic);
         self.committed.retain(|(name, _, _), _| name != topic);
         self.grow(topic, 1);
-        self.counts.made_anew += 1;
+        self.counts.recreated += 1;
     }
 
     fn join(&mut self, random: &mut Random) {
@@ -206,7 +208,7 @@ impl World {
         }
     }
 
-    /// What a member commits by itself, of all that it still has.
+    /// The commits of a member by itself, for the partitions that it still has.
     fn automatic(&mut self, owned: &Done) {
         for (place, (_, next)) in owned {
             if self.ends.contains_key(place) {
@@ -215,7 +217,7 @@ impl World {
         }
     }
 
-    /// Follows what a member's listener was told since.
+    /// Follows the calls of a member's listener since.
     fn follow(&mut self, member: &mut Member, expelled: bool) {
         let mut had_lost = false;
         let told: Vec<Told> = member.events.lock().unwrap().drain(..).collect();
@@ -293,7 +295,7 @@ impl World {
         if self.polled.is_empty() {
             return;
         }
-        // Mostly what is new, sometimes anything.
+        // Mostly new records, sometimes any.
         let old = if random.below(3) == 0 { random.below(100) } else { random.below(3) } as usize;
         let which = self.polled.len() - 1 - old.min(self.polled.len() - 1);
         let Polled { records, done } = &self.polled[which];
@@ -308,7 +310,7 @@ impl World {
             }
             _ => (Offsets::from(records), done.clone()),
         };
-        // What counts is who polled it, not who commits it.
+        // The member that polled counts, not the one that commits.
         let held = |(place, (ownership, _)): (&Place, &(u64, u64))| {
             let owns = |member: &Member| member.owned.get(place).is_some_and(|o| o.0 == *ownership);
             let owner = self.members.iter().position(owns);
@@ -345,21 +347,25 @@ impl World {
         self.ghosts.push(consumer.handle());
         if !close {
             drop(consumer);
-            assert!(events.lock().unwrap().is_empty(), "told of its own end");
+            assert!(events.lock().unwrap().is_empty(), "called for its own end");
             return;
         }
         consumer.close().unwrap();
-        // It is told of the end of all it had, as if it had polled: see `follow`.
-        let placeholder = self.broker.consumer("nobody").assign(&[]).unwrap();
+        // Its listener is called for all its partitions, as in a poll: see `follow`.
+        let placeholder = self.broker.consumer("placeholder").assign(&[]).unwrap();
         let mut member = Member { consumer: placeholder, events, habit, pattern, owned, last_poll };
         self.follow(&mut member, expelled);
-        assert!(member.owned.is_empty(), "{:?} was not told to be over, expelled: {expelled}", member.owned);
+        assert!(
+            member.owned.is_empty(),
+            "{:?} did not get its last call, expelled: {expelled}",
+            member.owned
+        );
     }
 
     fn crash(&mut self, random: &mut Random) {
         self.members.clear();
         self.ghosts.clear();
-        // Records of an earlier process are nobody's to commit.
+        // Records of an earlier process cannot be committed.
         self.polled.clear();
         let survive = match random.below(5) {
             0 | 1 => Survive::Everything,
@@ -402,7 +408,7 @@ impl World {
         assert!(legal, "{survive:?}: {found:?} of {:?}", &self.history[kept_from..]);
         self.counts.forgotten += u64::from(as_of(&self.committed) != found);
         self.counts.clamped += u64::from(!self.broker.open_report().clamped.is_empty());
-        // What was taken is not there to be delivered.
+        // Lost records cannot be delivered.
         self.counts.records -= before.values().sum::<u64>() - self.ends.values().sum::<u64>();
         self.committed = found.clone();
         (self.history, self.promised) = (vec![found], 0);
@@ -421,7 +427,7 @@ impl World {
                 let topic = format!("orders.{}", random.below(TOPICS));
                 let had = self.ends.keys().filter(|(t, _, _)| *t == topic).count() as u32;
                 match random.below(8) {
-                    0 if had > 0 => self.make_anew(&topic),
+                    0 if had > 0 => self.recreate(&topic),
                     _ if had < 5 => self.grow(&topic, had + 1),
                     _ => {}
                 }
@@ -451,8 +457,8 @@ impl World {
         }
     }
 
-    /// Everybody polls until nobody moves and nothing comes: then everything that somebody subscribes to is owned by one
-    /// who does, and was delivered to its end.
+    /// All members poll until no partition moves and no record comes: then each subscribed
+    /// partition is owned by one subscriber, and was delivered to its end.
     fn settle(&mut self, random: &mut Random) {
         if self.members.is_empty() {
             self.join(random);
@@ -471,8 +477,8 @@ impl World {
         assert!(owned.iter().all(|(pattern, place)| matches(pattern, &place.0)), "{owned:?}");
         let mut owned: Vec<_> = owned.into_iter().map(|(_, place)| place.clone()).collect();
         owned.sort();
-        let somebodys = |place: &&Place| self.members.iter().any(|m| matches(m.pattern, &place.0));
-        let wanted: Vec<_> = self.ends.keys().filter(somebodys).cloned().collect();
+        let subscribed = |place: &&Place| self.members.iter().any(|m| matches(m.pattern, &place.0));
+        let wanted: Vec<_> = self.ends.keys().filter(subscribed).cloned().collect();
         assert_eq!(owned, wanted);
         for (place, (_, next)) in self.members.iter().flat_map(|member| &member.owned) {
             assert_eq!(next, &self.ends[place], "{place:?} was not delivered to its end");
@@ -515,19 +521,21 @@ fn random_histories_agree_with_the_model() {
         all.kills += counts.kills;
         all.forgotten += counts.forgotten;
         all.clamped += counts.clamped;
-        all.made_anew += counts.made_anew;
+        all.recreated += counts.recreated;
     }
     println!("{all:?}");
     let often = [all.delivered, all.accepted, all.rejected, all.by_listeners, all.kills];
-    let rarely = [all.lost, all.forgotten, all.clamped, all.made_anew];
+    let rarely = [all.lost, all.forgotten, all.clamped, all.recreated];
     assert!(often.iter().all(|n| *n > 1000) && rarely.iter().all(|n| *n > 30), "{all:?}");
 }
 
-/// Who owns a partition by what listeners were told, and whether that is one who may be expelled without noticing.
+/// The owner of a partition according to its listeners, and whether that member may be expelled
+/// without noticing.
 type Table = Arc<Mutex<BTreeMap<u32, (usize, bool)>>>;
 
-/// On threads and in real time: who owns a partition is written down by the listeners, before anything of it is read. Members
-/// close, are dropped, leave what they polled undone, or oversleep and are expelled; the topic grows meanwhile.
+/// On threads and in real time: listeners note the owner of a partition before any of its records
+/// is read. Members close, are dropped, leave what they polled undone, or oversleep and are
+/// expelled; the topic grows meanwhile.
 #[test]
 fn members_on_threads_never_share_a_partition_and_miss_nothing() {
     const RECORDS: usize = 4000;
@@ -574,7 +582,7 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
                                 } else if table.get(&partition) == Some(&(worker, sleeper)) {
                                     table.remove(&partition);
                                 } else {
-                                    assert!(sleeper, "somebody else has had it");
+                                    assert!(sleeper, "another member has had it");
                                 }
                             }
                             if event == RebalanceEvent::Assigned {
@@ -593,7 +601,7 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
                         let places = records.iter().map(|r| (r.partition().get(), r.offset().get()));
                         seen.lock().unwrap().extend(places);
                         if random.below(8) == 0 {
-                            // Somebody else will do it again.
+                            // Another member will do it again.
                             break;
                         }
                         if sleeper && random.below(4) == 0 {
@@ -614,7 +622,7 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
                     if random.below(2) == 0 {
                         consumer.close().unwrap();
                     } else {
-                        // Nobody is told when a consumer is dropped.
+                        // No listener is called when a consumer is dropped.
                         table.lock().unwrap().retain(|_, owner| *owner != (worker, sleeper));
                         drop(consumer);
                     }

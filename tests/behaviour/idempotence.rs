@@ -1,5 +1,5 @@
-//! Named producers: what has a sequence is in a partition once, however often it is sent, and the older handle of a name is
-//! fenced (I1-I9, 2.13 nos. 53-59).
+//! Idempotent producers: a record with a sequence is stored once in a partition, however often it
+//! is sent, and the older handle of a name is fenced (Kafka's `ProducerStateManagerTest`).
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -32,9 +32,9 @@ fn values(partition: &Partition) -> Vec<String> {
     read_from(partition, Start::Beginning).into_values().collect()
 }
 
-/// I1, I2, no. 53.
+/// Kafka's `UnifiedLogTest.testDuplicateAppends`.
 #[test]
-fn i2_what_was_sent_before_is_answered_as_it_was_the_first_time() {
+fn a_duplicate_returns_the_original_offset_and_time() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -42,7 +42,7 @@ fn i2_what_was_sent_before_is_answered_as_it_was_the_first_time() {
     let first = producer.send_all(&partition, [10, 11, 12].map(row)).unwrap().wait().unwrap();
     send(&broker, &partition, "of somebody else").unwrap();
     assert_eq!(offsets(&producer, &partition, &[13]).unwrap(), [4]);
-    // The same batch, a part of it, one record, and some with new ones behind them.
+    // The same batch, a part of it, one record, and some with new ones after them.
     assert_eq!(producer.send_all(&partition, [10, 11, 12].map(row)).unwrap().wait().unwrap(), first);
     assert_eq!(offsets(&producer, &partition, &[11, 12]).unwrap(), [1, 2]);
     assert_eq!(producer.send(&partition, row(12)).unwrap().wait().unwrap(), first[2]);
@@ -50,9 +50,9 @@ fn i2_what_was_sent_before_is_answered_as_it_was_the_first_time() {
     assert_eq!(partition.bounds().unwrap().log_end, 7);
 }
 
-/// I3: five batches back the offset is known, beyond that only that it was sent or skipped.
+/// Five batches back the offset is known, beyond that only that it was sent or skipped.
 #[test]
-fn i3_older_than_five_batches_or_within_gaps_is_refused_as_a_repetition() {
+fn a_sequence_older_than_five_batches_or_in_a_gap_is_refused_as_a_duplicate() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -73,9 +73,9 @@ fn i3_older_than_five_batches_or_within_gaps_is_refused_as_a_repetition() {
     assert_eq!(partition.bounds().unwrap().log_end, 9);
 }
 
-/// I4, no. 54, for sequences that the caller gives: they rise.
+/// Sequences are given by the caller and must rise (Kafka's `ProducerAppendInfo.inSequence`).
 #[test]
-fn i4_sequences_that_do_not_rise_are_refused_before_anything_is_written() {
+fn sequences_that_do_not_rise_are_refused_before_anything_is_written() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -92,9 +92,9 @@ fn i4_sequences_that_do_not_rise_are_refused_before_anything_is_written() {
     assert_eq!(offsets(&producer, &partition, &[u64::MAX - 1, u64::MAX]).unwrap(), [0, 1]);
 }
 
-/// I5, I8, no. 55.
+/// KIP-98, and Kafka's `ProducerStateManagerTest.testOldProducerEpoch`.
 #[test]
-fn i8_who_takes_a_name_over_fences_who_had_it() {
+fn a_second_handle_of_a_name_fences_the_first() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -115,9 +115,9 @@ fn i8_who_takes_a_name_over_fences_who_had_it() {
     }
 }
 
-/// I6, no. 57: nothing is forgotten with time, only with the records.
+/// Nothing is forgotten with time (Kafka forgets after 24 hours, KAFKA-7190).
 #[test]
-fn i6_a_producer_of_which_nothing_is_left_may_begin_anywhere() {
+fn a_producer_without_state_may_begin_at_any_sequence() {
     let disk = Disk::new();
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
@@ -133,9 +133,9 @@ fn i6_a_producer_of_which_nothing_is_left_may_begin_anywhere() {
     assert_eq!(offsets(&producer, &partition, &[5]).unwrap(), [0]);
 }
 
-/// I7, nos. 56 and 58.
+/// Kafka's `ProducerStateManager`: snapshots and truncation.
 #[test]
-fn i7_it_survives_restarts_and_follows_what_is_cut_off() {
+fn producer_state_survives_restarts_and_follows_truncation() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -150,7 +150,8 @@ fn i7_it_survives_restarts_and_follows_what_is_cut_off() {
     let producer = named(&broker);
     assert_eq!(producer.last_sequence(&partition).unwrap(), Some(30));
     assert_eq!(offsets(&producer, &partition, &[2, 3]).unwrap(), [1, 2]);
-    // Within the batch with gaps: what is left of it is nobody's, so that nothing of it can be taken for lost rows.
+    // Within the batch with gaps: the rest of it belongs to no producer, so that none of its rows
+    // can be taken for lost.
     partition.truncate_to(Offset::new(6)).unwrap();
     assert_eq!(producer.last_sequence(&partition).unwrap(), Some(4));
     // Within the one without: it ends earlier.
@@ -163,9 +164,9 @@ fn i7_it_survives_restarts_and_follows_what_is_cut_off() {
     assert_eq!(offsets(&producer, &partition, &[1]).unwrap(), [50]);
 }
 
-/// No. 59, C9.
+/// Kafka's `LogCleanerTest.testDuplicateCheckAfterCleaning`.
 #[test]
-fn a_repetition_is_found_after_compaction_too() {
+fn a_duplicate_is_found_after_compaction() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = crate::common::small().cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(0.0);
@@ -203,7 +204,7 @@ fn a_failed_append_is_not_remembered() {
 }
 
 #[test]
-fn records_without_a_key_go_where_their_sequence_says_each_time() {
+fn records_without_a_key_are_partitioned_by_their_sequence() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     topic(&broker, 4);
@@ -217,9 +218,10 @@ fn records_without_a_key_go_where_their_sequence_says_each_time() {
     assert!(topic.partitions().iter().all(|partition| partition.bounds().unwrap().log_end == 5));
 }
 
-/// An outbox whose program dies at any operation and begins anew: from where it is told that it was, or from the beginning.
+/// An outbox whose program dies at any operation and starts over: from its last stored sequence, or
+/// from the beginning.
 #[test]
-fn every_row_of_an_outbox_is_there_once_whatever_happens_to_its_program() {
+fn every_row_of_an_outbox_is_stored_once_after_every_crash() {
     const ROWS: u64 = 40;
     let mut deaths = 0;
     for seed in 0..240 {
@@ -277,7 +279,7 @@ fn every_row_of_an_outbox_is_there_once_whatever_happens_to_its_program() {
     assert!(deaths > 150, "{deaths}");
 }
 
-/// What one thread has found to be new may be there when it comes to write it.
+/// A record that one thread found to be new may be stored before that thread writes it.
 #[test]
 fn threads_that_send_the_same_rows_at_once_send_each_once() {
     let disk = Disk::new();
@@ -309,13 +311,13 @@ fn threads_that_send_the_same_rows_at_once_send_each_once() {
     let once: std::collections::BTreeSet<_> = found.iter().collect();
     assert_eq!(found.len(), once.len(), "some row is there twice");
     for sequence in late.into_inner().unwrap() {
-        assert!(!found.contains(&format!("row {sequence}")), "{sequence} is there, and was said not to be");
+        assert!(!found.contains(&format!("row {sequence}")), "{sequence} is there, and was reported missing");
     }
 }
 
-/// The cut is not published before its manifest is; whoever asks meanwhile does not make it forgotten.
+/// The truncation is published after its manifest; a lookup in between must not hide it.
 #[test]
-fn what_is_asked_while_the_log_is_cut_is_not_remembered_behind_the_cut() {
+fn a_lookup_during_a_truncation_is_not_cached_beyond_the_new_end() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -334,9 +336,9 @@ fn what_is_asked_while_the_log_is_cut_is_not_remembered_behind_the_cut() {
     assert_eq!(values(&partition), ["row 1", "row 2", "row 3", "row 4"]);
 }
 
-/// Nor does a scan that began before the cut and ends behind it.
+/// Nor must a scan that began before the truncation and ends after it.
 #[test]
-fn a_scan_across_a_cut_finds_what_the_cut_left() {
+fn a_scan_during_a_truncation_finds_the_remaining_batches() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -357,9 +359,9 @@ fn a_scan_across_a_cut_finds_what_the_cut_left() {
     assert_eq!(offsets(&producer, &partition, &[3]).unwrap(), [2]);
 }
 
-/// What was sent, and is not in the log any more, is not sent again.
+/// A record that was sent and has left the log is not sent again.
 #[test]
-fn i3_what_has_been_deleted_since_is_a_repetition() {
+fn a_deleted_sequence_is_a_duplicate() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let partition = topic(&broker, 1);
@@ -373,7 +375,7 @@ fn i3_what_has_been_deleted_since_is_a_repetition() {
 
 /// Compaction took the record: no receipt is made up for it.
 #[test]
-fn i3_what_has_been_compacted_away_is_a_repetition() {
+fn a_compacted_sequence_is_a_duplicate() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = crate::common::small().cleanup(Cleanup::Compact).min_cleanable_dirty_ratio(0.0);
@@ -398,9 +400,9 @@ fn i3_what_has_been_compacted_away_is_a_repetition() {
     assert!(!kept.contains(&5) && kept.contains(&9), "{kept:?}");
 }
 
-/// On a topic with `Durability::Sync`; nobody waits for the acknowledgement.
+/// On a topic with `Durability::Sync`; no caller waits for the acknowledgement.
 #[test]
-fn what_is_sent_and_detached_is_safe_once_it_is_flushed_or_the_background_has_run() {
+fn detached_records_are_durable_after_a_flush_or_the_background_sync() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = TopicConfig::new().partitions(2).durability(Durability::Sync);
@@ -420,7 +422,7 @@ fn what_is_sent_and_detached_is_safe_once_it_is_flushed_or_the_background_has_ru
     assert_eq!((ends(0), ends(1)), ((1, 1, 2), (0, 0, 1)));
     broker.maintain().unwrap();
     assert_eq!((ends(0), ends(1)), ((2, 2, 2), (1, 1, 1)));
-    // As it does where the second partition fails behind the first.
+    // As it does where the second partition fails after the first.
     disk.fail(Op::Write, 2, ErrorKind::StorageFull);
     let failed = producer.send_all(&topic, [4, 5].map(row));
     assert!(matches!(failed, Err(Error::DiskFull { .. })), "{failed:?}");
@@ -429,9 +431,9 @@ fn what_is_sent_and_detached_is_safe_once_it_is_flushed_or_the_background_has_ru
     assert_eq!((ends(0), ends(1)), ((3, 3, 3), (1, 1, 1)));
 }
 
-/// What keeps it from becoming durable is told by the flush.
+/// The flush returns the error that keeps it from becoming durable.
 #[test]
-fn a_flush_tells_what_kept_a_detached_record_from_becoming_durable() {
+fn a_flush_returns_the_error_that_kept_a_detached_record_from_becoming_durable() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = TopicConfig::new().durability(Durability::Sync);
@@ -444,7 +446,7 @@ fn a_flush_tells_what_kept_a_detached_record_from_becoming_durable() {
 
 /// A row that was committed late is not called sent.
 #[test]
-fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
+fn a_sequence_never_sent_is_out_of_order_and_no_duplicate() {
     let disk = Disk::new();
     let mut broker = open(&disk).unwrap();
     offsets(&named(&broker), &topic(&broker, 1), &[10]).unwrap();
@@ -458,7 +460,7 @@ fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
                 other => panic!("{other:?}"),
             }
         }
-        // Of what lies before all that is remembered nobody can tell.
+        // Nothing is known of sequences before the oldest remembered one.
         match offsets(&producer, &partition, &[5]) {
             Err(Error::DuplicateSequence { sequence: 5, last: 21, .. }) => {}
             other => panic!("{other:?}"),
@@ -468,7 +470,8 @@ fn i3_what_was_never_sent_is_out_of_order_and_no_repetition() {
         broker.close().unwrap();
         broker = open(&disk).unwrap();
     }
-    // Read from the log again, a batch with gaps does not say where it begins: 25 may be in it, or not.
+    // Read from the log again, a batch with gaps does not hold its first sequence: 25 may be in it,
+    // or not.
     offsets(&named(&broker), &topic(&broker, 1), &[30, 35, 40]).unwrap();
     let first = offsets(&named(&broker), &topic(&broker, 1), &[25]);
     assert!(matches!(first, Err(Error::OutOfOrderSequence { .. })), "{first:?}");
@@ -486,7 +489,7 @@ impl quipu::Partitioner for To {
     }
 }
 
-/// A stream is in the partition of its key, whoever sends to it.
+/// A stream is in the partition of its key, for every sender.
 #[test]
 fn a_record_with_a_sequence_is_not_sent_to_a_partition_that_it_may_not_be_in() {
     let disk = Disk::new();
@@ -538,7 +541,7 @@ fn only_a_producer_takes_records_with_sequences() {
 
 /// Records without a sequence that linger when the name is taken over.
 #[test]
-fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
+fn records_buffered_by_a_fenced_handle_are_not_written() {
     let disk = Disk::new();
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
@@ -555,7 +558,7 @@ fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
     assert_eq!(values(&partition), ["new"]);
     assert!(matches!(waited.wait(), Err(Error::Fenced { .. })));
     old.flush().unwrap();
-    // Nor by a flush, which tells it of what was given up.
+    // Nor by a flush, which returns the error of the record that was given up.
     let old = new;
     old.send(&partition, Record::new("old")).unwrap().detach();
     let new = lingering();
@@ -568,7 +571,7 @@ fn i8_what_an_older_handle_has_buffered_is_not_written_behind_the_new_one() {
 
 const STATE: &str = "topics/t/0/producers";
 
-/// What is answered for each row that has been sent, or skipped: nothing is written.
+/// The result for each row that was sent or skipped: nothing is written.
 fn answers(disk: &Disk, survive: Survive) -> Vec<String> {
     let disk = disk.duplicate();
     disk.crash(survive);
@@ -596,7 +599,8 @@ fn answers_of_a_scan(disk: &Disk, survive: Survive) -> Vec<String> {
     answers(&disk, survive)
 }
 
-/// Two named producers and one without a name over several segments, and a batch with gaps here and there.
+/// Two idempotent producers and one without a name over several segments, and a batch with gaps
+/// here and there.
 fn send_rows(broker: &Broker, partition: &Partition, rounds: std::ops::Range<u64>) {
     let (first, second) = (named(broker), broker.producer_with(ProducerConfig::new().name("other")).unwrap());
     for round in rounds {
@@ -622,7 +626,7 @@ fn rows_on(disk: &Disk) {
 
 /// No. 56.
 #[test]
-fn i7_with_its_file_a_log_is_not_read_for_what_it_knows_of_producers() {
+fn a_valid_producer_snapshot_avoids_reading_the_log() {
     let disk = Disk::new();
     rows_on(&disk);
     let ops_to_know = |disk: &Disk| {
@@ -644,7 +648,7 @@ fn i7_with_its_file_a_log_is_not_read_for_what_it_knows_of_producers() {
     assert!(without.1 >= 5, "{without:?}");
     assert!(reads <= 2 && maps == 0, "{reads} reads, {maps} maps");
     assert_eq!(answers(&disk, Survive::Everything), answers_of_a_scan(&disk, Survive::Everything));
-    // Behind what the file covers the log is read.
+    // After the end that the file covers the log is read.
     let broker = open(&disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     let file = disk.read(STATE).unwrap();
@@ -656,7 +660,7 @@ fn i7_with_its_file_a_log_is_not_read_for_what_it_knows_of_producers() {
 }
 
 #[test]
-fn i7_damaged_or_shortened_or_another_partitions_the_file_is_not_believed() {
+fn a_damaged_short_or_foreign_producer_snapshot_is_not_used() {
     let disk = Disk::new();
     rows_on(&disk);
     let file = disk.read(STATE).unwrap();
@@ -685,7 +689,7 @@ fn i7_damaged_or_shortened_or_another_partitions_the_file_is_not_believed() {
 }
 
 #[test]
-fn i7_a_file_from_before_a_truncation_is_not_believed() {
+fn a_producer_snapshot_older_than_a_truncation_is_not_used() {
     let disk = Disk::new();
     rows_on(&disk);
     let before = disk.read(STATE).unwrap();
@@ -723,7 +727,7 @@ fn i7_a_file_from_before_a_truncation_is_not_believed() {
 }
 
 #[test]
-fn i7_a_power_loss_leaves_the_same_answers_with_the_file_and_without() {
+fn after_a_power_loss_results_are_the_same_with_and_without_the_producer_snapshot() {
     for durability in [Durability::Os, Durability::Sync] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -747,12 +751,12 @@ fn i7_a_power_loss_leaves_the_same_answers_with_the_file_and_without() {
 
 /// KIP-360: an outbox whose rows retention has deleted does not send them again.
 #[test]
-fn i7_what_retention_has_deleted_is_remembered_over_a_restart() {
+fn sequences_deleted_by_retention_are_known_after_a_restart() {
     let disk = Disk::new();
     rows_on(&disk);
     let broker = open(&disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
-    // Nobody asks in this run.
+    // No producer looks up its state in this run.
     partition.delete_records(partition.bounds().unwrap().log_end).unwrap();
     send(&broker, &partition, "of somebody else").unwrap();
     broker.maintain().unwrap();

@@ -1,4 +1,4 @@
-//! The newest records, without reading the others.
+//! Reading the newest records without reading the others.
 
 use crate::common::{Random, assert_filled, files, fill, small, value};
 use quipu::testing::{Disk, ManualClock};
@@ -23,7 +23,7 @@ fn assert_newest(partition: &Partition, end: u64, case: &str) {
     }
 }
 
-/// Appends what [`fill`] would, in batches of several records.
+/// Appends the records of [`fill`], in batches of several.
 fn fill_in_batches(broker: &Broker, partition: &Partition, end: u64) {
     let mut from = partition.bounds().unwrap().log_end.get();
     let mut random = Random(end);
@@ -40,7 +40,7 @@ fn fill_in_batches(broker: &Broker, partition: &Partition, end: u64) {
 }
 
 #[test]
-fn the_newest_come_in_offset_order_from_whichever_batches_and_segments() {
+fn the_newest_records_come_in_offset_order_across_batches_and_segments() {
     for (compression, mode, tail) in [
         (Compression::None, ReadMode::Map, 1 << 20),
         (Compression::None, ReadMode::Positional, 0),
@@ -66,7 +66,7 @@ fn the_newest_come_in_offset_order_from_whichever_batches_and_segments() {
 }
 
 #[test]
-fn what_is_not_visible_is_not_among_them() {
+fn invisible_records_are_not_among_the_newest() {
     let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(&Disk::new()).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
     let partition = topic.partition(0).unwrap();
@@ -105,7 +105,7 @@ fn damage_in_older_batches_does_not_matter_and_in_a_newer_one_it_does() {
 }
 
 #[test]
-fn a_closed_broker_and_a_deleted_topic_say_so() {
+fn a_closed_broker_and_a_deleted_topic_are_typed_errors() {
     let broker = BrokerConfig::new().in_memory().unwrap();
     let partitions = ["a", "b"].map(|name| {
         let partition = broker.create_topic(name, TopicConfig::new()).unwrap().partition(0).unwrap();

@@ -1,8 +1,8 @@
-//! The tests of what the library does, as one program: a module for each behaviour. To run some of them:
-//! `cargo test --test behaviour groups::`.
+//! The tests of what the library does, as one program: a module for each behaviour. To run some of
+//! them: `cargo test --test behaviour groups::`.
 //!
-//! A test that looks at its process (threads, descriptors, children, mounts) is a program of its own beside this
-//! directory: here other tests run at the same time.
+//! A test that looks at its process (threads, descriptors, children, mounts) is a program of its
+//! own beside this directory: here other tests run at the same time.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,10 +16,10 @@
 mod common;
 
 mod accept_loss;
+mod background_compaction;
 mod catalog;
 mod closing;
 mod compaction;
-mod compaction_in_the_background;
 mod compaction_producers;
 mod crash;
 mod crash_at_every_operation;
@@ -33,7 +33,6 @@ mod crash_small_workloads;
 mod delete_records;
 mod disk_budget;
 mod dump_dir;
-mod epochs_of_openings;
 mod erase_stream;
 mod every_bit_flipped;
 mod expected_offset;
@@ -46,27 +45,29 @@ mod group_commit;
 mod groups;
 mod groups_model;
 mod idempotence;
-mod journal_that_lost_records;
+mod io_errors;
+mod journal_loss;
 mod last_n;
-mod leftovers;
-mod medium_failures;
+mod leftover_files;
 mod opening;
-mod positions_of_another_past;
-mod producers_outlive_their_records;
+mod opening_epochs;
+mod positions_after_loss;
+mod producer_snapshots;
 mod projections;
-mod raft_like;
-mod raw_shipping;
+mod raft_log;
 mod reading;
 mod recovery;
-mod reopen_checks_what_it_syncs;
+mod reopen;
+mod replication;
 mod reset_policy;
 mod retention;
 mod rolling;
 mod salvage;
 mod second_reader;
-mod stream_versions_and_lost_pasts;
+mod seeded_bugs;
+mod stream_versions_after_loss;
 mod streams;
-mod streams_and_cuts;
+mod streams_and_truncation;
 mod streams_model;
 mod sync_modes;
 mod time_lookup;
@@ -78,4 +79,3 @@ mod transactions_property;
 mod truncation;
 mod verify;
 mod wakeups;
-mod what_is_synced_and_compared;

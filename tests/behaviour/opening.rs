@@ -1,4 +1,5 @@
-//! What may be found where a directory is opened, and what is left of it untouched.
+//! Opening a directory in every state: foreign, newer, damaged, in use; and what an opening leaves
+//! unchanged.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,10 +14,10 @@ use quipu::testing::{Disk, Op, Survive};
 use quipu::{Broker, Durability, Error, ProducerConfig, Record, Start, TopicConfig};
 use tempfile::tempdir;
 
-/// How long a second opener may take to be told.
+/// How long the refusal of a second opener may take.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-// -- what is there instead of a directory --
+// -- something else in place of the directory --
 
 #[test]
 fn a_file_in_the_place_of_the_directory_is_named_and_left_alone() {
@@ -85,7 +86,7 @@ fn a_medium_that_denies_permission_is_named_and_nothing_is_changed() {
     }
 }
 
-// -- one owner (F12) --
+// -- one owner --
 
 #[test]
 fn a_second_opening_in_this_process_is_refused_at_once_and_changes_nothing() {
@@ -136,8 +137,8 @@ fn the_lock_is_free_after_the_last_handle_is_dropped() {
     assert!(open_dir(dir.path()).unwrap().open_report().clean);
 }
 
-/// Two openers of an empty directory: the second has looked, and is overtaken before it has the lock. What it saw is
-/// stale then.
+/// Two openers of an empty directory: the second has looked, and is overtaken before it has the
+/// lock. Its view of the directory is stale then.
 #[test]
 fn an_opener_that_was_overtaken_does_not_start_over() {
     let disk = Disk::new();
@@ -152,11 +153,7 @@ fn an_opener_that_was_overtaken_does_not_start_over() {
         drop((fast, topic));
         gate.release();
         let broker = slow.join().unwrap().unwrap();
-        assert_filled(
-            &broker.topic("t").unwrap().partition(0).unwrap(),
-            3,
-            "the topic of the one who was faster",
-        );
+        assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 3, "the topic of the faster opener");
     });
 }
 
@@ -259,8 +256,8 @@ fn a_newer_catalog_is_recognised_in_a_directory_too() {
     assert_eq!(tree(dir.path()), before);
 }
 
-/// The version of each file, in a directory with all of them: what refuses the broker changes nothing at all, a segment
-/// nothing of its partition, and a derived file is made again.
+/// The version of each file, in a directory with all of them: a version that refuses the broker
+/// changes nothing at all, a segment nothing of its partition, and a derived file is made again.
 #[test]
 fn a_newer_version_of_any_file_is_recognised() {
     let full = Disk::new();
@@ -339,7 +336,8 @@ fn files_under_reserved_names_are_passed_over() {
     assert_eq!(disk.read("owner").unwrap(), b"of a later release");
 }
 
-/// Manifests are read before anything is written: one of a later release keeps the whole broker closed.
+/// Manifests are read before anything is written: one of a later release keeps the whole broker
+/// closed.
 #[test]
 fn a_newer_manifest_refuses_the_broker_and_nothing_is_touched() {
     for clean in [true, false] {
@@ -360,7 +358,7 @@ fn a_newer_manifest_refuses_the_broker_and_nothing_is_touched() {
 }
 
 #[test]
-fn a_newer_active_segment_is_answered_by_its_partition_and_the_others_work() {
+fn a_newer_active_segment_is_reported_by_its_partition_and_the_others_work() {
     for clean in [true, false] {
         let disk = if clean { filled(2) } else { killed(2) };
         let file = files(&disk, "topics/t/1", ".log").pop().unwrap();
@@ -386,9 +384,9 @@ fn a_newer_active_segment_is_answered_by_its_partition_and_the_others_work() {
     }
 }
 
-/// A sealed segment is looked at when somebody reads it.
+/// A sealed segment is checked when it is read.
 #[test]
-fn a_newer_sealed_segment_is_answered_by_whoever_reads_it() {
+fn a_newer_sealed_segment_is_reported_when_it_is_read() {
     for disk in [filled(1), killed(1)] {
         let file = files(&disk, "topics/t/0", ".log").remove(0);
         disk.overwrite(&file, 8, &9u32.to_le_bytes()).unwrap();
@@ -432,7 +430,7 @@ fn a_short_or_garbled_catalog_is_a_corruption_and_nothing_is_touched() {
     }
 }
 
-/// The checkpoint is derived (F2).
+/// The checkpoint is derived from the log.
 #[test]
 fn without_a_good_checkpoint_the_same_records_are_there() {
     for whole in [filled(2), killed(2)] {
@@ -462,7 +460,8 @@ fn without_a_good_checkpoint_the_same_records_are_there() {
 
 type Damage<'a> = &'a dyn Fn(&Disk, &PathBuf);
 
-/// Indexes are derived (F2): whatever is under their names, the answers are the same.
+/// Indexes are derived from the log (Kafka's `LogLoaderTest.testIndexRebuild`): with any content of
+/// their files the results are the same.
 #[test]
 fn without_good_indexes_the_answers_are_the_same() {
     for whole in [filled(1), killed(1)] {
@@ -538,7 +537,7 @@ fn a_crash_at_any_operation_of_the_first_opening_leaves_something_to_open() {
 }
 
 #[test]
-fn brokers_in_one_process_do_not_know_of_each_other() {
+fn brokers_in_one_process_are_independent() {
     let dirs: Vec<_> = (0..4).map(|_| tempdir().unwrap()).collect();
     let on_disk = dirs.iter().map(|dir| open_dir(dir.path()).unwrap());
     let brokers: Vec<Broker> = on_disk.chain((0..4).map(|_| Broker::in_memory().unwrap())).collect();

@@ -1,4 +1,5 @@
-//! Projections: every event is applied exactly once, whatever happens in between, and a rebuild begins anew.
+//! Projections: every event is applied exactly once, whatever fails in between, and a rebuild
+//! starts from the beginning.
 
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ fn values(broker: &Broker, topic: &str) -> Vec<Vec<String>> {
     broker.topic(topic).unwrap().partitions().into_iter().map(of).collect()
 }
 
-/// Sends on what it gets, into the same partition, with a number of its own.
+/// Sends its events on, into the same partition, with a number of its own.
 struct Copy {
     applied: u64,
     fails_at: Option<u64>,
@@ -80,7 +81,7 @@ fn prepared(broker: &Broker) -> Result<()> {
 }
 
 #[test]
-fn every_event_is_projected_once_whatever_operation_is_the_last() {
+fn every_event_is_projected_once_after_a_crash_at_any_operation() {
     let workload = |disk: &Disk| -> std::result::Result<(), Box<dyn std::error::Error>> {
         let broker = open(disk)?;
         prepared(&broker)?;
@@ -108,9 +109,9 @@ fn every_event_is_projected_once_whatever_operation_is_the_last() {
         let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
         let applied = projector.catch_up(|_| {}).unwrap();
         let (copies, all) = (values(&broker, "copies"), values(&broker, "events"));
-        assert_eq!(copies, all, "cut at {nth}");
+        assert_eq!(copies, all, "crash at {nth}");
         let count = |values: &[Vec<String>]| values.iter().map(Vec::len).sum::<usize>() as u64;
-        assert_eq!(count(&before) + applied, count(&all), "cut at {nth}: none was applied twice");
+        assert_eq!(count(&before) + applied, count(&all), "crash at {nth}: none was applied twice");
         unfinished += u64::from(applied > 0 && !before.concat().is_empty());
     }
     assert!(unfinished > 20, "{unfinished}");
@@ -138,7 +139,7 @@ fn a_projection_that_fails_commits_nothing_and_sees_the_events_again() {
 }
 
 #[test]
-fn progress_says_how_much_is_left() {
+fn progress_reports_the_remaining_events() {
     let broker = open(&Disk::new()).unwrap();
     let events = broker.create_topic("events", TopicConfig::streams().partitions(2)).unwrap();
     broker.create_topic("copies", TopicConfig::new().partitions(2)).unwrap();
@@ -159,7 +160,7 @@ fn progress_says_how_much_is_left() {
 }
 
 #[test]
-fn a_rebuild_begins_anew_also_after_a_restart() {
+fn a_rebuild_starts_over_after_a_restart() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     prepared(&broker).unwrap();
@@ -182,7 +183,7 @@ fn a_rebuild_begins_anew_also_after_a_restart() {
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
     drop(projector);
 
-    // One that has just joined has nothing yet, and is built anew all the same.
+    // One that has just joined has nothing yet, and is rebuilt nevertheless.
     let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
     projector.rebuild().unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
@@ -199,10 +200,10 @@ fn a_rebuild_begins_anew_also_after_a_restart() {
     assert!(third.rebuild().is_err());
 }
 
-/// What it has applied is not there any more, or what it should apply: to go on elsewhere would be to apply events twice, or
-/// never.
+/// Its applied events are gone, or those that it should apply: continuing elsewhere would apply
+/// events twice, or never.
 #[test]
-fn a_projection_of_another_past_stands_still_until_it_is_rebuilt() {
+fn a_projection_of_a_diverged_log_stops_until_it_is_rebuilt() {
     let broker = open(&Disk::new()).unwrap();
     let source = broker.create_topic("source", TopicConfig::new()).unwrap().partition(0).unwrap();
     broker.create_topic("copies", TopicConfig::new()).unwrap();
@@ -245,7 +246,7 @@ fn a_projection_of_another_past_stands_still_until_it_is_rebuilt() {
 
 /// What a power loss took of the events had been projected, and what came of it is still there.
 #[test]
-fn a_projection_of_events_that_a_power_loss_took_stands_still_until_it_is_rebuilt() {
+fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
     for (kept, expected) in [(3, true), (8, false)] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -290,7 +291,7 @@ fn a_projection_of_events_that_a_power_loss_took_stands_still_until_it_is_rebuil
 }
 
 #[test]
-fn a_table_of_the_newest_is_kept_small_by_compaction() {
+fn a_table_topic_is_kept_small_by_compaction() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).in_memory().unwrap();
     events(&broker).unwrap();
@@ -339,7 +340,7 @@ impl ReadModel for Rows {
 }
 
 #[test]
-fn a_model_elsewhere_goes_on_where_it_says_that_it_is() {
+fn an_external_model_continues_at_its_own_position() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     append(&broker, 0, 30).unwrap();
@@ -358,22 +359,22 @@ fn a_model_elsewhere_goes_on_where_it_says_that_it_is() {
     rows.sort_by_key(|row| row.parse::<u64>().unwrap());
     assert_eq!(rows, (0..40).map(|n| n.to_string()).collect::<Vec<_>>());
 
-    // What it has seen is not there any more: it does not go on as if nothing were.
+    // Its applied events are gone: it must not continue.
     let partition = broker.topic("events").unwrap().partition(0).unwrap();
     partition.truncate_to(Offset::new(1)).unwrap();
     let mut feed = broker.feed(&["events"], stored).unwrap();
     let missed = feed.catch_up(|_| {});
     assert!(matches!(missed, Err(Error::Truncated { .. })), "{missed:?}");
-    let mut anew = broker.feed(&["events"], Rows::default()).unwrap();
+    let mut rebuilt = broker.feed(&["events"], Rows::default()).unwrap();
     let left = values(&broker, "events").concat().len() as u64;
-    assert_eq!(anew.catch_up(|_| {}).unwrap(), left);
+    assert_eq!(rebuilt.catch_up(|_| {}).unwrap(), left);
 
     let stranger = Position { topic: quipu::TopicName::new("copies").unwrap(), ..partition_end(&broker) };
     let wrong = broker.feed(&["events"], Rows { positions: vec![stranger], ..Rows::default() });
     assert!(matches!(wrong, Err(Error::NotAssigned { .. })), "{wrong:?}");
 }
 
-/// Stores what it is given, and says once that it failed: the answer of its database was lost.
+/// Stores its events, and returns one error: the reply of its database was lost.
 #[derive(Default)]
 struct Doubtful {
     stored: Rows,
@@ -394,7 +395,7 @@ impl ReadModel for Doubtful {
 }
 
 #[test]
-fn a_model_that_stored_more_than_it_said_is_not_given_it_again() {
+fn an_external_model_that_stored_more_than_it_reported_does_not_get_it_again() {
     let broker = open(&Disk::new()).unwrap();
     append(&broker, 0, 30).unwrap();
     let mut feed = broker.feed(&["events"], Doubtful { fails: true, ..Doubtful::default() }).unwrap();

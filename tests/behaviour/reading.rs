@@ -1,4 +1,4 @@
-//! What a reader gets, in which order, and what happens when it cannot go on.
+//! The records that a reader returns, their order, and its errors.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn values(records: &Records) -> Vec<String> {
     records.iter().map(|record| String::from_utf8(record.value().unwrap().to_vec()).unwrap()).collect()
 }
 
-// R1
+// Kafka's `UnifiedLogTest.testReadOutOfRange`.
 #[test]
 fn reading_at_the_visible_end_is_empty_and_beyond_it_is_out_of_range() {
     let (broker, topic) = broker(1);
@@ -50,9 +50,9 @@ fn reading_at_the_visible_end_is_empty_and_beyond_it_is_out_of_range() {
     assert!(partition.read(Start::End, 1 << 20).unwrap().is_empty());
 }
 
-// R6
+// Kafka's `UnifiedLogTest.testReadWithTooSmallMaxLength` (KIP-74).
 #[test]
-fn a_read_with_too_small_a_limit_answers_with_one_batch() {
+fn a_read_with_too_small_a_limit_returns_one_batch() {
     let (broker, topic) = broker(1);
     send(&broker, &topic, 0, 0..3);
     for limit in [0, 1] {
@@ -63,7 +63,7 @@ fn a_read_with_too_small_a_limit_answers_with_one_batch() {
     }
 }
 
-// R3
+// Kafka's `CompletedFetch.nextFetchedRecord`.
 #[test]
 fn batch_boundaries_do_not_show() {
     let (broker, topic) = broker(1);
@@ -101,7 +101,7 @@ fn every_partition_gets_its_turn() {
 }
 
 #[test]
-fn stored_positions_are_come_back_to() {
+fn a_reader_returns_to_stored_positions() {
     let (broker, topic) = broker(2);
     send(&broker, &topic, 0, 0..4);
     send(&broker, &topic, 1, 0..4);
@@ -117,7 +117,7 @@ fn stored_positions_are_come_back_to() {
 }
 
 #[test]
-fn a_reader_of_positions_reads_nothing_else() {
+fn a_reader_of_given_positions_reads_no_other_partition() {
     let (broker, topic) = broker(2);
     send(&broker, &topic, 0, 0..2);
     send(&broker, &topic, 1, 0..2);
@@ -137,7 +137,7 @@ fn a_reader_of_positions_reads_nothing_else() {
 }
 
 #[test]
-fn the_end_is_where_it_was_when_it_was_asked_for() {
+fn to_end_stops_at_the_end_found_when_it_was_called() {
     let (broker, topic) = broker(2);
     send(&broker, &topic, 0, 0..3);
     send(&broker, &topic, 1, 0..3);
@@ -152,7 +152,7 @@ fn the_end_is_where_it_was_when_it_was_asked_for() {
     assert_eq!(seen, 6);
 }
 
-// P6
+// KIP-1327.
 #[test]
 fn partitions_that_are_added_are_read_from_their_beginning() {
     let (broker, topic) = broker(1);
@@ -167,7 +167,7 @@ fn partitions_that_are_added_are_read_from_their_beginning() {
 }
 
 #[test]
-fn records_outlive_the_topic_and_the_reader_says_that_it_is_gone() {
+fn records_outlive_the_topic_and_the_reader_returns_an_error() {
     let (broker, topic) = broker(1);
     send(&broker, &topic, 0, 0..2);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
@@ -204,7 +204,7 @@ fn good_records_come_before_the_error_which_stays_until_a_seek() {
     send(&first, &topic, 0, 2..4);
     send(&first, &topic, 1, 0..1);
     first.close().unwrap();
-    // The last byte of the second batch: behind a clean close nothing is read again at opening.
+    // The last byte of the second batch: after a clean close nothing is read again at opening.
     assert!(behind > before);
     disk.flip_bit(path, (behind - 1) * 8).unwrap();
 
@@ -227,7 +227,7 @@ fn good_records_come_before_the_error_which_stays_until_a_seek() {
     reader.seek(&to).unwrap();
     assert_eq!(offsets(&reader.poll(NOW).unwrap()), [2, 3]);
 
-    // Reading to the end says the error once, and that is its end.
+    // Reading to the end returns the error once and then ends.
     let results: Vec<_> = broker.reader(&["t"], Start::Beginning).unwrap().to_end().collect();
     assert!(matches!(results[..], [Ok(_), Err(Error::Corrupt(_))]), "{results:?}");
 }

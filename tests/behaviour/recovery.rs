@@ -1,4 +1,5 @@
-//! What is there after an unclean stop, what is told of what is not, and how much is read again to find out.
+//! The state after an unclean stop, the report of what is missing, and how much is read again to
+//! find out.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +22,8 @@ fn partition(broker: &Broker) -> Partition {
     broker.topic("t").unwrap().partition(0).unwrap()
 }
 
-/// A killed process's disk with `records` in one segment that nothing was synced of, and where each batch ends.
+/// A killed process's disk with `records` in one segment that nothing was synced of, and where each
+/// batch ends.
 fn unsynced(records: u64) -> (Disk, Vec<u64>) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -35,7 +37,8 @@ fn unsynced(records: u64) -> (Disk, Vec<u64>) {
     (disk, ends)
 }
 
-/// A killed process's disk with several segments of records that were acknowledged one by one as durable.
+/// A killed process's disk with several segments of records that were acknowledged one by one as
+/// durable.
 fn synced(records: u64, config: TopicConfig) -> Disk {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -47,10 +50,10 @@ fn synced(records: u64, config: TopicConfig) -> Disk {
     disk
 }
 
-// -- torn tails (F1, vectors 26 and 27) --
+// -- torn tails (Kafka's `LogSegment.recover`) --
 
 #[test]
-fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
+fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_truncation_is_reported() {
     let (whole, ends) = unsynced(6);
     let len = *ends.last().unwrap();
     let mut cuts = 0;
@@ -72,7 +75,7 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
         assert_eq!(
             partition(&broker).epoch(),
             u32::from(is_cut),
-            "{case}: the epoch rises when something was cut"
+            "{case}: the epoch rises when something was truncated"
         );
         if is_cut {
             cuts += 1;
@@ -88,13 +91,13 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_cut_is_told() {
             assert_eq!(
                 cut.to.map(|to| to.get()),
                 seen.then_some(whole_batches + 1),
-                "{case}: what the header says"
+                "{case}: the header's field"
             );
         }
         let recovered = report.recovered.iter().find(|r| r.partition.get() == 0).unwrap();
         assert_eq!((recovered.from.get(), recovered.to.get()), (0, whole_batches), "{case}");
 
-        // It goes on where it ends, and the next opening has nothing to tell.
+        // Appends continue at the end, and the next opening has nothing to report.
         fill(&broker, &partition(&broker), whole_batches + 2);
         disk.crash(Survive::Everything);
         let again = open(&disk).unwrap();
@@ -115,7 +118,7 @@ fn relative(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn garbage_behind_the_end_is_cut_kept_and_told() {
+fn garbage_after_the_end_is_truncated_kept_aside_and_reported() {
     let (whole, ends) = unsynced(4);
     let end = *ends.last().unwrap();
     let (batch, mut random) = (whole.read(ACTIVE).unwrap(), Random(5));
@@ -141,13 +144,14 @@ fn garbage_behind_the_end_is_cut_kept_and_told() {
         disk.crash(Survive::Synced);
         let broker = open(&disk).unwrap();
         let (end, error) = assert_prefix(&partition(&broker), case);
-        assert!(end >= 4 && error.is_none(), "{case}: what was accepted was made durable");
+        assert!(end >= 4 && error.is_none(), "{case}: accepted records were made durable");
     }
 }
 
-/// Zero means "nothing here": what preallocation, or a file system that writes lengths before data, leaves.
+/// Zero means "nothing here": the bytes that preallocation, or a file system that writes lengths
+/// before data, leave.
 #[test]
-fn zeros_behind_the_end_are_the_end_and_no_cut() {
+fn zeros_after_the_end_are_no_truncation() {
     for zeros in [1, 95, 100, 512, 4096, 300_000] {
         let (disk, ends) = unsynced(4);
         disk.truncate(ACTIVE, ends[4] + zeros).unwrap();
@@ -158,11 +162,11 @@ fn zeros_behind_the_end_are_the_end_and_no_cut() {
         disk.crash(Survive::Everything);
         let broker = open(&disk).unwrap();
         assert!(broker.open_report().cuts.is_empty(), "{zeros}");
-        assert_filled(&partition(&broker), 8, "behind zeros");
+        assert_filled(&partition(&broker), 8, "after zeros");
     }
 }
 
-/// A segment is listed once its header is on the medium. So one without a header was damaged, and
+/// A segment is listed once its header is on disk. So one without a header was damaged, and
 /// is not new: not the first one, not one right after a roll, and not one that has had batches.
 #[test]
 fn a_listed_segment_without_its_header_is_damage() {
@@ -193,7 +197,7 @@ fn a_listed_segment_without_its_header_is_damage() {
                     assert!(corruption.file.ends_with(last), "{case}: {corruption:?}");
                     let refused = send(&broker, &partition(&broker), "no").unwrap_err();
                     assert!(matches!(refused, Error::Corrupt(_)), "{case}: {refused}");
-                    // What is before it can be read.
+                    // Records before it can be read.
                     let (end, _) = assert_prefix(&partition(&broker), &case);
                     assert!(end >= records, "{case}: {end} of {records}");
                     disk.crash(Survive::Everything);
@@ -241,7 +245,8 @@ fn dump_files(disk: &Disk) -> Vec<(PathBuf, Vec<u8>)> {
     primary.map(|(path, _)| (path.clone(), disk.read(&path).unwrap())).collect()
 }
 
-/// A segment after a torn tail, which a cut would drop: its header says whether it was damaged.
+/// A segment after a torn tail, which a truncation would drop: its header shows whether it was
+/// damaged.
 #[test]
 fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     let disk = Disk::new();
@@ -256,7 +261,7 @@ fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     let len = disk.read(&list[0]).unwrap().len() as u64;
     disk.truncate(&list[0], len - 1).unwrap();
     let torn = disk.duplicate();
-    assert_eq!(open(&torn).unwrap().open_report().cuts.len(), 1, "by itself it is cut");
+    assert_eq!(open(&torn).unwrap().open_report().cuts.len(), 1, "by itself it is truncated");
     disk.truncate(&list[2], 0).unwrap();
     let before = files(&disk, "topics/t/0", ".log");
     let broker = open(&disk).unwrap();
@@ -291,7 +296,7 @@ fn a_roll_costs_one_sync_of_the_header() {
     assert!(report.damaged.is_empty(), "{:?}", report.damaged);
 }
 
-/// F5: a short segment before a valid one is no torn tail if what it lacks had been synced.
+/// A short segment before a valid one is no torn tail if the missing part had been synced.
 #[test]
 fn a_short_segment_before_a_valid_one_is_a_corruption() {
     let disk = synced(30, small());
@@ -309,7 +314,7 @@ fn a_short_segment_before_a_valid_one_is_a_corruption() {
     }
 }
 
-// -- damage (F3) --
+// -- damage --
 
 #[test]
 fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() {
@@ -334,7 +339,7 @@ fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() 
         assert_eq!(corruption.offset.map(|o| o.get()), Some(victim as u64), "{case}");
         assert_eq!(corruption.resume.map(|o| o.get()), next, "{case}");
 
-        // What is before can be read, and what is behind, where `resume` leads.
+        // Records before it can be read, and later ones from `resume` on.
         let damaged = partition(&broker);
         let (readable, error) = assert_prefix(&damaged, &case);
         let Some(Error::Corrupt(met)) = error else { panic!("{case}: {error:?}") };
@@ -366,15 +371,15 @@ fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() 
             assert_eq!(disk.read(path).unwrap(), *content, "{case}: nothing of it is touched");
         }
         let again = open(&disk).unwrap();
-        assert_eq!(again.open_report().damaged.len(), 1, "{case}: it is told every time");
+        assert_eq!(again.open_report().damaged.len(), 1, "{case}: it is reported every time");
         assert_filled(&again.topic("t").unwrap().partition(1).unwrap(), 20, &case);
     }
 }
 
-/// Damage in a segment that was sealed and not finished yet. Maintenance does not finish it: the manifest would say that it
-/// need not be read again, and nobody would ever be told.
+/// Damage in a segment that was sealed and not finished yet. Maintenance does not finish it: the
+/// manifest would claim that it need not be read again, and the damage would never be reported.
 #[test]
-fn damage_is_told_every_time_whatever_maintenance_does_meanwhile() {
+fn damage_is_reported_at_every_opening_despite_maintenance() {
     for streams in [false, true] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -419,9 +424,10 @@ fn position(offset: u64, epoch: u32) -> Position {
     format!("t/0@{offset}#{epoch}").parse().unwrap()
 }
 
-/// What was synced before the last checkpoint is not read again; a segment that lost some of it shows nevertheless.
+/// Bytes synced before the last checkpoint are not read again; a segment that lost some of them is
+/// found nevertheless.
 #[test]
-fn a_segment_that_is_shorter_than_what_was_synced_is_a_corruption() {
+fn a_segment_shorter_than_its_synced_length_is_a_corruption() {
     for clean in [true, false] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -456,7 +462,7 @@ fn a_segment_that_is_shorter_than_what_was_synced_is_a_corruption() {
 // -- segments that are not where they should be --
 
 #[test]
-fn missing_swapped_and_foreign_segments_are_told_and_never_read_as_something_else() {
+fn missing_swapped_and_foreign_segments_are_reported_and_never_read_as_others() {
     for clean in [true, false] {
         let whole = if clean {
             let disk = synced(40, small());
@@ -575,10 +581,10 @@ fn after_a_clean_close_no_segment_is_read_again() {
     assert_eq!(reads(5), reads(500), "opening reads as much of a long log as of a short one");
 }
 
-/// A broker that changes nothing leaves the directory as it was closed, to the byte; the first change takes back the mark of the
-/// clean close before it is made.
+/// A broker that changes nothing leaves the directory as it was closed, to the byte; the first
+/// change takes back the mark of the clean close before it is made.
 #[test]
-fn the_first_change_takes_back_the_mark_of_a_clean_close_and_looking_does_not() {
+fn the_first_change_removes_the_clean_shutdown_mark_and_reading_does_not() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     fill(&broker, &broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap(), 5);
@@ -616,7 +622,7 @@ fn the_first_change_takes_back_the_mark_of_a_clean_close_and_looking_does_not() 
 }
 
 #[test]
-fn only_what_lies_behind_the_recovery_point_is_read_again() {
+fn only_batches_after_the_recovery_point_are_read_again() {
     let reopen = |before: u64, behind: u64| {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -651,7 +657,7 @@ fn only_what_lies_behind_the_recovery_point_is_read_again() {
 // -- the log epoch --
 
 #[test]
-fn the_epoch_rises_when_something_was_cut_and_only_then() {
+fn the_epoch_rises_only_when_records_were_truncated() {
     let (disk, _) = unsynced(3);
     let mut epoch = 0;
     let mut end = 3;
@@ -682,7 +688,7 @@ fn the_epoch_rises_when_something_was_cut_and_only_then() {
 }
 
 #[test]
-fn a_position_beyond_a_cut_is_never_taken_for_another_record() {
+fn a_position_beyond_a_truncation_never_reads_another_record() {
     let (disk, ends) = unsynced(10);
     let old = |offset| position(offset, 0);
     disk.truncate(ACTIVE, ends[6] + 30).unwrap();
@@ -710,7 +716,11 @@ fn a_position_beyond_a_cut_is_never_taken_for_another_record() {
     for before in 0..=6 {
         let mut reader = broker.reader_at(&[old(before)]).unwrap().offset_reset(OffsetReset::Fail);
         let records = reader.poll(Duration::ZERO).unwrap();
-        assert_eq!(records.iter().next().unwrap().offset(), before, "what was not cut means what it meant");
+        assert_eq!(
+            records.iter().next().unwrap().offset(),
+            before,
+            "a position before the truncation is still valid"
+        );
         assert_eq!(records.len() as u64, 14 - before);
     }
     // In the new epoch the same offsets are good.
@@ -718,11 +728,11 @@ fn a_position_beyond_a_cut_is_never_taken_for_another_record() {
     assert_eq!(reader.poll(Duration::ZERO).unwrap().iter().next().unwrap().value(), Some(&b"other"[..]));
 }
 
-// -- random corruption (vector 26, Kafka's testRecoveryOfSegmentWithOffsetOverflow's siblings) --
+// -- random corruption (Kafka's `LogSegmentTest.testRecoveryWithCorruptMessage`) --
 
-/// Kafka's `testCorruptLog`: everything before the damage is there, nothing behind it.
+/// Kafka's `testCorruptLog`: everything before the damage is there, nothing after it.
 #[test]
-fn random_corruption_leaves_exactly_what_lies_before_it() {
+fn random_corruption_leaves_exactly_the_records_before_it() {
     let (whole, ends) = unsynced(20);
     for seed in 0..500 {
         let mut random = Random(seed);
@@ -745,7 +755,7 @@ fn random_corruption_leaves_exactly_what_lies_before_it() {
         assert_filled(&partition(&broker), victim as u64, &case);
         let cut = &broker.open_report().cuts[0];
         assert_eq!((cut.from.get(), cut.position), (victim as u64, from), "{case}");
-        // Batches behind the damage could be seen: the cut names them as possibly acknowledged.
+        // Batches after the damage were found: the report names them as possibly acknowledged.
         let last = if victim == 19 { cut.to.map_or(20, |to| to.get()) } else { cut.to.unwrap().get() };
         assert_eq!(last, 20, "{case}");
         assert_eq!(disk.read(relative(cut.kept.as_ref().unwrap())).unwrap(), torn, "{case}");

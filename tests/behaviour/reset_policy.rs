@@ -1,4 +1,4 @@
-//! What a reader does when its position is not in the log, and that it says so.
+//! A reader whose position is not in the log follows its policy and reports it.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn with_five_records() -> (Broker, Topic) {
     (broker, topic)
 }
 
-// P2, P4, P5
+// Kafka's `auto.offset.reset`, which does not report the skipped offsets.
 #[test]
 fn out_of_range_follows_the_policy_and_is_reported() {
     let (broker, _topic) = with_five_records();
@@ -41,11 +41,11 @@ fn out_of_range_follows_the_policy_and_is_reported() {
         assert_eq!(skipped.reason, SkipReason::OutOfRange);
         assert_eq!(reader.position("t", 0).unwrap().offset, 5);
         let next = reader.poll(NOW).unwrap();
-        assert!(next.is_empty() && next.skipped().is_empty(), "said once");
+        assert!(next.is_empty() && next.skipped().is_empty(), "reported once");
     }
 }
 
-// P2
+// Kafka's `FetchCollector.handleInitializeErrors`.
 #[test]
 fn with_fail_the_error_stays_and_the_position_too() {
     let (broker, topic) = with_five_records();
@@ -60,14 +60,15 @@ fn with_fail_the_error_stays_and_the_position_too() {
         }
         assert_eq!(reader.position("t", 0).unwrap().offset, 9);
     }
-    // It is looked at anew each time: once the log has grown there, reading goes on.
+    // Each poll checks again: once the log has grown to the position, reading continues.
     send(&broker, &topic, 5);
     assert_eq!(reader.poll(NOW).unwrap().last().unwrap().offset(), 9);
 }
 
-// P3
+// Kafka's `FetchCollector.handleInitializeErrors`: the position of the error is not the reader's
+// any more.
 #[test]
-fn a_seek_makes_an_earlier_error_void() {
+fn a_seek_discards_an_earlier_error() {
     let (broker, _topic) = with_five_records();
     let mut reader =
         broker.reader(&["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
@@ -79,9 +80,9 @@ fn a_seek_makes_an_earlier_error_void() {
     assert!(records.skipped().is_empty());
 }
 
-// P1: there is no committed offset without a group; where to start is always said.
+// There is no committed offset without a group, so the start is always given.
 #[test]
-fn a_reader_starts_where_it_is_told_whatever_the_policy() {
+fn a_reader_starts_at_its_start_position_under_every_policy() {
     let (broker, _topic) = with_five_records();
     for policy in [OffsetReset::Earliest, OffsetReset::Latest, OffsetReset::Nearest, OffsetReset::Fail] {
         for (start, records) in [(Start::Beginning, 5), (Start::End, 0), (Start::At(Offset::new(2)), 3)] {
@@ -91,8 +92,8 @@ fn a_reader_starts_where_it_is_told_whatever_the_policy() {
     }
 }
 
-/// A log whose end was cut at offset 5 and that has grown past 9 since.
-fn cut_and_grown() -> (Broker, Position) {
+/// A log that was truncated at offset 5 and has grown past 9 since.
+fn truncated_and_grown() -> (Broker, Position) {
     let disk = Disk::new();
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
@@ -110,9 +111,9 @@ fn cut_and_grown() -> (Broker, Position) {
 }
 
 #[test]
-fn a_position_that_was_cut_off_is_never_taken_for_another_record() {
+fn a_truncated_position_never_reads_another_record() {
     for (policy, to) in [(OffsetReset::Earliest, 0), (OffsetReset::Nearest, 5), (OffsetReset::Latest, 10)] {
-        let (broker, before) = cut_and_grown();
+        let (broker, before) = truncated_and_grown();
         let mut reader = broker.reader_at(&[before]).unwrap().offset_reset(policy);
         let polled = reader.poll(NOW).unwrap();
         assert_eq!(polled.len() as u64, 10 - to, "{policy:?}");
@@ -121,7 +122,7 @@ fn a_position_that_was_cut_off_is_never_taken_for_another_record() {
         assert_eq!(skipped.reason, SkipReason::Truncated { at: Offset::new(5) });
         assert_eq!(reader.position("t", 0).unwrap().epoch, 1);
     }
-    let (broker, before) = cut_and_grown();
+    let (broker, before) = truncated_and_grown();
     let mut reader = broker.reader_at(std::slice::from_ref(&before)).unwrap().offset_reset(OffsetReset::Fail);
     for _ in 0..2 {
         assert!(matches!(reader.poll(NOW), Err(Error::Truncated { to, .. }) if to == 5));
@@ -130,8 +131,8 @@ fn a_position_that_was_cut_off_is_never_taken_for_another_record() {
 }
 
 #[test]
-fn a_position_up_to_the_cut_still_holds() {
-    let (broker, before) = cut_and_grown();
+fn a_position_up_to_the_truncation_stays_valid() {
+    let (broker, before) = truncated_and_grown();
     for offset in [0, 4, 5] {
         let at = Position { offset: Offset::new(offset), ..before.clone() };
         let polled = broker.reader_at(&[at]).unwrap().offset_reset(OffsetReset::Fail).poll(NOW).unwrap();

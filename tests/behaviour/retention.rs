@@ -1,5 +1,5 @@
-//! What does retention delete, when, and what does it never touch? By age, by size, both, neither; under clocks that jump,
-//! on disks that are full, behind readers that still hold what goes.
+//! Which segments retention deletes, when, and which it never deletes: by age, by size, by both, by
+//! neither; under clocks that jump, on full disks, beside readers that still hold deleted records.
 
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
@@ -41,7 +41,7 @@ fn append(broker: &Broker, partition: &Partition, count: usize) {
     }
 }
 
-// S5, 35, 41
+// Kafka's `deleteRetentionSizeBreachedSegments`.
 #[test]
 fn by_size_the_oldest_segments_go_down_to_the_bound_and_not_below() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -68,7 +68,7 @@ fn by_size_the_oldest_segments_go_down_to_the_bound_and_not_below() {
     }
 }
 
-// S4, 36
+// Kafka's `deleteRetentionMsBreachedSegments`.
 #[test]
 fn by_age_a_segment_goes_when_its_youngest_record_is_older_not_as_old() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -93,9 +93,9 @@ fn by_age_a_segment_goes_when_its_youngest_record_is_older_not_as_old() {
     assert_eq!(look(&disk, &t), (1, 10, 15));
 }
 
-// S4, 36, T8: by the records' own times, wherever those come from
+// By the records' own times (KIP-1030 bounds those in the future).
 #[test]
-fn timestamps_of_the_sender_decide_and_one_of_the_future_keeps_all_behind_it() {
+fn sender_timestamps_decide_and_one_in_the_future_keeps_all_later_segments() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     // A time of tomorrow has to be allowed first: by default an hour ahead is the most.
@@ -122,9 +122,9 @@ fn timestamps_of_the_sender_decide_and_one_of_the_future_keeps_all_behind_it() {
     assert_eq!(look(&disk, &t), (1, 15, 15));
 }
 
-// S3, S6, 38, 40
+// Kafka's `UnifiedLogTest.testThatGarbageCollectingSegmentsDoesntChangeOffset`.
 #[test]
-fn if_everything_goes_appending_goes_on_at_the_end_and_no_offset_is_used_twice() {
+fn after_everything_is_deleted_appends_continue_at_the_end_and_no_offset_is_reused() {
     for survive in [None, Some(Survive::Everything), Some(Survive::Synced), Some(Survive::Random(5))] {
         let (disk, clock) = (Disk::new(), ManualClock::new());
         let broker = open(&disk, &clock);
@@ -133,11 +133,11 @@ fn if_everything_goes_appending_goes_on_at_the_end_and_no_offset_is_used_twice()
         append(&broker, &t, 13);
         clock.advance(MINUTE + TICK);
         for _ in 0..3 {
-            // The first rolls; the others find an empty segment, which stays as it is.
+            // The first rolls; the others find an empty segment, which stays.
             broker.maintain().unwrap();
             assert_eq!(look(&disk, &t), (1, 13, 13));
         }
-        assert!(t.read(Start::Beginning, 1).unwrap().is_empty(), "R8: empty, and no error");
+        assert!(t.read(Start::Beginning, 1).unwrap().is_empty(), "empty, and no error");
         match survive {
             None => broker.close().unwrap(),
             Some(survive) => disk.crash(survive),
@@ -152,7 +152,7 @@ fn if_everything_goes_appending_goes_on_at_the_end_and_no_offset_is_used_twice()
     }
 }
 
-// S7
+// Kafka's `retention.ms` and `retention.bytes`: -1 and 0.
 #[test]
 fn without_limits_nothing_ever_goes_and_with_none_left_at_the_next_tick() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -180,7 +180,7 @@ fn without_limits_nothing_ever_goes_and_with_none_left_at_the_next_tick() {
 }
 
 #[test]
-fn both_limits_let_go_what_either_does() {
+fn retention_by_age_and_size_deletes_the_union_of_both() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let t = partition(&broker, fives());
@@ -234,7 +234,8 @@ fn a_wall_clock_that_jumps_ahead_deletes_nothing_early() {
     clock.set_wall(right.plus(365 * DAY));
     broker.maintain().unwrap();
     assert_eq!(look(&disk, &t).1, 0);
-    // What is written meanwhile has times of the future and is kept until then. It rolls, since it is that much younger.
+    // Records written meanwhile have times in the future and are kept until then. They roll,
+    // because they are that much younger.
     append(&broker, &t, 1);
     clock.advance(59 * MINUTE + TICK);
     broker.maintain().unwrap();
@@ -253,7 +254,7 @@ fn a_wall_clock_that_jumps_back_only_delays() {
     clock.advance(60 * MINUTE);
     broker.maintain().unwrap();
     assert_eq!(look(&disk, &t).1, 0, "by the wall clock nothing is old");
-    // Records of a clock that was behind are old when it is right again, but wait for those before them.
+    // Records of a late clock are old once it is right again, but wait for those before them.
     append(&broker, &t, 5);
     clock.set_wall(right);
     broker.maintain().unwrap();
@@ -264,7 +265,7 @@ fn a_wall_clock_that_jumps_back_only_delays() {
 }
 
 #[test]
-fn a_broker_opened_under_a_clock_that_is_behind_catches_up_when_it_is_opened_again() {
+fn a_broker_opened_under_a_late_clock_catches_up_at_its_next_opening() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let (broker, t) = hourly(&disk, &clock);
     drop(t);
@@ -284,7 +285,7 @@ fn a_broker_opened_under_a_clock_that_is_behind_catches_up_when_it_is_opened_aga
 }
 
 #[test]
-fn what_went_is_told_as_an_event() {
+fn deleted_segments_are_reported_as_an_event() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
@@ -340,10 +341,10 @@ fn an_unknown_outcome_deletes_nothing_and_poisons() {
         disk.fail(op, 1, ErrorKind::Other);
         broker.maintain().unwrap();
         assert!(t.stats().poisoned.is_some(), "{op:?}");
-        assert_eq!(look(&disk, &t), (3, 0, 15), "{op:?}: reading goes on from where it did");
+        assert_eq!(look(&disk, &t), (3, 0, 15), "{op:?}: reading continues at its position");
         broker.maintain().unwrap();
         assert_eq!(look(&disk, &t).1, 0, "a poisoned partition is left alone");
-        // Whichever manifest is there, what a crash finds is sound.
+        // The state after a crash is valid with either manifest.
         let copy = disk.duplicate();
         copy.crash(Survive::Random(3));
         let reopened = open(&copy, &clock);
@@ -358,9 +359,9 @@ fn an_unknown_outcome_deletes_nothing_and_poisons() {
     }
 }
 
-// R7, 40
+// Kafka's `LocalLog.removeAndDeleteSegments` with `asyncDelete`.
 #[test]
-fn readers_keep_what_they_have_and_the_next_poll_says_what_was_skipped() {
+fn readers_keep_their_records_and_the_next_poll_reports_the_skipped_offsets() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     // No batches of the tail: everything is read from the files.
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).tail_cache_bytes(0).on_disk(&disk).unwrap();
@@ -386,9 +387,9 @@ fn readers_keep_what_they_have_and_the_next_poll_says_what_was_skipped() {
     assert!(t.read(at(9), 1).is_err());
 }
 
-// R7: on a real file system, by the names in the directory and the maps that outlive them
+// On a real file system, by the names in the directory and the maps that outlive them.
 #[test]
-fn files_go_and_maps_of_them_stay() {
+fn deleted_files_stay_readable_through_their_maps() {
     let dir = std::env::temp_dir().join(format!("quipu-retention-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     let clock = ManualClock::new();
@@ -413,7 +414,8 @@ fn files_go_and_maps_of_them_stay() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-/// The worker does it by itself, and a partition of `Sync` keeps what nobody can see yet.
+/// The worker runs retention by itself, and a partition of `Sync` keeps records that are not
+/// visible yet.
 #[test]
 fn a_broker_under_the_systems_clock_retains_by_itself() {
     let broker = BrokerConfig::new().checkpoint_interval(Duration::from_millis(5)).in_memory().unwrap();
@@ -429,9 +431,9 @@ fn a_broker_under_the_systems_clock_retains_by_itself() {
     panic!("{:?}", t.stats());
 }
 
-// -- S11: retention that waits for groups --
+// -- retention that waits for groups --
 
-/// Lets a group commit an offset, as somebody who is no member.
+/// Commits an offset for a group, without membership.
 fn commit(broker: &Broker, group: &str, partition: &Partition, offset: u64) {
     let position = Position {
         topic: partition.topic().clone(),
@@ -449,7 +451,7 @@ fn start(broker: &Broker, partition: &Partition) -> u64 {
 }
 
 #[test]
-fn s11_by_age_and_by_size_nothing_goes_that_a_named_group_has_not_committed() {
+fn retention_keeps_records_that_a_held_group_has_not_committed() {
     for retention in [Retention::for_age(MINUTE), Retention::for_bytes(1)] {
         let (disk, clock) = (Disk::new(), ManualClock::new());
         let broker = open(&disk, &clock);
@@ -464,7 +466,7 @@ fn s11_by_age_and_by_size_nothing_goes_that_a_named_group_has_not_committed() {
             commit(&broker, "slow", &t, committed);
             assert_eq!(start(&broker, &t), expected, "{retention:?} {committed}");
         }
-        // Whatever else deletes waits for nobody.
+        // Other deletions do not wait for groups.
         assert_eq!(t.delete_records(Offset::new(7)).unwrap(), 7);
         assert_eq!(start(&broker, &t), 7);
         commit(&broker, "slow", &t, 15);
@@ -474,7 +476,7 @@ fn s11_by_age_and_by_size_nothing_goes_that_a_named_group_has_not_committed() {
 }
 
 #[test]
-fn s11_what_lies_before_the_log_start_goes_whoever_is_held_for() {
+fn segments_before_the_log_start_are_deleted_despite_held_groups() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let t = partition(&broker, fives().retention_holds_for(&["never"]));
@@ -485,7 +487,7 @@ fn s11_what_lies_before_the_log_start_goes_whoever_is_held_for() {
 }
 
 #[test]
-fn s11_each_partition_is_held_by_what_is_committed_in_it() {
+fn each_partition_is_held_by_its_own_committed_offset() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let config = fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]);
@@ -504,7 +506,7 @@ fn s11_each_partition_is_held_by_what_is_committed_in_it() {
 }
 
 #[test]
-fn s11_holds_last_over_a_restart_and_go_by_what_a_power_loss_leaves() {
+fn holds_survive_a_restart_and_follow_the_commits_left_by_a_power_loss() {
     for (survive, keeps) in [(None, true), (Some(Survive::Everything), true), (Some(Survive::Synced), false)]
     {
         let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -521,7 +523,7 @@ fn s11_holds_last_over_a_restart_and_go_by_what_a_power_loss_leaves() {
         let t = broker.topic("t").unwrap().partition(0).unwrap();
         assert_eq!(start(&broker, &t), if keeps { 5 } else { 0 }, "{survive:?}");
 
-        // What went for a commit went for one that no power loss takes back.
+        // Records were deleted only for commits that no power loss takes back.
         commit(&broker, "g", &t, 10);
         assert_eq!(start(&broker, &t), 10, "{survive:?}");
         let broker = disk.crash_and_reopen(Survive::Synced, settings(&clock)).unwrap();
@@ -531,7 +533,7 @@ fn s11_holds_last_over_a_restart_and_go_by_what_a_power_loss_leaves() {
 }
 
 #[test]
-fn s11_a_deleted_group_holds_everything_and_setting_it_on_or_altering_the_topic_lets_go() {
+fn a_deleted_group_holds_everything_until_it_is_reset_or_the_topic_altered() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let config = fives().retention(Retention::for_bytes(1));
@@ -549,15 +551,15 @@ fn s11_a_deleted_group_holds_everything_and_setting_it_on_or_altering_the_topic_
     append(&broker, &t, 10);
     assert_eq!(start(&broker, &t), 15);
     broker.alter_topic("t", config.clone()).unwrap();
-    assert_eq!(start(&broker, &t), 20, "nobody is held for");
-    // Before the append: that would let go what nobody is held for.
+    assert_eq!(start(&broker, &t), 20, "no group is held");
+    // Before the append, which would delete records that no group holds.
     broker.alter_topic("t", config.retention_holds_for(&["g", "new"])).unwrap();
     append(&broker, &t, 5);
     assert_eq!(start(&broker, &t), 20);
 }
 
 #[test]
-fn s11_a_commit_of_before_a_cut_holds_from_the_cut_on() {
+fn a_commit_beyond_a_truncation_holds_from_the_truncation_on() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]));
@@ -569,7 +571,7 @@ fn s11_a_commit_of_before_a_cut_holds_from_the_cut_on() {
 }
 
 #[test]
-fn s11_commits_that_cannot_be_made_durable_or_read_let_nothing_go() {
+fn nothing_is_deleted_when_commits_cannot_be_read_or_made_durable() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let config = fives().retention(Retention::for_bytes(1)).durability(Durability::Sync);
@@ -580,7 +582,7 @@ fn s11_commits_that_cannot_be_made_durable_or_read_let_nothing_go() {
     assert_eq!(start(&broker, &t), 0);
     broker.close().unwrap_err();
 
-    // Damaged where it is known to be on the medium.
+    // Damaged where it is known to be on disk.
     let broker = open(&disk, &clock);
     commit(&broker, "g", &broker.topic("t").unwrap().partition(0).unwrap(), 10);
     broker.close().unwrap();
@@ -594,7 +596,7 @@ fn s11_commits_that_cannot_be_made_durable_or_read_let_nothing_go() {
 }
 
 #[test]
-fn s11_the_names_are_those_of_groups_and_kept_in_the_catalog_in_any_order() {
+fn held_group_names_are_checked_and_kept_in_the_catalog() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let config = fives().retention_holds_for(&["b", "a", "b"]);
     let broker = open(&disk, &clock);

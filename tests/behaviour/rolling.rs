@@ -1,4 +1,5 @@
-//! When does a segment end and the next one begin? By size, by the records' time, and by the clock when nobody appends.
+//! The end of a segment and the start of the next: by size, by the records' time, and by the clock
+//! without an append.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +19,7 @@ fn segments(partition: &Partition) -> usize {
     partition.stats().segments.len()
 }
 
-// -- by size (S1) --
+// -- by size --
 
 #[test]
 fn a_segment_that_would_grow_beyond_its_size_is_sealed_and_no_batch_is_split() {
@@ -68,7 +69,8 @@ fn a_batch_that_fits_exactly_does_not_roll() {
     let partition = topic.partition(0).unwrap();
     send(&broker, &partition, &"x".repeat(300)).unwrap();
     let (had, one) = (partition.stats().bytes, partition.stats().bytes_appended);
-    // A batch of one record grows by a byte with its value, as long as the lengths take as many bytes.
+    // A batch of one record grows by a byte with its value, as long as the lengths take as many
+    // bytes.
     let room = 1024 - had;
     let exact = 300 + (room - one) as usize;
     send(&broker, &partition, &"y".repeat(exact)).unwrap();
@@ -84,7 +86,7 @@ fn a_batch_that_fits_exactly_does_not_roll() {
 
 /// Vector 13.
 #[test]
-fn what_is_larger_than_its_limit_is_refused_before_anything_is_written() {
+fn a_record_or_batch_above_its_limit_is_refused_before_anything_is_written() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let topic = broker.create_topic("t", small()).unwrap();
@@ -117,16 +119,18 @@ fn what_is_larger_than_its_limit_is_refused_before_anything_is_written() {
     assert_filled(&partition, 200, "in segments of 1 KiB");
 }
 
-// -- by time (S2) --
+// -- by time --
 
-/// Kafka's `UnifiedLogTest.testTimeBasedLogRollDuringAppend`, step by step: 1, 1, 2, 3, 4, 4, 5, 5, 6 segments.
+/// Kafka's `UnifiedLogTest.testTimeBasedLogRollDuringAppend`, step by step: 1, 1, 2, 3, 4, 4, 5, 5,
+/// 6 segments.
 ///
-/// Kafka's first steps append records without a timestamp, which are measured by the wall clock; here a record without
-/// one gets the time of sending, so the clock is moved before the second append too. Its fifth step appends a record that
-/// is an age and a tick ahead to a segment whose first record has no timestamp, and does not roll; here every segment
-/// has a time, so that step sits exactly on the bound, which does not roll either. From there on all is as in Kafka.
+/// Kafka's first steps append records without a timestamp, which are measured by the wall clock;
+/// here a record without one gets the time of sending, so the clock is moved before the second
+/// append too. Its fifth step appends a record that is an age and a tick ahead to a segment whose
+/// first record has no timestamp, and does not roll; here every segment has a time, so that step
+/// sits exactly on the bound, which does not roll either. From there on all is as in Kafka.
 #[test]
-fn kafkas_vector_of_rolls_by_the_records_time() {
+fn rolls_by_record_time_follow_kafkas_vector() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&Disk::new()).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().segment_age(AGE)).unwrap();
@@ -194,7 +198,7 @@ fn the_age_is_measured_from_the_segments_first_batch() {
     }
 }
 
-// -- when nobody appends (S3) --
+// -- without an append --
 
 #[test]
 fn an_idle_segment_is_rolled_by_maintenance_once_it_is_old_and_an_empty_one_never() {
@@ -222,7 +226,7 @@ fn an_idle_segment_is_rolled_by_maintenance_once_it_is_old_and_an_empty_one_neve
     assert_filled(&empty, 2, "the first records");
 }
 
-// -- what a roll leaves --
+// -- after a roll --
 
 #[test]
 fn records_are_readable_across_the_borders_from_every_offset() {
@@ -270,7 +274,7 @@ fn states(disk: &Disk) -> Vec<u8> {
 }
 
 #[test]
-fn a_sealed_segment_is_synced_and_indexed_by_maintenance_and_only_then_called_so() {
+fn a_sealed_segment_is_marked_synced_only_after_maintenance_synced_it() {
     for durability in [Durability::Os, Durability::Sync, Durability::Interval(AGE)] {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -279,14 +283,14 @@ fn a_sealed_segment_is_synced_and_indexed_by_maintenance_and_only_then_called_so
         fill(&broker, &partition, 20);
         let count = segments(&partition);
         assert!(count > 2);
-        assert_eq!(states(&disk), [vec![2; count - 1], vec![1]].concat(), "not known to be on the medium");
+        assert_eq!(states(&disk), [vec![2; count - 1], vec![1]].concat(), "not known to be durable");
         assert!(files(&disk, "topics/t/0", ".index").is_empty());
         broker.maintain().unwrap();
         assert_eq!(states(&disk), [vec![3; count - 1], vec![1]].concat());
         assert_eq!(files(&disk, "topics/t/0", ".index").len(), count - 1);
         let sealed_end = partition.stats().segments.last().unwrap().base_offset;
         assert!(partition.bounds().unwrap().durable_end >= sealed_end);
-        // What is called synced is synced: the worst power loss leaves it.
+        // A segment marked synced is synced: the worst power loss leaves it.
         disk.crash(Survive::Synced);
         let broker = open(&disk).unwrap();
         let (values, error) = read(&broker.topic("t").unwrap().partition(0).unwrap());
@@ -295,9 +299,10 @@ fn a_sealed_segment_is_synced_and_indexed_by_maintenance_and_only_then_called_so
     }
 }
 
-/// A segment that could not be synced is not called synced, and nobody is told that its records are durable.
+/// A segment that could not be synced is not marked synced, and its records are not reported as
+/// durable.
 #[test]
-fn a_sealed_segment_whose_sync_fails_poisons_and_is_not_called_synced() {
+fn a_sealed_segment_whose_sync_fails_poisons_and_is_not_marked_synced() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let topic = broker.create_topic("t", small()).unwrap();
@@ -309,7 +314,7 @@ fn a_sealed_segment_whose_sync_fails_poisons_and_is_not_called_synced() {
     assert_eq!(partition.bounds().unwrap().durable_end, 0);
     let error = send(&broker, &partition, "v").unwrap_err();
     assert!(matches!(error, Error::Poisoned { .. }), "{error}");
-    assert_filled(&partition, 20, "what was visible stays so");
+    assert_filled(&partition, 20, "visible records stay visible");
     partition.reopen().unwrap();
     disk.crash(Survive::Synced);
     assert_filled(
@@ -320,7 +325,7 @@ fn a_sealed_segment_whose_sync_fails_poisons_and_is_not_called_synced() {
 }
 
 #[test]
-fn whoever_asks_is_told_of_every_roll() {
+fn every_roll_is_reported_as_an_event() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let clock = ManualClock::new();
     let tell = {
@@ -348,7 +353,7 @@ fn whoever_asks_is_told_of_every_roll() {
     assert_eq!(bases.last().unwrap().2, 20, "the idle one too");
 }
 
-/// A roll that the medium refuses leaves the segment as it was; the next append tries again.
+/// A roll that the disk refuses leaves the segment as it was; the next append tries again.
 #[test]
 fn a_roll_that_fails_leaves_no_trace() {
     for op in [Op::OpenFile, Op::Write, Op::Sync] {

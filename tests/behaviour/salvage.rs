@@ -1,12 +1,12 @@
-//! What is whole in a damaged directory is copied into another one, at the same offsets; what is not is named, and nothing in
-//! the old one is changed.
+//! The undamaged records of a damaged directory are copied into another one, at the same offsets;
+//! the missing ones are named, and nothing in the source is changed.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{at, cut_each_operation, files, fill, open, open_dir, small, snapshot, tree, value};
+use crate::common::{at, crash_at_each_operation, files, fill, open, open_dir, small, snapshot, tree, value};
 use quipu::stats::{FindingKind, SalvageReport};
 use quipu::testing::{Disk, Op, Survive, committed};
 use quipu::{
@@ -54,7 +54,7 @@ fn filled(is_clean: bool) -> Disk {
     disk
 }
 
-/// Every record by topic and partition, and the ranges that readers were told are lost.
+/// Every record by topic and partition, and the ranges that were reported to readers as lost.
 type All = (BTreeMap<(String, u32, u64), Vec<u8>>, Vec<(String, u32, u64, u64)>);
 
 fn read_all(broker: &Broker) -> All {
@@ -84,7 +84,7 @@ fn read_all(broker: &Broker) -> All {
     (found, lost)
 }
 
-/// What a whole directory holds.
+/// The content of an undamaged directory.
 fn whole(disk: &Disk) -> All {
     read_all(&open(&disk.duplicate()).unwrap())
 }
@@ -102,7 +102,8 @@ fn salvage(disk: &Disk, case: &str) -> (SalvageReport, Disk, Broker) {
     (report, copy, broker)
 }
 
-/// The copy is one that lives: it can be appended to, closed, opened, and has nothing damaged in it.
+/// The copy is one that lives: it can be appended to, closed, opened, and has nothing damaged in
+/// it.
 fn assert_lives(copy: &Disk, broker: Broker, case: &str) {
     for topic in broker.topics() {
         for partition in topic.partitions() {
@@ -153,7 +154,7 @@ fn of_a_whole_directory_everything_is_copied() {
         let position: Position = "Orders/0@20#0".parse().unwrap();
         let mut reader = broker.reader_at(&[position]).unwrap();
         assert_eq!(reader.poll(Duration::ZERO).unwrap().iter().next().unwrap().offset(), 20);
-        // What a named producer sends again is recognised.
+        // A duplicate of an idempotent producer is recognised.
         let named = broker.producer_with(ProducerConfig::new().name("import")).unwrap();
         let table = broker.topic("table").unwrap().partition(0).unwrap();
         named.send(&table, Record::new(value(29)).key("1").sequence(30)).unwrap().wait().unwrap();
@@ -287,7 +288,7 @@ fn topics_are_found_without_their_catalog() {
         assert!(report.lost.is_empty(), "{case}: {report:?}");
         assert_eq!(report.findings.len(), 1, "{case}: {report:?}");
         assert!(report.findings[0].file.ends_with("catalog"), "{case}");
-        assert!(!report.notes.is_empty(), "{case}: it says what was assumed");
+        assert!(!report.notes.is_empty(), "{case}: it reports the assumption");
         assert_eq!(read_all(&broker).0, expected.0, "{case}");
         let config = broker.topic("Orders").unwrap().config();
         let was = small().durability(Durability::Sync).partitions(3);
@@ -316,7 +317,8 @@ fn a_damaged_journal_is_left_out() {
     assert_lives(&copy, broker, "journal");
 }
 
-/// A transaction of which a power loss took one batch is made whole by the opening of the copy, as by that of the original.
+/// A transaction of which a power loss took one batch is made whole by the opening of the copy, as
+/// by that of the original.
 #[test]
 fn the_copys_opening_settles_transactions() {
     let disk = Disk::new();
@@ -343,7 +345,7 @@ fn the_copys_opening_settles_transactions() {
 }
 
 #[test]
-fn groups_are_salvaged_with_what_is_whole_of_their_commits() {
+fn groups_are_salvaged_with_their_undamaged_commits() {
     let disk = filled(true);
     let path = files(&disk, "topics/__consumer_offsets/0", ".log").remove(0);
     disk.flip_bit(&path, (SEGMENT_HEADER + 30) as u64 * 8).unwrap();
@@ -355,7 +357,7 @@ fn groups_are_salvaged_with_what_is_whole_of_their_commits() {
 }
 
 #[test]
-fn what_is_not_empty_or_is_open_is_refused() {
+fn a_target_that_is_not_empty_and_a_source_that_is_open_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     let error = Broker::salvage(&from, &to).unwrap_err();
@@ -377,7 +379,7 @@ fn what_is_not_empty_or_is_open_is_refused() {
     let broker = open_dir(&to).unwrap();
     let p = broker.topic("t").unwrap().partition(0).unwrap();
     crate::common::assert_filled(&p, 20, "on a file system");
-    // A salvaged directory is one that somebody may have worked in since.
+    // A salvaged directory may have been used since.
     drop((broker, p));
     let error = Broker::salvage(&from, &to).unwrap_err();
     assert!(matches!(error, Error::ForeignDirectory { .. }), "{error}");
@@ -418,7 +420,7 @@ fn an_interrupted_copy_is_no_broker() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let disk = filled(true);
     let copy = Disk::new();
     copy.fail_always(Op::Write, 20, std::io::ErrorKind::StorageFull);
@@ -445,11 +447,11 @@ fn the_log_start_and_the_gaps_of_a_truncated_log_are_kept() {
     let p = broker.topic("t").unwrap().partition(0).unwrap();
     assert_eq!((p.bounds().unwrap().log_start.get(), p.bounds().unwrap().log_end.get()), (4, 38));
     assert!(p.read(at(3), 1).is_err());
-    // A position from before the cut is not taken for one of now.
+    // A position from before the truncation is not taken for a current one.
     let mut reader = broker.reader_at(&["t/0@36#0".parse().unwrap()]).unwrap();
     let skipped = reader.poll(Duration::ZERO).unwrap().skipped()[0].clone();
     assert!(matches!(skipped.reason, SkipReason::Truncated { at } if at == 33), "{skipped}");
-    cut_each_operation(&copy.duplicate(), open, |disk, _| {
+    crash_at_each_operation(&copy.duplicate(), open, |disk, _| {
         disk.crash(Survive::Synced);
         assert_eq!(read_all(&open(disk).unwrap()), expected);
     });

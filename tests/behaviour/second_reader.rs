@@ -1,5 +1,5 @@
-//! Is FORMAT.md enough to write a reader from? The module `reader` was written by someone who was given that page and nothing
-//! else. What it says of every golden directory, and of directories made here, is what this crate says.
+//! A second implementation of a reader, written from FORMAT.md alone, in the module `reader`. For
+//! every golden directory, and for directories made here, its result equals that of this crate.
 
 mod reader;
 
@@ -11,7 +11,7 @@ use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{BrokerConfig, Cleanup, Compression, Durability, Record, Timestamp, TopicConfig};
 
 #[test]
-fn golden_directories_say_to_both_what_they_said() {
+fn the_second_reader_agrees_on_every_golden_directory() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2");
     let names = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path());
     let mut compared = 0;
@@ -34,7 +34,7 @@ fn assert_same(reader: &str, expected: &str, case: &str) {
     }
 }
 
-/// Writes what a disk holds into a directory.
+/// Writes the files of a disk into a directory.
 fn lay_out(disk: &Disk) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (path, _) in disk.files() {
@@ -45,7 +45,8 @@ fn lay_out(disk: &Disk) -> tempfile::TempDir {
     dir
 }
 
-/// Works on two topics, in steps that depend on `seed`; some are refused, because the process may be dead.
+/// Works on two topics, in steps that depend on `seed`; some are refused, because the process may
+/// be dead.
 fn work(disk: &Disk, seed: u64) {
     let clock = ManualClock::new();
     let Ok(broker) = BrokerConfig::new().clock(clock.clone()).seed(seed).on_disk(disk) else { return };
@@ -107,9 +108,9 @@ fn work(disk: &Disk, seed: u64) {
     }
 }
 
-/// What an opening says of a directory is what the reader says that an opening would say.
+/// The dump of a directory by this crate equals that by the reader.
 #[test]
-fn directories_made_here_say_the_same_to_both() {
+fn the_second_reader_agrees_on_directories_made_by_the_test() {
     let mut stopped = 0;
     for seed in 0..60_u64 {
         let disk = Disk::new();

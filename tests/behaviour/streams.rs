@@ -1,4 +1,5 @@
-//! Streams: all events of one key, with versions that count them, over many segments, after every kind of restart.
+//! Streams: all events of one key, with versions that count them, over many segments, after every
+//! kind of restart.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -47,10 +48,11 @@ fn conflict<T: std::fmt::Debug>(done: quipu::Result<T>) -> u64 {
     }
 }
 
-/// What each stream of [`many`] has, by key.
+/// The events of each stream of [`many`], by key.
 type Model = BTreeMap<String, Vec<String>>;
 
-/// Appends batches of one to four events to some streams, so that each is spread over many segments.
+/// Appends batches of one to four events to some streams, so that each is spread over many
+/// segments.
 fn many(topic: &Topic, model: &mut Model, appends: u64, seed: u64) {
     let mut random = Random(seed);
     for _ in 0..appends {
@@ -84,8 +86,8 @@ fn assert_model(topic: &Topic, model: &Model) {
             events.len() as u64
         );
     }
-    assert!(topic.stream("nobody").unwrap().load().unwrap().is_empty());
-    assert_eq!(conflict(append(&topic.stream("nobody").unwrap(), ExpectedVersion::Exists, "no")), 0);
+    assert!(topic.stream("absent").unwrap().load().unwrap().is_empty());
+    assert_eq!(conflict(append(&topic.stream("absent").unwrap(), ExpectedVersion::Exists, "no")), 0);
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn a_stream_is_the_records_of_its_key_in_order() {
 }
 
 #[test]
-fn each_expectation_is_checked_and_a_conflict_says_what_there_is() {
+fn each_expected_version_is_checked_and_a_conflict_returns_the_current_version() {
     let broker = Broker::in_memory().unwrap();
     let stream = broker.create_topic("t", TopicConfig::streams()).unwrap().stream("k").unwrap();
     assert_eq!(conflict(append(&stream, ExpectedVersion::Exists, "v")), 0);
@@ -227,7 +229,8 @@ fn an_index_that_goes_bad_while_it_is_open_is_built_again() {
     }
 }
 
-/// Damaged, and neither removed nor written: the medium takes no changes any more, and what the log says can still be read.
+/// Damaged, and neither removed nor written: the disk takes no changes any more, and what the log
+/// says can still be read.
 #[test]
 fn an_index_that_goes_bad_where_nothing_can_be_written_is_done_without() {
     for mode in [ReadMode::Map, ReadMode::Positional] {
@@ -243,21 +246,21 @@ fn an_index_that_goes_bad_where_nothing_can_be_written_is_done_without() {
 }
 
 #[test]
-fn indexes_of_what_was_cut_or_only_sent_are_written_too() {
+fn indexes_of_truncated_and_only_sent_events_are_written() {
     let (disk, mut model) = (Disk::new(), Model::new());
     let broker = open(&disk);
     many(&topic(&broker), &mut model, 60, 1);
     let partition = topic(&broker).partition(0).unwrap();
     let end = partition.bounds().unwrap().log_end.get();
-    // Sealed by the cut, and on the medium with it: the worker has nothing to sync.
+    // Sealed and synced by the truncation: the worker has nothing to sync.
     partition.truncate_to(Offset::new(end - 1)).unwrap();
-    topic(&broker).stream("nobody").unwrap().version().unwrap();
+    topic(&broker).stream("absent").unwrap().version().unwrap();
     broker.maintain().unwrap();
     let indexes = || files(&disk, "topics/accounts/0", ".keys").len();
     assert_eq!(indexes(), partition.stats().segments.iter().filter(|segment| segment.sealed).count());
     broker.close().unwrap();
 
-    // A run in which nobody asks for a stream.
+    // A run in which no stream is read.
     let broker = open(&disk);
     for n in 0..20 {
         let record = Record::new(format!("sent {n}")).key("account-1");
@@ -268,7 +271,7 @@ fn indexes_of_what_was_cut_or_only_sent_are_written_too() {
     assert_eq!(indexes(), segments, "the active one's too");
     let broker = open(&disk);
     let before = disk.ops_of(Op::Read);
-    topic(&broker).stream("nobody").unwrap().version().unwrap();
+    topic(&broker).stream("absent").unwrap().version().unwrap();
     let reads = disk.ops_of(Op::Read) - before;
     assert!(reads < 4 * segments as u64, "{reads} reads: segments were looked through");
 }
@@ -304,15 +307,16 @@ fn a_damaged_event_is_an_error_for_its_stream_and_for_no_other() {
             }
             other => panic!("{key}: {other:?}"),
         }
-        // What there is besides is found, and can be appended to.
+        // The other streams are found, and can be appended to.
         let version = events.len() as u64;
         assert_eq!(topic.stream(key).unwrap().version().unwrap().get(), version);
         assert_eq!(append(&topic.stream(key).unwrap(), Version::new(version), "more").unwrap(), version + 1);
     }
 }
 
-/// The same where the damage is met at opening, in a segment that was sealed and not finished yet: what it holds of the
-/// stream is not known, so nothing is answered as if that were nothing, neither now nor after maintenance and a restart.
+/// The same where the damage is met at opening, in a segment that was sealed and not finished yet:
+/// what it holds of the stream is not known, so no result treats it as empty,
+/// neither now nor after maintenance and a restart.
 #[test]
 fn damage_met_at_opening_never_makes_a_stream_shorter() {
     let disk = Disk::new();
@@ -351,8 +355,8 @@ fn damage_met_at_opening_never_makes_a_stream_shorter() {
     }
 }
 
-/// What is written is not visible yet: a stream that seems empty may have the event that is appended again, and its id be
-/// found nowhere.
+/// A written event may not be visible yet: a stream that seems empty may hold the event that is
+/// appended again, and its id be found nowhere.
 #[test]
 fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible() {
     let disk = Disk::new();
@@ -368,7 +372,7 @@ fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible()
         gate.wait_until_reached();
         let again = || stream.append(ExpectedVersion::Exists, [Record::new("paid").event_id("e-1")]).unwrap();
         let tries = [scope.spawn(again), scope.spawn(again)];
-        // Where they are appended without looking, both are by now.
+        // Where they are appended without a check, both are there.
         for _ in 0..20_000 {
             if log_end() > 3 {
                 break;
@@ -381,8 +385,8 @@ fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible()
         assert_eq!(receipts[0], receipts[1]);
     });
     assert_eq!(values(&stream.load().unwrap()), ["opened", "paid"]);
-    let nobody = topic.stream("nobody").unwrap();
-    let refused = nobody.append(ExpectedVersion::Exists, [Record::new("paid").event_id("e-1")]);
+    let absent = topic.stream("absent").unwrap();
+    let refused = absent.append(ExpectedVersion::Exists, [Record::new("paid").event_id("e-1")]);
     match refused {
         Err(Error::VersionConflict { expected: ExpectedVersion::Exists, current, .. }) => {
             assert_eq!(current, 0)
@@ -392,7 +396,7 @@ fn an_event_with_an_id_is_appended_once_while_nothing_of_its_stream_is_visible()
 }
 
 #[test]
-fn what_producers_send_counts_like_any_event() {
+fn events_sent_by_a_producer_count_in_the_version() {
     for compression in [Compression::None, Compression::Lz4] {
         let disk = Disk::new();
         let broker = open(&disk);
@@ -421,7 +425,7 @@ fn what_producers_send_counts_like_any_event() {
 }
 
 #[test]
-fn no_way_leads_around_the_partition_of_a_key() {
+fn every_append_goes_to_the_partition_of_its_key() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams().partitions(4)).unwrap();
     let right = topic.stream("k").unwrap().partition().clone();
@@ -473,7 +477,7 @@ fn events_of_another_stream_and_none_at_all_are_refused() {
 }
 
 #[test]
-fn nothing_is_taken_from_streams_and_they_are_for_good() {
+fn stream_topics_refuse_deletion_compaction_and_a_change_of_kind() {
     let broker = Broker::in_memory().unwrap();
     let plain = broker.create_topic("plain", TopicConfig::new()).unwrap();
     assert!(matches!(plain.stream("k"), Err(Error::Streams { .. })));
@@ -531,7 +535,7 @@ fn several_streams_are_appended_to_as_one() {
         transaction.append(stream, stream.version().unwrap(), [Record::new("x"), Record::new("y")]);
     }
     transaction.send(&plain, Record::new("and this"));
-    // Behind what it has appended itself.
+    // After its own appends.
     transaction.append(&streams[0], Version::new(3), [Record::new("z")]);
     let receipts = transaction.commit().unwrap();
     assert_eq!(receipts.len(), 14);
@@ -580,7 +584,7 @@ fn with_id(id: &str) -> Record<'static> {
 }
 
 #[test]
-fn x5_an_append_that_is_repeated_answers_as_it_did() {
+fn a_repeated_append_returns_its_first_result() {
     let disk = Disk::new();
     let broker = open(&disk);
     let stream = topic(&broker).stream("k").unwrap();
@@ -597,7 +601,8 @@ fn x5_an_append_that_is_repeated_answers_as_it_did() {
         assert_eq!(stream.append(ANY, ["c"].map(with_id)).unwrap(), second);
         assert_eq!(stream.append(ExpectedVersion::Exists, ["a", "b"].map(with_id)).unwrap(), first);
         assert_eq!(stream.version().unwrap(), 4);
-        // Other events, fewer, more, in another order, or at another version: these are no repetitions.
+        // Other events, fewer, more, in another order, or at another version: these are no
+        // repetitions.
         for (version, ids) in [
             (0, &["a"][..]),
             (0, &["b", "a"]),
@@ -607,7 +612,7 @@ fn x5_an_append_that_is_repeated_answers_as_it_did() {
         ] {
             let again = stream.append(Version::new(version), ids.iter().map(|id| with_id(id)));
             match (version, ids) {
-                // The first of what was appended then: it is there, at that version.
+                // The first of those events is there, at that version.
                 (0, ["a"]) => assert_eq!(again.unwrap().version, 1),
                 _ => assert_eq!(conflict(again), 4),
             }
@@ -628,7 +633,7 @@ fn x5_an_append_that_is_repeated_answers_as_it_did() {
 }
 
 #[test]
-fn x5_after_an_unknown_outcome_the_same_call_again_appends_once() {
+fn a_retry_after_an_unknown_outcome_appends_once() {
     for (op, kept) in [(Op::Sync, false), (Op::Write, false), (Op::Sync, true)] {
         let disk = Disk::new();
         let broker = open(&disk);
@@ -639,7 +644,7 @@ fn x5_after_an_unknown_outcome_the_same_call_again_appends_once() {
         let failed = stream.append(Version::new(1), ["b", "c"].map(with_id)).unwrap_err();
         assert_eq!(failed.outcome(), quipu::Outcome::Unknown);
         let (broker, stream) = if kept {
-            // The process goes, and what it had written is there.
+            // The process dies, and its writes are there.
             disk.crash(Survive::Everything);
             drop(broker);
             let broker = open(&disk);
@@ -660,7 +665,7 @@ fn x5_after_an_unknown_outcome_the_same_call_again_appends_once() {
 }
 
 #[test]
-fn x5_a_transaction_of_events_with_ids_can_be_repeated() {
+fn a_transaction_of_events_with_ids_can_be_repeated() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams().partitions(2)).unwrap();
     let (a, b) = (topic.stream("a").unwrap(), topic.stream("b").unwrap());
@@ -678,7 +683,7 @@ fn x5_a_transaction_of_events_with_ids_can_be_repeated() {
     append(&a, ANY, "later").unwrap();
     assert_eq!(transfer(["1", "2", "3"]).commit().unwrap(), receipts);
     assert_eq!(conflict(transfer(["1", "2", "4"]).commit()), 3);
-    // Of a record without an id nobody could say whether it is there.
+    // A record without an id cannot be recognised.
     let mut more = transfer(["1", "2", "3"]);
     more.send(&topic, Record::new("v").key("c"));
     assert_eq!(conflict(more.commit()), 3);
@@ -686,12 +691,12 @@ fn x5_a_transaction_of_events_with_ids_can_be_repeated() {
 }
 
 #[test]
-fn a_conflict_is_told_once_what_it_is_about_can_be_loaded() {
+fn a_conflict_is_returned_once_its_events_can_be_loaded() {
     let disk = Disk::new();
     let broker = open(&disk);
     let topic = broker.create_topic("t", config().durability(Durability::Sync)).unwrap();
     let stream = topic.stream("k").unwrap();
-    // Written, and not synced yet: nobody sees it.
+    // Written, and not synced yet: it is not visible.
     let mut transaction = broker.transaction();
     transaction.append(&stream, ExpectedVersion::Empty, [Record::new("first")]);
     let pending = transaction.commit_async();
@@ -711,9 +716,10 @@ fn a_conflict_is_told_once_what_it_is_about_can_be_loaded() {
     pending.wait().unwrap();
 }
 
-/// Found by the model: the medium failed while a conflict was being made visible, and the conflict was told nevertheless.
+/// Found by the model: the disk failed while a conflict was being made visible, and the conflict
+/// was returned nevertheless.
 #[test]
-fn a_conflict_that_cannot_be_made_visible_is_told_as_what_prevents_it() {
+fn a_conflict_that_cannot_be_made_visible_returns_the_error_that_prevents_it() {
     let disk = Disk::new();
     let broker = open(&disk);
     let topic = broker.create_topic("t", config().durability(Durability::Sync)).unwrap();
@@ -791,7 +797,7 @@ fn a_copy_by_raw_batches_has_the_same_streams() {
 }
 
 #[test]
-fn a_cut_takes_events_and_their_versions() {
+fn a_truncation_removes_events_and_their_versions() {
     let (disk, mut model) = (Disk::new(), Model::new());
     let broker = open(&disk);
     many(&topic(&broker), &mut model, 60, 1);
@@ -858,9 +864,10 @@ fn a_reader_of_a_stream_gets_every_event_once_and_waits_for_more() {
     }
 }
 
-/// The reader has come to version 5 of a past of which only 3 events are left; three others have come in their place.
+/// The reader has come to version 5 of a past of which only 3 events are left; three others have
+/// come in their place.
 #[test]
-fn a_reader_does_not_go_on_in_another_past() {
+fn a_stream_reader_does_not_continue_in_a_diverged_log() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
     let (stream, other) = (topic.stream("k").unwrap(), topic.stream("other").unwrap());
@@ -872,7 +879,8 @@ fn a_reader_does_not_go_on_in_another_past() {
     assert_eq!(reader.poll(Duration::ZERO).unwrap().version(), 5);
     let partition = topic.partition(0).unwrap();
 
-    // What is cut off was none of its events; and the log ends again where it ended, with one that is.
+    // The truncated record was none of its events; and the log ends again at the same offset, with
+    // one that is.
     partition.truncate_to(Offset::new(5)).unwrap();
     append(&stream, ANY, "5").unwrap();
     assert_eq!(values(&reader.poll(Duration::ZERO).unwrap()), ["5"]);
@@ -886,15 +894,15 @@ fn a_reader_does_not_go_on_in_another_past() {
         assert!(matches!(cut, Err(Error::Truncated { to, .. }) if to == 3), "{cut:?}");
         assert_eq!(reader.version(), 6, "it stays where it is");
     }
-    let mut anew = stream.reader(Version::ZERO).unwrap();
-    assert_eq!(anew.poll(Duration::ZERO).unwrap().version(), 7);
+    let mut fresh = stream.reader(Version::ZERO).unwrap();
+    assert_eq!(fresh.poll(Duration::ZERO).unwrap().version(), 7);
 
     let mut early = stream.reader(Version::new(9)).unwrap();
     assert_eq!(conflict(early.poll(Duration::ZERO)), 7);
 }
 
 #[test]
-fn a_poll_that_brings_nothing_says_where_the_reader_is() {
+fn an_empty_poll_reports_the_readers_position() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
     let stream = topic.stream("k").unwrap();
@@ -976,7 +984,7 @@ fn the_topic_read_as_a_whole_has_the_events_in_the_order_of_appending() {
 
 /// A stream is in the partition of its key, however it gets there.
 #[test]
-fn shipped_records_go_to_the_partition_of_their_stream_or_nowhere() {
+fn replicated_records_go_to_the_partition_of_their_stream_or_are_refused() {
     let source = Broker::in_memory().unwrap();
     let plain = source.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
     let copy = Broker::in_memory().unwrap();

@@ -1,5 +1,6 @@
-//! Streams against a model: eight threads append with right and wrong expected versions, and now and then the machine stops.
-//! Every success is where it says, without a gap; every conflict is real; what was acknowledged is there afterwards.
+//! Streams against a model: eight threads append with right and wrong expected versions, and now
+//! and then the machine stops. Every success is at its version, without a gap; every conflict is
+//! real; every acknowledged event is there afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,7 +17,8 @@ use quipu::{
 const KEYS: u64 = 10;
 const THREADS: u64 = 8;
 
-/// What the threads have been told: of each stream, by the version behind it, the values of an append.
+/// The results that the threads got: of each stream, by the version after it, the values of an
+/// append.
 type Told = BTreeMap<String, BTreeMap<u64, Vec<String>>>;
 
 fn open(disk: &Disk, durability: Durability) -> Broker {
@@ -34,7 +36,8 @@ fn values(stream: &Stream, from: u64) -> Vec<String> {
     history.iter().map(|event| String::from_utf8(event.value().unwrap().to_vec()).unwrap()).collect()
 }
 
-/// One append with an expectation that may be right. Answers whether the medium still does what it is told.
+/// One append with an expectation that may be right. Returns whether the disk still does what it
+/// is reported.
 fn step(broker: &Broker, topic: &Topic, random: &mut Random, name: &str, told: &Mutex<Told>) -> bool {
     let key = format!("stream-{}", random.below(KEYS));
     let stream = topic.stream(&key).unwrap();
@@ -68,7 +71,7 @@ fn step(broker: &Broker, topic: &Topic, random: &mut Random, name: &str, told: &
     }
     match done {
         Ok(version) => {
-            // A transaction does not say at which version; the events do, later.
+            // A transaction does not return the version; the events hold it, later.
             if let Some(version) = version {
                 assert!(expected.holds(Version::new(version.get() - events.len() as u64)));
                 told.lock().unwrap().entry(key).or_default().insert(version.get(), events);
@@ -86,7 +89,7 @@ fn step(broker: &Broker, topic: &Topic, random: &mut Random, name: &str, told: &
     }
 }
 
-/// Eight threads, each `steps` steps or until the medium stops.
+/// Eight threads, each `steps` steps or until the disk stops.
 fn run(broker: &Broker, topic: &Topic, steps: u64, seed: u64, told: &Mutex<Told>) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -115,7 +118,7 @@ fn run(broker: &Broker, topic: &Topic, steps: u64, seed: u64, told: &Mutex<Told>
     });
 }
 
-/// What was told is there, and of what is there every append is whole. Answers what there is.
+/// Every acknowledged append is there, and every append is whole. Returns the events.
 fn assert_told(topic: &Topic, told: &Told) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for n in 0..KEYS {
@@ -172,7 +175,7 @@ fn eight_threads_agree_on_every_version() {
 }
 
 #[test]
-fn what_eight_threads_were_told_survives_a_stop_at_any_moment() {
+fn results_of_eight_threads_survive_a_crash_at_any_moment() {
     let mut random = Random(9);
     let mut stopped = 0;
     for case in 0..if thorough() { 400 } else { 40 } {

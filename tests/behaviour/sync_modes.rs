@@ -1,4 +1,5 @@
-//! What an acknowledgement means, mode by mode: what is visible when, what is durable when, and what a power loss leaves.
+//! The meaning of an acknowledgement in each durability mode: when a record is visible, when it is
+//! durable, and what a power loss leaves.
 
 use std::thread;
 use std::time::Duration;
@@ -26,7 +27,7 @@ fn ends(partition: &Partition) -> (u64, u64, u64) {
     (bounds.visible_end.get(), bounds.durable_end.get(), bounds.log_end.get())
 }
 
-/// How many records are there after each kind of end; what is there is always a prefix.
+/// The number of records after each kind of end; they are always a prefix.
 fn after(disk: &Disk, survive: Survive) -> u64 {
     let disk = disk.duplicate();
     disk.crash(survive);
@@ -42,10 +43,10 @@ fn send_detached(broker: &Broker, partition: &Partition, offset: u64) {
     broker.producer().send(partition, Record::new(value(offset))).map(Pending::detach).unwrap();
 }
 
-// -- what each mode promises --
+// -- the promise of each mode --
 
 #[test]
-fn os_is_visible_at_once_durable_when_somebody_syncs_and_survives_a_kill() {
+fn os_is_visible_at_once_durable_after_a_sync_and_survives_a_kill() {
     let disk = Disk::new();
     let (broker, clock, partition) = broker(&disk, Durability::Os);
     make_files(&disk, &broker, &partition);
@@ -53,7 +54,7 @@ fn os_is_visible_at_once_durable_when_somebody_syncs_and_survives_a_kill() {
     fill(&broker, &partition, 5);
     assert_eq!(ends(&partition), (5, 0, 5));
     clock.advance(SECOND * 3600);
-    assert_eq!((ends(&partition), disk.ops_of(Op::Sync)), ((5, 0, 5), syncs), "nobody has synced anything");
+    assert_eq!((ends(&partition), disk.ops_of(Op::Sync)), ((5, 0, 5), syncs), "nothing was synced");
     assert_eq!((after(&disk, Survive::Everything), after(&disk, Survive::Synced)), (5, 0));
     for seed in 0..50 {
         assert!(after(&disk, Survive::Random(seed)) <= 5, "a prefix");
@@ -97,7 +98,7 @@ fn sync_is_durable_before_it_is_visible_and_acknowledged() {
     }
 }
 
-/// Between the write and the end of the sync the record is in the log, and nobody sees it.
+/// Between the write and the end of the sync the record is in the log and not visible.
 #[test]
 fn a_record_is_not_visible_before_its_sync_is_done() {
     let disk = Disk::new();
@@ -109,7 +110,7 @@ fn a_record_is_not_visible_before_its_sync_is_done() {
         gate.wait_until_reached();
         assert_eq!(ends(&partition), (2, 2, 3));
         assert!(partition.read(at(2), 1 << 20).unwrap().is_empty());
-        assert!(partition.read(at(3), 1 << 20).is_err(), "behind the visible end");
+        assert!(partition.read(at(3), 1 << 20).is_err(), "beyond the visible end");
         let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
         assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 2);
         assert!(reader.poll(Duration::ZERO).unwrap().is_empty());
@@ -183,7 +184,7 @@ fn detached_records_of_a_sync_topic_become_visible_by_maintenance_polls_flushes_
     assert_eq!(after(&disk, Survive::Synced), 2, "close");
 }
 
-/// Without a manual clock nobody has to do anything: the broker's own threads do.
+/// Without a manual clock no caller has to act: the broker's own threads do.
 #[test]
 fn detached_records_become_visible_by_themselves() {
     for durability in [Durability::Sync, Durability::Os, Durability::Interval(Duration::from_millis(5))] {
@@ -217,7 +218,7 @@ fn detached_records_become_visible_by_themselves() {
 // -- syncing by hand --
 
 #[test]
-fn sync_makes_everything_durable_whatever_the_mode() {
+fn sync_makes_everything_durable_in_every_mode() {
     let disk = Disk::new();
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).on_disk(&disk).unwrap();
@@ -267,20 +268,22 @@ fn a_clean_close_makes_everything_durable() {
 // -- from one mode to another --
 
 #[test]
-fn altering_the_mode_changes_the_promise_of_what_comes_and_takes_none_back() {
+fn altering_the_mode_changes_only_later_promises() {
     let disk = Disk::new();
     let (broker, clock, partition) = broker(&disk, Durability::Os);
     let alter = |durability| broker.alter_topic("t", TopicConfig::new().durability(durability)).unwrap();
     fill(&broker, &partition, 2);
 
-    // From Os to Sync: what was visible stays visible, and the next acknowledgement covers all before it.
+    // From Os to Sync: visible records stay visible, and the next acknowledgement covers all before
+    // it.
     alter(Durability::Sync);
     assert_eq!(ends(&partition), (2, 0, 2));
     assert_filled(&partition, 2, "still visible");
     fill(&broker, &partition, 3);
     assert_eq!((ends(&partition), after(&disk, Survive::Synced)), ((3, 3, 3), 3));
 
-    // From Sync to Os: what waits for a sync that is not asked for any more becomes visible.
+    // From Sync to Os: records that wait for a sync become visible, because it is not required any
+    // more.
     let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
     producer.send(&partition, Record::new(value(3))).unwrap().detach();
     assert_eq!(ends(&partition).2, 4);
@@ -288,7 +291,7 @@ fn altering_the_mode_changes_the_promise_of_what_comes_and_takes_none_back() {
     assert_eq!(ends(&partition).0, 4);
     fill(&broker, &partition, 5);
 
-    // To Interval: within it all is durable, what was there before too.
+    // To Interval: within it all is durable, earlier records too.
     alter(EVERY);
     fill(&broker, &partition, 6);
     clock.advance(SECOND);
@@ -298,9 +301,10 @@ fn altering_the_mode_changes_the_promise_of_what_comes_and_takes_none_back() {
     assert_eq!(after(&disk, Survive::Synced), 7);
 }
 
-/// An acknowledgement that is waited for while the mode is altered keeps the promise of one of the two.
+/// An acknowledgement that is waited for while the mode is altered keeps the promise of one of the
+/// two.
 #[test]
-fn a_waiter_is_answered_when_the_mode_is_altered_under_it() {
+fn a_waiting_caller_returns_when_the_mode_is_altered() {
     let disk = Disk::new();
     let (broker, _, partition) = broker(&disk, Durability::Sync);
     fill(&broker, &partition, 1);
@@ -318,9 +322,10 @@ fn a_waiter_is_answered_when_the_mode_is_altered_under_it() {
     assert_filled(&partition, 3, "all");
 }
 
-/// Whatever the mode and whatever is left of the unsynced rest: a prefix, and all that was promised.
+/// Whatever the mode and whatever is left of the unsynced rest: a prefix, and all that was
+/// promised.
 #[test]
-fn what_a_power_loss_leaves_is_a_prefix_with_all_that_was_promised() {
+fn a_power_loss_leaves_a_prefix_with_all_promised_records() {
     for durability in [Durability::Os, EVERY, Durability::Sync] {
         let disk = Disk::new();
         let clock = ManualClock::new();

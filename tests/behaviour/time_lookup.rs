@@ -1,4 +1,4 @@
-//! At which offset is a time? Compared with a list of timestamps that is searched from its beginning.
+//! The offset of a time, compared with a list of timestamps that is searched from its beginning.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn lookup(partition: &Partition, millis: i64) -> Option<u64> {
     partition.offset_for_time(time(millis)).unwrap().map(|offset| offset.get())
 }
 
-/// Every question has the answer that the list gives.
+/// Every lookup has the result that the list gives.
 fn assert_like(partition: &Partition, times: &[i64], case: &str) {
     let mut probes: Vec<i64> = times.iter().flat_map(|t| [t - 1, *t, t + 1]).chain([0, i64::MAX]).collect();
     probes.sort_unstable();
@@ -56,9 +56,9 @@ fn assert_like(partition: &Partition, times: &[i64], case: &str) {
 
 // -- the rules --
 
-/// T1 and R8
+/// Kafka's `KafkaConsumer.offsetsForTimes`.
 #[test]
-fn a_time_behind_all_records_is_nowhere_and_one_before_1970_is_an_error() {
+fn a_time_after_all_records_has_no_offset_and_one_before_1970_is_an_error() {
     let (broker, partition) = partition_of(TopicConfig::new(), &[]);
     assert_like(&partition, &[], "empty");
     send(&broker, &partition, &[100]).unwrap();
@@ -77,7 +77,6 @@ fn a_time_behind_all_records_is_nowhere_and_one_before_1970_is_an_error() {
     }
 }
 
-/// T2
 #[test]
 fn timestamps_may_be_out_of_order() {
     let times = [100, 300, 200, 400, 350];
@@ -93,7 +92,8 @@ fn timestamps_may_be_out_of_order() {
     }
 }
 
-/// T3: Kafka's `LogSegmentTest.testFindOffsetByTimestamp`, with an index entry for about every second batch.
+/// Kafka's `LogSegmentTest.testFindOffsetByTimestamp`, with an index entry for about every second
+/// batch.
 #[test]
 fn kafkas_vector_of_a_segment_with_a_sparse_index() {
     let config = TopicConfig::new().index_interval_bytes(150);
@@ -113,7 +113,8 @@ fn kafkas_vector_of_a_segment_with_a_sparse_index() {
     }
 }
 
-/// T4 and 19: an index entry says what came before it, however far back that lies, and a roll takes nothing from it.
+/// An index entry holds the greatest timestamp of all records before it (Kafka's `TimeIndex`), and
+/// a roll loses none of it.
 #[test]
 fn a_late_record_is_found_across_index_entries_and_segments() {
     let mut times: Vec<i64> = (0..60).map(|n| 1_000 + n).collect();
@@ -127,7 +128,7 @@ fn a_late_record_is_found_across_index_entries_and_segments() {
     assert_eq!([2_000, 5_001, 9_000].map(|t| lookup(&partition, t)), [Some(7), Some(31), Some(31)]);
 }
 
-/// T6
+/// Kafka's `ListOffsets` with `MAX_TIMESTAMP`.
 #[test]
 fn the_greatest_time_is_that_of_the_first_record_that_has_it() {
     for times in [&[5, 9, 9, 3, 9][..], &[9, 1], &[1, 9], &[0]] {
@@ -167,7 +168,7 @@ fn only_visible_records_count() {
     );
     flush.wait().unwrap();
     pending.wait().unwrap();
-    assert_like(&partition, &[10, 30, 20, 25, 99], "behind it");
+    assert_like(&partition, &[10, 30, 20, 25, 99], "after it");
     assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 1);
 }
 
@@ -192,7 +193,7 @@ fn a_reader_begins_in_each_partition_at_its_own_offset() {
     assert_eq!(seen, 6);
 }
 
-// -- what it costs, and what it survives --
+// -- costs, failures and restarts --
 
 #[test]
 fn segments_that_are_too_old_are_not_even_opened() {
@@ -221,7 +222,8 @@ fn segments_that_are_too_old_are_not_even_opened() {
     assert!(opened() - before <= 2);
 }
 
-/// What lies before the answer is not read, so its damage does not matter; what has to be read is not guessed.
+/// Batches before the result are not read, so their damage does not matter; damage in a batch that
+/// must be read is an error.
 #[test]
 fn damage_is_an_error_only_where_it_has_to_be_looked_at() {
     let disk = Disk::new();
@@ -241,7 +243,8 @@ fn damage_is_an_error_only_where_it_has_to_be_looked_at() {
     assert!(matches!(partition.read(Start::Time(time(5)), 1), Err(Error::Corrupt(_))));
 }
 
-/// 22: what a failed sync made unknown is cut off, and its time with it, at each place in a segment.
+/// Records with an unknown outcome after a failed sync are truncated, and their times with them, at
+/// each place in a segment.
 #[test]
 fn times_are_right_after_a_failure_and_a_reopen() {
     for kept in 1..25i64 {
@@ -307,7 +310,7 @@ fn open(disk: &Disk, mode: ReadMode, tail: usize) -> (Broker, Partition) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// T1, T2, T4, T6, 17, 18, 19, 22: batches of any size, out of order, over several segments, however they are stored
+    /// Batches of any size, out of order, over several segments, however they are stored
     /// and whatever happened in between.
     #[test]
     fn every_answer_is_that_of_the_list(

@@ -1,4 +1,4 @@
-//! Whose time does a record have, and which times are refused?
+//! The timestamp of a record, and which timestamps are refused.
 
 use std::time::Duration;
 
@@ -29,9 +29,10 @@ fn all(partition: &Partition) -> Vec<Timestamp> {
 
 // -- create time --
 
-/// 15: a record without a timestamp gets the time of sending, not that of its batch or of the append.
+/// 15: a record without a timestamp gets the time of sending, not that of its batch or of the
+/// append.
 #[test]
-fn a_record_has_the_time_that_it_was_given_or_that_of_sending() {
+fn a_record_has_its_given_time_or_the_time_of_sending() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
@@ -49,7 +50,7 @@ fn a_record_has_the_time_that_it_was_given_or_that_of_sending() {
     assert_eq!(all(&topic.partition(0).unwrap()), expected);
 }
 
-/// T7
+/// Kafka's `LogValidator`.
 #[test]
 fn a_time_out_of_the_bounds_is_refused_with_its_index_and_all_that_was_sent_with_it() {
     let clock = ManualClock::new();
@@ -91,7 +92,7 @@ fn a_record_without_a_time_of_its_own_is_always_fine() {
     let topic = broker.create_topic("t", config).unwrap();
     let producer = broker.producer();
     let pending = producer.send(&topic, Record::new("v")).unwrap();
-    // What was fine when it was sent stays so, however long it takes to be written.
+    // A time that was accepted when it was sent stays so, however late it is written.
     clock.set_wall(at(5));
     assert_eq!(pending.wait().unwrap().timestamp, at(1_600_000_000_000));
     producer.send(&topic, Record::new("v")).unwrap().wait().unwrap();
@@ -100,9 +101,9 @@ fn a_record_without_a_time_of_its_own_is_always_fine() {
     assert_eq!(all(&topic.partition(0).unwrap()), [at(1_600_000_000_000), at(5)]);
 }
 
-/// T8
+/// KIP-1030.
 #[test]
-fn by_default_a_time_may_lie_an_hour_ahead_and_anywhere_behind() {
+fn by_default_a_time_may_be_an_hour_ahead_and_any_time_in_the_past() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
@@ -121,9 +122,9 @@ fn by_default_a_time_may_lie_an_hour_ahead_and_anywhere_behind() {
 
 // -- append time --
 
-/// T7
+/// Kafka's `LogValidator`.
 #[test]
-fn append_time_is_that_of_the_append_for_all_records_of_the_batch_whatever_they_were_given() {
+fn append_time_replaces_the_times_of_all_records_of_the_batch() {
     for compression in [Compression::None, Compression::Lz4] {
         let disk = Disk::new();
         let clock = ManualClock::new();
@@ -143,7 +144,7 @@ fn append_time_is_that_of_the_append_for_all_records_of_the_batch_whatever_they_
         let first = clock.now();
         clock.advance(HOUR);
         for pending in pending {
-            assert_eq!(pending.wait().unwrap().timestamp, first, "a receipt says what is stored");
+            assert_eq!(pending.wait().unwrap().timestamp, first, "a receipt holds the stored time");
         }
         let second = clock.now();
         let records =

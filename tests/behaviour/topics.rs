@@ -1,4 +1,5 @@
-//! How topics come, change and go: names, settings, deletion, and all or nothing of each when the process dies in between.
+//! Creating, altering and deleting topics: names, settings, deletion, and each of these all or
+//! nothing when the process dies in between.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -106,7 +107,7 @@ fn topics_are_created_once_ensured_often_and_listed_by_name() {
 }
 
 #[test]
-fn unknown_topics_and_partitions_are_told_by_name() {
+fn unknown_topics_and_partitions_are_named_in_the_error() {
     let broker = open(&Disk::new()).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
     let error = topic.partition(3).unwrap_err();
@@ -282,10 +283,10 @@ fn settings_are_there_after_reopening() {
     }
 }
 
-// -- deleting (F10) --
+// -- deletion --
 
 #[test]
-fn every_handle_of_a_deleted_topic_says_so() {
+fn every_handle_of_a_deleted_topic_returns_topic_deleted() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
@@ -366,7 +367,7 @@ fn records_that_were_read_outlive_their_topic() {
 
 /// A deletion that failed halfway is finished by the next opening, and takes nothing else with it.
 #[test]
-fn what_failed_halfway_does_not_take_a_later_topic_of_the_same_name() {
+fn an_unfinished_deletion_does_not_remove_a_later_topic_of_the_same_name() {
     for op in [Op::Rename, Op::SyncDir, Op::Remove, Op::List] {
         for (nth, name) in (1..6).flat_map(|nth| [(nth, "t"), (nth, "T")]) {
             let disk = Disk::new();
@@ -379,7 +380,8 @@ fn what_failed_halfway_does_not_take_a_later_topic_of_the_same_name() {
             let again = broker.create_topic(name, TopicConfig::new().partitions(2));
             let new = match again {
                 Ok(topic) => topic,
-                // Which topics a restart will find may be open: then nothing is promised, and nothing is lost.
+                // Which topics a restart will find may be open: then nothing is promised, and
+                // nothing is lost.
                 Err(_) => {
                     assert!(failed, "{op:?} {nth} {name}");
                     continue;
@@ -430,10 +432,10 @@ fn a_creation_that_failed_can_be_tried_again_and_leaves_nothing() {
     }
 }
 
-// -- all or nothing (F4, F10) --
+// -- all or nothing --
 
-/// Runs `change` on copies of `disk`, dying at each of its operations, and looks at what each kind of death leaves.
-/// Answers how many operations there were.
+/// Runs `change` on copies of `disk`, dying at each of its operations, and looks at what each kind
+/// of death leaves. Returns how many operations there were.
 fn at_every_crash(
     disk: &Disk,
     change: impl Fn(&Broker) -> quipu::Result<()>,
@@ -590,7 +592,7 @@ fn a_crash_at_any_operation_of_a_first_append_leaves_all_or_nothing() {
 
 /// A seed makes runs repeatable; it does not make two topics one (KIP-516).
 #[test]
-fn every_topic_has_an_identity_of_its_own_whatever_the_seed() {
+fn every_topic_has_an_identity_of_its_own_under_every_seed() {
     let disk = Disk::new();
     for run in 0..4 {
         let broker = open(&disk).unwrap();

@@ -1,5 +1,5 @@
-//! Transactions beside partitions that fail, go away or are rolled: what one of them suffers never makes a promise to
-//! another one untrue.
+//! Transactions beside partitions that fail, are deleted or roll: a failure of one partition never
+//! breaks a promise to another.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -48,7 +48,7 @@ fn power_loss(disk: &Disk, broker: Broker) -> (Broker, [Partition; 5]) {
 }
 
 #[test]
-fn a_topic_that_was_deleted_holds_no_later_transaction_up() {
+fn a_deleted_topic_does_not_block_later_transactions() {
     let disk = Disk::new();
     let (broker, [a, b, _, s, z]) = open(&disk);
     send(&broker, &a, "before").unwrap();
@@ -62,9 +62,10 @@ fn a_topic_that_was_deleted_holds_no_later_transaction_up() {
     assert!(has(&s, "two") && has(&s, "three") && has(&z, "three") && !has(&b, "one"));
 }
 
-/// A sync that failed is not tried again on behalf of somebody else either: the second one would succeed, and say nothing.
+/// A failed sync is not tried again for another caller either: the second one would succeed and
+/// prove nothing.
 #[test]
-fn nobody_is_promised_what_stands_on_a_failed_sync() {
+fn nothing_is_acknowledged_on_a_failed_sync() {
     let disk = Disk::new();
     let (broker, [a, b, _, s, _]) = open(&disk);
     send(&broker, &a, "before").unwrap();
@@ -78,9 +79,10 @@ fn nobody_is_promised_what_stands_on_a_failed_sync() {
     assert_eq!((has(&a, "one"), has(&b, "two")), (has(&b, "one"), has(&s, "two")));
 }
 
-/// What the manifest calls synced is not read again. So it has to wait for the journal, whoever synced the file.
+/// A segment that the manifest marks synced is not read again. So the mark must wait for the
+/// journal.
 #[test]
-fn a_segment_is_not_called_synced_before_the_records_of_its_transactions_are() {
+fn a_segment_is_not_marked_synced_before_its_transactions_records_are() {
     let disk = Disk::new();
     let (broker, [a, b, c, s, _]) = open(&disk);
     send(&broker, &a, "before").unwrap();
@@ -101,7 +103,7 @@ fn a_segment_is_not_called_synced_before_the_records_of_its_transactions_are() {
 }
 
 #[test]
-fn a_full_disk_keeps_a_journal_from_being_begun_for_as_long_as_it_is_full() {
+fn a_full_disk_prevents_a_new_journal_until_there_is_room() {
     let disk = Disk::new();
     let (broker, [a, b, c, ..]) = open(&disk);
     let full = |result: Result<Vec<Receipt>>| {
@@ -111,7 +113,7 @@ fn a_full_disk_keeps_a_journal_from_being_begun_for_as_long_as_it_is_full() {
     disk.fail(Op::Write, 1, ErrorKind::StorageFull);
     full(together(&broker, &[&a, &b], "no file"));
     together(&broker, &[&a, &b], "one").unwrap();
-    // And from being begun anew: the old one goes on.
+    // And a new one cannot be started: the old one continues.
     disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
     assert!(matches!(a.truncate_to(Offset::ZERO), Err(Error::DiskFull { .. })));
     disk.clear_faults();
@@ -124,7 +126,7 @@ fn a_full_disk_keeps_a_journal_from_being_begun_for_as_long_as_it_is_full() {
 }
 
 #[test]
-fn a_poisoned_partition_keeps_no_other_one_from_being_cut() {
+fn a_poisoned_partition_does_not_prevent_truncation_of_others() {
     let disk = Disk::new();
     let (broker, [a, b, c, ..]) = open(&disk);
     send(&broker, &c, "one").unwrap();
@@ -138,9 +140,9 @@ fn a_poisoned_partition_keeps_no_other_one_from_being_cut() {
     c.reset_to(Offset::new(9)).unwrap();
 }
 
-/// A part that was torn is written again, as it was. So whoever has come behind it has not seen anything that is not there.
+/// A torn part is written again, unchanged. So a reader past it has seen nothing that is not there.
 #[test]
-fn a_position_behind_a_transaction_that_survived_is_not_called_cut_off() {
+fn a_position_after_a_surviving_transaction_is_not_called_truncated() {
     let mut redone = 0;
     for seed in 0..60 {
         let disk = Disk::new();
@@ -166,7 +168,7 @@ fn a_position_behind_a_transaction_that_survived_is_not_called_cut_off() {
     assert!(redone > 0, "none was torn");
 }
 
-/// Nobody knows whether the record is there: what is appended behind it could contradict it.
+/// It is unknown whether the record is there: an append after it could contradict it.
 #[test]
 fn a_journal_that_could_not_be_written_keeps_its_partitions_from_appends() {
     let disk = Disk::new();
@@ -192,7 +194,7 @@ fn a_journal_that_could_not_be_written_keeps_its_partitions_from_appends() {
 }
 
 #[test]
-fn a_conflict_is_told_when_it_can_be_read_and_names_the_partition() {
+fn a_conflict_is_returned_when_it_can_be_read_and_names_the_partition() {
     let disk = Disk::new();
     let (broker, [a, _, _, s, _]) = open(&disk);
     let mut unseen = broker.transaction();
@@ -208,14 +210,16 @@ fn a_conflict_is_told_when_it_can_be_read_and_names_the_partition() {
     assert_eq!((topic.as_str(), end, s.bounds().unwrap().visible_end), ("s", end, end));
 }
 
-/// The leader of a log and that of the journal sync the same segment. What the first one has lost, the second would not notice.
+/// The leader of a log and that of the journal sync the same segment. What the first one has lost,
+/// the second would not notice.
 #[test]
-fn two_that_sync_the_same_file_do_not_believe_the_one_that_succeeds() {
+fn a_sync_that_succeeds_beside_a_failed_one_of_the_same_file_is_not_trusted() {
     for journal_first in [false, true] {
         let disk = Disk::new();
         let (broker, [_, _, _, s, z]) = open(&disk);
         send(&broker, &s, "before").unwrap();
-        // A batch that is not synced yet: the transaction behind it has to sync the segment, as does its own log.
+        // A batch that is not synced yet: the transaction after it must sync the segment, as must
+        // its own log.
         let mut unsynced = broker.transaction();
         unsynced.send(&s, Record::new("plain"));
         let plain_pending = unsynced.commit_async();
@@ -251,7 +255,8 @@ fn two_that_sync_the_same_file_do_not_believe_the_one_that_succeeds() {
     }
 }
 
-/// Somebody's sync fails and he reopens the partition, while a transaction is between its checks and its record.
+/// A sync of another caller fails, and it reopens the partition while a transaction is between its
+/// checks and its record.
 #[test]
 fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
     let disk = Disk::new();
@@ -279,7 +284,7 @@ fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
         while s.stats().poisoned.is_none() {
             thread::yield_now();
         }
-        // He may come as far as to the writer, which the transaction has.
+        // It may get as far as the writer, which the transaction holds.
         for _ in 0..200 {
             thread::yield_now();
         }
@@ -294,7 +299,8 @@ fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
     assert_eq!(has(&s, &value), has(&z, &value));
 }
 
-/// More parts than files may be open, and no more can be opened: nothing can go wrong behind the record but the writing.
+/// More parts than files may be open, and no more can be opened: after the record nothing but a
+/// write can fail.
 #[test]
 fn a_file_that_cannot_be_opened_fails_a_transaction_before_it_has_happened() {
     for nth in 1..40 {
@@ -336,9 +342,10 @@ fn a_full_disk_refuses_a_transaction_over_one_partition() {
     assert!(has(&a, "one") && !has(&a, "two") && has(&a, "three"));
 }
 
-/// In a row they need one sync each, however many partitions they are over: what comes before is in the journal, durably.
+/// In a row they need one sync each, however many partitions they are over: what comes before is in
+/// the journal, durably.
 #[test]
-fn what_the_journal_covers_is_not_synced_once_more() {
+fn records_covered_by_the_journal_are_not_synced_again() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().clock(ManualClock::new()).seed(5).on_disk(&disk).unwrap();
     let config = quipu::TopicConfig::new().partitions(8).durability(Durability::Sync);
@@ -348,7 +355,8 @@ fn what_the_journal_covers_is_not_synced_once_more() {
     let before = disk.ops_of(Op::Sync);
     (0..10).for_each(|n| drop(together(&broker, &all, &format!("value {n}")).unwrap()));
     assert_eq!(disk.ops_of(Op::Sync) - before, 10);
-    // A plain append in between is on the medium by itself; one that nobody has synced is synced with the next transaction.
+    // A plain append in between is durable by itself; an unsynced one is synced with the next
+    // transaction.
     send(&broker, &parts[0], "plain").unwrap();
     let mut unsynced = broker.transaction();
     unsynced.send(&parts[1], Record::new("not synced"));
@@ -363,8 +371,8 @@ fn what_the_journal_covers_is_not_synced_once_more() {
     }
 }
 
-/// The journal has a part that belongs into a partition which cannot be looked at just now. If it were thrown away, the next
-/// opening would find the partition without it.
+/// The journal has a part that belongs into a partition which cannot be looked at just now. If it
+/// were thrown away, the next opening would find the partition without it.
 #[test]
 fn a_partition_that_cannot_be_read_now_keeps_its_part_of_the_journal() {
     let (mut refused, mut nth) = (0, 1);

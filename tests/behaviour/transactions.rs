@@ -1,4 +1,5 @@
-//! Transactions: all or nothing over partitions, topics and a consumer's offsets, in one step (X1-X5).
+//! Transactions: all or nothing over partitions, topics and a consumer's offsets, in one step
+//! (KIP-98, KIP-447).
 
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -41,7 +42,7 @@ fn everywhere(broker: &Broker, partitions: &[Partition], value: &str) -> quipu::
 }
 
 #[test]
-fn x1_all_records_are_there_with_receipts_in_the_order_of_sending() {
+fn all_records_of_a_transaction_have_receipts_in_the_order_of_sending() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -58,7 +59,7 @@ fn x1_all_records_are_there_with_receipts_in_the_order_of_sending() {
 }
 
 #[test]
-fn x1_dropping_it_does_nothing_and_an_error_in_it_does_nothing() {
+fn a_dropped_or_failed_transaction_appends_nothing() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -80,9 +81,10 @@ fn x1_dropping_it_does_nothing_and_an_error_in_it_does_nothing() {
     assert_eq!((disk.ops_of(Op::Write), ends(&p)), (ops, vec![0; 4]));
 }
 
-/// X2: committed in one step, so nobody ever waits behind one that is open.
+/// Committed in one step, so no reader and no writer waits for an open one (unlike Kafka's last
+/// stable offset).
 #[test]
-fn x2_an_open_transaction_holds_nobody_up() {
+fn an_open_transaction_blocks_no_reader_or_writer() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -97,7 +99,7 @@ fn x2_an_open_transaction_holds_nobody_up() {
 }
 
 #[test]
-fn x3_a_consumers_offsets_are_committed_with_it_or_not_at_all() {
+fn a_consumers_offsets_are_committed_with_the_transaction_or_not_at_all() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -114,7 +116,7 @@ fn x3_a_consumers_offsets_are_committed_with_it_or_not_at_all() {
     };
     assert_eq!(transform(&a, Offsets::from(&records)).unwrap().len(), 2, "offsets have no receipts");
     assert_eq!(a.committed("a", 1).unwrap().unwrap().offset, 1);
-    // The other takes a partition over: what the first still does is worth nothing, all of it.
+    // The other takes a partition over: all later work of the first is rejected.
     let mut b = broker.consumer("g").subscribe(&["a"]).unwrap();
     a.poll(NOW).unwrap();
     b.poll(NOW).unwrap();
@@ -135,9 +137,9 @@ fn x3_a_consumers_offsets_are_committed_with_it_or_not_at_all() {
     assert!(matches!(foreign.commit(), Err(Error::InvalidConfig { field: "consumer", .. })));
 }
 
-/// G4 with X3: of a consumer with partitions assigned by hand.
+/// Of a consumer with partitions assigned by hand (Kafka's `ClassicGroup.validateOffsetCommit`).
 #[test]
-fn x3_nobody_takes_over_or_sets_back_what_a_transaction_without_a_member_commits() {
+fn a_group_is_not_reset_or_taken_over_during_a_transaction_without_a_member() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -146,7 +148,8 @@ fn x3_nobody_takes_over_or_sets_back_what_a_transaction_without_a_member_commits
     let records = alone.poll(NOW).unwrap();
     assert_eq!(records.len(), 1);
     let group = broker.group("g").unwrap();
-    // The first transaction makes the journal: between the check of its offsets and the write of anything.
+    // The first transaction makes the journal: between the check of its offsets and the write of
+    // anything.
     let gate = disk.hold(Op::Sync, 1);
     let committing = std::thread::spawn({
         let (broker, to, handle) = (broker.clone(), p[2].clone(), alone.handle());
@@ -172,7 +175,7 @@ fn x3_nobody_takes_over_or_sets_back_what_a_transaction_without_a_member_commits
 }
 
 #[test]
-fn x3_offsets_committed_with_records_last_like_others() {
+fn offsets_committed_in_a_transaction_survive_a_power_loss() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Sync);
     let p = topics(&broker);
@@ -189,9 +192,9 @@ fn x3_offsets_committed_with_records_last_like_others() {
     assert_eq!(broker.topic("b").unwrap().partition(0).unwrap().bounds().unwrap().log_end, 1);
 }
 
-/// X4: no markers, so offsets count records.
+/// There are no markers, so offsets count records.
 #[test]
-fn x4_transactions_leave_no_gaps() {
+fn transactions_leave_no_gaps() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -203,7 +206,7 @@ fn x4_transactions_leave_no_gaps() {
 }
 
 #[test]
-fn x5_conditions_are_checked_with_the_append_and_a_conflict_does_nothing() {
+fn conditions_are_checked_with_the_append_and_a_conflict_appends_nothing() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -290,7 +293,7 @@ fn the_strictest_durability_governs() {
 }
 
 #[test]
-fn nothing_of_it_is_durable_before_all_of_it_is() {
+fn no_part_of_a_transaction_is_durable_before_all_of_it_is() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -298,7 +301,7 @@ fn nothing_of_it_is_durable_before_all_of_it_is() {
         send(&broker, &p[n % 4], "v").unwrap();
     }
     everywhere(&broker, &p, "together").unwrap();
-    // One of the logs is synced for itself, by a change of its settings and a sender who waits.
+    // One of the logs is synced for itself, by a change of its settings and a sender that waits.
     broker.alter_topic("a", TopicConfig::new().partitions(2).durability(Durability::Sync)).unwrap();
     send(&broker, &p[0], "synced").unwrap();
     std::mem::forget((broker, p));
@@ -312,7 +315,7 @@ fn nothing_of_it_is_durable_before_all_of_it_is() {
 }
 
 #[test]
-fn the_journal_begins_anew_when_it_is_large_and_when_the_broker_is_closed() {
+fn the_journal_starts_over_when_it_is_large_and_when_the_broker_is_closed() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -334,7 +337,7 @@ fn the_journal_begins_anew_when_it_is_large_and_when_the_broker_is_closed() {
     assert_eq!(ends(&topics(&broker)), [13; 4]);
 }
 
-/// What polls a future here: a thread that sleeps until it is woken.
+/// Polls a future here: a thread that sleeps until it is woken.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
     impl Wake for Unpark {
@@ -366,7 +369,7 @@ fn awaited_waited_for_or_dropped_it_is_written_at_once_and_visible_when_it_is_sa
             transaction.commit_async()
         };
         let (first, second, third) = (begin("first"), begin("second"), begin("third"));
-        assert_eq!(p[3].bounds().unwrap().log_end, 3, "whether anybody waits or not");
+        assert_eq!(p[3].bounds().unwrap().log_end, 3, "with and without a waiting caller");
         assert_eq!(block_on(second).unwrap()[3].offset, 1);
         assert_eq!(first.wait().unwrap()[0].offset, 0);
         drop(third);
@@ -447,7 +450,7 @@ fn a_failure_after_its_record_leaves_it_to_the_next_opening_which_makes_it_whole
         disk.fail(Op::Write, nth, ErrorKind::Other);
         let error = everywhere(&broker, &p, "second").unwrap_err();
         assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
-        assert_eq!(ends(&p), [1; 4], "nobody sees a part of it");
+        assert_eq!(ends(&p), [1; 4], "no part of it is visible");
         assert!(everywhere(&broker, &p, "third").is_err());
         assert!(matches!(p[0].reopen(), Err(Error::Poisoned { .. })), "that could lose a part");
         drop((broker, p));
@@ -461,7 +464,7 @@ fn a_failure_after_its_record_leaves_it_to_the_next_opening_which_makes_it_whole
 }
 
 #[test]
-fn a_failed_sync_is_told_and_never_acknowledged() {
+fn a_failed_sync_is_reported_and_never_acknowledged() {
     for nth in 1..=5 {
         let disk = Disk::new();
         let broker = broker(&disk, Durability::Sync);
@@ -486,7 +489,7 @@ fn a_failed_sync_is_told_and_never_acknowledged() {
 }
 
 #[test]
-fn cutting_a_log_forgets_the_journal_first() {
+fn a_truncation_clears_the_journal_first() {
     let disk = Disk::new();
     let broker = broker(&disk, Durability::Os);
     let p = topics(&broker);
@@ -587,7 +590,8 @@ fn money_moves_between_accounts_from_many_threads_and_none_is_lost() {
     assert_eq!(sum(&open(&disk).unwrap()), 600);
 }
 
-/// A clean close leaves an empty journal. Whatever is found in its place then holds nothing that the segments do not.
+/// A clean close leaves an empty journal. Whatever is found in its place then holds nothing that
+/// the segments do not.
 #[test]
 fn a_journal_that_is_damaged_after_a_clean_close_is_reported_and_replaced() {
     type Harm = fn(&Disk);

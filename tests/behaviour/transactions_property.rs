@@ -1,5 +1,6 @@
-//! Money moves between accounts in partitions of all durabilities, and the process or the machine dies at a random moment,
-//! several times over: nothing is made of nothing, nothing gets lost, and nothing that was promised.
+//! Money moves between accounts in partitions of all durabilities, and the process or the machine
+//! dies at random moments, several times. The sum of the accounts stays, and no promised transfer
+//! is lost.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ const TOPICS: [(&str, Durability, Compression); 3] = [
     ("lz4", Durability::Os, Compression::Lz4),
 ];
 
-/// A transfer: which partitions it is about, and what came of it.
+/// A transfer: its partitions and its result.
 struct Transfer {
     parts: Vec<usize>,
     receipts: Option<Vec<Receipt>>,
@@ -105,13 +106,13 @@ fn check(disk: &Disk, seed: u64, survive: Survive, transfers: &mut BTreeMap<u64,
         if let Some(receipts) = transfer.receipts.as_ref().filter(|_| is_safe) {
             assert!(there.is_some(), "{case}: {number} was acknowledged");
             for receipt in receipts {
-                // Whoever has come to this place is told that it is still one.
+                // A position that was reached must stay valid.
                 let next = receipt.position().next();
                 consumer.commit(Offsets::new().next(&next)).unwrap_or_else(|e| panic!("{case}: {next}: {e}"));
             }
         }
     }
-    // What has gone now may not come back, and what is there has been made safe by the opening.
+    // Missing records must not come back, and the opening has made the others durable.
     transfers.retain(|number, _| found.contains_key(number));
     std::mem::forget(broker);
     disk.crash(Survive::Synced);

@@ -1,4 +1,5 @@
-//! What is left when the tail of a log is dropped, or all of it, and who finds out.
+//! Dropping the tail of a log, or all of it: the records that stay, and the reports to readers and
+//! waiting callers.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,7 +73,7 @@ fn after_each_stop(disk: &Disk, check: impl Fn(&Broker, &Partition, &str)) {
 
 // 20, 23
 #[test]
-fn the_log_ends_where_it_is_told_and_goes_on_from_there() {
+fn truncate_to_sets_the_log_end_and_appends_continue_there() {
     // To 0, into each segment, to the base of each, to the last record.
     for to in 0..40 {
         let disk = Disk::new();
@@ -102,7 +103,7 @@ fn the_log_ends_where_it_is_told_and_goes_on_from_there() {
 
 // 20
 #[test]
-fn at_the_end_and_behind_it_there_is_nothing_to_do() {
+fn truncation_at_or_beyond_the_end_does_nothing() {
     let (disk, operations) = (Disk::new(), |disk: &Disk| disk.ops_of(Op::Any));
     let (_broker, partition) = filled(&disk, 10);
     let before = operations(&disk);
@@ -114,7 +115,7 @@ fn at_the_end_and_behind_it_there_is_nothing_to_do() {
 
 // 20, 24
 #[test]
-fn the_log_start_bounds_a_cut_from_below() {
+fn a_truncation_stops_at_the_log_start() {
     let disk = Disk::new();
     let (broker, partition) = filled(&disk, 40);
     partition.delete_records(25.into()).unwrap();
@@ -142,7 +143,7 @@ fn the_log_start_bounds_a_cut_from_below() {
 
 // 20, 21, 22
 #[test]
-fn a_batch_across_the_cut_keeps_its_first_records() {
+fn a_batch_across_the_truncation_keeps_its_first_records() {
     for compression in [Compression::None, Compression::Lz4] {
         for to in 0..30u64 {
             let disk = Disk::new();
@@ -199,7 +200,7 @@ fn a_log_start_within_the_batch_stays() {
 
 // 24
 #[test]
-fn a_log_begins_anew_anywhere() {
+fn reset_to_starts_the_log_at_any_offset() {
     for offset in [0, 3, 25, 40, 41, 1_000_000_000_000] {
         let disk = Disk::new();
         let (broker, partition) = filled(&disk, 40);
@@ -225,7 +226,7 @@ fn a_log_begins_anew_anywhere() {
 
 // 20, 24
 #[test]
-fn a_reader_beyond_the_cut_is_told_and_follows_its_policy() {
+fn a_reader_beyond_the_truncation_gets_a_report_and_follows_its_policy() {
     type Case = (fn(&Partition), u64, [u64; 3]);
     let cases: [Case; 3] = [
         (|partition| partition.truncate_to(12.into()).unwrap(), 12, [0, 12, 20]),
@@ -265,7 +266,7 @@ fn a_reader_beyond_the_cut_is_told_and_follows_its_policy() {
 }
 
 #[test]
-fn a_reader_up_to_the_cut_reads_on_and_keeps_what_it_has() {
+fn a_reader_before_the_truncation_continues_and_keeps_its_records() {
     let (broker, partition) = filled(&Disk::new(), 20);
     let mut reader = broker
         .reader(&["t"], Start::At(Offset::new(8)))
@@ -281,7 +282,7 @@ fn a_reader_up_to_the_cut_reads_on_and_keeps_what_it_has() {
 }
 
 #[test]
-fn what_was_loaded_but_not_delivered_is_not_delivered_beyond_the_cut() {
+fn loaded_records_beyond_the_truncation_are_not_delivered() {
     let (broker, partition) = with(&Disk::new(), TopicConfig::new());
     send_batch(&broker, &partition, &(0..10).map(value).collect::<Vec<_>>(), 0);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(3);
@@ -292,7 +293,7 @@ fn what_was_loaded_but_not_delivered_is_not_delivered_beyond_the_cut() {
 }
 
 #[test]
-fn whoever_still_waits_for_a_dropped_record_is_told() {
+fn a_caller_waiting_for_a_truncated_record_gets_an_error() {
     let disk = Disk::new();
     let (broker, partition) = with(&disk, small().durability(Durability::Sync));
     fill(&broker, &partition, 10);
@@ -304,14 +305,14 @@ fn whoever_still_waits_for_a_dropped_record_is_told() {
     assert_eq!(kept.wait().unwrap().offset, 10);
     let told = dropped.wait();
     assert!(matches!(told, Err(Error::Truncated { to, .. }) if to == 12), "{told:?}");
-    // What has not been written yet comes behind the cut.
+    // Records that are not written yet are appended after the truncation.
     let open = producer.send(&partition, Record::new("later")).unwrap();
     partition.truncate_to(10.into()).unwrap();
     assert_eq!(open.wait().unwrap().offset, 10);
 }
 
 #[test]
-fn a_flush_asks_nothing_of_records_that_somebody_wanted_to_go() {
+fn a_flush_succeeds_after_its_records_were_truncated_on_request() {
     for reset in [false, true] {
         let disk = Disk::new();
         let (broker, partition) = with(&disk, small().durability(Durability::Sync));
@@ -324,7 +325,7 @@ fn a_flush_asks_nothing_of_records_that_somebody_wanted_to_go() {
             true => partition.reset_to(9.into()).unwrap(),
         }
         producer.flush().unwrap();
-        // What a failure took is another matter: nobody wanted that.
+        // A loss by a failure is different: no caller requested it.
         producer.send(&partition, Record::new("detached")).unwrap().detach();
         disk.fail(Op::Sync, 1, ErrorKind::Other);
         producer.send(&partition, Record::new("lost")).unwrap().wait().unwrap_err();
@@ -345,7 +346,7 @@ fn polled_once<F: Future>(future: F) -> F::Output {
 
 /// Several acknowledgements may hang on one batch: each is of its own records.
 #[test]
-fn what_is_kept_of_a_batch_is_acknowledged_though_the_rest_of_it_was_cut() {
+fn the_kept_records_of_a_truncated_batch_are_acknowledged() {
     for (durability, polled) in
         [(Durability::Sync, false), (Durability::Sync, true), (Durability::Os, false), (Durability::Os, true)]
     {
@@ -378,7 +379,7 @@ fn what_is_kept_of_a_batch_is_acknowledged_though_the_rest_of_it_was_cut() {
 
 // 19, 22
 #[test]
-fn the_latest_time_and_where_a_time_is_found_are_those_of_what_is_left() {
+fn max_timestamp_and_time_lookup_follow_a_truncation() {
     let disk = Disk::new();
     let (broker, partition) = with(&disk, small());
     // The latest of all times lies in the middle; others rise and fall.
@@ -413,7 +414,7 @@ fn the_latest_time_and_where_a_time_is_found_are_those_of_what_is_left() {
 
 // 23
 #[test]
-fn a_log_that_was_cut_to_nothing_takes_the_same_offsets_again() {
+fn a_log_truncated_to_nothing_assigns_the_same_offsets_again() {
     let disk = Disk::new();
     let (broker, partition) = filled(&disk, 40);
     for start in [0, 7, 31] {
@@ -438,7 +439,7 @@ fn a_log_that_was_cut_to_nothing_takes_the_same_offsets_again() {
 }
 
 #[test]
-fn it_is_an_event() {
+fn a_truncation_is_reported_as_an_event() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = seen.clone();
     let config = BrokerConfig::new().on_event(move |event| {
@@ -455,9 +456,10 @@ fn it_is_an_event() {
     assert_eq!(*seen.lock().unwrap(), [("t".to_string(), 0, 5, 1), ("t".to_string(), 0, 70, 2)]);
 }
 
-/// A segment that is begun again under an old name is another one, whatever a checkpoint says of the old.
+/// A segment that starts again under an old name is another one, also for a checkpoint of the old
+/// one.
 #[test]
-fn a_checkpoint_of_a_dropped_segment_means_nothing() {
+fn a_checkpoint_of_a_truncated_segment_is_ignored() {
     let disk = Disk::new();
     let (broker, partition) = filled(&disk, 40);
     let base = partition.stats().segments.last().unwrap().base_offset.get();
@@ -477,7 +479,7 @@ fn a_checkpoint_of_a_dropped_segment_means_nothing() {
 }
 
 #[test]
-fn a_medium_that_refuses_changes_nothing_or_poisons() {
+fn an_io_error_in_a_truncation_changes_nothing_or_poisons() {
     for reset in [false, true] {
         for nth in 1.. {
             let disk = Disk::new();
@@ -492,7 +494,7 @@ fn a_medium_that_refuses_changes_nothing_or_poisons() {
             let done = act(&partition);
             disk.clear_faults();
             if done.is_ok() {
-                // At most a file is left over that nobody lists.
+                // At most an unlisted file is left.
                 assert_eq!(partition.epoch(), 1);
                 if nth > 40 {
                     break;
@@ -513,7 +515,7 @@ fn a_medium_that_refuses_changes_nothing_or_poisons() {
 }
 
 #[test]
-fn readers_and_lookups_race_with_cuts() {
+fn readers_and_lookups_race_with_truncation() {
     let broker = Broker::in_memory().unwrap();
     let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
     let done = AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! A directory can be checked without opening it: every damage is named, with file, position and offsets, and nothing is
-//! changed.
+//! A directory can be checked without opening it: every damage is named, with file, position and
+//! offsets, and nothing is changed.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ fn rich() -> (Disk, Broker) {
     consumer.commit(&records).unwrap();
     drop(consumer);
     table.delete_records(Offset::new(1)).unwrap_err();
-    // At the beginning of a segment: of one that is shortened, the bytes after the cut are nobody's.
+    // At the beginning of a segment: of one that is shortened, the bytes after its end belong to no
+    // record.
     let p = plain.partition(0).unwrap();
     p.truncate_to(p.stats().segments.last().unwrap().base_offset).unwrap();
     broker.maintain().unwrap();
@@ -66,7 +67,7 @@ fn rich() -> (Disk, Broker) {
 }
 
 #[test]
-fn a_whole_directory_has_nothing_to_say() {
+fn a_whole_directory_has_no_findings() {
     for is_clean in [true, false] {
         let (disk, broker) = rich();
         if is_clean {
@@ -169,16 +170,17 @@ fn every_damage_of_a_segment_is_named_with_its_offsets_also_in_one_that_was_sync
     }
 }
 
-/// Whatever an opening finds damaged, or a reader, is found here, and in derived files more than either.
+/// Whatever an opening finds damaged, or a reader, is found here, and in derived files more than
+/// either.
 #[test]
-fn no_flipped_bit_passes_unseen_but_where_nothing_is_said() {
+fn every_flipped_bit_of_a_used_file_is_found() {
     let (disk, broker) = rich();
     broker.close().unwrap();
     let mut random = crate::common::Random(7);
     let mut kinds = std::collections::BTreeMap::new();
     for (path, len) in disk.files() {
         let name = path.file_name().unwrap().to_str().unwrap().to_string();
-        // Nothing is said in the reserve.
+        // The reserve holds no data.
         if len == 0 || ["LOCK", "catalog.old", "reserve"].contains(&name.as_str()) {
             continue;
         }
@@ -196,7 +198,7 @@ fn no_flipped_bit_passes_unseen_but_where_nothing_is_said() {
                     continue;
                 }
             };
-            // The next bits of an unused checkpoint or of compatible features are somebody else's.
+            // The bits of an unused checkpoint or of compatible features are noted only.
             assert!(!report.findings.is_empty() || !report.notes.is_empty(), "{case}");
             let is_derived = ["index", "keys", "producers", "checkpoint", "journal"]
                 .iter()
@@ -213,7 +215,7 @@ fn no_flipped_bit_passes_unseen_but_where_nothing_is_said() {
 }
 
 #[test]
-fn a_torn_tail_is_told_apart_from_damage() {
+fn a_torn_tail_is_distinguished_from_damage() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let p = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
@@ -227,7 +229,7 @@ fn a_torn_tail_is_told_apart_from_damage() {
     let found = &report.findings[0];
     assert_eq!(found.kind, FindingKind::TornTail);
     assert_eq!(found.offsets, Some((Offset::new(5), Offset::new(6))));
-    assert!(report.is_whole(), "the next opening cuts it off");
+    assert!(report.is_whole(), "the next opening truncates it");
     let broker = open(&disk).unwrap();
     assert_eq!(broker.open_report().cuts[0].position, found.position);
     broker.close().unwrap();
@@ -307,7 +309,7 @@ fn a_damaged_catalog_does_not_keep_the_rest_from_being_checked() {
 }
 
 #[test]
-fn what_lies_around_is_noted() {
+fn unknown_files_are_noted() {
     let (disk, broker) = rich();
     broker.close().unwrap();
     let strange: [PathBuf; 4] = [
@@ -325,7 +327,7 @@ fn what_lies_around_is_noted() {
 }
 
 #[test]
-fn what_was_given_up_is_no_damage_any_more() {
+fn accepted_losses_are_no_damage() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();

@@ -1,4 +1,5 @@
-//! Who waits is woken, by records, by the end, by hand; and nobody sleeps on records that are there.
+//! A waiting reader is woken by records, by the end of its topic or broker, and by hand, and never
+//! sleeps while records are there.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use quipu::testing::ManualClock;
 use quipu::{Broker, BrokerConfig, Error, Record, Start, TopicConfig};
 
-/// Longer than any test: who returns earlier was woken.
+/// Longer than any test: a call that returns earlier was woken.
 const LONG: Duration = Duration::from_secs(600);
 
 fn broker(partitions: u32) -> Broker {
@@ -65,7 +66,7 @@ fn a_waiting_poll_is_woken_by_a_record() {
 }
 
 #[test]
-fn no_record_is_slept_on() {
+fn a_poll_never_misses_the_wakeup_of_a_record() {
     let broker = broker(1);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
     thread::scope(|scope| {
@@ -80,7 +81,7 @@ fn no_record_is_slept_on() {
 }
 
 #[test]
-fn no_record_is_slept_on_by_a_future() {
+fn a_future_never_misses_the_wakeup_of_a_record() {
     let broker = broker(1);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
     thread::scope(|scope| {
@@ -123,7 +124,7 @@ fn a_wakeup_ends_the_current_poll_or_else_the_next_and_loses_nothing() {
 }
 
 #[test]
-fn closing_and_deleting_wake_who_waits() {
+fn closing_and_deleting_wake_waiting_callers() {
     for delete in [false, true] {
         let broker = broker(1);
         let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
@@ -145,7 +146,7 @@ fn closing_and_deleting_wake_who_waits() {
 }
 
 #[test]
-fn a_partition_that_is_added_wakes_who_waits_once_it_has_a_record() {
+fn an_added_partition_wakes_waiting_callers_once_it_has_a_record() {
     let broker = broker(1);
     let mut reader = broker.reader(&["t"], Start::End).unwrap();
     thread::scope(|scope| {
@@ -193,7 +194,7 @@ fn under_a_manual_clock_moving_it_wakes_a_future_that_waits() {
 }
 
 #[test]
-fn a_future_that_is_dropped_has_taken_nothing() {
+fn a_dropped_future_loses_no_record() {
     let broker = broker(1);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
     for _ in 0..3 {

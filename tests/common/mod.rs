@@ -1,4 +1,4 @@
-//! What the tests share: looking at all of a broker, and running futures.
+//! Shared by all test programs: reading all of a broker, and comparing files.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{Broker, BrokerConfig, Error, Offset, Partition, Receipt, Record, Start, TopicConfig};
 
-/// Every readable record of a broker: by topic and partition, offset and value, in the order of reading.
+/// Every readable record of a broker: by topic and partition, offset and value, in the order of
+/// reading.
 pub type Dump = BTreeMap<(String, u32), Vec<(u64, Vec<u8>)>>;
 
 /// Reads everything, from the log start of each partition to its visible end.
@@ -53,7 +54,8 @@ pub fn open(disk: &Disk) -> quipu::Result<Broker> {
     BrokerConfig::new().clock(ManualClock::new()).seed(1).on_disk(disk)
 }
 
-/// A broker in a directory, under a clock of its own that stands still: no thread of it touches anything.
+/// A broker in a directory, under a clock of its own that stands still: no thread of it touches
+/// anything.
 pub fn open_dir(dir: &Path) -> quipu::Result<Broker> {
     BrokerConfig::new().clock(ManualClock::new()).seed(1).open(dir)
 }
@@ -68,7 +70,8 @@ pub fn send(broker: &Broker, to: &Partition, value: &str) -> quipu::Result<Recei
     broker.producer().send(to, Record::new(value))?.wait()
 }
 
-/// Has the files of a partition made that was never written to, and nothing in them: its first batch finds no room.
+/// Has the files of a partition made that was never written to, and nothing in them: its first
+/// batch finds no room.
 pub fn make_files(disk: &Disk, broker: &Broker, partition: &Partition) {
     if partition.stats().segments.is_empty() {
         // After the header of the segment, the manifest, and the note in the catalog.
@@ -79,7 +82,7 @@ pub fn make_files(disk: &Disk, broker: &Broker, partition: &Partition) {
     }
 }
 
-/// What opening warned of, but for the rest of a change of the catalog that a crash left and nobody was told of.
+/// The warnings of an opening, without that of a torn, unacknowledged change of the catalog.
 pub fn warnings(broker: &Broker) -> Vec<String> {
     let is_torn = |warning: &str| {
         warning.contains("/catalog: ") && warning.contains("were left of a change that was never completed")
@@ -87,7 +90,7 @@ pub fn warnings(broker: &Broker) -> Vec<String> {
     broker.open_report().warnings.iter().filter(|warning| !is_torn(warning)).cloned().collect()
 }
 
-/// What the record at `offset` says in partitions that [`fill`] filled.
+/// The value of the record at `offset` in partitions that [`fill`] filled.
 pub fn value(offset: u64) -> String {
     format!("value {offset} {}", "x".repeat((offset % 7) as usize * 10))
 }
@@ -99,7 +102,8 @@ pub fn fill(broker: &Broker, to: &Partition, end: u64) {
     }
 }
 
-/// Everything readable of one partition: the values by offset, and the error that reading ended with, if one did.
+/// Everything readable of one partition: the values by offset, and the error that reading ended
+/// with, if one did.
 pub fn read(partition: &Partition) -> (Vec<String>, Option<Error>) {
     let mut values = Vec::new();
     loop {
@@ -116,14 +120,14 @@ pub fn read(partition: &Partition) -> (Vec<String>, Option<Error>) {
     }
 }
 
-/// A partition holds what [`fill`] wrote, up to `end`, all of it readable.
+/// A partition holds the records of [`fill`], up to `end`, all of them readable.
 pub fn assert_filled(partition: &Partition, end: u64, case: &str) {
     let (values, error) = read(partition);
     assert!(error.is_none(), "{case}: {error:?}");
     assert_eq!(values, (0..end).map(value).collect::<Vec<_>>(), "{case}");
 }
 
-/// What [`fill`] wrote is readable from the beginning, as far as anything is: nothing else is.
+/// The readable records are the first ones of [`fill`], and no others.
 pub fn assert_prefix(partition: &Partition, case: &str) -> (u64, Option<Error>) {
     let (values, error) = read(partition);
     let end = values.len() as u64;
@@ -192,8 +196,9 @@ pub fn read_from(partition: &Partition, from: Start) -> BTreeMap<u64, String> {
     }
 }
 
-/// Opens copies of a disk, each cut at another operation of that, from the first to the last, and shows what is left.
-pub fn cut_each_operation(
+/// Opens copies of a disk, each of which crashes at another operation of the opening, and shows
+/// each of them.
+pub fn crash_at_each_operation(
     disk: &Disk,
     open: impl Fn(&Disk) -> quipu::Result<Broker>,
     mut show: impl FnMut(&Disk, u64),
@@ -209,8 +214,8 @@ pub fn cut_each_operation(
     }
 }
 
-/// Of `t/0`: number of segments, log start, log end. Every record between is there and says its offset, and there is no file
-/// of another segment.
+/// Of `t/0`: number of segments, log start, log end. Every record between is there and holds its
+/// offset, and there is no file of another segment.
 pub fn look(disk: &Disk, partition: &Partition) -> (usize, u64, u64) {
     let bounds = partition.bounds().unwrap();
     let mut next = bounds.log_start;

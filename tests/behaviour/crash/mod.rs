@@ -1,8 +1,10 @@
-//! A program that notes what it is told, and what may be there after a crash then: shared by the tests that crash it.
+//! A program that records what it was told, and the states that a crash may leave then: shared by
+//! the tests that crash it.
 //!
-//! Each log has the state that it is in, and, while something is under way, the one that it is to become. What is found after a
-//! crash must be one of them, whole, and must hold what was promised: after a kill all that was acknowledged, after a power
-//! loss what was to survive one. Once an opening has shown something it has to be there for ever.
+//! Each log has its current state and, during an operation, the state that the operation leads to.
+//! A crash must leave one of the two, whole, with everything that was promised: after a kill all
+//! acknowledged records, after a power loss all durable ones. A state that an opening has shown is
+//! durable from then on.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
@@ -15,7 +17,7 @@ use quipu::{
     Result, Retention, Start, TopicConfig, TopicName,
 };
 
-/// What erasure leaves of a value.
+/// The value of an erased record.
 const ERASED: &str = "<null>";
 
 /// One log as it may be found.
@@ -44,27 +46,27 @@ pub enum Thinned {
     Erased(&'static str),
 }
 
-/// A log, and what it becomes by what is under way.
+/// A log, and its state after the running operation.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub now: State,
     pub next: Option<State>,
 }
 
-/// All that a program was told.
+/// All results that a program got.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub logs: BTreeMap<&'static str, Model>,
-    /// What belongs together: log, offset and value.
+    /// The parts of each transaction: log, offset and value.
     transactions: Vec<Vec<(&'static str, u64, String)>>,
-    /// What the group has committed of a log, and what it is about to.
+    /// The group's committed offset of a log, and the one of a running commit.
     committed: BTreeMap<&'static str, (u64, Option<u64>)>,
-    /// The last sequence of named producers, durably, and what it may be instead.
+    /// The last sequence of idempotent producers, durably, and what it may be instead.
     sequences: BTreeMap<&'static str, (Option<u64>, Option<Option<u64>>)>,
     written: u64,
 }
 
-/// What was found of one log.
+/// The content of one log after a crash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     pub start: u64,
@@ -72,7 +74,7 @@ pub struct Log {
     pub values: BTreeMap<u64, String>,
 }
 
-/// What was found.
+/// The content after a crash.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
     pub logs: BTreeMap<String, Log>,
@@ -80,7 +82,7 @@ pub struct Found {
     pub sequences: BTreeMap<String, Option<u64>>,
 }
 
-/// How much was promised for what happened.
+/// The promise that holds after a kind of crash.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Promised {
     Acknowledged,
@@ -91,7 +93,8 @@ impl State {
     fn fits(&self, name: &str, found: Option<&Log>, promised: Promised) -> bool {
         let Some(found) = found else { return !self.exists };
         let promised = if promised == Promised::Durable { self.durable } else { self.acknowledged };
-        // Appends keep a bound on the size by themselves: 2,000 bytes are at least three records here.
+        // Appends keep a bound on the size by themselves: 2,000 bytes are at least three records
+        // here.
         let is_retained = name == "sized" && found.start > self.start && found.end >= found.start + 3;
         if !self.exists || (found.start != self.start && !is_retained) {
             return false;
@@ -123,24 +126,24 @@ impl State {
 }
 
 impl Told {
-    /// Whether this may be found, and what is wrong if not.
+    /// Whether a crash may leave this content, and the difference if not.
     pub fn judge(&self, found: &Found, promised: Promised) -> std::result::Result<(), String> {
         for (name, model) in &self.logs {
             let log = found.logs.get(*name);
             let mut states = std::iter::once(&model.now).chain(&model.next);
             if !states.any(|state| state.fits(name, log, promised)) {
                 let told = brief(model);
-                return Err(format!("{name}: found {}, and was told {told} ({promised:?})", brief_log(log)));
+                return Err(format!("{name}: found {}, expected {told} ({promised:?})", brief_log(log)));
             }
         }
         if let Some(name) = found.logs.keys().find(|name| !self.logs.contains_key(name.as_str())) {
-            return Err(format!("{name}: nobody made it"));
+            return Err(format!("{name}: it was never created"));
         }
         for parts in &self.transactions {
             let (mut there, mut missing) = (Vec::new(), Vec::new());
             for (name, offset, value) in parts {
                 let model = self.logs.get(name).unwrap();
-                // Deleted or cut off since, or about to be.
+                // Deleted or truncated since, or about to be.
                 let is_kept = |state: &State| state.values.get(offset) == Some(value);
                 if !std::iter::once(&model.now).chain(&model.next).all(is_kept) {
                     continue;
@@ -153,24 +156,25 @@ impl Told {
             }
         }
         for (name, (now, next)) in &self.committed {
-            // What a power loss took is not committed any more; of a log that is gone nothing is.
+            // Records lost in a power loss are not committed any more; a missing log has no commit.
             let Some(end) = found.logs.get(*name).map(|log| log.end) else { continue };
             let there = found.committed.get(*name).copied().unwrap_or_default();
-            // After a clean close a commit beyond a truncation stays: its epoch says that it is worth nothing.
+            // After a clean close a commit beyond a truncation stays: its epoch says that it is
+            // worth nothing.
             if ![Some(*now), *next].into_iter().flatten().any(|at| at == there || at.min(end) == there) {
-                return Err(format!("{name}: {there} is committed, and was told {now}, {next:?}"));
+                return Err(format!("{name}: {there} is committed, expected {now}, {next:?}"));
             }
         }
         for (name, (now, next)) in self.sequences.iter().filter(|_| found.logs.contains_key("sync")) {
             let there = found.sequences.get(*name).copied().flatten();
             if there != *now && Some(there) != *next {
-                return Err(format!("{name}: last sequence {there:?}, and was told {now:?}, {next:?}"));
+                return Err(format!("{name}: last sequence {there:?}, expected {now:?}, {next:?}"));
             }
         }
         Ok(())
     }
 
-    /// What an opening showed is what there is, for ever.
+    /// The state that an opening showed is durable from then on.
     pub fn settle(&mut self, found: &Found) {
         for (name, model) in &mut self.logs {
             let thinned = match model.now.thinned {
@@ -200,14 +204,14 @@ impl Told {
         }
     }
 
-    /// Everything acknowledged is on the medium.
+    /// Everything acknowledged is on disk.
     fn synced(&mut self) {
         for model in self.logs.values_mut() {
             model.now.durable = model.now.acknowledged;
         }
     }
 
-    /// What was told of a log's group and producers is told of no other log of its name.
+    /// Results about a log's group and producers hold for no later log of its name.
     fn forget(&mut self, name: &str) {
         self.committed.remove(name);
         if name == "sync" {
@@ -247,7 +251,7 @@ fn short(values: &BTreeMap<u64, String>) -> Vec<String> {
     values.iter().map(|(at, value)| format!("{at}={}", value.trim_end_matches(['x', ' ']))).collect()
 }
 
-/// The topics of the workloads: what each is called says what it survives.
+/// The topics of the workloads: the name of each gives its durability.
 fn config(name: &str) -> TopicConfig {
     let small = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700).index_interval_bytes(200);
     match name {
@@ -264,7 +268,8 @@ fn config(name: &str) -> TopicConfig {
     }
 }
 
-/// Opens what is there. Groups' offsets survive a power loss, as do topics that do not say otherwise.
+/// Opens the disk. Groups' offsets survive a power loss, as do topics without a setting of their
+/// own.
 pub fn open(disk: &Disk, clock: &ManualClock) -> Result<Broker> {
     BrokerConfig::new().clock(clock.clone()).seed(7).durability(Durability::Sync).on_disk(disk)
 }
@@ -291,7 +296,7 @@ impl<'a> Run<'a> {
         Ok(Run { disk, told, clock, broker, cut })
     }
 
-    /// A program that goes on with a broker that is open.
+    /// A program that continues with an open broker.
     pub fn with(disk: &'a Disk, told: &'a mut Told, clock: ManualClock, broker: Broker) -> Self {
         Run { disk, told, clock, broker, cut: None }
     }
@@ -336,7 +341,7 @@ impl<'a> Run<'a> {
         format!("k{} {n} {:x<bytes$}", n % 3, "")
     }
 
-    /// What an append leads to, noted before it is done.
+    /// Notes the result of an append before the append.
     fn note(&mut self, name: &'static str, value: &str) -> u64 {
         let now = &mut self.model(name).now;
         now.values.insert(now.end, value.to_string());
@@ -370,7 +375,7 @@ impl<'a> Run<'a> {
         self.append(name, 500)
     }
 
-    /// One record to each. The strictest of the topics decides what it survives.
+    /// One record to each. The strictest of the topics decides its durability.
     pub fn transaction(&mut self, names: &[&'static str]) -> Result<()> {
         for name in names {
             self.create(name)?;
@@ -392,7 +397,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Cuts records off the end.
+    /// Truncates records at the end.
     pub fn truncate(&mut self, name: &'static str, back: u64) -> Result<()> {
         let mut next = self.model(name).now.clone();
         if !next.exists {
@@ -400,7 +405,7 @@ impl<'a> Run<'a> {
         }
         next.end = next.end.saturating_sub(back).max(next.start);
         next.values.retain(|at, _| *at < next.end);
-        // Whatever is kept is on the medium.
+        // Whatever is kept is on disk.
         (next.acknowledged, next.durable) = (next.end, next.end);
         let to = next.end;
         // A producer's last record may be among those that go.
@@ -426,7 +431,7 @@ impl<'a> Run<'a> {
         self.act(name, next, |run| run.partition(name)?.delete_records(before.into()).map(drop))
     }
 
-    /// Time goes by, and what is due is done: retention deletes all but what is in the active segments.
+    /// Time passes, and due work is done: retention deletes all but the active segments.
     pub fn maintain(&mut self) -> Result<()> {
         let mut gone = Vec::new();
         for (name, model) in &mut self.told.logs {
@@ -446,7 +451,8 @@ impl<'a> Run<'a> {
             let start = self.partition(name)?.bounds()?.log_start.get();
             let expected = self.model(name).next.as_ref().unwrap().start;
             if start != expected {
-                // A retention that fails is tried again by the next round, and nobody is told: the process has died.
+                // A failed retention is tried again by the next round, and no caller gets the
+                // error: the process has died.
                 let died = self.broker.create_topic("after-retention", TopicConfig::new()).map(drop);
                 return Err(died.expect_err(&format!("{name}: retention ends at {start}, not at {expected}")));
             }
@@ -508,7 +514,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// A named producer's record with a sequence, in `sync`.
+    /// An idempotent producer's record with a sequence, in `sync`.
     pub fn send_as(&mut self, producer: &'static str) -> Result<()> {
         let name = "sync";
         self.create(name)?;
@@ -552,9 +558,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Is killed, and opens what is there: all of it is durable then, because it can be read.
+    /// The process is killed and opens the disk again: all content is durable then, because it can
+    /// be read.
     pub fn be_killed(&mut self) -> Result<()> {
-        // Whether it has died at its cut before.
+        // Whether it has crashed before.
         self.broker.topics().first().map_or(Ok(()), |topic| topic.partition(0).map(drop))?;
         let done = self.disk.ops();
         if self.cut.is_some_and(|cut| done + 1 >= cut) {
@@ -570,12 +577,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether what this topic acknowledges survives a power loss.
+/// Whether acknowledged records of this topic survive a power loss.
 fn is_sync(name: &str) -> bool {
     !["os", "os2", "aged"].contains(&name)
 }
 
-/// What is left when the oldest records are gone. Offsets that were given out and deleted are not given out again.
+/// The state without the oldest records. Offsets that were assigned and deleted are not assigned
+/// again.
 fn begun_later(state: &State, start: u64) -> State {
     let mut next = state.clone();
     next.values.retain(|at, _| *at >= start);
@@ -598,7 +606,8 @@ fn kept_by_size(stats: &quipu::stats::PartitionStats, bytes: u64) -> u64 {
     start.get()
 }
 
-/// Looks at everything. Nothing is damaged, everything can be read, no file of a listed segment is missing.
+/// Looks at everything. Nothing is damaged, everything can be read, no file of a listed segment is
+/// missing.
 pub fn look(disk: &Disk, broker: &Broker, told: &Told) -> std::result::Result<Found, String> {
     let report = broker.open_report();
     if !report.damaged.is_empty() {
@@ -647,19 +656,19 @@ pub fn look(disk: &Disk, broker: &Broker, told: &Told) -> std::result::Result<Fo
     Ok(found)
 }
 
-/// How much was tried, and what failed.
+/// The number of states, and the failures.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub operations: u64,
-    /// Power losses without a kill before; after a kill and a whole opening; after that and what was done then; after a kill
-    /// and an opening that was cut.
+    /// Power losses without a kill before; after a kill and a whole opening; after that and further
+    /// operations; after a kill and an opening that crashed.
     pub direct: u64,
     pub opened: u64,
     pub continued: u64,
     pub cut_openings: u64,
     /// How often the second opening was held against the first.
     pub agreed: u64,
-    /// Which state, and what is wrong with it.
+    /// Each failing state, and the reason.
     pub failures: Vec<(String, String)>,
 }
 
@@ -708,12 +717,12 @@ impl Counts {
     }
 }
 
-/// How thoroughly a cut is looked at.
+/// How thoroughly a crash is checked.
 #[derive(Clone, Copy)]
 pub struct Depth {
     /// At most so many power losses at one place.
     pub losses: usize,
-    /// Every so many-th operation of an opening is cut; none if it is 0.
+    /// Every so many-th operation of an opening crashes; none if it is 0.
     pub opening_step: u64,
     /// Which of the continuations are tried after an opening.
     pub continuations: Continue,
@@ -721,7 +730,7 @@ pub struct Depth {
     pub second_opening: u64,
 }
 
-/// What is tried after a program was killed and has opened its disk again.
+/// The operations that are tried after a program was killed and has opened its disk again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Continue {
     Nothing,
@@ -729,7 +738,7 @@ pub enum Continue {
     All,
 }
 
-/// What a program does after it was killed and has opened its disk again.
+/// The operations of a program after it was killed and has opened its disk again.
 type Continuation = fn(&mut Run<'_>) -> Result<()>;
 
 const CONTINUATIONS: [(&str, Continuation); 6] = [
@@ -779,7 +788,8 @@ fn some(losses: Vec<Survive>, most: usize, turn: u64) -> Vec<Survive> {
     losses.into_iter().skip(first).step_by(step).take(most).collect()
 }
 
-/// Looks at everything that one stop of a program may lead to: `disk` is as the program left it when it died.
+/// Looks at everything that one stop of a program may lead to: `disk` is as the program left it
+/// when it died.
 pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Depth, counts: &mut Counts) {
     let fail = |counts: &mut Counts, case: &str, what: String| counts.failures.push((case.to_string(), what));
     let check = |disk: &Disk, told: &Told, promised: Promised, case: &str, counts: &mut Counts| {
@@ -865,7 +875,7 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
         let case = format!("{case}, {what}");
         let result = go_on(&mut Run::with(&disk, &mut told, clock, broker.clone()));
         if let Err(e) = result {
-            fail(counts, &case, format!("it does not go on: {e}"));
+            fail(counts, &case, format!("it does not continue: {e}"));
         } else {
             for survive in some(disk.power_losses(turn), depth.losses, turn) {
                 let left = disk.duplicate();
@@ -880,12 +890,13 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
     if depth.opening_step == 0 {
         return;
     }
-    // The opening is cut, and then the power is lost, or the process is killed again and opens what is there.
+    // The opening crashes, and then the power is lost, or the process is killed again and opens the
+    // disk.
     for nth in (1 + turn % depth.opening_step..).step_by(depth.opening_step as usize) {
         let disk = killed.duplicate();
         disk.crash_at(nth);
         let finished = open(&disk, &ManualClock::new()).is_ok();
-        let case = format!("{case}, killed, opening cut at {nth}");
+        let case = format!("{case}, killed, opening crash at {nth}");
         for survive in some(disk.power_losses(nth), depth.losses.div_ceil(2), nth) {
             let left = disk.duplicate();
             left.crash(survive);

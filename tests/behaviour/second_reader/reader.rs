@@ -1,5 +1,6 @@
-//! A second reader of a broker's directory, written from FORMAT.md alone: it uses no code of the crate. It
-//! reads whole files into memory, writes nothing, and prints what an opening that recovers would find.
+//! A second reader of a broker's directory, written from FORMAT.md alone: it uses no code of the
+//! crate. It reads whole files into memory, writes nothing, and prints what an opening that
+//! recovers would find.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::{fs, path::Path};
 
@@ -61,7 +62,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The rules of evolution. The CRC is at `end`; version and features of listed files are at `listed`.
+/// The rules of evolution. The CRC is at `end`; version and features of listed files are at
+/// `listed`.
 fn frame<'a>(b: &'a [u8], magic: &[u8; 8], end: usize, listed: usize) -> Result<Cursor<'a>, Bad> {
     let version = b.get(8..12).filter(|_| b.starts_with(magic)).map_or(0, |v| le(v, 0, 4));
     let whole = end >= listed + 8 && b.len() >= end + 4 && crc(&[&b[..end]]) == le(b, end, 4);
@@ -72,8 +74,8 @@ fn frame<'a>(b: &'a [u8], magic: &[u8; 8], end: usize, listed: usize) -> Result<
     Ok(Cursor { bytes: &b[..end], at: 20 })
 }
 
-/// The changes of the catalog or records of the journal from `p` on, and where they end. None if a later one
-/// says, at `at`, that more had been there.
+/// The changes of the catalog or records of the journal from `p` on, and where they end. None if a
+/// later one says, at `at`, that more had been there.
 fn changes<'a>(b: &'a [u8], mut p: usize, m: &[u8; 4], seed: u64, at: usize) -> Option<(Vec<&'a [u8]>, u64)> {
     let change = |p: usize| {
         let h = b.get(p..p + 12).filter(|h| h.starts_with(m))?;
@@ -252,7 +254,8 @@ fn records(b: &Batch) -> Option<Vec<Record>> {
     (plain.len() as u64 == le(h, 88, 4) && t.at == plain.len()).then_some(all)
 }
 
-/// A partition's log as recovery leaves it. `Err(offset)` among the batches: damage where that was expected.
+/// A partition's log as recovery leaves it. `Err(offset)` among the batches: damage where that was
+/// expected.
 #[derive(Default)]
 struct Log {
     seed: Vec<u8>, // secret, topic id, partition: of the header CRCs of batches
@@ -335,7 +338,8 @@ fn scan(dir: &Path, mut log: Log, clean: bool, mark: Option<&[u8]>) -> Result<Lo
                 }
             }
             if !witness && !log.damaged && *own && p as u64 >= synced {
-                // Of a sealed segment the manifest says how much there was; a transaction may put all of it back.
+                // Of a sealed segment the manifest says how much there was; a transaction may put
+                // all of it back.
                 let sealed_tail = le(e, 17, 8).saturating_sub(p as u64);
                 let later = files.iter().skip(i + 1).map(|(b, ..)| b.len().saturating_sub(128) as u64);
                 let tail =

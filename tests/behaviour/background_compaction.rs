@@ -1,5 +1,5 @@
-//! A cleaning takes its time, and nobody else's: whatever else is to be done goes on meanwhile, closing ends it, and one that
-//! fails again and again is tried less and less often.
+//! A compaction in the background does not delay other work, closing ends it, and one that fails
+//! repeatedly is retried less and less often.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -13,7 +13,7 @@ use quipu::{
     Start, Timestamp, TopicConfig,
 };
 
-/// So long that whoever has not come by then never comes.
+/// A time limit: a thread that has not arrived by then never arrives.
 const NEVER: Duration = Duration::from_secs(60);
 
 fn compacted(ratio: f64) -> TopicConfig {
@@ -51,7 +51,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Runs `f` in a thread of its own; what it answers comes from there, if it ever does.
+/// Runs `f` in a thread of its own; its result comes over a channel, if it ever does.
 fn start<'s, T: Send + 's>(scope: &'s Scope<'s, '_>, f: impl FnOnce() -> T + Send + 's) -> mpsc::Receiver<T> {
     let (done, answer) = mpsc::channel();
     scope.spawn(move || done.send(f()));
@@ -59,23 +59,23 @@ fn start<'s, T: Send + 's>(scope: &'s Scope<'s, '_>, f: impl FnOnce() -> T + Sen
 }
 
 #[test]
-fn upkeep_passes_over_a_log_that_somebody_else_is_cleaning() {
+fn maintenance_skips_a_log_that_another_thread_compacts() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
     let partition = broker.create_topic("t", compacted(1.0)).unwrap().partition(0).unwrap();
     fill(&broker, &partition);
     broker.maintain().unwrap();
-    // From now on upkeep wants to clean it.
+    // From now on maintenance wants to compact it.
     broker.alter_topic("t", compacted(0.0)).unwrap();
     let gate = disk.hold(Op::SyncDir, 1);
     thread::scope(|scope| {
-        let cleaning = start(scope, || partition.compact());
+        let compacting = start(scope, || partition.compact());
         gate.wait_until_reached();
-        let upkeep = start(scope, || broker.maintain());
-        let ended = upkeep.recv_timeout(Duration::from_secs(10));
+        let maintenance = start(scope, || broker.maintain());
+        let ended = maintenance.recv_timeout(Duration::from_secs(10));
         drop(gate);
-        ended.expect("it waits for the cleaning").unwrap();
-        cleaning.recv().unwrap().unwrap();
+        ended.expect("it waits for the compaction").unwrap();
+        compacting.recv().unwrap().unwrap();
     });
 }
 
@@ -85,7 +85,7 @@ fn in_real_time() -> BrokerConfig {
 }
 
 #[test]
-fn intervals_are_kept_while_somebody_cleans() {
+fn sync_intervals_are_kept_during_a_compaction() {
     let disk = Disk::new();
     let broker = in_real_time().on_disk(&disk).unwrap();
     let partition = broker.create_topic("t", compacted(1.0)).unwrap().partition(0).unwrap();
@@ -95,25 +95,25 @@ fn intervals_are_kept_while_somebody_cleans() {
     fill(&broker, &partition);
     until("all is sealed for good", || partition.stats().compaction.dirty_bytes > 2 << 10);
     thread::scope(|scope| {
-        // Its output, held: nobody else makes segments.
-        let cleaning = {
+        // Its output, held: no other thread makes segments.
+        let compacting = {
             let gate = disk.hold(Op::Map, 1);
-            let cleaning = start(scope, || partition.compact());
+            let compacting = start(scope, || partition.compact());
             gate.wait_until_reached();
-            // Now the worker wants to clean it too.
+            // Now the worker wants to compact it too.
             broker.alter_topic("t", compacted(0.0)).unwrap();
             for n in 1..=100 {
                 put(&broker, &other, "k", "v");
                 until("it is synced", || other.bounds().unwrap().durable_end == n);
             }
-            cleaning
+            compacting
         };
-        cleaning.recv().unwrap().unwrap();
+        compacting.recv().unwrap().unwrap();
     });
 }
 
 #[test]
-fn everything_else_goes_on_while_the_worker_cleans_and_closing_ends_that() {
+fn other_work_continues_during_a_background_compaction_and_closing_ends_it() {
     let disk = Disk::new();
     // One byte a second: it will never come to its end.
     let config = in_real_time().compaction_bytes_per_second(1);
@@ -125,7 +125,7 @@ fn everything_else_goes_on_while_the_worker_cleans_and_closing_ends_that() {
     let config = TopicConfig::new().durability(Durability::Interval(every));
     let synced = broker.create_topic("synced", config).unwrap().partition(0).unwrap();
     fill(&broker, &partition);
-    until("it cleans", || partition.stats().compaction.running.is_some());
+    until("it compacts", || partition.stats().compaction.running.is_some());
     for n in 1..=3 {
         put(&broker, &synced, "k", "v");
         until("it is synced", || synced.bounds().unwrap().durable_end == n);
@@ -135,7 +135,7 @@ fn everything_else_goes_on_while_the_worker_cleans_and_closing_ends_that() {
     let checkpoint = disk.read("checkpoint").unwrap();
     put(&broker, &synced, "k", "v");
     until("a checkpoint is written", || disk.read("checkpoint").unwrap() != checkpoint);
-    assert!(partition.stats().compaction.running.is_some(), "and it cleans still");
+    assert!(partition.stats().compaction.running.is_some(), "and it still compacts");
     assert_eq!(offsets(&partition).len(), 40);
     let begun = Instant::now();
     broker.close().unwrap();
@@ -145,9 +145,9 @@ fn everything_else_goes_on_while_the_worker_cleans_and_closing_ends_that() {
     assert!(report.open_report().clean);
 }
 
-/// On return the directory is somebody else's.
+/// After the return another broker may use the directory.
 #[test]
-fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
+fn closing_and_deleting_wait_for_a_requested_compaction() {
     for delete in [false, true] {
         for (op, nth) in [(Op::OpenFile, 1), (Op::SyncDir, 1)] {
             let case = format!("delete: {delete}, held at {op:?}");
@@ -160,7 +160,7 @@ fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
             let (released, returned) = (AtomicBool::new(false), AtomicBool::new(false));
             let mut left = 40;
             thread::scope(|scope| {
-                let cleaning = start(scope, || partition.compact());
+                let compacting = start(scope, || partition.compact());
                 gate.wait_until_reached();
                 let closing = start(scope, || {
                     let done = if delete { broker.delete_topic("t") } else { broker.close() };
@@ -179,13 +179,13 @@ fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
                 drop(gate);
                 let (done, ops) = closing.recv().expect("it waited");
                 done.unwrap_or_else(|e| panic!("{case}: {e}"));
-                match cleaning.recv().unwrap() {
+                match compacting.recv().unwrap() {
                     Err(Error::Closed | Error::TopicDeleted { .. }) => {}
                     // It was faster.
                     Ok(Some(_)) => left = 7,
                     other => panic!("{case}: {other:?}"),
                 }
-                assert_eq!(disk.ops(), ops, "{case}: nothing is done behind it");
+                assert_eq!(disk.ops(), ops, "{case}: nothing is done after it");
             });
             if delete {
                 assert_eq!(files(&disk, "topics/t", "").len() + files(&disk, "trash", "").len(), 0, "{case}");
@@ -208,7 +208,7 @@ fn closing_and_deleting_wait_for_a_cleaning_that_somebody_asked_for() {
 }
 
 #[test]
-fn what_fails_again_and_again_is_tried_less_and_less_often() {
+fn a_compaction_that_fails_repeatedly_is_retried_less_often() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let config = BrokerConfig::new().clock(clock.clone()).seed(1).read_mode(ReadMode::Positional);
     let broker = config.on_disk(&disk).unwrap();
@@ -238,7 +238,7 @@ fn what_fails_again_and_again_is_tried_less_and_less_often() {
         assert!(tried(), "after {delay:?}");
         delay = (delay * 2).min(Duration::from_secs(600));
     }
-    // Whoever asks for it gets it, and it begins anew.
+    // A requested compaction runs, and the delay starts over.
     assert!(partition.compact().is_err());
     assert!(tried() && !tried());
     disk.flip_bit(&path, last_bit).unwrap();
@@ -247,9 +247,9 @@ fn what_fails_again_and_again_is_tried_less_and_less_often() {
     assert_eq!(partition.bounds().unwrap().log_end, Offset::new(40));
 }
 
-/// What is due is done, and no more: a few tombstones are no reason to write everything again.
+/// Only due work is done: a few tombstones are no reason to rewrite everything.
 #[test]
-fn tombstones_that_are_due_are_taken_from_where_they_are() {
+fn due_tombstones_are_removed_from_their_segments() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
     let config =
@@ -268,7 +268,7 @@ fn tombstones_that_are_due_are_taken_from_where_they_are() {
     assert_eq!(offsets(&partition).first(), Some(&1));
     let before = partition.stats().compaction;
     assert_eq!((before.cleanings, before.dirty_bytes), (1, 0));
-    // Too little to be cleaned for.
+    // Too few bytes for a compaction.
     put(&broker, &partition, "0", "newer");
     next();
     let dirty = partition.stats().compaction.dirty_bytes;
@@ -277,10 +277,10 @@ fn tombstones_that_are_due_are_taken_from_where_they_are() {
     broker.maintain().unwrap();
     let after = partition.stats().compaction;
     assert_eq!(offsets(&partition).first(), Some(&2), "its time was over");
-    assert_eq!((after.cleanings, after.dirty_bytes), (2, dirty), "the rest was left as it was");
+    assert_eq!((after.cleanings, after.dirty_bytes), (2, dirty), "the rest was left unchanged");
     let read = after.bytes_read - before.bytes_read;
     assert!(read <= 1 << 10, "only the segment that has it: {read} of {}", before.clean_bytes);
-    assert!(offsets(&partition).contains(&2), "what is newer was not looked for");
+    assert!(offsets(&partition).contains(&2), "newer records were not searched");
     next();
     assert_eq!(partition.stats().compaction.cleanings, 2, "once");
     // By hand all of it.
@@ -309,7 +309,7 @@ impl Clock for Fast {
 }
 
 #[test]
-fn a_cleaning_takes_the_time_that_its_bytes_take_at_the_rate() {
+fn a_compaction_takes_at_least_its_bytes_divided_by_the_rate() {
     const RATE: u64 = 500;
     let (disk, clock) = (Disk::new(), Arc::new(Fast(Instant::now())));
     let config = BrokerConfig::new().clock(clock.clone()).seed(1).compaction_bytes_per_second(RATE);
@@ -319,12 +319,12 @@ fn a_cleaning_takes_the_time_that_its_bytes_take_at_the_rate() {
     fill(&broker, &partition);
     let begun = clock.monotonic();
     let done = thread::scope(|scope| {
-        let cleaning = start(scope, || partition.compact());
-        until("it is seen while it goes on", || partition.stats().compaction.running.is_some());
-        cleaning.recv().unwrap().unwrap().unwrap()
+        let compacting = start(scope, || partition.compact());
+        until("it is reported while it runs", || partition.stats().compaction.running.is_some());
+        compacting.recv().unwrap().unwrap().unwrap()
     });
     let taken = clock.monotonic() - begun;
-    // What was never cleaned is read twice; headers of segments are not counted.
+    // Bytes that were never compacted are read twice; headers of segments are not counted.
     let bytes = 2 * (done.bytes_before - 96 * done.segments_before as u64);
     assert!(bytes > 5 * RATE && taken >= Duration::from_secs(bytes / RATE), "{bytes} bytes in {taken:?}");
     assert_eq!(partition.stats().compaction.running, None);

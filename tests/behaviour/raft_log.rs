@@ -1,11 +1,12 @@
-//! A log as a replicated state machine uses one: append, cut a suffix that was not agreed on, purge a prefix, begin anew
-//! ahead after a snapshot, reopen between any two of them, and after every step be what a vector would be.
+//! A log used by a replicated state machine: append, truncate a suffix without agreement, purge a
+//! prefix, start at a later offset after a snapshot, reopen between any two of them. After every
+//! step the log equals a vector.
 
 use crate::common::{Random, at, small};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Record, Start, TopicConfig};
 
-/// What the log has to be: the value of each offset from `start` on.
+/// The expected log: the value of each offset from `start` on.
 #[derive(Default)]
 struct Model {
     start: u64,
@@ -100,8 +101,8 @@ fn run(seed: u64, steps: u64) {
                 let survive =
                     [Survive::Synced, Survive::Everything, Survive::Random(step)][step as usize % 3];
                 disk.crash(survive);
-                // After a power loss nothing proves where a log that has files ended, unless nothing
-                // was changed since a clean close.
+                // After a power loss nothing proves where a log that has files ended, unless
+                // nothing was changed since a clean close.
                 let has_files = !partition.stats().segments.is_empty();
                 let is_changed = disk.read("checkpoint").is_ok_and(|bytes| bytes[20] == 0);
                 model.epoch += u32::from(survive != Survive::Everything && has_files && is_changed);

@@ -1,6 +1,6 @@
-//! What an offset is worth after a power loss: an opening that cannot prove where a log ended begins an epoch, durably, with
-//! one change of the catalog however many partitions there are. A process that died leaves the proof: the machine was not
-//! started again.
+//! Offsets after a power loss: an opening that cannot prove where a log ended starts an epoch,
+//! durably, with one change of the catalog for any number of partitions. After the death of the
+//! process alone the proof exists, because the machine did not restart.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ fn partition(broker: &Broker) -> Partition {
     broker.topic("t").unwrap().partition(0).unwrap()
 }
 
-/// Ten records that nothing synced, and none of them left after a power loss; a position at their end.
+/// Ten records that nothing synced, and none of them left after a power loss; a position at their
+/// end.
 fn lost() -> (Disk, quipu::Position) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -90,7 +91,8 @@ fn only_a_power_loss_begins_an_epoch() {
     }
 }
 
-/// Whatever comes after it: another power loss at once, a roll that writes it into the manifest, clean stops.
+/// Whatever comes after it: another power loss at once, a roll that writes it into the manifest,
+/// clean stops.
 #[test]
 fn an_epoch_is_durable_before_anything_is_served() {
     let (disk, last) = lost();
@@ -99,7 +101,8 @@ fn an_epoch_is_durable_before_anything_is_served() {
     drop(first);
     let broker = open(&disk).unwrap();
     assert_eq!(partition(&broker).epoch(), 2, "the first opening's was durable");
-    // Batches of the new epoch, in the segment of the old one, are found again by every kind of opening.
+    // Batches of the new epoch, in the segment of the old one, are found again by every kind of
+    // opening.
     fill(&broker, &partition(&broker), 9);
     disk.crash(Survive::Everything);
     let broker = open(&disk).unwrap();
@@ -141,8 +144,8 @@ fn it_costs_one_sync_however_many_partitions_there_are() {
     }
 }
 
-/// Whatever kills the first opening after a power loss, or keeps it from ending: the next one, of the same boot, still knows
-/// that nothing proves where the log ended.
+/// Whatever kills the first opening after a power loss, or keeps it from ending: the next one, of
+/// the same boot, still knows that nothing proves where the log ended.
 #[test]
 fn an_opening_that_is_interrupted_proves_nothing() {
     let ops = {
@@ -167,9 +170,10 @@ fn an_opening_that_is_interrupted_proves_nothing() {
     }
 }
 
-/// A partition that could not be opened when the epochs began, or not be closed properly, gets its own later.
+/// A partition that could not be opened when the epochs began, or not be closed properly, gets its
+/// own later.
 #[test]
-fn a_partition_without_a_clean_end_begins_an_epoch_whatever_the_others_prove() {
+fn a_partition_without_a_proven_end_begins_an_epoch_of_its_own() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let topic =

@@ -1,6 +1,6 @@
-//! A version of a stream knows the log epoch in which it was seen: a snapshot, an expected version
-//! or a reader of events that were lost or cut off is recognised, although the stream has as many
-//! events again.
+//! A version of a stream holds the log epoch in which it was read. A snapshot, an expected version
+//! or a reader of lost or truncated events is recognised, even when the stream has as many events
+//! again.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn a_snapshot_of_events_that_a_power_loss_took_is_recognised() {
     // More events than there are, of a past that is gone.
     let beyond: Version = "15@e0".parse().unwrap();
     assert_truncated(stream.load_from(beyond), beyond, "beyond");
-    // Up to the common past all is what it was, and what `to` names can be used.
+    // Up to the common history nothing changes, and the version in `to` can be used.
     for common in 0..=5 {
         let version: Version = format!("{common}@e0").parse().unwrap();
         assert_eq!(stream.load_from(version).unwrap().len() as u64, 12 - common);
@@ -78,7 +78,7 @@ fn a_snapshot_of_events_that_a_power_loss_took_is_recognised() {
     assert_eq!(stream.load_from(to).unwrap().iter().next().unwrap().value().unwrap(), b"new 5");
     // One without an epoch means its number, as ever.
     assert_eq!(stream.load_from(Version::new(10)).unwrap().len(), 2);
-    // The answers of now are of the new past.
+    // Results from now on are of the new history.
     let version = stream.version().unwrap();
     let epoch = Some(stream.partition().epoch());
     assert!(epoch > snapshot.epoch());
@@ -91,7 +91,7 @@ fn a_snapshot_of_events_that_a_power_loss_took_is_recognised() {
 }
 
 #[test]
-fn versions_hold_over_rolls_restarts_and_cuts_after_them() {
+fn versions_stay_valid_over_rolls_restarts_and_later_truncations() {
     let (disk, broker, _) = lost();
     let before = stream(&broker).version().unwrap();
     // Clean, killed, and a power loss that takes nothing of it.
@@ -129,13 +129,13 @@ fn versions_hold_over_rolls_restarts_and_cuts_after_them() {
             None => assert_eq!(found.unwrap().len(), 60 - 12),
         }
     }
-    // A reader that stood at the end has delivered nothing, and does not go on in another past.
+    // A reader at the end has delivered nothing, and does not continue in a diverged log.
     let found = follower.poll(Duration::ZERO);
     assert!(matches!(found, Err(Error::StreamTruncated { to, .. }) if to == 1), "{found:?}");
 }
 
 #[test]
-fn a_version_of_an_epoch_that_the_log_never_had_is_of_another_past() {
+fn a_version_of_an_epoch_that_the_log_never_had_is_refused() {
     let (_disk, broker, _) = lost();
     let stream = stream(&broker);
     let version: Version = "3@e9".parse().unwrap();
@@ -146,7 +146,7 @@ fn a_version_of_an_epoch_that_the_log_never_had_is_of_another_past() {
 
 /// A retry finds its events, also if a power loss and other appends came in between.
 #[test]
-fn a_repeated_append_is_answered_with_a_version_of_this_past() {
+fn a_repeated_append_returns_a_version_of_the_current_epoch() {
     let (_disk, broker, _) = lost();
     let stream = stream(&broker);
     let event = || [Record::new("once").event_id("e-1")];

@@ -1,4 +1,5 @@
-//! Small rules that a large test passes over: each of these was broken on purpose, and no other test had noticed.
+//! Small rules that no larger test holds: each of these was broken on purpose once, and no other
+//! test failed.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -21,7 +22,7 @@ fn relative(path: &Path) -> std::path::PathBuf {
     path.strip_prefix("mem:/").unwrap().to_path_buf()
 }
 
-/// What is kept aside is there for a person, after the next crash too.
+/// Bytes that are kept aside stay for inspection, after the next crash too.
 #[test]
 fn a_torn_tail_that_was_kept_aside_survives_a_power_loss() {
     let disk = Disk::new();
@@ -39,8 +40,9 @@ fn a_torn_tail_that_was_kept_aside_survives_a_power_loss() {
     }
 }
 
-/// Two copies of a directory go on in different ways up to the same offset and the same next segment; then that of one comes
-/// into the other, for example from a backup. Everything in it is valid but what it says of the segment before.
+/// Two copies of a directory diverge and reach the same offset and the same next segment; then the
+/// segment of one comes into the other, for example from a backup. Everything in it is valid but
+/// its header's field for the segment before.
 #[test]
 fn a_segment_that_follows_another_history_is_no_part_of_the_log() {
     for is_closed in [true, false] {
@@ -78,8 +80,8 @@ fn a_segment_that_follows_another_history_is_no_part_of_the_log() {
     }
 }
 
-/// A batch of another epoch lies where a crash left garbage. What was known to be on the medium in that history says nothing
-/// of this one.
+/// A batch of another epoch lies where a crash left garbage. Its durable end in that history proves
+/// nothing of this one.
 #[test]
 fn a_batch_of_another_epoch_is_no_witness() {
     let disk = Disk::new();
@@ -88,7 +90,7 @@ fn a_batch_of_another_epoch_is_no_witness() {
     broker.sync().unwrap();
     let end = partition.stats().bytes;
     disk.crash(Survive::Everything);
-    // In a copy the log was cut, and went on: durable up to 8 there, in another epoch.
+    // In a copy the log was truncated and continued: durable up to 8 there, in another epoch.
     let copy = disk.duplicate();
     let (broker, partition) = topic(&copy, TopicConfig::new());
     partition.truncate_to(4.into()).unwrap();
@@ -104,10 +106,11 @@ fn a_batch_of_another_epoch_is_no_witness() {
     let (broker, partition) = topic(&disk, TopicConfig::new());
     assert!(broker.open_report().damaged.is_empty(), "{:?}", broker.open_report().damaged);
     assert_eq!(broker.open_report().cuts[0].position, end);
-    assert_filled(&partition, 5, "what was there before is there");
+    assert_filled(&partition, 5, "the earlier records are there");
 }
 
-/// Names of new segments and the manifest that lists them lie in one directory: a power loss may keep the second alone.
+/// Names of new segments and the manifest that lists them lie in one directory: a power loss may
+/// keep the second alone.
 #[test]
 fn a_manifest_lists_only_segments_whose_names_are_on_the_medium() {
     let config =
@@ -151,8 +154,8 @@ fn a_manifest_lists_only_segments_whose_names_are_on_the_medium() {
     assert!(states > 300, "{states}");
 }
 
-/// Retention begins an empty segment, and a sync has nothing to sync in it: its header is not on the medium when the first
-/// sync that concerns it fails.
+/// Retention begins an empty segment, and a sync has nothing to sync in it: its header is not on
+/// the disk when the first sync that concerns it fails.
 #[test]
 fn reopening_writes_the_header_of_a_segment_that_was_never_synced() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
@@ -179,10 +182,10 @@ fn reopening_writes_the_header_of_a_segment_that_was_never_synced() {
     assert_eq!(found, (3..6).map(|at| (at, value(at))).collect());
 }
 
-/// A reader reads ahead: also bytes of a batch that is being written, which then fails for lack of space, and of which another
-/// one takes the place.
+/// A reader reads ahead: also bytes of a batch that is being written, which then fails for lack of
+/// space, and of which another one takes the place.
 #[test]
-fn a_reader_at_the_end_does_not_see_what_was_there_before() {
+fn a_reader_at_the_end_does_not_see_bytes_from_before_a_truncation() {
     let disk = Disk::new();
     // Its readers read files, not what producers have just sealed.
     let broker =

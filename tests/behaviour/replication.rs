@@ -1,5 +1,5 @@
-//! Raw shipping: a partition becomes a copy of another, batch by batch, and nothing that is damaged, misplaced or made up
-//! gets in.
+//! Replication by raw batches: a partition becomes a copy of another, batch by batch, and damaged,
+//! misplaced or forged bytes are refused.
 
 use std::io::ErrorKind;
 
@@ -32,12 +32,13 @@ fn carried(batches: &RawBatches) -> RawBatches {
     received
 }
 
-/// Ships whatever the copy lacks, in steps of about `max_bytes`. Answers with the number of shipments.
-fn ship(from: &Partition, to: &Partition, max_bytes: usize) -> usize {
-    for shipments in 0.. {
+/// Ships whatever the copy lacks, in steps of about `max_bytes`. Returns the number of
+/// steps.
+fn replicate(from: &Partition, to: &Partition, max_bytes: usize) -> usize {
+    for steps in 0.. {
         let batches = carried(&from.read_raw(to.bounds().unwrap().log_end, max_bytes).unwrap());
         if batches.is_empty() {
-            return shipments;
+            return steps;
         }
         assert_eq!(to.append_raw(&batches).unwrap(), batches.end_offset());
     }
@@ -64,7 +65,7 @@ fn everything(partition: &Partition) -> Vec<String> {
     }
 }
 
-/// The bytes of a shipment with checksums that fit them, whatever they say: what a sender could make who means harm.
+/// Raw batches of any content with matching checksums, as a hostile sender could make them.
 fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
     let crc = |parts: &[&[u8]]| {
         let mut hasher = crc32fast::Hasher::new();
@@ -73,7 +74,7 @@ fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
     };
     let envelope = crc(&[&bytes[..ENVELOPE - 4]]);
     bytes[ENVELOPE - 4..ENVELOPE].copy_from_slice(&envelope.to_le_bytes());
-    // The seed: the shipment's secret, the source's topic id and partition.
+    // The seed: the raw batches' secret, the source's topic id and partition.
     let seed = [&bytes[72..88], &bytes[24..40], &bytes[20..24]].concat();
     let mut at = ENVELOPE;
     while at + HEADER <= bytes.len() {
@@ -105,16 +106,16 @@ fn a_copy_is_equal_in_records_offsets_and_stored_bodies() {
             producer.send(&source, Record::tombstone("key 1")).unwrap().wait().unwrap();
             assert!(source.stats().segments.len() > 2, "several segments");
 
-            let shipments = ship(&source, &copy, max_bytes);
-            assert_eq!(shipments == 1, max_bytes == 1 << 20, "{shipments} shipments");
+            let steps = replicate(&source, &copy, max_bytes);
+            assert_eq!(steps == 1, max_bytes == 1 << 20, "{steps} steps");
             assert_eq!(everything(&copy), everything(&source));
             assert_eq!(copy.bounds().unwrap(), source.bounds().unwrap());
             assert_eq!(copy.stats().bytes, source.stats().bytes, "stored as they were");
             assert!(copy.stats().segments.len() > 2, "the copy rolls by itself");
 
-            // The copy can be shipped on, and goes on by itself.
+            // The copy can be replicated again, and takes appends of its own.
             let next = partition(&there, "copy-of-copy", small());
-            ship(&copy, &next, max_bytes);
+            replicate(&copy, &next, max_bytes);
             assert_eq!(everything(&next), everything(&source));
             send_batch(&there, &copy, ["promoted".into()]);
             assert_eq!(copy.last_n(1).unwrap().last().unwrap().value(), Some(&b"promoted"[..]));
@@ -123,7 +124,7 @@ fn a_copy_is_equal_in_records_offsets_and_stored_bodies() {
 }
 
 #[test]
-fn what_a_shipment_says_of_itself() {
+fn raw_batches_are_whole_and_report_offsets_partition_and_epoch() {
     let broker = open(&Disk::new()).unwrap();
     let source = broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap().partition(1).unwrap();
     send_batch(&broker, &source, (0..3).map(value));
@@ -155,7 +156,7 @@ fn what_a_shipment_says_of_itself() {
 }
 
 #[test]
-fn any_window_may_be_sent_again() {
+fn any_range_of_batches_may_be_replicated_again() {
     let broker = open(&Disk::new()).unwrap();
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 30);
@@ -212,7 +213,7 @@ fn a_gap_and_a_partial_overlap_are_refused() {
 }
 
 #[test]
-fn a_copy_that_is_none_is_found_out() {
+fn a_diverged_copy_is_detected() {
     let broker = open(&Disk::new()).unwrap();
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 4);
@@ -221,13 +222,13 @@ fn a_copy_that_is_none_is_found_out() {
     let refused = copy.append_raw(&source.read_raw(offset(0), 1 << 20).unwrap());
     assert!(matches!(refused, Err(Error::Diverged { offset, .. }) if offset == 2), "{refused:?}");
     assert_eq!(end(&copy), 3);
-    // What has been let go here cannot be compared any more, and is skipped.
+    // Deleted records cannot be compared any more, and are skipped.
     copy.delete_records(offset(3)).unwrap();
     assert_eq!(copy.append_raw(&source.read_raw(offset(0), 1 << 20).unwrap()).unwrap(), 4);
 }
 
-/// A small shipment of one compressed batch and two others.
-fn small_shipment() -> RawBatches {
+/// Raw batches: one compressed batch and two others.
+fn small_raw_batches() -> RawBatches {
     let broker = open(&Disk::new()).unwrap();
     let source = partition(&broker, "t", TopicConfig::new().compression(Compression::Lz4));
     send_batch(&broker, &source, ["a".repeat(100), "a".repeat(50)]);
@@ -237,22 +238,22 @@ fn small_shipment() -> RawBatches {
 }
 
 #[test]
-fn every_flipped_bit_and_every_cut_is_refused() {
-    let shipment = small_shipment().into_bytes();
-    for bit in 0..shipment.len() * 8 {
-        let mut flipped = shipment.clone();
+fn every_flipped_bit_and_every_short_transfer_is_refused() {
+    let raw = small_raw_batches().into_bytes();
+    for bit in 0..raw.len() * 8 {
+        let mut flipped = raw.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let refused = RawBatches::from_bytes(flipped);
         assert!(matches!(refused, Err(Error::InvalidBatches { .. })), "bit {bit}: {refused:?}");
     }
-    for len in 0..shipment.len() {
-        assert!(RawBatches::from_bytes(&shipment[..len]).is_err(), "{len} bytes");
+    for len in 0..raw.len() {
+        assert!(RawBatches::from_bytes(&raw[..len]).is_err(), "{len} bytes");
     }
-    assert!(RawBatches::from_bytes([&shipment[..], &[0]].concat()).is_err(), "a byte too many");
-    assert!(RawBatches::from_bytes([&shipment[..], &shipment[..]].concat()).is_err(), "twice");
-    assert!(RawBatches::from_bytes(signed(shipment.clone())).is_ok(), "signing makes what the crate makes");
-    // A newer version says so, whatever else it changed.
-    let mut newer = shipment;
+    assert!(RawBatches::from_bytes([&raw[..], &[0]].concat()).is_err(), "a byte too many");
+    assert!(RawBatches::from_bytes([&raw[..], &raw[..]].concat()).is_err(), "twice");
+    assert!(RawBatches::from_bytes(signed(raw.clone())).is_ok(), "signing makes what the crate makes");
+    // A newer version is recognised, whatever else it changed.
+    let mut newer = raw;
     newer[8] = 3;
     let refused = RawBatches::from_bytes(newer).unwrap_err().to_string();
     assert!(refused.contains("format version 3"), "{refused}");
@@ -260,7 +261,7 @@ fn every_flipped_bit_and_every_cut_is_refused() {
 
 #[test]
 fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
-    let shipment = small_shipment().into_bytes();
+    let raw = small_raw_batches().into_bytes();
     let (mut refused, mut taken) = (0, 0);
     let mut attempt = |bytes: Vec<u8>, case: &str| {
         let Ok(batches) = RawBatches::from_bytes(signed(bytes)) else {
@@ -282,9 +283,9 @@ fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
         assert_eq!(dump(&broker).unwrap(), before, "{case}");
     };
     let mut random = Random(7);
-    for at in 12..shipment.len() {
-        for byte in [0, 0x7f, 0xff, shipment[at] ^ 1, random.next() as u8] {
-            let mut bytes = shipment.clone();
+    for at in 12..raw.len() {
+        for byte in [0, 0x7f, 0xff, raw[at] ^ 1, random.next() as u8] {
+            let mut bytes = raw.clone();
             bytes[at] = byte;
             attempt(bytes, &format!("byte {at} is {byte}"));
         }
@@ -292,14 +293,14 @@ fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
     // Every length and number of the envelope and of each batch's header at its extremes.
     let mut heads = vec![];
     let mut at = ENVELOPE;
-    while at < shipment.len() {
+    while at < raw.len() {
         heads.push(at);
-        at += HEADER + u32::from_le_bytes(shipment[at + 4..at + 8].try_into().unwrap()) as usize;
+        at += HEADER + u32::from_le_bytes(raw[at + 4..at + 8].try_into().unwrap()) as usize;
     }
     let fields = heads.iter().flat_map(|head| (4..96).step_by(4).map(move |at| head + at));
     for at in (40..72).step_by(4).chain(fields) {
         for number in [0, 1, i32::MAX as u32, 1 << 31, u32::MAX - 1, u32::MAX] {
-            let mut bytes = shipment.clone();
+            let mut bytes = raw.clone();
             bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
             attempt(bytes, &format!("{number} at {at}"));
         }
@@ -308,7 +309,7 @@ fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
 }
 
 #[test]
-fn a_bad_batch_at_the_end_keeps_all_of_the_shipment_out() {
+fn a_bad_last_batch_refuses_all_batches_of_the_call() {
     let broker = open(&Disk::new()).unwrap();
     let source = partition(&broker, "t", TopicConfig::new().compression(Compression::Lz4));
     send_batch(&broker, &source, ["plain".into()]);
@@ -327,7 +328,7 @@ fn a_bad_batch_at_the_end_keeps_all_of_the_shipment_out() {
     assert!(matches!(refused, Err(Error::InvalidBatches { .. })), "{refused:?}");
     assert_eq!(end(&copy), 0);
 
-    // Nor is anything written of a shipment with a batch that fits no segment of the receiver.
+    // Nothing is written of a call with a batch that fits no segment of the receiver.
     let tight = partition(&broker, "tight", small());
     send_batch(&broker, &source, (0..400u64).map(|i| format!("{:x}", i.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
     let refused = tight.append_raw(&source.read_raw(offset(0), 1 << 20).unwrap());
@@ -336,7 +337,7 @@ fn a_bad_batch_at_the_end_keeps_all_of_the_shipment_out() {
 }
 
 #[test]
-fn closed_and_deleted_are_said() {
+fn replication_to_or_from_a_closed_or_deleted_handle_is_a_typed_error() {
     let broker = open(&Disk::new()).unwrap();
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 2);
@@ -350,11 +351,11 @@ fn closed_and_deleted_are_said() {
 }
 
 #[test]
-fn what_is_not_visible_is_not_shipped() {
+fn invisible_records_are_not_replicated() {
     let broker = open(&Disk::new()).unwrap();
     let source = partition(&broker, "t", small().durability(Durability::Sync));
     fill(&broker, &source, 2);
-    // Full batches are written, and nobody has asked for the sync yet.
+    // Full batches are written, and no caller has requested the sync yet.
     let producer = broker.producer();
     let pending: Vec<_> =
         (0..6).map(|_| producer.send(&source, Record::new("x".repeat(500))).unwrap()).collect();
@@ -368,7 +369,7 @@ fn what_is_not_visible_is_not_shipped() {
 }
 
 #[test]
-fn a_receiver_is_durable_as_its_own_topic_says() {
+fn a_replica_has_the_durability_of_its_own_topic() {
     let here = open(&Disk::new()).unwrap();
     let source = partition(&here, "t", small());
     fill(&here, &source, 40);
@@ -383,13 +384,13 @@ fn a_receiver_is_durable_as_its_own_topic_says() {
         let there = open(&disk).unwrap();
         let copy = partition(&there, "t", small());
         assert_filled(&copy, copied, "after the crash");
-        ship(&source, &copy, 1000);
-        assert_filled(&copy, 40, "shipped on");
+        replicate(&source, &copy, 1000);
+        assert_filled(&copy, 40, "replicated again");
     }
 }
 
 #[test]
-fn a_receiver_that_dies_at_any_operation_is_resumed() {
+fn a_replica_that_crashes_at_any_operation_is_resumed() {
     let here = open(&Disk::new()).unwrap();
     let source = partition(&here, "t", small());
     fill(&here, &source, 25);
@@ -421,7 +422,7 @@ fn a_receiver_that_dies_at_any_operation_is_resumed() {
             let found = end(&copy);
             assert!(found >= acknowledged, "operation {nth}: {found} of {acknowledged}");
             assert_filled(&copy, found, &format!("operation {nth}"));
-            ship(&source, &copy, 400);
+            replicate(&source, &copy, 400);
             assert_filled(&copy, 25, &format!("resumed after operation {nth}"));
             if done {
                 break;
@@ -431,7 +432,7 @@ fn a_receiver_that_dies_at_any_operation_is_resumed() {
 }
 
 #[test]
-fn a_full_disk_keeps_what_fitted_and_a_failed_write_poisons() {
+fn a_full_disk_keeps_the_batches_that_fitted_and_a_failed_write_poisons() {
     let here = open(&Disk::new()).unwrap();
     let source = partition(&here, "t", small());
     fill(&here, &source, 30);
@@ -445,7 +446,8 @@ fn a_full_disk_keeps_what_fitted_and_a_failed_write_poisons() {
             match copy.append_raw(&all) {
                 Err(Error::DiskFull { .. }) => assert!(!poisons),
                 Err(Error::Io { .. }) => assert!(poisons, "write {nth}"),
-                // The note in the catalog that there are files: it is made again by the next opening.
+                // The note in the catalog that there are files: it is made again by the next
+                // opening.
                 Ok(_) if nth == 3 => continue,
                 other => panic!("write {nth}: {other:?}"),
             }
@@ -463,7 +465,7 @@ fn a_full_disk_keeps_what_fitted_and_a_failed_write_poisons() {
 }
 
 #[test]
-fn a_copy_stays_one_while_others_try_to_append_the_same() {
+fn a_copy_stays_a_copy_while_other_threads_append_the_same_batches() {
     let broker = Broker::in_memory().unwrap();
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 200);
@@ -483,17 +485,17 @@ fn a_copy_stays_one_while_others_try_to_append_the_same() {
 }
 
 #[test]
-fn times_of_the_append_are_those_of_the_source() {
+fn append_times_are_those_of_the_source() {
     let (here, there) = (open(&Disk::new()).unwrap(), open(&Disk::new()).unwrap());
     let source = partition(&here, "t", small().timestamps(TimestampType::Append));
     let copy = partition(&there, "t", small().timestamps(TimestampType::Append));
     fill(&here, &source, 3);
-    ship(&source, &copy, 1 << 20);
+    replicate(&source, &copy, 1 << 20);
     assert_eq!(everything(&copy), everything(&source));
 }
 
 #[test]
-fn a_reader_at_the_end_of_a_copy_sees_shipped_and_sent_records_in_order() {
+fn a_reader_at_the_end_of_a_copy_sees_replicated_and_sent_records_in_order() {
     let broker = open(&Disk::new()).unwrap();
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 5);
@@ -510,8 +512,8 @@ fn a_reader_at_the_end_of_a_copy_sees_shipped_and_sent_records_in_order() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Batches of any sizes, shipped in windows of any place and size, with restarts between: the copy is a prefix of
-    /// the model at every moment, and only what continues it is taken.
+    /// Batches of any sizes, replicated in windows of any place and size, with restarts between:
+    /// the copy is a prefix of the model at every moment, and only what continues it is taken.
     #[test]
     fn a_copy_is_always_a_prefix(
         sizes in prop::collection::vec(1usize..6, 1..30),
@@ -551,14 +553,14 @@ proptest! {
             }
         }
         let copy = partition(&there, "t", small());
-        ship(&source, &copy, 500);
+        replicate(&source, &copy, 500);
         prop_assert_eq!(read(&copy).0, model);
     }
 }
 
 // 24
 #[test]
-fn a_copy_that_fell_behind_its_source_begins_anew_there() {
+fn a_copy_behind_its_sources_log_start_is_reset_to_it() {
     for compression in [Compression::None, Compression::Lz4] {
         let (disk, broker) = (Disk::new(), open(&Disk::new()).unwrap());
         let source = partition(&broker, "a", small().compression(compression));
@@ -570,23 +572,23 @@ fn a_copy_that_fell_behind_its_source_begins_anew_there() {
             }
         };
         batches(0, 20);
-        ship(&source, &copy, 0);
+        replicate(&source, &copy, 0);
         batches(20, 60);
         source.delete_records(offset(42)).unwrap();
 
         let Err(Error::OffsetOutOfRange { earliest, .. }) = source.read_raw(offset(20), 1 << 20) else {
             panic!("that is gone")
         };
-        let shipment = carried(&source.read_raw(earliest, 1 << 20).unwrap());
-        assert_eq!((earliest.get(), shipment.base_offset().get()), (42, 40), "whole batches");
-        assert!(matches!(copy.append_raw(&shipment), Err(Error::OffsetConflict { end, .. }) if end == 20));
-        copy.reset_to(shipment.base_offset()).unwrap();
-        assert_eq!(copy.append_raw(&shipment).unwrap(), 60);
-        assert_eq!(copy.append_raw(&shipment).unwrap(), 60, "sent again");
+        let raw = carried(&source.read_raw(earliest, 1 << 20).unwrap());
+        assert_eq!((earliest.get(), raw.base_offset().get()), (42, 40), "whole batches");
+        assert!(matches!(copy.append_raw(&raw), Err(Error::OffsetConflict { end, .. }) if end == 20));
+        copy.reset_to(raw.base_offset()).unwrap();
+        assert_eq!(copy.append_raw(&raw).unwrap(), 60);
+        assert_eq!(copy.append_raw(&raw).unwrap(), 60, "sent again");
         copy.delete_records(earliest).unwrap();
         assert_eq!(everything(&copy), everything(&source));
         batches(60, 80);
-        ship(&source, &copy, 300);
+        replicate(&source, &copy, 300);
         there.sync().unwrap();
         disk.crash(Survive::Synced);
         let there = open(&disk).unwrap();
@@ -598,9 +600,10 @@ fn a_copy_that_fell_behind_its_source_begins_anew_there() {
 
 // 20
 #[test]
-fn a_copy_drops_what_its_source_dropped_and_goes_on() {
+fn a_copy_truncates_like_its_source_and_continues() {
     for compression in [Compression::None, Compression::Lz4] {
-        // At a batch's end, within one, within the first, to nothing; and whether the copy is told where.
+        // At a batch's end, within one, within the first, to nothing; and whether the copy learns
+        // where.
         for (to, told) in [12, 10, 8, 3, 1, 0].into_iter().flat_map(|to| [(to, false), (to, true)]) {
             let (here, there) = (open(&Disk::new()).unwrap(), open(&Disk::new()).unwrap());
             let source = partition(&here, "a", small().compression(compression));
@@ -608,7 +611,7 @@ fn a_copy_drops_what_its_source_dropped_and_goes_on() {
             for base in (0..20).step_by(4) {
                 send_batch(&here, &source, (base..base + 4).map(value));
             }
-            ship(&source, &copy, 0);
+            replicate(&source, &copy, 0);
             let before = source.read_raw(offset(0), 0).unwrap().epoch();
             source.truncate_to(offset(to)).unwrap();
             assert!(matches!(source.read_raw(offset(20), 1), Err(Error::OffsetOutOfRange { .. })));
@@ -618,16 +621,17 @@ fn a_copy_drops_what_its_source_dropped_and_goes_on() {
                 send_batch(&here, &source, (0..5).map(|i| format!("other {n} {i}")));
             }
             if told {
-                // The same records are cut in the same way: what is left is equal down to its bytes.
+                // The same records are truncated in the same way: the rest is equal down to its
+                // bytes.
                 copy.truncate_to(offset(to)).unwrap();
                 assert_eq!(copy.append_raw(&carried(&left)).unwrap(), to, "{to}");
             } else {
                 let refused = copy.append_raw(&carried(&source.read_raw(offset(0), 1 << 20).unwrap()));
                 let Err(Error::Diverged { offset, .. }) = refused else { panic!("{to}: {refused:?}") };
-                assert_eq!(offset, to / 4 * 4, "the batch that differs, which may have been cut");
+                assert_eq!(offset, to / 4 * 4, "the batch that differs, which may have been truncated");
                 copy.truncate_to(offset).unwrap();
             }
-            ship(&source, &copy, 0);
+            replicate(&source, &copy, 0);
             assert_eq!(everything(&copy), everything(&source), "{to}");
             assert_eq!(end(&copy), to + 20);
             // And every window of the source agrees.
@@ -638,9 +642,10 @@ fn a_copy_drops_what_its_source_dropped_and_goes_on() {
     }
 }
 
-/// A shipment is of one log: not some batches of before a cut and some that came instead.
+/// All batches of one call are of one log, never some from before a truncation and some from after
+/// it.
 #[test]
-fn cuts_race_with_shipments() {
+fn truncation_races_with_replication() {
     let broker = Broker::in_memory().unwrap();
     let source = partition(&broker, "a", small());
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -653,7 +658,7 @@ fn cuts_race_with_shipments() {
                 source.truncate_to(offset(to as u64)).unwrap();
                 log.truncate(to + 1);
                 while log.len() < 12 {
-                    // Each says which one it follows.
+                    // Each value holds the one that it follows.
                     written += 1;
                     crate::common::send(broker, source, &format!("{} {written}", log.last().unwrap()))
                         .unwrap();
@@ -667,19 +672,19 @@ fn cuts_race_with_shipments() {
             if done.load(std::sync::atomic::Ordering::Relaxed) {
                 break;
             }
-            let Ok(shipment) = source.read_raw(offset(copy % 3), 1 << 20) else { continue };
+            let Ok(raw) = source.read_raw(offset(copy % 3), 1 << 20) else { continue };
             let copies = Broker::in_memory().unwrap();
             let copy = partition(&copies, "b", small());
-            copy.reset_to(shipment.base_offset()).unwrap();
-            copy.append_raw(&shipment).unwrap();
+            copy.reset_to(raw.base_offset()).unwrap();
+            copy.append_raw(&raw).unwrap();
             let mut before = None;
             for record in &copy.read(quipu::Start::Beginning, 1 << 20).unwrap() {
                 let text = String::from_utf8(record.value().unwrap().to_vec()).unwrap();
                 let (follows, this) = text.split_once(' ').unwrap();
-                assert!(before.as_ref().is_none_or(|before| before == follows), "{text} behind {before:?}");
+                assert!(before.as_ref().is_none_or(|before| before == follows), "{text} after {before:?}");
                 before = Some(this.to_string());
             }
-            several += usize::from(shipment.len() > 1);
+            several += usize::from(raw.len() > 1);
         }
         assert!(several > 10, "{several}");
     });

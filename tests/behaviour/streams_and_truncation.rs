@@ -1,5 +1,5 @@
-//! Key indexes are read, built and written while the log is cut: whichever comes first, what streams say afterwards is what
-//! the log says, now and after opening again.
+//! Key indexes are read, built and written while the log is truncated. In every order of the two
+//! the streams agree with the log, before and after the next opening.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -71,13 +71,14 @@ fn assert_streams(topic: &Topic, case: &str) {
 /// How a case went.
 #[derive(Clone, Copy)]
 struct Held {
-    /// What was held came to the operation.
+    /// The held thread reached the operation.
     reached: bool,
-    /// What else was to be done was finished while it was held there.
+    /// The other thread finished while it was held there.
     finished: bool,
 }
 
-/// Something that reads or writes key indexes, held at one of its operations while something else is done.
+/// Something that reads or writes key indexes, held at one of its operations while something else
+/// is done.
 fn held(
     (broker, topic, disk): (&Broker, &Topic, &Disk),
     (op, nth): (Op, u64),
@@ -97,7 +98,7 @@ fn held(
         }
         let reached = gate.is_reached();
         let other = scope.spawn(|| meanwhile(&partition));
-        // Where what is held has a lock that the other needs, it is let go.
+        // Where the held thread owns a lock that the other needs, it is released.
         for _ in 0..2_000 {
             if other.is_finished() {
                 break;
@@ -114,7 +115,7 @@ fn held(
     held
 }
 
-/// What a sweep does to each copy of a disk.
+/// The operation of a sweep on each copy of a disk.
 struct Sweep<'a> {
     disk: &'a Disk,
     config: fn() -> BrokerConfig,
@@ -123,7 +124,8 @@ struct Sweep<'a> {
     looks: &'a (dyn Fn(&Broker, &Topic) + Sync),
 }
 
-/// As [`held`], while the log is cut, or something else is done to it. Then it is appended to, indexed, closed and opened again.
+/// As [`held`], while the log is truncated, or something else is done to it. Then it is appended
+/// to, indexed, closed and opened again.
 fn held_while(
     sweep: &Sweep<'_>,
     (way, meanwhile): (&str, &(dyn Fn(&Topic) + Sync)),
@@ -148,8 +150,8 @@ fn held_while(
 
 const OPS: [Op; 7] = [Op::Read, Op::OpenFile, Op::Map, Op::Len, Op::Write, Op::Sync, Op::Remove];
 
-/// Holds at each operation in turn. IMPORTANT: a sweep in which what is done always waits for what is held shows nothing, so a
-/// share of the cases is finished while it is.
+/// Holds at each operation in turn. IMPORTANT: a sweep in which the other thread always waits for
+/// the held one proves nothing, so a share of the cases is finished while it is.
 fn sweep_with(sweep: &Sweep<'_>, way: &str, meanwhile: &(dyn Fn(&Topic) + Sync)) -> u64 {
     let (mut cases, mut finished) = (0, 0);
     for op in OPS {
@@ -165,7 +167,7 @@ fn sweep_with(sweep: &Sweep<'_>, way: &str, meanwhile: &(dyn Fn(&Topic) + Sync))
     cases
 }
 
-fn sweep_cuts(sweep: &Sweep<'_>, cuts: &[u64]) -> u64 {
+fn sweep_truncations(sweep: &Sweep<'_>, cuts: &[u64]) -> u64 {
     let cut_at = |cut: &u64| {
         sweep_with(sweep, &format!("cut at {cut}"), &|topic| {
             topic.partition(0).unwrap().truncate_to(Offset::new(*cut)).unwrap();
@@ -176,7 +178,7 @@ fn sweep_cuts(sweep: &Sweep<'_>, cuts: &[u64]) -> u64 {
 
 fn sweep(disk: &Disk, cuts: &[u64], looks: &(dyn Fn(&Broker, &Topic) + Sync)) -> u64 {
     let config = || config_of(ReadMode::Map);
-    sweep_cuts(&Sweep { disk, config, begins: &|_, _, _| (), looks }, cuts)
+    sweep_truncations(&Sweep { disk, config, begins: &|_, _, _| (), looks }, cuts)
 }
 
 /// The active segment was written by an earlier run that was killed: its keys have to be looked up.
@@ -189,7 +191,7 @@ fn killed(batches: u64) -> Disk {
 }
 
 #[test]
-fn a_cut_while_the_keys_of_a_segment_are_looked_up() {
+fn a_truncation_during_a_key_lookup() {
     let cases = sweep(&killed(6), &[4, 9, 17], &|_, topic| {
         // An error would do as well: the segment it looked at may be gone.
         let _ = topic.stream("k0").unwrap().load();
@@ -201,7 +203,7 @@ fn a_cut_while_the_keys_of_a_segment_are_looked_up() {
 fn works(broker: &Broker, topic: &Topic) {
     let _ = topic.stream("k1").unwrap().load();
     for n in 0..12 {
-        // Refused, or cut off, if the cut comes first.
+        // Refused, or truncated, if the truncation comes first.
         let event = Record::new(format!("later {n} {}", "x".repeat(60))).key(format!("k{}", n % KEYS));
         let _ = broker.producer().send(topic, event).unwrap().wait();
     }
@@ -209,17 +211,19 @@ fn works(broker: &Broker, topic: &Topic) {
 }
 
 #[test]
-fn a_cut_while_key_indexes_are_written() {
+fn a_truncation_while_key_indexes_are_written() {
     let cases = sweep(&killed(40), &[10, 31, 60, 89, 100], &works);
     assert!(cases > 50, "{cases}");
 }
 
 #[test]
-fn a_cut_while_key_indexes_are_written_and_few_files_may_be_open() {
+fn a_truncation_while_key_indexes_are_written_with_few_open_files() {
     let disk = killed(60);
     let config = || config_of(ReadMode::Map).max_open_files(8);
-    let cases =
-        sweep_cuts(&Sweep { disk: &disk, config, begins: &|_, _, _| (), looks: &works }, &[31, 100, 170]);
+    let cases = sweep_truncations(
+        &Sweep { disk: &disk, config, begins: &|_, _, _| (), looks: &works },
+        &[31, 100, 170],
+    );
     assert!(cases > 50, "{cases}");
 }
 
@@ -237,9 +241,10 @@ fn an_erasure_while_key_indexes_are_written() {
     assert!(cases > 10, "{cases}");
 }
 
-/// Events were written and could not be synced: they are in the keys of their segment, were never visible, and are cut off.
+/// Events were written and could not be synced: they are in the keys of their segment, were never
+/// visible, and are truncated.
 #[test]
-fn a_reopening_that_cuts_what_was_never_visible_while_streams_are_looked_at() {
+fn a_reopen_that_truncates_invisible_records_during_stream_reads() {
     let disk = killed(20);
     let config = || config_of(ReadMode::Map).durability(Durability::Sync);
     let poisons = |broker: &Broker, topic: &Topic, disk: &Disk| {
@@ -256,7 +261,7 @@ fn a_reopening_that_cuts_what_was_never_visible_while_streams_are_looked_at() {
     assert!(cases > 10, "{cases}");
 }
 
-/// What is under way while the topic is deleted is answered with just that.
+/// An operation that runs while the topic is deleted returns just that error.
 #[test]
 fn a_topic_that_is_deleted_meanwhile_is_named_as_deleted() {
     type Look = fn(&Stream) -> quipu::Result<()>;
@@ -297,9 +302,10 @@ fn a_topic_that_is_deleted_meanwhile_is_named_as_deleted() {
     assert!(cases > 20 && deleted > 5, "{cases} {deleted}");
 }
 
-/// Events come, the segment that they are in is sealed, and its table becomes a file, while a stream is being loaded.
+/// Events come, the segment that they are in is sealed, and its table becomes a file, while a
+/// stream is being loaded.
 #[test]
-fn what_is_loaded_and_its_version_belong_together_whatever_comes_meanwhile() {
+fn loaded_events_match_their_version_under_concurrent_changes() {
     for mode in [ReadMode::Map, ReadMode::Positional] {
         let mut cases = 0;
         for op in OPS {

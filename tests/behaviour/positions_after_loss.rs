@@ -1,5 +1,5 @@
-//! Positions, commits and shipments of a past that the log does not share: of records that a power
-//! loss took, and of an epoch that the log never had.
+//! Positions, commits and raw batches of records that the log does not hold: records lost in a
+//! power loss, and epochs that the log never had.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn position(text: &str) -> Position {
 /// Offsets of records, and ranges that were skipped.
 type Found = (Vec<u64>, Vec<(u64, u64)>);
 
-/// What a reader that begins at a position answers, under a policy.
+/// The first result of a reader that begins at a position, under a policy.
 fn read(broker: &Broker, at: &str, policy: OffsetReset) -> quipu::Result<Found> {
     let records = broker.reader_at(&[position(at)])?.offset_reset(policy).poll(Duration::ZERO)?;
     let offsets = records.iter().map(|record| record.offset().get()).collect();
@@ -36,7 +36,7 @@ fn read(broker: &Broker, at: &str, policy: OffsetReset) -> quipu::Result<Found> 
 }
 
 #[test]
-fn a_position_of_a_later_epoch_than_the_log_has_is_not_taken_at_its_word() {
+fn a_position_with_an_epoch_later_than_the_logs_is_not_trusted() {
     let (_disk, broker, _partition) = made(5);
     for (at, to) in [("t/0@3#7", 3), ("t/0@5#7", 5), ("t/0@9#7", 5), ("t/0@1#1", 1)] {
         let refused = read(&broker, at, OffsetReset::Fail);
@@ -86,7 +86,8 @@ fn a_group_that_has_committed_in_a_later_epoch_follows_the_policy() {
     let old: Vec<_> = old.into_iter().map(|path| (path.clone(), disk.read(&path).unwrap())).collect();
     let broker = open(&disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
-    // Until the segment is full the same file goes on, so only the manifest tells the two apart.
+    // Until the segment is full the same file continues, so only the manifest distinguishes the
+    // two.
     partition.truncate_to(Offset::new(4)).unwrap();
     fill(&broker, &partition, 9);
     let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
@@ -153,7 +154,7 @@ fn a_group_recognises_records_that_a_power_loss_took() {
     }
 }
 
-/// A copy asks for what comes after its end with the epoch of the last shipment that it took.
+/// A copy requests the batches after its end with the epoch of the last batches that it took.
 #[test]
 fn a_copy_does_not_continue_after_records_that_its_source_has_lost() {
     let disk = Disk::new();
@@ -197,7 +198,7 @@ fn a_copy_does_not_continue_after_records_that_its_source_has_lost() {
     assert!(matches!(refused, Err(Error::Truncated { to, .. }) if to == 3), "{refused:?}");
 }
 
-/// What may be lost without a trace is bounded by the checkpoint, and reported.
+/// The range that may be lost without a trace is bounded by the checkpoint, and reported.
 #[test]
 fn an_opening_reports_the_partitions_whose_end_it_cannot_prove() {
     let disk = Disk::new();
@@ -222,7 +223,7 @@ fn an_opening_reports_the_partitions_whose_end_it_cannot_prove() {
     let restarted = disk.duplicate();
     restarted.crash(Survive::Synced);
     assert_eq!(unproven(&open(&restarted).unwrap()), [(0, 3, 6), (1, 5, 5)]);
-    // Synced bytes at the end are gone as well: nothing else says so.
+    // Synced bytes at the end are gone as well: nothing else shows it.
     let log = "topics/t/0/00000000000000000000-0.log";
     let bytes = disk.read(log).unwrap();
     let mut ends = vec![128_usize];

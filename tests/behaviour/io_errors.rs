@@ -1,5 +1,5 @@
-//! What a broker says and keeps when its medium fails: syncs, writes, space, reads. (Every single operation of whole runs in
-//! turn: `fault_matrix.rs`.)
+//! Results and state of a broker when its disk fails: syncs, writes, space, reads. (Every single
+//! operation of whole runs in turn: `fault_matrix.rs`.)
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -24,9 +24,9 @@ fn sync() -> TopicConfig {
     TopicConfig::new().durability(Durability::Sync)
 }
 
-// -- a failed sync or write poisons (F7) --
+// -- a failed sync or write poisons --
 
-/// What must hold once a write or a sync has failed: nothing new is acknowledged or shown, what was visible stays, and
+/// After a failed write or sync: nothing new is acknowledged or visible, visible records stay, and
 /// reopening takes the partition back into service at the visible end.
 fn assert_poisoned_and_reopened(
     disk: &Disk,
@@ -42,9 +42,9 @@ fn assert_poisoned_and_reopened(
     }
     assert!(partition.stats().poisoned.is_some(), "{case}");
     assert_eq!(partition.bounds().unwrap().visible_end, visible, "{case}");
-    assert_filled(partition, visible, &format!("{case}: reading goes on"));
+    assert_filled(partition, visible, &format!("{case}: reading continues"));
 
-    // A restart may keep what was not acknowledged, or not; what was is there, and stays there.
+    // A restart may keep unacknowledged records, or not; acknowledged ones are there, and stay.
     for survive in [Survive::Everything, Survive::Synced, Survive::Random(9)] {
         let disk = disk.duplicate();
         disk.crash(survive);
@@ -129,7 +129,8 @@ fn after_a_failed_or_torn_write_nothing_is_appended_until_the_partition_is_reope
     }
 }
 
-/// A sync that fails says nothing of what a later one covers: what it should have covered is written again.
+/// A failed sync proves nothing about the range of a later one: the range of the failed one is
+/// written again.
 #[test]
 fn a_sync_that_succeeds_after_a_failed_one_is_not_believed() {
     let disk = Disk::new();
@@ -148,9 +149,9 @@ fn a_sync_that_succeeds_after_a_failed_one_is_not_believed() {
     assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "written again");
 }
 
-/// The page cache shows what the medium lacks, also to the next process.
+/// The page cache shows what the disk lacks, also to the next process.
 #[test]
-fn what_a_restart_accepts_after_a_failed_sync_is_on_the_medium() {
+fn records_accepted_by_a_restart_after_a_failed_sync_are_durable() {
     let disk = Disk::new();
     let (broker, partition) = with_topic(&disk, TopicConfig::new());
     fill(&broker, &partition, 10);
@@ -160,7 +161,7 @@ fn what_a_restart_accepts_after_a_failed_sync_is_on_the_medium() {
     let again = open(&disk).unwrap();
     assert_filled(&again.topic("t").unwrap().partition(0).unwrap(), 10, "as the page cache shows");
     disk.crash(Survive::Synced);
-    assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "as the medium shows");
+    assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "as on disk");
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn a_reopening_that_fails_leaves_the_partition_poisoned() {
 }
 
 #[test]
-fn a_poisoned_partition_does_not_touch_the_others_and_is_told() {
+fn a_poisoned_partition_is_reported_and_the_others_work() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = {
         let told = told.clone();
@@ -211,7 +212,7 @@ fn a_poisoned_partition_does_not_touch_the_others_and_is_told() {
     for id in [0, 2] {
         fill(&broker, &topic.partition(id).unwrap(), 4);
     }
-    // Closing says that not all is well, and keeps what is.
+    // Closing returns the error, and keeps the durable records.
     broker.close().unwrap_err();
     let broker = open(&disk).unwrap();
     for id in [0, 2] {
@@ -219,7 +220,7 @@ fn a_poisoned_partition_does_not_touch_the_others_and_is_told() {
     }
 }
 
-/// Os and Interval are synced behind the callers' backs.
+/// Os and Interval are synced by background threads.
 #[test]
 fn a_failed_background_sync_poisons_and_takes_nothing_back() {
     let clock = ManualClock::new();
@@ -239,7 +240,7 @@ fn a_failed_background_sync_poisons_and_takes_nothing_back() {
     assert!(values.len() >= 4, "the reopening synced what it kept");
 }
 
-// -- no space (F8) --
+// -- no space --
 
 fn is_below(path: &Path) -> bool {
     path.starts_with("mem:/") && path != Path::new("mem:/")
@@ -270,7 +271,7 @@ fn a_full_disk_refuses_a_record_and_takes_the_next_once_there_is_room() {
                     assert!(is_full(&error), "{error}");
                     assert_eq!(partition.bounds().unwrap(), before, "nothing of it is there");
                 }
-                assert_filled(&partition, 3, "what was there");
+                assert_filled(&partition, 3, "the earlier records");
                 fill(&broker, &partition, 6);
                 assert_filled(&partition, 6, "without reopening");
                 assert_eq!(partition.epoch(), 0);
@@ -340,14 +341,14 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
 
 #[test]
 fn a_full_disk_at_the_creation_of_a_topic_leaves_no_topic() {
-    // A sync that fails is another matter: what is on the medium is not known then.
+    // A failed sync is different: the content of the disk is unknown then.
     for op in [Op::CreateDir, Op::OpenFile, Op::Write] {
         for nth in 1..20 {
             let disk = Disk::new();
             let broker = open(&disk).unwrap();
             disk.fail(op, nth, ErrorKind::StorageFull);
             let Err(error) = broker.create_topic("t", small().partitions(2)) else { break };
-            // A full disk does not mind a read; a fault that hits one is told as what it is.
+            // A full disk does not mind a read; a fault that hits one is returned as that error.
             let is_read = matches!(error, Error::Io { action: IoAction::Read | IoAction::Open, .. });
             assert!(is_full(&error) || op == Op::OpenFile && is_read, "{op:?} {nth}: {error}");
             assert!(matches!(broker.topic("t"), Err(Error::UnknownTopic { .. })));
@@ -365,7 +366,7 @@ fn a_full_disk_at_the_creation_of_a_topic_leaves_no_topic() {
 }
 
 #[test]
-fn a_full_disk_at_opening_is_told_and_nothing_is_lost() {
+fn a_full_disk_at_opening_is_reported_and_nothing_is_lost() {
     for clean in [true, false] {
         let whole = Disk::new();
         let (broker, partition) = with_topic(&whole, small());
@@ -386,7 +387,7 @@ fn a_full_disk_at_opening_is_told_and_nothing_is_lost() {
                         let named = matches!(&error, Error::DiskFull { .. } | Error::Io { .. });
                         assert!(named, "{case}: {error}");
                     }
-                    // A partition that could not be opened says so itself.
+                    // A partition that could not be opened returns the error itself.
                     Ok(broker) => {
                         for (_, error) in &broker.open_report().damaged {
                             assert!(
@@ -414,7 +415,7 @@ fn a_full_disk_at_opening_is_told_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_full_disk_at_closing_is_told_and_the_next_opening_recovers() {
+fn a_full_disk_at_closing_is_reported_and_the_next_opening_recovers() {
     for op in [Op::OpenFile, Op::Write] {
         let disk = Disk::new();
         let (broker, partition) = with_topic(&disk, sync());
@@ -431,9 +432,9 @@ fn a_full_disk_at_closing_is_told_and_the_next_opening_recovers() {
     }
 }
 
-// -- reading, and what is waited for --
+// -- reading, and pending records --
 
-/// A reader that met a failing medium goes on where it was, once the medium works.
+/// A reader that met an I/O error continues at its position once the disk works.
 #[test]
 fn a_read_that_failed_can_be_tried_again() {
     let disk = Disk::new();
@@ -478,9 +479,8 @@ fn a_read_that_failed_can_be_tried_again() {
     assert_eq!(send(&broker, &broker.topic("t").unwrap().partition(0).unwrap(), "v").unwrap().offset, 30);
 }
 
-// F7
 #[test]
-fn an_acknowledgement_of_what_a_reopen_cut_off_is_never_given_for_what_came_instead() {
+fn a_pending_record_truncated_by_a_reopen_is_not_acknowledged_by_its_replacement() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = BrokerConfig::new().clock(clock).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();

@@ -1,5 +1,5 @@
-//! After a failed sync the page cache may show the medium's older bytes. A reopen checks every
-//! batch that it is about to write again and to call synced.
+//! After a failed sync the page cache may show older bytes of the disk. A reopen checks every batch
+//! that it is about to write again and to mark as synced.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ fn a_batch_that_the_medium_no_longer_shows_ends_the_log_and_is_reported() {
         ] {
             assert!(matches!(found, Err(Error::Truncated { to, .. }) if to == 3), "{how}: {found:?}");
         }
-        // It goes on, and what it has called synced is.
+        // Appends continue, and everything marked synced is durable.
         fill(&broker, &partition, 8);
         broker.sync().unwrap();
         disk.crash(Survive::Synced);
@@ -98,7 +98,7 @@ fn a_batch_that_the_medium_no_longer_shows_ends_the_log_and_is_reported() {
 }
 
 #[test]
-fn only_what_was_lost_is_cut_wherever_it_lies() {
+fn only_lost_batches_are_truncated_at_any_position() {
     // Whole segments may be unsynced, and the loss in any of them.
     let segments = {
         let failed = failed(small(), 30);
@@ -130,7 +130,7 @@ fn only_what_was_lost_is_cut_wherever_it_lies() {
 }
 
 #[test]
-fn a_reopen_that_finds_everything_cuts_nothing_visible() {
+fn a_reopen_that_finds_every_batch_truncates_nothing_visible() {
     for config in [TopicConfig::new(), small()] {
         let Failed { disk, broker, cuts, partition, .. } = failed(config, 30);
         partition.reopen().unwrap();

@@ -1,5 +1,5 @@
-//! A journal that has lost records which were on the medium: a later batch of a partition proves
-//! that they were. That is damage, and nothing is cut because of it.
+//! A transaction journal that has lost durable records: a later batch of a partition proves that
+//! they were durable. That is damage, and nothing is truncated because of it.
 
 use std::path::PathBuf;
 
@@ -63,7 +63,7 @@ fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
             }
             let case = format!("{left} records left, {case}");
             if left >= 4 {
-                // Nothing says that the rest was on the medium: it is taken for what a crash has
+                // Nothing proves that the rest was durable: it is taken for a tail that a crash has
                 // left.
                 let broker = open(&disk).unwrap();
                 let cuts: Vec<_> = broker.open_report().cuts.iter().map(|cut| cut.from.get()).collect();
@@ -97,15 +97,16 @@ fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
     }
 }
 
-/// The witness may be after a torn tail, and a cut would take it: the partition is left as it is.
+/// The batch that proves it may be after a torn tail, and a truncation would remove it: the
+/// partition is left unchanged.
 #[test]
-fn a_witness_after_a_torn_tail_is_not_cut_off() {
+fn a_batch_that_proves_a_lost_journal_record_is_not_truncated() {
     let (disk, ends) = six();
     disk.truncate("journal", ends[0]).unwrap();
     let x = "topics/x/0/00000000000000000000-0.log";
     let bytes = disk.read(x).unwrap();
     let witness = bytes.windows(9).position(|bytes| bytes == b"a witness").unwrap();
-    // The body of the batch before it, which was never known to be on the medium there.
+    // The body of the batch before it, which was never known to be on disk there.
     let synced = bytes.windows(6).position(|bytes| bytes == b"synced").unwrap();
     assert!(synced < witness);
     disk.overwrite(x, synced as u64, b"SYNCED").unwrap();
@@ -124,7 +125,7 @@ fn a_batch_before_the_log_start_needs_no_record() {
     let (disk, ends) = six();
     let broker = open(&disk).unwrap();
     let [x, y] = partitions(&broker);
-    // A new file is begun by the opening; these are of that.
+    // The opening starts a new file; these are in it.
     together(&broker, &[x.clone(), y.clone()], "more");
     send(&broker, &x, "synced").unwrap();
     send(&broker, &x, "a witness").unwrap();

@@ -1,6 +1,6 @@
-//! What a partition knows of a named producer is on the medium before the records that say it go:
-//! by deletion, retention, compaction, or a truncation to the log start. So no row is stored twice,
-//! whatever ends the run.
+//! The state of an idempotent producer is durable before its records are removed by deletion,
+//! retention, compaction, or a truncation to the log start. So no row is stored twice, however the
+//! run ends.
 
 use crate::common::open;
 use quipu::testing::{Disk, Op, Survive};
@@ -99,7 +99,7 @@ fn rows_that_expire_in_a_run_without_their_producer_stay_known() {
 
 #[test]
 fn rows_stay_known_when_newer_ones_are_truncated() {
-    // The newer rows are more than a log remembers of a producer, so that only the file can tell of
+    // The newer rows are more than a log remembers of a producer, so that only the file knows
     // the older one.
     for (case, deleted, to, expected) in [
         ("between", 10, 15, 15),
@@ -125,7 +125,7 @@ fn rows_stay_known_when_newer_ones_are_truncated() {
     }
 }
 
-/// A power loss that takes the newer rows, and with them what the file says of them.
+/// A power loss that takes the newer rows, and their part of the file.
 #[test]
 fn rows_stay_known_when_a_power_loss_takes_newer_ones() {
     let disk = Disk::new();
@@ -158,7 +158,7 @@ fn the_rows_of_a_batch_across_the_log_start_stay_known() {
     assert_remembered(&disk.duplicate(), open_copy(&disk), Some(6), "the batch is there");
     partition(&broker).truncate_to(Offset::new(4)).unwrap();
     assert_eq!(last(&broker, "outbox"), Some(4));
-    assert_remembered(&disk, broker, Some(4), "cut within it");
+    assert_remembered(&disk, broker, Some(4), "truncated within it");
 }
 
 fn open_copy(disk: &Disk) -> Broker {
@@ -168,7 +168,7 @@ fn open_copy(disk: &Disk) -> Broker {
 }
 
 #[test]
-fn rows_stay_known_whatever_operation_of_a_deletion_is_the_last() {
+fn rows_stay_known_after_a_crash_at_any_operation_of_a_deletion() {
     let count = {
         let (disk, broker) = made();
         let before = disk.ops();
@@ -187,7 +187,7 @@ fn rows_stay_known_whatever_operation_of_a_deletion_is_the_last() {
             let case = format!("operation {nth}, {survive:?}, {}", deleted.is_ok());
             assert!(broker.open_report().damaged.is_empty(), "{case}");
             assert_eq!(last(&broker, "outbox"), Some(10), "{case}");
-            // A row that is sent again is not stored again: it is answered with its offset, or
+            // A row that is sent again is not stored again: its offset is returned, or
             // refused once its record is gone.
             let again = named(&broker, "outbox").send(&partition(&broker), Record::new("row").sequence(9));
             match again.and_then(|sent| sent.wait()) {
@@ -204,7 +204,7 @@ fn rows_stay_known_whatever_operation_of_a_deletion_is_the_last() {
 }
 
 #[test]
-fn a_medium_that_refuses_the_file_lets_nothing_go() {
+fn nothing_is_deleted_when_the_producer_snapshot_cannot_be_written() {
     let (disk, broker) = made();
     for op in [Op::Write, Op::Sync, Op::Rename] {
         disk.fail(op, 1, std::io::ErrorKind::Other);
@@ -267,10 +267,10 @@ fn rows_that_compaction_took_stay_known_when_the_last_one_is_truncated() {
     assert_remembered(&disk, broker, Some(8), "compacted and truncated");
 }
 
-/// A log that no named producer writes to reads and writes nothing for all this, also beside one
-/// that has some.
+/// A log that no idempotent producer writes to reads and writes nothing for all this, also beside
+/// one that has some.
 #[test]
-fn a_log_without_named_producers_pays_nothing() {
+fn deleting_from_a_log_without_idempotent_producers_costs_no_extra_io() {
     let ops = |with_names: bool| {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
@@ -304,10 +304,10 @@ fn a_log_without_named_producers_pays_nothing() {
     assert_eq!(disk.ops_of(Op::Sync) - syncs, 2, "of the file and of the manifest");
 }
 
-/// A file that was removed by hand while the broker was closed: what the log has is found in it,
-/// and kept from then on.
+/// A file that was removed by hand while the broker was closed: the log is read instead,
+/// and the file is written again.
 #[test]
-fn without_the_file_what_the_log_has_is_found_there() {
+fn without_the_producer_snapshot_the_log_is_read() {
     let (disk, broker) = made();
     broker.close().unwrap();
     drop(broker);

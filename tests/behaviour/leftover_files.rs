@@ -1,5 +1,5 @@
-//! What cannot be removed keeps nothing from working; a deletion never follows a link; files that the catalog does not know are
-//! left alone until a caller says what becomes of them.
+//! Files that cannot be removed prevent no other work; a deletion never follows a link; files that
+//! the catalog does not know are left alone until a caller decides.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::common::{
-    assert_filled, cut_each_operation, files, fill, open, open_dir, send, small, tree, warnings,
+    assert_filled, crash_at_each_operation, files, fill, open, open_dir, send, small, tree, warnings,
 };
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
@@ -98,7 +98,8 @@ fn a_file_in_a_partition_that_cannot_be_removed_is_reported_and_the_partition_wo
     assert!(files(&disk, "topics/good/0", "9999-0.log").is_empty());
 }
 
-/// What opening removes is what a manifest does not list that a power loss cannot take back any more.
+/// What opening removes is what a manifest does not list that a power loss cannot take back any
+/// more.
 #[test]
 fn nothing_is_removed_on_the_word_of_a_manifest_that_a_power_loss_can_take_back() {
     type Act = fn(&Partition) -> quipu::Result<()>;
@@ -122,7 +123,7 @@ fn nothing_is_removed_on_the_word_of_a_manifest_that_a_power_loss_can_take_back(
             let finished = act(&p).is_ok();
             drop((p, broker));
             disk.crash(Survive::Everything);
-            cut_each_operation(&disk, open, |disk, _| {
+            crash_at_each_operation(&disk, open, |disk, _| {
                 disk.crash(Survive::Synced);
                 let broker = open(disk).unwrap();
                 assert!(broker.open_report().damaged.is_empty(), "{:?}", broker.open_report());
@@ -130,7 +131,7 @@ fn nothing_is_removed_on_the_word_of_a_manifest_that_a_power_loss_can_take_back(
                 let is_old = (bounds.log_start.get(), bounds.log_end.get()) == (0, 30);
                 assert!(is_old || !finished || nth > 1, "{bounds:?}");
                 if is_old {
-                    assert_filled(&partition(&broker, "t"), 30, "as it was");
+                    assert_filled(&partition(&broker, "t"), 30, "unchanged");
                     kept += 1;
                 } else {
                     done += 1;
@@ -148,7 +149,7 @@ fn nothing_is_removed_on_the_word_of_a_manifest_that_a_power_loss_can_take_back(
 
 #[cfg(unix)]
 #[test]
-fn a_deletion_removes_a_link_and_not_what_it_leads_to() {
+fn a_deletion_removes_a_link_and_not_its_target() {
     for what in ["topic", "partition"] {
         let dir = tempfile::tempdir().unwrap();
         let (root, far) = (dir.path().join("db"), dir.path().join("far"));
@@ -214,7 +215,7 @@ fn a_topic_that_the_file_system_cannot_name_is_refused_and_nothing_else() {
     assert_filled(&partition(&broker, "good"), 10, "the others");
 }
 
-// -- what the catalog does not know --
+// -- files that the catalog does not know --
 
 /// A disk with the files of topic `t`, 30 records, that its catalog does not know.
 fn with_unknown() -> Disk {
@@ -233,7 +234,7 @@ fn with_unknown() -> Disk {
 }
 
 #[test]
-fn files_that_the_catalog_does_not_know_are_in_nobodys_way_until_their_name_is_asked_for() {
+fn unknown_files_block_only_a_topic_of_their_own_name() {
     let disk = with_unknown();
     let before = files(&disk, "topics", "");
     let broker = open(&disk).unwrap();
@@ -326,7 +327,8 @@ fn files_that_the_catalog_does_not_know_are_removed_on_request() {
     fill(&broker, &partition(&broker, "t"), 2);
 }
 
-/// Transactions of files that are taken over have no records in this journal: they count, also when they are scanned again.
+/// Transactions of files that are taken over have no records in this journal: they count, also when
+/// they are scanned again.
 #[test]
 fn transactions_in_files_that_are_taken_over_count() {
     let disk = Disk::new();
@@ -361,10 +363,10 @@ fn transactions_in_files_that_are_taken_over_count() {
     assert_eq!(values(&broker).len(), 2, "{:?}", broker.open_report());
 }
 
-// -- what a volume's root holds --
+// -- the entries of a volume's root --
 
 #[test]
-fn what_systems_put_into_a_volume_is_known() {
+fn entries_that_operating_systems_create_are_ignored() {
     let names =
         ["lost+found/x", ".snapshot/x", ".zfs/x", ".DS_Store", "@eaDir/x", ".Trash-1000/x", ".nfs000001"];
     let disk = Disk::new();
