@@ -273,7 +273,7 @@ impl<P: Projection> Projector<P> {
     /// [`Consumer::poll`], [`Consumer::commit`] and of the projection. If the reset succeeds and
     /// the commit fails, it is at its beginning only until a restart: call this again.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
-        // Whoever has joined just now gets its partitions with a poll.
+        // A projector that has joined just now gets its partitions with a poll.
         drop(self.consumer.poll(Duration::ZERO)?);
         if self.consumer.assignment().is_empty() {
             return Err(invalid(

@@ -213,7 +213,7 @@ pub struct DamagedRange {
     /// The byte position where the damage begins.
     pub position: u64,
     /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts
-    /// what is there.
+    /// the file.
     pub bytes: u64,
     /// The first offset whose record cannot be read.
     pub from: Offset,
@@ -230,7 +230,7 @@ pub struct DamagedRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyProgress {
-    /// Bytes that have been looked at.
+    /// Bytes that have been checked.
     pub done: u64,
     /// Bytes of all files.
     pub total: u64,
@@ -247,18 +247,18 @@ pub struct VerifyReport {
     pub notes: Vec<String>,
     /// Partitions that have files.
     pub partitions: u64,
-    /// Bytes that were looked at.
+    /// Bytes that were checked.
     pub bytes: u64,
     /// Whole batches.
     pub batches: u64,
     /// The records in them.
     pub records: u64,
-    /// Whether everything was looked at; false if it was cancelled.
+    /// Whether everything was checked; false if it was cancelled.
     pub complete: bool,
 }
 
 impl VerifyReport {
-    /// Whether everything was looked at, and nothing is lost or unreadable. Torn tails, which the
+    /// Whether everything was checked, and nothing is lost or unreadable. Torn tails, which the
     /// next opening truncates, and damaged derived files, which it writes again, do not count.
     pub fn is_whole(&self) -> bool {
         let counts =
@@ -347,11 +347,11 @@ pub enum DiskState {
     /// No append has been refused for lack of room, or one was accepted since.
     #[default]
     Ok,
-    /// The last append found no room. The reserve is there, so whatever frees space works.
+    /// The last append found no room. The reserve is there, so operations that free space work.
     Full,
     /// The reserve was given up to free space, or is missing, and there has been no room to write
-    /// it since. Appends are returned [`DiskFull`](Error::DiskFull) until it can be written again,
-    /// which each of them, the maintenance, and whatever frees space tries. Operations that free
+    /// it since. Appends return [`DiskFull`](Error::DiskFull) until it can be written again; each
+    /// append, maintenance, and each operation that frees space tries that. Operations that free
     /// space may find no room themselves.
     ReserveUsed,
 }
@@ -434,7 +434,7 @@ pub struct CompactionStats {
     pub bytes_read: u64,
     /// Bytes of those that replaced them.
     pub bytes_written: u64,
-    /// Records that went.
+    /// Records that were removed.
     pub records_removed: u64,
     /// Sealed bytes that have been compacted.
     pub clean_bytes: u64,

@@ -26,7 +26,7 @@ impl BrokerInner {
     pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         let name = topic_name(name)?;
         check_config(&config)?;
-        // Held throughout: creations, alterations and deletions are one after the other.
+        // Held to the end: creations, alterations and deletions are one after the other.
         let _changing = self.changing.lock();
         self.check_open()?;
         let (ctx, catalog) = (&*self.ctx, &*self.catalog);
@@ -220,8 +220,8 @@ fn refuse_existing(ctx: &Context, dir: &Path, first: Option<u32>) -> Result<()> 
     }
 }
 
-/// Refuses a topic whose files the file system could not name: the longest path is asked for, which
-/// is missing in any case.
+/// Refuses a topic whose files the file system could not name: this looks up the longest path,
+/// which does not exist in any case.
 ///
 /// # Errors
 /// The I/O error that the first write would meet.

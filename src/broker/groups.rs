@@ -39,7 +39,7 @@ impl Host for BrokerInner {
             return Ok(log);
         }
         match self.create_topic(OFFSETS_TOPIC, offsets_config()) {
-            // Somebody else was faster.
+            // Another thread was faster.
             Err(Error::TopicExists { .. }) => {}
             created => drop(created?),
         }
@@ -58,7 +58,7 @@ impl GroupHost for BrokerInner {
 }
 
 impl BrokerInner {
-    /// Topics came, grew or went.
+    /// Topics were created, grew or were deleted.
     pub(crate) fn topics_changed(&self) {
         self.coordinator().topics_changed(self);
     }

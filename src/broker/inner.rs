@@ -93,7 +93,7 @@ impl BrokerInner {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Where the broker lies, for messages.
+    /// The broker's directory, for messages.
     pub(super) fn dir(&self) -> PathBuf {
         self.ctx.display(Path::new(""))
     }

@@ -1,5 +1,5 @@
-//! Who has which name among producers? The catalog knows, durably; which handle of a name is the
-//! last one is kept here, where the handles before it find out that they are not.
+//! The names of idempotent producers. The catalog stores them durably; the current handle of each
+//! name is kept here, so that earlier handles find out that they are fenced.
 
 use super::BrokerInner;
 use crate::error::{Error, Result};

@@ -54,8 +54,8 @@ impl TopicState {
         self.config.read().clone()
     }
 
-    /// The times that a record sent `now` may be given, both included; `None` if the one it is
-    /// given does not count.
+    /// The times that a record sent `now` may be given, both included; `None` if given times are
+    /// ignored.
     pub(crate) fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
         let config = self.config.read();
         match config.timestamps {

@@ -85,7 +85,7 @@ impl BrokerInner {
             return Err(Error::TopicExists { topic: name.clone() });
         }
         let unknown = || Error::UnknownTopic { topic: name.to_string() };
-        // A name too long for a directory stands in the catalog alone.
+        // A name too long for a directory is in the catalog only.
         let Some(dir) = names::named_dir(name).filter(|_| !of_deleted) else { return Err(unknown()) };
         let dir = Path::new(names::TOPICS).join(dir);
         match self.ctx.storage.is_link(&dir) {

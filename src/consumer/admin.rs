@@ -1,4 +1,4 @@
-//! How is a group looked at, and set to another place, from outside? Kafka's
+//! Groups from outside: their state, and setting them to other offsets. Kafka's
 //! `kafka-consumer-groups`.
 
 use std::collections::{HashMap, HashSet};

@@ -307,7 +307,7 @@ impl ConsumerHandle {
         self.committer.clone()
     }
 
-    /// Has the consumer's poll return at once: the one that waits, or the next one.
+    /// Makes the consumer's current poll, or else its next one, return at once.
     pub fn wakeup(&self) {
         self.committer.waiter.wake_up();
     }

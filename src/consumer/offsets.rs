@@ -68,8 +68,8 @@ impl Offsets {
         self
     }
 
-    /// Names the next offset to read of a partition, wherever it comes from. It is taken for one of
-    /// the assignment at the time of the commit.
+    /// Adds the next offset to read of a partition, from any source. It counts as polled under the
+    /// assignment at the time of the commit.
     ///
     /// ```
     /// # use quipu::{Broker, Offsets, Start, TopicConfig};

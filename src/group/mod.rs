@@ -1,5 +1,5 @@
-//! Who owns which partition, and how far is each group? The work of a server's group coordinator,
-//! as function calls.
+//! Which member owns which partition, and which offsets has each group committed? The work of a
+//! server's group coordinator, as function calls.
 //!
 //! [`state`] is one group's membership, a value without locks; [`assign`] shares partitions out;
 //! [`offsets`] keeps the committed offsets. This file puts a lock around each group and passes
@@ -263,7 +263,8 @@ impl GroupState {
         noted.and_then(wait)
     }
 
-    /// Lets a member go; its partitions go to the others at once. Fine if it has been expelled.
+    /// Removes a member; the others get its partitions at once. Does nothing if it has been
+    /// expelled.
     pub(crate) fn leave(&self, host: &dyn GroupHost, id: u32) {
         let mut membership = self.lock();
         membership.leave(id, &host.topics());

@@ -92,8 +92,8 @@ impl OffsetStore {
             }
         };
         if log.health().is_poisoned() {
-            // Nobody else can ask for it: the topic is hidden. If it fails it stays poisoned, for
-            // the next commit to try.
+            // No other caller can reopen it, because the topic is hidden. If this fails it stays
+            // poisoned, and the next commit tries again.
             let _ = log.reopen_with(|| self.read_again(&log));
         }
         Ok(log)
@@ -107,9 +107,9 @@ impl OffsetStore {
         host.existing_offsets_log().map_or(Ok(()), |log| self.attach(log))
     }
 
-    /// After an unclean stop, before anything is appended anywhere: commits may speak of records
-    /// that are gone. Those are set back to the log end, and of partitions that are gone too
-    /// nothing is kept. Durable on return.
+    /// After an unclean stop, before anything is appended anywhere: commits may be beyond records
+    /// that are gone. Those are set back to the log end, and commits of partitions that are gone
+    /// are deleted. Durable on return.
     ///
     /// # Errors
     /// Those of reading and appending.

@@ -343,7 +343,7 @@ impl Membership {
         self.members.keys().copied()
     }
 
-    /// Nobody moves, and every partition is with the member that should have it.
+    /// No partition is moving, and each is with the member that should have it.
     pub(crate) fn is_stable(&self) -> bool {
         // Not stable if the assignor failed to assign the partitions of a member that left.
         let wanted: usize = self.topics.iter().map(|topic| topic.partitions as usize).sum();

@@ -67,7 +67,7 @@ impl ProducerConfig {
         self
     }
 
-    /// Who chooses the partitions of records for which the caller names none.
+    /// The function that chooses the partitions of records without a given one.
     ///
     /// Default: the hash of the key as Kafka computes it, and without a key a partition that
     /// changes about once a batch (KIP-794).

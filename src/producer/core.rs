@@ -15,7 +15,7 @@ use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, about_to_call_user_co
 pub(super) struct Core {
     pub(super) ctx: Arc<Context>,
     pub(super) config: ProducerConfig,
-    /// Who it is, if it has a name.
+    /// The identity of an idempotent producer.
     pub(super) identity: Option<ProducerIdentity>,
     /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other
     /// memory, and a sender that reads it a moment too early is off by a batch, which the bound

@@ -89,7 +89,7 @@ pub enum Destination<'a> {
 }
 
 impl Broker {
-    /// A producer with the default settings. It has a buffer of its own; make one and clone it.
+    /// A producer with the default settings. Each has its own buffer, so create one and clone it.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -104,7 +104,7 @@ impl Broker {
         Producer::unchecked(self.inner().clone(), ProducerConfig::new(), None)
     }
 
-    /// A producer with settings of its own.
+    /// A producer with the given settings.
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig).

@@ -24,8 +24,8 @@ pub(super) trait Target: Send + Sync {
     /// # Errors
     /// The topic has been deleted, or the broker closed.
     fn check(&self) -> Result<()>;
-    /// The times that a record sent `now` may be given, both included; `None` if the one it is
-    /// given does not count.
+    /// The times that a record sent `now` may be given, both included; `None` if given times are
+    /// ignored.
     fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)>;
     /// Whether records must have a key.
     fn needs_keys(&self) -> bool {
@@ -326,7 +326,8 @@ impl Flush {
     fn part_done(&mut self, buffer: &PartitionBuffer, upto: (Offset, u32), result: Result<()>) {
         buffer.confirm(upto);
         let result = match result {
-            // Somebody wanted it to go: there is nothing left that would have to become durable.
+            // It was truncated on a caller's request: no record is left that would have to become
+            // durable.
             Err(Error::Truncated { .. }) if !buffer.sink().may_have_lost(upto.1) => Ok(()),
             result => result,
         };

@@ -208,7 +208,7 @@ struct RecordWait {
     batch: Arc<BatchState>,
     index: u32,
     timestamp: Timestamp,
-    /// The outcome went to the caller: dropping this gives nothing up.
+    /// The caller has the outcome: dropping this loses no error.
     reported: bool,
 }
 

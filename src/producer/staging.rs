@@ -22,7 +22,7 @@ pub(super) struct Staging<'a> {
     core: &'a Arc<Core>,
     sticky: &'a Sticky,
     partitions: u32,
-    /// Where records without a key go, and how many of their bytes went there.
+    /// Where records without a key go, and how many of their bytes are there.
     stuck_to: Option<(u32, usize)>,
     parts: BTreeMap<u32, StagedPart>,
     places: Vec<StagedRecord>,
@@ -71,7 +71,7 @@ impl<'a> Staging<'a> {
         partition
     }
 
-    /// Encodes a record for a partition, whose buffer is asked for when it is the first.
+    /// Encodes a record for a partition, whose buffer is fetched for the first one.
     ///
     /// # Errors
     /// It is too large, or all together do not fit the producer's buffer.

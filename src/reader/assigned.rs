@@ -197,7 +197,7 @@ impl Assigned {
     }
 
     /// Loads the next batch that has a record at or after the position. `false` if there is none;
-    /// `true` without a batch if the epoch must be looked at again.
+    /// `true` without a batch if the epoch must be checked again.
     fn load_next(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             let next = self.cursor.offset();
@@ -220,7 +220,7 @@ impl Assigned {
             };
             let Some(batch) = batch else { return Ok(false) };
             if batch.header.log_epoch > self.epoch {
-                // IMPORTANT: a batch of a later epoch may stand where other records stood when the
+                // IMPORTANT: a batch of a later epoch may be where other records were when the
                 // position was taken. The log stores its epoch before it appends in it, so the
                 // check sees it now.
                 self.seek(next, self.epoch);

@@ -23,7 +23,7 @@ pub(crate) struct Fetcher {
     turn: usize,
     /// Some partition has an error to report.
     failed: bool,
-    /// The topics that are read whole, to be looked at for added partitions.
+    /// The topics that are read whole, to find added partitions.
     followed: Vec<Followed>,
     /// Signalled by every log in `assigned`: registered when one is assigned, taken out on drop.
     waiter: Arc<Waiter>,
@@ -155,8 +155,8 @@ impl Fetcher {
         Ok(found.unwrap_or_default())
     }
 
-    /// As [`poll`](Fetcher::poll) without a time limit, for a future: has it woken if it has to
-    /// wait. Whoever gives up waiting calls [`stop_waiting`](Fetcher::stop_waiting).
+    /// As [`poll`](Fetcher::poll) without a time limit, for a future: registers its waker if it has
+    /// to wait. A caller that gives up waiting must call [`stop_waiting`](Fetcher::stop_waiting).
     pub(crate) fn poll_records(
         &mut self,
         cx: &mut std::task::Context<'_>,
@@ -185,7 +185,7 @@ impl Fetcher {
         }
     }
 
-    /// Nobody waits any more for what [`poll_records`](Fetcher::poll_records) promised.
+    /// No future waits any more for a wake-up by [`poll_records`](Fetcher::poll_records).
     pub(crate) fn stop_waiting(&mut self) {
         if self.parking.take().is_some() {
             self.waiter.forget_waker();

@@ -255,8 +255,8 @@ impl Reader {
         ToEnd { fetcher: Some(self.fetcher) }
     }
 
-    /// Continues at a position, whatever was before. Whether it is in the log is seen by the next
-    /// poll, which follows the [reset policy](Reader::offset_reset).
+    /// Continues at a position. The next poll checks whether it is in the log, and follows the
+    /// [reset policy](Reader::offset_reset).
     ///
     /// # Errors
     /// [`NotAssigned`](Error::NotAssigned) if this is no partition of the reader's.

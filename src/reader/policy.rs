@@ -8,8 +8,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OffsetReset {
-    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses whatever a
-    /// reader that fell after has not seen.
+    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses the records
+    /// that a slow reader has not seen.
     #[default]
     Earliest,
     /// At the visible end: only records that come later. Partitions that are added to a topic are

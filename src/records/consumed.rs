@@ -131,7 +131,7 @@ impl<'a> ConsumedRecord<'a> {
         self.source().partition
     }
 
-    /// Where it stands: to store, and to come back to. To continue after it,
+    /// Its position, for example to store it. To continue after the record, use
     /// [`next`](Position::next).
     pub fn position(&self) -> Position {
         let epoch = match self.origin {
@@ -195,8 +195,8 @@ impl<'a> From<ConsumedRecord<'a>> for Record<'a> {
 
 /// A record to keep: it shares the buffer of the batch it was read from. Cheap to clone.
 ///
-/// Buffers hold whole batches, and a map a whole segment. Whoever keeps a few records of many for
-/// long [detaches](OwnedRecord::detach) them.
+/// Buffers hold whole batches, and a map a whole segment. To keep a few records of many for long,
+/// [detach](OwnedRecord::detach) them.
 #[derive(Clone)]
 pub struct OwnedRecord(Owned);
 

@@ -210,8 +210,8 @@ pub struct Skipped {
     pub partition: PartitionId,
     /// The offset that should have been read next.
     pub from: Offset,
-    /// Where reading continues. It lies before `from` if the log's end was truncated, or never
-    /// reached so far.
+    /// Where reading continues. It is before `from` if the log was truncated, or never was that
+    /// long.
     pub to: Offset,
     /// Why.
     pub reason: SkipReason,

@@ -57,6 +57,5 @@ pub(super) fn receipt(event: &ConsumedRecord<'_>) -> Receipt {
 /// A version that no stream has.
 pub(super) const NEVER: ExpectedVersion = ExpectedVersion::Exact(Version::new(u64::MAX));
 
-/// How many of the newest events are looked through for those that are appended again at whatever
-/// version.
+/// How many of the newest events are searched for events that are appended again at any version.
 pub(super) const LOOK_BACK: usize = 64;

@@ -120,8 +120,8 @@ impl Partition {
     /// Segments and batches whose greatest timestamp is too small are passed over unread.
     ///
     /// # Errors
-    /// [`InvalidTimestamp`](Error::InvalidTimestamp) before 1970; [`Corrupt`](Error::Corrupt) where
-    /// a batch that has to be looked at is damaged; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`InvalidTimestamp`](Error::InvalidTimestamp) before 1970; [`Corrupt`](Error::Corrupt) if a
+    /// batch that must be read is damaged; [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed), or an I/O error.
     ///
     /// ```

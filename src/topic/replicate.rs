@@ -42,9 +42,9 @@ impl Partition {
         self.log().read_raw(from, max_bytes)
     }
 
-    /// As [`read_raw`](Partition::read_raw), from the end of the last shipment that the copy took:
-    /// `epoch` is that of this [shipment](RawBatches::epoch) it has appended. So a copy never
-    /// continues after records that this partition has lost.
+    /// As [`read_raw`](Partition::read_raw), from the end of the last shipment that the copy has
+    /// appended: `epoch` is [its epoch](RawBatches::epoch). So a copy never continues after records
+    /// that this partition has lost.
     ///
     /// # Errors
     /// [`Truncated`](crate::Error::Truncated) if this partition was truncated before `from` since
@@ -73,10 +73,10 @@ impl Partition {
         self.log().read_raw_in(from, epoch, max_bytes)
     }
 
-    /// Appends batches that another partition gave out with [`read_raw`](Partition::read_raw), in
-    /// whatever topic and broker: offsets, timestamps and stored bodies are kept, so this partition
-    /// becomes a copy of that one. Returns the new log end, once everything below it is visible: as
-    /// safe as the *receiving* topic's durability demands.
+    /// Appends batches that were read from another partition with
+    /// [`read_raw`](Partition::read_raw), of any topic and broker: offsets, timestamps and stored
+    /// bodies are kept, so this partition becomes a copy of that one. Returns the new log end, once
+    /// everything below it is visible: as safe as the *receiving* topic's durability demands.
     ///
     /// *Sending again is harmless:* batches that lie wholly below the log end are skipped. Those
     /// that can still be read here are compared first, by length, offsets and checksum.
@@ -128,9 +128,9 @@ impl Partition {
     /// is dropped.
     ///
     /// The [log epoch](Partition::epoch) rises. Positions, and acknowledgements that are still
-    /// waited for, beyond `offset` get [`Truncated`](crate::Error::Truncated), and readers follow
-    /// their [reset policy](crate::Reader::offset_reset); readers keep the records that they have.
-    /// Records that a producer has not written yet are appended afterwards.
+    /// waited for, beyond `offset` return [`Truncated`](crate::Error::Truncated), and readers
+    /// follow their [reset policy](crate::Reader::offset_reset); readers keep the records that they
+    /// have. Records that a producer has not written yet are appended afterwards.
     ///
     /// The records that are kept are durable on return, whatever the topic's durability.
     ///
@@ -169,7 +169,7 @@ impl Partition {
     /// of its source.
     ///
     /// The [log epoch](Partition::epoch) rises. Every older position beyond the first offset that
-    /// the log had, or beyond `offset` if that is less, gets
+    /// the log had, or beyond `offset` if that is less, returns
     /// [`Truncated`](crate::Error::Truncated), whose `to` may therefore lie before the log start;
     /// any other position is out of range, or it was before all records and still is. Otherwise as
     /// [`truncate_to`](Partition::truncate_to).

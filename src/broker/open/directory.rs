@@ -1,5 +1,5 @@
-//! Reading a directory before it is changed: the lock, the catalog, the checkpoint, the manifests;
-//! and making durable what was read.
+//! Reading a directory before it is changed: the lock, the catalog, the checkpoint and the
+//! manifests; and making the bytes that were read durable.
 
 use crate::broker::catalog::identity;
 use crate::broker::checkpoint::CheckpointStore;

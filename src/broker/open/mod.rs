@@ -34,7 +34,8 @@ use crate::types::{PartitionId, TopicId};
 /// IMPORTANT: the order. Nothing is changed before everything is read that decides whether it may
 /// be changed. Then names and bytes that were read, and that may be in the page cache only, are
 /// made durable. Then the partitions are repaired. Files are removed last: in another order, after
-/// a kill, files could be removed because of a manifest that a power loss can still take back.
+/// a kill, files could be removed because of a manifest that a power loss can still take back. The
+/// function is longer than 70 lines because it is this order.
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));

@@ -45,13 +45,13 @@ struct Sharing<'a> {
     topics: &'a [AssignorTopic<'a>],
     /// The number of each topic's first partition, and the number of all at the end.
     bases: Vec<usize>,
-    /// Who is to have each partition.
+    /// The member that gets each partition.
     owners: Vec<Option<usize>>,
-    /// Who owned it before and may keep it.
+    /// The member that owned it before and may keep it.
     homes: Vec<Option<usize>>,
     /// How many each member is to have.
     loads: Vec<usize>,
-    /// Who subscribes to each topic.
+    /// The subscribers of each topic.
     subscribers: Vec<Vec<usize>>,
 }
 
@@ -173,7 +173,7 @@ impl<'a> Sharing<'a> {
         self.homes.clone_from(&self.owners);
     }
 
-    /// Who owned a partition before and may keep it, if another one is to have it.
+    /// The previous owner of a partition, which may keep it, and its new owner, if they differ.
     fn strayed(&self, number: usize) -> Option<(usize, usize)> {
         let (home, owner) = (self.homes.get(number).copied()??, self.owners.get(number).copied()??);
         (home != owner).then_some((home, owner))

@@ -7,8 +7,8 @@ use crate::producer::pending::{BatchState, unwound};
 use crate::sync::Arc;
 use std::collections::VecDeque;
 
-/// A batch that was taken out of the buffer to be compressed. Whatever becomes of it, its slot
-/// hears of it: else the batches after it would wait forever.
+/// A batch that was taken out of the buffer to be compressed. Its slot is settled in any case,
+/// because the batches after it would wait forever otherwise.
 pub(in crate::producer) struct Outgoing {
     pub(super) buffer: Arc<PartitionBuffer>,
     pub(super) ticket: u64,
