@@ -284,11 +284,11 @@ impl<P: Projection> Projector<P> {
         }
         self.projection.reset()?;
         self.consumer.seek_all(Start::Beginning)?;
-        let mut begun = Offsets::new();
+        let mut started = Offsets::new();
         for position in self.consumer.positions() {
-            begun.next(&position);
+            started.next(&position);
         }
-        Ok(self.consumer.commit(begun)?)
+        Ok(self.consumer.commit(started)?)
     }
 
     /// The projection.

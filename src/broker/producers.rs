@@ -92,7 +92,7 @@ mod tests {
     fn a_name_is_taken_over_more_often_than_its_epoch_counts() {
         let broker = Broker::in_memory().unwrap();
         let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
-        let named = || broker.producer_with(ProducerConfig::new().name("job")).unwrap();
+        let open = || broker.producer_with(ProducerConfig::new().name("job")).unwrap();
         let send = |producer: &Producer, sequence: u64| -> Result<Offset> {
             let sent = producer.send(&topic, Record::new("row").sequence(sequence))?;
             Ok(sent.wait()?.offset)
@@ -103,21 +103,21 @@ mod tests {
             let set = Change::Producer(ProducerEntry { epoch, ..known });
             inner.catalog.commit(&inner.ctx, vec![set]).unwrap();
         };
-        let first = named();
+        let first = open();
         set_epoch(u16::MAX - 1);
-        let before = named();
+        let before = open();
         assert_eq!(send(&before, 1).unwrap(), 0);
-        let behind = named();
+        let after = open();
         let epoch = broker.inner().catalog.with(|catalog| catalog.producer("job").unwrap().epoch);
         assert_eq!(epoch, 0);
-        assert_eq!((send(&behind, 1).unwrap(), send(&behind, 2).unwrap()), (Offset::ZERO, Offset::new(1)));
+        assert_eq!((send(&after, 1).unwrap(), send(&after, 2).unwrap()), (Offset::ZERO, Offset::new(1)));
         // An epoch that the first handle had too, and one that lies half a turn away from all that
         // was written.
         set_epoch(u16::MAX);
-        let again = named();
+        let again = open();
         set_epoch(1 << 15);
-        let last = named();
-        for old in [&first, &before, &behind, &again] {
+        let last = open();
+        for old in [&first, &before, &after, &again] {
             assert!(matches!(send(old, 3), Err(Error::Fenced { .. })));
         }
         assert_eq!((send(&last, 2).unwrap(), send(&last, 3).unwrap()), (Offset::new(1), Offset::new(2)));

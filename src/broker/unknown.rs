@@ -137,12 +137,12 @@ impl BrokerInner {
         let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|found| found.id));
         // Their transactions have no records here, and count.
         self.journal.skip_ids(ids.max().unwrap_or(0))?;
-        let begun: Vec<_> = logs
+        let started: Vec<_> = logs
             .iter()
             .filter(|log| log.has_files())
             .filter_map(|log| Some((id, log.partition(), log.begin_epoch_of_opening()?)))
             .collect();
-        self.catalog.commit(&self.ctx, vec![Change::Epochs(begun)])?;
+        self.catalog.commit(&self.ctx, vec![Change::Epochs(started)])?;
         Ok(logs)
     }
 }

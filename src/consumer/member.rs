@@ -88,8 +88,9 @@ impl Session {
     /// those of joining again after an expulsion, and of an automatic commit.
     pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         self.committer.broker.check_open()?;
-        let behind = |member: &Joined| member.seen != Some(member.seat.group.version());
-        let told = if self.member.as_ref().is_some_and(behind) { self.reconcile(fetcher) } else { Ok(()) };
+        let is_outdated = |member: &Joined| member.seen != Some(member.seat.group.version());
+        let told =
+            if self.member.as_ref().is_some_and(is_outdated) { self.reconcile(fetcher) } else { Ok(()) };
         // The listener's error comes first: it is returned once, whereas an automatic commit is
         // tried again.
         told.and(self.commit_if_due(fetcher))?;
@@ -121,7 +122,7 @@ impl Session {
                         Err(error) => return told.and(Err(error)),
                     }
                 }
-                (membership.reconcile(id), membership.stamp(id), membership.take_untold(id))
+                (membership.reconcile(id), membership.stamp(id), membership.take_unreported(id))
             };
             told = told.and(failed.map_or(Ok(()), Err));
             let (Some(steps), Some(stamp)) = (steps, stamp) else {

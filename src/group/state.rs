@@ -116,7 +116,7 @@ struct Member {
     settled: u32,
     target: BTreeSet<Share>,
     /// An error that the member did not cause, until its next poll has returned it.
-    untold: Option<Error>,
+    unreported: Option<Error>,
 }
 
 struct Ownership {
@@ -195,7 +195,7 @@ impl Membership {
             generation: 0,
             settled: 0,
             target,
-            untold: None,
+            unreported: None,
         };
         self.members.insert(id, member);
         self.rebalance(topics).inspect_err(|_| {
@@ -270,15 +270,15 @@ impl Membership {
     /// Keeps an error for each member, whose next poll returns it.
     pub(crate) fn tell(&mut self, error: &Error) {
         for member in self.members.values_mut() {
-            member.untold = Some(error.clone());
+            member.unreported = Some(error.clone());
         }
         // Also for a member that has been expelled and must notice it.
         self.signal_all();
     }
 
     /// The error kept for a member, once.
-    pub(crate) fn take_untold(&mut self, id: u32) -> Option<Error> {
-        self.members.get_mut(&id)?.untold.take()
+    pub(crate) fn take_unreported(&mut self, id: u32) -> Option<Error> {
+        self.members.get_mut(&id)?.unreported.take()
     }
 
     /// A member has given up these partitions. The others are signalled.

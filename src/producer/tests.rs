@@ -82,13 +82,13 @@ fn a_failed_batch_fails_all_after_it_and_the_next_send_works() {
     thread::scope(|scope| {
         let first = outbox.send(&topic, Some(0), &Record::new("first")).unwrap();
         let writer = scope.spawn(move || first.wait());
-        log.gate.wait_until_somebody_stands_there();
+        log.gate.wait_until_a_thread_stops_there();
         // Two batches are sealed after it, a third is open.
-        let behind: Vec<_> = (0..3).map(|_| outbox.send(&topic, Some(0), &big()).unwrap()).collect();
+        let after: Vec<_> = (0..3).map(|_| outbox.send(&topic, Some(0), &big()).unwrap()).collect();
         let open = outbox.send(&topic, Some(0), &Record::new("open")).unwrap();
         log.gate.open();
         let error = writer.join().unwrap().unwrap_err();
-        for pending in behind.into_iter().chain([open]) {
+        for pending in after.into_iter().chain([open]) {
             assert_eq!(pending.wait().unwrap_err().to_string(), error.to_string());
         }
     });
@@ -107,7 +107,7 @@ fn another_partition_does_not_notice() {
     thread::scope(|scope| {
         let held = outbox.send(&topic, Some(0), &Record::new("held")).unwrap();
         let writer = scope.spawn(move || held.wait());
-        topic.logs[0].gate.wait_until_somebody_stands_there();
+        topic.logs[0].gate.wait_until_a_thread_stops_there();
         outbox.send(&topic, Some(1), &Record::new("free")).unwrap().wait().unwrap();
         topic.logs[0].gate.open();
         writer.join().unwrap().unwrap();
@@ -125,12 +125,12 @@ fn an_append_that_unwinds_leaves_no_thread_waiting() {
         let first = outbox.send(&topic, Some(0), &Record::new("first")).unwrap();
         let second = outbox.send(&topic, Some(0), &Record::new("first, too")).unwrap();
         let writer = scope.spawn(move || first.wait());
-        log.gate.wait_until_somebody_stands_there();
-        let behind = outbox.send(&topic, Some(0), &big()).unwrap();
+        log.gate.wait_until_a_thread_stops_there();
+        let after = outbox.send(&topic, Some(0), &big()).unwrap();
         log.gate.open();
         assert!(writer.join().is_err());
         assert_eq!(second.wait().unwrap_err().outcome(), Outcome::Unknown);
-        assert!(behind.wait().is_err());
+        assert!(after.wait().is_err());
     });
     outbox.send(&topic, Some(0), &Record::new("next")).unwrap().wait().unwrap();
     assert_eq!(log.values(), ["next"]);
@@ -325,7 +325,7 @@ fn batches_of_other_threads_are_not_waited_for_but_can_be_awaited() {
     thread::scope(|scope| {
         let first = outbox.send(&topic, Some(0), &Record::new("first")).unwrap();
         let writer = scope.spawn(move || first.wait());
-        log.gate.wait_until_somebody_stands_there();
+        log.gate.wait_until_a_thread_stops_there();
         let mut accepted = 0;
         let error = loop {
             match outbox.send(&topic, Some(0), &big()) {
@@ -1001,7 +1001,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    fn wait_until_somebody_stands_there(&self) {
+    fn wait_until_a_thread_stops_there(&self) {
         let mut state = self.state.lock();
         while state.1 == 0 {
             self.changed.wait(&mut state);

@@ -168,7 +168,7 @@ impl Unread {
         self.mark = if count == from.remaining {
             Mark { position: self.batch.records.as_slice().len(), remaining: 0, ..from }
         } else {
-            self.mark_behind(count)
+            self.mark_after(count)
         };
         let bytes = self.mark.position.saturating_sub(from.position);
         Chunk {
@@ -188,7 +188,7 @@ impl Unread {
         self.mark = Mark { position, remaining, next_offset_delta: index };
         let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
         let below = deltas.take_while(|delta| *delta < least).count();
-        self.mark = self.mark_behind(u32::try_from(below).unwrap_or(u32::MAX));
+        self.mark = self.mark_after(u32::try_from(below).unwrap_or(u32::MAX));
         // Nothing lies between the last record below and the next one: the rest starts at the
         // offset asked for.
         let least = u32::try_from(least).unwrap_or(u32::MAX);
@@ -196,7 +196,7 @@ impl Unread {
     }
 
     /// The place after the next `count` records.
-    pub(super) fn mark_behind(&self, count: u32) -> Mark {
+    pub(super) fn mark_after(&self, count: u32) -> Mark {
         let mut records = self.records();
         for _ in 0..count {
             records.next();

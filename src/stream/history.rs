@@ -34,7 +34,7 @@ impl History {
     }
 
     /// No events, of a stream that is at `version`.
-    pub(super) fn nothing_behind(version: Version) -> Self {
+    pub(super) fn empty_at(version: Version) -> Self {
         History { records: Records::default(), from: version, version }
     }
 

@@ -226,8 +226,8 @@ impl Stream {
     /// # Ok(()) }
     /// ```
     pub fn last_n(&self, n: usize) -> Result<History> {
-        let behind = |version: Version| Version::new(version.get().saturating_sub(n as u64));
-        self.load_some(behind, Limit::default())
+        let after = |version: Version| Version::new(version.get().saturating_sub(n as u64));
+        self.load_some(after, Limit::default())
     }
 
     /// The newest event. `None` if there is none.

@@ -38,7 +38,7 @@ pub struct StreamReader {
     /// The end up to which the partition was searched last, and the number of truncations then.
     seen: Option<(Offset, u64)>,
     /// After the last event that was delivered: the offset, and the log epoch.
-    behind: Option<(Offset, u32)>,
+    after: Option<(Offset, u32)>,
     waiter: Arc<Waiter>,
     parking: Option<Parking>,
 }
@@ -59,7 +59,7 @@ impl StreamReader {
     pub(super) fn new(stream: Stream, next: Version) -> Self {
         let waiter = Arc::new(Waiter::default());
         stream.log().waiters().add(waiter.clone());
-        StreamReader { stream, next, seen: None, behind: None, waiter, parking: None }
+        StreamReader { stream, next, seen: None, after: None, waiter, parking: None }
     }
 
     /// The version that it has come to: it continues after that many events.
@@ -89,7 +89,7 @@ impl StreamReader {
         let waiter = self.waiter.clone();
         match wait_for(&broker.ctx, &waiter, timeout, || self.look())? {
             Some(history) => Ok(history),
-            None => Ok(History::nothing_behind(self.next)),
+            None => Ok(History::empty_at(self.next)),
         }
     }
 
@@ -115,7 +115,7 @@ impl StreamReader {
         }
         let next = self.next;
         let history = self.stream.load_some(|_| next, PIECE)?;
-        if let Some((offset, epoch)) = self.behind {
+        if let Some((offset, epoch)) = self.after {
             // After the load, so that events of another history are not delivered.
             log.check_position(offset, epoch)?;
         }
@@ -125,7 +125,7 @@ impl StreamReader {
         let history = self.stream.check_history(history, next)?;
         if let Some(last) = history.iter().next_back() {
             let position = last.position();
-            self.behind = Some((position.offset.plus(1), position.epoch));
+            self.after = Some((position.offset.plus(1), position.epoch));
         }
         self.next = history.to_version();
         if self.next >= history.version() {

@@ -197,15 +197,15 @@ impl Partition {
         end: Offset,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Receipt> {
-        let mut strayed = Ok(());
+        let mut misplaced = Ok(());
         let records = records.into_iter().inspect(|record| {
-            if self.state.has_streams() && strayed.is_ok() {
+            if self.state.has_streams() && misplaced.is_ok() {
                 let count = self.state.log_count();
-                strayed = check_stream(self.topic(), record.key_bytes(), self.id().get(), count);
+                misplaced = check_stream(self.topic(), record.key_bytes(), self.id().get(), count);
             }
         });
         let prepared = prepare(&self.broker.ctx, &self.state, &self.log, records);
-        strayed?;
+        misplaced?;
         let (batch, timestamps) = prepared?;
         let Some(first) = timestamps.first().copied() else {
             return Err(Error::internal("a prepared batch has a record"));

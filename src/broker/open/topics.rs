@@ -36,7 +36,7 @@ pub(super) fn begin_epochs(
 ) -> Result<()> {
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
     let listed: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition)).collect();
-    let (mut begun, mut is_whole) = (Vec::new(), true);
+    let (mut started, mut is_whole) = (Vec::new(), true);
     for topic in topics {
         for log in topic.logs().iter().filter(|log| log.has_files()) {
             let is_known = match proof {
@@ -49,7 +49,7 @@ pub(super) fn begin_epochs(
             }
             match log.begin_epoch_of_opening() {
                 Some(epoch) => {
-                    begun.push((topic.id, log.partition(), epoch));
+                    started.push((topic.id, log.partition(), epoch));
                     report.unproven.push(log.unproven());
                 }
                 // It takes no appends now. When it does again its end is not known either.
@@ -58,14 +58,14 @@ pub(super) fn begin_epochs(
         }
     }
     let opening = Change::Opening(catalog.this_opening(ctx, is_whole));
-    if begun.is_empty() && ctx.gate.is_shut() {
+    if started.is_empty() && ctx.gate.is_shut() {
         catalog.hold_back(opening);
         return Ok(());
     }
     // Not synced without an epoch: if it is lost, the machine was started again, and the opening
     // before had another boot identity.
-    let must_last = !begun.is_empty();
-    let changes: Vec<_> = must_last.then_some(Change::Epochs(begun)).into_iter().chain([opening]).collect();
+    let must_last = !started.is_empty();
+    let changes: Vec<_> = must_last.then_some(Change::Epochs(started)).into_iter().chain([opening]).collect();
     let noted = ctx.with_room(|| match must_last {
         true => catalog.commit(ctx, changes.clone()),
         false => catalog.note(ctx, changes.clone()),

@@ -174,7 +174,7 @@ impl<'a> Sharing<'a> {
     }
 
     /// The previous owner of a partition, which may keep it, and its new owner, if they differ.
-    fn strayed(&self, number: usize) -> Option<(usize, usize)> {
+    fn moved_from(&self, number: usize) -> Option<(usize, usize)> {
         let (home, owner) = (self.homes.get(number).copied()??, self.owners.get(number).copied()??);
         (home != owner).then_some((home, owner))
     }
@@ -194,7 +194,7 @@ impl<'a> Sharing<'a> {
         }
         let mut any = false;
         for number in 0..self.owners.len() {
-            let Some((home, to)) = self.strayed(number) else { continue };
+            let Some((home, to)) = self.moved_from(number) else { continue };
             if self.load(home) >= self.load(to) {
                 let Some(new) = new.get_mut(home) else { continue };
                 let fits = |other: &usize| {
