@@ -10,12 +10,12 @@ use std::path::Path;
 
 use super::trash::discard;
 use super::{BrokerInner, TopicState, check_config, topic_name};
-use crate::config::{self, TopicConfig};
+use crate::config::TopicConfig;
 use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
-use crate::format::names;
+use crate::format::{names, settings};
 use crate::log::{Log, LogSettings};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -87,11 +87,11 @@ impl BrokerInner {
             return Err(Error::internal("a topic that is served is in the catalog"));
         };
         // IMPORTANT: keep the settings of a later release that this one ignores.
-        let Ok((_, ignored)) = config::read(had, &entry.settings) else {
+        let Ok((_, ignored)) = settings::to_config(had, &entry.settings) else {
             return Err(Error::internal("the settings of a topic that is served can be read"));
         };
         entry.partitions = config.partitions;
-        entry.settings = config::merge(&seen, &config, &entry.settings, &ignored);
+        entry.settings = settings::merge(&seen, &config, &entry.settings, &ignored);
         self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
         let added = self.new_logs(&state.name, id, &config, had..config.partitions);
         let settings = LogSettings::new(&config, self.durability);
@@ -176,7 +176,7 @@ pub(super) fn live_entry(
         partitions: config.partitions,
         created_at,
         name: name.clone(),
-        settings: config.to_settings(),
+        settings: settings::of_config(config),
         rest: Vec::new(),
     }
 }

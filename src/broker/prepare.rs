@@ -4,11 +4,10 @@
 use std::borrow::Borrow;
 
 use super::TopicState;
-use crate::config::{Compression, invalid};
+use crate::config::invalid;
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
-use crate::format::compression::Compressor;
 use crate::log::Log;
 use crate::record::Record;
 use crate::segment::builder::{BatchBuilder, SealedBatch, record_len};
@@ -72,10 +71,8 @@ impl Gathering {
     /// `TopicDeleted`, `Closed`.
     pub(crate) fn seal(self, ctx: &Context) -> Result<(Option<SealedBatch>, Vec<Timestamp>)> {
         self.topic.check()?;
-        let batch = self.builder.map(|builder| match self.log.settings().compression {
-            Compression::None => builder.seal(ctx, None),
-            Compression::Lz4 => builder.seal(ctx, Some(&mut Compressor::default())),
-        });
+        let compression = self.log.settings().compression;
+        let batch = self.builder.map(|builder| builder.seal(ctx, compression));
         Ok((batch, self.timestamps))
     }
 }

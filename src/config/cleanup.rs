@@ -1,23 +1,25 @@
-//! What becomes of old records: deleted as they age, or as newer ones of their key replace them?
+//! How old records are removed: as they age, or when newer ones of their key replace them.
 
 use std::time::Duration;
 
-/// What keeps a topic from growing for ever (Kafka's `cleanup.policy`).
+/// What keeps a topic from growing forever (Kafka's `cleanup.policy`).
 ///
-/// A compacted topic keeps at least the newest record of every key. Records need a key there; one without a value, a
-/// [tombstone](crate::Record::tombstone), deletes its key. Offsets and order never change: what is gone leaves gaps.
+/// A compacted topic keeps at least the newest record of every key. Records need a key there; one
+/// without a value, a [tombstone](crate::Record::tombstone), deletes its key. Offsets and order
+/// never change: removed records leave gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cleanup {
-    /// The oldest segments go as [`Retention`](crate::Retention) says.
+    /// The oldest segments are deleted by the limits of [`Retention`](crate::Retention).
     #[default]
     Delete,
-    /// Records that a newer one of the same key replaces go; retention does not apply.
+    /// Records are removed once a newer one of the same key replaces them; retention does not
+    /// apply.
     Compact,
     /// Both.
     CompactAndDelete,
-    /// Nothing: every record stays for good, whatever retention says. What topics of [streams](crate::TopicConfig::streams)
-    /// have.
+    /// Every record stays, whatever the limits of retention are. The policy of topics of
+    /// [streams](crate::TopicConfig::streams).
     None,
 }
 
@@ -31,7 +33,7 @@ impl Cleanup {
     }
 }
 
-/// When a compacted topic is cleaned.
+/// When a log is compacted, and what a compaction keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CompactionSettings {
     /// In millionths.

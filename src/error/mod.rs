@@ -396,12 +396,12 @@ pub enum Error {
         /// The foreign entry.
         found: String,
     },
-    /// A file is whole, and it requires a version or a feature of the format that this build does
-    /// not have. Nothing was touched. Open the directory with the release that wrote it, or with a
-    /// later one.
+    /// A file is whole, and it requires something of the format that this build does not have:
+    /// another version, a feature, or the codec of a batch (a feature of this crate). Nothing was
+    /// touched. Use the release that wrote it or a later one, built with that feature.
     #[error(
-        "{} needs {needs}; this build has format version {supported}: nothing was changed, open the directory with the \
-         release that wrote it or a later one",
+        "{} needs {needs}; this build has format version {supported}: nothing was changed, use the release that wrote it \
+         or a later one, built with that feature",
         path.display()
     )]
     UnsupportedFormat {
@@ -411,8 +411,8 @@ pub enum Error {
         found: u32,
         /// The version that this build reads and writes.
         supported: u32,
-        /// The missing thing in words: for example `format version 3` or `features 0x4 of format
-        /// version 2`.
+        /// The missing thing in words: for example `format version 3`, or `codec 2, zstd, which is
+        /// the feature `zstd` of this crate`.
         needs: String,
     },
     /// A file does not hold the bytes that were written.

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Setting, TopicConfig};
+use crate::config::TopicConfig;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 use super::FORMAT_VERSION;
 use super::envelope::{self, Writer, crc_of};
 use super::manifest::EpochStart;
 use super::reader::{Malformed, Reader, Unsupported};
+use super::settings::{self, Setting};
 
 /// The topics and the producers that have a name: what the changes of a catalog add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -557,13 +558,7 @@ impl TopicEntry {
         // A topic's name has at most 249 bytes.
         writer.u8(self.name.as_str().len() as u8);
         writer.bytes(self.name.as_str().as_bytes());
-        writer.count(self.settings.len());
-        for Setting { tag, must, bytes } in &self.settings {
-            writer.u16(*tag);
-            writer.u8(u8::from(*must));
-            writer.count(bytes.len());
-            writer.bytes(bytes);
-        }
+        settings::encode(&self.settings, writer);
         writer.bytes(&self.rest);
     }
 
@@ -574,7 +569,7 @@ impl TopicEntry {
             partitions: reader.u32("partitions")?,
             created_at: Timestamp::from_millis(reader.i64("creation time")?),
             name: decode_name(reader)?,
-            settings: decode_settings(reader)?,
+            settings: settings::decode(reader)?,
             rest: reader.take(reader.remaining(), "rest")?.to_vec(),
         })
     }
@@ -624,23 +619,6 @@ fn decode_name(reader: &mut Reader<'_>) -> Result<TopicName, Malformed> {
     name.ok_or_else(|| start.malformed("topic name"))
 }
 
-fn decode_settings(reader: &mut Reader<'_>) -> Result<Vec<Setting>, Malformed> {
-    let count = reader.count(SETTING_BYTES_MIN, "setting count")?;
-    let mut settings = Vec::with_capacity(count);
-    for _ in 0..count {
-        let tag = reader.u16("setting tag")?;
-        let at_flags = *reader;
-        let must = match reader.u8("setting flags")? {
-            0 => false,
-            1 => true,
-            _ => return Err(at_flags.malformed("setting flags")),
-        };
-        let len = reader.count(1, "setting")?;
-        settings.push(Setting { tag, must, bytes: reader.take(len, "setting")?.to_vec() });
-    }
-    Ok(settings)
-}
-
 /// Bytes of a file before its first change.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"QUIPUCAT";
@@ -648,8 +626,6 @@ const CHANGE_MAGIC: [u8; 4] = *b"QCHG";
 const EPOCH_BYTES: usize = 16 + 4 + 4 + 8;
 /// The longest name of a producer, in bytes: as long as a topic's.
 const PRODUCER_NAME_MAX: usize = 249;
-/// Bytes of an empty setting.
-const SETTING_BYTES_MIN: usize = 2 + 1 + 4;
 
 #[cfg(test)]
 mod tests {

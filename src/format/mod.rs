@@ -29,6 +29,7 @@ pub(crate) mod packing;
 pub(crate) mod producers;
 pub(crate) mod reader;
 pub(crate) mod segment;
+pub(crate) mod settings;
 pub(crate) mod shipment;
 pub(crate) mod varint;
 

@@ -1,13 +1,16 @@
-//! How do encoded records become a body as it is stored, and records again? Compressed or not, with a table of positions at
-//! the end, so that a reader of one record need not walk over those before it.
+//! Encoded records become a stored body, and records again: compressed or not, with a table of
+//! positions at the end, so that a reader of one record need not walk over those before it.
 //!
-//! Every writer of batches packs here and every reader unpacks here: a codec is known to this file and to
+//! Every writer of batches packs here and every reader unpacks here. What depends on a codec is in
 //! [`compression`](super::compression).
+
+use std::ops::DerefMut;
 
 use super::batch::{BatchHeader, HEADER_BYTES, body_crc};
 use super::body;
-use super::compression::{Codec, Compressor, decompress};
-use super::reader::{Malformed, Reader};
+use super::compression::{Codec, compress, decompress, optional_codec};
+use super::reader::{Malformed, Reader, Unsupported};
+use crate::config::Compression;
 
 /// A table has the position of every 16th record where two bytes hold it, and of every 32nd where it takes four: an eighth of
 /// a byte a record, and at most 15 or 31 records to walk over. Measured: every 8th costs twice the bytes for 15% of the
@@ -19,52 +22,63 @@ pub(crate) const NOTED: u32 = 1 << 4;
 /// A table takes at most one byte for so many records.
 pub(crate) const TABLE_RECORDS_PER_BYTE: usize = 8;
 
-/// Says in `header` how the records in `stored`, after room for a header, are stored, and appends the table of positions.
-/// They are the records themselves: a body that is not compressed. `noted` has the positions of every [`NOTED`]-th record, or
-/// nothing if they were not noted while the records were encoded.
-pub(crate) fn finish_plain(header: &mut BatchHeader, noted: &[u32], stored: &mut Vec<u8>) {
-    header.uncompressed_len = length(records_in(stored).len());
-    let entries = table_of(records_in(stored), noted, header);
-    finish(header, Codec::None, &entries, stored);
-}
-
-/// As [`finish_plain`], of records that have been compressed: `records` are those, `stored` has the compressed form after
-/// room for a header.
-pub(crate) fn finish_compressed(
+/// Packs the records of a new batch, which lie in `plain` after room for a header, and completes
+/// `header`. `noted` has the positions of every [`NOTED`]-th record, or nothing if they were not
+/// noted while the records were encoded.
+///
+/// Returns the stored form, and `plain` beside it if the stored form is another one: it is
+/// compressed, in a buffer that `room` made for so many bytes. Records that do not shrink are
+/// stored unchanged.
+pub(crate) fn pack<B: DerefMut<Target = Vec<u8>>>(
     header: &mut BatchHeader,
-    codec: Codec,
-    records: &[u8],
+    compression: Compression,
     noted: &[u32],
-    stored: &mut Vec<u8>,
-) {
-    header.uncompressed_len = length(records.len());
-    let entries = table_of(records, noted, header);
-    finish(header, codec, &entries, stored);
-}
-
-/// Packs the records in `stored`, after room for a header, in place: compressed if `header` is that of a compressed batch
-/// and they shrink. For batches that are written again; `header.count` must be that of the records.
-pub(crate) fn repack(header: &mut BatchHeader, stored: &mut Vec<u8>, compressor: &mut Compressor) {
-    if header.codec != Codec::None.number() {
-        let mut packed = vec![0; HEADER_BYTES];
-        if compressor.compress(records_in(stored), &mut packed) {
-            finish_compressed(header, Codec::Lz4, records_in(stored), &[], &mut packed);
-            *stored = packed;
-            return;
+    mut plain: B,
+    room: impl FnOnce(usize) -> B,
+) -> (B, Option<B>) {
+    if compression != Compression::None {
+        let mut packed = room(plain.len());
+        packed.clear();
+        packed.resize(HEADER_BYTES, 0);
+        if let Some(codec) = compress(compression, records_in(&plain), &mut packed) {
+            let table = describe(header, records_in(&plain), noted);
+            finish(header, codec, &table, &mut packed);
+            return (packed, Some(plain));
         }
     }
-    finish_plain(header, &[], stored);
+    let table = describe(header, records_in(&plain), noted);
+    finish(header, Codec::None, &table, &mut plain);
+    (plain, None)
 }
 
-/// The records of a stored body that has passed its checksum: checked against the header, the table too. They lie in `body`
-/// itself if it is not compressed, and in `room` otherwise.
+/// Packs `count` records in `stored`, after room for a header, in place: for a batch that is
+/// written again. They are compressed if `header` is that of a compressed batch, with its codec,
+/// and they shrink; the level is that of the topic's `compression`, if its codec is the same.
+pub(crate) fn repack(header: &mut BatchHeader, count: u32, compression: Compression, stored: &mut Vec<u8>) {
+    header.count = count;
+    let codec = Codec::from_number(header.codec);
+    debug_assert!(codec.is_ok(), "the records of the batch have just been read");
+    let compression = codec.map_or(Compression::None, |codec| codec.again(compression));
+    let mut room = Vec::new();
+    let (_, plain) = pack(header, compression, &[], &mut *stored, |_| &mut room);
+    if plain.is_some() {
+        *stored = room;
+    }
+}
+
+/// Returns the records of a stored body that has passed its checksum, checked against the header,
+/// and the table too. They lie in `body` itself if it is not compressed, and in `room` otherwise.
+///
+/// # Errors
+/// They are malformed; or compressed with a codec that this build does not have, which
+/// [`is_optional_codec`] recognizes if another build has it.
 pub(crate) fn unpack<'a>(
     header: &BatchHeader,
     body: &'a [u8],
     room: &'a mut Vec<u8>,
 ) -> Result<&'a [u8], Malformed> {
     let (records, table) = split(header, body)?;
-    let records = match known_codec(header)? {
+    let records = match Codec::from_number(header.codec)? {
         Codec::None => records,
         codec => {
             decompress(codec, records, header.uncompressed_len as usize, room)?;
@@ -75,33 +89,48 @@ pub(crate) fn unpack<'a>(
     Ok(records)
 }
 
-/// As [`unpack`] of a compressed body, into `room`, which gets the table after the records.
-pub(crate) fn unpack_with_table(
+/// As [`unpack`], for a reader that keeps the body: returns `None` if the records lie in `body`
+/// itself, else a buffer that `room` made, with the records and the table after them.
+pub(crate) fn unpack_shared<B: DerefMut<Target = Vec<u8>>>(
     header: &BatchHeader,
     body: &[u8],
-    room: &mut Vec<u8>,
-) -> Result<(), Malformed> {
+    room: impl FnOnce() -> B,
+) -> Result<Option<B>, Malformed> {
     let (records, table) = split(header, body)?;
-    decompress(known_codec(header)?, records, header.uncompressed_len as usize, room)?;
-    body::validate(header, room, table)?;
-    room.extend_from_slice(table);
-    Ok(())
+    match Codec::from_number(header.codec)? {
+        Codec::None => {
+            body::validate(header, records, table)?;
+            Ok(None)
+        }
+        codec => {
+            let mut room = room();
+            decompress(codec, records, header.uncompressed_len as usize, &mut room)?;
+            body::validate(header, &room, table)?;
+            room.extend_from_slice(table);
+            Ok(Some(room))
+        }
+    }
 }
 
-/// Checks the records of a body that is not compressed, where they lie.
-pub(crate) fn check_plain(header: &BatchHeader, body: &[u8]) -> Result<(), Malformed> {
-    let (records, table) = split(header, body)?;
-    body::validate(header, records, table)
+/// Checks a stored body that has passed its checksum as far as this build can: records of a codec
+/// that it does not have are not looked at.
+pub(crate) fn check(header: &BatchHeader, body: &[u8], room: &mut Vec<u8>) -> Result<(), Malformed> {
+    match unpack(header, body, room) {
+        Err(malformed) if !is_unknown_codec(&malformed) => Err(malformed),
+        _ => Ok(()),
+    }
 }
 
-/// The codec of a batch.
-///
-/// # Errors
-/// This build does not have it. The batch is whole: it can be checked, skipped and shipped.
-pub(crate) fn known_codec(header: &BatchHeader) -> Result<Codec, Malformed> {
-    Codec::from_number(header.codec).ok_or_else(|| {
-        Malformed::new(0, "the batch is compressed with a codec that this version does not know")
-    })
+/// Whether the finding is that this build does not have the codec of a batch. The batch may be
+/// whole: it can be checked and skipped.
+fn is_unknown_codec(malformed: &Malformed) -> bool {
+    matches!(malformed.unsupported, Some(Unsupported::Codec(_)))
+}
+
+/// Whether the finding is that this build lacks the codec of a batch, and another build of this
+/// release has it.
+pub(crate) fn is_optional_codec(malformed: &Malformed) -> bool {
+    matches!(malformed.unsupported, Some(Unsupported::Codec(number)) if optional_codec(number).is_some())
 }
 
 /// A record at or before the one with number `index`, of a batch whose checked body has this table: its number and position.
@@ -126,6 +155,12 @@ fn split<'a>(header: &BatchHeader, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]
     // Both were compared when the header was decoded.
     let at = usize::try_from(header.table_bytes()).ok().and_then(|table| body.len().checked_sub(table));
     at.and_then(|at| body.split_at_checked(at)).ok_or_else(|| Malformed::new(0, "position table"))
+}
+
+/// Notes the size of the records in `header`, and returns their table of positions.
+fn describe(header: &mut BatchHeader, records: &[u8], noted: &[u32]) -> Vec<u8> {
+    header.uncompressed_len = length(records.len());
+    table_of(records, noted, header)
 }
 
 fn finish(header: &mut BatchHeader, codec: Codec, entries: &[u8], stored: &mut Vec<u8>) {
@@ -203,6 +238,13 @@ mod tests {
     use super::super::body::{RecordFields, Records, encode};
     use super::*;
 
+    const CODECS: &[Codec] = &[
+        Codec::None,
+        Codec::Lz4,
+        #[cfg(feature = "zstd")]
+        Codec::Zstd,
+    ];
+
     /// A batch of so many records with values of `len` bytes, packed.
     fn packed(count: u32, len: usize, codec: Codec) -> (BatchHeader, Vec<u8>) {
         let mut stored = vec![0; HEADER_BYTES];
@@ -223,15 +265,15 @@ mod tests {
             codec: codec.number(),
             ..BatchHeader::default()
         };
-        repack(&mut header, &mut stored, &mut Compressor::default());
+        repack(&mut header, count, Compression::None, &mut stored);
         (header, stored.split_off(HEADER_BYTES))
     }
 
     #[test]
     fn records_come_back_and_each_is_found_by_its_number() {
-        for codec in [Codec::None, Codec::Lz4] {
+        for codec in CODECS {
             for (count, len) in [(1, 8), (16, 8), (17, 8), (33, 100), (1_000, 8), (1_000, 100), (64, 4_000)] {
-                let (header, body) = packed(count, len, codec);
+                let (header, body) = packed(count, len, *codec);
                 assert_eq!(check_body(&header, &body), Ok(()));
                 let mut room = Vec::new();
                 let records = unpack(&header, &body, &mut room).unwrap().to_vec();
@@ -263,8 +305,8 @@ mod tests {
 
     #[test]
     fn a_table_that_is_wrong_is_refused() {
-        for codec in [Codec::None, Codec::Lz4] {
-            let (header, body) = packed(100, 20, codec);
+        for codec in CODECS {
+            let (header, body) = packed(100, 20, *codec);
             let from = body.len() - header.table_bytes() as usize;
             for at in from..body.len() {
                 let mut wrong = body.clone();

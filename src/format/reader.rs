@@ -3,6 +3,7 @@
 //!
 //! Useful for every decoder of this module. Not for deciding what a damaged file means: that is the log's business.
 
+use super::compression::optional_codec;
 use super::{FORMAT_VERSION, varint};
 
 /// Bytes that are not what this format says they are.
@@ -27,6 +28,8 @@ pub(crate) enum Unsupported {
     Change(u8),
     /// A setting that must be understood, or a value of it.
     Setting(u16),
+    /// A codec: the records of a batch cannot be read.
+    Codec(u8),
 }
 
 impl Unsupported {
@@ -34,7 +37,10 @@ impl Unsupported {
     pub(crate) fn version(self) -> u32 {
         match self {
             Unsupported::Version(version) => version,
-            Unsupported::Features(_) | Unsupported::Change(_) | Unsupported::Setting(_) => FORMAT_VERSION,
+            Unsupported::Features(_)
+            | Unsupported::Change(_)
+            | Unsupported::Setting(_)
+            | Unsupported::Codec(_) => FORMAT_VERSION,
         }
     }
 }
@@ -46,6 +52,12 @@ impl std::fmt::Display for Unsupported {
             Unsupported::Features(bits) => write!(f, "features {bits:#x} of format version {FORMAT_VERSION}"),
             Unsupported::Change(kind) => write!(f, "catalog changes of kind {kind}"),
             Unsupported::Setting(tag) => write!(f, "setting {tag}, or its value,"),
+            Unsupported::Codec(number) => match optional_codec(*number) {
+                Some(name) => {
+                    write!(f, "codec {number}, {name}, which is the feature `{name}` of this crate")
+                }
+                None => write!(f, "codec {number}"),
+            },
         }
     }
 }

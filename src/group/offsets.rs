@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use super::Host;
 use super::state::Pattern;
+use crate::config::Compression;
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::body;
@@ -193,7 +194,7 @@ impl OffsetStore {
         };
         let mut builder = new_batch(ctx);
         add_to(&mut builder, group, changes);
-        let appended = log.append(builder.seal(ctx, None))?;
+        let appended = log.append(builder.seal(ctx, Compression::None))?;
         self.apply(group, changes, appended.base_offset, appended.epoch);
         Ok(Some((log, appended)))
     }

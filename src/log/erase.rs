@@ -3,12 +3,12 @@
 //!
 //! One segment after the other: a crash in between leaves some erased and some not, and another call does the rest.
 
-use super::compaction::{Outputs, Pace, pack};
+use super::compaction::{Outputs, Pace};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
-use crate::format::compression::Compressor;
 use crate::format::key_hash::KeyHash;
+use crate::format::packing::repack;
 use crate::log::Log;
 use crate::segment::{FIRST_BATCH, Segment};
 use crate::sync::Arc;
@@ -96,7 +96,7 @@ impl Log {
         let says_something = |record: &RawRecord<'_>| record.value.is_some() || record.headers.len() > 0;
         let is_to_go = |record: &RawRecord<'_>| record.key == Some(key) && says_something(record);
         let (mut erased, mut room, mut kept) = (0, Vec::new(), Vec::new());
-        let mut compressor = Compressor::default();
+        let compression = self.settings().compression;
         let walked = self.walk(segment, |walk, met| {
             let header = &met.header;
             self.check_writable()?;
@@ -122,7 +122,7 @@ impl Log {
                 encode_raw(&record, stated, record.timestamp_delta, &mut kept);
             }
             let mut new: BatchHeader = *header;
-            pack(&mut new, header.count, None, &mut kept, &mut compressor);
+            repack(&mut new, header.count, compression, &mut kept);
             outputs.put(&new, &kept, true).map(|()| true)
         });
         if walked.is_ok() && erased == 0 && len <= segment.size() {

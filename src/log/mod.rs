@@ -125,11 +125,16 @@ impl LogSettings {
     /// `MissingKey`.
     fn check_keys(&self, topic: &TopicName, keyless: Option<u32>) -> Result<()> {
         match keyless {
-            Some(index) if self.cleanup.compacts() || self.streams => {
+            Some(index) if self.needs_keys() => {
                 Err(Error::MissingKey { topic: topic.clone(), index: index as usize })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether records must have keys.
+    pub(crate) fn needs_keys(&self) -> bool {
+        self.streams || self.cleanup.compacts()
     }
 
     /// The largest batch, header and body, that fits a segment.

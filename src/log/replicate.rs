@@ -6,8 +6,8 @@ use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Secret, encode_header};
-use crate::format::packing::unpack;
-use crate::format::reader::Malformed;
+use crate::format::packing::{is_optional_codec, unpack};
+use crate::format::reader::{Malformed, Unsupported};
 use crate::format::shipment::{self, Batches, ENVELOPE_BYTES, Envelope, Shipped};
 use crate::format::{FORMAT_VERSION, body};
 use crate::log::writer::Tip;
@@ -200,15 +200,22 @@ impl Log {
         let (mut keyless, mut passed) = (Vec::with_capacity(shipment.len()), 0_u32);
         for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
             let batch = batch.map_err(|m| invalid(&m))?;
-            let records = check_records(&batch, &mut room)
-                .map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?;
+            let checked = check_records(&batch, &mut room);
+            // A build without the feature of the codec cannot read the records. A log that needs no
+            // keys can hold the batch, because its checksum has been checked.
+            let is_unread = checked.as_ref().is_err_and(is_optional_codec) && !settings.needs_keys();
+            let records = match checked {
+                Err(_) if is_unread => &[],
+                checked => checked.map_err(|m| invalid(&m.shifted(batch.position + HEADER_BYTES as u64)))?,
+            };
             keys.push(self.keys_of(&settings, &batch.header, records));
             let decoded =
                 || body::Records::new(records, batch.header.count).map_while(std::result::Result::ok);
             if settings.streams {
                 decoded().filter_map(|record| record.key).try_for_each(&belongs)?;
             }
-            let first = decoded().position(|record| record.key.is_none());
+            // If the topic is altered meanwhile so that it needs keys, a batch that was not read is refused.
+            let first = if is_unread { Some(0) } else { decoded().position(|record| record.key.is_none()) };
             keyless.push(first.and_then(|at| passed.checked_add(u32::try_from(at).ok()?)));
             passed = passed.saturating_add(batch.header.count);
             if batch.stored.len() > settings.max_batch_bytes() {
@@ -349,6 +356,7 @@ fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [
 
 fn invalid(malformed: &Malformed) -> Error {
     let what = match malformed.unsupported {
+        Some(needs @ Unsupported::Codec(_)) => format!("this build does not have {needs}:"),
         Some(needs) => format!("they need {needs}, and this build has format version {FORMAT_VERSION}:"),
         None => malformed.what.to_string(),
     };

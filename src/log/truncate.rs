@@ -11,7 +11,6 @@ use crate::engine::corrupt;
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
-use crate::format::compression::Compressor;
 use crate::format::packing::repack;
 use crate::log::ends::Ends;
 use crate::log::list::View;
@@ -173,8 +172,7 @@ impl Log {
             let what = "a batch that owns more offsets than batches do";
             return Err(corrupt(&self.ctx, &batch.segment.path, 0, what));
         };
-        header.count = count;
-        repack(&mut header, &mut stored, &mut Compressor::default());
+        repack(&mut header, count, self.settings().compression, &mut stored);
         let dropped = u64::from(header.last_offset_delta).saturating_sub(kept.saturating_sub(1));
         match header.attributes.given_sequences() {
             Some(true) => header.base_sequence = header.base_sequence.saturating_sub(dropped),

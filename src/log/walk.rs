@@ -12,7 +12,6 @@ use super::recovery::segments_of;
 use crate::engine::{Context, Identity, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::BatchHeader;
-use crate::format::compression::Codec;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::packing;
 use crate::format::reader::Malformed;
@@ -348,16 +347,7 @@ impl Check<'_> {
         body: &[u8],
         room: &mut Vec<u8>,
     ) -> std::result::Result<(), Malformed> {
-        match Codec::from_number(header.codec) {
-            // It can be checked no further.
-            None => return Ok(()),
-            Some(Codec::None) => packing::check_plain(header, body)?,
-            Some(_) => {
-                room.clear();
-                packing::unpack_with_table(header, body, room)?;
-                room.truncate(header.uncompressed_len as usize);
-            }
-        }
+        packing::check(header, body, room)?;
         match header.max_timestamp > Timestamp::MAX {
             true => Err(Malformed::new(0, "a time that is later than there are")),
             false => Ok(()),

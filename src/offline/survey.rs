@@ -14,6 +14,7 @@ use crate::format::catalog::{self, Catalog, Change, Found, TopicEntry, TopicStat
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile, TopicDir};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::format::settings;
 use crate::stats::{Finding, FindingKind};
 use crate::storage::{OpenMode, read_file, read_up_to};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
@@ -230,7 +231,7 @@ fn topic_of_dir(ctx: &Context, name: &str) -> Result<Option<SurveyedTopic>> {
         partitions: last.saturating_add(1),
         created_at: created_at.unwrap_or(Timestamp::default()),
         name: named,
-        settings: config.to_settings(),
+        settings: settings::of_config(&config),
         rest: Vec::new(),
     };
     Ok(Some(SurveyedTopic { entry, dir: name.to_string(), with_files }))

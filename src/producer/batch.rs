@@ -89,16 +89,7 @@ impl OpenBatch {
     /// Under no lock.
     pub(super) fn compress(self, core: &Core) -> Compressed {
         let OpenBatch { records, compression, charge, .. } = self;
-        let batch = match compression {
-            Compression::None => records.seal(&core.ctx, None),
-            Compression::Lz4 => {
-                let mut compressor = core.take_compressor();
-                let batch = records.seal(&core.ctx, Some(&mut compressor));
-                core.return_compressor(compressor);
-                batch
-            }
-        };
-        Compressed { batch, charge }
+        Compressed { batch: records.seal(&core.ctx, compression), charge }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The state that all buffers of one producer share: the bound on their bytes, the working memory,
-//! and the errors that no caller has received yet.
+//! The state that all buffers of one producer share: the bound on their bytes, and the errors that no
+//! caller has received yet.
 
 use std::task::Waker;
 
@@ -7,7 +7,6 @@ use super::config::ProducerConfig;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::Error;
-use crate::format::compression::Compressor;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, about_to_call_user_code};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
@@ -27,7 +26,6 @@ pub(super) struct Core {
     waiting: Mutex<Vec<Waker>>,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
     failure: Mutex<Option<Error>>,
-    compressors: Mutex<Vec<Compressor>>,
 }
 
 impl Core {
@@ -39,7 +37,6 @@ impl Core {
             buffered: AtomicUsize::new(0),
             waiting: Mutex::new(Rank::ProducerWaiting, Vec::new()),
             failure: Mutex::new(Rank::ProducerFailure, None),
-            compressors: Mutex::new(Rank::Compressors, Vec::new()),
         }
     }
 
@@ -64,17 +61,6 @@ impl Core {
 
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure.lock().take()
-    }
-
-    pub(super) fn take_compressor(&self) -> Compressor {
-        self.compressors.lock().pop().unwrap_or_default()
-    }
-
-    pub(super) fn return_compressor(&self, compressor: Compressor) {
-        let mut stock = self.compressors.lock();
-        if stock.len() < COMPRESSORS_MAX {
-            stock.push(compressor);
-        }
     }
 
     fn give_back(&self, bytes: usize) {
@@ -127,5 +113,3 @@ impl Drop for Charge {
 
 /// Bytes are charged in multiples of this.
 const STEP: usize = 4 << 10;
-/// More than this compress at the same time only on large machines, and then allocate.
-const COMPRESSORS_MAX: usize = 16;

@@ -1,11 +1,11 @@
 //! How do records become a batch? Encoded once, one behind the other, then compressed and checksummed once; all of it
 //! before anybody holds a lock.
 
+use crate::config::Compression;
 use crate::engine::{Buffer, Context};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
-use crate::format::compression::{Codec, Compressor};
-use crate::format::packing::{NOTED, TABLE_RECORDS_PER_BYTE, finish_compressed, finish_plain};
+use crate::format::packing::{NOTED, TABLE_RECORDS_PER_BYTE, pack};
 use crate::record::{Header, Record};
 use crate::types::Timestamp;
 
@@ -121,9 +121,8 @@ impl BatchBuilder {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()
     }
 
-    /// Compresses, if a compressor is given, and checksums what there is. A batch that does not shrink is stored as it
-    /// is. Under no lock.
-    pub(crate) fn seal(self, ctx: &Context, compressor: Option<&mut Compressor>) -> SealedBatch {
+    /// Compresses the records, unless they do not shrink, and makes their checksum. Under no lock.
+    pub(crate) fn seal(self, ctx: &Context, compression: Compression) -> SealedBatch {
         let BatchBuilder { bytes, count, positions, keyless, base_timestamp, max_timestamp } = self;
         let mut header = BatchHeader {
             last_offset_delta: count.saturating_sub(1),
@@ -132,18 +131,7 @@ impl BatchBuilder {
             max_timestamp,
             ..BatchHeader::default()
         };
-        let (stored, raw) = match compressor.and_then(|compressor| compress(ctx, &bytes, compressor)) {
-            Some(mut packed) => {
-                let records = bytes.get(HEADER_BYTES..).unwrap_or_default();
-                finish_compressed(&mut header, Codec::Lz4, records, &positions, &mut packed);
-                (packed, Some(bytes))
-            }
-            None => {
-                let mut bytes = bytes;
-                finish_plain(&mut header, &positions, &mut bytes);
-                (bytes, None)
-            }
-        };
+        let (stored, raw) = pack(&mut header, compression, &positions, bytes, |len| ctx.pool.take(len));
         SealedBatch { header, stored, raw, keyless }
     }
 }
@@ -176,12 +164,4 @@ impl HeaderFields for Header<'_> {
     fn value(&self) -> Option<&[u8]> {
         Header::value(self)
     }
-}
-
-/// The compressed body behind room for a header; `None` if it would not be smaller.
-fn compress(ctx: &Context, bytes: &[u8], compressor: &mut Compressor) -> Option<Buffer> {
-    let body = bytes.get(HEADER_BYTES..)?;
-    let mut out = ctx.pool.take(HEADER_BYTES + body.len());
-    out.resize(HEADER_BYTES, 0);
-    compressor.compress(body, &mut out).then_some(out)
 }

@@ -7,7 +7,6 @@ use super::window::Window;
 use crate::engine::{Context, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, decode_header, is_zero};
-use crate::format::compression::Codec;
 use crate::format::packing;
 use crate::format::reader::Malformed;
 use crate::storage::Map;
@@ -143,11 +142,9 @@ fn uncompressed(
     }
     .ok_or_else(lost)?;
     let records = header.uncompressed_len as usize;
-    if header.codec == Codec::None.number() {
-        packing::check_plain(header, shared.as_slice())?;
-        return shared.shortened(records).ok_or_else(lost);
+    match packing::unpack_shared(header, shared.as_slice(), || ctx.pool.take_used())? {
+        None => shared.shortened(records),
+        Some(buffer) => ByteView::of_buffer(Arc::new(buffer), 0, records),
     }
-    let mut buffer = ctx.pool.take_used();
-    packing::unpack_with_table(header, shared.as_slice(), &mut buffer)?;
-    ByteView::of_buffer(Arc::new(buffer), 0, records).ok_or_else(lost)
+    .ok_or_else(lost)
 }

@@ -122,7 +122,7 @@ pub(crate) enum Rank {
     ProducerWaiting,
     /// `ProducerCore`: the first failure.
     ProducerFailure,
-    /// `ProducerCore`: compressors.
+    /// `format::compression`: the working memory of a codec.
     Compressors,
     /// `BufferPool`: free buffers.
     Pool,

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 
 use self::commit::{Committing, commit};
 use crate::broker::{Broker, BrokerInner, Gathering, TopicState, refuse_sequence};
+use crate::config::Compression;
 use crate::consumer::commit::Committer;
 use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
@@ -268,7 +269,7 @@ impl Transaction {
             let mut builder = new_batch(&ctx);
             pins.iter().for_each(|pin| pin.add_to(&mut builder));
             let log = broker.coordinator().offsets().open(&*broker)?;
-            let batch = Some(builder.seal(&ctx, None));
+            let batch = Some(builder.seal(&ctx, Compression::None));
             work.push(Part { log, batch, conditions: Conditions::default() });
         }
         let committing = commit(&broker.journal, work, |answers| {

@@ -19,7 +19,7 @@ use std::path::Path;
 use self::source::{read, root};
 
 /// What one place may do and no other: the words that give it away, and the place.
-const RESERVED: [(&[&str], &[&str], &str); 8] = [
+const RESERVED: [(&[&str], &[&str], &str); 9] = [
     (&["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"], &["storage/mmap.rs"], "unsafe code"),
     (&["std::fs"], &["storage/fs.rs"], "the file system"),
     (&["SystemTime", "Instant"], &["clock.rs"], "the wall clock"),
@@ -34,6 +34,7 @@ const RESERVED: [(&[&str], &[&str], &str); 8] = [
         "checksums",
     ),
     (&["lz4_flex"], &["format/compression.rs"], "compression"),
+    (&["zstd::", "zstd_safe"], &["format/compression.rs"], "compression"),
     (&["memmap2"], &["storage/mmap.rs", "storage/fs.rs"], "maps"),
     (
         &[

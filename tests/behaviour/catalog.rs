@@ -65,7 +65,7 @@ fn setting(disk: &Disk, tag: u16) -> Option<(u8, u8)> {
 
 #[test]
 fn a_value_of_a_later_release_that_may_be_ignored_changes_no_other_setting_and_is_kept() {
-    let disk = with_setting(TopicConfig::streams().compression(Compression::Lz4), 1, (1, 0, 2));
+    let disk = with_setting(TopicConfig::streams().compression(Compression::Lz4), 1, (1, 0, 3));
     let broker = open(&disk).unwrap();
     let warnings = &broker.open_report().warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("topic t: setting 1"), "{warnings:?}");
@@ -76,11 +76,11 @@ fn a_value_of_a_later_release_that_may_be_ignored_changes_no_other_setting_and_i
     let keyless = broker.producer().send("t", Record::new("v")).and_then(|pending| pending.wait());
     assert!(matches!(keyless, Err(Error::MissingKey { .. })));
     broker.alter_topic("t", TopicConfig::streams().max_record_bytes(5_000)).unwrap();
-    assert_eq!((setting(&disk, 1), setting(&disk, 18)), (Some((0, 2)), Some((1, 1))));
+    assert_eq!((setting(&disk, 1), setting(&disk, 18)), (Some((0, 3)), Some((1, 1))));
     disk.crash(Survive::Synced);
     // The file was replaced, and it is there still.
     let broker = open(&disk).unwrap();
-    assert_eq!((setting(&disk, 1), setting(&disk, 18)), (Some((0, 2)), Some((1, 1))));
+    assert_eq!((setting(&disk, 1), setting(&disk, 18)), (Some((0, 3)), Some((1, 1))));
     assert_eq!(broker.topic("t").unwrap().config(), TopicConfig::streams().max_record_bytes(5_000));
     broker.alter_topic("t", TopicConfig::streams().compression(Compression::Lz4)).unwrap();
     assert_eq!(setting(&disk, 1), Some((0, 1)), "it was given another value");
@@ -105,7 +105,7 @@ fn a_setting_of_a_later_release_that_may_be_ignored_is_kept() {
 #[test]
 fn a_setting_that_must_be_understood_and_is_not_refuses_and_changes_nothing() {
     for (tag, to) in
-        [(1, (20, 1, 2)), (1, (23, 1, 1)), (1, (1, 1, 2)), (10, (10, 1, 7)), (10, (0x7777, 1, 0))]
+        [(1, (20, 1, 2)), (1, (23, 1, 1)), (1, (1, 1, 3)), (10, (10, 1, 7)), (10, (0x7777, 1, 0))]
     {
         let disk = with_setting(TopicConfig::new(), tag, to);
         assert_unsupported(&disk, &format!("setting {}", to.0));

@@ -4,7 +4,7 @@
 use crate::broker::catalog::identity;
 use crate::broker::checkpoint::CheckpointStore;
 use crate::broker::store::{CatalogFile, CatalogStore, damaged};
-use crate::config::{self, TopicConfig};
+use crate::config::TopicConfig;
 use crate::engine::{Context, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::{Found, Topic};
@@ -12,6 +12,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::manifest::Manifest;
 use crate::format::names::{self};
 use crate::format::reader::{Malformed, Unsupported};
+use crate::format::settings;
 use crate::log::create::find_manifest;
 use crate::log::journal::LogJournal;
 use crate::stats::OpenReport;
@@ -328,7 +329,7 @@ fn read_configs(
 ) -> Result<HashMap<TopicId, TopicConfig>> {
     let mut configs = HashMap::new();
     for Topic { entry, .. } in found.catalog.live() {
-        let (config, ignored) = config::read(entry.partitions, &entry.settings).map_err(|tag| {
+        let (config, ignored) = settings::to_config(entry.partitions, &entry.settings).map_err(|tag| {
             let needs = Unsupported::Setting(tag);
             malformed(ctx, Path::new(names::CATALOG), 0, &Malformed::unsupported(0, "setting", needs))
         })?;

@@ -13,7 +13,7 @@ pub(crate) mod policy;
 use std::collections::HashMap;
 
 use self::offset_map::OffsetMap;
-pub(crate) use self::output::{Outputs, pack};
+pub(crate) use self::output::Outputs;
 pub(crate) use self::pace::Pace;
 use self::policy::{Retries, Span, amounts, cleanable, dirtiness, is_due, stays};
 use super::Log;
@@ -21,9 +21,8 @@ use crate::engine::malformed;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
 use crate::format::body::{self, encode_raw};
-use crate::format::compression::Compressor;
 use crate::format::manifest::SegmentEntry;
-use crate::format::packing::unpack;
+use crate::format::packing::{repack, unpack};
 use crate::log::list::View;
 use crate::segment::{FIRST_BATCH, Met, Segment, Walker};
 use crate::stats::{Compacted, CompactionStats, Event};
@@ -404,7 +403,7 @@ impl Log {
     ) -> Result<()> {
         let delete_retention = self.settings().compaction.delete_retention;
         let (mut room, mut stay, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        let mut compressor = Compressor::default();
+        let compression = self.settings().compression;
         for segment in inputs {
             self.walk(segment, |walk, met| {
                 let (header, position) = (&met.header, met.position);
@@ -464,7 +463,8 @@ impl Log {
                         encode_raw(&record, stated, record.timestamp_delta, &mut kept);
                         next = record.offset_delta.saturating_add(1);
                     }
-                    pack(&mut new, count, latest, &mut kept, &mut compressor);
+                    repack(&mut new, count, compression, &mut kept);
+                    new.max_timestamp = latest.unwrap_or(new.max_timestamp);
                     outputs.put(&new, &kept, true)?;
                 }
                 pace.keep(before + new.stored_bytes()).map(|()| true)

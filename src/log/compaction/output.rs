@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use super::horizon_of;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
-use crate::format::compression::Compressor;
 use crate::format::digest::Digest;
 use crate::format::index::IndexEntry;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::format::names;
-use crate::format::packing::repack;
 use crate::format::segment::SegmentHeader;
 use crate::log::Log;
 use crate::segment::create::create_segment_file;
@@ -19,21 +17,6 @@ use crate::segment::{FIRST_BATCH, Segment, timestamp_or_unknown};
 use crate::storage::{File, write_all_at};
 use crate::sync::Arc;
 use crate::types::Timestamp;
-
-/// Makes a body of `count` encoded records after room for a header, and says so in `header`.
-pub(crate) fn pack(
-    header: &mut BatchHeader,
-    count: u32,
-    latest: Option<Timestamp>,
-    stored: &mut Vec<u8>,
-    compressor: &mut Compressor,
-) {
-    header.count = count;
-    repack(header, stored, compressor);
-    if let Some(latest) = latest {
-        header.max_timestamp = latest;
-    }
-}
 
 /// The segments that a cleaning writes.
 pub(crate) struct Outputs<'a> {

@@ -1,13 +1,15 @@
-//! How does the catalog keep a topic's settings? As a tag and bytes each, from one table.
+//! The settings of a topic as the catalog stores them: for each a tag and bytes, from one table.
 //!
-//! A setting that must be understood and is not refuses the broker: guessing could lose records. Of
-//! one that may be ignored the default serves, and it is kept unchanged for the release that knows
-//! it.
+//! If a build does not know a setting that must be understood, or its value, it must not open the
+//! broker, because a guess could lose records. For a setting that may be ignored the default is
+//! used, and its bytes are kept for the release that knows it.
 
 use std::time::Duration;
 
-use super::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
-use super::{TopicConfig, millis};
+use super::envelope::Writer;
+use super::reader::{Malformed, Reader};
+use crate::config::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
+use crate::config::{TopicConfig, millis};
 
 /// A setting as the catalog keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,25 +31,26 @@ struct Row {
     set: fn(&mut TopicConfig, &[u8]) -> Option<()>,
 }
 
-impl TopicConfig {
-    /// The settings as the catalog keeps them.
-    pub(crate) fn to_settings(&self) -> Vec<Setting> {
-        let setting = |row: &Row| {
-            let bytes = (row.get)(self)?;
-            Some(Setting { tag: row.tag, must: row.must, bytes })
-        };
-        ROWS.iter().filter_map(setting).collect()
-    }
+/// Returns the settings of a topic, in the order of the table.
+pub(crate) fn of_config(config: &TopicConfig) -> Vec<Setting> {
+    let setting = |row: &Row| {
+        let bytes = (row.get)(config)?;
+        Some(Setting { tag: row.tag, must: row.must, bytes })
+    };
+    ROWS.iter().filter_map(setting).collect()
 }
 
-/// The configuration that settings make, and the tags of those that this build does not understand
-/// and may ignore.
+/// Returns the configuration that `settings` make, and the tags of those that this build does not
+/// understand and may ignore.
 ///
 /// # Errors
-/// The tag of a setting that must be understood, and is not known, or has a value that is not.
-pub(crate) fn read(partitions: u32, settings: &[Setting]) -> Result<(TopicConfig, Vec<u16>), u16> {
+/// The tag of a setting that must be understood, if this build does not know it or its value.
+pub(crate) fn to_config(partitions: u32, settings: &[Setting]) -> Result<(TopicConfig, Vec<u16>), u16> {
     let mut config = TopicConfig::new().partitions(partitions);
     let mut ignored = Vec::new();
+    // The meaning of a setting may depend on one with a lower tag.
+    let mut settings: Vec<&Setting> = settings.iter().collect();
+    settings.sort_by_key(|setting| setting.tag);
     for setting in settings {
         match row(setting.tag).and_then(|row| with(&config, row, &setting.bytes)) {
             Some(next) => config = next,
@@ -72,10 +75,39 @@ pub(crate) fn merge(
         ignored.contains(&setting.tag) && row(setting.tag).is_none_or(is_same)
     };
     let kept: Vec<_> = old.iter().filter(is_kept).cloned().collect();
-    let mut settings = next.to_settings();
+    let mut settings = of_config(next);
     settings.retain(|setting| kept.iter().all(|kept| kept.tag != setting.tag));
     settings.extend(kept);
     settings
+}
+
+/// Writes a list of settings.
+pub(super) fn encode(settings: &[Setting], writer: &mut Writer) {
+    writer.count(settings.len());
+    for Setting { tag, must, bytes } in settings {
+        writer.u16(*tag);
+        writer.u8(u8::from(*must));
+        writer.count(bytes.len());
+        writer.bytes(bytes);
+    }
+}
+
+/// Reads a list of settings, whatever their tags and values are.
+pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Vec<Setting>, Malformed> {
+    let count = reader.count(SETTING_BYTES_MIN, "setting count")?;
+    let mut settings = Vec::with_capacity(count);
+    for _ in 0..count {
+        let tag = reader.u16("setting tag")?;
+        let at_flags = *reader;
+        let must = match reader.u8("setting flags")? {
+            0 => false,
+            1 => true,
+            _ => return Err(at_flags.malformed("setting flags")),
+        };
+        let len = reader.count(1, "setting")?;
+        settings.push(Setting { tag, must, bytes: reader.take(len, "setting")?.to_vec() });
+    }
+    Ok(settings)
 }
 
 fn row(tag: u16) -> Option<&'static Row> {
@@ -93,18 +125,27 @@ fn with(config: &TopicConfig, row: &Row, bytes: &[u8]) -> Option<TopicConfig> {
     Some(next)
 }
 
+/// Bytes of an empty setting.
+const SETTING_BYTES_MIN: usize = 2 + 1 + 4;
 const TAG_CLEANUP: u16 = 12;
+#[cfg(feature = "zstd")]
+const TAG_LEVEL: u16 = 22;
 
 /// All settings. Tags 9 and 17 are not used. Reserved for later releases: 20 copies (u8), 21 block
-/// bytes (u32), 22 compression level (i32), 23 encryption.
-const ROWS: [Row; 17] = [
+/// bytes (u32), 23 encryption.
+const ROWS: &[Row] = &[
     Row {
         tag: 1,
         must: false,
-        get: |config| Some(vec![config.compression as u8]),
+        get: |config| Some(vec![codec_of(config.compression)]),
         set: |config, bytes| {
-            config.compression = one_of(bytes, &[Compression::None, Compression::Lz4])?;
-            Some(())
+            let all = [
+                Compression::None,
+                Compression::Lz4,
+                #[cfg(feature = "zstd")]
+                Compression::Zstd { level: Compression::ZSTD_LEVEL },
+            ];
+            put(&mut config.compression, one_of(bytes, &all))
         },
     },
     Row {
@@ -156,8 +197,8 @@ const ROWS: [Row; 17] = [
     Row {
         tag: 11,
         must: true,
-        get: |config| Some(config.timestamp_bounds.to_bytes()),
-        set: |config, bytes| put(&mut config.timestamp_bounds, TimestampBounds::from_bytes(bytes)),
+        get: |config| Some(bounds_bytes(config.timestamp_bounds)),
+        set: |config, bytes| put(&mut config.timestamp_bounds, bounds_of(bytes)),
     },
     Row {
         tag: TAG_CLEANUP,
@@ -213,7 +254,39 @@ const ROWS: [Row; 17] = [
         get: |config| (!config.retention_holds.is_empty()).then(|| names_to_bytes(&config.retention_holds)),
         set: |config, bytes| put(&mut config.retention_holds, names_from_bytes(bytes)),
     },
+    #[cfg(feature = "zstd")]
+    Row { tag: TAG_LEVEL, must: false, get: get_level, set: set_level },
 ];
+
+/// The number of setting 1: that of the codec.
+fn codec_of(compression: Compression) -> u8 {
+    match compression {
+        Compression::None => 0,
+        Compression::Lz4 => 1,
+        #[cfg(feature = "zstd")]
+        Compression::Zstd { .. } => 2,
+    }
+}
+
+#[cfg(feature = "zstd")]
+fn get_level(config: &TopicConfig) -> Option<Vec<u8>> {
+    match config.compression {
+        Compression::Zstd { level } => Some(level.to_le_bytes().to_vec()),
+        _ => None,
+    }
+}
+
+/// IMPORTANT: after the setting that names the codec, which [`to_config`] ensures. With a codec
+/// that has no levels the value is checked and not used.
+#[cfg(feature = "zstd")]
+fn set_level(config: &mut TopicConfig, bytes: &[u8]) -> Option<()> {
+    let stated = Compression::Zstd { level: bytes.try_into().ok().map(i32::from_le_bytes)? };
+    stated.validate().ok()?;
+    if matches!(config.compression, Compression::Zstd { .. }) {
+        config.compression = stated;
+    }
+    Some(())
+}
 
 fn get_durability(config: &TopicConfig) -> Option<Vec<u8>> {
     let (kind, every) = match config.durability? {
@@ -234,6 +307,18 @@ fn set_durability(config: &mut TopicConfig, bytes: &[u8]) -> Option<()> {
         _ => return None,
     });
     Some(())
+}
+
+/// Two durations in milliseconds; `u64::MAX` is "no bound".
+fn bounds_bytes(bounds: TimestampBounds) -> Vec<u8> {
+    let bound = |bound: Option<Duration>| bound.map_or(u64::MAX, millis).to_le_bytes();
+    [bound(bounds.before), bound(bounds.after)].concat()
+}
+
+fn bounds_of(bytes: &[u8]) -> Option<TimestampBounds> {
+    let (before, after) = bytes.split_first_chunk::<8>()?;
+    let bound = |millis| (millis != u64::MAX).then(|| Duration::from_millis(millis));
+    Some(TimestampBounds { before: bound(u64::from_le_bytes(*before)), after: bound(u64_of(after)?) })
 }
 
 fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
@@ -261,7 +346,7 @@ fn u32_of(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_le_bytes)
 }
 
-pub(super) fn u64_of(bytes: &[u8]) -> Option<u64> {
+fn u64_of(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
@@ -287,8 +372,8 @@ fn names_from_bytes(mut bytes: &[u8]) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Retention;
     use super::*;
+    use crate::config::Retention;
 
     fn setting(tag: u16, must: bool, bytes: &[u8]) -> Setting {
         Setting { tag, must, bytes: bytes.to_vec() }
@@ -326,27 +411,28 @@ mod tests {
                 },
                 streams: false,
             };
-            assert_eq!(read(3, &config.to_settings()), Ok((config, Vec::new())));
+            assert_eq!(to_config(3, &of_config(&config)), Ok((config, Vec::new())));
         }
         let streams = TopicConfig::streams().partitions(3);
-        assert_eq!(read(3, &streams.to_settings()), Ok((streams, Vec::new())));
+        assert_eq!(to_config(3, &of_config(&streams)), Ok((streams, Vec::new())));
         let kept = TopicConfig::new().cleanup(Cleanup::None);
-        assert_eq!(read(1, &kept.to_settings()), Ok((kept, Vec::new())));
+        assert_eq!(to_config(1, &of_config(&kept)), Ok((kept, Vec::new())));
     }
 
     #[test]
     fn every_row_has_a_tag_of_its_own_that_is_not_reserved() {
         let tags: std::collections::BTreeSet<_> = ROWS.iter().map(|row| row.tag).collect();
         assert_eq!(tags.len(), ROWS.len());
-        assert!(tags.iter().all(|tag| *tag < 20 && ![0, 9, 17].contains(tag)), "{tags:?}");
+        assert!(tags.iter().all(|tag| (*tag < 20 || *tag == 22) && ![0, 9, 17].contains(tag)), "{tags:?}");
         let may: Vec<_> = ROWS.iter().filter(|row| !row.must).map(|row| row.tag).collect();
-        assert_eq!(may, [1, 2, 3, 5, 13, 15, 16]);
+        let level: &[u16] = if cfg!(feature = "zstd") { &[22] } else { &[] };
+        assert_eq!(may, [&[1, 2, 3, 5, 13, 15, 16], level].concat());
     }
 
     #[test]
     fn a_setting_that_must_be_understood_and_is_not_is_refused_by_its_tag() {
         for tag in (0..=30).chain([60_000]) {
-            assert_eq!(read(1, &[setting(tag, true, &[9; 3])]), Err(tag));
+            assert_eq!(to_config(1, &[setting(tag, true, &[9; 3])]), Err(tag));
         }
         for (tag, bytes) in [
             (2, &100u32.to_le_bytes()[..]),
@@ -358,31 +444,59 @@ mod tests {
             (18, &[0]),
             (19, &[0]),
         ] {
-            assert_eq!(read(1, &[setting(tag, true, bytes)]), Err(tag), "out of bounds");
-            assert_eq!(read(1, &[setting(tag, false, bytes)]), Ok((TopicConfig::new(), vec![tag])));
+            assert_eq!(to_config(1, &[setting(tag, true, bytes)]), Err(tag), "out of bounds");
+            assert_eq!(to_config(1, &[setting(tag, false, bytes)]), Ok((TopicConfig::new(), vec![tag])));
         }
-        assert_eq!(read(0, &[]), Err(TAG_CLEANUP));
+        assert_eq!(to_config(0, &[]), Err(TAG_CLEANUP));
         let streams = [setting(18, true, &[1])];
-        assert_eq!(read(1, &streams), Err(TAG_CLEANUP), "each may be, both may not");
+        assert_eq!(to_config(1, &streams), Err(TAG_CLEANUP), "each may be, both may not");
     }
 
     #[test]
     fn a_setting_that_may_be_ignored_is_and_is_kept_until_it_is_given_another_value() {
-        let zstd = setting(1, false, &[2]);
+        let codec = setting(1, false, &[3]);
         let unknown = setting(0x7777, false, b"later");
-        let mut old = TopicConfig::new().max_record_bytes(5_000).to_settings();
+        let mut old = of_config(&TopicConfig::new().max_record_bytes(5_000));
         old.retain(|setting| setting.tag != 1);
-        old.extend([zstd.clone(), unknown.clone()]);
-        let (seen, ignored) = read(1, &old).unwrap();
+        old.extend([codec.clone(), unknown.clone()]);
+        let (seen, ignored) = to_config(1, &old).unwrap();
         assert_eq!((&seen, &ignored[..]), (&TopicConfig::new().max_record_bytes(5_000), &[1, 0x7777][..]));
         let next = seen.clone().segment_bytes(1 << 20);
         let merged = merge(&seen, &next, &old, &ignored);
-        assert!(merged.contains(&zstd) && merged.contains(&unknown));
+        assert!(merged.contains(&codec) && merged.contains(&unknown));
         assert_eq!(merged.iter().filter(|setting| setting.tag == 1).count(), 1);
-        assert_eq!(read(1, &merged), Ok((next, ignored.clone())));
+        assert_eq!(to_config(1, &merged), Ok((next, ignored.clone())));
         let next = seen.clone().compression(Compression::Lz4);
         let merged = merge(&seen, &next, &old, &ignored);
         assert!(merged.contains(&setting(1, false, &[1])) && merged.contains(&unknown));
-        assert!(!merged.contains(&zstd));
+        assert!(!merged.contains(&codec));
+    }
+    #[test]
+    fn zstd_is_stored_as_its_number_and_a_level_and_kept_by_a_build_without_it() {
+        let level = |level: i32| setting(22, false, &level.to_le_bytes());
+        let old = [level(7), setting(1, false, &[2])];
+        let (seen, ignored) = to_config(1, &old).unwrap();
+        #[cfg(feature = "zstd")]
+        {
+            let zstd = |level| TopicConfig::new().compression(Compression::Zstd { level });
+            assert_eq!((&seen, &ignored[..]), (&zstd(7), &[][..]), "in whatever order they are");
+            assert!(of_config(&zstd(-7)).contains(&level(-7)));
+            for stated in [-7, 0, 19] {
+                assert_eq!(to_config(1, &of_config(&zstd(stated))), Ok((zstd(stated), Vec::new())));
+            }
+            assert_eq!(to_config(1, &old[1..]), Ok((zstd(3), Vec::new())));
+            for wrong in [level(-8), level(20), setting(22, false, &[7])] {
+                assert_eq!(to_config(1, &[old[1].clone(), wrong]), Ok((zstd(3), vec![22])));
+            }
+            // With a codec that has no levels it is understood, and gone with the next change.
+            let lz4 = TopicConfig::new().compression(Compression::Lz4);
+            assert_eq!(to_config(1, &[setting(1, false, &[1]), level(7)]), Ok((lz4, Vec::new())));
+        }
+        #[cfg(not(feature = "zstd"))]
+        {
+            assert_eq!((&seen, &ignored[..]), (&TopicConfig::new(), &[1, 22][..]));
+            let merged = merge(&seen, &seen.clone().segment_bytes(1 << 20), &old, &ignored);
+            assert!(old.iter().all(|setting| merged.contains(setting)));
+        }
     }
 }

@@ -1,0 +1,230 @@
+//! The settings of a broker.
+
+use std::time::Duration;
+
+use super::{Durability, ReadMode, invalid};
+use crate::clock::{Clock, SystemClock};
+use crate::error::Result;
+use crate::stats::{Event, OnEvent};
+use crate::sync::Arc;
+
+/// The settings of a broker. The last call picks the medium: [`open`](BrokerConfig::open) a
+/// directory, or stay [`in_memory`](BrokerConfig::in_memory).
+///
+/// ```
+/// # fn main() -> quipu::Result<()> {
+/// let broker = quipu::BrokerConfig::new().durability(quipu::Durability::Sync).in_memory()?;
+/// # broker.close()
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct BrokerConfig {
+    pub(crate) durability: Durability,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) max_open_files: usize,
+    pub(crate) tail_cache_bytes: usize,
+    pub(crate) checkpoint_interval: Duration,
+    pub(crate) compaction_memory: usize,
+    pub(crate) compaction_bytes_per_second: Option<u64>,
+    pub(crate) read_mode: ReadMode,
+    pub(crate) disk_budget: Option<u64>,
+    pub(crate) on_event: Option<OnEvent>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerConfig")
+            .field("durability", &self.durability)
+            .field("seed", &self.seed)
+            .field("max_open_files", &self.max_open_files)
+            .field("tail_cache_bytes", &self.tail_cache_bytes)
+            .field("checkpoint_interval", &self.checkpoint_interval)
+            .field("read_mode", &self.read_mode)
+            .field("disk_budget", &self.disk_budget)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BrokerConfig {
+    /// The defaults named at each setter.
+    pub fn new() -> Self {
+        BrokerConfig {
+            durability: Durability::Os,
+            clock: Arc::new(SystemClock::new()),
+            seed: None,
+            max_open_files: 512,
+            tail_cache_bytes: 32 << 20,
+            checkpoint_interval: Duration::from_secs(10),
+            compaction_memory: 128 << 20,
+            compaction_bytes_per_second: None,
+            read_mode: ReadMode::Map,
+            disk_budget: None,
+            on_event: None,
+        }
+    }
+
+    /// The durability of topics that do not choose their own.
+    ///
+    /// Default: [`Durability::Os`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// The clock for timestamps, lingering and background work. Keep a clone of a
+    /// [`ManualClock`](crate::testing::ManualClock) to move it; with one the broker starts no
+    /// thread.
+    ///
+    /// Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes every random choice (the partitions of records without a key, topic identities) follow
+    /// from this number.
+    ///
+    /// Default: taken from the operating system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How many files and maps of segments may be open at once. Beyond it the one used longest ago
+    /// is closed, and opened again when it is needed. Segments whose bytes are all synced are
+    /// closed first. If there are none, others are closed too, and then a kernel that drops a
+    /// closed file's state may forget a failed write-back before it is reported.
+    ///
+    /// The key indexes of [streams](crate::Stream) count too. A lookup of a key asks every segment
+    /// of its partition, from the newest to the first that knows how many events there are before
+    /// it. With more segments than this number, that opens files each time.
+    ///
+    /// Default: 512. At least 8.
+    pub fn max_open_files(mut self, files: usize) -> Self {
+        self.max_open_files = files;
+        self
+    }
+
+    /// How many bytes of the newest batches are kept in memory for consumers that follow the end of
+    /// the log, over all partitions. Only partitions that have a reader at the time keep any.
+    ///
+    /// Default: 32 MiB. 0 turns it off.
+    pub fn tail_cache_bytes(mut self, bytes: usize) -> Self {
+        self.tail_cache_bytes = bytes;
+        self
+    }
+
+    /// How often the points up to which everything is synced are written down. This bounds how much
+    /// is read again after a crash.
+    ///
+    /// Default: 10 s. At least 1 ms.
+    pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = interval;
+        self
+    }
+
+    /// How many bytes of keys one compaction holds in memory (Kafka's
+    /// `log.cleaner.dedupe.buffer.size`), each counted as its length and 32 bytes. A log with more
+    /// is compacted in several passes. Whole batches are taken, so the keys of one batch may come
+    /// on top.
+    ///
+    /// The tables of keys double when they are full: they take up to twice as much memory as this,
+    /// and three times as much while they grow.
+    ///
+    /// Default: 128 MiB.
+    pub fn compaction_memory(mut self, bytes: usize) -> Self {
+        self.compaction_memory = bytes;
+        self
+    }
+
+    /// How many bytes a compaction reads and writes in a second (Kafka's
+    /// `log.cleaner.io.max.bytes.per.second`). Of no effect with a manual clock.
+    ///
+    /// Default: no limit.
+    pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.compaction_bytes_per_second = Some(bytes);
+        self
+    }
+
+    /// How sealed segments are read.
+    ///
+    /// Default: [`ReadMode::Map`].
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
+        self
+    }
+
+    /// How many bytes all files in the broker's directory may have together: segments and the files
+    /// beside them, catalog, journal and reserve, files that are being deleted, and the files that
+    /// a compaction writes while the old ones are still there.
+    ///
+    /// It is checked before each append. An append that would exceed it first deletes the oldest
+    /// records by their timestamps, in whole segments, of any topic that
+    /// [deletes](crate::Cleanup::Delete) and has a limit of
+    /// [retention](crate::TopicConfig::retention), before that limit is reached. Records that a
+    /// topic [holds for a group](crate::TopicConfig::retention_holds_for) are not deleted, nor are
+    /// those of other topics. If nothing may be deleted, the append fails with
+    /// [`OverBudget`](crate::Error::OverBudget), which names the group.
+    ///
+    /// Commits of offsets are counted and never refused, because they allow the records that a
+    /// group holds to be deleted. A compaction is not refused either, and can exceed the budget
+    /// while it runs. A sixteenth of the budget, at most 64 KiB, is left for the small files.
+    ///
+    /// Default: none. At least 256 KiB.
+    ///
+    /// ```
+    /// use quipu::{BrokerConfig, Record, Retention, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path();
+    /// let broker = BrokerConfig::new().disk_budget(1 << 20).open(dir)?;
+    /// let small = TopicConfig::new().segment_bytes(64 << 10).max_record_bytes(10_000);
+    /// let topic = broker.create_topic("t", small.retention(Retention::for_bytes(u64::MAX)))?;
+    /// for _ in 0..1_000 {
+    ///     broker.producer().send(&topic, Record::new(vec![7; 5_000]))?.wait()?;
+    /// }
+    /// assert!(topic.partition(0)?.bounds()?.log_start.get() > 700);
+    /// # Ok(()) }
+    /// ```
+    pub fn disk_budget(mut self, bytes: u64) -> Self {
+        self.disk_budget = Some(bytes);
+        self
+    }
+
+    /// Calls `f` when something worth knowing happens: see [`Event`]. It runs on the thread on
+    /// which it happens, so it should be short, and it must not call the broker.
+    ///
+    /// Default: no call.
+    pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(f));
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.durability.validate()?;
+        if self.max_open_files < 8 {
+            return Err(invalid(
+                "max_open_files",
+                &format!("{} files; it must be at least 8", self.max_open_files),
+            ));
+        }
+        if self.checkpoint_interval < Duration::from_millis(1) {
+            return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
+        }
+        if self.disk_budget.is_some_and(|bytes| bytes < 256 << 10) {
+            return Err(invalid("disk_budget", "it must be at least 256 KiB"));
+        }
+        if self.compaction_bytes_per_second == Some(0) {
+            return Err(invalid("compaction_bytes_per_second", "it must be at least 1"));
+        }
+        Ok(())
+    }
+}
