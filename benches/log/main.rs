@@ -15,6 +15,7 @@
 //! ```
 
 mod append;
+mod archive;
 mod args;
 mod compact;
 mod durable;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     scan::run(&mut suite);
     ship::run(&mut suite);
     compact::run(&mut suite);
+    archive::run(&mut suite);
     tail::run(&mut suite);
     random::run(&mut suite);
     groups::run(&mut suite);

@@ -22,6 +22,8 @@ struct Values {
 }
 
 impl RecordSet {
+    pub(crate) const LOG_LINES: &'static str = "log lines";
+
     /// Every kind, about `bytes` of each.
     pub(crate) fn all(bytes: usize) -> Vec<RecordSet> {
         let mut sets = vec![RecordSet::generate("100B", 100, bytes), RecordSet::kibibytes(bytes)];
@@ -67,7 +69,7 @@ impl RecordSet {
                 values.push(line);
             }
         }
-        (!values.places.is_empty()).then(|| RecordSet { name: "log lines", values: Arc::new(values) })
+        (!values.places.is_empty()).then(|| RecordSet { name: Self::LOG_LINES, values: Arc::new(values) })
     }
 
     /// The number of distinct ones.

@@ -73,6 +73,10 @@ impl<'a> Suite<'a> {
         self.args.sizes()
     }
 
+    pub(crate) fn repetitions(&self) -> usize {
+        self.args.repeat
+    }
+
     /// The kinds of records, the generated ones first.
     pub(crate) fn sets(&self) -> Vec<RecordSet> {
         self.sets.clone()

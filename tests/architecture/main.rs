@@ -30,11 +30,11 @@ const RESERVED: [(&[&str], &[&str], &str); 9] = [
     ),
     (
         &["crc32fast"],
-        &["format/batch.rs", "format/envelope.rs", "format/journal.rs", "format/segment.rs"],
+        &["format/batch/mod.rs", "format/envelope.rs", "format/journal.rs", "format/segment.rs"],
         "checksums",
     ),
-    (&["lz4_flex"], &["format/compression.rs"], "compression"),
-    (&["zstd::", "zstd_safe"], &["format/compression.rs"], "compression"),
+    (&["lz4_flex"], &["format/compression/mod.rs"], "compression"),
+    (&["zstd::", "zstd_safe"], &["format/compression/mod.rs"], "compression"),
     (&["memmap2"], &["storage/mmap.rs", "storage/fs.rs"], "maps"),
     (
         &[
