@@ -1,7 +1,7 @@
-//! What need not be read again when the broker opens? How far each segment was checked and synced, and whether the
-//! last stop was a clean one.
+//! The checkpoint: how far each segment was checked and synced, and whether the broker was closed
+//! properly. It bounds how much an opening reads.
 //!
-//! It is derived: without it everything that no manifest calls synced is read.
+//! It is derived: without it an opening reads everything that no manifest lists as synced.
 
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -9,20 +9,20 @@ use super::digest::Digest;
 use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
 
-/// What one open leaves to the next.
+/// The content of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
-    /// Written by a clean close, and nothing was appended since.
+    /// It was written when the broker was closed properly, and nothing was appended since.
     pub(crate) clean: bool,
     /// The number of the catalog's file when it was written.
     pub(crate) catalog_number: u64,
     /// How long that file was.
     pub(crate) catalog_bytes: u64,
-    /// What is known of segments.
+    /// One entry for each segment that is known.
     pub(crate) entries: Vec<CheckpointEntry>,
 }
 
-/// What is known of one segment.
+/// How far one segment was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CheckpointEntry {
     /// The segment's topic.
@@ -43,7 +43,7 @@ pub(crate) struct CheckpointEntry {
     pub(crate) max_timestamp: i64,
     /// The header CRC of the last batch before that position; 0 without one.
     pub(crate) last_crc: u32,
-    /// The epoch of the segment: after a cut another file may have its name.
+    /// The epoch of the segment: after a truncation another file may have its name.
     pub(crate) log_epoch: u32,
     /// The digest of the segment's batches before that position.
     pub(crate) digest: Digest,
@@ -85,7 +85,7 @@ impl Checkpoint {
         for _ in 0..count {
             entries.push(CheckpointEntry::decode(&mut reader)?);
         }
-        reader.expect_end("bytes behind the last entry")?;
+        reader.expect_end("bytes after the last entry")?;
         Ok(Checkpoint { clean, catalog_number, catalog_bytes, entries })
     }
 }

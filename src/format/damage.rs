@@ -1,9 +1,9 @@
-//! Which damage must every decoder notice? Shared by the tests of the codecs.
+//! The damage that every decoder must notice. Shared by the tests of the codecs.
 
 use super::reader::Malformed;
 
-/// Every truncation and every single flipped bit of `bytes` is refused, and so are zeros of the same length, zeros or
-/// anything else in place of nothing, and random bytes; none panics.
+/// Every truncation and every single flipped bit of `bytes` is refused, and so are zeros of the
+/// same length, bytes that are appended, and random bytes. No call panics.
 pub(super) fn is_always_noticed<T: std::fmt::Debug>(
     bytes: &[u8],
     decode: impl Fn(&[u8]) -> Result<T, Malformed>,
@@ -46,7 +46,8 @@ impl Random {
     }
 }
 
-/// The bytes of a file after a change, with a CRC that fits: what only the checks behind the CRC can notice.
+/// The bytes of a file after a change, with a CRC that fits: only the checks after the CRC can
+/// notice it.
 pub(super) fn resealed(bytes: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = bytes[..bytes.len() - 4].to_vec();
     change(&mut bytes);

@@ -1,11 +1,12 @@
-//! Are two segments the same? A number of 64 bits over their batches, kept in the manifest for each sealed one.
+//! The digest of a segment: a number of 64 bits over its batches. The manifest has one for each
+//! sealed segment.
 
-/// A digest of the batches of a segment up to some position: two halves of 32 bits, each an FNV-1a hash (from 0, over words of
-/// 32 bits instead of bytes) of one checksum a batch.
+/// A digest of the batches of a segment up to some position: two halves of 32 bits, each an FNV-1a
+/// hash (from 0, over words of 32 bits instead of bytes) of one checksum a batch.
 ///
-/// The lower half is over the batches' header CRCs, which cover everything and depend on the partition's secret; the upper one
-/// over their body CRCs, which are the same in a copy of the partition elsewhere. Each step is a bijection, so a single
-/// checksum that differs always shows.
+/// The lower half is over the batches' header CRCs, which cover everything and depend on the
+/// partition's secret; the upper one over their body CRCs, which are the same in a copy of the
+/// partition elsewhere. Each step is a bijection, so a single checksum that differs always shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Digest(pub(crate) u64);
 
@@ -14,7 +15,7 @@ impl Digest {
     #[inline]
     pub(crate) fn add(&mut self, header_crc: u32, body_crc: u32) {
         const PRIME: u32 = 16_777_619;
-        // Truncated on purpose: the two halves.
+        // The two halves, so the casts truncate.
         let (headers, bodies) = (self.0 as u32, (self.0 >> 32) as u32);
         let next = |state: u32, crc: u32| u64::from((state ^ crc).wrapping_mul(PRIME));
         self.0 = next(headers, header_crc) | next(bodies, body_crc) << 32;

@@ -1,6 +1,8 @@
-//! What do all files have in common? Magic, version and feature masks first; a CRC over everything last.
+//! The frame that all files share: magic, version and feature masks first, a CRC over everything
+//! last.
 //!
-//! [`Writer`] and [`open`] are the two ends: a codec of a file states its fields in order, once each way.
+//! [`Writer`] and [`open`] are the two ends: a codec of a file states its fields in order, once
+//! each way.
 
 use super::FORMAT_VERSION;
 use super::reader::{Malformed, Reader, Unsupported};
@@ -8,7 +10,8 @@ use super::reader::{Malformed, Reader, Unsupported};
 /// Bytes of a file before its own fields: magic, version, incompatible and compatible features.
 pub(crate) const PREFIX_BYTES: usize = 20;
 
-/// Writes one file: magic, version and feature masks first, then what it is told to, a CRC over all of it last.
+/// Writes one file: magic, version and feature masks, then the fields of the caller, then a CRC
+/// over all of it.
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
@@ -70,7 +73,7 @@ impl Writer {
 
     /// A number of items, or of bytes: none of our files comes near `u32::MAX` of them.
     pub(crate) fn count(&mut self, count: usize) {
-        debug_assert!(u32::try_from(count).is_ok());
+        debug_assert!(u32::try_from(count).is_ok(), "{count} items");
         self.u32(count as u32);
     }
 
@@ -81,12 +84,13 @@ impl Writer {
     }
 }
 
-/// Checks magic, version, CRC and features of a whole file, in this order, and returns a reader of the bytes between
-/// features and CRC.
+/// Checks magic, version, CRC and features of a whole file, in this order, and returns a reader of
+/// the bytes between features and CRC.
 ///
-/// Another version is reported before the CRC is looked at: that version may keep it elsewhere. Features are looked at
-/// after the CRC: a flipped bit there is damage, not a feature. A compatible feature that this build does not know is
-/// ignored; whether bytes of it follow the known ones is the caller's question: see [`compatible_features`].
+/// Another version is reported before the CRC is looked at: that version may keep it elsewhere.
+/// Features are looked at after the CRC: a flipped bit there is damage, not a feature. A compatible
+/// feature that this build does not know is ignored; whether bytes of it follow the known ones is
+/// the caller's question: see [`compatible_features`].
 pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Malformed> {
     let mut reader = Reader::new(bytes);
     if reader.array("magic")? != magic {
@@ -115,14 +119,15 @@ pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Ma
     Ok(Reader::at(covered, PREFIX_BYTES))
 }
 
-/// The compatible features of a file that [`open`] has passed. If one of them is not known to this build, bytes may follow
-/// those that it knows, and are ignored.
+/// The compatible features of a file that [`open`] has passed. If one of them is not known to this
+/// build, bytes may follow those that it knows, and are ignored.
 pub(crate) fn compatible_features(bytes: &[u8]) -> u32 {
+    debug_assert!(bytes.len() >= PREFIX_BYTES, "the file has been opened");
     Reader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").unwrap_or(0)
 }
 
-/// Reads the highest version and the incompatible features of the files that this one leads to: a reader that does not
-/// know them must change nothing.
+/// Reads the highest version and the incompatible features of the files that this one leads to: a
+/// reader that does not know them must change nothing.
 pub(crate) fn check_listed(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     let at_version = reader.position();
     let version = reader.u32("highest version of the files listed")?;
@@ -139,8 +144,8 @@ pub(crate) fn check_listed(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The CRC of a piece of a file that is read by itself: `salt` says of which file, `position` where in it the piece lies, so
-/// that no piece passes for another.
+/// Returns the CRC of a piece of a file that is read by itself. It covers `salt`, which identifies
+/// the file, and the piece's position, so that no piece is valid in the place of another.
 pub(crate) fn piece_crc(salt: u32, position: u64, piece: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(salt);
     hasher.update(&position.to_le_bytes());

@@ -1,7 +1,7 @@
-//! Where in a segment is an offset, or a time? A sparse index in a side file, one for both questions.
+//! The sparse index of a segment in a side file: positions of batches by offset and by time.
 //!
-//! Useful for seeks into a segment that was opened and not scanned. It is derived: what cannot be read is rebuilt
-//! from the segment, and it says nothing of batches behind the position that it covers.
+//! For seeks into a segment that was opened and not scanned. It is derived: if it cannot be read,
+//! it is rebuilt from the segment. It does not cover batches after its `covers_bytes`.
 
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -19,9 +19,10 @@ pub(crate) struct IndexFile {
     pub(crate) base_offset: Offset,
     /// The segment's generation.
     pub(crate) generation: u32,
-    /// The epoch in the segment's header: after a cut another segment may have its name.
+    /// The epoch in the segment's header: after a truncation another segment may have its
+    /// name.
     pub(crate) log_epoch: u32,
-    /// It speaks of the batches before this position of the segment.
+    /// It covers the batches before this position of the segment.
     pub(crate) covers_bytes: u64,
     /// The end offset of the last of those batches; the base offset if there is none.
     pub(crate) end_offset: Offset,
@@ -36,8 +37,9 @@ pub(crate) struct IndexEntry {
     pub(crate) offset_delta: u32,
     /// Where the batch begins in the segment file.
     pub(crate) position: u32,
-    /// The greatest `max_timestamp` of all batches of the segment *before* this position, indexed or not; `i64::MIN`
-    /// where none is. So a record at or after time `t` is not before the last entry with `max_before < t`.
+    /// The greatest `max_timestamp` of all batches of the segment *before* this position, indexed
+    /// or not; `i64::MIN` where none is. So a record at or after time `t` is not before the last
+    /// entry with `max_before < t`.
     pub(crate) max_before: i64,
 }
 
@@ -81,7 +83,7 @@ impl IndexFile {
                 max_before: reader.i64("timestamp")?,
             });
         }
-        reader.expect_end("bytes behind the last entry")?;
+        reader.expect_end("bytes after the last entry")?;
         let file = IndexFile {
             topic_id,
             partition,
@@ -96,7 +98,7 @@ impl IndexFile {
         Ok(file)
     }
 
-    /// What is wrong, and at which byte of the file.
+    /// Returns the byte of the file and the name of the first value that is wrong.
     fn check(&self) -> Result<(), (u64, &'static str)> {
         if self.end_offset < self.base_offset {
             return Err((68, "end offset"));

@@ -1,5 +1,6 @@
-//! How is a transaction committed in one write? A record that holds every batch of it as it will stand in the segments: once
-//! it is whole, the transaction has happened, whatever the segments say.
+//! The journal of transactions. A record holds every batch of a transaction, with the bytes that
+//! the segments will have. Once the record is whole, the transaction is committed, even if the
+//! segments lack its batches.
 
 use super::envelope;
 use super::reader::{Malformed, Reader};
@@ -17,36 +18,38 @@ pub(crate) struct Committed<'a> {
     pub(crate) parts: Vec<CommittedPart<'a>>,
 }
 
-/// What a transaction does to one partition.
+/// The batch of a transaction in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommittedPart<'a> {
     pub(crate) topic: TopicId,
     pub(crate) partition: PartitionId,
     pub(crate) base_offset: Offset,
-    /// The batch, header and body, as it stands in the segment.
+    /// The batch, header and body, with the bytes that the segment has.
     pub(crate) batch: &'a [u8],
 }
 
-/// The beginning of a file. `floor`: every transaction with a smaller id is whole in its segments, and on the medium.
+/// Encodes the header of a file. Every transaction with an id below `floor` is whole in its
+/// segments, and on the medium.
 pub(crate) fn encode_header(floor: u64) -> Vec<u8> {
     let mut writer = envelope::Writer::new(FILE_MAGIC, JOURNAL_HEADER_BYTES);
     writer.u64(floor);
     writer.finish()
 }
 
-/// Reads the beginning of a file: its floor.
+/// Reads the header of a file, and returns its floor.
 pub(crate) fn decode_header(bytes: &[u8]) -> Result<u64, Malformed> {
     let header = bytes.get(..JOURNAL_HEADER_BYTES).unwrap_or(bytes);
     let mut reader = envelope::open(header, FILE_MAGIC)?;
     let floor = reader.u64("floor")?;
-    reader.expect_end("bytes behind the floor")?;
+    reader.expect_end("bytes after the floor")?;
     Ok(floor)
 }
 
 impl<'a> Committed<'a> {
-    /// The record, as it stands at `position` of the file with this floor and nowhere else.
+    /// Encodes the record for `position` of the file with this floor. It is valid nowhere else.
     pub(crate) fn encode(&self, floor: u64, position: u64) -> Vec<u8> {
         let batches: usize = self.parts.iter().map(|part| part.batch.len()).sum();
+        debug_assert!(u32::try_from(batches).is_ok(), "the caller bounds a record: {batches} bytes");
         let mut out = Vec::with_capacity(FIXED_BYTES + self.parts.len() * PART_BYTES + batches);
         out.extend(RECORD_MAGIC);
         out.extend([0; 8]);
@@ -76,7 +79,7 @@ impl<'a> Committed<'a> {
         out
     }
 
-    /// Reads the record at `position` of a file, and says where it ends.
+    /// Reads the record at `position` of a file, and returns its end too.
     pub(crate) fn decode(file: &'a [u8], floor: u64, position: usize) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::at(file, position);
         let start = reader;
@@ -91,7 +94,7 @@ impl<'a> Committed<'a> {
             return Err(start.malformed("crc of the record"));
         }
         let end = reader.position() as usize;
-        // Positions are those in the file.
+        // Limited to the record, whose end was just read, with positions of the file.
         let mut reader = Reader::at(file.get(..end).unwrap_or_default(), body_at);
         let (id, synced_upto) = (reader.u64("transaction id")?, reader.u64("synced position")?);
         let count = reader.count(PART_BYTES, "part count")?;
@@ -103,19 +106,20 @@ impl<'a> Committed<'a> {
             let len = reader.u32("batch length")? as usize;
             parts.push(CommittedPart { topic, partition, base_offset, batch: reader.take(len, "batch")? });
         }
-        reader.expect_end("bytes behind the last part")?;
+        reader.expect_end("bytes after the last part")?;
         Ok((Committed { id, synced_upto, parts }, end))
     }
 }
 
-/// The largest `synced_upto` of the records behind a place that makes no sense.
+/// Returns the largest `synced_upto` of the records after a position that has no valid record.
 pub(crate) fn synced_upto_behind(file: &[u8], floor: u64, from: usize) -> Option<u64> {
     let magic = |at: &usize| file.get(*at..).is_some_and(|rest| rest.starts_with(&RECORD_MAGIC));
     let records = (from..file.len()).filter(magic).filter_map(|at| Committed::decode(file, floor, at).ok());
     records.map(|(record, _)| record.synced_upto).max()
 }
 
-/// IMPORTANT: seeded with the place: a record within a payload, or of an earlier file, is none.
+/// IMPORTANT: the seed has the position, so that a record within a payload, or one of an earlier
+/// file, is not valid here.
 fn crc(floor: u64, position: u64, len: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&floor.to_le_bytes());

@@ -1,17 +1,18 @@
-//! Which stream is a key? A number of 128 bits that stands for it in key indexes.
+//! The hash of a key: 128 bits that key indexes store instead of the key.
 //!
-//! SipHash-2-4 with 128 bits (Aumasson and Bernstein, "SipHash: a fast short-input PRF"), keyed with the partition's
-//! secret. Indexes compare these numbers and not the keys: of a thousand million keys two are the same with a probability
-//! of 2^-69, and a writer that does not know the secret cannot look for two that are, nor for many in one bucket.
+//! SipHash-2-4 with 128 bits (Aumasson and Bernstein, "SipHash: a fast short-input PRF"), keyed
+//! with the partition's secret. Indexes compare these numbers and not the keys. Of a thousand
+//! million keys two have the same hash with a probability of 2^-69. A writer that does not know the
+//! secret cannot search for two such keys, nor for many keys in one bucket.
 
 use super::batch::Secret;
 
-/// What stands for a key in the indexes of one partition.
+/// The hash of a key in the indexes of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyHash(pub(crate) u128);
 
 impl KeyHash {
-    /// The upper half: where in an index it stands.
+    /// The upper half: it decides the position in an index.
     pub(crate) fn high(self) -> u64 {
         (self.0 >> 64) as u64
     }
@@ -21,7 +22,8 @@ impl KeyHash {
         self.0 as u64
     }
 
-    /// Which of `parts` equal parts of all hashes it belongs to: parts rise with hashes. 0 if there are none.
+    /// Which of `parts` equal parts of all hashes it belongs to: parts rise with hashes. 0 if there
+    /// are none.
     pub(crate) fn part(self, parts: u32) -> u32 {
         ((u128::from(self.high()) * u128::from(parts)) >> 64) as u32
     }
@@ -41,7 +43,7 @@ impl KeyHasher {
         KeyHasher {
             start: [
                 k0 ^ 0x736f_6d65_7073_6575,
-                // The last bit but four says that the answer has 128 bits.
+                // This bit selects the variant with 128 bits of output.
                 k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee,
                 k0 ^ 0x6c79_6765_6e65_7261,
                 k1 ^ 0x7465_6462_7974_6573,

@@ -1,5 +1,5 @@
 #![doc = include_str!("FORMAT.md")]
-// Nothing in here may panic, whatever the bytes are.
+// No decoder may panic, whatever the bytes are.
 #![cfg_attr(
     not(test),
     deny(

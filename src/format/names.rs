@@ -1,7 +1,7 @@
-//! What is a file called, and which file has this name? Both answers are here and nowhere else.
+//! The names of files and directories, and the file that a name stands for. No other file makes or
+//! parses names.
 //!
-//! Every name of ours has one spelling: what does not come out again exactly as it was read is
-//! foreign.
+//! Every name has one spelling. A name that is parsed and does not come out the same is foreign.
 
 use std::path::PathBuf;
 
@@ -20,21 +20,21 @@ pub(crate) fn is_own_topic(name: &str) -> bool {
 
 /// The list of topics.
 pub(crate) const CATALOG: &str = "catalog";
-/// The list of topics as it was before the file was last replaced. Opening never reads it.
+/// The previous list of topics, from before the file was last replaced. Opening never reads it.
 pub(crate) const CATALOG_OLD: &str = "catalog.old";
-/// What one open leaves to the next.
+/// How far segments were checked and synced: see [`checkpoint`](super::checkpoint).
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// Reserved for atomic commits over several partitions.
 pub(crate) const JOURNAL: &str = "journal";
-/// Room for what frees space on a full disk.
+/// Space that is released to free more space on a full disk.
 pub(crate) const RESERVE: &str = "reserve";
 /// The directory of the topics' directories.
 pub(crate) const TOPICS: &str = "topics";
-/// The directory of what is being deleted.
+/// The directory of topics that are being deleted.
 pub(crate) const TRASH: &str = "trash";
 /// The list of a partition's segments, in the partition's directory.
 pub(crate) const MANIFEST: &str = "manifest";
-/// What a partition's log knows of named producers, in the partition's directory.
+/// The last batches of idempotent producers, in the partition's directory.
 pub(crate) const PRODUCERS: &str = "producers";
 
 /// The name of a segment.
@@ -52,14 +52,14 @@ pub(crate) fn key_index_file(base: Offset, generation: u32) -> String {
     format!("{:020}-{generation}.keys", base.get())
 }
 
-/// The name under which the bytes are kept that a crash left in a segment behind its valid end, at
+/// The name under which bytes are kept that a crash left in a segment after its valid end, at
 /// `position`.
 pub(crate) fn torn_file(base: Offset, generation: u32, position: u64) -> String {
     format!("{:020}-{generation}.{position}.torn", base.get())
 }
 
-/// The name under which the bytes are kept that were damaged in a segment, from `position` on, and
-/// that somebody has given up.
+/// The name under which bytes are kept that were damaged in a segment, from `position` on, and
+/// whose loss was accepted.
 pub(crate) fn lost_file(base: Offset, generation: u32, position: u64) -> String {
     format!("{:020}-{generation}.{position}.lost", base.get())
 }
@@ -69,12 +69,12 @@ pub(crate) fn temporary_file(name: &str) -> String {
     format!("{name}{TEMPORARY}")
 }
 
-/// What a name in a partition's directory stands for.
+/// The meaning of a name in a partition's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PartitionFile {
     /// The list of segments.
     Manifest,
-    /// What is known of named producers.
+    /// The last batches of idempotent producers.
     Producers,
     /// A segment.
     Segment {
@@ -97,7 +97,7 @@ pub(crate) enum PartitionFile {
         /// The segment's generation.
         generation: u32,
     },
-    /// What a crash left behind the end of a segment.
+    /// Bytes that a crash left after the end of a segment.
     Torn {
         /// The segment's base offset.
         base: Offset,
@@ -106,7 +106,7 @@ pub(crate) enum PartitionFile {
         /// Where in the segment the bytes lay.
         position: u64,
     },
-    /// What was damaged in a segment and has been given up.
+    /// Bytes that were damaged in a segment and whose loss was accepted.
     Lost {
         /// The segment's base offset.
         base: Offset,
@@ -115,13 +115,13 @@ pub(crate) enum PartitionFile {
         /// Where in the segment the bytes lay.
         position: u64,
     },
-    /// One of the above, unfinished: it may be deleted.
+    /// A file that was not finished, of any kind above. It may be deleted.
     Temporary,
-    /// Not one of ours: it is left alone.
+    /// A foreign file. It must not be touched.
     Foreign,
 }
 
-/// What this name in a partition's directory stands for.
+/// Returns the meaning of this name in a partition's directory.
 pub(crate) fn parse_partition_file(name: &str) -> PartitionFile {
     match name.strip_suffix(TEMPORARY) {
         Some(finished) if parse_finished(finished).is_some() => PartitionFile::Temporary,
@@ -152,16 +152,16 @@ pub(crate) fn named_dir(name: &TopicName) -> Option<String> {
     Some(encode_name(name.as_str())).filter(|encoded| encoded.len() <= TOPIC_DIR_MAX)
 }
 
-/// Which topic a directory is of.
+/// The topic that a directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TopicDir {
-    /// That of this name.
+    /// The topic of this name.
     Named(TopicName),
-    /// That of this identity: its name is too long.
+    /// The topic of this identity, whose name is too long.
     Identified(TopicId),
 }
 
-/// The topic whose directory has this name. `None` if no topic's has.
+/// Returns the topic whose directory has this name. `None` if no topic's directory has it.
 pub(crate) fn parse_topic(dir: &str) -> Option<TopicDir> {
     if let Some(id) = dir.strip_prefix(BY_ID) {
         return parse_trash(id).map(TopicDir::Identified);
@@ -199,13 +199,13 @@ fn encode_name(name: &str) -> String {
     encoded
 }
 
-/// The partition of this name in a topic's directory.
+/// Returns the partition of this name in a topic's directory.
 pub(crate) fn parse_partition_dir(name: &str) -> Option<PartitionId> {
     let partition = PartitionId::new(name.parse().ok()?);
     (partition.to_string() == name).then_some(partition)
 }
 
-/// Whether this is the name of something of ours in the broker's directory.
+/// Whether this is the name of a file or a directory that a broker makes in its directory.
 pub(crate) fn is_root_entry(name: &str) -> bool {
     let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, TOPICS, TRASH];
     permanent.contains(&name)
@@ -215,8 +215,8 @@ pub(crate) fn is_root_entry(name: &str) -> bool {
         || permanent.iter().any(|known| temporary_file(known) == name)
 }
 
-/// Whether a name in a broker's directory, or below it, is one that systems put there by themselves:
-/// the root of a volume, snapshots of a file server, notes of a file manager.
+/// Whether a name in a broker's directory, or below it, is one that an operating system, a file
+/// server or a file manager makes by itself.
 pub(crate) fn is_of_system(name: &str) -> bool {
     const NAMES: [&str; 16] = [
         "lost+found",
@@ -241,7 +241,7 @@ pub(crate) fn is_of_system(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Where a topic's directory is moved to be deleted, from the broker's.
+/// The path to which a topic's directory is moved to be deleted, from the broker's directory.
 pub(crate) fn trash_dir(id: &TopicId) -> PathBuf {
     PathBuf::from(TRASH).join(id.to_string())
 }
@@ -289,13 +289,13 @@ const TEMPORARY: &str = ".tmp";
 /// Before the lower-case form of an upper-case letter, in the name of a topic's directory. No
 /// topic's name has it.
 const UPPER: char = '%';
-/// Around a name that Windows would not have.
+/// Before and after a name that Windows does not allow.
 const MARK: &str = "%-";
 /// Before a topic's identity.
 const BY_ID: &str = "%%";
 /// The longest name of a topic's directory, in bytes.
 const TOPIC_DIR_MAX: usize = 200;
-/// What Windows opens under these names, whatever follows behind a dot, is no file.
+/// Windows opens a device under these names, whatever follows after a dot.
 const DEVICES: [&str; 24] = [
     "con", "prn", "aux", "nul", "com0", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8",
     "com9", "lpt0", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
@@ -384,8 +384,8 @@ mod tests {
         }
     }
 
-    /// Different topics have different directories, also where case counts for nothing, and each
-    /// says whose it is.
+    /// Different topics have different directories, also where case is ignored, and the topic can
+    /// be found by the directory.
     #[test]
     fn any_two_topics_have_two_directories() {
         let mut random = super::super::damage::Random(7);

@@ -1,31 +1,31 @@
-//! How does a group's progress look as a record? A key that says whose it is and of which partition, a value that says how
-//! far; a null value takes it back. The log of these records is compacted like any changelog.
+//! The records of groups' offsets: the key has the group and the partition, the value has the
+//! offset. A null value removes it. The log of these records is compacted like any changelog.
 
 use super::reader::{Malformed, Reader};
 use super::varint::put_varint;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// What a record of the offsets log is about.
+/// The key of a record of the offsets log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key<'a> {
-    /// How far a group is in a partition.
+    /// The committed offset of a group in a partition.
     Commit { group: &'a str, topic: TopicId, partition: PartitionId },
     /// How many partitions a topic had when the group first subscribed to it.
     Joined { group: &'a str, topic: TopicId },
-    /// That the group has subscribed to all topics whose names match; the value is empty.
+    /// The group has subscribed to all topics whose names match; the value is empty.
     Glob { group: &'a str, glob: &'a str },
 }
 
-/// How far a group is.
+/// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommitValue<'a> {
     /// The next offset to read.
     pub(crate) offset: Offset,
-    /// The log epoch in which that was true.
+    /// The log epoch in which the group read up to there.
     pub(crate) epoch: u32,
     /// When it was committed.
     pub(crate) at: Timestamp,
-    /// What the committer noted beside it.
+    /// Free text of the committer.
     pub(crate) metadata: &'a str,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Key<'a> {
         out
     }
 
-    /// Reads a record's key. `None` if it is of a kind that a later version writes.
+    /// Reads a record's key. Returns `None` for a kind that a later version writes.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = Reader::new(bytes);
         let (version, kind) = (reader.u8("version")?, reader.u8("kind")?);
@@ -68,7 +68,7 @@ impl<'a> Key<'a> {
             JOINED => Key::Joined { group, topic: TopicId(reader.array("topic id")?) },
             _ => Key::Glob { group, glob: take_str(&mut reader, "glob")? },
         };
-        reader.expect_end("bytes behind the key")?;
+        reader.expect_end("bytes after the key")?;
         Ok(Some(key))
     }
 }
@@ -93,7 +93,7 @@ impl<'a> CommitValue<'a> {
             at: Timestamp::from_millis(reader.i64("commit time")?),
             metadata: take_str(&mut reader, "metadata")?,
         };
-        reader.expect_end("bytes behind the value")?;
+        reader.expect_end("bytes after the value")?;
         Ok(value)
     }
 }
@@ -107,7 +107,7 @@ pub(crate) fn encode_partitions(partitions: u32) -> [u8; 4] {
 pub(crate) fn decode_partitions(bytes: &[u8]) -> Result<u32, Malformed> {
     let mut reader = Reader::new(bytes);
     let partitions = reader.u32("partitions")?;
-    reader.expect_end("bytes behind the value")?;
+    reader.expect_end("bytes after the value")?;
     Ok(partitions)
 }
 

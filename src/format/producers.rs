@@ -1,4 +1,5 @@
-//! What does a log know of named producers without reading itself again? Of each the last batches, up to an offset.
+//! The producer state of a partition: the last batches of each idempotent producer up to an offset,
+//! so that an opening need not read the whole log for them.
 
 use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
@@ -7,8 +8,8 @@ use crate::types::{Offset, PartitionId, TopicId};
 /// How many batches are remembered per producer.
 pub(crate) const REMEMBERED: usize = 5;
 
-/// How many a file may have of each: those, and before them one of which the log has nothing any
-/// more.
+/// How many batches a file may have of each producer: those, and one before them that is not in the
+/// log any more.
 const LISTED: usize = REMEMBERED + 1;
 
 /// The producer-state file of one partition.
@@ -25,10 +26,11 @@ pub(crate) struct ProducersFile {
     pub(crate) producers: Vec<(u64, Vec<Remembered>)>,
 }
 
-/// A batch of a named producer that is in the log, or was.
+/// A batch of an idempotent producer that is in the log, or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remembered {
-    /// The sequence of its first record; that of its last one if the batch has gaps and was not sent by this process.
+    /// The sequence of its first record; that of its last one if the batch has gaps and was not
+    /// sent by this process.
     pub(crate) first: u64,
     /// The sequence of its last record.
     pub(crate) last: u64,
@@ -80,7 +82,7 @@ impl ProducersFile {
             last_id = id;
             producers.push((id, decode_batches(&mut reader, end_offset)?));
         }
-        reader.expect_end("bytes behind the last producer")?;
+        reader.expect_end("bytes after the last producer")?;
         Ok(ProducersFile { topic_id, partition, log_epoch, end_offset, producers })
     }
 }

@@ -1,23 +1,24 @@
-//! How are untrusted bytes read? Through this cursor and nowhere else: it is the only place that slices what came
-//! from a disk, it never panics, and its errors say where and what.
+//! The cursor through which all untrusted bytes are read. It never panics, and its errors have the
+//! position and the name of the value.
 //!
-//! Useful for every decoder of this module. Not for deciding what a damaged file means: that is the log's business.
+//! Every decoder of this module uses it. The caller of the decoder decides what a damaged file
+//! means.
 
 use super::compression::optional_codec;
 use super::{FORMAT_VERSION, varint};
 
-/// Bytes that are not what this format says they are.
+/// Bytes that do not follow the format, or need more of it than this build has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
-    /// Where, within the bytes that were given to the decoder.
+    /// The position within the bytes that were given to the decoder.
     pub(crate) position: u64,
-    /// What is wrong there.
+    /// The value that is wrong there.
     pub(crate) what: &'static str,
     /// Set if nothing is damaged: the bytes need something that this build does not have.
     pub(crate) unsupported: Option<Unsupported>,
 }
 
-/// What whole bytes need that this build does not have.
+/// The part of the format that whole bytes need and this build does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unsupported {
     /// Another version of the format.
@@ -67,12 +68,13 @@ impl Malformed {
         Malformed { position, what, unsupported: None }
     }
 
-    /// Bytes that are whole, and need what this build does not have.
+    /// Bytes that are whole, and need a part of the format that this build does not have.
     pub(crate) fn unsupported(position: u64, what: &'static str, needs: Unsupported) -> Self {
         Malformed { position, what, unsupported: Some(needs) }
     }
 
-    /// The same finding, told within bytes in which those of the decoder begin at `start`.
+    /// Returns the same finding with its position within bytes in which those of the decoder begin
+    /// at `start`.
     #[must_use]
     pub(crate) fn shifted(self, start: u64) -> Self {
         Malformed { position: self.position.saturating_add(start), ..self }
@@ -85,7 +87,8 @@ impl Malformed {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// The position at which `rest` ends. Kept instead of the position itself, so that reading moves one thing.
+    /// The position at which `rest` ends. Kept instead of the position itself, so that a read
+    /// changes one field only.
     end: u64,
 }
 
@@ -96,13 +99,13 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes, end: bytes.len() as u64 }
     }
 
-    /// Reads from `position` on; behind the last byte there is nothing to read.
+    /// Reads from `position` on. After the last byte there is nothing to read.
     #[inline]
     pub(crate) fn at(bytes: &'a [u8], position: usize) -> Self {
         Reader { rest: bytes.get(position..).unwrap_or_default(), end: bytes.len() as u64 }
     }
 
-    /// Where the next byte lies in the bytes given.
+    /// The position of the next byte in the bytes given.
     #[inline(always)]
     pub(crate) fn position(&self) -> u64 {
         self.end.saturating_sub(self.rest.len() as u64)
@@ -180,7 +183,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A varint of one or two bytes, as nearly all lengths are. `None` for any other, and for none at all.
+    /// A varint of one or two bytes, as nearly all lengths are. `None` for any other, and for none
+    /// at all.
     #[inline(always)]
     pub(crate) fn short_varint(&mut self) -> Option<usize> {
         match self.rest {
@@ -218,22 +222,23 @@ impl<'a> Reader<'a> {
         self.varint(what).map(varint::unzigzag)
     }
 
-    /// A varint length and that many bytes.
+    /// A varint length and that many bytes. A length that a 32-bit target cannot count becomes one
+    /// that no bytes have.
     #[inline(always)]
     pub(crate) fn prefixed(&mut self, what: &'static str) -> Result<&'a [u8], Malformed> {
         let len = self.varint(what)?;
         self.take(usize::try_from(len).unwrap_or(usize::MAX), what)
     }
 
-    /// A varint length and a reader of that many bytes, whose positions go on from here.
+    /// A varint length and a reader of that many bytes, whose positions continue from here.
     #[inline(always)]
     pub(crate) fn prefixed_reader(&mut self, what: &'static str) -> Result<Reader<'a>, Malformed> {
         let bytes = self.prefixed(what)?;
         Ok(Reader { rest: bytes, end: self.position() })
     }
 
-    /// A `u32` that counts items of at least `item_bytes` each: at most as many as the bytes left can hold, so that
-    /// it is safe to allocate for them.
+    /// A `u32` that counts items of at least `item_bytes` each: at most as many as the bytes left
+    /// can hold, so that it is safe to allocate for them.
     pub(crate) fn count(&mut self, item_bytes: usize, what: &'static str) -> Result<usize, Malformed> {
         let start = *self;
         let count = usize::try_from(self.u32(what)?).unwrap_or(usize::MAX);
@@ -243,8 +248,9 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
-    /// A list: a `u32` of how many entries, a `u32` of how many bytes each of them has, the entries. They have
-    /// `entry_bytes`, or more if the file is one that has `grown`: what is added to an entry is ignored.
+    /// A list: a `u32` of how many entries, a `u32` of how many bytes each of them has, the
+    /// entries. They have `entry_bytes`, or more if the file is one that has `grown`: additions to
+    /// an entry are ignored.
     pub(crate) fn list<T>(
         &mut self,
         entry_bytes: usize,
@@ -279,13 +285,13 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    /// Refuses bytes that nobody read.
+    /// Refuses bytes that were not read.
     #[inline(always)]
     pub(crate) fn expect_end(&self, what: &'static str) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.malformed(what)) }
     }
 
-    /// The error that the next byte is not what it should be.
+    /// Returns the error that the value at the next byte is wrong.
     #[cold]
     pub(crate) fn malformed(&self, what: &'static str) -> Malformed {
         Malformed::new(self.position(), what)
@@ -372,7 +378,7 @@ mod tests {
         let mut nested = reader.prefixed_reader("nested").unwrap();
         assert_eq!((nested.position(), nested.remaining()), (2, 3));
         assert_eq!(nested.take(4, "past"), Err(Malformed::new(2, "past")));
-        assert_eq!(reader.u8("behind"), Ok(9));
+        assert_eq!(reader.u8("after"), Ok(9));
         assert_eq!(
             Reader::new(&[0xff; 10]).prefixed("huge").map(<[u8]>::len),
             Err(Malformed::new(0, "huge"))

@@ -1,6 +1,6 @@
-//! Which file is this? The header of a segment ties it to a topic, a partition and its place among the segments.
+//! The header of a segment: its topic, its partition and its place among the segments.
 //!
-//! What follows it are batches: see [`batch`](super::batch).
+//! Batches follow it: see [`batch`](super::batch).
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
@@ -11,14 +11,14 @@ use super::reader::Malformed;
 /// Bytes of a segment before its first batch.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 128;
 
-/// What a segment says of itself when it is begun; it is never written again.
+/// The header, written when the segment is created and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     /// The topic's identity.
     pub(crate) topic_id: TopicId,
     /// The partition.
     pub(crate) partition: PartitionId,
-    /// No record in here has a smaller offset.
+    /// No record of the segment has a smaller offset.
     pub(crate) base_offset: Offset,
     /// The end offset of the segment before; `base_offset` where none is before.
     pub(crate) prev_end: Offset,
@@ -26,11 +26,11 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev_crc: u32,
     /// 0 as appended to; each rewrite by compaction has a greater one.
     pub(crate) generation: u32,
-    /// The log epoch in which the segment was begun.
+    /// The log epoch in which the segment was created.
     pub(crate) log_epoch: u32,
-    /// When it was begun, by the wall clock; for people.
+    /// When it was created, by the wall clock. Nothing depends on it.
     pub(crate) created_at: Timestamp,
-    /// That of the partition, as in the manifest: with it the segment can be checked alone.
+    /// The secret of the partition, as in the manifest, so that the segment can be checked alone.
     pub(crate) secret: Secret,
 }
 
@@ -59,7 +59,8 @@ impl SegmentHeader {
 
     /// Reads the header at the start of a segment; what follows it is not looked at.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        // A shorter file still gets its magic and version told apart from damage.
+        // Of a shorter file the magic and the version are checked first: another version is not
+        // damage.
         let header = bytes.first_chunk::<SEGMENT_HEADER_BYTES>().map_or(bytes, |header| header.as_slice());
         let mut reader = envelope::open(header, MAGIC)?;
         let partition = PartitionId::new(reader.u32("partition")?);
@@ -77,7 +78,7 @@ impl SegmentHeader {
         let created_at = Timestamp::from_millis(reader.i64("creation time")?);
         let secret = Secret(reader.array("secret")?);
         reader.zeros::<28>("reserved bytes")?;
-        reader.expect_end("bytes behind the segment header")?;
+        reader.expect_end("bytes after the segment header")?;
         Ok(SegmentHeader {
             topic_id,
             partition,

@@ -1,4 +1,5 @@
-//! How do batches travel from one partition to another? In an envelope that says whose they are, which, and how many bytes.
+//! A shipment: stored batches of one partition in an envelope, for a copy of the partition. The
+//! envelope has the partition, the offsets and the number of bytes.
 
 use super::batch::{BatchHeader, HEADER_BYTES, Secret, Seed, check_body, decode_header};
 use super::envelope::{Writer, open};
@@ -10,10 +11,11 @@ pub(crate) const ENVELOPE_BYTES: usize = 92;
 
 const MAGIC: [u8; 8] = *b"QUIPUSHP";
 
-/// What a shipment says of itself.
+/// The header of a shipment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    /// The partition that the batches were read from: with the topic id and the secret, the seed of their headers' CRCs.
+    /// The partition that the batches were read from: with the topic id and the secret, the seed of
+    /// their headers' CRCs.
     pub(crate) partition: PartitionId,
     pub(crate) topic_id: TopicId,
     /// The log epoch of that partition when they were read.
@@ -26,7 +28,7 @@ pub(crate) struct Envelope {
     pub(crate) end_offset: Offset,
     /// How many bytes follow.
     pub(crate) bytes: u64,
-    /// That of the shipment's header CRCs, and of no partition.
+    /// The secret of the shipment's header CRCs. It is not the secret of a partition.
     pub(crate) secret: Secret,
 }
 
@@ -44,9 +46,9 @@ impl Envelope {
         writer.finish()
     }
 
-    /// Reads the envelope at the start of `bytes`, and nothing behind it.
+    /// Reads the envelope at the start of `bytes`, and nothing after it.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        // Shorter ones too: the magic and the version come first.
+        // Of fewer bytes the magic and the version are checked first.
         let mut reader = open(bytes.get(..ENVELOPE_BYTES).unwrap_or(bytes), MAGIC)?;
         let envelope = Envelope {
             partition: PartitionId::new(reader.u32("partition")?),
@@ -58,7 +60,7 @@ impl Envelope {
             bytes: reader.u64("bytes")?,
             secret: Secret(reader.array("secret")?),
         };
-        reader.expect_end("bytes behind the envelope")?;
+        reader.expect_end("bytes after the envelope")?;
         Ok(envelope)
     }
 
@@ -68,8 +70,8 @@ impl Envelope {
     }
 }
 
-/// Checks a whole shipment but for what is inside the bodies: the envelope, every batch's header and its body's CRC, and
-/// that the batches are those that the envelope says, without a gap.
+/// Checks a whole shipment without decompressing bodies: the envelope, every batch's header, the
+/// CRC of its body, and that the batches are those of the envelope, without a gap.
 pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
     let envelope = Envelope::decode(bytes)?;
     if (bytes.len() - ENVELOPE_BYTES) as u64 != envelope.bytes {
@@ -97,7 +99,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
 /// One batch of a shipment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shipped<'a> {
-    /// Where in the shipment.
+    /// The position of the batch in the shipment.
     pub(crate) position: u64,
     pub(crate) header: BatchHeader,
     /// Header and body.
@@ -106,11 +108,12 @@ pub(crate) struct Shipped<'a> {
 
 impl<'a> Shipped<'a> {
     pub(crate) fn body(&self) -> &'a [u8] {
+        debug_assert!(self.stored.len() >= HEADER_BYTES, "the header has been decoded");
         self.stored.get(HEADER_BYTES..).unwrap_or_default()
     }
 }
 
-/// The batches of a shipment, their headers checked. Ends behind an error.
+/// Iterates over the batches of a shipment, and checks their headers. It ends after an error.
 pub(crate) struct Batches<'a> {
     seed: Seed,
     rest: &'a [u8],

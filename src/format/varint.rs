@@ -1,4 +1,4 @@
-//! How are small numbers kept small? LEB128 varints, and zigzag for those that may be negative. Writing only:
+//! Writes LEB128 varints, and zigzag numbers where a value may be negative.
 //! [`Reader`](super::reader::Reader) reads them.
 
 /// Appends `value`, 7 bits a byte, least significant first.

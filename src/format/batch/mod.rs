@@ -1,5 +1,5 @@
-//! What frames a batch? A header that carries the checksum of its body and its own, and the search for the next one
-//! behind damage. What is inside the body is [`body`](super::body)'s business.
+//! The header of a batch, with the checksum of the body and its own, and the search for the next
+//! batch after damage. The content of the body is in [`body`](super::body).
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
@@ -8,13 +8,13 @@ use super::reader::{Malformed, Reader, Unsupported};
 /// Bytes of a batch before its body.
 pub(crate) const HEADER_BYTES: usize = 104;
 
-/// The largest body, decompressed: what a reader may be made to allocate.
+/// The largest decompressed body: the bound of what a reader allocates.
 pub(crate) const MAX_UNCOMPRESSED: u32 = 64 * 1024 * 1024;
 
-/// Everything a batch says of itself, except its magic and the header's CRC.
+/// The fields of a batch header, except the magic and the header's CRC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
-    /// Bytes of the body as it is stored.
+    /// Bytes of the stored body.
     pub(crate) body_len: u32,
     /// Offset deltas count from here.
     pub(crate) base_offset: Offset,
@@ -26,13 +26,14 @@ pub(crate) struct BatchHeader {
     pub(crate) base_timestamp: Timestamp,
     /// No record has a greater timestamp.
     pub(crate) max_timestamp: Timestamp,
-    /// Who sent it; 0: no identified producer.
+    /// The idempotent producer that sent it; 0: none.
     pub(crate) producer_id: u64,
     /// The producer's number of the first record.
     pub(crate) base_sequence: u64,
     /// Rises when a producer of this id is replaced.
     pub(crate) producer_epoch: u16,
-    /// The codec's number, known to this build or not: see [`Codec::from_number`](super::compression::Codec).
+    /// The codec's number, known to this build or not: see
+    /// [`Codec::from_number`](super::compression::Codec).
     pub(crate) codec: u8,
     /// The body ends with a table of the positions of every 2^n-th record; 0: it has none. See
     /// [`packing`](super::packing).
@@ -45,7 +46,7 @@ pub(crate) struct BatchHeader {
     pub(crate) transaction_id: u64,
     /// All offsets below this one were known to be on the medium when the batch was written.
     pub(crate) synced_upto: Offset,
-    /// What the attributes say it is; else 0.
+    /// Its meaning is in the attributes; 0 where it has none.
     pub(crate) extra: u64,
     /// The epoch in which the batch was appended.
     pub(crate) log_epoch: u32,
@@ -59,7 +60,7 @@ impl BatchHeader {
         self.base_offset.plus(u64::from(self.last_offset_delta))
     }
 
-    /// The offset behind the batch.
+    /// The offset after the batch.
     pub(crate) fn end_offset(&self) -> Offset {
         self.last_offset().plus(1)
     }
@@ -94,7 +95,7 @@ impl BatchHeader {
         if self.uncompressed_len <= 1 << 16 { 2 } else { 4 }
     }
 
-    /// What is wrong with these values, whatever the CRC says.
+    /// Returns the position and the name of the first implausible value, whatever the CRC is.
     fn check(&self) -> Result<(), (u64, &'static str)> {
         let records_len = u64::from(self.body_len).checked_sub(self.table_bytes());
         let offsets = u64::from(self.last_offset_delta) + 1;
@@ -113,7 +114,7 @@ impl BatchHeader {
             Err((88, "uncompressed length"))
         } else if records_len.is_some_and(|len| match self.codec {
             0 => len != u64::from(self.uncompressed_len),
-            // A body that does not shrink is stored as it is.
+            // A body that does not shrink is stored uncompressed.
             _ => len >= u64::from(self.uncompressed_len),
         }) {
             Err((4, "body length"))
@@ -129,8 +130,9 @@ impl BatchHeader {
 
 /// The attribute bits of a batch: kind of timestamp, meaning of `extra`, sequences.
 ///
-/// The lower half are incompatible features: a reader that does not know a bit that is set must not use the batch, nor cut it
-/// off. The upper half are compatible ones: a reader that does not know a bit ignores it.
+/// The lower half are incompatible features: a reader that does not know a bit that is set must not
+/// use the batch, and must not truncate it. The upper half are compatible ones: a reader that does
+/// not know a bit ignores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes(u32);
 
@@ -160,7 +162,7 @@ impl Attributes {
         Attributes((self.0 & !Self::APPEND_TIME) | if append_time { Self::APPEND_TIME } else { 0 })
     }
 
-    /// What the header's `extra` means.
+    /// Returns the meaning of the header's `extra`.
     pub(crate) fn extra(self) -> Extra {
         match (self.0 & Self::EXTRA) >> Self::EXTRA_SHIFT {
             1 => Extra::StreamVersion,
@@ -175,7 +177,8 @@ impl Attributes {
         Attributes((self.0 & !Self::EXTRA) | ((extra as u32) << Self::EXTRA_SHIFT))
     }
 
-    /// Whether the caller gave its records sequences, of which the header has the last, and whether those have no gaps.
+    /// Returns `None` if the caller gave its records no sequences. Otherwise the header has the
+    /// last one, and this is whether they have no gaps.
     pub(crate) fn given_sequences(self) -> Option<bool> {
         (self.0 & Self::GIVEN != 0).then_some(self.0 & Self::DENSE != 0)
     }
@@ -196,7 +199,7 @@ impl Attributes {
     }
 }
 
-/// What [`BatchHeader::extra`] holds.
+/// The meaning of [`BatchHeader::extra`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Extra {
@@ -210,8 +213,8 @@ pub(crate) enum Extra {
 
 /// 16 random bytes that the header CRCs of a partition depend on, and the hashes of its keys.
 ///
-/// They never leave the broker's directory. Without them the bytes of a value cannot be made to look like a batch of the
-/// partition that the value is written to.
+/// They never leave the broker's directory. Without them a sender cannot make a value whose bytes
+/// look like a batch of the partition that the value is written to.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Secret(pub(crate) [u8; 16]);
 
@@ -221,7 +224,8 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Where a batch belongs: the state of its header's CRC after secret, topic id and partition.
+/// The partition that a batch belongs to: the state of its header's CRC after secret, topic id and
+/// partition.
 ///
 /// Computed once per partition, so that a header costs the checksum of its own bytes only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,11 +277,12 @@ pub(crate) fn encode_header(header: &BatchHeader, seed: Seed, out: &mut [u8; HEA
     header_crc
 }
 
-/// Reads the header at the start of `bytes`, which may go on behind it, and returns its CRC too.
+/// Reads the header at the start of `bytes`, which may be longer, and returns its CRC too.
 ///
-/// The CRC and the plausibility of every field are checked; the body is not looked at. A codec that this build does not
-/// know is no reason to refuse a header. An incompatible feature that it does not know is: the error says so, and such a
-/// batch must not be taken for damage.
+/// The CRC and the plausibility of every field are checked; the body is not looked at. A header
+/// with a codec that this build does not know is accepted. One with an incompatible feature that it
+/// does not know is refused: the error names the feature, and the batch must not be treated as
+/// damage.
 pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u32), Malformed> {
     let mut reader = Reader::new(bytes);
     if reader.array("batch magic")? != MAGIC {
@@ -293,7 +298,8 @@ pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u3
     }
     let attributes = Reader::at(covered, ATTRIBUTES_AT).u32("attributes").map(Attributes)?;
     if attributes.unknown() != 0 {
-        // The checksum fits: these are no damaged bytes. What else the header says may have another meaning.
+        // The checksum fits, so the bytes are not damaged. The other fields may have another
+        // meaning.
         let needs = Unsupported::Features(attributes.unknown());
         return Err(Malformed::unsupported(ATTRIBUTES_AT as u64, "attributes", needs));
     }
@@ -321,7 +327,7 @@ pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u3
     Ok((header, header_crc))
 }
 
-/// The checksum of a body as it is stored.
+/// Returns the checksum of a stored body.
 pub(crate) fn body_crc(body: &[u8]) -> u32 {
     crc32fast::hash(body)
 }
@@ -337,12 +343,12 @@ pub(crate) fn check_body(header: &BatchHeader, body: &[u8]) -> Result<(), Malfor
     }
 }
 
-/// The position of the first valid header at or behind `from`.
+/// Returns the position of the first valid header at or after `from`.
 pub(crate) fn find_batch(bytes: &[u8], mut from: usize, seed: Seed) -> Option<usize> {
     loop {
         let candidates = bytes.get(from..)?;
         let position = from + find_magic(candidates)?;
-        // One that needs what this build does not have is one too.
+        // A header that needs a feature that this build does not have is valid too.
         if decode_header(bytes.get(position..)?, seed).map_or_else(|m| m.unsupported.is_some(), |_| true) {
             return Some(position);
         }
@@ -350,10 +356,10 @@ pub(crate) fn find_batch(bytes: &[u8], mut from: usize, seed: Seed) -> Option<us
     }
 }
 
-/// Whether all bytes are zero: nothing was written here.
+/// Whether all bytes are zero, as where nothing was ever written.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    // No early exit within a block: so it becomes a few vector instructions.
+    // No early exit within a block, so that it compiles to a few vector instructions.
     blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
 }
@@ -374,7 +380,8 @@ fn find_magic(bytes: &[u8]) -> Option<usize> {
             .fold(0, |hit, (a, b)| hit | (u8::from(*a == first) & u8::from(*b == second)));
         if hit != 0 {
             let rest = bytes.get(position..)?;
-            // A magic that begins in this block ends at most three bytes behind it.
+            // A magic that begins in this block ends at most three bytes after it. At the end of
+            // the bytes there are fewer.
             if let Some(found) = find_magic_slowly(rest.get(..BLOCK + MAGIC.len() - 1).unwrap_or(rest)) {
                 return Some(position + found);
             }
@@ -401,7 +408,7 @@ fn put<const N: usize>(out: &mut &mut [u8], field: [u8; N]) {
 const MAGIC: [u8; 4] = *b"QBAT";
 /// Header bytes that the header's CRC covers.
 const COVERED_BYTES: usize = HEADER_BYTES - 4;
-/// Where the attributes are.
+/// The position of the attributes.
 const ATTRIBUTES_AT: usize = 60;
 /// The greatest distance of two entries of a position table: 2^15 records.
 const TABLE_MAX: u8 = 15;

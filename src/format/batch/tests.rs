@@ -134,7 +134,7 @@ fn an_incompatible_feature_is_no_damage_and_a_compatible_one_is_ignored() {
         let bytes = signed(bytes);
         let error = decode_header(&bytes, seed()).unwrap_err();
         assert_eq!(error.unsupported, Some(Unsupported::Features(1 << bit)));
-        // A search for batches behind damage stops at it.
+        // A search for batches after damage stops at it.
         assert_eq!(find_batch(&[&[1, 2, 3][..], &bytes].concat(), 0, seed()), Some(3));
     }
     for bit in 16..32 {

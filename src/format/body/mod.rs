@@ -1,7 +1,7 @@
-//! How are records laid out in a batch? One behind the other, each with its length first.
+//! The layout of records in the body of a batch: one after the other, each with its length first.
 //!
-//! [`encode`] is the producer's hot path and [`Records`] the consumer's: neither allocates. [`validate`] is what
-//! stands between a body from a disk and everybody who iterates over it.
+//! [`encode`] is the producer's hot path and [`Records`] the consumer's: neither allocates. Every
+//! body that was read from a medium must pass [`validate`] before a caller iterates over it.
 
 use super::batch::BatchHeader;
 use super::packing::table_entry;
@@ -11,7 +11,8 @@ use super::varint::{put_varint, unzigzag, varint_len, zigzag};
 /// One record to encode.
 #[derive(Debug)]
 pub(crate) struct RecordFields<'a, H> {
-    /// Offset minus the batch's base offset; `None`: one more than the record before, 0 for the first.
+    /// Offset minus the batch's base offset; `None`: one more than the record before, 0 for the
+    /// first.
     pub(crate) offset_delta: Option<u32>,
     /// Timestamp minus the batch's base timestamp.
     pub(crate) timestamp_delta: i64,
@@ -23,7 +24,7 @@ pub(crate) struct RecordFields<'a, H> {
     pub(crate) headers: &'a [H],
 }
 
-/// What a header must tell to be encoded, in whatever form its owner keeps it.
+/// The fields of a record header to encode, in whatever form the caller keeps them.
 pub(crate) trait HeaderFields {
     /// The name.
     fn name(&self) -> &str;
@@ -58,7 +59,8 @@ pub(crate) fn encode<H: HeaderFields>(fields: &RecordFields<'_, H>, out: &mut Ve
     }
 }
 
-/// Appends a record that was read to another body, with other deltas: how a batch is written again with fewer records.
+/// Appends a record that was read, with other deltas, to another body. For a batch that is written
+/// again with fewer records.
 pub(crate) fn encode_raw(
     record: &RawRecord<'_>,
     offset_delta: Option<u32>,
@@ -80,9 +82,10 @@ pub(crate) fn encode_raw(
     }
 }
 
-/// Checks a whole decompressed body against its header: every record is well-formed, they are `count`, nothing is
-/// left over, offsets rise strictly within the batch, timestamps lie between 0 and the batch's maximum, header names
-/// are UTF-8, and `table` has the positions of the records that it should have.
+/// Checks a whole decompressed body against its header: every record is well-formed, they are
+/// `count`, nothing is left over, offsets rise strictly within the batch, timestamps lie between 0
+/// and the batch's maximum, header names are UTF-8, and `table` has the positions of the records
+/// that it should have.
 ///
 /// A caller that iterates over a validated body meets no error.
 pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Result<(), Malformed> {
@@ -90,7 +93,8 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Resul
     if header.count > 0 && max < 0 {
         return Err(Malformed::new(0, "negative timestamp"));
     }
-    // The deltas with which base + delta lies between 0 and max; any with append time, where they mean nothing.
+    // The deltas with which base + delta lies between 0 and max. With append time any delta,
+    // because none is used.
     let (least, greatest) = match base.checked_neg() {
         _ if header.attributes.append_time() => (i64::MIN, i64::MAX),
         Some(least) => (least, max.saturating_sub(base)),
@@ -106,7 +110,7 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Resul
         while records.remaining > last {
             let record = records.read()?;
             if record.offset_delta > header.last_offset_delta {
-                return Err(start.malformed("offset delta behind the batch's last"));
+                return Err(start.malformed("offset delta after the batch's last"));
             }
             if record.timestamp_delta < least || record.timestamp_delta > greatest {
                 return Err(start.malformed("timestamp out of the batch's bounds"));
@@ -125,7 +129,7 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Resul
         }
     }
     table.expect_end("position table")?;
-    records.reader.expect_end("bytes behind the last record")
+    records.reader.expect_end("bytes after the last record")
 }
 
 /// A record as it lies in a body.
@@ -146,7 +150,7 @@ pub(crate) struct RawRecord<'a> {
 /// The headers of a record as they lie in a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RawHeaders<'a> {
-    /// Everything behind the count.
+    /// The bytes after the count.
     bytes: &'a [u8],
     count: u32,
 }
@@ -168,7 +172,7 @@ impl<'a> RawHeaders<'a> {
         while headers.remaining > 0 {
             headers.read().map_err(|error| error.what)?;
         }
-        headers.reader.expect_end("bytes behind the last header").map_err(|error| error.what)
+        headers.reader.expect_end("bytes after the last header").map_err(|error| error.what)
     }
 }
 
@@ -222,10 +226,10 @@ impl<'a> Iterator for HeadersIter<'a> {
     }
 }
 
-/// Iterates over the records of a decompressed body, and can say where it is and go on from there.
+/// Iterates over the records of a decompressed body. Its state can be saved and resumed.
 ///
-/// It is safe on any bytes: after the first malformed record it ends. It looks at neither the inside of headers nor
-/// what is behind the last record: [`validate`] does.
+/// It is safe on any bytes: after the first malformed record it ends. It does not check the content
+/// of headers, nor the bytes after the last record: [`validate`] does.
 #[derive(Clone, Debug)]
 pub(crate) struct Records<'a> {
     reader: Reader<'a>,
@@ -240,7 +244,8 @@ impl<'a> Records<'a> {
         Records { reader: Reader::new(body), remaining: count, next_offset_delta: 0 }
     }
 
-    /// Goes on where another iterator over the same body stood: what it said of itself.
+    /// Continues where another iterator over the same body stopped, from the three values that it
+    /// returned.
     #[inline]
     pub(crate) fn resume(body: &'a [u8], position: usize, remaining: u32, next_offset_delta: u32) -> Self {
         Records { reader: Reader::at(body, position), remaining, next_offset_delta }
@@ -258,7 +263,8 @@ impl<'a> Records<'a> {
         self.remaining
     }
 
-    /// The offset delta of the next record if it states none, and the least that it may state.
+    /// The offset delta of the next record if it has none of its own, and the least that it may
+    /// have.
     #[inline]
     pub(crate) fn next_offset_delta(&self) -> u32 {
         self.next_offset_delta
@@ -272,8 +278,9 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// A well-formed record as most are: no headers, the next offset, lengths below 16 KiB. Anything else is `None`, and
-    /// nothing has moved. This is the hot path of every read: a few compares, no error to carry about.
+    /// Reads a well-formed record of the common form: no headers, the next offset, lengths below 16
+    /// KiB. Returns `None` for any other, and then the position is unchanged. This is the hot path
+    /// of every read: a few comparisons and no error value.
     #[inline(always)]
     fn read_common(&mut self) -> Option<RawRecord<'a>> {
         let mut reader = self.reader;
@@ -306,7 +313,7 @@ impl<'a> Records<'a> {
         Some(RawRecord { offset_delta, timestamp_delta, key, value, headers: RawHeaders::default() })
     }
 
-    /// Any record, or what is wrong with it.
+    /// Reads any record.
     #[inline(never)]
     fn read_any(&mut self) -> Result<RawRecord<'a>, Malformed> {
         let mut fields = self.reader.prefixed_reader("record length")?;
@@ -329,7 +336,7 @@ impl<'a> Records<'a> {
         let headers = if flags & HEADERS != 0 {
             read_headers(fields)?
         } else {
-            fields.expect_end("bytes behind the record's value")?;
+            fields.expect_end("bytes after the record's value")?;
             RawHeaders::default()
         };
         let Some(next) = offset_delta.checked_add(1) else { return Err(fields.malformed("offset delta")) };
@@ -354,7 +361,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// What a record looks like before it is written: its flags, and its length without the length field.
+/// The flags of a record to encode, and its length without the length field.
 struct Shape {
     flags: u8,
     len: usize,
@@ -389,7 +396,7 @@ impl Shape {
     }
 }
 
-/// Everything up to the headers.
+/// Appends the fields before the headers.
 #[inline]
 fn put_fields<H>(shape: &Shape, fields: &RecordFields<'_, H>, out: &mut Vec<u8>) {
     out.reserve(MAX_VARINT + shape.len);
@@ -436,7 +443,7 @@ fn put_headers<H: HeaderFields>(headers: &[H], out: &mut Vec<u8>) {
     }
 }
 
-/// The headers' count, and their bytes unread.
+/// Reads the count of the headers, and takes their bytes unread.
 fn read_headers(mut fields: Reader<'_>) -> Result<RawHeaders<'_>, Malformed> {
     let start = fields;
     let count = fields.varint("header count")?;

@@ -133,19 +133,19 @@ fn what_is_wrong_is_said() {
     assert_eq!(refused(1, &timed(-1_001)), "timestamp out of the batch's bounds");
     assert_eq!(refused(1, &timed(i64::MAX)), "timestamp out of the batch's bounds");
     assert_eq!(refused(1, &timed(i64::MIN)), "timestamp out of the batch's bounds");
-    assert_eq!(refused(1, &body(&[offset(100)])), "offset delta behind the batch's last");
+    assert_eq!(refused(1, &body(&[offset(100)])), "offset delta after the batch's last");
     assert_eq!(refused(2, &body(&[offset(5), offset(5)])), "offset delta");
     assert_eq!(refused(1, &body(&[offset(u32::MAX)])), "offset delta");
     assert_eq!(refused(1, &[0]), "record flags");
     assert_eq!(refused(1, &[1, 0x20]), "record flags");
-    assert_eq!(refused(1, &[2, 0, 0]), "bytes behind the record's value");
+    assert_eq!(refused(1, &[2, 0, 0]), "bytes after the record's value");
     assert_eq!(refused(1, &[4, VALUE, 2, 0]), "record length");
     assert_eq!(refused(1, &[3, VALUE, 2, 0, 0]), "record value");
     assert_eq!(refused(1, &[3, HEADERS, 1, 0]), "header count");
     assert_eq!(refused(1, &[5, HEADERS, 1, 1, 0xff, 0]), "header name that is not UTF-8");
     assert_eq!(refused(1, &[4, HEADERS, 1, 0, 2]), "header value");
-    assert_eq!(refused(1, &[5, HEADERS, 1, 0, 0, 0]), "bytes behind the last header");
-    assert_eq!(refused(1, &[1, 0, 0]), "bytes behind the last record");
+    assert_eq!(refused(1, &[5, HEADERS, 1, 0, 0, 0]), "bytes after the last header");
+    assert_eq!(refused(1, &[1, 0, 0]), "bytes after the last record");
     let malformed = validate(&header(2, &[]), &[1, 0, 1, 0x20], &[]).unwrap_err();
     assert_eq!((malformed.position, malformed.what), (4, "record flags"));
 }

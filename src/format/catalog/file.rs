@@ -21,7 +21,7 @@ pub(crate) fn encode_change(out: &mut Vec<u8>, number: u64, base: u64, synced_up
     change.encode_body(&mut content);
     let content = content.into_bytes();
     // A change has far fewer bytes than 4 GiB: a topic's settings, or a bit for each partition.
-    debug_assert!(u32::try_from(content.len()).is_ok());
+    debug_assert!(u32::try_from(content.len()).is_ok(), "a change of {} bytes", content.len());
     let len = (content.len() as u32).to_le_bytes();
     let crc = crc_of(&[&number.to_le_bytes(), &position.to_le_bytes(), &len, &content]);
     out.extend_from_slice(&CHANGE_MAGIC);
@@ -45,11 +45,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Found, Malformed> {
         }
         end = next;
     }
-    let rest = Reader::at(bytes, usize::try_from(end).unwrap_or(usize::MAX)).rest();
+    // `end` is a position in `bytes`, so it is a `usize`.
+    let rest = Reader::at(bytes, end as usize).rest();
     if end < snapshot_bytes {
         return Err(Malformed::new(end, "a change that was on the medium before the file was put in place"));
     }
-    // A later change that says that this was on the medium.
+    // A later change proves that these bytes were on the medium.
     let is_witness = |at: u64| {
         let (content, _) = framed(bytes, number, at)?;
         let mut content = content;
@@ -64,8 +65,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Found, Malformed> {
     Ok(Found { catalog, number, snapshot_bytes, end, torn })
 }
 
-/// The content of the change at a position, and where the next one begins. `None` if there is no
-/// valid one.
+/// Returns the content of the change at a position, and the position of the next one. `None` if
+/// there is no valid change.
 fn framed(bytes: &[u8], number: u64, position: u64) -> Option<(Reader<'_>, u64)> {
     let at = usize::try_from(position).ok()?;
     let mut reader = Reader::at(bytes, at);
@@ -200,6 +201,7 @@ pub(super) fn encode_bits(partitions: &BTreeSet<u32>, writer: &mut Writer) {
     let mut bits = vec![0u8; len];
     for partition in partitions {
         let at = partition - first;
+        debug_assert!((at as usize) < len * 8, "the bits reach to the last partition");
         if let Some(byte) = bits.get_mut(at as usize / 8) {
             *byte |= 1 << (at % 8);
         }
@@ -241,9 +243,7 @@ impl TopicEntry {
         writer.u8(self.state as u8);
         writer.u32(self.partitions);
         writer.i64(self.created_at.as_millis());
-        // A topic's name has at most 249 bytes.
-        writer.u8(self.name.as_str().len() as u8);
-        writer.bytes(self.name.as_str().as_bytes());
+        put_name(self.name.as_str(), writer);
         settings::encode(&self.settings, writer);
         writer.bytes(&self.rest);
     }
@@ -265,9 +265,7 @@ impl ProducerEntry {
     fn encode(&self, writer: &mut Writer) {
         writer.u64(self.id);
         writer.u16(self.epoch);
-        // It has at most 249 bytes.
-        writer.u8(self.name.len() as u8);
-        writer.bytes(self.name.as_bytes());
+        put_name(&self.name, writer);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -290,6 +288,13 @@ impl TopicState {
             _ => Err(start.malformed("topic state")),
         }
     }
+}
+
+/// Names of topics and of producers have at most 249 bytes.
+fn put_name(name: &str, writer: &mut Writer) {
+    debug_assert!(u8::try_from(name.len()).is_ok(), "a name of {} bytes", name.len());
+    writer.u8(name.len() as u8);
+    writer.bytes(name.as_bytes());
 }
 
 fn decode_name(reader: &mut Reader<'_>) -> Result<TopicName, Malformed> {

@@ -1,9 +1,9 @@
-//! Which topics are there, and which producers have a name? A snapshot, and the changes since, one
-//! after the other.
+//! The catalog: the topics and the producers that have a name. Its file is a snapshot and the
+//! changes since, one after the other.
 //!
-//! [`read`] makes the state of the bytes of a file, [`Catalog::snapshot`] makes the bytes of a new
-//! file of the state, and [`encode_change`] makes the bytes that are appended for one change. What
-//! a damaged file means for the broker is decided by the caller.
+//! [`read`] makes a state from the bytes of a file, [`Catalog::snapshot`] makes the bytes of a new
+//! file, and [`encode_change`] makes the bytes to append for one change. The caller decides what a
+//! damaged file means for the broker.
 
 mod file;
 
@@ -16,10 +16,10 @@ use super::settings::Setting;
 use crate::config::TopicConfig;
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
 
-/// The topics and the producers that have a name: what the changes of a catalog add up to.
+/// The state that the changes of a catalog add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Catalog {
-    /// Producers get their ids from here on; those below were given out. It never falls.
+    /// The next id of a producer; those below were given out. It never falls.
     next_id: u64,
     topics: BTreeMap<TopicId, Topic>,
     /// The topics that may be used, by name.
@@ -66,7 +66,7 @@ pub(crate) struct TopicEntry {
 pub(crate) enum TopicState {
     /// It may.
     Live = 1,
-    /// No more. 2 is not used.
+    /// It may not be used any more. The number 2 is not used.
     Deleting = 3,
 }
 
@@ -107,15 +107,15 @@ pub(crate) enum Change {
     Producer(ProducerEntry),
     /// The producer's name is forgotten.
     ProducerGone(u64),
-    /// These partitions have files. Adds to what is known.
+    /// These partitions have files, beside those that are known to.
     Partitions(TopicId, BTreeSet<u32>),
     /// The broker was opened.
     Opening(Opening),
-    /// Epochs that began at an opening. Adds to what is known.
+    /// Epochs that began at an opening, beside those that are known.
     Epochs(Vec<(TopicId, PartitionId, EpochStart)>),
 }
 
-/// What a file of a catalog says.
+/// The content of a catalog's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) catalog: Catalog,
@@ -176,7 +176,7 @@ impl Catalog {
     /// [`check`](Catalog::check) refuses.
     ///
     /// # Errors
-    /// It speaks of a topic or a producer that is not there, or takes ids back.
+    /// It names a topic or a producer that is not there, or takes ids back.
     pub(crate) fn apply(&mut self, change: Change) -> Result<(), &'static str> {
         match change {
             Change::Ids(next) if next < self.next_id => return Err("ids that were given out are taken back"),
@@ -258,7 +258,7 @@ impl Catalog {
         }
     }
 
-    /// What is wrong with the state as a whole.
+    /// Checks the state as a whole.
     fn check(&self) -> Result<(), &'static str> {
         for Topic { entry, with_files } in self.topics.values() {
             if entry.state == TopicState::Live && self.live.get(&entry.name) != Some(&entry.id) {
@@ -289,7 +289,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The changes that make this state of nothing.
+    /// Returns the changes that make this state of an empty one.
     fn changes(&self) -> Vec<Change> {
         let mut changes = vec![Change::Ids(self.next_id)];
         for (id, topic) in &self.topics {
@@ -311,7 +311,7 @@ impl Catalog {
         changes
     }
 
-    /// The bytes of a file that says this, and nothing else.
+    /// Returns the bytes of a file that has this state as its snapshot.
     pub(crate) fn snapshot(&self, number: u64) -> Vec<u8> {
         debug_assert_eq!(self.check(), Ok(()));
         let mut bytes = vec![0; HEADER_BYTES];

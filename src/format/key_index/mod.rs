@@ -1,8 +1,10 @@
-//! Where in a segment are the records of a key? A side file of a sealed segment, of which a lookup reads a few hundred bytes.
+//! The key index of a sealed segment: the batches that hold records of a key. A side file of which
+//! a lookup reads a few hundred bytes.
 //!
-//! A filter first, so that of a segment without the key no more than 64 bytes are looked at; then buckets of keys in the
-//! order of their hashes; then the places of those keys that have more than one. Each piece carries its own checksum: what
-//! is read is checked, and nothing else is read. It is derived: what cannot be read is rebuilt from the segment.
+//! First comes a filter, so that a lookup of a key that the segment does not have reads no more
+//! than 64 bytes. Buckets of keys follow in the order of their hashes, then the places of the keys
+//! that have more than one. Each piece has its own checksum: a lookup checks the pieces that it
+//! reads. The file is derived: if it cannot be read, it is rebuilt from the segment.
 
 use std::ops::Range;
 
@@ -24,7 +26,7 @@ pub(crate) struct Place {
     pub(crate) records: u32,
 }
 
-/// A key of a segment, and where it is.
+/// A key of a segment, and its places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Indexed {
     pub(crate) hash: KeyHash,
@@ -34,7 +36,7 @@ pub(crate) struct Indexed {
     pub(crate) places: Vec<Place>,
 }
 
-/// What the header says: whose keys these are, and where everything lies.
+/// The header: the segment, and the sizes from which the position of every piece follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyIndex {
     /// The segment.
@@ -51,23 +53,23 @@ pub(crate) struct KeyIndex {
     salt: u32,
 }
 
-/// What a bucket says of a key.
+/// The entry of a key in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// How many records have the key.
     pub(crate) records: u32,
-    /// How many the segments before this one have; [`UNKNOWN`] if nobody knew.
+    /// How many the segments before this one have; [`UNKNOWN`] if it was not known.
     before: u32,
     /// How many batches hold them.
     batches: u32,
-    /// Of one batch its position; of several, where their places lie.
+    /// Of one batch its position; of several the position of their places.
     at: u32,
     /// Of several batches, how many bytes their places take.
     len: u32,
     crc: u32,
 }
 
-/// Where a bucket lies, and its checksum.
+/// The range of a bucket, and its checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
     /// In the file.
@@ -76,8 +78,9 @@ pub(crate) struct Bucket {
 }
 
 impl KeyIndex {
-    /// The bytes of an index of these keys, which come in the order of their hashes. `None` if there is more than the format
-    /// has room for, which no segment is large enough for.
+    /// Returns the bytes of an index of these keys, which come in the order of their hashes. `None`
+    /// if the numbers do not fit the format: a segment of at most 1 GiB has too few records for
+    /// that.
     pub(crate) fn encode(of: &IndexedSegment, keys: &[Indexed]) -> Option<Vec<u8>> {
         let count = u32::try_from(keys.len()).ok()?;
         let (lines, buckets) = (count.div_ceil(KEYS_PER_LINE), count.div_ceil(KEYS_PER_BUCKET));
@@ -115,15 +118,17 @@ impl KeyIndex {
         writer.u32(of.log_epoch);
         writer.bytes(&[0; RESERVED]);
         let mut file = writer.finish();
-        let index = KeyIndex::decode(&file).ok()?;
+        let index = KeyIndex::decode(&file);
+        debug_assert!(index.is_ok(), "the header was just encoded: {index:?}");
+        let index = index.ok()?;
         put_filter(&index, keys, &mut file);
         let (mut directory, mut entries) = (Vec::new(), Vec::new());
         let mut rest = found.as_slice();
         let mut start = 0u32;
         for number in 0..buckets {
             let here = rest.partition_point(|(hash, _): &(KeyHash, Entry)| hash.part(buckets) <= number);
-            let (bucket, behind) = rest.split_at_checked(here)?;
-            rest = behind;
+            let (bucket, after) = rest.split_at_checked(here)?;
+            rest = after;
             let from = entries.len();
             for (hash, entry) in bucket {
                 entries.extend_from_slice(&hash.0.to_le_bytes());
@@ -146,11 +151,12 @@ impl KeyIndex {
         file.extend_from_slice(&directory);
         file.extend_from_slice(&entries);
         file.extend_from_slice(&places);
-        debug_assert_eq!(file.len() as u64, index.file_bytes());
+        debug_assert_eq!(file.len() as u64, index.file_bytes(), "of {count} keys");
         Some(file)
     }
 
-    /// Reads the header. Whether the file is as long as that says is the caller's to see.
+    /// Reads the header. The caller must check the length of the file against
+    /// [`file_bytes`](KeyIndex::file_bytes).
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let header = bytes.get(..HEADER_BYTES).unwrap_or(bytes);
         let mut reader = envelope::open(header, MAGIC)?;
@@ -166,10 +172,11 @@ impl KeyIndex {
         let places_bytes = reader.u32("bytes of places")?;
         let log_epoch = reader.u32("log epoch")?;
         reader.zeros::<RESERVED>("reserved bytes")?;
-        reader.expect_end("bytes behind the header")?;
+        reader.expect_end("bytes after the header")?;
         if (lines, buckets) != (keys.div_ceil(KEYS_PER_LINE), keys.div_ceil(KEYS_PER_BUCKET)) {
             return Err(at_counts.malformed("counts"));
         }
+        // The envelope has been opened, so there is a CRC at the end.
         let crc = header.last_chunk().copied().unwrap_or_default();
         Ok(KeyIndex {
             of: IndexedSegment { topic_id, partition, base_offset, generation, log_epoch, covers_bytes },
@@ -198,12 +205,12 @@ impl KeyIndex {
 
     // -- the filter --
 
-    /// The part of the file that says whether it may have a key; `None` if it has no keys at all.
+    /// The line of the filter for a key; `None` if the index has no keys at all.
     pub(crate) fn filter_line(&self, hash: KeyHash) -> Option<Range<u64>> {
         (self.lines > 0).then(|| self.line_at(hash.part(self.lines)))
     }
 
-    /// Where all lines of the filter lie.
+    /// The ranges of all lines of the filter.
     pub(crate) fn filter_lines(&self) -> impl Iterator<Item = Range<u64>> {
         (0..self.lines).map(|line| self.line_at(line))
     }
@@ -227,21 +234,24 @@ impl KeyIndex {
         Ok(bits)
     }
 
-    /// Whether a key may be there: wrongly yes for fewer than one in a hundred, never wrongly no.
+    /// Whether a key may be there: wrongly true for fewer than one key in a hundred, never wrongly
+    /// false.
     pub(crate) fn may_have(&self, hash: KeyHash, line: &[u8]) -> Result<bool, Malformed> {
-        let bits = self.check_line(self.filter_line(hash).map_or(0, |range| range.start), line)?;
+        let range = self.filter_line(hash);
+        debug_assert!(range.is_some(), "the caller has read the line of the key");
+        let bits = self.check_line(range.map_or(0, |range| range.start), line)?;
         let is_set = |bit: usize| bits.get(bit / 8).is_some_and(|byte| byte & (1 << (bit % 8)) != 0);
         Ok(filter_bits(hash).all(is_set))
     }
 
     // -- the buckets --
 
-    /// The part of the file that says where the bucket of a key lies; `None` if there are no keys at all.
+    /// The entry of the directory for a key's bucket; `None` if the index has no keys at all.
     pub(crate) fn directory_entry(&self, hash: KeyHash) -> Option<Range<u64>> {
         (self.buckets > 0).then(|| self.directory_at(hash.part(self.buckets)))
     }
 
-    /// The part of the file that says where this bucket lies.
+    /// The entry of the directory for this bucket.
     pub(crate) fn directory_at(&self, bucket: u32) -> Range<u64> {
         let start = self.directory_start() + u64::from(bucket) * DIRECTORY_BYTES as u64;
         start..start + DIRECTORY_BYTES as u64
@@ -260,7 +270,7 @@ impl KeyIndex {
         Ok(Bucket { range, crc })
     }
 
-    /// What a bucket says of a key; `None` if it does not have it.
+    /// Returns the entry of a key in a bucket; `None` if the bucket does not have it.
     pub(crate) fn find(
         &self,
         bucket: &Bucket,
@@ -321,19 +331,22 @@ impl KeyIndex {
 
     // -- the places --
 
-    /// The part of the file with the places of a key; `None` if the entry says it all.
+    /// The part of the file with the places of a key; `None` if the entry has its only place.
     pub(crate) fn place_range(&self, entry: &Entry) -> Option<Range<u64>> {
         let start = self.places(entry).filter(|_| entry.batches > 1)?;
         Some(start..start + u64::from(entry.len))
     }
 
-    /// The places of a key, in the order of their positions; `bytes` are those of [`place_range`](KeyIndex::place_range), if
-    /// there are any.
+    /// The places of a key, in the order of their positions; `bytes` are those of
+    /// [`place_range`](KeyIndex::place_range), if there are any.
     pub(crate) fn read_places(&self, entry: &Entry, bytes: &[u8]) -> Result<Vec<Place>, Malformed> {
         if entry.batches == 1 {
             return Ok(vec![Place { position: entry.at, records: entry.records }]);
         }
-        let start = self.places(entry).unwrap_or(0);
+        // An entry that has been checked lies in the file.
+        let start = self.places(entry);
+        debug_assert!(start.is_some(), "{entry:?} was not checked");
+        let start = start.unwrap_or(0);
         if piece_crc(self.salt, start, bytes) != entry.crc {
             return Err(Malformed::new(start, "crc of the places of a key"));
         }
@@ -351,7 +364,7 @@ impl KeyIndex {
             left = left.checked_sub(records).ok_or_else(|| reader.malformed("records of a key"))?;
             places.push(Place { position: at, records });
         }
-        reader.expect_end("bytes behind the last place")?;
+        reader.expect_end("bytes after the last place")?;
         let sound = left == 0
             && position < self.of.covers_bytes
             && places.iter().all(|place| place.records > 0)
@@ -376,16 +389,16 @@ impl KeyIndex {
     }
 }
 
-/// The segment that an index is of, as it was then.
+/// The segment of an index, when the index was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexedSegment {
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
     pub(crate) base_offset: Offset,
     pub(crate) generation: u32,
-    /// Names come again when a log is cut, epochs do not.
+    /// After a truncation another segment can have the same name, but not the same epoch.
     pub(crate) log_epoch: u32,
-    /// It speaks of the batches before this position of the segment.
+    /// It covers the batches before this position of the segment.
     pub(crate) covers_bytes: u64,
 }
 
@@ -405,8 +418,9 @@ fn put_filter(index: &KeyIndex, keys: &[Indexed], file: &mut Vec<u8>) {
     let mut rest = keys;
     for number in 0..index.lines {
         let here = rest.partition_point(|key| key.hash.part(index.lines) <= number);
-        let (of_line, behind) = rest.split_at_checked(here).unwrap_or((rest, &[]));
-        rest = behind;
+        debug_assert!(here <= rest.len(), "a partition point is within its slice");
+        let (of_line, after) = rest.split_at_checked(here).unwrap_or((rest, &[]));
+        rest = after;
         let mut bits = [0u8; LINE_BYTES - 4];
         for bit in of_line.iter().flat_map(|key| filter_bits(key.hash)) {
             if let Some(byte) = bits.get_mut(bit / 8) {
@@ -419,7 +433,8 @@ fn put_filter(index: &KeyIndex, keys: &[Indexed], file: &mut Vec<u8>) {
     }
 }
 
-/// The bits of its line that a key sets: seven numbers of nine bits, brought down to the 480 that there are.
+/// The bits of its line that a key sets: seven numbers of nine bits, brought down to the 480 that
+/// there are.
 fn filter_bits(hash: KeyHash) -> impl Iterator<Item = usize> {
     let low = hash.low();
     (0..7).map(move |i| {
@@ -439,7 +454,7 @@ const KEYS_PER_LINE: u32 = 40;
 const KEYS_PER_BUCKET: u32 = 32;
 const DIRECTORY_BYTES: usize = 12;
 const ENTRY_BYTES: usize = 40;
-/// Of an entry: nobody knew how many records there are before.
+/// Of an entry: it was not known how many records there are before.
 const UNKNOWN: u32 = u32::MAX;
 
 #[cfg(test)]

@@ -154,7 +154,8 @@ fn no_damage_makes_an_answer_wrong() {
     }
 }
 
-/// Random bytes under valid checksums: no panic, no allocation beyond the bytes, and no place out of the segment.
+/// Random bytes under valid checksums: no panic, no allocation beyond the bytes, and no place out
+/// of the segment.
 #[test]
 fn a_file_made_up_is_refused_or_harmless() {
     let mut random = Random(11);
@@ -171,7 +172,7 @@ fn a_file_made_up_is_refused_or_harmless() {
         }
         let _ = index.bucket(&bytes);
     }
-    // The second place lies almost 2^64 behind the first.
+    // The second place lies almost 2^64 after the first.
     let mut bytes = vec![100, 1];
     put_varint(&mut bytes, u64::MAX - 7);
     bytes.push(1);

@@ -1,7 +1,8 @@
-//! Which segments are the log of a partition, and from where to where? What the manifest does not list is no record,
-//! whatever lies in the directory.
+//! The manifest: the segments of a partition's log. Records in a file that the manifest does not
+//! list are not part of the log.
 //!
-//! Not for what can be read off the segments: how far the active one reaches is known only when it is scanned.
+//! It has nothing that a scan of the segments finds: the end of the active segment is known only
+//! after it was scanned.
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
@@ -12,7 +13,7 @@ use super::envelope::{self, Writer};
 use super::reader::{Malformed, Reader};
 use super::segment::SEGMENT_HEADER_BYTES;
 
-/// The commit point of everything that happens to a partition, appends excepted.
+/// The commit point of every change of a partition but appends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
     /// The topic's identity.
@@ -31,7 +32,7 @@ pub(crate) struct Manifest {
     pub(crate) lost: Vec<LostRange>,
 }
 
-/// Offsets that were given out, and whose records have been given up.
+/// A range of offsets whose records were damaged and have been given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LostRange {
     /// The first of them.
@@ -40,12 +41,13 @@ pub(crate) struct LostRange {
     pub(crate) to: Offset,
 }
 
-/// From which offset on a log epoch holds.
+/// A log epoch and its first offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EpochStart {
     /// The epoch.
     pub(crate) epoch: u32,
-    /// Positions of earlier epochs are good up to here: the end of the log when it began, or where it was that began anew.
+    /// Positions of earlier epochs are valid up to here: the end of the log when this epoch began,
+    /// or the offset that the log was truncated or reset to.
     pub(crate) start: Offset,
 }
 
@@ -58,7 +60,7 @@ pub(crate) struct SegmentEntry {
     pub(crate) generation: u32,
     /// The log epoch in the segment's header.
     pub(crate) log_epoch: u32,
-    /// How far one may rely on it.
+    /// What is known of its bytes.
     pub(crate) state: SegmentState,
     /// The logical end in bytes, header included; 0 while active.
     pub(crate) size: u64,
@@ -72,7 +74,7 @@ pub(crate) struct SegmentEntry {
     pub(crate) digest: Digest,
 }
 
-/// How far one may rely on a segment.
+/// What is known of the bytes of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SegmentState {
@@ -82,18 +84,21 @@ pub(crate) enum SegmentState {
     Sealed = 2,
     /// Complete and on the medium.
     Synced = 3,
-    /// As `Synced`, and written anew. In a compacted log: no key in it has an older record in or before it.
+    /// As `Synced`, and written by a compaction. In a compacted log no key in it has an older
+    /// record in or before it.
     Cleaned = 4,
 }
 
 impl Manifest {
-    /// The current log epoch.
+    /// Returns the current log epoch: 0 in the placeholder of a log whose manifest cannot be read,
+    /// which has none.
     pub(crate) fn epoch(&self) -> u32 {
         self.epochs.last().map_or(0, |epoch| epoch.epoch)
     }
 
-    /// Whether a batch with this header may be in a segment of this epoch: it is of the segment's epoch, or of a later one
-    /// that began in the segment, at an opening that could not prove where the log ended.
+    /// Whether a batch with this header may be in a segment of this epoch: it is of the segment's
+    /// epoch, or of a later one that began in the segment, at an opening that could not prove where
+    /// the log ended.
     pub(crate) fn fits_epoch(&self, segment: u32, header: &BatchHeader) -> bool {
         let began = self.epochs.partition_point(|epoch| epoch.start <= header.base_offset);
         match began.checked_sub(1).and_then(|last| self.epochs.get(last)) {
@@ -106,8 +111,8 @@ impl Manifest {
         }
     }
 
-    /// Takes over an epoch that began at an opening, and that only the catalog has. One that is not greater than those here is
-    /// here already, or was replaced.
+    /// Adds an epoch that began at an opening, and that only the catalog has. An epoch that is not
+    /// greater than those here is here already, or was replaced.
     pub(crate) fn adopt_epoch(&mut self, epoch: EpochStart) {
         if epoch.epoch > self.epoch() {
             self.epochs.retain(|earlier| earlier.start < epoch.start);
@@ -115,9 +120,10 @@ impl Manifest {
         }
     }
 
-    /// Lets the current epoch, which began with a cut before this batch, begin after it instead: the
-    /// batch is written again as it was. If it was the first of its own epoch, the cut has replaced
-    /// that, which is put back: positions of earlier epochs are good only up to the batch.
+    /// Moves the start of the current epoch, which began with a truncation before this batch, to
+    /// its end, because the batch is written again unchanged. If the batch was the first of its own
+    /// epoch, the truncation has replaced that epoch, and it is restored: positions of earlier
+    /// epochs are valid only up to the batch.
     pub(crate) fn move_last_epoch_behind(&mut self, header: &BatchHeader) {
         let Some(last) = self.epochs.pop() else { return };
         if self.epochs.last().is_some_and(|before| before.epoch < header.log_epoch) {
@@ -126,9 +132,10 @@ impl Manifest {
         self.epochs.push(EpochStart { epoch: last.epoch, start: header.end_offset() });
     }
 
-    /// Begins the next epoch: of what was, only the offsets up to `start` are what they were. An earlier cut that this one
-    /// reaches behind is forgotten, since whoever is beyond that is beyond this; so are those before the log start, but
-    /// for the last: they would all refuse the same positions.
+    /// Begins the next epoch: of the positions of earlier epochs only those up to `start` stay
+    /// valid. Earlier epochs that began at or after `start` are removed, because a position that
+    /// they refuse is refused by the new one too. Of the epochs before the log start only the last
+    /// is kept, because all of them refuse the same positions.
     pub(crate) fn begin_epoch(&mut self, start: Offset) {
         let epoch = self.epoch() + 1;
         self.epochs.retain(|earlier| earlier.start < start);
@@ -137,7 +144,7 @@ impl Manifest {
         self.epochs.drain(..before.saturating_sub(1));
     }
 
-    /// Notes that these offsets have been given up. Ranges that meet become one.
+    /// Adds a range of lost offsets. Ranges that touch are joined.
     pub(crate) fn add_lost(&mut self, range: LostRange) {
         if range.from >= range.to {
             return;
@@ -153,7 +160,7 @@ impl Manifest {
         }
     }
 
-    /// Forgets what was given up outside of `start..end`: the log does not reach there any more.
+    /// Removes lost ranges outside of `start..end`, because the log has no such offsets any more.
     pub(crate) fn clip_lost(&mut self, start: Offset, end: Offset) {
         for range in &mut self.lost {
             range.from = range.from.max(start);
@@ -177,7 +184,7 @@ impl Manifest {
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.bytes(&self.secret.0);
-        // What this build lists is of its own version, and no feature of that is optional yet.
+        // The files that this build lists are of its own version, which has no optional features.
         writer.u32(FORMAT_VERSION);
         writer.u32(0);
         writer.u64(self.log_start.get());
@@ -248,7 +255,8 @@ impl Manifest {
         for segment in &self.segments {
             segment.check()?;
         }
-        // An active segment in front of another would have the end offset 0: it has to be excluded by itself.
+        // An active segment in front of another would have the end offset 0: it has to be excluded
+        // by itself.
         let in_order = |a: &SegmentEntry, b: &SegmentEntry| {
             a.state != SegmentState::Active && a.base_offset < b.base_offset && a.end_offset <= b.base_offset
         };
@@ -265,7 +273,7 @@ impl Manifest {
 }
 
 impl SegmentEntry {
-    /// The greatest timestamp, where it is known.
+    /// Returns the greatest timestamp, if it is known.
     pub(crate) fn max_timestamp(&self) -> Option<Timestamp> {
         (self.max_timestamp != i64::MIN).then(|| Timestamp::from_millis(self.max_timestamp))
     }

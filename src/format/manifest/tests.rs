@@ -222,7 +222,8 @@ fn a_batch_fits_the_epoch_that_its_offset_is_of() {
         (0, 200, 3, false),
         (0, 200, 4, true),
         (0, 0, 3, false),
-        // The first batch of a segment that a truncation began may lie before it: written again with fewer records.
+        // The first batch of a segment that a truncation began may lie before it: written again
+        // with fewer records.
         (4, 190, 4, true),
         (4, 190, 3, false),
     ] {

@@ -11,10 +11,10 @@ use super::reader::{Malformed, Reader};
 use crate::config::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
 use crate::config::{TopicConfig, millis};
 
-/// A setting as the catalog keeps it.
+/// A setting as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// Which setting it is. A tag is never used again for another meaning.
+    /// The setting. A tag is never used again for another meaning.
     pub(crate) tag: u16,
     /// Whether a build that does not know the tag, or the value, must not open the broker.
     pub(crate) must: bool,
@@ -25,7 +25,7 @@ pub(crate) struct Setting {
 struct Row {
     tag: u16,
     must: bool,
-    /// Returns the value's bytes, or `None` if it need not be said: the default serves.
+    /// Returns the value's bytes, or `None` if it is the default and not stored.
     get: fn(&TopicConfig) -> Option<Vec<u8>>,
     /// Returns `None` if the bytes are no value of this setting.
     set: fn(&mut TopicConfig, &[u8]) -> Option<()>,
@@ -58,12 +58,12 @@ pub(crate) fn to_config(partitions: u32, settings: &[Setting]) -> Result<(TopicC
             None => ignored.push(setting.tag),
         }
     }
-    // Each is plausible by itself.
+    // Each setting is plausible by itself, but two may exclude each other.
     if config.validate().is_err() { Err(TAG_CLEANUP) } else { Ok((config, ignored)) }
 }
 
-/// The settings of a topic whose configuration changes from `seen` to `next`: those of `old` that
-/// were ignored are kept, unless the change gives them another value.
+/// Returns the settings of a topic whose configuration changes from `seen` to `next`: those of
+/// `old` that were ignored are kept, unless the change gives them another value.
 pub(crate) fn merge(
     seen: &TopicConfig,
     next: &TopicConfig,
@@ -114,8 +114,8 @@ fn row(tag: u16) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.tag == tag)
 }
 
-/// The configuration with one more setting. `None` if the bytes are no value of it, or out of its
-/// bounds.
+/// Returns the configuration with one more setting, or `None` if the bytes are no value of it, or
+/// out of its bounds.
 fn with(config: &TopicConfig, row: &Row, bytes: &[u8]) -> Option<TopicConfig> {
     let mut alone = TopicConfig::new();
     (row.set)(&mut alone, bytes)?;
@@ -326,7 +326,7 @@ fn put<T>(place: &mut T, value: Option<T>) -> Option<()> {
     Some(())
 }
 
-/// The value whose number is the one byte.
+/// Returns the value whose number is the one byte.
 fn one_of<T: Copy>(bytes: &[u8], values: &[T]) -> Option<T> {
     match bytes {
         [number] => values.get(usize::from(*number)).copied(),
@@ -350,11 +350,12 @@ fn u64_of(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Each with its length before it; none is longer than a group's may be.
+/// Each name with its length before it. The name of a group has at most 249 bytes.
 fn names_to_bytes(names: &[String]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for name in names {
-        bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        debug_assert!(u8::try_from(name.len()).is_ok(), "the name of a group has {} bytes", name.len());
+        bytes.push(name.len() as u8);
         bytes.extend_from_slice(name.as_bytes());
     }
     bytes
