@@ -17,6 +17,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
     if !suite.wants("archive") {
         return;
     }
+    suite.has_printed();
     if !cfg!(feature = "zstd") {
         println!("archive: SKIPPED, this build is without the feature `zstd` (cargo bench --features zstd)");
         return;

@@ -73,6 +73,11 @@ impl<'a> Suite<'a> {
         self.args.sizes()
     }
 
+    /// Notes that a benchmark has printed a table of its own.
+    pub(crate) fn has_printed(&mut self) {
+        self.printed += 1;
+    }
+
     pub(crate) fn repetitions(&self) -> usize {
         self.args.repeat
     }

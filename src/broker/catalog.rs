@@ -53,8 +53,9 @@ impl BrokerInner {
         // IMPORTANT: the ids before the topic. A topic that is there has taken its number.
         changes.extend([Change::Ids(next_id + 1), Change::Topic(entry)]);
         catalog.commit(ctx, changes)?;
-        let logs = self.new_logs(&name, id, &config, 0..config.partitions);
-        let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
+        let settings = LogSettings::new(config, self.durability);
+        let logs = self.new_logs(&name, id, &settings, 0..settings.partitions);
+        let state = Arc::new(TopicState::new(id, name, created_at, settings, logs));
         self.add_topic(&state);
         Ok(state)
     }
@@ -63,8 +64,8 @@ impl BrokerInner {
         check_config(&config)?;
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
-        let (had, seen) = (state.log_count(), state.config());
-        if *seen == config {
+        let (had, seen) = (state.log_count(), state.settings());
+        if **seen == config {
             return Ok(());
         }
         let mismatch = |field, found: String, asked: String| {
@@ -93,12 +94,12 @@ impl BrokerInner {
         entry.partitions = config.partitions;
         entry.settings = settings::merge(&seen, &config, &entry.settings, &ignored);
         self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
-        let added = self.new_logs(&state.name, id, &config, had..config.partitions);
-        let settings = LogSettings::new(&config, self.durability);
+        let settings = LogSettings::new(config, self.durability);
+        let added = self.new_logs(&state.name, id, &settings, had..settings.partitions);
         for log in state.logs().iter() {
-            log.set_settings(settings);
+            log.set_settings(&settings);
         }
-        state.alter(config, added);
+        state.alter(settings, added);
         Ok(())
     }
 
@@ -136,15 +137,14 @@ impl BrokerInner {
         &self,
         name: &TopicName,
         id: TopicId,
-        config: &TopicConfig,
+        settings: &Arc<LogSettings>,
         partitions: std::ops::Range<u32>,
     ) -> Vec<Arc<Log>> {
-        let settings = LogSettings::new(config, self.durability);
         let mut report = OpenReport::default();
         let open = |partition| {
             let identity = identity(name, id, partition);
             let dir = names::partition_dir(name, &id, identity.partition);
-            Log::open(self.journal.clone(), identity, dir, settings, None, Ok(None), &mut report)
+            Log::open(self.journal.clone(), identity, dir, settings.clone(), None, Ok(None), &mut report)
         };
         partitions.map(open).collect()
     }

@@ -141,7 +141,7 @@ impl Maintenance {
     /// From where on retention keeps each partition of a topic for the groups that it is to wait
     /// for; `None` if there is none.
     fn holds(&self, state: &TopicState) -> Option<Vec<Offset>> {
-        let config = state.config();
+        let config = state.settings();
         if config.retention_holds.is_empty() {
             return None;
         }
@@ -172,7 +172,7 @@ impl Maintenance {
         };
         let topics = self.topics.read().clone();
         let mut went = false;
-        for state in topics.iter().filter(|state| state.config().cleanup.deletes()) {
+        for state in topics.iter().filter(|state| state.settings().cleanup.deletes()) {
             let holds = self.holds(state);
             for log in state.logs().iter() {
                 went |= log.retain(hold_of(holds.as_deref(), log.partition()));
@@ -189,7 +189,7 @@ impl Maintenance {
         let topics = self.topics.read().clone();
         let mut expirable = Vec::new();
         for state in topics.iter().filter(|state| {
-            let config = state.config();
+            let config = state.settings();
             config.cleanup.deletes() && (config.retention.age.is_some() || config.retention.bytes.is_some())
         }) {
             let holds = self.holds(state);
@@ -224,7 +224,7 @@ impl Maintenance {
 
     /// The group that holds the most of a partition.
     fn holder(&self, state: &TopicState, log: &Log) -> Option<GroupId> {
-        let config = state.config();
+        let config = state.settings();
         let groups = config.retention_holds.iter().filter_map(|group| GroupId::new(group).ok());
         let offsets = self.groups.offsets();
         groups.min_by_key(|group| offsets.holds(group, log))

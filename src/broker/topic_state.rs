@@ -1,9 +1,9 @@
 //! A topic as the broker knows it: its identity, its settings, and the logs of its partitions.
 
-use crate::config::{TimestampType, TopicConfig};
+use crate::config::TimestampType;
 use crate::error::{Error, Result};
 use crate::format::names::OFFSETS_TOPIC;
-use crate::log::Log;
+use crate::log::{Log, LogSettings};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
 use crate::types::{Timestamp, TopicId, TopicName};
 
@@ -12,7 +12,8 @@ pub(crate) struct TopicState {
     pub(crate) id: TopicId,
     pub(crate) name: TopicName,
     pub(crate) created_at: Timestamp,
-    config: RwLock<Arc<TopicConfig>>,
+    /// Taken to clone or replace the value, with no other lock but the broker's `changing`.
+    settings: RwLock<Arc<LogSettings>>,
     logs: RwLock<Arc<[Arc<Log>]>>,
     /// The length of `logs`, for callers that only check whether it has grown. Stored after the
     /// logs.
@@ -30,17 +31,17 @@ impl TopicState {
         id: TopicId,
         name: TopicName,
         created_at: Timestamp,
-        config: TopicConfig,
+        settings: Arc<LogSettings>,
         logs: Vec<Arc<Log>>,
     ) -> Self {
         let count = AtomicU32::new(count_of(&logs));
-        let needs_keys = AtomicBool::new(config.needs_keys());
-        let streams = config.streams;
+        let needs_keys = AtomicBool::new(settings.needs_keys());
+        let streams = settings.streams;
         TopicState {
             id,
             name,
             created_at,
-            config: RwLock::new(Rank::TopicConfig, Arc::new(config)),
+            settings: RwLock::new(Rank::TopicConfig, settings),
             logs: RwLock::new(Rank::TopicLogs, logs.into()),
             count,
             needs_keys,
@@ -50,16 +51,17 @@ impl TopicState {
         }
     }
 
-    pub(crate) fn config(&self) -> Arc<TopicConfig> {
-        self.config.read().clone()
+    /// The settings, which the logs of the topic share.
+    pub(crate) fn settings(&self) -> Arc<LogSettings> {
+        self.settings.read().clone()
     }
 
     /// The times that a record sent `now` may be given, both included; `None` if given times are
     /// ignored.
     pub(crate) fn timestamps(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
-        let config = self.config.read();
-        match config.timestamps {
-            TimestampType::Create => Some(config.timestamp_bounds.around(now)),
+        let settings = self.settings.read();
+        match settings.timestamps {
+            TimestampType::Create => Some(settings.timestamp_bounds.around(now)),
             TimestampType::Append => None,
         }
     }
@@ -98,9 +100,9 @@ impl TopicState {
     }
 
     /// Takes new settings and partitions that have been added.
-    pub(super) fn alter(&self, config: TopicConfig, added: Vec<Arc<Log>>) {
-        self.needs_keys.store(config.needs_keys(), Ordering::Release);
-        *self.config.write() = Arc::new(config);
+    pub(super) fn alter(&self, settings: Arc<LogSettings>, added: Vec<Arc<Log>>) {
+        self.needs_keys.store(settings.needs_keys(), Ordering::Release);
+        *self.settings.write() = settings;
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();
         self.count.store(count_of(&logs), Ordering::Release);

@@ -60,8 +60,9 @@ impl BrokerInner {
         let changes =
             vec![Change::Ids(next_id + 1), Change::Topic(entry), Change::Partitions(id, with_files)];
         self.catalog.commit(ctx, changes)?;
-        let logs = self.open_found(&name, id, &config, found)?;
-        let state = Arc::new(TopicState::new(id, name, created_at, config, logs));
+        let settings = LogSettings::new(config, self.durability);
+        let logs = self.open_found(&name, id, &settings, found)?;
+        let state = Arc::new(TopicState::new(id, name, created_at, settings, logs));
         self.add_topic(&state);
         Ok(state)
     }
@@ -120,19 +121,26 @@ impl BrokerInner {
         &self,
         name: &TopicName,
         id: TopicId,
-        config: &TopicConfig,
+        settings: &Arc<LogSettings>,
         found: Vec<(PartitionId, Manifest)>,
     ) -> Result<Vec<Arc<Log>>> {
-        let settings = LogSettings::new(config, self.durability);
         let mut report = OpenReport::default();
         let mut found = found.into_iter().peekable();
         let mut logs = Vec::new();
-        for partition in 0..config.partitions {
+        for partition in 0..settings.partitions {
             let identity = identity(name, id, partition);
             let manifest = found.next_if(|(found, _)| *found == identity.partition);
             let dir = names::partition_dir(name, &id, identity.partition);
             let manifest = Ok(manifest.map(|(_, manifest)| manifest));
-            logs.push(Log::open(self.journal.clone(), identity, dir, settings, None, manifest, &mut report));
+            logs.push(Log::open(
+                self.journal.clone(),
+                identity,
+                dir,
+                settings.clone(),
+                None,
+                manifest,
+                &mut report,
+            ));
         }
         let ids = logs.iter().flat_map(|log| log.recovered().transactions.iter().map(|found| found.id));
         // Their transactions have no records here, and count.

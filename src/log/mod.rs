@@ -53,7 +53,6 @@ pub(crate) mod walk;
 mod writer;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use self::compaction::Compactor;
 use self::counters::Counters;
@@ -69,9 +68,7 @@ use self::recovery::{Note, recover};
 pub use self::replicate::RawBatches;
 use self::tail::Tail;
 use self::writer::Writer;
-use crate::config::{
-    Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, TopicConfig,
-};
+use crate::config::{Durability, TopicConfig};
 use crate::engine::{Context, Identity, Waiters};
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Secret, Seed};
@@ -85,37 +82,29 @@ use crate::stats::{OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, Rank, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
 
-/// What of a topic's configuration a log looks at. Copied out under a short lock at each append.
-#[derive(Clone, Copy, Debug)]
+/// The settings of a topic: one value, shared by the topic and its logs, and replaced as a whole
+/// when the topic is altered.
+///
+/// The topic and each log hold it under a lock of their own, which is taken to clone the `Arc` and
+/// no longer. A log replaces it under its writer's lock.
+#[derive(Debug)]
 pub(crate) struct LogSettings {
-    pub(crate) compression: Compression,
+    config: TopicConfig,
+    /// The durability of the topic, or else the broker's.
     pub(crate) durability: Durability,
-    pub(crate) max_record_bytes: u32,
-    pub(crate) segment_bytes: u32,
-    pub(crate) segment_age: Duration,
-    pub(crate) index_interval_bytes: u32,
-    pub(crate) timestamps: TimestampType,
-    pub(crate) retention: Retention,
-    pub(crate) cleanup: Cleanup,
-    pub(crate) compaction: CompactionSettings,
-    pub(crate) streams: bool,
+}
+
+impl std::ops::Deref for LogSettings {
+    type Target = TopicConfig;
+
+    fn deref(&self) -> &TopicConfig {
+        &self.config
+    }
 }
 
 impl LogSettings {
-    pub(crate) fn new(config: &TopicConfig, default_durability: Durability) -> Self {
-        LogSettings {
-            compression: config.compression,
-            durability: config.durability.unwrap_or(default_durability),
-            max_record_bytes: config.max_record_bytes,
-            segment_bytes: config.segment_bytes,
-            segment_age: config.segment_age,
-            index_interval_bytes: config.index_interval_bytes,
-            timestamps: config.timestamps,
-            retention: config.retention,
-            cleanup: config.cleanup,
-            compaction: config.compaction,
-            streams: config.streams,
-        }
+    pub(crate) fn new(config: TopicConfig, default_durability: Durability) -> Arc<Self> {
+        Arc::new(LogSettings { durability: config.durability.unwrap_or(default_durability), config })
     }
 
     /// Whether a batch whose first record without a key is `keyless` may be appended. Judged under the writer's lock, under
@@ -130,11 +119,6 @@ impl LogSettings {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether records must have keys.
-    pub(crate) fn needs_keys(&self) -> bool {
-        self.streams || self.cleanup.compacts()
     }
 
     /// The largest batch, header and body, that fits a segment.
@@ -185,7 +169,7 @@ pub(crate) struct Log {
     identity: Arc<Identity>,
     seed: Seed,
     hasher: KeyHasher,
-    settings: RwLock<LogSettings>,
+    settings: RwLock<Arc<LogSettings>>,
     list: SegmentList,
     writer: Writer,
     manifest: ManifestStore,
@@ -207,7 +191,7 @@ impl Log {
         journal: Arc<dyn LogJournal>,
         identity: Identity,
         dir: PathBuf,
-        settings: LogSettings,
+        settings: Arc<LogSettings>,
         note: Option<Note<'_>>,
         found: Result<Option<Manifest>>,
         report: &mut OpenReport,
@@ -297,8 +281,8 @@ impl Log {
         self.identity.partition
     }
 
-    pub(crate) fn settings(&self) -> LogSettings {
-        *self.settings.read()
+    pub(crate) fn settings(&self) -> Arc<LogSettings> {
+        self.settings.read().clone()
     }
 
     #[inline]
@@ -474,9 +458,9 @@ impl Log {
     // -- its end --
 
     /// Takes a new configuration. What waits for a sync that is not asked for any more becomes visible.
-    pub(crate) fn set_settings(&self, settings: LogSettings) {
+    pub(crate) fn set_settings(&self, settings: &Arc<LogSettings>) {
         let tip = self.writer.lock();
-        *self.settings.write() = settings;
+        *self.settings.write() = settings.clone();
         self.writer.size.forget();
         if settings.durability != Durability::Sync && self.health.poison_cause().is_none() {
             tip.ends.show(tip.point.end);

@@ -43,7 +43,7 @@ pub(crate) struct Held<'a> {
     /// Its place among the parts as they were given.
     place: usize,
     tip: MutexGuard<'a, Tip>,
-    settings: LogSettings,
+    settings: Arc<LogSettings>,
     batch: Option<SealedBatch>,
     keys: Vec<KeyCount>,
     conditions: Conditions,

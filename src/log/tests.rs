@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use super::create::find_manifest;
 use super::cursor::Cursor;
 use super::*;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, Cleanup, Retention};
 use crate::engine::Work;
 use crate::error::IoAction;
 use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
@@ -32,14 +32,17 @@ fn identity() -> Identity {
     }
 }
 
-fn settings(durability: Durability) -> LogSettings {
-    let config = TopicConfig::new().segment_bytes(1 << 10).index_interval_bytes(1).durability(durability);
-    LogSettings::new(&config, Durability::Os)
+fn config(durability: Durability) -> TopicConfig {
+    TopicConfig::new().segment_bytes(1 << 10).index_interval_bytes(1).durability(durability)
+}
+
+fn settings(config: TopicConfig) -> Arc<LogSettings> {
+    LogSettings::new(config, Durability::Os)
 }
 
 fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let ctx = context(disk);
-    let (settings, mut report) = (settings(durability), OpenReport::default());
+    let (settings, mut report) = (settings(config(durability)), OpenReport::default());
     let log =
         Log::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
     log.make_files(&mut log.writer.lock()).unwrap();
@@ -51,7 +54,8 @@ fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, Open
     let note = entry.map(|(entry, clean)| Note { entry, clean });
     let (ctx, dir) = (context(disk), PathBuf::from("t/p"));
     let found = find_manifest(&ctx, &identity(), &dir, true);
-    let log = Log::open(journal(&ctx), identity(), dir, settings(Durability::Os), note, found, &mut report);
+    let log =
+        Log::open(journal(&ctx), identity(), dir, settings(config(Durability::Os)), note, found, &mut report);
     (log, report)
 }
 
@@ -260,7 +264,7 @@ fn a_full_disk_leaves_the_log_as_it_was() {
 fn what_is_not_visible_is_not_retained() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Sync);
-    log.set_settings(LogSettings { retention: Retention::for_bytes(0), ..settings(Durability::Sync) });
+    log.set_settings(&settings(config(Durability::Sync).retention(Retention::for_bytes(0))));
     fill(&log, 60);
     assert!(log.segments().len() > 3 && log.visible_end() == 0);
     log.retain(Offset::new(u64::MAX));
@@ -320,11 +324,11 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
     let log = create(&disk, Durability::Os);
     fill(&log, 60);
     log.work();
-    log.set_settings(LogSettings { cleanup: Cleanup::Compact, ..settings(Durability::Os) });
+    log.set_settings(&settings(config(Durability::Os).cleanup(Cleanup::Compact)));
     let second = log.segments()[1].base;
     log.manifest.set_generation(u32::MAX);
     assert!(matches!(log.compact(), Err(Error::GenerationsExhausted { .. })));
-    log.set_settings(settings(Durability::Os));
+    log.set_settings(&settings(config(Durability::Os)));
     assert!(matches!(log.truncate_to(Offset::ZERO), Err(Error::GenerationsExhausted { .. })));
     assert!(matches!(log.reset_to(second), Err(Error::GenerationsExhausted { .. })));
     assert_eq!(read(&log, 0).unwrap(), 60);
@@ -345,9 +349,8 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
 fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
-    let compacted =
-        LogSettings { cleanup: Cleanup::Compact, segment_bytes: 1 << 18, ..settings(Durability::Os) };
-    log.set_settings(compacted);
+    let compacted = settings(config(Durability::Os).cleanup(Cleanup::Compact).segment_bytes(1 << 18));
+    log.set_settings(&compacted);
     for n in 0..10_000 {
         let one = batch_of(&log, Some(&n.to_string()), &["x".repeat(40)]);
         log.append(one).unwrap();
@@ -356,7 +359,7 @@ fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
     log.compact().unwrap().unwrap();
     log.close().unwrap();
     let (log, _) = open(&disk, None);
-    log.set_settings(compacted);
+    log.set_settings(&compacted);
     let ticks = std::cell::Cell::new(0);
     let wants = || log.wants_cleaning(&|| ticks.set(ticks.get() + 1));
     assert!(wants().is_none());
@@ -366,7 +369,7 @@ fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
     assert!(wants().is_none());
     assert_eq!(ticks.get(), 0);
     let (log, _) = open(&disk, None);
-    log.set_settings(compacted);
+    log.set_settings(&compacted);
     log.context().work.stop();
     let (before, counted) = (disk.ops(), std::cell::Cell::new(0));
     assert!(log.wants_cleaning(&|| counted.set(counted.get() + 1)).is_none());
@@ -399,7 +402,7 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
 fn segments_that_are_cleaned_span_no_more_offsets_either() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
-    log.set_settings(LogSettings { cleanup: Cleanup::Compact, ..settings(Durability::Os) });
+    log.set_settings(&settings(config(Durability::Os).cleanup(Cleanup::Compact)));
     const SPAN: u64 = 700_000_000;
     // Two batches each, so that all of them would fit one by their bytes; the first is replaced.
     for key in ["a", "b", "c", "d", "a", "e", "f", "g"] {

@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 pub(super) trait Sink: Send + Sync {
     fn topic(&self) -> &TopicName;
     fn partition(&self) -> PartitionId;
-    fn settings(&self) -> LogSettings;
+    fn settings(&self) -> Arc<LogSettings>;
     /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
     /// last one of that.
     fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
@@ -38,7 +38,7 @@ impl Sink for Arc<Log> {
         Log::partition(self)
     }
 
-    fn settings(&self) -> LogSettings {
+    fn settings(&self) -> Arc<LogSettings> {
         Log::settings(self)
     }
 

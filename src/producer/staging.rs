@@ -33,7 +33,7 @@ pub(super) struct Staging<'a> {
 /// The records of one partition: full batches, and the last one.
 struct StagedPart {
     buffer: Arc<PartitionBuffer>,
-    settings: LogSettings,
+    settings: Arc<LogSettings>,
     batches: Vec<OpenBatch>,
 }
 

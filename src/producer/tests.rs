@@ -795,7 +795,7 @@ impl Target for FakeTopic {
 struct FakeLog {
     topic: TopicName,
     partition: PartitionId,
-    settings: LogSettings,
+    settings: Arc<LogSettings>,
     state: Mutex<FakeState>,
     gate: Gate,
 }
@@ -824,7 +824,7 @@ impl FakeLog {
         FakeLog {
             topic: topic.clone(),
             partition: PartitionId::new(partition),
-            settings: LogSettings::new(config, Durability::Os),
+            settings: LogSettings::new(config.clone(), Durability::Os),
             state: Mutex::new(crate::sync::Rank::Test, Default::default()),
             gate: Gate::default(),
         }
@@ -895,8 +895,8 @@ impl Sink for Arc<FakeLog> {
         self.partition
     }
 
-    fn settings(&self) -> LogSettings {
-        self.settings
+    fn settings(&self) -> Arc<LogSettings> {
+        self.settings.clone()
     }
 
     fn append(&self, batch: SealedBatch, _: Option<&ProducerIdentity>) -> Result<Appended> {

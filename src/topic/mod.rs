@@ -148,7 +148,7 @@ impl Topic {
 
     /// Its settings now.
     pub fn config(&self) -> TopicConfig {
-        TopicConfig::clone(&self.state.config())
+        TopicConfig::clone(&self.state.settings())
     }
 
     /// How many partitions it has now. They can become more.

@@ -147,15 +147,15 @@ fn open_topic<'a>(
     found: Vec<Result<Option<Manifest>>>,
     note: impl Fn(PartitionId) -> Option<Note<'a>>,
 ) -> Arc<TopicState> {
-    let settings = LogSettings::new(&config, broker.durability);
+    let settings = LogSettings::new(config, broker.durability);
     let open = |(partition, found)| {
         let identity = identity(&entry.name, entry.id, partition);
         let dir = names::partition_dir(&entry.name, &entry.id, identity.partition);
         let note = note(identity.partition);
-        Log::open(journal.clone(), identity, dir, settings, note, found, report)
+        Log::open(journal.clone(), identity, dir, settings.clone(), note, found, report)
     };
     let logs = (0..entry.partitions).zip(found).map(open).collect();
-    Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, config, logs))
+    Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, settings, logs))
 }
 
 /// Reports entries beside a topic's partitions that are not partitions.
