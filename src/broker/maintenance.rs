@@ -72,7 +72,7 @@ impl Threads {
 }
 
 fn run_worker(maintenance: &Maintenance) {
-    let (ctx, every) = (&maintenance.ctx, maintenance.ctx.upkeep_interval);
+    let (ctx, every) = (&maintenance.ctx, maintenance.ctx.maintenance_interval);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
@@ -234,13 +234,13 @@ impl Maintenance {
     /// partition's statistics, and the compaction is tried again the next time; after repeated
     /// failures less and less often.
     fn compact(&self) {
-        if !self.ctx.may_write_beside() {
+        if !self.ctx.may_write_derived() {
             return;
         }
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
-        // A compaction may take hours. IMPORTANT: nothing else waits for it.
-        let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.upkeep_interval);
+        // A cleaning may take hours. IMPORTANT: nothing else waits for it.
+        let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.maintenance_interval);
         let next = Cell::new(next_time());
         let tick = || {
             for log in self.ctx.work.take() {

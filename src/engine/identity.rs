@@ -1,17 +1,17 @@
-//! Which partition of which topic: what every batch, error and receipt of a log names.
+//! The identity of a partition: every batch, error and receipt of its log carries it.
 
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
-/// Which partition of which topic: what every batch, error and receipt of a log names.
+/// The topic, the partition and its secret: every batch, error and receipt of a log carries them.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) topic: TopicName,
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
-    /// As the manifest says it.
+    /// The random bytes of the partition, from its manifest.
     pub(crate) secret: Secret,
 }
 
@@ -25,7 +25,8 @@ impl Identity {
         TopicPartition::new(self.topic.clone(), self.partition)
     }
 
-    /// No file of the partition can be written anew any more.
+    /// The error of a partition whose generation numbers are used up: none of its files can be
+    /// rewritten.
     pub(crate) fn generations_exhausted(&self) -> Error {
         Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
     }

@@ -1,4 +1,5 @@
-//! What do all logs of a broker share? The medium, the clock, the budgets, and the queues of background work.
+//! The parts that all logs of a broker share: storage, clock, budgets, and the queues of background
+//! work. Knows no log and no journal.
 
 pub(crate) mod files;
 mod identity;
@@ -31,35 +32,38 @@ use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// Told that a partition has files from now on. It must take no lock of a log.
+/// Called when a partition gets its first files. It must take no lock of a log.
 type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
 
-/// What the logs of a broker ask of it. Called with no lock of a log held, and none of a group.
+/// The broker, as its logs see it. The caller must hold no lock of a log and none of a group.
 pub(crate) trait Keeper: Send + Sync {
-    /// The offset from which on retention keeps a partition for the groups that its topic waits for.
+    /// Returns the offset from which on retention must keep the partition, because groups that its
+    /// topic waits for have not read on.
     fn hold(&self, of: &Identity) -> Offset;
 
-    /// Deletes what retention lets go, in every partition, now. Returns whether anything went.
+    /// Deletes the records that retention may delete, in every partition, now. Returns whether any
+    /// were deleted.
     fn make_room(&self) -> bool;
 
-    /// Claims bytes of the budget, with a margin. Deletes the oldest of what may go as long as there is no room.
+    /// Claims bytes of the budget, with a margin. Deletes the oldest deletable records until there
+    /// is room.
     ///
     /// # Errors
-    /// `OverBudget`: nothing more may go.
+    /// `OverBudget` if nothing more may be deleted.
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim>;
 }
 
-/// One per broker.
+/// The state that all logs of a broker share. There is one per broker.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
-    /// What every change through `storage` passes.
+    /// The gate that every change through `storage` passes.
     pub(crate) gate: Arc<WriteGate>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: u64,
-    /// Set if every run is to be the same.
+    /// Set if every run must produce the same bytes.
     pub(crate) fixed_seed: Option<u64>,
     pub(crate) read_mode: ReadMode,
-    /// Nothing is written: no file is opened for it.
+    /// The directory is only read: no file is opened for writing.
     pub(crate) read_only: bool,
     pub(crate) pool: BufferPool,
     pub(crate) timer: Timer,
@@ -69,15 +73,15 @@ pub(crate) struct Context {
     pub(crate) tail_bytes_max: usize,
     pub(crate) compaction_memory: usize,
     pub(crate) compaction_rate: Option<u64>,
-    /// How often there is upkeep.
-    pub(crate) upkeep_interval: Duration,
+    /// The time between two runs of maintenance.
+    pub(crate) maintenance_interval: Duration,
     pub(crate) tail_bytes: AtomicUsize,
     pub(crate) reserve: Reserve,
     keeper: OnceLock<Box<dyn Keeper>>,
     budget: Option<Arc<Budget>>,
-    /// Takes note that a partition has files: the broker's part.
+    /// Notes that a partition has files. Set by the broker.
     on_files: OnceLock<OnFiles>,
-    /// The wall clock and the monotonic one when the broker was opened.
+    /// The wall clock and the monotonic clock when the broker was opened.
     opened: (Timestamp, Duration),
     on_event: Option<OnEvent>,
     /// Events that happened while a lock was held.
@@ -112,7 +116,7 @@ impl Context {
             tail_bytes_max: config.tail_cache_bytes,
             compaction_memory: config.compaction_memory,
             compaction_rate: config.compaction_bytes_per_second,
-            upkeep_interval: config.checkpoint_interval,
+            maintenance_interval: config.checkpoint_interval,
             tail_bytes: AtomicUsize::new(0),
             on_files: OnceLock::new(),
             opened: (config.clock.now(), config.clock.monotonic()),
@@ -122,41 +126,44 @@ impl Context {
         }
     }
 
-    /// For who only looks at a directory that no broker has open.
+    /// A context for reading a directory that no broker has open.
     pub(crate) fn for_reading(storage: Arc<dyn Storage>) -> Self {
         let config = BrokerConfig::new().read_mode(ReadMode::Positional);
         Context { read_only: true, ..Context::new(storage, &config, 0) }
     }
 
-    /// Sets what is told of partitions that get files. Once, before the first log is opened.
-    pub(crate) fn tell_files(&self, tell: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
-        let _ = self.on_files.set(Box::new(tell));
+    /// Sets the function that is called for a partition that gets its first files. Must be called
+    /// once, before the first log is opened.
+    pub(crate) fn set_on_files(&self, on_files: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
+        let _ = self.on_files.set(Box::new(on_files));
     }
 
-    /// Sets what retention asks. Once, when opening is done: before that nothing is let go to make room.
+    /// Sets the keeper. Must be called once, after opening: before that nothing is deleted to make
+    /// room.
     pub(crate) fn set_keeper(&self, keeper: impl Keeper + 'static) {
         let _ = self.keeper.set(Box::new(keeper));
     }
 
-    /// See [`Keeper::hold`]. Without a keeper everything is held.
+    /// See [`Keeper::hold`]. Without a keeper, returns zero: every record is held.
     pub(crate) fn hold(&self, of: &Identity) -> Offset {
         self.keeper.get().map_or(Offset::ZERO, |keeper| keeper.hold(of))
     }
 
-    /// See [`Keeper::make_room`].
+    /// See [`Keeper::make_room`]. Without a keeper, returns false.
     pub(crate) fn make_room(&self) -> bool {
         self.keeper.get().is_some_and(|keeper| keeper.make_room())
     }
 
-    /// Claims what a write of so many bytes takes of the budget, if there is one, until the answer is dropped. With no lock of
-    /// a log held, and none of a group: the oldest records may have to go first.
+    /// Claims so many bytes of the budget, if there is one. The claim lasts until it is dropped.
+    /// The caller must hold no lock of a log and none of a group, because the oldest records may
+    /// have to be deleted first.
     ///
     /// # Errors
-    /// `OverBudget`: nothing may go.
+    /// `OverBudget` if there is no room and nothing may be deleted.
     pub(crate) fn claim(&self, bytes: impl FnOnce() -> u64) -> Result<Option<Claim>> {
         let Some(budget) = &self.budget else { return Ok(None) };
         let bytes = bytes().saturating_add(self.reserve.missing());
-        // For the files that are written beside: indexes, the checkpoint, the catalog.
+        // Room for the files written along the way: indexes, the checkpoint, the catalog.
         let margin = (budget.limit() / 16).min(64 << 10);
         if let Some(claim) = budget.claim(bytes, margin) {
             return Ok(Some(claim));
@@ -167,15 +174,14 @@ impl Context {
         }
     }
 
-    /// A partition has files now.
+    /// Reports that a partition has files now.
     pub(crate) fn note_files(&self, identity: &Identity) {
         if let Some(note) = self.on_files.get() {
             note(self, identity);
         }
     }
 
-    /// Calls the event listener, if there is one. No lock is held but, by maintenance during a compaction, the right to
-    /// compact: a listener must not call the broker.
+    /// Passes an event to the user's callback, if there is one.
     pub(crate) fn event(&self, event: &Event) {
         if let Some(f) = &self.on_event {
             about_to_call_user_code("the event listener", &[Rank::Compacting]);
@@ -183,58 +189,53 @@ impl Context {
         }
     }
 
-    /// As [`event`](Context::event), for a caller that may hold locks: the listener is called by the next
-    /// [`deliver`](Context::deliver).
+    /// The time used for deletion: min(wall clock, wall clock at open + monotonic time since). A
+    /// forward jump of the wall clock expires nothing.
     pub(crate) fn event_later(&self, event: Event) {
         if self.on_event.is_some() {
             self.events.lock().push(event);
             self.has_events.store(true, Ordering::Release);
         }
     }
-
-    /// Calls the event listener with the events that waited. No lock is held.
     #[inline]
     pub(crate) fn deliver(&self) {
         if self.has_events.load(Ordering::Acquire) {
             self.deliver_all();
         }
     }
-
     #[cold]
     fn deliver_all(&self) {
         self.has_events.store(false, Ordering::Release);
         let events = std::mem::take(&mut *self.events.lock());
         events.iter().for_each(|event| self.event(event));
     }
-
-    /// What time it is for whoever deletes what is old: no later than the wall clock says, and no later than it can be by
-    /// the time that has passed since the broker was opened. So a wall clock that jumps ahead makes nothing old.
     pub(crate) fn cautious_now(&self) -> Timestamp {
         let (wall, monotonic) = self.opened;
         let passed = self.clock.monotonic().saturating_sub(monotonic);
         self.clock.now().min(wall.plus(passed))
     }
 
-    /// The random bytes of a new partition. Under a fixed seed they follow from that and from the topic's identity, which is
-    /// never given out twice.
+    /// Returns the random bytes of a new partition. Under a fixed seed they are derived from the
+    /// seed and the topic's id, which is never used twice.
     pub(crate) fn new_secret(&self, topic_id: TopicId, partition: PartitionId) -> Secret {
         let id = u128::from_le_bytes(topic_id.0);
         let salt = (id as u64) ^ ((id >> 64) as u64).rotate_left(32) ^ u64::from(partition.get());
         Secret(random_bytes(self.fixed_seed, salt))
     }
 
-    /// A path for messages.
+    /// Returns a path as messages show it.
     pub(crate) fn display(&self, path: &Path) -> PathBuf {
         self.storage.display(path)
     }
 }
 
-/// A corruption at a place in one of our files.
+/// The error for damage at a position of a file of this broker.
 pub(crate) fn corrupt(ctx: &Context, path: &Path, position: u64, what: &str) -> Error {
     Error::corrupt(&ctx.display(path), position, what)
 }
 
-/// What a decoder's complaint means: an unsupported format, or a corruption. `base` is where the decoded bytes lie in the file.
+/// Turns a decoder's failure into an error: unsupported format, or corruption. `base` is the file
+/// position of the decoded bytes.
 pub(crate) fn malformed(ctx: &Context, path: &Path, base: u64, malformed: &Malformed) -> Error {
     match malformed.unsupported {
         Some(needs) => Error::UnsupportedFormat {

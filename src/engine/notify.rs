@@ -1,8 +1,9 @@
-//! How does a reader that waits learn of new records, at no cost to a writer when nobody waits?
+//! Wakes readers that wait for new records. A writer pays one load when no reader waits.
 //!
-//! A reader announces that it is about to park, looks once more at the visible ends, and parks. A writer stores the
-//! visible end and then looks whether anybody is parked. Both put a sequentially consistent fence between their store
-//! and their load, so at least one of them sees the other: no wake-up is lost.
+//! A reader announces that it is about to park, checks the visible ends once more, and parks. A
+//! writer stores the visible end and then checks whether a reader is parked. Both put a
+//! sequentially consistent fence between their store and their load, so at least one of them sees
+//! the other's store: no wake-up is lost.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -10,11 +11,12 @@ use std::time::Duration;
 use crate::clock::{Clock, wait_timeout};
 use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, about_to_call_user_code, fence};
 
-/// How many readers of the broker are parked, or have left a waker: when none, a writer's publishing is one store.
+/// The number of readers of the broker that are parked or have left a waker. While it is zero,
+/// publishing is one store.
 #[derive(Default)]
 pub(crate) struct Parked(AtomicUsize);
 
-/// One reader's place to wait.
+/// The place where one reader waits.
 pub(crate) struct Waiter {
     state: Mutex<WaiterState>,
     signalled: Condvar,
@@ -28,15 +30,15 @@ impl Default for Waiter {
 
 #[derive(Default)]
 struct WaiterState {
-    /// Something has happened since the reader announced itself.
+    /// Set by a signal, until the next [`Waiter::reset`].
     signalled: bool,
-    /// The reader asked not to be kept by [`Waiter::wake_up`]; poll answers empty.
+    /// [`Waiter::wake_up`] was called: the reader's poll returns no records.
     woken_up: bool,
     waker: Option<Waker>,
 }
 
 impl Waiter {
-    /// Something has happened that the reader should look at.
+    /// Wakes the reader, because a log that it reads has changed.
     pub(crate) fn signal(&self) {
         let mut state = self.state.lock();
         state.signalled = true;
@@ -55,12 +57,12 @@ impl Waiter {
         self.signal();
     }
 
-    /// Whether somebody called [`wake_up`](Waiter::wake_up) since this was last asked.
+    /// Returns whether [`wake_up`](Waiter::wake_up) was called since the last call.
     pub(crate) fn take_wake_up(&self) -> bool {
         std::mem::take(&mut self.state.lock().woken_up)
     }
 
-    /// Forgets older signals: whoever calls this looks at the logs behind it.
+    /// Forgets older signals. The reader must check its logs after this call.
     pub(crate) fn reset(&self) {
         self.state.lock().signalled = false;
     }
@@ -73,12 +75,13 @@ impl Waiter {
         }
     }
 
-    /// Lets go of a waker whose future is gone.
+    /// Drops the waker, because its future is gone.
     pub(crate) fn forget_waker(&self) {
         self.state.lock().waker = None;
     }
 
-    /// Has `waker` woken at the next signal; `false` if there was one since the last [`reset`](Waiter::reset).
+    /// Registers `waker` for the next signal. Returns false, and registers nothing, if there was a
+    /// signal since the last [`reset`](Waiter::reset).
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
         let mut state = self.state.lock();
         if state.signalled || state.woken_up {
@@ -90,21 +93,23 @@ impl Waiter {
 }
 
 impl Parked {
-    /// Announces a reader that is about to wait. It looks at the logs once more behind this call.
+    /// Announces a reader that is about to wait. It must check its logs once more after this call.
     pub(crate) fn announce(&self) {
         self.0.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// The reader does not wait any more.
+    /// The reader no longer waits.
     pub(crate) fn leave(&self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Whether anybody might have to be told, behind the store of what is to be told.
-    pub(crate) fn anybody(&self) -> bool {
-        // IMPORTANT: without the fence the store of the visible end could pass this load, the reader's look could come
-        // before the store, and the reader would sleep on records that are there.
+    /// Returns whether a reader may have to be signalled. Must be called after the visible end is
+    /// stored.
+    pub(crate) fn any(&self) -> bool {
+        // IMPORTANT: keep the fence. Without it the store of the visible end could be reordered
+        // after this load, the reader's check could run before the store, and the reader would
+        // sleep although there are records.
         fence(Ordering::SeqCst);
         self.0.load(Ordering::SeqCst) > 0
     }
@@ -113,7 +118,7 @@ impl Parked {
 /// The readers of one log.
 pub(crate) struct Waiters {
     list: Mutex<Vec<Arc<Waiter>>>,
-    /// The length of the list: a hint for whoever only wants to know whether anybody reads this log just now.
+    /// The length of the list: a hint for callers that only check whether the log has readers.
     count: AtomicUsize,
 }
 
@@ -136,8 +141,8 @@ impl Waiters {
         self.count.store(list.len(), Ordering::Relaxed);
     }
 
-    /// Whether any reader has this log among those that it reads.
-    pub(crate) fn anybody(&self) -> bool {
+    /// Returns whether any reader has this log among those that it reads.
+    pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
     }
 

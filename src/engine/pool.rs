@@ -1,10 +1,10 @@
-//! Where does the memory of batches come from? From a bounded pool, so that a steady stream allocates nothing.
+//! The memory of batches: a bounded pool, so that a steady stream allocates nothing.
 
 use std::ops::{Deref, DerefMut};
 
 use crate::sync::{Arc, Mutex, Rank, Weak};
 
-/// A bounded stock of byte buffers, shared by everything in a broker.
+/// A bounded stock of byte buffers, shared by all parts of a broker.
 #[derive(Clone)]
 pub(crate) struct BufferPool(Arc<Stock>);
 
@@ -12,7 +12,7 @@ struct Stock {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
-/// As many buffers are kept for the next user, none of them larger than [`BUFFER_BYTES_MAX`].
+/// The most buffers that are kept. None of them is larger than [`BUFFER_BYTES_MAX`].
 const BUFFERS_MAX: usize = 64;
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 
@@ -21,7 +21,7 @@ impl BufferPool {
         BufferPool(Arc::new(Stock { free: Mutex::new(Rank::Pool, Vec::with_capacity(BUFFERS_MAX)) }))
     }
 
-    /// An empty buffer with room for at least `capacity` bytes.
+    /// Returns an empty buffer with room for at least `capacity` bytes.
     pub(crate) fn take(&self, capacity: usize) -> Buffer {
         let mut buffer = self.take_used();
         buffer.clear();
@@ -29,15 +29,15 @@ impl BufferPool {
         buffer
     }
 
-    /// A buffer with whatever its last user left in it, for one who overwrites it: resizing it to what it held before
-    /// fills nothing with zeros.
+    /// Returns a buffer that still contains its last user's bytes, for a caller that overwrites
+    /// them: resizing it to its old length fills nothing with zeros.
     pub(crate) fn take_used(&self) -> Buffer {
         let bytes = self.0.free.lock().pop().unwrap_or_default();
         Buffer { bytes, stock: Arc::downgrade(&self.0) }
     }
 }
 
-/// A pooled buffer: a `Vec<u8>` that goes back to its pool when it is dropped.
+/// A pooled buffer: a `Vec<u8>` that returns to its pool when it is dropped.
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
     stock: Weak<Stock>,

@@ -1,17 +1,19 @@
-//! What makes room on a disk that has none? A file of written bytes in the broker's directory, given up for steps that
-//! free space: they write a little before they delete much.
+//! The reserve makes room on a full disk. It is a file of written bytes in the broker's directory,
+//! given up for steps that free space, because these write a little before they delete much.
 //!
-//! - *Made* by the first write after an opening, not by the opening: a broker that only reads writes nothing. Its bytes are
-//!   random, so that no file system stores them as a hole, compressed, or shared with others.
-//! - *Given up* when a step that frees space finds no room: the file is unlinked, the step is tried once more. An append, a
-//!   roll, and a creation of a topic never use it.
-//! - *Written again* by everything that frees space, by the upkeep, and by appends: as long as it is missing an append
-//!   first writes it, and is answered with `DiskFull` if there is no room for that. So the room that was freed does not
-//!   go to appends before it is certain that the next deletion works too.
-//! - On a file system that copies on write or is thinly provisioned, unlinking a file may free nothing. Then the step fails
-//!   with `DiskFull`, as if there were no reserve, and nothing has changed.
+//! - *Made* by the first write after an opening, not by the opening: a broker that only reads
+//!   writes nothing. Its bytes are random, so that no file system stores them as a hole,
+//!   compressed, or shared with others.
+//! - *Given up* when a step that frees space finds no room: the file is unlinked and the step is
+//!   tried once more. An append, a roll, and a creation of a topic never use it.
+//! - *Written again* by every step that frees space, by maintenance, and by appends. While it is
+//!   missing, an append writes it first, and returns `DiskFull` if there is no room for it. So
+//!   appends do not use the freed room before it is certain that the next deletion works too.
+//! - On a file system that copies on write or is thinly provisioned, unlinking a file may free
+//!   nothing. Then the step returns `DiskFull`, as if there were no reserve, and nothing has
+//!   changed.
 //!
-//! The reserve's lock is a leaf: under it no other is taken.
+//! The reserve's lock is a leaf: no other lock is taken under it.
 
 use std::io;
 use std::path::Path;
@@ -24,11 +26,11 @@ use crate::stats::DiskState;
 use crate::storage::{OpenMode, ReplaceError, write_all_at};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering, Rank};
 
-/// The file and what is known of it.
+/// The reserve's file and its state.
 pub(crate) struct Reserve {
-    /// What changes only under `file`, for an append to look at.
+    /// The [`phase`]. It changes only under `file`; appends load it without the lock.
     phase: AtomicU8,
-    /// How large it has to be.
+    /// The size that the file must have.
     wanted: AtomicU64,
     file: Mutex<Made>,
     /// The last append found no room.
@@ -41,24 +43,24 @@ struct Made {
     is_synced: bool,
 }
 
-/// Where the reserve is in its life.
+/// The states of the reserve.
 mod phase {
-    /// The medium is memory: none is kept.
+    /// The storage is memory: there is no reserve.
     pub(super) const NONE: u8 = 0;
-    /// A new broker: made after the first append.
+    /// A new broker: the reserve is made after the first append.
     pub(super) const NEW: u8 = 1;
-    /// It is there, left by an earlier opening. The first append looks how large it is.
+    /// The file exists, left by an earlier opening. The first append looks up its size.
     pub(super) const EXPECTED: u8 = 2;
     pub(super) const READY: u8 = 3;
     pub(super) const GIVEN_UP: u8 = 4;
 }
 
-/// The least size of the reserve, and what it is rounded up to.
+/// The smallest size of the reserve; every size is a multiple of it.
 const STEP: u64 = 64 << 10;
 
 /// An error that may mean that there was no room.
 pub(crate) trait MayBeFull {
-    /// Whether nothing has changed, and deleting a file may help.
+    /// Returns whether the disk is full, nothing has changed, and deleting a file may help.
     fn is_full(&self) -> bool;
 }
 
@@ -84,7 +86,8 @@ impl Reserve {
         }
     }
 
-    /// The directory has been a broker's before. If the reserve `is_there` the first append looks how large it is.
+    /// A broker has used the directory before. If the reserve `is_there`, the first append looks up
+    /// its size.
     pub(crate) fn found(&self, is_there: bool) {
         if self.phase.load(Ordering::Acquire) != phase::NONE {
             let phase = if is_there { phase::EXPECTED } else { phase::GIVEN_UP };
@@ -92,7 +95,7 @@ impl Reserve {
         }
     }
 
-    /// A step of an opening found no room.
+    /// A step of the opening found no room.
     pub(crate) fn note_full(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
@@ -105,7 +108,7 @@ impl Reserve {
         }
     }
 
-    /// How many bytes it will take when it is written.
+    /// Returns how many bytes writing the reserve will take; 0 if it is complete.
     pub(crate) fn missing(&self) -> u64 {
         match self.phase.load(Ordering::Acquire) {
             phase::NONE | phase::READY => 0,
@@ -113,18 +116,19 @@ impl Reserve {
         }
     }
 
-    /// How large a reserve has to be so that files of so many bytes in total can be replaced.
+    /// Returns the size that a reserve must have so that files of so many bytes in total can be
+    /// replaced.
     pub(crate) fn size_for(bytes: u64) -> u64 {
-        // A file takes whole blocks, and a few are needed for names.
+        // A file takes whole blocks, and its name takes a few.
         bytes.saturating_add(STEP / 2).div_ceil(STEP).max(1).saturating_mul(STEP)
     }
 }
 
 impl Context {
-    /// Before an append: writes the reserve again if it is missing. Whatever locks are held.
+    /// Called before an append: writes the reserve again if it is missing. Any lock may be held.
     ///
     /// # Errors
-    /// `DiskFull` if there is no room for it.
+    /// `DiskFull` if there is no room for the reserve.
     pub(crate) fn check_reserve(&self) -> Result<()> {
         match self.reserve.phase.load(Ordering::Acquire) {
             phase::EXPECTED | phase::GIVEN_UP => self.write_reserve(),
@@ -132,13 +136,15 @@ impl Context {
         }
     }
 
-    /// Whether a file may be written that can be written later as well. Not while the reserve is missing and there is no
-    /// room for it: the last bytes are for what frees space.
-    pub(crate) fn may_write_beside(&self) -> bool {
+    /// Returns whether a derived file, which can also be written later, may be written now. It may
+    /// not while the reserve is missing and there is no room for it: the last bytes are for steps
+    /// that free space.
+    pub(crate) fn may_write_derived(&self) -> bool {
         self.reserve.phase.load(Ordering::Acquire) != phase::GIVEN_UP || self.write_reserve().is_ok()
     }
 
-    /// After an append that was `done`: makes the reserve of a new broker, and notes whether there was room.
+    /// Called after an append with its result: makes the reserve of a new broker, and notes whether
+    /// there was room.
     pub(crate) fn appended(&self, done: Result<(), &Error>) {
         let reserve = &self.reserve;
         match done {
@@ -147,7 +153,7 @@ impl Context {
                     reserve.refused.store(false, Ordering::Relaxed);
                 }
                 if reserve.phase.load(Ordering::Relaxed) == phase::NEW {
-                    // What has been appended stays so. The next append says that there is no room.
+                    // The append stays valid. The next one reports that there is no room.
                     let _ = self.write_reserve();
                 }
             }
@@ -156,29 +162,31 @@ impl Context {
         }
     }
 
-    /// The upkeep's part: the reserve is there if it should be, large enough, and on the medium.
+    /// The part of maintenance: makes the reserve if there should be one, with at least `size`
+    /// bytes, and syncs it.
     pub(crate) fn maintain_reserve(&self, size: u64) {
         let reserve = &self.reserve;
         reserve.wanted.store(size, Ordering::Release);
         if !matches!(reserve.phase.load(Ordering::Acquire), phase::NONE | phase::NEW) {
-            // If there is no room the state says so.
+            // If there is no room, `state` reports it.
             let _ = self.write_reserve();
             self.sync_reserve();
         }
     }
 
-    /// Writes the reserve again if it was given up. For whatever has just freed space.
+    /// Writes the reserve again if it was given up. Called after a step that has freed space.
     pub(crate) fn restore_reserve(&self) {
         if self.reserve.phase.load(Ordering::Acquire) == phase::GIVEN_UP {
-            // If there is no room the state says so.
+            // If there is no room, `state` reports it.
             let _ = self.write_reserve();
         }
     }
 
-    /// Runs a step that frees space. If it finds no room the reserve is given up, and the step run once more.
+    /// Runs a step that frees space. If the step finds no room, gives up the reserve and runs the
+    /// step once more.
     ///
     /// # Errors
-    /// Those of the step.
+    /// The errors of the step.
     pub(crate) fn with_room<T, E: MayBeFull>(
         &self,
         mut step: impl FnMut() -> std::result::Result<T, E>,
@@ -200,8 +208,8 @@ impl Context {
             Ok(()) => {
                 *made = Made::default();
                 reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
-                // Some file systems give out the blocks of a file only once its removal is on the medium. If that cannot be
-                // had the step says so.
+                // Some file systems free the blocks of a file only after its removal is durable. If
+                // this sync fails, the step reports it.
                 let _ = self.storage.sync_dir(Path::new(""));
                 true
             }
@@ -215,10 +223,11 @@ impl Context {
         }
     }
 
-    /// Makes the reserve, or makes it as large as it has to be.
+    /// Makes the reserve, or extends it to the size that it must have.
     ///
     /// # Errors
-    /// `DiskFull` if there is none and no room for it. Other errors are none of the caller's: it is tried again later.
+    /// `DiskFull` if there is no reserve and no room for one. Other errors do not concern the
+    /// caller, because writing is tried again later.
     fn write_reserve(&self) -> Result<()> {
         let reserve = &self.reserve;
         let mut made = reserve.file.lock();
@@ -250,11 +259,11 @@ impl Context {
                 reserve.phase.store(phase::READY, Ordering::Release);
                 Ok(())
             }
-            // The one that is there is better than none. It grows when there is room.
+            // The existing file is better than none. It is extended when there is room.
             Err(_) if was_ready => Ok(()),
             Err(e) => match is_space(&e) {
                 Some(cause) => {
-                    // Part of it may be there. It would keep the last room from what frees space.
+                    // Part of it may exist. It would take the last room from steps that free space.
                     let _ = self.storage.remove_file(path);
                     reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
                     Err(Error::DiskFull { path: self.display(path), cause })
@@ -264,7 +273,8 @@ impl Context {
         }
     }
 
-    /// Has the reserve's blocks on the medium: until then a file system may only have promised them.
+    /// Makes the reserve's blocks durable: before the sync a file system may only have promised
+    /// them.
     fn sync_reserve(&self) {
         let mut made = self.reserve.file.lock();
         if made.is_synced || self.reserve.phase.load(Ordering::Acquire) != phase::READY {
@@ -275,7 +285,7 @@ impl Context {
     }
 }
 
-/// The bytes of the reserve from `from` to `to`.
+/// Returns the random bytes of the reserve from `from` to `to`.
 fn noise(from: u64, to: u64) -> Vec<u8> {
     let mut rng = SplitMix64::new(from ^ 0x7175_6970_7521);
     let len = usize::try_from(to.saturating_sub(from)).unwrap_or(0);

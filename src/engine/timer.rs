@@ -1,4 +1,5 @@
-//! What is due, and when? A heap of tasks by monotonic time; a thread, or a test that moves the clock, runs them.
+//! The timed tasks of a broker: a heap ordered by monotonic time. A thread, or a test that moves
+//! the clock, runs them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,15 +8,15 @@ use std::time::Duration;
 use crate::clock::{Clock, wait_timeout};
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 
-/// Something to be done at a time. A task that has nothing to do any more when it runs just returns.
+/// A task to run at a given time. A task that is no longer needed returns at once.
 pub(crate) trait Task: Send + Sync {
-    /// Does what is due at `now` (monotonic).
+    /// Runs the task. `now` is monotonic.
     fn run(self: Arc<Self>, now: Duration);
 }
 
-/// The tasks of a broker by the time they are due.
+/// The tasks of a broker, ordered by the time they are due.
 ///
-/// The heap owns its tasks: what has been scheduled is done even if everybody else has forgotten it.
+/// The heap owns its tasks: a scheduled task runs even if no other reference to it is left.
 pub(crate) struct Timer {
     state: Mutex<State>,
     changed: Condvar,
@@ -42,7 +43,7 @@ impl Timer {
         }
     }
 
-    /// Runs `task` at the monotonic time `at`, or as soon as possible behind it.
+    /// Runs `task` at the monotonic time `at`, or as soon as possible after it.
     pub(crate) fn schedule(&self, at: Duration, task: Arc<dyn Task>) {
         let mut state = self.state.lock();
         let earliest = state.tasks.peek().is_none_or(|Reverse(first)| at < first.at);
@@ -55,19 +56,19 @@ impl Timer {
         }
     }
 
-    /// Runs everything due at `now`, in order. Tasks may schedule others.
+    /// Runs all tasks due at `now`, in order. Tasks may schedule others.
     pub(crate) fn run_due(&self, now: Duration) {
         while let Some(task) = self.pop_due(now) {
             task.run(now);
         }
     }
 
-    /// Runs everything there is, due or not: the end of the broker.
+    /// Removes and returns all tasks, due or not. Used when the broker closes.
     pub(crate) fn drain(&self) -> Vec<Arc<dyn Task>> {
         std::mem::take(&mut self.state.lock().tasks).into_iter().map(|Reverse(entry)| entry.task).collect()
     }
 
-    /// Waits until the next task is due and runs what is, until [`stop`](Timer::stop): a thread's whole life.
+    /// Runs tasks when they are due, until [`stop`](Timer::stop): the body of the timer thread.
     pub(crate) fn run_until_stopped(&self, clock: &dyn Clock) {
         loop {
             let now = clock.monotonic();

@@ -1,17 +1,18 @@
-//! How does background work reach the worker? Through a queue; a thread, or a test that moves the clock, takes from it.
+//! Background work: a queue. A worker thread, or a test that moves the clock, takes from it.
 
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 
-/// Something that wants the worker.
+/// Work for the worker thread.
 pub(crate) trait Work: Send + Sync {
-    /// Does the work that was asked for. Errors are reported by the next caller that the failure concerns.
+    /// Does the work. An error is reported by the next call that the failure concerns.
     fn work(&self);
 }
 
-/// What wants the worker: logs, to sync records that are not visible yet and to finish sealed segments.
+/// The queue of the worker. For example, logs queue themselves to sync records that are not visible
+/// yet, and to finish sealed segments.
 pub(crate) struct WorkQueue {
     state: Mutex<Queue>,
     changed: Condvar,
@@ -30,18 +31,18 @@ struct Queue {
 }
 
 impl WorkQueue {
-    /// Asks the worker to call [`Work::work`]. The caller ensures that it is queued once.
+    /// Asks the worker to call [`Work::work`]. The caller must ensure that it is queued once.
     pub(crate) fn push(&self, work: Arc<dyn Work>) {
         self.state.lock().queued.push(work);
         self.changed.notify_one();
     }
 
-    /// Whatever is queued.
+    /// Removes and returns the queued work.
     pub(crate) fn take(&self) -> Vec<Arc<dyn Work>> {
         std::mem::take(&mut self.state.lock().queued)
     }
 
-    /// Waits for work for at most `timeout`; `None` once stopped.
+    /// Waits for work for at most `timeout`. Returns `None` once stopped.
     pub(crate) fn wait(&self, clock: &dyn Clock, timeout: Duration) -> Option<Vec<Arc<dyn Work>>> {
         let mut state = self.state.lock();
         if state.queued.is_empty() && !state.stopped {
@@ -50,7 +51,7 @@ impl WorkQueue {
         if state.stopped { None } else { Some(std::mem::take(&mut state.queued)) }
     }
 
-    /// Whether the broker is being closed.
+    /// Returns whether the broker is being closed.
     pub(crate) fn is_stopped(&self) -> bool {
         self.state.lock().stopped
     }

@@ -300,7 +300,7 @@ impl Log {
 
     /// Keeps the batch for readers that follow the end of the log.
     pub(super) fn remember(&self, tip: &Tip, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
-        if !self.waiters.anybody() {
+        if !self.waiters.any() {
             // Nobody follows this log: the buffers serve the next batch, while they are still in the processor's cache.
             return;
         }

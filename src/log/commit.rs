@@ -1,30 +1,32 @@
-//! How do many waiters share one sync? Leader and followers; nothing here knows of records.
+//! Group commit: many waiters share one sync, as leader and followers. Knows nothing of records.
 //!
-//! Everybody who needs the log durable up to some end calls [`GroupCommit::wait`]. The first becomes the leader and
-//! syncs outside the lock; whoever comes meanwhile waits. A finished sync answers all whose end it covers, and one of
-//! the rest leads the next. The leader's guard hands over even if the sync unwinds, so no waiter is ever stranded.
+//! A thread that needs the log durable up to some end calls [`GroupCommit::wait`]. The first
+//! becomes the leader and syncs outside the lock; threads that call meanwhile wait. A finished sync
+//! releases all waiters whose end it covers, and one of the others leads the next. The leader's
+//! guard hands over even if the sync unwinds, so no waiter is stranded.
 
 use std::task::Waker;
 
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex, Rank, about_to_call_user_code, thread};
 
-/// The shared state of everybody who waits for one log's durable end.
+/// The shared state of all threads that wait for one log's durable end.
 pub(crate) struct GroupCommit {
     state: Mutex<State>,
     finished: Condvar,
 }
 
 struct State {
-    /// Everything below is on the medium.
+    /// All positions before it are durable.
     durable: u64,
     /// A leader is syncing.
     syncing: bool,
-    /// Somebody waited while the last sync ran: the next leader lets others catch up before it syncs.
+    /// A thread waited while the last sync ran: the next leader lets others catch up before it
+    /// syncs.
     crowded: bool,
-    /// A sync failed: nobody is acknowledged any more until [`GroupCommit::restart`].
+    /// A sync failed: every wait returns this error until [`GroupCommit::restart`].
     failed: Option<Error>,
-    /// Futures to wake when a sync has finished, whatever came of it.
+    /// Futures to wake when a sync has finished, with whatever result.
     wakers: Vec<Waker>,
 }
 
@@ -39,11 +41,12 @@ impl GroupCommit {
         }
     }
 
-    /// Returns once everything below `end` is durable. If nobody is syncing, the caller does, with `sync`, which says
-    /// up to where it reached; `end` must have been written before the call, so that its own sync covers it.
+    /// Returns once all positions before `end` are durable. If no thread is syncing, calls `sync`,
+    /// which returns the position that it reached. `end` must have been written before the call, so
+    /// that the caller's own sync covers it.
     ///
     /// # Errors
-    /// That of the sync, for everybody it could have answered and for everybody after.
+    /// The error of the sync, for every waiter that it could have released and for all later ones.
     pub(crate) fn wait(&self, end: u64, sync: impl FnOnce() -> Result<u64>) -> Result<()> {
         let mut state = self.state.lock();
         loop {
@@ -65,15 +68,16 @@ impl GroupCommit {
         drop(state);
         let lead = Lead { commit: self };
         if crowded {
-            // Those whom the last sync answered are about to write again: a moment's patience has them share this one.
-            // Alone, nobody is kept waiting.
+            // The waiters of the last sync are about to write again. Yielding lets them share this
+            // sync. A thread alone does not yield.
             thread::yield_now();
         }
         let result = sync();
         lead.finish(result)
     }
 
-    /// Has `waker` woken when a sync finishes; the caller looks again behind this call before it sleeps.
+    /// Registers `waker` for the end of the next sync. The caller must check again after this call,
+    /// before it sleeps.
     pub(crate) fn register(&self, waker: &Waker) {
         let mut state = self.state.lock();
         if !state.wakers.iter().any(|known| known.will_wake(waker)) {
@@ -81,24 +85,24 @@ impl GroupCommit {
         }
     }
 
-    /// Everything below is on the medium.
+    /// Returns the position before which all is durable.
     pub(crate) fn durable(&self) -> u64 {
         self.state.lock().durable
     }
 
-    /// The error that ended acknowledging.
+    /// Returns the error with which every wait fails, if there is one.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.state.lock().failed.clone()
     }
 
-    /// Acknowledges nothing any more, for a reason other than a sync.
+    /// Fails every wait from here on, for a reason other than a sync.
     pub(crate) fn fail(&self, error: Error) {
         let mut state = self.state.lock();
         state.failed.get_or_insert(error);
         self.wake(state);
     }
 
-    /// As [`fail`](GroupCommit::fail), and returns once no sync is under way: none will be until
+    /// As [`fail`](GroupCommit::fail), and returns once no sync is running. None will run until
     /// [`restart`](GroupCommit::restart).
     pub(crate) fn halt(&self, error: Error) {
         let mut state = self.state.lock();
@@ -109,7 +113,8 @@ impl GroupCommit {
         }
     }
 
-    /// Takes the lead without syncing, once no sync is under way: until the answer is dropped everybody else waits.
+    /// Takes the lead without syncing, once no sync is running. All other threads wait until the
+    /// result is dropped.
     pub(crate) fn hold(&self) -> Lead<'_> {
         let mut state = self.state.lock();
         while state.syncing {
@@ -120,7 +125,8 @@ impl GroupCommit {
         Lead { commit: self }
     }
 
-    /// Begins anew at a durable end that may lie before the old one: the log was cut and everything kept was synced.
+    /// Starts over at a durable end that may be before the old one. The log must have been
+    /// truncated, and all kept records synced.
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
         state.durable = durable;
@@ -144,7 +150,7 @@ impl GroupCommit {
     }
 }
 
-/// The right and the duty to sync: dropping it, on whatever path, lets the next waiter lead.
+/// The right and the duty to sync. Dropping it, on any path, lets the next waiter lead.
 pub(crate) struct Lead<'a> {
     commit: &'a GroupCommit,
 }
@@ -162,7 +168,7 @@ impl Lead<'_> {
                 Err(error)
             }
         }
-        // The drop of `self` ends the lead, behind the state's guard.
+        // Dropping `self` ends the lead, after the guard of the state is dropped.
     }
 }
 
@@ -190,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_behind_a_running_sync_share_the_next_one() {
+    fn waiters_during_a_running_sync_share_the_next_one() {
         let commit = Arc::new(GroupCommit::new(0));
         let (syncs, gate) =
             (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(Rank::Test, false), Condvar::new())));
@@ -231,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_fails_everybody_until_a_restart() {
+    fn a_failed_sync_fails_every_waiter_until_a_restart() {
         let commit = GroupCommit::new(0);
         let error = Error::io(IoAction::Sync, Path::new("f"), std::io::ErrorKind::Other.into());
         assert!(commit.wait(1, || Err(error.clone())).is_err());

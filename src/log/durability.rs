@@ -1,5 +1,5 @@
-//! When is a record safe, and when may it be seen? Syncs shared by whoever waits, the ends that follow them, and the end of
-//! all promises when a sync or a write has failed.
+//! Durability and visibility of records: syncs that waiting callers share, the ends that move after
+//! them, and the poisoning after a failed sync or write.
 
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::stats::Event;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 use crate::types::Offset;
 
-/// What a log knows of syncs.
+/// The state of a log's syncs.
 pub(crate) struct SyncState {
     pub(super) commit: GroupCommit,
-    /// The last point known to be on the medium, which the next checkpoint names.
+    /// The last point known to be durable. The next checkpoint stores it.
     point: Mutex<Point>,
-    /// The worker has been asked to call [`Work::work`](crate::engine::Work::work).
+    /// The worker was asked to call [`Work::work`](crate::engine::Work::work).
     queued: AtomicBool,
-    /// A sync has been asked for.
+    /// A sync was asked for.
     wanted: AtomicBool,
     interval_armed: AtomicBool,
 }
@@ -44,7 +44,7 @@ impl SyncState {
         *self.point.lock() = point;
     }
 
-    /// The worker has come. Returns whether a sync was asked for.
+    /// Called when the worker starts. Returns whether a sync was asked for.
     pub(super) fn take_request(&self) -> bool {
         self.queued.store(false, Ordering::Release);
         self.wanted.swap(false, Ordering::AcqRel)
@@ -52,43 +52,45 @@ impl SyncState {
 }
 
 impl Log {
-    /// Returns once everything below `end`, which was appended in `epoch`, is visible. Under `Sync` the caller syncs, or
-    /// shares the sync of somebody who does.
+    /// Returns once all records before `end`, appended in `epoch`, are visible. Under `Sync` the
+    /// caller syncs, or shares the sync of another thread.
     ///
     /// # Errors
-    /// The sync failed, or the log ended before; `Truncated` if the records were cut off.
+    /// The sync failed, or the log ended before; `Truncated` if the records were truncated.
     pub(crate) fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
         if self.visible_end() < end {
             let synced = self.durability.commit.wait(end.get(), || self.sync_written());
             self.ctx.deliver();
             synced?;
         }
-        self.check_uncut(end, epoch)
+        self.check_not_truncated(end, epoch)
     }
 
-    /// Whether what was appended in `epoch` up to `end` is still in the log: it may have been cut off, and other records
-    /// may have come in its place. Asked behind a look at an end: a cut stores its epoch behind the ends, and what is
-    /// appended in place of what was cut comes behind that.
-    fn check_uncut(&self, end: Offset, epoch: u32) -> Result<()> {
+    /// Checks whether the records appended in `epoch` up to `end` are still in the log: they may
+    /// have been truncated, and other records may have their offsets. Must be called after an end
+    /// was loaded: a truncation stores its epoch after the ends, and later records are appended
+    /// after that.
+    fn check_not_truncated(&self, end: Offset, epoch: u32) -> Result<()> {
         if self.epoch() == epoch { Ok(()) } else { self.check_position(end, epoch) }
     }
 
-    /// As [`wait_visible`](Log::wait_visible) for a future: leaves the waker if it has to wait. Under a manual clock
-    /// there is nobody else to sync, so it is done here.
+    /// As [`wait_visible`](Log::wait_visible) for a future: registers the waker if it must wait.
+    /// Under a manual clock no other thread syncs, so this call does.
     pub(crate) fn poll_visible(&self, end: Offset, epoch: u32, waker: &Waker) -> Poll<Result<()>> {
         if self.visible_end() >= end {
-            return Poll::Ready(self.check_uncut(end, epoch));
+            return Poll::Ready(self.check_not_truncated(end, epoch));
         }
         if self.ctx.clock.is_manual() {
             return Poll::Ready(self.wait_visible(end, epoch));
         }
         self.durability.commit.register(waker);
-        // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
+        // Check after the registration: a sync that finished in between is seen here, a later one
+        // wakes.
         if self.durability.commit.durable() >= end.get() || self.visible_end() >= end {
-            return Poll::Ready(self.check_uncut(end, epoch));
+            return Poll::Ready(self.check_not_truncated(end, epoch));
         }
-        if let Err(cut_off) = self.check_uncut(end, epoch) {
-            return Poll::Ready(Err(cut_off));
+        if let Err(truncated) = self.check_not_truncated(end, epoch) {
+            return Poll::Ready(Err(truncated));
         }
         match self.durability.commit.failure() {
             Some(error) => Poll::Ready(Err(error)),
@@ -96,7 +98,7 @@ impl Log {
         }
     }
 
-    /// Sees to it that a record that is in the log can be read.
+    /// Ensures that a record of the log can be read.
     ///
     /// # Errors
     /// As [`sync`](Log::sync).
@@ -104,10 +106,10 @@ impl Log {
         if self.visible_end() > offset { Ok(()) } else { self.sync() }
     }
 
-    /// Makes everything appended so far durable.
+    /// Makes all records appended so far durable.
     ///
     /// # Errors
-    /// The sync failed now or before: the partition is poisoned.
+    /// The sync failed, now or before: the partition is poisoned.
     pub(crate) fn sync(&self) -> Result<()> {
         if self.health.is_damaged() {
             return Ok(());
@@ -116,16 +118,18 @@ impl Log {
         self.durability.commit.wait(end.get(), || self.sync_written())
     }
 
-    /// The answer to an append that conflicts with what is there: whoever reads on after it is to find what it was about. If
-    /// that cannot be made visible any more, the answer is why.
-    pub(crate) fn answer_conflict(&self, conflict: Error) -> Error {
+    /// Returns the error of an append that conflicts with existing records. Makes those records
+    /// visible first, so that a caller that reads on after the error finds them. If that fails,
+    /// returns the reason instead.
+    pub(crate) fn resolve_conflict(&self, conflict: Error) -> Error {
         if self.list.view().ends.hides_records() && self.sync().is_err() {
             return self.check_writable().err().unwrap_or(conflict);
         }
         conflict
     }
 
-    /// The leader's part: syncs every segment with unsynced bytes, oldest first, and publishes what that made durable.
+    /// The leader's part: syncs every segment with unsynced bytes, oldest first, and moves the
+    /// ends.
     pub(super) fn sync_written(&self) -> Result<u64> {
         let (point, journal_upto, ends) = {
             let tip = self.writer.lock();
@@ -136,23 +140,25 @@ impl Log {
             segment.sync_if_dirty(&self.ctx).map_err(|e| self.poison(e))?;
         }
         if journal_upto > 0 {
-            // IMPORTANT: before any of it is called durable. A batch of a transaction counts only with its record.
+            // IMPORTANT: sync the journal before the records are reported as durable. A batch of a
+            // transaction counts only with its record.
             self.journal.make_durable(journal_upto).map_err(|e| self.poison(e))?;
         }
         self.durability.set_point(point);
-        // No truncation comes in between: it takes the lead.
+        // No truncation runs in between, because it takes the lead.
         ends.note_synced(point.end);
         self.wake_readers();
         Ok(point.end.get())
     }
 
     pub(crate) fn wake_readers(&self) {
-        if self.ctx.parked.anybody() {
+        if self.ctx.parked.any() {
             self.waiters.signal();
         }
     }
 
-    /// No more appends until [`reopen`](Log::reopen). Answers the error it was given, for the caller to pass on.
+    /// Refuses appends until [`reopen`](Log::reopen). Returns the error it was given, for the
+    /// caller to pass on.
     pub(crate) fn poison(&self, cause: Error) -> Error {
         if self.health.poison(&cause) {
             self.ctx.event_later(Event::Poisoned {
@@ -164,20 +170,21 @@ impl Log {
         cause
     }
 
-    /// Asks the worker to make what was appended visible, if that takes a sync.
+    /// Asks the worker to make all appended records visible, if that takes a sync.
     pub(crate) fn request_sync(self: &Arc<Self>) {
         if self.list.view().ends.hides_records() {
             self.want_sync();
         }
     }
 
-    /// Asks the worker to sync what was appended, and the journal as far as it speaks of it.
+    /// Asks the worker to sync the appended records, and the journal up to their transactions.
     pub(crate) fn want_sync(self: &Arc<Self>) {
         self.durability.wanted.store(true, Ordering::Release);
         self.request_work();
     }
 
-    /// Moves the visible end behind a batch that is durable by the journal, if it was written here too.
+    /// Moves the visible end to the end of a batch that is durable in the journal, if the batch was
+    /// written to the log too.
     pub(crate) fn publish_visible(&self, end: Offset) {
         self.list.view().ends.show(end);
         self.wake_readers();
@@ -189,7 +196,7 @@ impl Log {
         }
     }
 
-    /// Sees to it that what is appended now is synced within `every`.
+    /// Schedules a sync of all records appended so far within `every`.
     pub(crate) fn arm_interval(self: &Arc<Self>, every: Duration) {
         if !self.durability.interval_armed.swap(true, Ordering::AcqRel) {
             let at = self.ctx.clock.monotonic().saturating_add(every);
@@ -198,7 +205,7 @@ impl Log {
     }
 }
 
-/// The end of an [`Durability::Interval`].
+/// The timer task of [`Durability::Interval`].
 struct IntervalSync(Arc<Log>);
 
 impl Task for IntervalSync {

@@ -1,7 +1,8 @@
-//! Where does a log end? At four offsets, each of which only grows.
+//! The four ends of a log. Each of them only grows.
 //!
-//! A truncation does not move them back: it publishes a [`View`](super::list::View) with ends of its own, and these stay as
-//! they were last. So a caller that holds a view can put its ends and its segments together.
+//! A truncation does not move them back: it publishes a [`View`](super::list::View) with new ends,
+//! and the old ones keep their last values. So the ends and the segments of one view belong
+//! together.
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Offset;
@@ -10,16 +11,16 @@ use crate::types::Offset;
 pub(crate) struct Ends {
     /// Records before it may be read.
     visible: AtomicU64,
-    /// Everything before it is on the medium.
+    /// All records before it are durable.
     durable: AtomicU64,
-    /// Everything before it is on the medium, here or in the journal.
+    /// All records before it are durable, in a segment or in the journal.
     covered: AtomicU64,
-    /// The next offset to be given out.
+    /// The next offset to be assigned.
     log: AtomicU64,
 }
 
 impl Ends {
-    /// All of them at `end`.
+    /// Returns ends that are all at `end`.
     pub(crate) fn new(end: Offset) -> Self {
         let at = || AtomicU64::new(end.get());
         Ends { visible: at(), durable: at(), covered: at(), log: at() }
@@ -40,17 +41,18 @@ impl Ends {
         Offset::new(self.log.load(Ordering::Acquire))
     }
 
-    /// Whether some records are not visible yet.
+    /// Returns whether some records are not visible yet.
     pub(crate) fn hides_records(&self) -> bool {
         self.visible() < self.log()
     }
 
-    /// Whether everything before `offset` is on the medium, here or in the journal.
+    /// Returns whether all records before `offset` are durable, in a segment or in the journal.
     pub(crate) fn is_safe_before(&self, offset: Offset) -> bool {
         self.durable() >= offset || self.covered.load(Ordering::Acquire) >= offset.get()
     }
 
-    /// Moves the log end, and the visible end too if no sync is waited for. After the write; under the writer's lock.
+    /// Moves the log end, and also the visible end if it waits for no sync. Must be called after
+    /// the write, under the writer's lock.
     #[inline]
     pub(crate) fn note_written(&self, end: Offset, is_visible: bool) {
         debug_assert!(end >= self.log(), "an end moves back only with a new view");
@@ -60,14 +62,14 @@ impl Ends {
         }
     }
 
-    /// Moves the durable end and the visible end. After the sync.
+    /// Moves the durable end and the visible end. Must be called after the sync.
     pub(crate) fn note_synced(&self, end: Offset) {
         self.durable.fetch_max(end.get(), Ordering::AcqRel);
         self.visible.fetch_max(end.get(), Ordering::AcqRel);
     }
 
-    /// Notes that everything before `end` is on the medium, here or as records of the journal, which are written again in
-    /// their order if the medium loses them here.
+    /// Notes that all records before `end` are durable, in a segment or in the journal. Records of
+    /// the journal are written again, in their order, if the segment loses them.
     pub(crate) fn note_covered(&self, end: Offset) {
         self.covered.fetch_max(end.get(), Ordering::AcqRel);
     }

@@ -1,21 +1,21 @@
-//! May a log be read, and may it be appended to? Not after its end, not where it is damaged, and no append after a failed
-//! write or sync.
+//! Whether a log may be read and appended to. No call is allowed after its end, no append after a
+//! failed write or sync, and no append where the log is damaged.
 
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Mutex, Ordering, Rank};
 
-/// Why calls of a log are refused, if they are.
+/// The reasons for refusing calls of a log.
 ///
-/// Its lock is taken under any other, and none is taken under it.
+/// Its lock may be taken under any other, and no lock is taken under it.
 pub(crate) struct Health {
     state: Mutex<Reasons>,
-    /// Mirrors `state`, so that an append that may continue looks at one flag.
+    /// Mirrors `state`, so that an append checks only one flag.
     refuses_appends: AtomicBool,
     refuses_reads: AtomicBool,
     /// Mirrors `damage`.
     is_damaged: AtomicBool,
-    /// A reader has met damage.
+    /// A reader has found damage.
     met_damage: AtomicBool,
     /// The epoch that the last reopen began.
     reopened: AtomicU32,
@@ -23,7 +23,7 @@ pub(crate) struct Health {
 
 #[derive(Default)]
 struct Reasons {
-    /// Durable bytes were found damaged: the log is for reading only, until the loss is accepted.
+    /// Durable bytes were found damaged: the log is read-only until the loss is accepted.
     damage: Option<Error>,
     /// A write or a sync failed: no appends until the log is reopened.
     poison: Option<Arc<Error>>,
@@ -32,7 +32,7 @@ struct Reasons {
 }
 
 impl Health {
-    /// `is_readable`: some of its segments are known.
+    /// `is_readable`: whether some of its segments are known.
     pub(crate) fn new(damage: Option<Error>, is_readable: bool) -> Self {
         Health {
             refuses_appends: AtomicBool::new(damage.is_some()),
@@ -77,17 +77,17 @@ impl Health {
         }
     }
 
-    /// Whether durable bytes were found damaged when the log was opened.
+    /// Returns whether durable bytes were found damaged when the log was opened.
     pub(crate) fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Acquire)
     }
 
-    /// Whether opening, or a reader since, has found damage.
+    /// Returns whether the opening, or a reader since, has found damage.
     pub(crate) fn has_known_damage(&self) -> bool {
         self.is_damaged() || self.met_damage.load(Ordering::Acquire)
     }
 
-    /// A reader has met damage.
+    /// Notes that a reader has found damage.
     pub(crate) fn note_damage(&self) {
         self.met_damage.store(true, Ordering::Release);
     }
@@ -96,7 +96,7 @@ impl Health {
         self.state.lock().damage.clone()
     }
 
-    /// The damaged records were given up.
+    /// Forgets the damage, because the loss of the damaged records was accepted.
     pub(crate) fn accept_damage(&self) {
         let mut state = self.state.lock();
         state.damage = None;
@@ -105,7 +105,7 @@ impl Health {
         self.renew(&state);
     }
 
-    /// Whether the log takes no appends until it is reopened.
+    /// Returns whether the log takes no appends until it is reopened.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.refuses_appends.load(Ordering::Acquire) && self.poison_cause().is_some()
     }
@@ -114,7 +114,7 @@ impl Health {
         self.state.lock().poison.clone()
     }
 
-    /// No more appends until the log is reopened. Returns whether this is the first reason.
+    /// Refuses appends until the log is reopened. Returns whether this is the first reason.
     pub(crate) fn poison(&self, cause: &Error) -> bool {
         let mut state = self.state.lock();
         let is_first = state.poison.is_none();
@@ -123,35 +123,37 @@ impl Health {
         is_first
     }
 
-    /// The log is about to be in `epoch`, which a reopen begins. Before it is: a caller that finds a record truncated then
-    /// knows why.
+    /// Notes that a reopen is about to begin `epoch`. Must be called before it does, so that a
+    /// caller that finds its record truncated gets the right error.
     pub(crate) fn note_reopening(&self, epoch: u32) {
         self.reopened.store(epoch, Ordering::Release);
     }
 
-    /// Whether a record that was appended up to `epoch` may have been truncated by a reopen, which no caller asked to.
+    /// Returns whether a record that was appended up to `epoch` may have been truncated by a
+    /// reopen, and not by a caller's request.
     pub(crate) fn may_have_lost(&self, epoch: u32) -> bool {
         self.reopened.load(Ordering::Acquire) > epoch
     }
 
-    /// Appends continue.
+    /// Allows appends again.
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
         state.poison = None;
         self.renew(&state);
     }
 
-    /// The error of the end, if the log has ended.
+    /// Returns the error of the end, if the log has ended.
     pub(crate) fn ended(&self) -> Option<Error> {
         self.state.lock().ended.clone()
     }
 
-    /// Whether its topic has been deleted.
+    /// Returns whether the topic was deleted.
     pub(crate) fn is_deleted(&self) -> bool {
         matches!(self.state.lock().ended, Some(Error::TopicDeleted { .. }))
     }
 
-    /// No more appends; reads continue until [`end`](Health::end). Returns false if the log had ended before.
+    /// Refuses appends; reads continue until [`end`](Health::end). Returns false if the log had
+    /// ended before.
     pub(crate) fn begin_end(&self, error: Error) -> bool {
         let mut state = self.state.lock();
         let is_first = state.ended.is_none();
@@ -160,13 +162,13 @@ impl Health {
         is_first
     }
 
-    /// No calls at all: each returns the error of the end.
+    /// Refuses all calls: each returns the error of the end.
     pub(crate) fn end(&self, error: Error) {
         let _ = self.begin_end(error);
         self.refuses_reads.store(true, Ordering::Release);
     }
 
-    /// Why appends are refused, but for its end.
+    /// Returns why appends are refused, unless the reason is the end.
     pub(crate) fn failure(&self) -> Option<Error> {
         let state = self.state.lock();
         state.damage.clone().or_else(|| state.poison.as_ref().map(|cause| Error::clone(cause)))

@@ -226,7 +226,7 @@ impl Log {
                 same.forget_keys(same.size());
             }),
             From::Shortened(at, point) => segments.get(*at).cloned().inspect(|shorter| {
-                shorter.cut(point.end, point.position, point.max_timestamp);
+                shorter.truncate(point.end, point.position, point.max_timestamp);
             }),
             From::Copied(..) => {
                 Some(Arc::new(Segment::from_entry(self.manifest.dir(), &planned.entry, None)))

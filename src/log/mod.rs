@@ -1,24 +1,36 @@
-//! One partition's log: how is a batch appended, when does it become visible, and what happens when the medium fails?
+//! The log of one partition: appending, visibility, durability, and the behavior after a failed
+//! write or sync.
 //!
 //! The concurrency argument, in one place:
-//! - *Appending* is serialized by the writer's lock. Under it: the roll if one is due, the base offset and the header's
-//!   checksum, one positional write. Never under it: compression, a body's checksum, a sync of records.
-//! - *Ends* are atomics that only grow, but for a cut: `log_end` is stored behind the write, `durable_end` behind a sync,
-//!   `visible_end` behind whichever of the two the durability asks for. A reader that loads the visible end (acquire)
-//!   therefore finds every byte below it in the file, or in the tail cache.
-//! - *Cuts* hold the `shape` lock, the group commit's lead and the writer's lock: nobody appends, syncs or deletes. The
-//!   manifest is replaced; then ends, epoch, tail cache and segment list change while `cuts` is odd. Who puts two of them
-//!   together, as every cursor does, notes `cuts` before and looks again if it is another one behind.
-//! - *Segments* are an immutable list behind an `Arc`, replaced as a whole; a reader keeps the list it started with and
-//!   asks for a newer one when it comes to the end. A segment's end and size are stored before the list with its
-//!   successor is published, and that before any offset of the successor becomes visible. What leaves the list, by a
-//!   cut or because it lies before the log start, leaves it under the `shape` lock. The log start is stored before
-//!   the shorter list is published: a cursor that has looked at the list looks at the log start once more.
-//! - *Locks* are taken in this order: the journal's gate, shape, writer (the catalog's comes last, where the writer
-//!   makes files), the journal's own, the side file of named producers, named producers, manifest,
-//!   segment list, `completing` of a segment's keys, the file budget's, one segment's slots, the reserve's. `cleaning` comes before
-//!   all of them; `damage`, `poison` and `ended` are taken under any of them, and nothing is under them. The group commit's lock and the
-//!   readers' are taken with none of them held but the shape's, or last; `ends` comes behind the manifest.
+//! - *Appending* is serialized by the writer's lock, which owns the [`Tip`](writer::Tip): the
+//!   active segment, the point of the next batch, and the current [`Ends`](ends::Ends). Under the
+//!   lock: the roll if one is due, the base offset and the header's checksum, one positional write.
+//!   Never under it: compression, a body's checksum, a sync of records.
+//! - *Ends* are atomics that only grow. The log end is stored after the write, the durable end
+//!   after a sync, and the visible end after the one of them that the durability asks for.
+//!   Therefore a reader that loads the visible end (acquire) finds every byte before it in the file
+//!   or in the tail cache.
+//! - *Views*: segments, log start, epoch and ends are one immutable [`View`](list::View), which the
+//!   [`SegmentList`](list::SegmentList) replaces as a whole. A reader that needs two of them takes
+//!   one view. A roll and retention keep the revision, because a reader may continue with the older
+//!   view. A segment's end and size are stored before the view with its successor is published, and
+//!   that view is published before an offset of the successor becomes visible. The log start is
+//!   stored before the shorter list is published, so a reader that misses a segment checks the log
+//!   start again.
+//! - *Replacements* (a truncation, a compaction, an accepted loss) shorten or empty segments that
+//!   older views share, so they raise the revision first. [`Log::consistently`] repeats a look
+//!   until the revision before and after it is the same. Every function that combines several reads
+//!   of the log must use it, or compare the revision itself. A truncation holds the `shape` lock,
+//!   the lead of the group commit and the writer's lock, so no other thread appends, syncs or
+//!   deletes meanwhile. It publishes new ends instead of moving the old ones back.
+//! - *Syncs* are shared: the [`GroupCommit`](commit::GroupCommit) in
+//!   [`SyncState`](durability::SyncState) has one leader at a time. The leader copies the tip under
+//!   the writer's lock, syncs the segments without it, and moves the durable and the visible end. A
+//!   failed write or sync poisons the log: [`Health`](health::Health) refuses appends until a
+//!   reopen, because the state of the bytes is unknown. Every call checks its flags first.
+//! - *Leaving the list*: a segment leaves it only under the `shape` lock. Its files are deleted
+//!   after the manifest no longer lists it.
+//! - *Locks* are taken in the order of the enum `Rank` in `sync/rank.rs`, which names every lock.
 
 mod append;
 pub(crate) mod commit;
@@ -82,11 +94,7 @@ use crate::stats::{OpenReport, PartitionStats, SegmentStats};
 use crate::sync::{Arc, Rank, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
 
-/// The settings of a topic: one value, shared by the topic and its logs, and replaced as a whole
-/// when the topic is altered.
-///
-/// The topic and each log hold it under a lock of their own, which is taken to clone the `Arc` and
-/// no longer. A log replaces it under its writer's lock.
+/// The part of a topic's configuration that a log uses. Every append copies it under a short lock.
 #[derive(Debug)]
 pub(crate) struct LogSettings {
     config: TopicConfig,
@@ -107,11 +115,12 @@ impl LogSettings {
         Arc::new(LogSettings { durability: config.durability.unwrap_or(default_durability), config })
     }
 
-    /// Whether a batch whose first record without a key is `keyless` may be appended. Judged under the writer's lock, under
-    /// which settings change: a batch may have been begun before.
+    /// Checks whether a batch may be appended whose first record without a key has the index
+    /// `keyless`. Must be called under the writer's lock, under which settings change, because the
+    /// batch may have been started under older settings.
     ///
     /// # Errors
-    /// `MissingKey`.
+    /// `MissingKey` if the topic requires keys.
     fn check_keys(&self, topic: &TopicName, keyless: Option<u32>) -> Result<()> {
         match keyless {
             Some(index) if self.needs_keys() => {
@@ -121,29 +130,29 @@ impl LogSettings {
         }
     }
 
-    /// The largest batch, header and body, that fits a segment.
+    /// Returns the size of the largest batch, header and body, that fits a segment.
     pub(crate) fn max_batch_bytes(&self) -> usize {
         (self.segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES)
     }
 
-    /// The largest record, as it is encoded, that is allowed and fits a batch.
+    /// Returns the size of the largest encoded record that is allowed and fits a batch.
     pub(crate) fn max_record_len(&self) -> usize {
         (self.max_record_bytes as usize).min(self.max_batch_bytes().saturating_sub(HEADER_BYTES))
     }
 }
 
-/// Where a batch went.
+/// The position of an appended batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
     pub(crate) base_offset: Offset,
     pub(crate) end: Offset,
     pub(crate) epoch: u32,
-    /// The time of all its records, if that is the time of the append.
+    /// The timestamp of all its records, if the topic uses the time of the append.
     pub(crate) append_time: Option<Timestamp>,
 }
 
 impl Appended {
-    /// What the sender of one of its records gets to know.
+    /// Returns the receipt of one of its records.
     pub(crate) fn receipt(
         &self,
         topic: &TopicName,
@@ -161,7 +170,7 @@ impl Appended {
     }
 }
 
-/// One partition's log.
+/// The log of one partition.
 pub(crate) struct Log {
     ctx: Arc<Context>,
     /// The journal of the transactions that this log takes part in.
@@ -180,13 +189,14 @@ pub(crate) struct Log {
     compactor: Compactor,
     producers: ProducerTable,
     counters: Counters,
-    /// The transactions that opening found after the last point known to be on the medium.
+    /// The transactions that opening found after the last point known to be durable.
     recovered: RecoveredTail,
 }
 
 impl Log {
-    /// Opens a partition that has this manifest; files of one without a manifest are made when it is first written to. Never
-    /// fails: a partition that cannot be used answers with its error, so that the others can be.
+    /// Opens a partition with this manifest. The files of a partition without a manifest are made
+    /// by the first write. Never fails: a partition that cannot be used returns its error from
+    /// every call, so that the others can be used.
     pub(crate) fn open(
         journal: Arc<dyn LogJournal>,
         identity: Identity,
@@ -213,7 +223,7 @@ impl Log {
         let (manifest, segments, point, damage, tail) = match recovered {
             Ok(found) => {
                 if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
-                    // All of it is on the medium, as the recovery saw to it.
+                    // The recovery has synced all of it.
                     active.mark_synced();
                 }
                 (found.manifest, found.segments, found.point, found.damage, found.tail)
@@ -267,7 +277,7 @@ impl Log {
         })
     }
 
-    // -- what it is --
+    // -- state --
 
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         &self.identity
@@ -300,7 +310,7 @@ impl Log {
         self.list.visible_end()
     }
 
-    /// The next offset to be given out.
+    /// Returns the next offset to be assigned.
     pub(crate) fn log_end(&self) -> Offset {
         self.list.view().ends.log()
     }
@@ -308,22 +318,23 @@ impl Log {
     pub(crate) fn bounds(&self) -> Bounds {
         let view = self.list.view();
         let (visible_end, durable_end) = (view.ends.visible(), view.ends.durable());
-        // After those that cannot pass it.
+        // Load it last, because the other ends must not be greater.
         let log_end = view.ends.log();
         Bounds { log_start: view.log_start, visible_end, durable_end, log_end }
     }
 
-    /// A number that changes with each truncation, compaction and accepted loss.
+    /// Returns a number that changes with each truncation, compaction and accepted loss.
     pub(crate) fn revision(&self) -> u64 {
         self.list.revision()
     }
 
-    /// Calls `look` until the log was not replaced meanwhile: what one call has found belongs together. `look` returns `None`
-    /// to be called again.
+    /// Calls `look` until the log is not replaced during the call, so that the results of one call
+    /// belong together. `look` returns `None` to be called again.
     ///
     /// # Errors
-    /// Closed, deleted, nothing of the partition can be read; or that of `look`. An error is believed only if the log start
-    /// has not moved meanwhile, because a file that retention deletes looks like damage.
+    /// Closed, deleted, nothing of the partition can be read; or an error of `look`. An error is
+    /// returned only if the log start has not moved meanwhile, because a file that retention
+    /// deletes looks like damage.
     #[inline]
     pub(crate) fn consistently<T>(&self, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         loop {
@@ -346,7 +357,7 @@ impl Log {
         &self.waiters
     }
 
-    /// What this log shares with the others of its broker.
+    /// Returns the engine that this log shares with the others of its broker.
     #[cfg(test)]
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.ctx
@@ -385,11 +396,12 @@ impl Log {
         Error::OffsetConflict { topic, partition, expected, end }
     }
 
-    /// Begins an epoch at the log's end, because where the log had ended before this opening cannot be proven: offsets from here
-    /// on may have been given out before, to records that are gone. Before any is served. The caller makes it durable; the next
-    /// manifest that is written has it too.
+    /// Begins an epoch at the log's end, because it cannot be proven where the log had ended before
+    /// this opening: offsets from here on may have been assigned before, to records that are lost.
+    /// Must be called before any record is served. The caller makes the epoch durable; the next
+    /// manifest that is written includes it too.
     ///
-    /// Returns nothing if the log takes no appends, because then no offset is given out again.
+    /// Returns `None` if the log takes no appends, because then no offset is assigned again.
     pub(crate) fn begin_epoch_of_opening(&self) -> Option<EpochStart> {
         self.check_writable().ok()?;
         let start = self.log_end();
@@ -400,13 +412,13 @@ impl Log {
         Some(EpochStart { epoch, start })
     }
 
-    /// Whether a position taken in `epoch` still means the same place.
+    /// Checks that a position taken in `epoch` still refers to the same records.
     ///
     /// # Errors
-    /// `Truncated` if the log was cut before it since. Also if the epoch is later than the log's,
-    /// for example because an older copy of the directory was put in place: then nothing says how
-    /// far the two pasts are the same. (Kafka answers such a request with an undefined end offset,
-    /// and the consumer resets.)
+    /// `Truncated` if the log was truncated before the position since. Also if the epoch is later
+    /// than the log's, for example because an older copy of the directory was put in place: then it
+    /// is unknown how far the two histories are the same. (Kafka returns an undefined end offset
+    /// for such a request, and the consumer resets.)
     pub(crate) fn check_position(&self, offset: Offset, epoch: u32) -> Result<()> {
         let cut = match self.common_end(epoch) {
             Common::All => None,
@@ -427,7 +439,7 @@ impl Log {
         }
     }
 
-    /// How far the log is what it was in `epoch`.
+    /// Returns up to which offset the log is unchanged since `epoch`.
     pub(crate) fn common_end(&self, epoch: u32) -> Common {
         let manifest = self.manifest.get();
         if epoch > manifest.epoch() {
@@ -455,9 +467,9 @@ impl Log {
         &self.health
     }
 
-    // -- its end --
+    // -- settings and the end --
 
-    /// Takes a new configuration. What waits for a sync that is not asked for any more becomes visible.
+    /// Takes a new configuration. Records that no longer wait for a sync become visible.
     pub(crate) fn set_settings(&self, settings: &Arc<LogSettings>) {
         let tip = self.writer.lock();
         *self.settings.write() = settings.clone();
@@ -469,8 +481,8 @@ impl Log {
         self.wake_readers();
     }
 
-    /// Syncs and closes everything. From now on every call answers `Closed`. Answers the point that a clean shutdown
-    /// may name, if everything is on the medium.
+    /// Syncs and closes the log. From here on every call returns `Closed`. Returns the point for
+    /// the record of a clean shutdown, if all records are durable.
     pub(crate) fn close(&self) -> Result<Option<CheckpointEntry>> {
         {
             let _shape = self.list.lock_shape();
@@ -483,7 +495,7 @@ impl Log {
             Some(error) => Err(error),
             None => self.sync().and_then(|()| self.sync_empty()),
         };
-        // A broker that has changed nothing leaves the directory as it found it.
+        // A broker that has changed nothing must leave the directory unchanged.
         if synced.is_ok() && self.has_files() && !self.ctx.gate.is_shut() {
             self.finish_sealed();
             if let Some(file) = self.unsaved_producers() {
@@ -500,7 +512,7 @@ impl Log {
             }
         }
         self.end(Error::Closed);
-        // Damage has been reported at opening; it does not make closing fail.
+        // Damage was reported at opening. It does not make closing fail.
         match synced {
             Ok(()) => Ok(self.checkpoint()),
             Err(_) if self.health.is_damaged() => Ok(None),
@@ -508,15 +520,16 @@ impl Log {
         }
     }
 
-    /// Syncs an active segment of which nothing has been written but its header: no append waits for that one, and the
-    /// mark of a clean close vouches for it.
+    /// Syncs an active segment that has only its header. No append waits for this sync, but the
+    /// mark of a clean close requires it.
     fn sync_empty(&self) -> Result<()> {
         let segment = self.writer.lock().segment.clone();
         if segment.is_dirty() { segment.sync(&self.ctx).map_err(|e| self.poison(e)) } else { Ok(()) }
     }
 
-    /// From now on every call answers with `error`: the broker was closed or the topic deleted. Readers are woken. On return
-    /// nobody cleans any more, so nobody writes or removes files of the log.
+    /// Ends the log, because the broker was closed or the topic deleted: from here on every call
+    /// returns `error`. Wakes readers. On return no compaction is running, so no thread writes or
+    /// removes files of the log.
     pub(crate) fn end(&self, error: Error) {
         {
             let _shape = self.list.lock_shape();
@@ -530,12 +543,13 @@ impl Log {
         for segment in self.segments().iter() {
             segment.release();
         }
-        // Behind all of the above, so that a cleaning finds out and gives up, and last: nobody waits for this thread but whoever
-        // waits for the end. It cannot be waited for in turn. A cleaning, and what it ticks for, takes locks of logs, of the
-        // journal and of the checkpoint, and reads the list of topics; who calls this holds none of those (the catalog's is
-        // not among them), what they cover is not waited for by others once the log has ended, and the worker has been
-        // joined before a broker closes its logs. Nobody ends a log while cleaning: no handle is dropped there, and who is
-        // told of an event must not call the broker.
+        // Take the compactor's lock after all of the above, so that a running compaction notices
+        // the end and stops. This cannot deadlock: a compaction, and its `tick`, take locks of
+        // logs, of the journal and of the checkpoint, and read the list of topics. The caller must
+        // hold none of these (the catalog's lock is not among them). No other thread waits for this
+        // one, except for the end itself. The worker is joined before a broker closes its logs. No
+        // compaction ends a log: it drops no handle, and a listener of events must not call the
+        // broker.
         drop(self.compactor.lock());
     }
 
@@ -567,13 +581,13 @@ impl Log {
     }
 }
 
-/// How far a log is what it was in an epoch.
+/// Up to which offset a log is unchanged since an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Common {
-    /// It was not cut since.
+    /// The log was not truncated since.
     All,
-    /// Up to an offset.
+    /// It is unchanged up to an offset.
     UpTo(Offset),
-    /// The epoch is a later one than the log's.
+    /// The epoch is later than the log's.
     Unknown,
 }

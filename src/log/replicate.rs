@@ -315,7 +315,7 @@ impl Log {
         for Shipped { header: theirs, .. } in batches.iter().filter(here) {
             // Compaction, there or here, leaves of a batch what it does: nothing to compare by.
             let cleaned_there = theirs.last_offset_delta.checked_add(1) != Some(theirs.count);
-            let cleaned_to = self.segments().iter().rfind(|s| s.cleaned).and_then(|s| s.end());
+            let cleaned_to = self.segments().iter().rfind(|s| s.compacted).and_then(|s| s.end());
             if cleaned_there || cleaned_to.is_some_and(|end| theirs.base_offset < end) {
                 continue;
             }

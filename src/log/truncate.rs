@@ -219,7 +219,7 @@ impl Log {
         let view = self.list.replace(|_| {
             self.tail.clear(&self.ctx);
             if let (Some(last), Some(shorter)) = (&cut.last, kept.last()) {
-                shorter.cut(last.end, last.position, last.max_timestamp);
+                shorter.truncate(last.end, last.position, last.max_timestamp);
             }
             // A reader that stands in one of them continues wherever the new list says.
             gone.iter().for_each(|segment| segment.empty());

@@ -1,35 +1,37 @@
-//! Where does appending continue? The writer's lock protects that place; a thread that holds it appends.
+//! The writer: its lock protects the position where appending continues. A thread must hold it to
+//! append.
 
 use super::ends::Ends;
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 
-/// The right to append, and the place.
+/// The lock of the writer, and a watch on the log's size.
 pub(crate) struct Writer {
     tip: Mutex<Tip>,
     pub(crate) size: SizeWatch,
 }
 
-/// The end of a log, for the thread that appends there.
+/// The end of a log, as the appending thread needs it.
 pub(crate) struct Tip {
     /// The active segment.
     pub(crate) segment: Arc<Segment>,
     pub(crate) point: Point,
-    /// The position that the last index entry names.
+    /// The position of the last index entry.
     pub(crate) indexed: u64,
-    /// Up to where the journal must be durable before the records that were appended may be called so.
+    /// The position up to which the journal must be durable before the appended records may be
+    /// reported as durable.
     pub(crate) journal_upto: u64,
-    /// Those of the current view.
+    /// The ends of the current view.
     pub(crate) ends: Arc<Ends>,
 }
 
 impl Tip {
-    /// The tip of a log whose active segment has just begun, perhaps with one batch.
+    /// Returns the tip of a log whose active segment is new and has at most one batch.
     pub(crate) fn new(segment: Arc<Segment>, point: Point, ends: Arc<Ends>) -> Self {
         Tip { segment, point, indexed: FIRST_BATCH, journal_upto: 0, ends }
     }
 
-    /// Whether the active segment holds no batch.
+    /// Returns whether the active segment has no batch.
     pub(crate) fn is_empty(&self) -> bool {
         self.point.position == FIRST_BATCH
     }
@@ -46,17 +48,18 @@ impl Writer {
     }
 }
 
-/// Notices that the log has become larger than retention by size keeps.
+/// Notices when the log becomes larger than retention by size allows.
 #[derive(Default)]
 pub(crate) struct SizeWatch {
-    /// From this size of the active segment on, retention by size may delete something. 0: not known.
+    /// The size of the active segment from which on retention by size may delete a segment. 0 if
+    /// not known.
     limit: AtomicU64,
-    /// An append has reached it.
+    /// An append has reached the limit.
     is_over: AtomicBool,
 }
 
 impl SizeWatch {
-    /// The active segment has so many bytes now.
+    /// Notes the size of the active segment.
     #[inline]
     pub(crate) fn note(&self, size: u64) {
         if size >= self.limit.load(Ordering::Relaxed) {
@@ -64,12 +67,12 @@ impl SizeWatch {
         }
     }
 
-    /// Whether the limit was reached since the last call. Costs one load if it was not.
+    /// Returns whether the limit was reached since the last call. Costs one load if it was not.
     pub(crate) fn take_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed) && self.is_over.swap(false, Ordering::AcqRel)
     }
 
-    /// The segments have changed: the next append looks.
+    /// Forgets the limit, because the segments have changed. The next append computes it again.
     pub(crate) fn forget(&self) {
         self.limit.store(0, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! How do records become a batch? Encoded once, one behind the other, then compressed and checksummed once; all of it
-//! before anybody holds a lock.
+//! Builds a batch from records: each is encoded once, after the one before it; then the batch is
+//! compressed and checksummed once. No lock is held meanwhile.
 
 use crate::config::Compression;
 use crate::engine::{Buffer, Context};
@@ -11,18 +11,18 @@ use crate::types::Timestamp;
 
 /// A batch ready to be appended.
 pub(crate) struct SealedBatch {
-    /// Complete but for what the log fills in: base offset, log epoch, `synced_upto`.
+    /// Complete except for the fields that the log fills in: base offset, log epoch, `synced_upto`.
     pub(crate) header: BatchHeader,
-    /// Room for the header, then the body as it is stored.
+    /// Room for the header, then the body as stored.
     pub(crate) stored: Buffer,
     /// Room for a header, then the uncompressed body, if the stored one is compressed.
     pub(crate) raw: Option<Buffer>,
-    /// The first of its records that has no key.
+    /// The index of the first record without a key.
     pub(crate) keyless: Option<u32>,
 }
 
 impl SealedBatch {
-    /// The encoded records, uncompressed.
+    /// Returns the encoded records, uncompressed.
     pub(crate) fn records(&self) -> &[u8] {
         let end = HEADER_BYTES.saturating_add(self.header.uncompressed_len as usize);
         self.raw.as_ref().unwrap_or(&self.stored).get(HEADER_BYTES..end).unwrap_or(&[])
@@ -31,20 +31,20 @@ impl SealedBatch {
 
 /// A batch that still takes records.
 pub(crate) struct BatchBuilder {
-    /// Room for the header, then the records as encoded so far.
+    /// Room for the header, then the records encoded so far.
     bytes: Buffer,
     count: u32,
-    /// Where in the body every [`NOTED`]-th record begins, from that one on. Kept while they are encoded: to find them afterwards
-    /// costs a walk.
+    /// The position in the body of every [`NOTED`]-th record, starting with that one. Noted during
+    /// encoding, because finding them afterwards takes a walk.
     positions: Vec<u32>,
-    /// The first that has no key.
+    /// The index of the first record without a key.
     keyless: Option<u32>,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
 }
 
 impl BatchBuilder {
-    /// An empty one whose buffer has room for `capacity` bytes, header included.
+    /// Returns an empty builder whose buffer has room for `capacity` bytes, header included.
     pub(crate) fn new(ctx: &Context, capacity: usize, base_timestamp: Timestamp) -> Self {
         let mut bytes = ctx.pool.take(capacity.max(HEADER_BYTES));
         bytes.resize(HEADER_BYTES, 0);
@@ -58,32 +58,32 @@ impl BatchBuilder {
         }
     }
 
-    /// The time that the records' times are told from.
+    /// Returns the timestamp that the records' timestamps are stored relative to.
     pub(crate) fn base_timestamp(&self) -> Timestamp {
         self.base_timestamp
     }
 
-    /// How many records it has.
+    /// Returns the number of records.
     pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
-    /// How many bytes it has, header included.
+    /// Returns the number of bytes, header included.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many bytes it has at most once it is sealed with `more` records of `len` bytes added: with the table of their
-    /// positions.
+    /// Returns the most bytes that the sealed batch has, table of positions included, after `more`
+    /// records of `len` bytes together are added.
     #[inline]
     pub(crate) fn sealed_len(&self, more: u32, len: usize) -> usize {
         self.bytes.len() + len + (self.count as usize + more as usize) / TABLE_RECORDS_PER_BYTE
     }
 
-    /// Encodes one more record; answers with its place in the batch.
+    /// Encodes one more record. Returns its index in the batch.
     #[inline]
     pub(crate) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
-        // Valid timestamps lie between 0 and 2^62, so this cannot overflow.
+        // Valid timestamps are between 0 and 2^62, so this cannot overflow.
         let delta = timestamp.as_millis() - self.base_timestamp.as_millis();
         if self.count.is_multiple_of(NOTED) && self.count > 0 {
             self.note_position();
@@ -98,10 +98,11 @@ impl BatchBuilder {
         index
     }
 
-    /// Takes over all records of a batch with the same base timestamp as they are encoded; answers with the place of
-    /// the first.
+    /// Appends all records of a batch with the same base timestamp, as they are encoded. Returns
+    /// the index of the first.
     pub(crate) fn absorb(&mut self, other: &BatchBuilder) -> u32 {
-        // The positions that `other` noted are not of every 16th record of this batch: sealing finds the missing ones by a walk.
+        // The positions that `other` noted are not those of every 16th record of this batch:
+        // sealing finds the missing ones by a walk.
         self.bytes.extend_from_slice(other.body());
         self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
         let first = self.count;
@@ -116,12 +117,13 @@ impl BatchBuilder {
         self.positions.push(self.bytes.len().saturating_sub(HEADER_BYTES) as u32);
     }
 
-    /// The encoded records.
+    /// Returns the encoded records.
     pub(crate) fn body(&self) -> &[u8] {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()
     }
 
-    /// Compresses the records, unless they do not shrink, and makes their checksum. Under no lock.
+    /// Compresses the records, if a compressor is given, and computes the checksums. A batch that
+    /// does not shrink is stored uncompressed. The caller must hold no lock.
     pub(crate) fn seal(self, ctx: &Context, compression: Compression) -> SealedBatch {
         let BatchBuilder { bytes, count, positions, keyless, base_timestamp, max_timestamp } = self;
         let mut header = BatchHeader {
@@ -136,13 +138,14 @@ impl BatchBuilder {
     }
 }
 
-/// The encoded size of a record in bytes, its place in time not counted.
+/// Returns the encoded size of a record in bytes, without its timestamp delta.
 #[inline]
 pub(crate) fn record_len(record: &Record<'_>) -> usize {
     encoded_len(&fields(record, 0))
 }
 
-/// What a record's place in time adds to its size at most: the delta (a varint of 63 bits) and one more byte of length.
+/// The most bytes that a timestamp delta adds to a record: the delta (a varint of 63 bits) and one
+/// more byte of length.
 pub(crate) const DELTA_BYTES_MAX: usize = 11;
 
 #[inline]

@@ -1,4 +1,4 @@
-//! Bytes of a segment's file, read, copied and written again piece by piece.
+//! Reads, copies and rewrites parts of a segment's file, piece by piece.
 
 use std::path::Path;
 
@@ -6,7 +6,8 @@ use crate::engine::Context;
 use crate::error::{Error, IoAction, Result};
 use crate::storage::{File, OpenMode, read_exact_at, write_all_at};
 
-/// Copies `from..to` of a file into one of their own, and syncs that. Its name is not durable yet.
+/// Copies `from..to` of a file into a new file `target`, and syncs its bytes. The name `target` is
+/// not durable yet.
 pub(crate) fn copy_aside(
     ctx: &Context,
     file: &dyn File,
@@ -23,7 +24,7 @@ pub(crate) fn copy_aside(
     copy.sync_data().map_err(|e| Error::io(IoAction::Sync, &shown, e))
 }
 
-/// Reads `from..to` of a file piece by piece.
+/// Reads `from..to` of a file, and calls `each` with the position and the bytes of every piece.
 pub(crate) fn in_pieces(
     file: &dyn File,
     path: &Path,
@@ -44,7 +45,7 @@ pub(crate) fn in_pieces(
     Ok(())
 }
 
-/// Writes `from..to` of a file over itself and syncs it.
+/// Rewrites `from..to` of a file with the same bytes, and syncs it.
 pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
     let path = ctx.display(path);
     in_pieces(file, &path, from, to, |position, piece| {
@@ -53,7 +54,7 @@ pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to
     file.sync_data().map_err(|e| Error::io(IoAction::Sync, &path, e))
 }
 
-/// Behind the last byte of `from..to` that is not zero.
+/// Returns the position after the last nonzero byte of `from..to`; `from` if all are zero.
 pub(crate) fn last_nonzero(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<u64> {
     let mut last = from;
     in_pieces(file, &ctx.display(path), from, to, |position, piece| {

@@ -1,4 +1,4 @@
-//! How does a segment begin? With an entry for the manifest and a file that holds nothing but its header.
+//! Creates a segment: the entry for the manifest, and a file that has only its header.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::storage::{File, OpenMode, write_all_at};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// The manifest's entry of a segment that is being appended to.
+/// Returns the manifest's entry of a segment that takes appends.
 pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32) -> SegmentEntry {
     SegmentEntry {
         base_offset,
@@ -27,24 +27,26 @@ pub(crate) fn active_entry(base_offset: Offset, generation: u32, log_epoch: u32)
     }
 }
 
-/// Creates a segment's file with its header; both its name and the header are durable on return. A
-/// file of that name that is there already is a leftover, because no manifest lists it.
+/// Creates a segment's file with its header. Both its name and the header are durable on return. An
+/// existing file of that name is a leftover, because no manifest lists it, and is replaced.
 ///
 /// # Errors
-/// Nothing is left of the file.
+/// An I/O error. No file is left.
 pub(crate) fn create_segment(ctx: &Context, dir: &Path, header: &SegmentHeader) -> Result<Arc<dyn File>> {
     create(ctx, dir, header, |file| {
         file.sync_data()?;
-        // IMPORTANT: before the manifest that lists it is renamed into place. Both are entries of one directory, and a
-        // power loss may keep the second and lose the first.
+        // IMPORTANT: sync the directory before the manifest that lists the segment is renamed into
+        // place. Both names are entries of one directory, and a power loss may keep the second and
+        // lose the first.
         ctx.storage.sync_dir(dir)
     })
 }
 
-/// As [`create_segment`], but neither name nor bytes are durable: for one of several, before all of them are.
+/// As [`create_segment`], but neither name nor bytes are durable: used for several segments that
+/// are synced together.
 ///
 /// # Errors
-/// Nothing is left of the file.
+/// An I/O error. No file is left.
 pub(crate) fn create_segment_file(
     ctx: &Context,
     dir: &Path,

@@ -1,4 +1,5 @@
-//! What is a segment? A file of batches with a header in front, its open handles, and its sparse index.
+//! A segment: a file of batches with a header at its start, the open handles of the file, and its
+//! sparse index.
 
 mod batch;
 pub(crate) mod builder;
@@ -30,7 +31,7 @@ use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank};
 use crate::types::{Offset, Timestamp};
 
-/// Where the first batch of a segment lies.
+/// The position of the first batch of a segment.
 pub(crate) const FIRST_BATCH: u64 = SEGMENT_HEADER_BYTES as u64;
 
 /// One segment of a log, active or sealed.
@@ -39,55 +40,62 @@ pub(crate) struct Segment {
     pub(crate) generation: u32,
     pub(crate) epoch: u32,
     pub(crate) path: PathBuf,
-    /// Compaction has been through it: the manifest says so.
-    pub(crate) cleaned: bool,
-    /// When the first of its tombstones may go, once that was looked up.
+    /// Compaction has rewritten it: its state in the manifest is `Cleaned`.
+    pub(crate) compacted: bool,
+    /// The time after which its first tombstone may be removed, once that was looked up.
     pub(crate) horizon: OnceLock<Option<Timestamp>>,
-    /// What its header must say of the segment before it, if that one is known and unchanged.
+    /// The end offset and the last CRC of the segment before it, as its header must have them, if
+    /// that segment is known and unchanged.
     previous: Option<(Offset, u32)>,
-    /// Behind its last record; `u64::MAX` while it is active.
+    /// The offset after its last record; `u64::MAX` while it is active.
     ///
-    /// Stored before the successor is published, and read behind an acquiring load of the visible end: whoever sees an
-    /// offset of the successor as visible sees this segment's end too.
+    /// Stored before the next segment is published, and read after an acquiring load of the visible
+    /// end. So a reader that sees an offset of the next segment as visible also sees this segment's
+    /// end.
     end: AtomicU64,
-    /// The bytes that count; while it is active, the bytes written so far.
+    /// The size of its valid bytes; while it is active, the bytes written so far.
     size: AtomicU64,
-    /// The greatest `max_timestamp` of its batches; `i64::MIN` where there is none, or it is not known. Of the active
-    /// one it is stored before a batch becomes visible: whoever sees a record sees a time that is not less than its own.
+    /// The greatest `max_timestamp` of its batches; `i64::MIN` if there is none or it is not known.
+    /// In the active segment it is stored before a batch becomes visible, so a reader that sees a
+    /// record sees a time that is not less than the record's.
     max_timestamp: AtomicI64,
-    /// Whether some written bytes may not be on the medium.
+    /// Whether some written bytes may not be durable.
     dirty: AtomicBool,
-    /// Held during a sync: whoever finds it clean knows that no sync of it is still under way.
-    /// Held by whoever syncs it: one at a time. IMPORTANT: a sync that failed is not tried again, by nobody. A second one would
-    /// succeed, and say nothing of the bytes that the first one lost.
+    /// Held during a sync, so only one thread syncs at a time, and a thread that finds the segment
+    /// not dirty knows that no sync of it is still running. It holds the error of a failed sync.
+    /// IMPORTANT: never retry a failed sync. A second one would succeed and hide that bytes of the
+    /// first one are lost.
     syncing: Mutex<Option<Error>>,
     synced: AtomicBool,
-    /// It lies before the log start, and its files are being deleted.
+    /// It is before the log start, and its files are being deleted.
     pub(crate) retired: AtomicBool,
     file: Mutex<Option<Counted<Arc<dyn File>>>>,
     map: Mutex<Option<Counted<Arc<Map>>>>,
     header_checked: AtomicBool,
     index: Mutex<Index>,
-    /// Which keys it has: only where streams are kept does anybody ask.
+    /// Its keys. Used only by topics with streams.
     pub(crate) keys: Mutex<Keys>,
-    /// Held by whoever reads or writes the side file of the keys.
+    /// Held by the thread that reads or writes the side file of the keys.
     pub(crate) completing: Mutex<()>,
     registered: AtomicBool,
     pub(crate) last_used: AtomicU64,
 }
 
-/// A sparse index: every so many bytes, which offset lies where. Never believed, only used as a place to start from.
+/// A sparse index: the offset of a batch every few kilobytes. A walk starts from it; it is never
+/// trusted for more.
 #[derive(Default)]
 struct Index {
     entries: Vec<IndexEntry>,
-    /// Up to this byte position the entries are missing: they are loaded or rebuilt when somebody seeks there.
+    /// The entries below this byte position are missing. They are loaded or rebuilt by the first
+    /// seek.
     missing_below: u64,
-    /// Whether the side file holds all of it.
+    /// Whether the side file has all entries.
     saved: bool,
 }
 
 impl Segment {
-    /// A segment as a manifest lists it. `previous` is the end offset and last CRC of the entry before it.
+    /// Returns a segment as a manifest lists it. `previous` is the end offset and the last CRC of
+    /// the entry before it.
     pub(crate) fn from_entry(dir: &Path, entry: &SegmentEntry, previous: Option<(Offset, u32)>) -> Self {
         let sealed = entry.state != SegmentState::Active;
         Segment {
@@ -100,7 +108,7 @@ impl Segment {
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
             syncing: Mutex::new(Rank::Syncing, None),
-            cleaned: entry.state == SegmentState::Cleaned,
+            compacted: entry.state == SegmentState::Cleaned,
             horizon: OnceLock::new(),
             dirty: AtomicBool::new(!entry.state.is_synced()),
             synced: AtomicBool::new(entry.state.is_synced()),
@@ -123,12 +131,12 @@ impl Segment {
         }
     }
 
-    /// Base offset, generation and log epoch: no other segment of the log has the same.
+    /// Returns base offset, generation and log epoch. No other segment of the log has the same.
     pub(crate) fn id(&self) -> (Offset, u32, u32) {
         (self.base, self.generation, self.epoch)
     }
 
-    /// Behind its last record, once it is sealed.
+    /// Returns the offset after its last record, or `None` while it is active.
     pub(crate) fn end(&self) -> Option<Offset> {
         match self.end.load(Ordering::Acquire) {
             u64::MAX => None,
@@ -140,13 +148,13 @@ impl Segment {
         self.end().is_some()
     }
 
-    /// The bytes that count, so far.
+    /// Returns the size of its valid bytes so far.
     pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
 
-    /// The greatest timestamp of its records, or more; `None` if it is not known, which it always is of an active one
-    /// that takes appends and is not empty.
+    /// Returns an upper bound of the timestamps of its records, or `None` if none is known. An
+    /// active segment that takes appends and is not empty always has one.
     pub(crate) fn max_timestamp(&self) -> Option<Timestamp> {
         known_timestamp(self.max_timestamp.load(Ordering::Acquire))
     }
@@ -158,15 +166,15 @@ impl Segment {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Gives the segment its end: it takes no more appends.
+    /// Ends the segment: it takes no more appends.
     pub(crate) fn seal(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
         self.max_timestamp.store(timestamp_or_unknown(max_timestamp), Ordering::Release);
         self.size.store(size, Ordering::Release);
         self.end.store(end.get(), Ordering::Release);
     }
 
-    /// Gives the segment an earlier end than it had. All that it keeps is on the medium.
-    pub(crate) fn cut(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
+    /// Gives the segment an earlier end than it had. All bytes that it keeps must be durable.
+    pub(crate) fn truncate(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
         self.end_at(end, size, max_timestamp);
         self.mark_synced();
         *self.map.lock() = None;
@@ -176,19 +184,21 @@ impl Segment {
         index.saved = false;
     }
 
-    /// Leaves nothing of it: it is not part of the log any more, and whoever stands in it goes on elsewhere.
+    /// Ends the segment at its base offset, because it is no longer part of the log. A reader
+    /// positioned in it continues elsewhere.
     pub(crate) fn empty(&self) {
         self.end_at(self.base, FIRST_BATCH, None);
     }
 
-    /// Gives it an end that it did not have by appends. See [`Keys`].
+    /// Gives it an end that does not come from appends. See [`Keys`].
     fn end_at(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
         let mut keys = self.keys.lock();
         self.seal(end, size, max_timestamp);
         keys.forget(size);
     }
 
-    /// Whether all its bytes are known to be on the medium and the manifest may say so.
+    /// Returns whether all its bytes are known to be durable and the manifest may list it as
+    /// synced.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced.load(Ordering::Acquire)
     }
@@ -196,7 +206,7 @@ impl Segment {
     /// Makes every byte written before this call durable.
     ///
     /// # Errors
-    /// What the medium says; nothing is known of the bytes then.
+    /// An I/O error, of this sync or of an earlier one. Then the state of the bytes is unknown.
     pub(crate) fn sync(self: &Arc<Self>, ctx: &Context) -> Result<()> {
         let mut failed = self.syncing.lock();
         self.sync_alone(ctx, &mut failed)
@@ -206,7 +216,8 @@ impl Segment {
         if let Some(error) = failed {
             return Err(error.clone());
         }
-        // Looked at first: what is appended meanwhile makes it dirty again, and a seal that comes later does not count.
+        // Load it before the sync: an append during the sync makes the segment dirty again, and a
+        // seal during the sync does not count.
         let sealed = self.is_sealed();
         self.dirty.store(false, Ordering::Release);
         let synced = self.file(ctx).and_then(|file| {
@@ -214,7 +225,7 @@ impl Segment {
         });
         match synced {
             Ok(()) => {}
-            // Retention was faster: nobody needs the bytes any more, wherever they are.
+            // Retention has deleted the segment meanwhile: its bytes are no longer needed.
             Err(_) if self.retired.load(Ordering::Acquire) => return Ok(()),
             Err(error) => {
                 self.dirty.store(true, Ordering::Release);
@@ -228,7 +239,8 @@ impl Segment {
         Ok(())
     }
 
-    /// As [`sync`](Segment::sync), if something was written since the last one; one that is under way is waited for.
+    /// As [`sync`](Segment::sync), if a byte was written since the last sync. Waits for a sync that
+    /// is running.
     ///
     /// # Errors
     /// As [`sync`](Segment::sync).
@@ -237,17 +249,19 @@ impl Segment {
         if self.is_dirty() { self.sync_alone(ctx, &mut failed) } else { Ok(()) }
     }
 
-    /// Notes that all its bytes have been synced by other means: written again first, if a sync had failed.
+    /// Notes that all its bytes were synced by other means. If a sync had failed, the bytes must
+    /// have been rewritten first.
     pub(crate) fn mark_synced(&self) {
         *self.syncing.lock() = None;
         self.dirty.store(false, Ordering::Release);
         self.synced.store(self.is_sealed(), Ordering::Release);
     }
 
-    /// The file, for reading and writing (for reading only once sealed and synced). Opened if it is not.
+    /// Returns the open file, for reading and writing (once sealed and synced, for reading only).
+    /// Opens it if it is not open.
     ///
     /// # Errors
-    /// A missing file is a corruption: the manifest says it is there.
+    /// A missing file is `Corrupt`, because the manifest lists it. Otherwise an I/O error.
     pub(crate) fn file(self: &Arc<Self>, ctx: &Context) -> Result<Arc<dyn File>> {
         self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
         let mut slot = self.file.lock();
@@ -257,7 +271,7 @@ impl Segment {
         let mode = if self.is_synced() || ctx.read_only { OpenMode::Read } else { OpenMode::Write };
         let file = ctx.storage.open(&self.path, mode).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
-                corrupt(ctx, &self.path, 0, "the manifest lists it and it is missing")
+                corrupt(ctx, &self.path, 0, "the manifest lists the file, and it is missing")
             }
             _ => Error::io(IoAction::Open, &ctx.display(&self.path), e),
         })?;
@@ -267,7 +281,7 @@ impl Segment {
         Ok(file)
     }
 
-    /// Hands over the file that was just created for this segment.
+    /// Takes the file that was just created for this segment.
     pub(crate) fn adopt_file(self: &Arc<Self>, ctx: &Context, file: Arc<dyn File>) {
         self.header_checked.store(true, Ordering::Release);
         *self.file.lock() = Some(ctx.files.count(file));
@@ -275,10 +289,10 @@ impl Segment {
         ctx.files.make_room(self.clone());
     }
 
-    /// The bytes of a sealed segment, mapped.
+    /// Returns the bytes of a sealed segment, mapped.
     ///
     /// # Errors
-    /// A file shorter than the manifest says, or whose header is not this segment's, is a corruption.
+    /// `Corrupt` if the file is shorter than in the manifest, or its header is not this segment's.
     pub(crate) fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Arc<Map>> {
         self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
         if let Some(counted) = &*self.map.lock() {
@@ -289,13 +303,13 @@ impl Segment {
         let size = self.size();
         let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(&self.path), e))?;
         if len < size {
-            let what = format!("it has {len} bytes, the manifest says {size}");
+            let what = format!("the file has {len} bytes, the manifest lists {size}");
             return Err(corrupt(ctx, &self.path, len, &what));
         }
         let map = file.map(size).map_err(|e| Error::io(IoAction::Map, &ctx.display(&self.path), e))?;
         let map = Arc::new(map);
         *self.map.lock() = Some(ctx.files.count(map.clone()));
-        // The map keeps the bytes; a file that is never written again needs no handle beside it.
+        // The map keeps the bytes. A file that is never written again needs no open handle as well.
         if self.is_synced() {
             *self.file.lock() = None;
         }
@@ -303,7 +317,7 @@ impl Segment {
         Ok(map)
     }
 
-    /// The bytes of the segment as the reader asked for them.
+    /// Returns the bytes of the segment, mapped or read, according to the read mode.
     ///
     /// # Errors
     /// As [`map`](Segment::map) and [`file`](Segment::file).
@@ -316,7 +330,8 @@ impl Segment {
         Ok(Source::Window(Window::new(file, ctx.display(&self.path))))
     }
 
-    /// As [`source`](Segment::source), for a few batches here and there: reads no more ahead than a batch of few records needs.
+    /// As [`source`](Segment::source), for reading a few scattered batches: reads ahead no more
+    /// than a batch of few records needs.
     ///
     /// # Errors
     /// As [`source`](Segment::source).
@@ -330,7 +345,7 @@ impl Segment {
     /// Reads and checks the file's header, once.
     ///
     /// # Errors
-    /// `Corrupt` or `UnsupportedFormat` if the header is not this segment's; what the medium says.
+    /// `Corrupt` or `UnsupportedFormat` if the header is not this segment's; an I/O error.
     pub(crate) fn check_header(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
         if self.header_checked.load(Ordering::Acquire) {
             return Ok(());
@@ -348,7 +363,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Whether a valid header names this segment, whatever it says of the one before.
+    /// Returns whether a valid header is this segment's, without a check of its fields about the
+    /// segment before it.
     pub(crate) fn is_own(&self, header: &SegmentHeader, identity: &Identity) -> bool {
         (header.topic_id, header.partition, header.secret)
             == (identity.topic_id, identity.partition, identity.secret)
@@ -356,7 +372,7 @@ impl Segment {
                 == (self.base, self.generation, self.epoch)
     }
 
-    /// As [`check_header`](Segment::check_header), also if it was checked before.
+    /// As [`check_header`](Segment::check_header), even if it was checked before.
     ///
     /// # Errors
     /// As [`check_header`](Segment::check_header).
@@ -365,7 +381,7 @@ impl Segment {
         self.check_header(ctx, identity)
     }
 
-    /// Why a valid header is not this segment's, if it is not.
+    /// Returns why a valid header is not this segment's; `None` if it is.
     pub(crate) fn mismatch(&self, header: &SegmentHeader, identity: &Identity) -> Option<&'static str> {
         if header.topic_id != identity.topic_id || header.partition != identity.partition {
             Some("the segment belongs to another partition")
@@ -382,12 +398,12 @@ impl Segment {
         }
     }
 
-    /// Whether it has bytes that are not synced.
+    /// Returns whether some written bytes are not synced.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
     }
 
-    /// Closes what is open; whoever uses it just now keeps it until done.
+    /// Closes the open files. A thread that uses one of them keeps it open until it is done.
     pub(crate) fn release(&self) {
         *self.file.lock() = None;
         *self.map.lock() = None;
@@ -398,19 +414,22 @@ impl Segment {
         self.keys.lock().release(self.size());
     }
 
-    /// Deletes the files of a segment that is not part of the log any more. Whoever uses them just now keeps them until
-    /// done; what cannot be deleted is removed by the next opening, since no manifest lists it.
+    /// Deletes the files of a segment that is no longer part of the log. A thread that uses one of
+    /// them keeps it open until it is done. The next opening removes a file that cannot be deleted
+    /// now, because no manifest lists it.
     pub(crate) fn retire(&self, ctx: &Context) {
         self.unlink(ctx);
         self.release();
     }
 
-    /// As [`retire`](Segment::retire), but what is open stays so until it is [released](Segment::release): a file system
-    /// frees the room of a file when its last user goes, and that may take it a while.
+    /// As [`retire`](Segment::retire), but open files stay open until
+    /// [`release`](Segment::release): a file system frees the room of a file when its last user
+    /// closes it, and that may take a while.
     pub(crate) fn unlink(&self, ctx: &Context) {
-        // Before the files go: whoever misses one of them finds out here why.
+        // Before the files are deleted: a thread that misses one of them checks this flag.
         self.retired.store(true, Ordering::Release);
-        // The indexes first: where one stays, so does the segment, whose name shows that something is left here.
+        // Delete the indexes first. If one stays, the segment stays too, and its name shows that a
+        // file is left.
         let is_gone = |path: &Path| match ctx.storage.remove_file(path) {
             Err(e) => e.kind() == std::io::ErrorKind::NotFound,
             Ok(()) => true,
@@ -422,26 +441,27 @@ impl Segment {
 
     // -- the index --
 
-    /// Notes where a batch is about to be written.
+    /// Notes the position of a batch that is about to be written.
     pub(crate) fn add_index_entry(&self, entry: IndexEntry) {
         self.index.lock().entries.push(entry);
     }
 
-    /// Gives a segment that was just written its whole index.
+    /// Sets the whole index of a segment that was just written.
     pub(crate) fn set_index(&self, entries: Vec<IndexEntry>) {
         *self.index.lock() = Index { entries, missing_below: FIRST_BATCH, saved: false };
     }
 
-    /// Says that the indexes know nothing below `position` yet.
+    /// Marks the entries and keys below `position` as missing.
     pub(crate) fn set_index_missing_below(&self, position: u64) {
         self.index.lock().missing_below = position;
         self.forget_keys(position);
     }
 
-    /// A byte position at which a batch begins that is not behind the batch of `offset`: where to start walking.
+    /// Returns the position of a batch that is not after the batch of `offset`: a walk starts
+    /// there.
     ///
     /// # Errors
-    /// As [`source`](Segment::source), if the index has to be rebuilt.
+    /// As [`source`](Segment::source), if the index must be rebuilt.
     pub(crate) fn seek(self: &Arc<Self>, ctx: &Context, identity: &Identity, offset: Offset) -> Result<u64> {
         self.complete_index(ctx, identity)?;
         let index = self.index.lock();
@@ -453,10 +473,11 @@ impl Segment {
             .map_or(FIRST_BATCH, |e| u64::from(e.position)))
     }
 
-    /// An offset before which every batch of the segment is older than `time`: where to start walking.
+    /// Returns an offset such that every batch of the segment before it is older than `time`: a
+    /// walk starts there.
     ///
     /// # Errors
-    /// As [`source`](Segment::source), if the index has to be rebuilt.
+    /// As [`source`](Segment::source), if the index must be rebuilt.
     pub(crate) fn seek_time(
         self: &Arc<Self>,
         ctx: &Context,
@@ -489,7 +510,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The entries of the side file, if it speaks of exactly the bytes below `covers`.
+    /// Returns the entries of the side file, if it covers exactly the bytes below `covers`.
     fn load_index(&self, ctx: &Context, identity: &Identity, covers: u64) -> Option<Vec<IndexEntry>> {
         let bytes = crate::storage::read_file(&*ctx.storage, &self.index_path(), u64::from(u32::MAX)).ok()?;
         let file = IndexFile::decode(&bytes).ok()?;
@@ -502,7 +523,7 @@ impl Segment {
         ours.then_some(file.entries)
     }
 
-    /// Walks the headers below `end` and notes one entry for each step of the walk.
+    /// Walks the batch headers below `end`. Notes one entry for each step of `STEP` bytes.
     fn rebuild_index(
         self: &Arc<Self>,
         ctx: &Context,
@@ -512,7 +533,7 @@ impl Segment {
         const STEP: u64 = 4096;
         let mut walk = Walker::over(ctx, identity, self)?.until(end);
         let (mut entries, mut noted, mut max_before) = (Vec::new(), FIRST_BATCH, i64::MIN);
-        // A batch that cannot be read is met, and reported, by the reader of its records; the index just ends.
+        // A damaged batch ends the index here. A reader that reaches it reports the damage.
         while let Ok(Some(met)) = walk.look() {
             if met.position - noted >= STEP {
                 if let (Ok(offset_delta), Ok(position)) =
@@ -528,7 +549,8 @@ impl Segment {
         Ok(entries)
     }
 
-    /// Writes the side file for the first `covers` bytes. It is derived: not synced, and no error if it fails.
+    /// Writes the side file for the first `covers` bytes. It is derived, so it is not synced, and a
+    /// failure is not reported.
     pub(crate) fn save_index(self: &Arc<Self>, ctx: &Context, identity: &Identity, covers: u64, end: Offset) {
         if self.complete_index(ctx, identity).is_err() {
             return;
@@ -540,7 +562,7 @@ impl Segment {
             }
             index.entries.clone()
         };
-        if !ctx.may_write_beside() {
+        if !ctx.may_write_derived() {
             return;
         }
         let bytes = IndexFile {
@@ -561,13 +583,14 @@ impl Segment {
         match written {
             Ok(()) if !self.retired.load(Ordering::Acquire) => self.index.lock().saved = self.is_sealed(),
             _ => {
-                // Half an index is rebuilt like none at all; that of a retired segment nobody reads.
+                // A partial index would be rebuilt anyway, and no thread reads the index of a
+                // retired segment.
                 let _ = ctx.storage.remove_file(&self.index_path());
             }
         }
     }
 
-    /// The path of the index side file.
+    /// Returns the path of the side file of the index.
     pub(crate) fn index_path(&self) -> PathBuf {
         self.path.with_file_name(names::index_file(self.base, self.generation))
     }

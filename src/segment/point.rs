@@ -1,4 +1,4 @@
-//! A place between two batches of a segment, and what appending there needs to know.
+//! A point between two batches of a segment, with the state that appending there needs.
 
 use super::FIRST_BATCH;
 use crate::format::batch::BatchHeader;
@@ -6,12 +6,12 @@ use crate::format::digest::Digest;
 use crate::format::manifest::SegmentEntry;
 use crate::types::{Offset, Timestamp};
 
-/// A place in the log between two batches, and what appending there needs to know.
+/// A point in the log between two batches, with the state that appending there needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Point {
     pub(crate) base: Offset,
     pub(crate) generation: u32,
-    /// That of the segment.
+    /// The epoch of the segment.
     pub(crate) epoch: u32,
     pub(crate) position: u64,
     pub(crate) end: Offset,
@@ -19,14 +19,14 @@ pub(crate) struct Point {
     pub(crate) first_timestamp: Option<Timestamp>,
     /// The largest timestamp in the segment up to here.
     pub(crate) max_timestamp: Option<Timestamp>,
-    /// The header CRC of the batch before it, 0 if there is none.
+    /// The header CRC of the batch before the point; 0 if there is none.
     pub(crate) last_crc: u32,
-    /// The digest of the segment's batches up to here.
+    /// The digest of the segment's batches before the point.
     pub(crate) digest: Digest,
 }
 
 impl Point {
-    /// The beginning of an empty segment that follows a batch with the header CRC `last_crc`.
+    /// Returns the start of an empty segment after a batch with the header CRC `last_crc`.
     pub(crate) fn start_of(base: Offset, generation: u32, epoch: u32, last_crc: u32) -> Self {
         Point {
             base,
@@ -41,7 +41,7 @@ impl Point {
         }
     }
 
-    /// Moves behind the batch that begins here, which has this header with this CRC.
+    /// Moves past the batch that begins at this point, which has this header and CRC.
     pub(crate) fn pass(&mut self, header: &BatchHeader, crc: u32) {
         self.position += header.stored_bytes();
         self.end = header.end_offset();
@@ -51,7 +51,7 @@ impl Point {
         self.max_timestamp = self.max_timestamp.max(Some(header.max_timestamp));
     }
 
-    /// Says in the manifest's entry of its segment that the segment ends here.
+    /// Sets the end of its segment in the manifest's entry to this point.
     pub(crate) fn end_entry(&self, entry: &mut SegmentEntry) {
         entry.size = self.position;
         entry.end_offset = self.end;
@@ -61,12 +61,12 @@ impl Point {
     }
 }
 
-/// A timestamp as the files keep it, which know -2^63 as "none, or not known".
+/// Returns a timestamp from its form in files, where -2^63 stands for "none" and "not known".
 pub(crate) fn known_timestamp(millis: i64) -> Option<Timestamp> {
     (millis != i64::MIN).then(|| Timestamp::from_millis(millis))
 }
 
-/// The other way.
+/// Returns the form of a timestamp in files: the reverse of [`known_timestamp`].
 pub(crate) fn timestamp_or_unknown(timestamp: Option<Timestamp>) -> i64 {
     timestamp.map_or(i64::MIN, Timestamp::as_millis)
 }

@@ -1,4 +1,4 @@
-//! The bytes of a segment, however they are read, and the batches in them.
+//! The bytes of a segment, mapped or read, and the batches in them.
 
 use super::Segment;
 use super::batch::ByteView;
@@ -12,16 +12,16 @@ use crate::format::reader::Malformed;
 use crate::storage::Map;
 use crate::sync::Arc;
 
-/// The bytes of a segment, however they are read.
+/// The bytes of a segment, mapped or read.
 pub(crate) enum Source {
-    /// A sealed one.
+    /// A sealed segment.
     Map(Arc<Map>),
-    /// An active one, or any without maps.
+    /// The active segment; every segment if maps are not used.
     Window(Window),
 }
 
 impl Source {
-    /// Whether nothing but zeros is between two positions, as far as the file reaches.
+    /// Returns whether all bytes between two positions are zero, up to the end of the file.
     ///
     /// # Errors
     /// An I/O error.
@@ -41,7 +41,7 @@ impl Source {
         Ok(true)
     }
 
-    /// The `len` bytes at `position`, or as many as there are.
+    /// Returns the `len` bytes at `position`, or as many as there are.
     pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
         match self {
             Source::Map(map) => {
@@ -53,7 +53,7 @@ impl Source {
         }
     }
 
-    /// The batch header at `position` and its CRC, checked.
+    /// Returns the batch header at `position` and its CRC, checked.
     pub(crate) fn header(
         &mut self,
         ctx: &Context,
@@ -65,16 +65,16 @@ impl Source {
     }
 }
 
-/// Why there is no header.
+/// The reason why there is no valid header.
 pub(crate) enum HeaderError {
     Io(Error),
     Malformed(crate::format::reader::Malformed),
 }
 
-/// Reads, checks and decompresses the batch that begins at a position of a segment.
+/// Reads, checks and decompresses the batch at a position of a segment.
 ///
 /// # Errors
-/// An I/O error; corrupt, if there is no batch of this segment.
+/// An I/O error; `Corrupt` if there is no batch of this segment at the position.
 pub(crate) fn read_batch(
     ctx: &Context,
     seed: Seed,
@@ -107,11 +107,11 @@ pub(crate) fn read_records_of(
     records.map_err(|m| malformed(ctx, &segment.path, met.position + HEADER_BYTES as u64, &m))
 }
 
-/// The records of the batch at a position, whose header this is: checked, uncompressed and valid; or what is wrong with
-/// them.
+/// Reads the records of the batch at `position` with this header. Returns them checked,
+/// uncompressed and valid, or the damage that was found.
 ///
 /// # Errors
-/// What the medium says.
+/// An I/O error.
 pub(crate) fn read_records(
     ctx: &Context,
     source: &mut Source,
@@ -123,7 +123,7 @@ pub(crate) fn read_records(
     Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
 }
 
-/// The records of a body that has passed its checksum, and lies at `position`.
+/// Returns the records of a body at `position` that has passed its checksum.
 fn uncompressed(
     ctx: &Context,
     source: &Source,

@@ -1,4 +1,4 @@
-//! How are bytes of a file that grows looked at? Through a window of positional reads, shared by the batches in it.
+//! Reads a file that grows: a window of positional reads, shared by the batches in it.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,15 @@ use crate::error::{Error, IoAction, Result};
 use crate::storage::{File, read_up_to};
 use crate::sync::Arc;
 
-/// A piece of a file in memory. Moving it on reads ahead, more the longer the walk goes on.
+/// A part of a file in memory. Moving the window reads ahead; each move reads more than the one
+/// before.
 pub(crate) struct Window {
     file: Arc<dyn File>,
     path: PathBuf,
     buffer: Option<Arc<Buffer>>,
     /// The file position of the buffer's first byte.
     start: u64,
-    /// How much the next read asks for.
+    /// The size of the next read.
     ahead: usize,
     ahead_max: usize,
 }
@@ -28,20 +29,20 @@ impl Window {
         Window { file, path, buffer: None, start: 0, ahead: AHEAD_MIN, ahead_max: AHEAD_MAX }
     }
 
-    /// For a look here and there instead of a walk.
+    /// Returns the window for reading scattered batches instead of a walk.
     pub(crate) fn of_few(self) -> Self {
         Window { ahead: AHEAD_OF_FEW, ahead_max: AHEAD_OF_FEW, ..self }
     }
 
-    /// Forgets what was read: the file may have grown since.
+    /// Drops the buffer, because the file may have grown.
     pub(crate) fn forget(&mut self) {
         self.buffer = None;
     }
 
-    /// The `len` bytes at `position`, or as many as the file has.
+    /// Returns the `len` bytes at `position`, or as many as the file has.
     ///
     /// # Errors
-    /// What the medium says.
+    /// An I/O error.
     pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
         if self.range(position, len).is_none() {
             self.read(ctx, position, len)?;
@@ -54,13 +55,13 @@ impl Window {
         Ok(buffer.get(start..end).unwrap_or(&[]))
     }
 
-    /// The buffer that the last [`get`](Window::get) answered from, and where in it `position` lies.
+    /// Returns the buffer of the last [`get`](Window::get) and the index of `position` in it.
     pub(crate) fn share(&self, position: u64) -> Option<(Arc<Buffer>, usize)> {
         let start = usize::try_from(position.checked_sub(self.start)?).ok()?;
         Some((self.buffer.clone()?, start))
     }
 
-    /// Whether the whole range is in memory.
+    /// Returns `Some` if the whole range is in memory.
     fn range(&self, position: u64, len: usize) -> Option<()> {
         let start = usize::try_from(position.checked_sub(self.start)?).ok()?;
         self.buffer.as_ref()?.get(start..start.checked_add(len)?).map(|_| ())
@@ -69,7 +70,8 @@ impl Window {
     fn read(&mut self, ctx: &Context, position: u64, len: usize) -> Result<()> {
         let wanted = len.max(self.ahead);
         self.ahead = (self.ahead * 2).min(self.ahead_max);
-        // A batch may still borrow the old buffer: then it keeps it, and this takes another.
+        // A batch may still share the old buffer. Then the batch keeps it, and the window takes
+        // another.
         let mut buffer = match self.buffer.take().map(Arc::try_unwrap) {
             Some(Ok(mut own)) => {
                 let more = wanted.saturating_sub(own.len());
@@ -78,7 +80,7 @@ impl Window {
             }
             _ => ctx.pool.take_used(),
         };
-        // Zero-fills only what the buffer has not held before.
+        // Fills only those bytes with zeros that the buffer did not have before.
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }

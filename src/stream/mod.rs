@@ -344,7 +344,7 @@ impl Stream {
         };
         let condition = self.condition(expected);
         let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
-            Error::VersionConflict { .. } => log.answer_conflict(error),
+            Error::VersionConflict { .. } => log.resolve_conflict(error),
             error => error,
         })?;
         log.wait_visible(appended.end, appended.epoch)?;

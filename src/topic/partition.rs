@@ -211,7 +211,7 @@ impl Partition {
             return Err(Error::internal("a prepared batch has a record"));
         };
         let appended = self.log.append_at(batch, end).map_err(|error| match error {
-            Error::OffsetConflict { .. } => self.log.answer_conflict(error),
+            Error::OffsetConflict { .. } => self.log.resolve_conflict(error),
             error => error,
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;

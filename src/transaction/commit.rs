@@ -1,5 +1,6 @@
-//! How do batches get into several logs at once, all of them or none? Checked and given their offsets with all writers held,
-//! written to the journal, then to the segments. The order in which writers are locked is that of topic id and partition.
+//! Appends batches to several logs at once: all of them or none. They are checked and given their
+//! offsets while the writers of all logs are held, written to the journal, then to the segments.
+//! Writers are locked in the order of topic id and partition.
 
 use std::task::{Poll, Waker};
 
@@ -12,24 +13,25 @@ use crate::log::{Appended, Log};
 use crate::stats::Event;
 use crate::sync::Arc;
 
-/// A transaction that is written, and as safe as the strictest of its logs demands once it has been waited for.
+/// A written transaction. Once [`wait`](Committing::wait) has returned it is as durable as the
+/// strictest of its logs demands.
 pub(crate) struct Committing {
     journal: Arc<Journal>,
     logs: Vec<Arc<Log>>,
     answers: Vec<Option<Appended>>,
-    /// Up to where the journal has to be durable for it; `None` if it needs no record.
+    /// The position up to which the journal must be durable for it; `None` if it has no record.
     upto: Option<u64>,
-    /// Whether one of its topics waits for a sync.
+    /// Whether one of its topics has the durability `Sync`.
     is_strict: bool,
 }
 
-/// Appends all batches or none, if all conditions hold. `written` is told where they went before anybody else can append
-/// to these logs.
+/// Appends all batches or none, if all conditions hold. Calls `written` with their positions before
+/// another thread can append to these logs.
 ///
 /// # Errors
-/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log takes no appends: nothing
-/// was done. If a write fails the outcome is unknown until the broker is opened again, and the logs concerned take no
-/// appends until then.
+/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log
+/// takes no appends: nothing was written. If a write fails the outcome is unknown until the broker
+/// is opened again, and the logs concerned take no appends until then.
 pub(crate) fn commit(
     journal: &Arc<Journal>,
     parts: Vec<Part>,
@@ -37,10 +39,10 @@ pub(crate) fn commit(
 ) -> Result<Committing> {
     let ctx = journal.ctx();
     let logs: Vec<Arc<Log>> = parts.iter().map(|part| part.log.clone()).collect();
-    // One batch is whole by itself.
+    // A single batch needs no journal, because it is atomic by itself.
     let journaled = parts.iter().filter(|part| part.batch.is_some()).count() > 1;
     let mut events = Vec::new();
-    // Once in the journal and once in its segment.
+    // Each batch is written twice: to the journal and to its segment.
     let needed = |part: &Part| {
         let stored = part.batch.as_ref().map_or(0, |batch| batch.stored.len());
         part.log.bytes_to_append(stored) + stored as u64
@@ -49,11 +51,11 @@ pub(crate) fn commit(
     let writes = parts.iter().any(|part| part.batch.is_some());
     logs.iter().try_for_each(|log| log.check_writable())?;
     if writes && let Err(error) = ctx.check_reserve() {
-        // Whatever this frees is for the next attempt.
+        // The freed room is for the next attempt.
         ctx.make_room();
         ctx.check_reserve().map_err(|_| error)?;
     }
-    // A single append needs no journal, and waits for nobody who begins it anew.
+    // A single append needs no record, so it does not wait while the journal's file is replaced.
     let entered = journaled.then(|| journal.enter());
     let done = if journaled { journal.prepare() } else { Ok(()) }
         .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
@@ -68,18 +70,18 @@ pub(crate) fn commit(
     }
     match &done {
         Ok(_) => logs.iter().for_each(Log::keep_size),
-        // For the next attempt: the batches of this one are gone.
+        // The freed room is for the next attempt: the batches of this one are gone.
         Err(error) if error.is_full() => drop(ctx.make_room()),
         Err(_) => {}
     }
     let (answers, upto) = done.map_err(|error| match &error {
         Error::OffsetConflict { topic, partition, .. } => {
             let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
-            logs.iter().find(is_it).map_or(error.clone(), |log| log.answer_conflict(error.clone()))
+            logs.iter().find(is_it).map_or(error.clone(), |log| log.resolve_conflict(error.clone()))
         }
         Error::VersionConflict { topic, .. } => {
             let of_topic = logs.iter().filter(|log| log.topic() == topic);
-            of_topic.fold(error.clone(), |error, log| log.answer_conflict(error))
+            of_topic.fold(error.clone(), |error, log| log.resolve_conflict(error))
         }
         _ => error,
     })?;
@@ -91,7 +93,7 @@ pub(crate) fn commit(
     Ok(committing)
 }
 
-/// The part of [`commit`] with the writers of all logs held.
+/// The part of [`commit`] that runs with the writers of all logs held.
 fn write_all(
     journal: &Journal,
     logs: &[Arc<Log>],
@@ -115,7 +117,7 @@ fn write_all(
         let involved = held.iter().filter_map(Held::involved).collect();
         let done = state.write(ctx, journal.durable(), parts, involved).and_then(|end| {
             upto = Some(end);
-            // From here on it has happened.
+            // The record is written: from here on the transaction has happened.
             let written = held.iter().try_for_each(|part| {
                 part.write().map_err(|(_, e)| Error::io(IoAction::Write, &part.path(), e))
             });
@@ -147,7 +149,8 @@ fn write_all(
             *answer = Some(appended);
         }
     }
-    // IMPORTANT: behind the log ends. Whoever syncs the journal moves the visible ends up to them.
+    // IMPORTANT: release the journal after the log ends are stored. A thread that syncs the journal
+    // moves the visible ends up to them.
     drop(state);
     written(&answers);
     Ok((answers, upto))
@@ -158,13 +161,13 @@ impl Committing {
         self.logs.iter().zip(&self.answers).filter_map(|(log, answer)| Some((log, answer.as_ref()?)))
     }
 
-    /// Where the batch of a part went.
+    /// Returns the position of the batch of a part.
     pub(crate) fn written_at(&self, place: usize) -> Option<(&Arc<Log>, &Appended)> {
         Some((self.logs.get(place)?, self.answers.get(place)?.as_ref()?))
     }
 
-    /// Wakes readers of what is visible already, and sees to it that the rest is synced in time. Answers whether one of the
-    /// logs has to be waited for.
+    /// Wakes readers of the batches that are visible already, and schedules the sync of the others.
+    /// Returns whether the caller must wait for one of the logs.
     fn announce(&self) -> bool {
         let mut is_strict = false;
         for (log, _) in self.written() {
@@ -180,7 +183,7 @@ impl Committing {
         is_strict
     }
 
-    /// Returns once everything is visible, and as durable as the strictest of the logs demands.
+    /// Returns once all batches are visible, and as durable as the strictest of the logs demands.
     ///
     /// # Errors
     /// A sync failed: the logs take no appends until the broker is opened again.
@@ -192,7 +195,8 @@ impl Committing {
         }
     }
 
-    /// As [`wait`](Committing::wait) for a future: leaves the waker, and the sync to the worker.
+    /// As [`wait`](Committing::wait) for a future: registers the waker, and leaves the sync to the
+    /// worker.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<()>> {
         let Some(upto) = self.upto.filter(|_| self.is_strict && !self.journal.ctx().clock.is_manual()) else {
             if !self.is_strict || self.upto.is_some() {
@@ -217,12 +221,12 @@ impl Committing {
         polled
     }
 
-    /// Leaves the sync to the worker. Answers false if that would not come to it.
+    /// Leaves the sync to the worker. Returns false if the worker would not do it.
     pub(crate) fn request_sync(&self) -> bool {
         if !self.is_strict || self.upto.is_some_and(|upto| self.journal.durable() >= upto) {
             return true;
         }
-        // With any of these logs the worker syncs the journal.
+        // The worker syncs the journal together with any of these logs.
         let asked = self.written().map(|(log, _)| log).find(|log| log.is_usable());
         asked.inspect(|log| log.want_sync()).is_some()
     }

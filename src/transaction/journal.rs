@@ -1,20 +1,24 @@
-//! What makes a transaction whole after any crash? One record, written before anything of it is written elsewhere, in a
-//! file that all partitions of a broker share.
+//! The journal makes a transaction atomic across any crash: one record, written before any of its
+//! batches is written, in a file that all partitions of a broker share.
 //!
 //! The concurrency argument:
-//! - The *gate* is shared by whoever writes a transaction and taken alone by whoever starts the file anew, or cuts a log:
-//!   so no record ever speaks of offsets that were given to something else. It comes before every lock of a log, and is
-//!   not held while somebody waits for a sync.
-//! - The journal's own lock is taken with the writers' locks of the partitions held, and held over the choice of an id,
-//!   the write of a record and of its batches, and the log ends behind them: positions rise in the order in which records
-//!   are written, and who finds a record noted finds its batches written, or the log poisoned before them.
-//! - *Durable* means: what precedes the transaction in each of its partitions is on the medium, and so is the record. Who
-//!   leads a sync of the journal therefore syncs those segments first, by themselves and not through their logs: a log's
-//!   own leader waits for the journal, never the other way round. Nothing is called durable in a log because of it, only
-//!   visible. What durable records *cover* without a gap needs no sync of its segment: it is written again if it is lost, in
-//!   the order of the records. So transactions in a row take one sync each.
-//! - A *cut* of a log that the file speaks of begins the file anew first, and that waits for a sync that is under way: so
-//!   the leader never makes visible what was cut off.
+//! - The *gate* is shared by threads that write a transaction. A thread that starts a new file or
+//!   truncates a log takes it alone, so no record ever refers to offsets that were given to other
+//!   records. It is taken before every lock of a log, and it is not held while a thread waits for a
+//!   sync of its own commit.
+//! - The journal's own lock is taken with the writers' locks of the partitions held. It is held
+//!   while the id is chosen, the record and its batches are written, and the log ends after them
+//!   are stored. So positions rise in the order in which records are written, and a thread that
+//!   finds a record in `involved` finds its batches written, or the logs poisoned.
+//! - *Durable* means: the records before the transaction in each of its partitions are durable, and
+//!   so is the journal's record. Therefore the thread that leads a sync of the journal first syncs
+//!   those segments, directly and not through their logs: a log's own leader waits for the journal,
+//!   never the other way round. In a log this makes records visible, but not durable. Batches that
+//!   durable records *cover* without a gap need no sync of their segment: if they are lost, they
+//!   are written again, in the order of the records. So consecutive transactions take one sync
+//!   each.
+//! - A *truncation* of a log that the file refers to starts a new file first, and that waits for a
+//!   running sync. So the leader never makes truncated records visible.
 
 use std::path::Path;
 use std::task::{Poll, Waker};
@@ -33,7 +37,7 @@ use crate::storage::{File, OpenMode, replace_file, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
 
-/// A broker's journal. There is no file before the first transaction.
+/// A broker's journal. It has no file before the first transaction.
 pub(crate) struct Journal {
     ctx: Arc<Context>,
     gate: RwLock<()>,
@@ -46,28 +50,30 @@ pub(crate) struct Journal {
 
 pub(crate) struct State {
     pub(super) file: Option<Arc<dyn File>>,
-    /// Where the next record goes in the file.
+    /// The position of the next record in the file.
     pub(super) position: u64,
-    /// As [`position`](State::position), counted on through all files: what is waited for.
+    /// As [`position`](State::position), but counted through all files: the position that commits
+    /// wait for.
     written: u64,
-    /// `written` at the beginning of the file.
-    begun: u64,
+    /// `written` at the start of the file.
+    written_before: u64,
     pub(super) floor: u64,
     pub(super) next_id: u64,
-    /// What records of this file speak of.
+    /// The batches that records of this file refer to.
     involved: Vec<Involved>,
-    /// How many of them the last sync took care of.
+    /// How many of `involved` the last sync has handled.
     settled: usize,
-    /// Which records a restart finds is unknown: nothing more is committed.
+    /// A write or sync failed, so it is unknown which records a restart finds: no transaction is
+    /// committed.
     pub(super) failed: Option<Error>,
-    /// From where on the file is so large that it should begin anew.
+    /// The position from which on the file is so large that a new one should be started.
     large_from: u64,
-    /// Why it could not begin anew.
+    /// Why no new file could be started.
     stuck: Option<Error>,
     bytes_max: u64,
 }
 
-/// No file is begun anew while it lives, and no log is cut.
+/// While it lives, no new file is started and no log is truncated.
 pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
 
 impl Journal {
@@ -76,7 +82,7 @@ impl Journal {
             file: None,
             position: 0,
             written: 0,
-            begun: 0,
+            written_before: 0,
             floor: 1,
             next_id: 1,
             involved: Vec::new(),
@@ -99,7 +105,7 @@ impl Journal {
         self.state.lock()
     }
 
-    /// Notes, during an opening, which records the file has.
+    /// Stores, during an opening, the records that the file has.
     pub(super) fn know(&self, records: Option<Known>) {
         *self.known.lock() = records;
     }
@@ -108,42 +114,46 @@ impl Journal {
         self.gate.read()
     }
 
-    /// Sees to it that there is a file. With no lock of a log held: the first one is synced.
+    /// Ensures that there is a file. The caller must hold no lock of a log, because the first file
+    /// is synced.
     ///
     /// # Errors
-    /// An earlier failure; or what the medium says.
+    /// `JournalFailed` after an earlier failure; an I/O error.
     pub(crate) fn prepare(&self) -> Result<()> {
         let mut state = self.state.lock();
         state.check()?;
         if state.file.is_none() { state.start_file(&self.ctx, false) } else { Ok(()) }
     }
 
-    /// The right to write the next record. With the writers' locks of its partitions held.
+    /// Takes the lock under which the next record is written. The caller must hold the writers'
+    /// locks of its partitions.
     ///
     /// # Errors
-    /// An earlier failure.
+    /// `JournalFailed` after an earlier failure.
     pub(crate) fn begin(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.state.lock();
         state.check()?;
         Ok(state)
     }
 
-    /// As [`make_durable`](Journal::make_durable) for a future, which leaves its waker and the sync to somebody else.
+    /// As [`make_durable`](Journal::make_durable) for a future: registers its waker, and leaves the
+    /// sync to another thread.
     pub(crate) fn poll_durable(&self, upto: u64, waker: &Waker) -> Poll<Result<()>> {
         self.commit.register(waker);
-        // Looked at behind the registration: a sync that finished between is seen here, a later one wakes.
+        // Check after the registration: a sync that finished in between is seen here, a later one
+        // wakes.
         if self.commit.durable() >= upto {
             return Poll::Ready(Ok(()));
         }
         self.commit.failure().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
     }
 
-    /// Up to where it is durable.
+    /// Returns the position up to which the journal is durable.
     pub(crate) fn durable(&self) -> u64 {
         self.commit.durable()
     }
 
-    /// The leader's part. After a failure nothing is committed any more.
+    /// The leader's part. After a failure no transaction is committed.
     fn sync(&self) -> Result<u64> {
         self.try_sync().inspect_err(|error| self.state.lock().fail(error))
     }
@@ -160,25 +170,26 @@ impl Journal {
         }
         file.sync_data()
             .map_err(|e| Error::io(IoAction::Sync, &self.ctx.display(Path::new(names::JOURNAL)), e))?;
-        // None of these logs is cut before this is done: a cut makes everything durable first that the journal says of it.
+        // None of these logs is truncated before this is done, because a truncation first makes
+        // every transaction durable that has a record.
         for part in involved {
             part.log.cover(part.end);
             part.log.publish_visible(part.end);
         }
         let mut state = self.state.lock();
-        // The file is begun anew only by who is alone, and that one waits for this sync.
+        // Only a thread that is alone starts a new file, and it waits for this sync.
         state.settled = state.settled.max(settled);
         Ok(written)
     }
 
-    /// Begins an empty file if this one has become large. If that cannot be done it is tried again when as much more has
-    /// been written.
+    /// Starts an empty file if this one has become large. If that fails, the next attempt is made
+    /// after as many bytes again.
     pub(crate) fn checkpoint_if_large(&self) {
         if !self.state.lock().is_large() {
             return;
         }
         let _alone = self.alone();
-        // Of several that have seen it one is enough.
+        // Check again: another thread may have done it.
         if self.state.lock().is_large()
             && let Err(error) = self.checkpoint_alone()
         {
@@ -188,11 +199,11 @@ impl Journal {
         }
     }
 
-    /// Has everything that is committed on the medium, in the segments, and begins an empty file, if there is a record.
-    /// Nobody commits until the answer is dropped.
+    /// Makes every committed transaction durable in the segments, and starts an empty file if there
+    /// is a record. No transaction is committed until the result is dropped.
     ///
     /// # Errors
-    /// Some partition cannot be synced, or what the medium says: the file stays as it is.
+    /// A partition cannot be synced, or an I/O error: the file stays unchanged.
     pub(crate) fn checkpoint(&self) -> Result<Alone<'_>> {
         let alone = self.alone();
         self.checkpoint_alone().map(|()| alone)
@@ -201,7 +212,7 @@ impl Journal {
     fn checkpoint_alone(&self) -> Result<()> {
         let (involved, written) = {
             let state = self.state.lock();
-            if state.written == state.begun {
+            if state.written == state.written_before {
                 return Ok(());
             }
             state.check()?;
@@ -211,14 +222,16 @@ impl Journal {
         logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
         logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
         for log in logs {
-            // Of what is deleted nothing has to be whole. Looked at behind the sync: it may be deleted while that runs.
+            // Transactions of a deleted log need not be durable. Check after the sync, because the
+            // topic may be deleted during it.
             log.sync().or_else(|error| if log.health().is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(written)?;
         self.state.lock().start_file(&self.ctx, true)
     }
 
-    /// Gives out no id up to `largest` any more, and lets batches with such ids count without a record.
+    /// Uses no id up to `largest` from here on, so that batches with such ids count without a
+    /// record.
     ///
     /// # Errors
     /// As [`checkpoint`](Journal::checkpoint).
@@ -233,14 +246,14 @@ impl Journal {
         state.start_file(&self.ctx, true)
     }
 
-    /// The end of the broker: every log has been closed. Nothing of it is needed any more if all could
-    /// be synced. Returns whether the file has no record now.
+    /// Called at the broker's end, after every log was closed. If all logs were synced, the records
+    /// are no longer needed. Returns whether the file has no record now.
     pub(crate) fn close(&self, all_synced: bool) -> Result<bool> {
         let _alone = self.alone();
         let mut state = self.state.lock();
         state.involved.clear();
-        let begun = state.written != state.begun;
-        let result = match begun {
+        let has_records = state.written != state.written_before;
+        let result = match has_records {
             false => Ok(state.failed.is_none()),
             true if all_synced && state.failed.is_none() => state.start_file(&self.ctx, true).map(|()| true),
             true => Ok(false),
@@ -287,7 +300,7 @@ impl LogJournal for Journal {
 
 impl State {
     /// # Errors
-    /// Nothing can be committed any more.
+    /// The journal failed or was closed: nothing can be committed.
     fn check(&self) -> Result<()> {
         match &self.failed {
             Some(Error::Closed) => Err(Error::Closed),
@@ -304,13 +317,15 @@ impl State {
         self.position > self.large_from
     }
 
-    /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on it has happened. Answers
-    /// up to where the journal has to be durable for it.
+    /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on the
+    /// transaction has happened. Returns the position up to which the journal must be durable for
+    /// it.
     ///
     /// # Errors
-    /// `DiskFull`, `TransactionTooLarge`: nothing has happened; nor has it with `JournalFailed`: the file has grown as far as it may,
-    /// since some partition keeps it from being begun anew. Or what else the medium says: a restart may find the record, and
-    /// nothing is committed any more until then.
+    /// `DiskFull`, `RecordTooLarge`: nothing has happened. `JournalFailed`: nothing has happened
+    /// either; the file has its largest size, because a partition keeps a new one from being
+    /// started. Another I/O error: a restart may find the record, and nothing is committed until
+    /// then.
     pub(crate) fn write(
         &mut self,
         ctx: &Context,
@@ -320,19 +335,20 @@ impl State {
     ) -> Result<u64> {
         let path = ctx.display(Path::new(names::JOURNAL));
         let Some(file) = self.file.clone() else { return Err(Error::Closed) };
-        let synced_upto = durable.saturating_sub(self.begun) + JOURNAL_HEADER_BYTES as u64;
+        let synced_upto = durable.saturating_sub(self.written_before) + JOURNAL_HEADER_BYTES as u64;
         let size = parts.iter().map(|part| part.batch.len()).sum();
         if size > RECORD_BYTES_MAX {
             return Err(Error::TransactionTooLarge { size, limit: RECORD_BYTES_MAX });
         }
         if self.position > self.bytes_max {
-            // Opening reads all of it.
+            // The bound exists because an opening reads the whole file.
             let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path, cause: Space::FileTooLarge });
             return Err(Error::JournalFailed { cause: Arc::new(cause) });
         }
         let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
         if let Err((written, e)) = write_all_at(&*file, &record, self.position) {
-            // Zeros over the part, where there is room by now: it cannot look like a record that was torn.
+            // Overwrite the part with zeros, if there is room now, so that it does not look like a
+            // torn record.
             if let Some(cause) = is_space(&e)
                 && write_all_at(&*file, &vec![0; written], self.position).is_ok()
             {
@@ -340,7 +356,7 @@ impl State {
             }
             let error = Error::io(IoAction::Write, &path, e);
             self.fail(&error);
-            // The record may be there nevertheless: these logs wait for the next opening.
+            // The record may exist nevertheless: these logs take no appends until the next opening.
             self.involved.extend(involved);
             return Err(error);
         }
@@ -356,8 +372,8 @@ impl State {
         self.failed.get_or_insert_with(|| error.clone());
     }
 
-    /// Puts an empty file in the place of the old one. Everything in that is in the segments, on the medium. If that
-    /// `frees` space it may use the reserve.
+    /// Replaces the file by an empty one. The batches of all its records must be durable in the
+    /// segments. If that `frees` space it may use the reserve.
     pub(super) fn start_file(&mut self, ctx: &Context, frees: bool) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let floor = self.next_id;
@@ -372,7 +388,8 @@ impl State {
             Err((error, replaced)) => {
                 let error = Error::create(&ctx.display(path), error);
                 if replaced {
-                    // Either file will do for the next opening, but no more can be written to the old one.
+                    // The next opening can use either file, but no more can be written to the old
+                    // one.
                     self.fail(&error);
                 }
                 return Err(error);
@@ -384,8 +401,9 @@ impl State {
 }
 
 impl State {
-    /// Empties the file where it is, for lack of room for another. The header is one write within a
-    /// sector: its higher floor ends every record, because a record's checksum is seeded with it.
+    /// Empties the file in place, if there is no room for another. The header is one write within a
+    /// sector. Its higher floor invalidates every record, because a record's checksum is seeded
+    /// with it.
     pub(super) fn empty_file(&mut self, ctx: &Context) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let failed = |e| Error::unless_full(IoAction::Write, &ctx.display(path), e);
@@ -400,23 +418,24 @@ impl State {
     fn begin_at(&mut self, floor: u64) {
         self.floor = floor;
         self.position = JOURNAL_HEADER_BYTES as u64;
-        self.begun = self.written;
+        self.written_before = self.written;
         self.involved.clear();
         self.settled = 0;
         (self.large_from, self.stuck) = (FILE_BYTES, None);
     }
 }
 
-/// All batches of a transaction together are no larger: opening holds the file in memory.
+/// The largest size of all batches of a transaction together, because an opening reads the file
+/// into memory.
 const RECORD_BYTES_MAX: usize = 1 << 30;
 
-/// The file is begun anew once it is larger than this.
+/// A new file is started once the file is larger than this.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// If it cannot be begun anew, nothing more is committed once it is larger than this.
+/// If no new file can be started, nothing more is committed once the file is larger than this.
 const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 
-/// A larger file is none of ours.
+/// A larger file was not written by this library.
 pub(super) const FILE_BYTES_MAX: u64 = JOURNAL_BYTES_MAX + 2 * RECORD_BYTES_MAX as u64;
 
 #[cfg(test)]
@@ -447,10 +466,10 @@ mod tests {
         (broker, [partition(0), partition(1), partition(2), partition(3)])
     }
 
-    /// A partition that cannot be synced keeps the file from being begun anew: it grows, but not without a bound, and not every
-    /// commit tries.
+    /// A partition that cannot be synced keeps a new file from being started: the file grows, but
+    /// only up to a bound, and not every commit tries.
     #[test]
-    fn a_file_that_cannot_begin_anew_grows_no_further_than_its_bound() {
+    fn a_file_that_cannot_be_replaced_grows_up_to_its_bound() {
         let disk = Disk::new();
         let (broker, [a, b, c, d]) = made(&disk);
         let journal = &broker.inner().journal;
@@ -469,7 +488,7 @@ mod tests {
         assert!(matches!(refused, Error::JournalFailed { .. }), "{refused}");
         assert_eq!(refused.outcome(), Outcome::NotWritten);
         assert!(commits > 40 && disk.ops_of(Op::Sync) - before < 8, "{commits} commits");
-        // What needs no record goes on, and the next opening makes room.
+        // An append that needs no record still succeeds, and the next opening makes room.
         broker.producer().send(&c, Record::new("alone")).unwrap().wait().unwrap();
         drop((broker, a, b, c, d));
         let (broker, [_, _, c, d]) = made(&disk);
@@ -478,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_begins_anew() {
+    fn a_large_file_is_replaced_by_an_empty_one() {
         let disk = Disk::new();
         let (broker, [a, b, ..]) = made(&disk);
         (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());

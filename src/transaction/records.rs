@@ -1,4 +1,4 @@
-//! The records that a journal's file has.
+//! The records of a journal's file.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,12 +11,12 @@ use crate::format::reader::Malformed;
 use crate::log::recovery::transactions::{Found, Tail};
 use crate::types::Offset;
 
-/// The records of a journal, as an opening has found them.
+/// The records of a journal, as an opening has read them.
 #[derive(Debug)]
 pub(crate) struct Known {
     floor: u64,
     pub(super) ids: HashSet<u64>,
-    /// Where the records end in the file.
+    /// The position after the last record in the file.
     end: u64,
 }
 
@@ -25,18 +25,19 @@ impl Known {
         Known { floor, ids: records.iter().map(|record| record.id).collect(), end: end as u64 }
     }
 
-    /// What a file has.
+    /// Reads the records of a file.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The file is damaged.
     pub(crate) fn of(file: &[u8]) -> std::result::Result<Self, Malformed> {
         let floor = journal::decode_header(file)?;
         let (records, end) = read_records(file, floor)?;
         Ok(Known::new(floor, &records, end))
     }
 
-    /// The first batch of a tail whose record was on the medium and is not among these. Not a batch before `log_start`: it has
-    /// been deleted, and the others of its transaction may be too.
+    /// Returns the first batch of a tail whose record was durable and is not among these records.
+    /// Ignores batches before `log_start`: they have been deleted, and the others of their
+    /// transaction may be too.
     pub(crate) fn find_lost<'a>(&self, tail: &'a Tail, log_start: Offset) -> Option<&'a Found> {
         tail.transactions.iter().find(|found| {
             found.witness.is_some()
@@ -52,14 +53,14 @@ pub(super) fn lost_record(ctx: &Context, identity: &Identity, known: &Known, fou
     let Found { base, end, id, witness } = found;
     let witness = witness.map_or(0, Offset::get);
     let what = format!(
-        "its records end here, and the one of transaction {id} is missing: {}/{} has its batch at {base}..{end}, and the batch \
-         at {witness} there says that it was on the medium",
+        "the records end here, and the record of transaction {id} is missing: {}/{} has its batch at {base}..{end}, and the \
+         batch at {witness} proves that the record was durable",
         identity.topic, identity.partition
     );
     corrupt(ctx, Path::new(names::JOURNAL), known.end, &what)
 }
 
-/// The records of a file, and where they end in it.
+/// Returns the records of a file, and the position where they end.
 pub(crate) fn read_records(
     file: &[u8],
     floor: u64,
@@ -72,8 +73,8 @@ pub(crate) fn read_records(
                 records.push(record);
                 position = end;
             }
-            // A later record that was written when this had been on the medium makes it damage; otherwise it is what a
-            // crash leaves.
+            // If a later record was written after this one was durable, this one is damaged.
+            // Otherwise a crash tore it.
             Err(m) => {
                 let synced = journal::synced_upto_behind(file, floor, position + 1);
                 return if synced.is_some_and(|upto| upto > position as u64) {

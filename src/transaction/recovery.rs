@@ -1,4 +1,5 @@
-//! How does an opening settle transactions? By the records of the journal: each becomes whole, or is taken back.
+//! Settles transactions when a broker is opened, by the records of the journal: each transaction is
+//! completed or taken back.
 
 use std::path::Path;
 
@@ -18,11 +19,11 @@ use crate::storage::{OpenMode, read_file};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicId};
 
-/// Looks at the journal, if there is one, before anything is written. Notes which records it has,
-/// for the recovery of the partitions.
+/// Reads the journal, if there is one, before anything is written. Stores its records for the
+/// recovery of the partitions.
 ///
 /// # Errors
-/// `UnsupportedFormat`; an I/O error. Damage is for [`settle`] to report.
+/// `UnsupportedFormat`; an I/O error. Damage is reported by [`settle`].
 pub(crate) fn check_format(journal: &Journal) -> Result<()> {
     let ctx = journal.ctx();
     let path = Path::new(names::JOURNAL);
@@ -39,18 +40,19 @@ pub(crate) fn check_format(journal: &Journal) -> Result<()> {
     }
 }
 
-/// Makes every committed transaction whole and takes back every other, before anybody is served. All of that is on the
-/// medium on return, and the journal is empty.
+/// Completes every committed transaction and takes back every other. Must be called before any
+/// record is served. On return all of that is durable, and the journal is empty.
 ///
-/// A transaction whose record is there counts if every part is in its partition or can be appended there. Under `Os` a
-/// power loss may have taken what came before a part; then nobody was promised it, and none of it counts. Crashing in
-/// between changes nothing about these answers: a part that has been appended is there, and one that could not be
-/// appended cannot be appended after the others have been cut off either.
+/// A transaction with a record counts if every part is in its partition or can be appended there.
+/// Under the durability `Os` a power loss may have taken the records before a part; then no caller
+/// was promised the transaction, and none of it counts. A crash during this function does not
+/// change these decisions: a part that was appended is still there, and a part that could not be
+/// appended cannot be appended after the others were truncated either.
 ///
 /// # Errors
-/// `Corrupt` if the journal is damaged where it had been on the medium, or has lost a record that
-/// was; `UnsupportedFormat`; or what the medium says, also of a partition that could not be opened
-/// for another reason than damage.
+/// `Corrupt` if the journal is damaged where it had been durable, or has lost a durable record;
+/// `UnsupportedFormat`; an I/O error, also of a partition that could not be opened for another
+/// reason than damage.
 pub(crate) fn settle(
     journal: &Journal,
     logs: &[Arc<Log>],
@@ -68,10 +70,14 @@ pub(crate) fn settle(
     let file = match read_file(&*ctx.storage, path, FILE_BYTES_MAX) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // No transaction was ever committed, or somebody has deleted the file: then each batch counts by itself.
+            // No transaction was ever committed, or the file was deleted. Then each batch counts by
+            // itself.
             if largest > 0 {
                 let path = ctx.display(path);
-                report.warnings.push(format!("{} is missing: batches count one by one", path.display()));
+                report.warnings.push(format!(
+                    "{} is missing: each batch of a transaction counts by itself",
+                    path.display()
+                ));
             }
             journal.state().next_id = fresh_id(ctx, largest);
             return Ok(());
@@ -83,10 +89,10 @@ pub(crate) fn settle(
     journal.know(None);
     let is_empty = matches!(&read, Ok((_, records, end)) if records.is_empty() && *end == file.len());
     if is_clean && !is_empty {
-        // A clean close leaves an empty file: all that was ever in it is in the segments.
+        // A clean close leaves an empty file: all batches of its records are in the segments.
         let what = read.map_or_else(|m| m.what, |_| "it is not empty");
         report.warnings.push(format!(
-            "{} is not as a clean close leaves it ({what}): it is replaced by an empty one",
+            "{} does not look like after a clean close ({what}): it is replaced by an empty one",
             ctx.display(path).display()
         ));
         let mut state = journal.state();
@@ -98,17 +104,19 @@ pub(crate) fn settle(
     let mut lost =
         logs.iter().filter_map(|log| Some((log, known.find_lost(log.recovered(), log.log_start())?)));
     if let Some((log, found)) = lost.next() {
-        // IMPORTANT: before anything is cut for lack of a record. Nothing has been changed in that
-        // log.
+        // IMPORTANT: check this before a batch without a record is truncated. Nothing has been
+        // changed in that log.
         return Err(lost_record(ctx, log.identity(), &known, found));
     }
     let unread = logs.iter().find_map(|log| log.unread());
     if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
-        // IMPORTANT: while the file still has what belongs there, or is known not to. A partition that is damaged is never served
-        // again as it is; this one may be with the next opening.
+        // IMPORTANT: return while the file still has the batches that this partition lacks. A
+        // damaged partition is never served again as it was, but this one may be usable at the next
+        // opening.
         return Err(error);
     }
-    // First what has no record: what others have put behind it does not count either.
+    // First take back the batches without a record, because the batches after them do not count
+    // either.
     for (log, found) in &seen {
         if found.id >= floor && !known.ids.contains(&found.id) {
             take_back(ctx, log, found.base, report)?;
@@ -128,7 +136,8 @@ pub(crate) fn settle(
                     let end = log.redo(part.batch)?;
                     restored(report, log, part, end);
                 }
-                // IMPORTANT: before the next record is looked at. It may stand on this one.
+                // IMPORTANT: take it back before the next record is checked. The next one may
+                // follow it.
                 Place::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
                 _ => {}
             }
@@ -156,19 +165,19 @@ pub(crate) fn settle(
     }
 }
 
-/// The next transaction's id where the journal cannot say which ids were given out: after the largest
-/// id that was seen, and after all that could be given out before this time at a million a
-/// millisecond.
+/// Returns the next transaction's id when the journal does not show which ids were used: greater
+/// than the largest id found, and greater than every id that could have been used before this time
+/// at a million per millisecond.
 ///
-/// IMPORTANT: no id is given out twice. A later opening may scan an old batch again (for example when
-/// the checkpoint is lost), and takes back each batch whose id is not below the journal's floor and
+/// IMPORTANT: no id is used twice. A later opening may scan an old batch again (for example if the
+/// checkpoint is lost), and takes back every batch whose id is not below the journal's floor and
 /// has no record.
 fn fresh_id(ctx: &Context, largest: u64) -> u64 {
     let millis = u64::try_from(ctx.clock.now().as_millis()).unwrap_or(0);
     largest.saturating_add(1).max(millis.min(u64::MAX >> 21) << 20)
 }
 
-/// Takes back the report of a cut as far as it was of a part that has been written again, as it was.
+/// Removes from the report the part of a truncation that was written again unchanged.
 fn restored(report: &mut OpenReport, log: &Log, part: &CommittedPart<'_>, end: Offset) {
     let len = part.batch.len() as u64;
     let of_it =
@@ -185,13 +194,13 @@ fn restored(report: &mut OpenReport, log: &Log, part: &CommittedPart<'_>, end: O
     });
 }
 
-/// Whether a part is a batch of this log: the record has passed its own checksum.
+/// Returns whether a part is a batch of this log. The record has passed its own checksum.
 fn check_part(log: &Log, part: &CommittedPart<'_>) -> bool {
     let body = part.batch.get(HEADER_BYTES..).unwrap_or_default();
     decode_header(part.batch, log.seed()).is_ok_and(|(header, _)| check_body(&header, body).is_ok())
 }
 
-/// Lets a log end before a batch that does not count, if that is (still) there.
+/// Truncates a log before a batch that does not count, if the batch is (still) there.
 fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenReport) -> Result<()> {
     let to = log.bounds().log_end;
     if base >= to || base < log.log_start() || !log.is_usable() {
@@ -204,7 +213,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         file: ctx.display(Path::new(names::JOURNAL)),
         position: 0,
         bytes: 0,
-        reason: "a transaction that was never committed whole".to_string(),
+        reason: "the batch is of a transaction that was not committed completely".to_string(),
         from: base,
         to: Some(to),
         kept: None,

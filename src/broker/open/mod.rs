@@ -50,7 +50,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         if is_new { Directory::create(&ctx)? } else { Directory::read(&journal, &mut report)? };
     let catalog = Arc::new(catalog);
     let store = catalog.clone();
-    ctx.tell_files(move |ctx, identity| {
+    ctx.set_on_files(move |ctx, identity| {
         // A failure is repeated by the next opening; a broken catalog returns its error with the
         // next change.
         let _ = store.note_files(ctx, identity.topic_id, identity.partition.get());

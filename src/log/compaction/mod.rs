@@ -111,7 +111,7 @@ impl Log {
         let spans = spans.get(..count)?;
         let (clean, dirty) = amounts(spans);
         let oldest = settings.compaction.max_lag.and_then(|_| {
-            let first = segments.iter().take(count).find(|segment| !segment.cleaned)?;
+            let first = segments.iter().take(count).find(|segment| !segment.compacted)?;
             let mut source = first.source(&self.ctx, &self.identity).ok()?;
             source.header(&self.ctx, FIRST_BATCH, self.seed).ok().map(|(header, _)| header.max_timestamp)
         });
@@ -196,7 +196,7 @@ impl Log {
         match done {
             Ok(_) => *retries = Retries::default(),
             Err(Error::CompactionAborted { .. } | Error::Closed) => {}
-            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.upkeep_interval),
+            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.maintenance_interval),
         }
     }
 
@@ -223,7 +223,7 @@ impl Log {
             found.1.push(Span {
                 bytes: entry.size,
                 max_timestamp: entry.max_timestamp(),
-                cleaned: segment.cleaned,
+                cleaned: segment.compacted,
             });
         }
         Some(found)
@@ -233,7 +233,7 @@ impl Log {
         let (revision, now) = (self.revision(), self.ctx.cautious_now());
         let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
         inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
-        let dirty = inputs.iter().position(|segment| !segment.cleaned).unwrap_or(inputs.len());
+        let dirty = inputs.iter().position(|segment| !segment.compacted).unwrap_or(inputs.len());
         if dirty == inputs.len() || extent == Extent::Tombstones {
             inputs.truncate(dirty);
             let mut pace = Pace::new(self, tick, revision, &[]);
@@ -252,7 +252,7 @@ impl Log {
 
     /// Whether tombstones of a cleaned segment may go by now.
     fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp, pace: &mut Pace<'_>) -> bool {
-        if !segment.cleaned {
+        if !segment.compacted {
             return false;
         }
         let known = segment.horizon.get().copied().or_else(|| {

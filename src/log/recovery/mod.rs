@@ -546,7 +546,7 @@ impl Recoverer<'_> {
         self.segments.truncate(at + 1);
         let point = Point { end: found.point.end.max(self.manifest.log_start), ..found.point };
         if let Some(last) = self.segments.last() {
-            last.cut(found.point.end, found.point.position, found.point.max_timestamp);
+            last.truncate(found.point.end, found.point.position, found.point.max_timestamp);
         }
         self.recovered(point, found.tail.clone(), Some(error))
     }

@@ -1,4 +1,5 @@
-//! The side file of a sealed segment, open: a lookup reads and checks the few pieces of it that it needs.
+//! The open side file of a sealed segment: a lookup reads and checks only the few pieces that it
+//! needs.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use crate::segment::Segment;
 use crate::storage::{File, Map, OpenMode, read_up_to};
 use crate::sync::Arc;
 
-/// A side file that is open. Every piece of it is checked each time it is looked at.
+/// An open side file. Every piece of it is checked each time it is read.
 pub(super) struct KeyFile {
     index: KeyIndex,
     bytes: Bytes,
@@ -23,17 +24,18 @@ enum Bytes {
     File(Arc<dyn File>),
 }
 
-/// A side file does not answer: it is damaged, or cannot be read.
-pub(super) struct Doubt;
+/// The side file is damaged or cannot be read.
+pub(super) struct Unusable;
 
-impl From<Malformed> for Doubt {
+impl From<Malformed> for Unusable {
     fn from(_: Malformed) -> Self {
-        Doubt
+        Unusable
     }
 }
 
 impl KeyFile {
-    /// The side file of a segment, if it speaks of exactly the bytes below `covers`.
+    /// Opens the side file of a segment. Returns `None` if it does not cover exactly the bytes
+    /// below `covers`, or cannot be read.
     pub(super) fn open(
         segment: &Segment,
         ctx: &Context,
@@ -55,52 +57,52 @@ impl KeyFile {
         Some(KeyFile { index, bytes })
     }
 
-    /// What it says of a key.
-    pub(super) fn find(&self, hash: KeyHash) -> std::result::Result<Option<Entry>, Doubt> {
+    /// Returns the entry of a key, if the file has one.
+    pub(super) fn find(&self, hash: KeyHash) -> std::result::Result<Option<Entry>, Unusable> {
         let Some(line) = self.index.filter_line(hash) else { return Ok(None) };
-        if !self.look_at(line, |bytes| self.index.may_have(hash, bytes))? {
+        if !self.read(line, |bytes| self.index.may_have(hash, bytes))? {
             return Ok(None);
         }
         let Some(entry) = self.index.directory_entry(hash) else { return Ok(None) };
-        let bucket = self.look_at(entry, |bytes| self.index.bucket(bytes))?;
-        self.look_at(bucket.range.clone(), |bytes| self.index.find(&bucket, bytes, hash))
+        let bucket = self.read(entry, |bytes| self.index.bucket(bytes))?;
+        self.read(bucket.range.clone(), |bytes| self.index.find(&bucket, bytes, hash))
     }
 
-    pub(super) fn places(&self, entry: &Entry) -> std::result::Result<Vec<Place>, Doubt> {
+    pub(super) fn places(&self, entry: &Entry) -> std::result::Result<Vec<Place>, Unusable> {
         match self.index.place_range(entry) {
-            Some(range) => self.look_at(range, |bytes| self.index.read_places(entry, bytes)),
+            Some(range) => self.read(range, |bytes| self.index.read_places(entry, bytes)),
             None => Ok(self.index.read_places(entry, &[])?),
         }
     }
 
-    /// Checks every piece, and that the filter knows every key.
-    pub(super) fn check(&self) -> std::result::Result<(), Doubt> {
+    /// Checks every piece, and that the filter has every key.
+    pub(super) fn check(&self) -> std::result::Result<(), Unusable> {
         for line in self.index.filter_lines() {
             let at = line.start;
-            self.look_at(line, |bytes| self.index.check_line(at, bytes).map(drop))?;
+            self.read(line, |bytes| self.index.check_line(at, bytes).map(drop))?;
         }
         for number in 0..self.index.buckets() {
-            let bucket = self.look_at(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
-            let entries = self.look_at(bucket.range.clone(), |bytes| {
+            let bucket = self.read(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
+            let entries = self.read(bucket.range.clone(), |bytes| {
                 self.index.all(&bucket, bytes)?.collect::<std::result::Result<Vec<_>, _>>()
             })?;
             for (hash, entry) in entries {
                 self.places(&entry)?;
-                let Some(line) = self.index.filter_line(hash) else { return Err(Doubt) };
-                if !self.look_at(line, |bytes| self.index.may_have(hash, bytes))? {
-                    return Err(Doubt);
+                let Some(line) = self.index.filter_line(hash) else { return Err(Unusable) };
+                if !self.read(line, |bytes| self.index.may_have(hash, bytes))? {
+                    return Err(Unusable);
                 }
             }
         }
         Ok(())
     }
 
-    /// All of it, as a table.
-    pub(super) fn read_all(&self) -> std::result::Result<KeyTable, Doubt> {
+    /// Returns the whole file as a table.
+    pub(super) fn read_all(&self) -> std::result::Result<KeyTable, Unusable> {
         let (mut all, mut befores) = (Vec::with_capacity(self.index.keys() as usize), Vec::new());
         for number in 0..self.index.buckets() {
-            let bucket = self.look_at(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
-            let entries = self.look_at(bucket.range.clone(), |bytes| {
+            let bucket = self.read(self.index.directory_at(number), |bytes| self.index.bucket(bytes))?;
+            let entries = self.read(bucket.range.clone(), |bytes| {
                 self.index.all(&bucket, bytes)?.collect::<std::result::Result<Vec<_>, _>>()
             })?;
             for (hash, entry) in entries {
@@ -111,7 +113,7 @@ impl KeyFile {
         all.sort_unstable_by_key(|(_, place)| place.position);
         let mut table = KeyTable::default();
         for (hash, Place { position, records }) in all {
-            // Whatever is read from a file is visible: as if it came first.
+            // Every batch of a side file is visible, so the offset is not needed.
             table.note(position, 0, &[KeyCount { hash, records }]);
         }
         for (hash, before) in befores {
@@ -120,22 +122,22 @@ impl KeyFile {
         Ok(table)
     }
 
-    fn look_at<T>(
+    fn read<T>(
         &self,
         range: Range<u64>,
         f: impl FnOnce(&[u8]) -> std::result::Result<T, Malformed>,
-    ) -> std::result::Result<T, Doubt> {
+    ) -> std::result::Result<T, Unusable> {
         let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         match &self.bytes {
             Bytes::Map(map) => {
                 let start = usize::try_from(range.start).unwrap_or(usize::MAX);
-                let bytes = map.as_slice().get(start..start.saturating_add(len)).ok_or(Doubt)?;
+                let bytes = map.as_slice().get(start..start.saturating_add(len)).ok_or(Unusable)?;
                 Ok(f(bytes)?)
             }
             Bytes::File(file) => {
-                // As long as the file is at most.
+                // At most the size of the file.
                 let mut bytes = vec![0; len];
-                let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Doubt)?;
+                let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Unusable)?;
                 Ok(f(bytes.get(..n).unwrap_or(&[]))?)
             }
         }

@@ -1,9 +1,10 @@
-//! Which batches of a segment hold records of a key? Known in memory of the segment that is appended to, read from a side
-//! file of all others.
+//! The keys of a segment: which batches hold records of a key. The active segment has them in
+//! memory, every other segment in a side file.
 //!
-//! Only logs whose topic keeps streams ask. The table in memory is filled as batches are written, under the writer's lock;
-//! a sealed segment's is written to its side file by the worker and dropped, so memory grows with the active segment and
-//! not with all keys. What is missing, or does not pass its checksum, is built again from the segment.
+//! Used only by topics with streams. Appends fill the table in memory, under the writer's lock. The
+//! worker writes the table of a sealed segment to its side file and drops it, so memory grows with
+//! the active segment and not with the number of keys. A missing or damaged side file is rebuilt
+//! from the segment.
 
 mod file;
 mod table;
@@ -11,7 +12,7 @@ mod table;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use self::file::{Doubt, KeyFile};
+use self::file::{KeyFile, Unusable};
 use self::table::KeyTable;
 pub(crate) use self::table::{KeyCount, count_keys};
 use super::{FIRST_BATCH, Segment, Walker, read_records_of};
@@ -24,24 +25,27 @@ use crate::storage::{OpenMode, write_all_at};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
-/// What a segment knows of its keys.
+/// The known keys of a segment.
 ///
-/// Keys are read, built and written without this value's lock, and put here under it: IMPORTANT: only if `ends` is what it
-/// was when that began. A cut gives the segment its new end and forgets the keys in one critical section, so whatever was
-/// found of the longer segment is thrown away; a file of it, should it stay, says that it covers another number of bytes.
+/// Keys are read, built and written without this value's lock, and stored here under it. IMPORTANT:
+/// store them only if `truncations` has not changed meanwhile. A truncation sets the segment's new
+/// end and drops the keys in one critical section, so the keys found in the longer segment are
+/// thrown away. A side file of the longer segment, if it stays, covers another number of bytes and
+/// is not used.
 #[derive(Default)]
 pub(crate) struct Keys {
-    /// Those of the batches at or behind `missing_below`. Shared with whoever writes it to the side file, which is done with a
-    /// sealed segment's: nobody adds to that.
+    /// The keys of the batches at or after `missing_below`. Shared with the thread that writes a
+    /// sealed segment's table to the side file: no thread adds to that table.
     table: Arc<KeyTable>,
-    /// Up to this byte position the keys are missing: they are read or built again when somebody asks.
+    /// The keys below this byte position are missing. They are read or rebuilt by the first lookup.
     missing_below: u64,
-    /// Of a sealed segment, instead of a table: all of them.
+    /// The side file of a sealed segment, instead of a table. It has all keys.
     file: Option<Counted<Arc<KeyFile>>>,
-    /// The side file was found damaged, or could not be read, and may still be there: it is not asked again.
+    /// The side file was found damaged or could not be read, and may still exist: it is not read
+    /// again.
     distrusted: bool,
-    /// How often the segment got another end than by appends.
-    ends: u64,
+    /// The number of times that the segment got another end than by appends.
+    truncations: u64,
 }
 
 /// The log of a segment, as far as a lookup of keys needs it.
@@ -49,16 +53,17 @@ pub(crate) struct Keys {
 pub(crate) struct Owner<'a> {
     pub(crate) ctx: &'a Context,
     pub(crate) identity: &'a Identity,
-    /// The log's visible end, or an earlier one: a side file is written only of a segment that is visible to its end.
+    /// The log's visible end, or an earlier one. A side file is written only if the whole segment
+    /// is visible.
     pub(crate) visible_end: Offset,
 }
 
-/// What is to be looked up.
+/// The keys that are to be looked up.
 #[derive(Clone, Copy)]
 struct Missing {
     below: u64,
     distrusted: bool,
-    ends: u64,
+    truncations: u64,
 }
 
 impl Keys {
@@ -70,36 +75,36 @@ impl Keys {
         self.file.is_some()
     }
 
-    /// Closes the file; it is opened again when somebody asks.
+    /// Closes the file. The next lookup opens it again.
     pub(crate) fn release(&mut self, size: u64) {
         if self.file.take().is_some() {
             (self.table, self.missing_below) = (Arc::default(), size);
         }
     }
 
-    /// Forgets everything: the segment ends at `size` now.
+    /// Drops all keys, because the segment ends at `size` now.
     pub(crate) fn forget(&mut self, size: u64) {
-        *self = Keys { ends: self.ends + 1, ..Keys::missing_below(size) };
+        *self = Keys { truncations: self.truncations + 1, ..Keys::missing_below(size) };
     }
 
-    /// The whole table, if it is here.
+    /// Returns the table, if it has all keys.
     fn whole_table(&self) -> Option<&Arc<KeyTable>> {
         (self.file.is_none() && self.missing_below <= FIRST_BATCH).then_some(&self.table)
     }
 
-    /// `None` if there is a file, or the whole table.
+    /// Returns `None` if there is a file or the whole table.
     fn missing(&self) -> Option<Missing> {
-        let Keys { missing_below: below, distrusted, ends, .. } = *self;
-        (self.file.is_none() && below > FIRST_BATCH).then_some(Missing { below, distrusted, ends })
+        let Keys { missing_below: below, distrusted, truncations, .. } = *self;
+        (self.file.is_none() && below > FIRST_BATCH).then_some(Missing { below, distrusted, truncations })
     }
 }
 
-/// How many records of a key there are.
+/// The number of records of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Known {
-    /// In a segment.
+    /// The number in a segment.
     pub(crate) records: u64,
-    /// In the segments before it, if that is known.
+    /// The number in the segments before it, if that is known.
     pub(crate) before: Option<u64>,
 }
 
@@ -108,7 +113,7 @@ impl Segment {
     pub(crate) fn note_keys(&self, position: u64, base: Offset, counts: &[KeyCount]) {
         let (Ok(position), Ok(delta)) = (u32::try_from(position), u32::try_from(base.since(self.base)))
         else {
-            // No segment is that large.
+            // No segment has that size.
             return;
         };
         Arc::make_mut(&mut self.keys.lock().table).note(position, delta, counts);
@@ -119,14 +124,15 @@ impl Segment {
         Arc::make_mut(&mut self.keys.lock().table).note_before(hash, before);
     }
 
-    /// What this segment, which is active, has of a key; `None` if that would have to be read first.
+    /// Returns the number of records of a key in this segment, which is active. Returns `None` if
+    /// keys must be read first.
     pub(crate) fn known_key(&self, hash: KeyHash) -> Option<Known> {
         let keys = self.keys.lock();
         Some(keys.whole_table()?.known(hash))
     }
 
-    /// Whether a batch that begins at or behind `since` holds records of a key: may be wrong in saying so once the segment is
-    /// sealed.
+    /// Returns whether a batch at or after `since` holds records of a key. For a sealed segment
+    /// true may be wrong.
     ///
     /// # Errors
     /// As [`count_key`](Segment::count_key).
@@ -142,10 +148,11 @@ impl Segment {
         self.ask_keys(owner, in_table, |file| Ok(file.find(hash)?.is_some()))
     }
 
-    /// How many records of a key are in batches of this segment that begin below `visible`, and how many before it.
+    /// Returns how many records of a key are in batches of this segment that begin below `visible`,
+    /// and how many are before the segment.
     ///
     /// # Errors
-    /// What the medium says; corrupt, if the keys have to be looked up in a damaged segment.
+    /// An I/O error; `Corrupt` if keys must be looked up in a damaged segment.
     pub(crate) fn count_key(
         self: &Arc<Self>,
         owner: &Owner<'_>,
@@ -162,8 +169,9 @@ impl Segment {
         })
     }
 
-    /// The batches of this segment that hold those records of a key that `range` counts from its first one here, in order.
-    /// What was counted before stays so: more may have been appended since, and the table be a file by now.
+    /// Returns the batches with those records of a key that `range` counts from the key's first
+    /// record in this segment, in order. A count from an earlier call stays valid, even if records
+    /// were appended and the table was replaced by a file since.
     ///
     /// # Errors
     /// As [`count_key`](Segment::count_key).
@@ -187,12 +195,12 @@ impl Segment {
         self.ask_keys(owner, |table| table.places(hash, range), in_file)
     }
 
-    /// Asks the table, or the file once it is there.
+    /// Runs `table` on the table, or `file` on the side file if there is one.
     fn ask_keys<T>(
         self: &Arc<Self>,
         owner: &Owner<'_>,
         table: impl Fn(&KeyTable) -> T,
-        file: impl Fn(&KeyFile) -> std::result::Result<T, Doubt>,
+        file: impl Fn(&KeyFile) -> std::result::Result<T, Unusable>,
     ) -> Result<T> {
         let ctx = owner.ctx;
         self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
@@ -206,8 +214,9 @@ impl Segment {
             };
             match opened.as_deref().map(&file) {
                 Some(Ok(answer)) => return Ok(answer),
-                // It is derived: what is damaged or cannot be read is built again, and made anew where that can be done.
-                Some(Err(Doubt)) => {
+                // The file is derived: a damaged or unreadable one is rebuilt from the segment, and
+                // written again if possible.
+                Some(Err(Unusable)) => {
                     let mut keys = self.keys.lock();
                     keys.release(self.size());
                     keys.distrusted = true;
@@ -217,17 +226,17 @@ impl Segment {
         }
     }
 
-    /// Reads or builds what is missing.
+    /// Reads or rebuilds the missing keys.
     ///
     /// # Errors
-    /// What the medium says; corrupt, if the segment is damaged and its side file does not help.
+    /// An I/O error; `Corrupt` if the segment is damaged and there is no usable side file.
     pub(crate) fn complete_keys(
         self: &Arc<Self>,
         ctx: &Context,
         identity: &Identity,
         visible: Offset,
     ) -> Result<()> {
-        // One at a time: there is one side file.
+        // One thread at a time, because there is one side file.
         let _completing = self.completing.lock();
         loop {
             let Some(missing) = self.keys.lock().missing() else { return Ok(()) };
@@ -237,46 +246,49 @@ impl Segment {
             };
             if let Some(file) = file {
                 if self.is_sealed() && missing.below == self.size() {
-                    if self.adopt_keys(ctx, file, missing.ends, missing.below) {
+                    if self.adopt_keys(ctx, file, missing.truncations, missing.below) {
                         return Ok(());
                     }
                     continue;
                 }
                 if let Ok(table) = file.read_all() {
-                    self.put_keys_in_front(missing, table);
+                    self.prepend_keys(missing, table);
                     continue;
                 }
             }
             match self.build_keys(ctx, identity, missing.below) {
-                Ok(table) => self.put_keys_in_front(missing, table),
-                // Cut meanwhile: what it has now is another question.
-                Err(_) if self.keys.lock().ends != missing.ends => continue,
+                Ok(table) => self.prepend_keys(missing, table),
+                // The segment was truncated meanwhile: the keys that it has now are looked up
+                // again.
+                Err(_) if self.keys.lock().truncations != missing.truncations => continue,
                 Err(error) => return Err(error),
             }
-            // IMPORTANT: a side file does not say what is visible, so all of it has to be.
+            // IMPORTANT: write a side file only if the whole segment is visible. The file does not
+            // contain which records are visible.
             if self.end().is_some_and(|end| end <= visible) {
                 self.write_keys(ctx, identity);
             }
         }
     }
 
-    fn put_keys_in_front(&self, missing: Missing, older: KeyTable) {
+    fn prepend_keys(&self, missing: Missing, older: KeyTable) {
         let mut keys = self.keys.lock();
-        if keys.ends == missing.ends && keys.missing_below == missing.below {
-            Arc::make_mut(&mut keys.table).put_in_front(older);
+        if keys.truncations == missing.truncations && keys.missing_below == missing.below {
+            Arc::make_mut(&mut keys.table).prepend(older);
             keys.missing_below = FIRST_BATCH;
         }
     }
 
-    /// Goes on with a side file that covers the segment, which is sealed, instead of a table. Not if it was cut since `ends`.
-    fn adopt_keys(self: &Arc<Self>, ctx: &Context, file: KeyFile, ends: u64, covers: u64) -> bool {
+    /// Replaces the table of the sealed segment by a side file that covers it. Returns false if the
+    /// segment was truncated since it had `truncations`.
+    fn adopt_keys(self: &Arc<Self>, ctx: &Context, file: KeyFile, truncations: u64, covers: u64) -> bool {
         let file = ctx.files.count(Arc::new(file));
         {
             let mut keys = self.keys.lock();
-            if keys.ends != ends || self.size() != covers {
+            if keys.truncations != truncations || self.size() != covers {
                 return false;
             }
-            *keys = Keys { file: Some(file), ends, ..Keys::missing_below(covers) };
+            *keys = Keys { file: Some(file), truncations, ..Keys::missing_below(covers) };
         }
         ctx.files.make_room(self.clone());
         true
@@ -296,8 +308,8 @@ impl Segment {
         Ok(table)
     }
 
-    /// Sees to it that the side file of this segment, which is sealed and visible to its end, is there, and drops the table.
-    /// Derived: not synced, and no error if it fails.
+    /// Ensures that this segment, which must be sealed and visible to its end, has a side file, and
+    /// drops the table. The file is derived, so it is not synced, and a failure is not reported.
     pub(crate) fn save_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
         if self.complete_keys(ctx, identity, Offset::MAX).is_ok() {
             let _completing = self.completing.lock();
@@ -305,7 +317,8 @@ impl Segment {
         }
     }
 
-    /// As [`save_keys`](Segment::save_keys) of the active segment at a clean close, which the next opening reads.
+    /// As [`save_keys`](Segment::save_keys), for the active segment at a clean close. The next
+    /// opening reads the file.
     pub(crate) fn save_active_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, covers: u64) {
         if self.complete_keys(ctx, identity, Offset::ZERO).is_ok() {
             let _completing = self.completing.lock();
@@ -316,33 +329,34 @@ impl Segment {
         }
     }
 
-    /// Whether it is sealed and its keys are in memory, where they are not to stay.
+    /// Returns whether it is sealed and its keys are still in memory.
     pub(crate) fn holds_keys(&self) -> bool {
         self.is_sealed() && self.keys.lock().whole_table().is_some_and(|table| !table.is_empty())
     }
 
-    /// Writes the whole table of a sealed segment to the side file, and goes on with that one. `completing` is held.
+    /// Writes the whole table of a sealed segment to the side file, and replaces the table by the
+    /// file. The caller must hold `completing`.
     fn write_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
-        let (table, ends, covers) = {
+        let (table, truncations, covers) = {
             let keys = self.keys.lock();
             let Some(table) = keys.whole_table() else { return };
-            (table.clone(), keys.ends, self.size())
+            (table.clone(), keys.truncations, self.size())
         };
         if self.put_keys_file(ctx, identity, &table, covers)
             && let Some(file) = KeyFile::open(self, ctx, identity, covers)
         {
-            self.adopt_keys(ctx, file, ends, covers);
+            self.adopt_keys(ctx, file, truncations, covers);
         }
     }
 
     fn put_keys_file(&self, ctx: &Context, identity: &Identity, table: &KeyTable, covers: u64) -> bool {
-        if !ctx.may_write_beside() {
+        if !ctx.may_write_derived() {
             return false;
         }
         let of = self.indexed(identity, covers);
         let Some(bytes) = KeyIndex::encode(&of, &table.sorted()) else { return false };
         let path = self.keys_path();
-        // A new file, whoever has the old one open or mapped: it is unlinked, not made shorter.
+        // The old file is unlinked and not truncated, because a reader may have it open or mapped.
         let written = ctx
             .storage
             .open(&path, OpenMode::Truncate)
@@ -354,7 +368,7 @@ impl Segment {
         kept
     }
 
-    /// Forgets all keys: those of the bytes below `size` are looked up when somebody asks.
+    /// Drops all keys. Those of the bytes below `size` are looked up by the next lookup.
     pub(crate) fn forget_keys(&self, size: u64) {
         self.keys.lock().forget(size);
     }
@@ -370,7 +384,7 @@ impl Segment {
         }
     }
 
-    /// What is wrong with the side file of the keys, if there is one: every piece of it is checked.
+    /// Checks every piece of the side file of the keys, if there is one. Returns the damage.
     pub(crate) fn keys_damage(
         &self,
         ctx: &Context,
@@ -382,12 +396,12 @@ impl Segment {
             return None;
         }
         match KeyFile::open(self, ctx, identity, covers) {
-            None => Some("it is damaged, or of another segment"),
-            Some(file) => file.check().err().map(|_| "a piece of it is damaged"),
+            None => Some("the key index is damaged, or of another segment"),
+            Some(file) => file.check().err().map(|_| "a piece of the key index is damaged"),
         }
     }
 
-    /// The path of the side file.
+    /// Returns the path of the side file of the keys.
     pub(crate) fn keys_path(&self) -> PathBuf {
         self.path.with_file_name(names::key_index_file(self.base, self.generation))
     }

@@ -1,4 +1,5 @@
-//! The keys of batches in memory: counted as they are written, each with the places where it is.
+//! The keys of batches in memory: each key with the batches that hold its records, and their
+//! number.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -9,20 +10,20 @@ use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{Indexed, Place};
 
-/// How many records of a batch have a key.
+/// The number of records of a batch with one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyCount {
     pub(crate) hash: KeyHash,
     pub(crate) records: u32,
 }
 
-/// The keys of a batch's records, each once. Records without a key are of no stream.
+/// Returns the keys of a batch's records, each once. Records without a key belong to no stream.
 pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<KeyCount> {
     let mut counts: Vec<KeyCount> = Vec::new();
     let mut last: Option<&[u8]> = None;
     for key in body::Records::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
         match counts.last_mut() {
-            // The events of one append are of one stream.
+            // The events of one append belong to one stream.
             Some(count) if last == Some(key) => count.records += 1,
             _ => counts.push(KeyCount { hash: hasher.hash(key), records: 1 }),
         }
@@ -46,13 +47,13 @@ pub(super) struct KeyTable {
     places: Vec<Noted>,
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Copy)]
 struct Head {
     records: u32,
-    /// The newest of its places.
+    /// The index of its newest batch in `places`.
     newest: u32,
-    /// How many records the segments before have of it, once somebody has looked.
+    /// The number of its records in the segments before, once it was looked up.
     before: u64,
 }
 
@@ -60,9 +61,9 @@ struct Head {
 #[derive(Clone, Copy)]
 struct Noted {
     place: Place,
-    /// The batch's base offset, minus the segment's.
+    /// The batch's base offset minus the segment's.
     offset_delta: u32,
-    /// The key's place before this one.
+    /// The index in `places` of the key's batch before this one.
     previous: u32,
 }
 
@@ -76,7 +77,7 @@ const NONE: u32 = u32::MAX;
 const UNKNOWN: u64 = u64::MAX;
 
 impl KeyTable {
-    /// Notes the keys of a batch that lies behind all that were noted.
+    /// Notes the keys of a batch, which must be after all batches noted before.
     pub(super) fn note(&mut self, position: u32, offset_delta: u32, counts: &[KeyCount]) {
         for KeyCount { hash, records } in counts {
             let next = u32::try_from(self.places.len()).unwrap_or(NONE);
@@ -93,20 +94,21 @@ impl KeyTable {
         self.heads.is_empty()
     }
 
-    /// What it has of a key.
+    /// Returns the numbers of records of a key.
     pub(super) fn known(&self, hash: KeyHash) -> Known {
         let known = |head: &Head| Known { records: u64::from(head.records), before: head.before() };
         self.heads.get(&hash).map_or(Known::default(), known)
     }
 
-    /// Notes of a key that it has how many records of it there are before.
+    /// Notes how many records of a key the segments before have. Ignored if the table does not have
+    /// the key.
     pub(super) fn note_before(&mut self, hash: KeyHash, before: u64) {
         if let Some(head) = self.heads.get_mut(&hash) {
             head.before = before;
         }
     }
 
-    /// How many records a key has in batches that begin below this.
+    /// Returns how many records of a key are in batches with an offset delta less than `below`.
     pub(super) fn count(&self, hash: KeyHash, below: u64) -> u64 {
         let Some(head) = self.heads.get(&hash) else { return 0 };
         let (mut records, mut next) = (u64::from(head.records), head.newest);
@@ -118,8 +120,8 @@ impl KeyTable {
         records
     }
 
-    /// The places of those records of a key that `range` counts from its first one here, oldest first. Looks at none that is
-    /// older.
+    /// Returns the batches with those records of a key that `range` counts from the key's first
+    /// record here, oldest first. Visits no older batch.
     pub(super) fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<Place> {
         let Some(head) = self.heads.get(&hash) else { return Vec::new() };
         let (mut places, mut end, mut next) = (Vec::new(), u64::from(head.records), head.newest);
@@ -134,8 +136,8 @@ impl KeyTable {
         places
     }
 
-    /// Puts what was found before the first batch that was noted in front of all.
-    pub(super) fn put_in_front(&mut self, older: KeyTable) {
+    /// Adds the table of older batches, all of which must be before the first noted batch.
+    pub(super) fn prepend(&mut self, older: KeyTable) {
         let newer = std::mem::replace(self, older);
         let mut all: Vec<(KeyHash, Noted)> = Vec::with_capacity(newer.places.len());
         for (hash, head) in &newer.heads {
@@ -157,7 +159,7 @@ impl KeyTable {
         }
     }
 
-    /// All keys with their places, in the order of the keys.
+    /// Returns all keys with their batches, sorted by key.
     pub(super) fn sorted(&self) -> Vec<Indexed> {
         let indexed = |(hash, head): (&KeyHash, &Head)| Indexed {
             hash: *hash,
@@ -170,7 +172,7 @@ impl KeyTable {
     }
 }
 
-/// Hashes are random already.
+/// Hashes of keys are random already, so this hasher keeps their low bits.
 #[derive(Default)]
 pub(super) struct Low(u64);
 
@@ -233,7 +235,7 @@ mod tests {
         let mut older = KeyTable::default();
         older.note(100, 0, &[count(1, 2)]);
         older.note(200, 2, &[count(2, 4)]);
-        table.put_in_front(older);
+        table.prepend(older);
         assert_eq!(table.places(hash(1), &(0..5)), [place(100, 2), place(300, 3)]);
         assert_eq!(table.count(hash(1), 7), 2);
         assert_eq!((table.heads[&hash(1)].records, table.heads[&hash(1)].before), (5, 9));
