@@ -1,5 +1,6 @@
-//! How does a batch get into the log? Under the writer's lock: a roll if one is due, the base offset and the header's checksum,
-//! one positional write. Never under it: compression, a body's checksum, a sync of records.
+//! Appends a batch. Under the writer's lock: a roll if one is due, the base offset and the header's
+//! checksum, one positional write. Never under it: compression, a body's checksum, a sync of
+//! records.
 
 use super::producers::Sender;
 use super::streams::StreamCondition;
@@ -24,35 +25,37 @@ use crate::sync::{Arc, MutexGuard};
 use crate::types::{Offset, Timestamp};
 use crate::version::Version;
 
-/// What must hold for an append.
+/// The conditions of an append.
 #[derive(Default)]
 struct When<'a> {
-    /// The log ends here.
+    /// The log must end here.
     end: Option<Offset>,
     stream: Option<&'a StreamCondition>,
 }
 
-/// A header that is complete.
+/// The result of completing a header.
 #[derive(Clone, Copy)]
 pub(crate) struct Filled {
     pub(super) crc: u32,
 }
 
 impl Log {
-    /// Appends a batch: assigns its offsets and writes it. With `Os` and `Interval` it is visible on return; with `Sync`
-    /// somebody calls [`wait_visible`](Log::wait_visible) or the worker is asked to.
+    /// Appends a batch: assigns its offsets and writes it. With `Os` and `Interval` it is visible
+    /// on return. With `Sync` the caller must call [`wait_visible`](Log::wait_visible), or ask the
+    /// worker to sync.
     ///
     /// # Errors
-    /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was appended. After another
-    /// failure of the write the partition is poisoned.
+    /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was
+    /// appended. After another failure of the write the partition is poisoned.
     pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
         self.append_if(batch, When::default(), None).map(|(appended, _)| appended)
     }
 
-    /// As [`append`](Log::append) of a batch that a named producer sends, with sequences or without.
+    /// As [`append`](Log::append), for a batch of an idempotent producer, with sequences or
+    /// without.
     ///
     /// # Errors
-    /// `Fenced`, `OutOfOrderSequence`, beside those of `append`.
+    /// `Fenced`, `OutOfOrderSequence`, and the errors of `append`.
     pub(crate) fn append_from(self: &Arc<Self>, batch: SealedBatch, sender: &Sender<'_>) -> Result<Appended> {
         self.append_if(batch, When::default(), Some(sender)).map(|(appended, _)| appended)
     }
@@ -60,16 +63,16 @@ impl Log {
     /// As [`append`](Log::append), if the log ends at `expected`.
     ///
     /// # Errors
-    /// `OffsetConflict` if it does not, beside those of `append`.
+    /// `OffsetConflict` if it does not, and the errors of `append`.
     pub(crate) fn append_at(self: &Arc<Self>, batch: SealedBatch, expected: Offset) -> Result<Appended> {
         let when = When { end: Some(expected), ..When::default() };
         self.append_if(batch, when, None).map(|(appended, _)| appended)
     }
 
-    /// As [`append`](Log::append), if a stream's version is as expected. Answers with that version too.
+    /// As [`append`](Log::append), if a stream's version is as expected. Also returns that version.
     ///
     /// # Errors
-    /// `VersionConflict` if it is not, and those of reading, beside those of `append`.
+    /// `VersionConflict` if it is not, and the errors of reading and of `append`.
     pub(crate) fn append_to_stream(
         self: &Arc<Self>,
         batch: SealedBatch,
@@ -94,7 +97,8 @@ impl Log {
             });
         }
         let _claim = match names::is_own_topic(self.topic().as_str()) {
-            // It may be what lets records go that a group holds; and its group's lock is held.
+            // No claim for a topic of the broker: its append may release records that a group
+            // holds, and the group's lock is held.
             true => None,
             false => self.ctx.claim(|| self.bytes_to_append(batch.stored.len()))?,
         };
@@ -121,7 +125,8 @@ impl Log {
         done
     }
 
-    /// Appends, and if there is no room deletes what retention lets go, in any partition, and tries once more.
+    /// Appends. If there is no room, deletes the records that retention may delete, in any
+    /// partition, and tries once more.
     fn append_with_room(
         self: &Arc<Self>,
         batch: &mut Option<SealedBatch>,
@@ -131,7 +136,8 @@ impl Log {
         rolled: &mut Option<Event>,
     ) -> Result<(Appended, Version)> {
         match self.append_now(batch, when, sender, keys, rolled) {
-            // IMPORTANT: not for a commit, which is appended under its group's lock: the groups are asked what they hold.
+            // IMPORTANT: not for a commit of offsets, which is appended under its group's lock,
+            // because `make_room` asks the groups which records they hold.
             Err(error) if error.is_full() && !names::is_own_topic(self.topic().as_str()) => {
                 if !self.ctx.make_room() {
                     return Err(error);
@@ -142,7 +148,7 @@ impl Log {
         }
     }
 
-    /// Takes the batch if it has been appended.
+    /// Appends the batch, and takes it out of `batch` if that succeeds.
     fn append_now(
         self: &Arc<Self>,
         batch: &mut Option<SealedBatch>,
@@ -163,11 +169,12 @@ impl Log {
             settings.check_keys(self.topic(), *keyless)?;
         }
         if sender.is_some() {
-            // Before the first batch of a named producer, its side file is made.
+            // The side file of idempotent producers is made before their first batch.
             self.make_files(&mut tip)?;
         }
-        // Held to the end: what is noted is what was judged, and whoever asks behind it finds all of it.
-        let mut judged = sender.map(|sender| self.judge(header, sender)).transpose()?;
+        // Keep the producer-table guard until the batch is recorded, so that no other append of
+        // this producer is checked in between.
+        let mut checked = sender.map(|sender| self.check_sender(header, sender)).transpose()?;
         let append_time = self.set_append_time(header, &settings);
         if let Some(event) = self.roll_if_due(&mut tip, header, stored.len(), &settings)? {
             *rolled = Some(event);
@@ -177,8 +184,8 @@ impl Log {
         if let Some(condition) = when.stream {
             self.note_version(&tip, condition, version, keys);
         }
-        if let Some(judged) = &mut judged {
-            judged.note(header);
+        if let Some(checked) = &mut checked {
+            checked.note(header);
         }
         let base_offset = header.base_offset;
         if let Some(SealedBatch { header, stored, raw, .. }) = batch.take() {
@@ -188,12 +195,13 @@ impl Log {
         Ok((Appended { base_offset, end, epoch, append_time }, version))
     }
 
-    /// What an append of so many bytes takes on the medium, if it rolls.
+    /// Returns the most bytes on disk that an append of so many bytes takes, if it rolls.
     pub(crate) fn bytes_to_append(&self, stored: usize) -> u64 {
         (stored + SEGMENT_HEADER_BYTES) as u64 + self.manifest_bytes()
     }
 
-    /// Takes the writer's lock, if what is demanded holds. Answers with the version of the stream that it is about.
+    /// Takes the writer's lock, if the conditions hold. Also returns the version of the stream of
+    /// the condition.
     fn lock_when(self: &Arc<Self>, when: &When<'_>) -> Result<(MutexGuard<'_, Tip>, Version)> {
         loop {
             let counted = when.stream.map(|condition| self.count_before(condition)).transpose()?;
@@ -211,11 +219,13 @@ impl Log {
         }
     }
 
-    /// Fills in what only the log knows of a batch, writes it at the log's end, and moves the writer behind it.
-    /// [`publish_end`](Log::publish_end) is next. The batch, of which the header is `header`, has room for that in front.
+    /// Fills in the header fields that only the log knows, writes the batch at the log's end, and
+    /// moves the writer past it. The caller must move the log end next. `stored` has room for
+    /// `header` at its start.
     ///
     /// # Errors
-    /// `DiskFull`: nothing was appended. After another failure of the write the partition is poisoned.
+    /// `DiskFull`: nothing was appended. After another failure of the write the partition is
+    /// poisoned.
     pub(super) fn write_batch(
         &self,
         tip: &mut Tip,
@@ -235,8 +245,8 @@ impl Log {
         Ok(header.end_offset())
     }
 
-    /// Fills in what only the log knows of a batch that goes to its end. `None` if there is no room for the header in
-    /// front.
+    /// Fills in the header fields that only the log knows, for a batch at the log's end. Returns
+    /// `None` if `stored` has no room for the header.
     pub(super) fn fill_header(
         &self,
         tip: &Tip,
@@ -250,7 +260,7 @@ impl Log {
         Some(Filled { crc })
     }
 
-    /// Gives a batch the time of its append, where the topic asks for that.
+    /// Sets the time of the append in a batch, if the topic uses it.
     pub(super) fn set_append_time(
         &self,
         header: &mut BatchHeader,
@@ -264,12 +274,13 @@ impl Log {
         Some(header.max_timestamp)
     }
 
-    /// The time now, within what a record may have: a clock may show anything.
+    /// Returns the time now, within the range of valid timestamps, because a clock may return any
+    /// time.
     fn append_time(&self) -> Timestamp {
         self.ctx.clock.now().clamp(Timestamp::default(), Timestamp::MAX)
     }
 
-    /// Moves the writer behind a batch that has just been written.
+    /// Moves the writer past a batch that was just written.
     pub(super) fn advance(
         &self,
         tip: &mut Tip,
@@ -301,7 +312,8 @@ impl Log {
     /// Keeps the batch for readers that follow the end of the log.
     pub(super) fn remember(&self, tip: &Tip, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
         if !self.waiters.any() {
-            // Nobody follows this log: the buffers serve the next batch, while they are still in the processor's cache.
+            // No reader follows this log: the buffers are reused by the next batch, while they are
+            // still in the processor's cache.
             return;
         }
         let records = Arc::new(raw.unwrap_or(stored));
@@ -319,7 +331,8 @@ impl Log {
         }
     }
 
-    /// A write failed: either nothing of it counts and the log goes on, or the partition is poisoned.
+    /// Handles a failed write: either none of it counts and appends continue, or the partition is
+    /// poisoned.
     pub(super) fn write_failed(
         &self,
         tip: &Tip,
@@ -329,8 +342,9 @@ impl Log {
     ) -> Error {
         let path = self.ctx.display(&tip.segment.path);
         if let Some(cause) = is_space(&e) {
-            // The part that was written lies behind the log's end and is no whole batch. Zeros over it, where there is
-            // room by now, so that it cannot look like a torn tail; the next append overwrites it in any case.
+            // The written part is after the log's end and is no whole batch. Overwrite it with
+            // zeros, if there is room now, so that it cannot look like a torn tail. The next append
+            // overwrites it in any case.
             if write_all_at(file, &vec![0; written], tip.point.position).is_ok() {
                 return Error::DiskFull { path, cause };
             }
@@ -338,8 +352,8 @@ impl Log {
         self.poison(Error::io(IoAction::Write, &path, e))
     }
 
-    /// Seals the active segment and begins the next one if this batch asks for it (Kafka's `LogSegment.shouldRoll`). Before
-    /// the first batch of all there are no files: then they are made.
+    /// Seals the active segment and starts the next one if this batch requires it (Kafka's
+    /// `LogSegment.shouldRoll`). Before the first batch of all, makes the partition's files.
     pub(super) fn roll_if_due(
         &self,
         tip: &mut Tip,
@@ -360,12 +374,12 @@ impl Log {
         if full || spread || aged { self.roll(tip).map(Some) } else { Ok(None) }
     }
 
-    /// Begins a new segment at the log's end. The old one is synced later, by the worker or by a caller that waits for
-    /// durability.
+    /// Starts a new segment at the log's end. The old one is synced later, by the worker or by a
+    /// caller that waits for durability.
     ///
     /// # Errors
-    /// `DiskFull`, or another I/O error: the old segment stays active. If it is unknown which manifest a restart finds, the
-    /// partition is poisoned.
+    /// `DiskFull`, or another I/O error: the old segment stays active. If it is unknown which
+    /// manifest a restart finds, the partition is poisoned.
     pub(super) fn roll(&self, tip: &mut Tip) -> Result<Event> {
         let (old, base) = (tip.point, tip.point.end);
         let next =
@@ -373,7 +387,7 @@ impl Log {
         let begun = next.begin(&self.ctx, &self.identity, self.manifest.dir())?;
         let listed = begun
             .list(|next| self.manifest.commit(&self.ctx, |manifest| transitions::roll(manifest, &old, next)));
-        // Where it is unknown, no more batches may go to the old segment.
+        // If that is unknown, no more batches may be written to the old segment.
         let (segment, point) = listed.map_err(|failed| self.manifest_failed(failed))?;
         tip.segment.seal(old.end, old.position, old.max_timestamp);
         self.list.push(segment.clone());
@@ -386,7 +400,8 @@ impl Log {
         })
     }
 
-    /// A change of the manifest failed. If it is unknown which one a restart finds, the partition is poisoned.
+    /// Handles a failed change of the manifest. If it is unknown which manifest a restart finds,
+    /// poisons the partition.
     pub(super) fn manifest_failed(&self, failed: ManifestError) -> Error {
         if failed.unknown { self.poison(failed.error) } else { failed.error }
     }

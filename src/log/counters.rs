@@ -1,4 +1,4 @@
-//! How much was appended and synced since the log was opened?
+//! Counters of records, batches, bytes and syncs since the log was opened.
 
 use crate::sync::{AtomicU64, Ordering};
 

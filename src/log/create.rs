@@ -1,11 +1,11 @@
-//! When does a partition get files? When it is first written to: a partition without any is one
-//! that was never written to.
+//! The files of a partition are made by its first write. A partition without files was never
+//! written to.
 //!
-//! The crash argument: the directories come first, each durable before something is made in it;
+//! The crash argument: the directories are made first, each durable before a file is made in it;
 //! then the segment, durable with its header; then the manifest that lists it. A batch is written
-//! only after that. So whatever a crash leaves without a manifest holds no record, and is made
-//! again. That the partition has files is noted in the catalog last: from then on a missing
-//! manifest is damage.
+//! only after that. So files that a crash leaves without a manifest hold no record, and are made
+//! again. Last the catalog notes that the partition has files: from then on a missing manifest is
+//! damage.
 
 use std::path::Path;
 
@@ -25,18 +25,18 @@ use crate::storage::OpenMode;
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// How much of a partition's files has been made. Rises only.
+/// How many of a partition's files exist. Only rises.
 pub(super) mod stage {
-    /// Nothing that would have to be kept.
+    /// No file that must be kept.
     pub(crate) const NOTHING: u8 = 0;
-    /// The segment, durably. IMPORTANT: from here on it stays. A manifest that lists it may be in
-    /// place although that was answered with an error.
+    /// The segment, durably. IMPORTANT: it must stay from here on. A manifest that lists it may be
+    /// in place even if writing the manifest returned an error.
     pub(crate) const SEGMENT: u8 = 1;
-    /// All.
+    /// All files.
     pub(crate) const FILES: u8 = 2;
 }
 
-/// The state of a partition that was never written to.
+/// Returns the state of a partition that was never written to.
 pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
     let entry = active_entry(Offset::ZERO, 0, 0);
     let segment = Arc::new(Segment::from_entry(dir, &entry, None));
@@ -58,11 +58,12 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
     }
 }
 
-/// The manifest of a partition; `None` if it has no files. The catalog says of those that are marked that they have some.
-/// Nothing is changed.
+/// Reads the manifest of a partition. Returns `None` if the partition has no files. `is_marked`:
+/// the catalog lists the partition as having files. Changes nothing.
 ///
 /// # Errors
-/// `Corrupt` if the manifest is damaged, or is missing and should be there; `UnsupportedFormat`; an I/O error.
+/// `Corrupt` if the manifest is damaged, or is missing although there must be one;
+/// `UnsupportedFormat`; an I/O error.
 pub(crate) fn find_manifest(
     ctx: &Context,
     identity: &Identity,
@@ -72,8 +73,8 @@ pub(crate) fn find_manifest(
     if is_marked || has_files(ctx, dir)? { read_manifest(ctx, identity, dir).map(Some) } else { Ok(None) }
 }
 
-/// Whether a partition that the catalog does not say has files has some: those of a write after
-/// which the broker was not closed properly.
+/// Returns whether a partition that the catalog lists without files has some: those of a write
+/// after which the broker was not closed properly.
 ///
 /// # Errors
 /// `Corrupt` if the manifest is missing and there are records; an I/O error.
@@ -94,26 +95,26 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
         let len = file
             .and_then(|file| file.len())
             .map_err(|e| Error::io(IoAction::Inspect, &ctx.display(&path), e))?;
-        // A batch is written only after the manifest is on the medium.
+        // A batch is written only after the manifest is durable.
         if base != Offset::ZERO || generation != 0 || len > SEGMENT_HEADER_BYTES as u64 {
             let manifest = dir.join(names::MANIFEST);
-            return Err(corrupt(ctx, &manifest, 0, "there are records and this is missing"));
+            return Err(corrupt(ctx, &manifest, 0, "the manifest is missing, and there are records"));
         }
     }
     Ok(false)
 }
 
 impl Log {
-    /// Whether it has files. A log without any is empty, and begins and ends at 0.
+    /// Returns whether the log has files. A log without files is empty, and starts and ends at 0.
     pub(crate) fn has_files(&self) -> bool {
         self.manifest.made() == stage::FILES
     }
 
-    /// Makes the files of a partition that is written to for the first time. The first thing that a
-    /// write does, under the writer's lock.
+    /// Makes the files of a partition at its first write. Every write calls this first, under the
+    /// writer's lock.
     ///
     /// # Errors
-    /// `DiskFull`, or another I/O error: nothing was written, and the next write tries again.
+    /// `DiskFull`, or another I/O error: no batch was written, and the next write tries again.
     pub(super) fn make_files(&self, tip: &mut Tip) -> Result<()> {
         let made = self.manifest.made();
         if made == stage::FILES {
@@ -124,7 +125,7 @@ impl Log {
             self.make_segment(tip)?;
             self.manifest.set_made(stage::SEGMENT);
         }
-        // It says what is known already.
+        // The manifest in memory already has the right content.
         self.manifest.commit(&self.ctx, |_| {}).map_err(|failed| failed.error)?;
         self.manifest.set_made(stage::FILES);
         self.ctx.note_files(&self.identity);

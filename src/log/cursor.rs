@@ -1,4 +1,5 @@
-//! How does one read on from an offset? A cursor keeps its place in the files and walks; indexes serve seeks only.
+//! A cursor reads a log from an offset on. It keeps its position in the files and walks; indexes
+//! are used only to seek.
 
 use super::Log;
 use crate::engine::{corrupt, malformed};
@@ -8,12 +9,12 @@ use crate::segment::{Batch, FIRST_BATCH, HeaderError, Segment, Source, find_batc
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// A reader's place in one log.
+/// The position of a reader in one log.
 pub(crate) struct Cursor {
     log: Arc<Log>,
     /// The next offset to read.
     next: Offset,
-    /// Where that lies, once it has been looked up.
+    /// The position of that offset in the files, once it was looked up.
     place: Option<Place>,
 }
 
@@ -21,12 +22,14 @@ struct Place {
     segment: Arc<Segment>,
     position: u64,
     source: Source,
-    /// What was visible when the source's window was last read: bytes of later batches in it are not to be trusted.
+    /// The visible end when the source's window was last read. Bytes of later batches in the window
+    /// may be incomplete.
     seen: Offset,
 }
 
 impl Cursor {
-    /// A cursor that reads on from `next`; whether that exists is seen when it is read.
+    /// Returns a cursor that reads from `next` on. Whether that offset exists is checked when it is
+    /// read.
     pub(crate) fn new(log: Arc<Log>, next: Offset) -> Self {
         Cursor { log, next, place: None }
     }
@@ -35,12 +38,12 @@ impl Cursor {
         &self.log
     }
 
-    /// The next offset to read.
+    /// Returns the next offset to read.
     pub(crate) fn offset(&self) -> Offset {
         self.next
     }
 
-    /// Goes on from another offset, if that is not where it stands.
+    /// Moves the cursor to another offset.
     pub(crate) fn go_to(&mut self, next: Offset) {
         if next < self.next {
             self.place = None;
@@ -48,30 +51,31 @@ impl Cursor {
         self.next = next;
     }
 
-    /// Whether there may be something to read.
+    /// Returns whether there may be a record to read.
     pub(crate) fn has_more(&self) -> bool {
         self.next != self.log.visible_end()
     }
 
-    /// The next visible batch that has offsets at or behind the cursor, and moves behind it. Its first records may lie
-    /// before the cursor's old offset: the caller drops them. `None` at the visible end.
+    /// Returns the next visible batch with offsets at or after the cursor, and moves past it. Its
+    /// first records may be before the cursor's old offset; the caller must drop them. Returns
+    /// `None` at the visible end.
     ///
     /// # Errors
-    /// Out of range, corrupt, closed, or what the medium says. The cursor stays where it is.
+    /// Out of range, `Corrupt`, closed, or an I/O error. The cursor does not move.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Arc<Batch>>> {
         let (log, from) = (self.log.clone(), self.next);
         let mut looks = 0;
         log.consistently(|| {
             looks += 1;
             if looks > 1 {
-                // What was found meanwhile may not be in the log any more.
+                // The position may not be in the log any more.
                 (self.next, self.place) = (from, None);
             }
             self.step().map(Some)
         })
     }
 
-    /// As [`next_batch`](Cursor::next_batch), if the log is not replaced meanwhile.
+    /// As [`next_batch`](Cursor::next_batch), for a log that is not replaced meanwhile.
     fn step(&mut self) -> Result<Option<Arc<Batch>>> {
         let visible = self.check()?;
         while self.next < visible {
@@ -82,10 +86,11 @@ impl Cursor {
             self.check_start()?;
             let Some(batch) = batch? else { return Ok(None) };
             if batch.header.base_offset >= visible {
-                // A gap reaches up to the visible end, and what lies after it is not visible yet.
+                // A gap extends to the visible end, and the batch after it is not visible yet.
                 return Ok(None);
             }
-            // The header's last offset, not the last surviving record's: compaction may have emptied the batch.
+            // Use the header's last offset and not the last record's: compaction may have emptied
+            // the batch.
             self.next = batch.header.end_offset();
             if let Some(place) = &mut self.place {
                 place.position = batch.next_position;
@@ -97,8 +102,9 @@ impl Cursor {
         Ok(None)
     }
 
-    /// IMPORTANT: after a look at the files. If retention has passed the cursor meanwhile, the segment list may have begun
-    /// after it already, which looks like a gap, or a file may have been gone, which looks like damage.
+    /// IMPORTANT: call this after reading from the files. If retention has passed the cursor
+    /// meanwhile, the segment list may begin after it already, which looks like a gap, or a file
+    /// may be deleted, which looks like damage.
     fn check_start(&mut self) -> Result<()> {
         if self.next < self.log.log_start() {
             self.place = None;
@@ -107,11 +113,11 @@ impl Cursor {
         Ok(())
     }
 
-    /// The header of the batch that [`next_batch`](Cursor::next_batch) would answer with. Its records are neither read
-    /// nor checked, and the cursor stays before it: [`pass`](Cursor::pass) moves on.
+    /// Returns the header of the batch that [`next_batch`](Cursor::next_batch) would return. Does
+    /// not read or check its records, and does not move past it: see [`pass`](Cursor::pass).
     ///
     /// # Errors
-    /// As `next_batch`, but for what is wrong with the records.
+    /// As `next_batch`, except for damage of the records.
     pub(crate) fn peek(&mut self) -> Result<Option<BatchHeader>> {
         while let Some(header) = self.peek_any()? {
             if header.count > 0 {
@@ -122,7 +128,7 @@ impl Cursor {
         Ok(None)
     }
 
-    /// As [`peek`](Cursor::peek), also of a batch that has been emptied.
+    /// As [`peek`](Cursor::peek), but also returns a batch that compaction has emptied.
     ///
     /// # Errors
     /// As [`peek`](Cursor::peek).
@@ -146,12 +152,13 @@ impl Cursor {
         })
     }
 
-    /// Appends the next visible batch, header and body as they are stored, to `out`, and moves behind it, if it is
-    /// `wanted`. Both checksums are checked; nothing is decompressed. `None` at the visible end, and before a batch that
-    /// is not wanted.
+    /// If the next visible batch is `wanted`, appends its header and body as stored to `out`, and
+    /// moves past it. Checks both checksums; decompresses nothing. Returns `None` at the visible
+    /// end, and if the batch is not wanted.
     ///
     /// # Errors
-    /// As `next_batch`, but for what only decompression or the records would show. `out` is as it was.
+    /// As `next_batch`, except for damage that only decompression or the records would show. `out`
+    /// is unchanged.
     pub(crate) fn next_stored(
         &mut self,
         out: &mut Vec<u8>,
@@ -184,7 +191,7 @@ impl Cursor {
         found
     }
 
-    /// Copies the batch at a place, whose header this is, once its body has passed its checksum.
+    /// Copies the batch at `place`, which has this header, after its body has passed its checksum.
     fn copy_stored(&self, place: &mut Place, header: &BatchHeader, out: &mut Vec<u8>) -> Result<()> {
         let ctx = self.log.ctx();
         let (position, stored) = (place.position, HEADER_BYTES + header.body_len as usize);
@@ -201,12 +208,12 @@ impl Cursor {
         }
     }
 
-    /// Moves behind a batch without reading it.
+    /// Moves past a batch without reading it.
     pub(crate) fn pass(&mut self, header: &BatchHeader) {
         self.next = header.end_offset();
     }
 
-    /// The visible end, if the cursor's offset is in the log.
+    /// Returns the visible end, if the cursor's offset is in the log.
     fn check(&mut self) -> Result<Offset> {
         let visible = self.log.visible_end();
         if self.next < self.log.log_start() || self.next > visible {
@@ -216,17 +223,17 @@ impl Cursor {
         Ok(visible)
     }
 
-    /// Goes on behind a batch of the tail cache.
+    /// Continues after a batch of the tail cache.
     fn adopt(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
         let here = self.place.as_ref().is_some_and(|place| Arc::ptr_eq(&place.segment, &batch.segment));
         if !here {
-            // Looked up again when, if ever, this cursor reads from a file.
+            // It is looked up again if this cursor reads from a file later.
             self.place = None;
         }
         Some(batch)
     }
 
-    /// The batch at the cursor's place in the files.
+    /// Reads the batch at the cursor's position from the files.
     fn load(&mut self, visible: Offset) -> Result<Option<Arc<Batch>>> {
         let Some(header) = self.find(visible)? else { return Ok(None) };
         let Some(mut place) = self.place.take() else { return Ok(None) };
@@ -235,11 +242,13 @@ impl Cursor {
         loaded.map(Some)
     }
 
-    /// Moves the cursor's place to the batch of its offset, or the first one behind it, and reads its header.
+    /// Moves the cursor's position to the batch with its offset, or to the first one after it, and
+    /// reads the header.
     fn find(&mut self, visible: Offset) -> Result<Option<BatchHeader>> {
         loop {
             let place = match self.place.take() {
-                // A segment that ended, by a roll or by a cut, is left for whatever the list says now.
+                // If the segment has ended, by a roll or a truncation, look the offset up in the
+                // current list.
                 Some(place) if place.segment.end().is_none_or(|end| self.next < end) => Some(place),
                 _ => self.seek(visible)?,
             };
@@ -248,7 +257,8 @@ impl Cursor {
                 && place.segment.end().is_none()
                 && place.segment.size() <= FIRST_BATCH
             {
-                // A gap reaches up to the log's end, where nothing has been appended since the cut.
+                // A gap extends to the log's end, and nothing was appended since the truncation
+                // that left it.
                 self.place = Some(place);
                 return Ok(None);
             }
@@ -258,7 +268,7 @@ impl Cursor {
                 window.forget();
                 place.seen = visible;
             }
-            let looked = self.look_at(&mut place);
+            let looked = self.read_header(&mut place);
             self.place = Some(place);
             match looked? {
                 Looked::Here(header) => return Ok(Some(header)),
@@ -267,8 +277,9 @@ impl Cursor {
         }
     }
 
-    /// Reads and checks the header at a place; a batch that ends before the cursor is stepped over unread.
-    fn look_at(&self, place: &mut Place) -> Result<Looked> {
+    /// Reads and checks the header at `place`. Steps over a batch that ends before the cursor
+    /// without reading it.
+    fn read_header(&self, place: &mut Place) -> Result<Looked> {
         let ctx = self.log.ctx();
         let seed = self.log.seed();
         let position = place.position;
@@ -276,9 +287,10 @@ impl Cursor {
             Ok(found) => found,
             Err(HeaderError::Io(e)) => return Err(e),
             Err(HeaderError::Malformed(m)) => {
-                // The damage may lie before the offset that is asked for: then it is none of this reader's business.
+                // The damage may be before the cursor's offset. Then this reader need not report
+                // it.
                 let reaches = |header: &BatchHeader| header.end_offset() > self.next;
-                if let Some((found, header)) = self.find_behind(place, reaches)
+                if let Some((found, header)) = self.find_after(place, reaches)
                     && header.base_offset <= self.next
                 {
                     place.position = found;
@@ -288,7 +300,7 @@ impl Cursor {
             }
         };
         if header.log_epoch < place.segment.epoch || header.base_offset < place.segment.base {
-            let what = "a batch of another epoch or segment stands here";
+            let what = "the batch is of another epoch or segment";
             return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, what)));
         }
         if header.end_offset() <= self.next {
@@ -296,15 +308,15 @@ impl Cursor {
             return Ok(Looked::Before);
         }
         if header.base_offset > self.next && place.segment.generation == 0 && self.next > place.segment.base {
-            // Within a segment that was never compacted offsets follow each other; a seek starts at or before its
-            // offset. Walking from anywhere, a missing batch shows here.
-            let what = format!("offset {} is expected here, not {}", self.next, header.base_offset);
+            // In a segment that was never compacted offsets have no gaps, and a seek starts at or
+            // before its offset. So a walk from any position notices a missing batch here.
+            let what = format!("the batch begins at offset {} and not at {}", header.base_offset, self.next);
             return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, &what)));
         }
         Ok(Looked::Here(header))
     }
 
-    /// Reads, checks and decompresses the batch at a place, whose header this is.
+    /// Reads, checks and decompresses the batch at `place`, which has this header.
     fn load_at(&self, place: &mut Place, header: BatchHeader) -> Result<Arc<Batch>> {
         let ctx = self.log.ctx();
         match read_records(ctx, &mut place.source, place.position, &header)? {
@@ -322,12 +334,12 @@ impl Cursor {
         }
     }
 
-    /// Finds the segment of the cursor's offset, or the first one behind it, and a position in it at or before the
-    /// offset's batch.
+    /// Finds the segment of the cursor's offset, or the first one after it, and a position in it at
+    /// or before the offset's batch.
     fn seek(&self, visible: Offset) -> Result<Option<Place>> {
         let ctx = self.log.ctx();
         let segments = self.log.segments();
-        // The first segment that has not ended before the offset.
+        // The first segment that does not end at or before the offset.
         let at = segments.partition_point(|segment| segment.end().is_some_and(|end| end <= self.next));
         let Some(segment) = segments.get(at).cloned() else { return Ok(None) };
         let position = match segment.base < self.next {
@@ -338,7 +350,8 @@ impl Cursor {
         };
         let mut place =
             self.place_in(segment.clone(), visible).map_err(|error| self.unreadable(&segment, error))?;
-        // Index entries are hints: one that does not lead to a batch at or before the offset is not followed.
+        // Index entries are hints. Use one only if there is a batch at or before the offset at its
+        // position.
         let hint_holds = place
             .source
             .header(ctx, position, self.log.seed())
@@ -352,7 +365,8 @@ impl Cursor {
         Ok(Place { segment, position: FIRST_BATCH, source, seen: visible })
     }
 
-    /// Adds to a corruption that makes a whole segment unreadable which offset that is, and where the next segment begins.
+    /// Adds to an error that makes a whole segment unreadable the affected offset, and the start of
+    /// the next segment.
     fn unreadable(&self, segment: &Segment, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
         self.log.health().note_damage();
@@ -361,32 +375,33 @@ impl Cursor {
         Error::Corrupt(corruption)
     }
 
-    /// The base offset of the segment after this one, if something of it is visible.
+    /// Returns the base offset of the segment after this one, if some of it is visible.
     fn next_segment(&self, segment: &Segment) -> Option<Offset> {
         let segments = self.log.segments();
         let after = segments.partition_point(|other| other.base <= segment.base);
         segments.get(after).map(|next| next.base).filter(|base| *base < self.log.visible_end())
     }
 
-    /// Adds to a corruption which offset cannot be read and from which one it is good again.
+    /// Adds to an error of damage the offset that cannot be read, and the next one that can.
     fn damaged(&self, place: &mut Place, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
         self.log.health().note_damage();
         corruption.offset = Some(self.next);
-        corruption.resume = self.resume_behind(place);
+        corruption.resume = self.resume_after(place);
         Error::Corrupt(corruption)
     }
 
-    /// The base offset of the next valid batch behind a damaged place.
-    fn resume_behind(&self, place: &mut Place) -> Option<Offset> {
-        if let Some((_, header)) = self.find_behind(place, |header| header.base_offset > self.next) {
+    /// Returns the base offset of the next valid batch after a damaged position.
+    fn resume_after(&self, place: &mut Place) -> Option<Offset> {
+        if let Some((_, header)) = self.find_after(place, |header| header.base_offset > self.next) {
             return Some(header.base_offset);
         }
         self.next_segment(&place.segment)
     }
 
-    /// The first valid batch behind a damaged place, in its segment, that is as wanted, and where it lies.
-    fn find_behind(
+    /// Returns the first valid and wanted batch of the segment after a damaged position, and its
+    /// position.
+    fn find_after(
         &self,
         place: &mut Place,
         wanted: impl Fn(&BatchHeader) -> bool,
@@ -402,6 +417,6 @@ impl Cursor {
 
 enum Looked {
     Here(BatchHeader),
-    /// The batch there lies before the cursor; the place has moved behind it.
+    /// The batch ends before the cursor. The position has moved past it.
     Before,
 }

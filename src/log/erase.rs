@@ -1,7 +1,9 @@
-//! How are the events of one stream erased? Each segment that holds some is written again without what they said, and the
-//! manifest lists the new one instead, as for compaction; keys, offsets and times stay, so versions go on counting.
+//! Erases the events of one stream. Each segment that has some is rewritten without their values
+//! and headers, and the manifest lists the new one instead, as for compaction. Keys, offsets and
+//! times stay, so versions keep counting.
 //!
-//! One segment after the other: a crash in between leaves some erased and some not, and another call does the rest.
+//! Segments are rewritten one after the other: a crash in between leaves some of them unchanged,
+//! and another call erases the rest.
 
 use super::compaction::{Outputs, Pace};
 use crate::error::{Error, IoAction, Result};
@@ -15,11 +17,11 @@ use crate::sync::Arc;
 use crate::types::Offset;
 
 impl Log {
-    /// Erases values and headers of all records of a key. Answers of how many.
+    /// Erases values and headers of all records of a key. Returns the number of erased records.
     ///
     /// # Errors
-    /// Aborted by a cut or the end of the log, the partition takes no appends, corrupt, or what the medium says: some
-    /// segments may have been erased from.
+    /// Aborted by a truncation or the end of the log, the partition takes no appends, `Corrupt`, or
+    /// an I/O error: some segments may have been rewritten.
     pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
         let erased = self.erase_alone(key, hash);
         self.ctx.deliver();
@@ -33,7 +35,7 @@ impl Log {
             return Ok(0);
         }
         let upto = self.roll_if_it_has(hash)?;
-        // The journal has the bytes of transactions until then.
+        // Until this is done the journal has the bytes of transactions.
         drop(self.journal.forget(self)?);
         self.finish_sealed();
         self.check_writable()?;
@@ -44,7 +46,8 @@ impl Log {
         }
         let mut erased = 0;
         for segment in segments.iter().filter(|segment| segment.base < upto) {
-            // What a cut has left behind the end of a segment may be events of the stream too.
+            // Bytes after the end of a segment, left by a truncation, may be events of the stream
+            // too.
             let path = self.ctx.display(&segment.path);
             let len = segment.file(&self.ctx)?.len().map_err(|e| Error::io(IoAction::Inspect, &path, e))?;
             if segment.count_key(&self.owner(), hash, Offset::MAX)?.records > 0 || len > segment.size() {
@@ -56,7 +59,8 @@ impl Log {
         Ok(erased)
     }
 
-    /// Seals the active segment if it has records of a key. Answers where the active one begins.
+    /// Seals the active segment if it has records of the key. Returns the base offset of the active
+    /// segment.
     fn roll_if_it_has(self: &Arc<Self>, hash: KeyHash) -> Result<Offset> {
         let segments = self.segments();
         let has = match segments.last().filter(|active| active.size() > FIRST_BATCH) {
@@ -65,7 +69,7 @@ impl Log {
         };
         let mut tip = self.writer.lock();
         self.check_writable()?;
-        // Unless somebody else was faster.
+        // Unless another thread has rolled it meanwhile.
         let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&tip.segment, active));
         let rolled = if has && is_it { Some(self.roll(&mut tip)?) } else { None };
         let base = tip.segment.base;
@@ -74,9 +78,11 @@ impl Log {
         Ok(base)
     }
 
-    /// Where a cleaning leaves it to the next opening to remove what it replaced, here it is the point.
+    /// Removes the file of a segment that was replaced. A compaction may leave that to the next
+    /// opening; erasing must not.
     fn remove_unlisted(&self, segment: &Segment) -> Result<()> {
-        // While nobody begins another of that name: a cut may have gone before it since.
+        // Take both locks, so that no thread starts another segment of that name. A truncation
+        // before may have started one.
         let (_shape, _writer) = (self.list.lock_shape(), self.writer.lock());
         if self.segments().iter().any(|listed| listed.path == segment.path) {
             return Ok(());
@@ -126,7 +132,7 @@ impl Log {
             outputs.put(&new, &kept, true).map(|()| true)
         });
         if walked.is_ok() && erased == 0 && len <= segment.size() {
-            // All of it has been erased before.
+            // All of it was erased before.
             outputs.remove();
             return Ok(0);
         }
@@ -140,7 +146,7 @@ impl Log {
             error
         })?;
         self.remove_unlisted(segment)?;
-        // Where the new ones are now the places of keys are others; whoever asks finds them there.
+        // The batches have other positions in the new segments. A lookup finds them there.
         let is_new = |other: &&Arc<Segment>| other.base >= segment.base && other.end() <= segment.end();
         for written in self.segments().iter().filter(|other| other.end().is_some()).filter(is_new) {
             written.save_keys(&self.ctx, &self.identity);

@@ -1,5 +1,5 @@
-//! What does a log ask of the journal that its broker's transactions share? The journal knows logs, so a log knows it by these
-//! questions only.
+//! The journal of a broker's transactions, as a log sees it. The journal knows logs, so a log knows
+//! it only by this trait.
 
 use super::Log;
 use super::recovery::transactions::Tail;
@@ -8,33 +8,37 @@ use crate::error::Result;
 use crate::sync::{Arc, RwLockWriteGuard};
 use crate::types::Offset;
 
-/// No transaction is committed while it lives.
+/// While it lives, no transaction is committed.
 pub(crate) type Alone<'a> = RwLockWriteGuard<'a, ()>;
 
 /// A broker's journal, as its logs see it.
 pub(crate) trait LogJournal: Send + Sync {
-    /// The engine of the broker.
+    /// Returns the engine of the broker.
     fn ctx(&self) -> &Arc<Context>;
 
-    /// Returns once everything written up to `upto`, a position counted through all files, is durable.
+    /// Returns once all bytes written up to `upto`, a position counted through all files, are
+    /// durable.
     ///
     /// # Errors
     /// A sync failed, now or before.
     fn make_durable(&self, upto: u64) -> Result<()>;
 
-    /// Waits for commits that are under way, and holds others off until the result is dropped. The file may have records.
+    /// Waits for running commits, and blocks others until the result is dropped. The file may have
+    /// records.
     fn alone(&self) -> Alone<'_>;
 
-    /// Ensures that no record speaks of this log, which is about to be truncated. No transaction is committed until the
-    /// result is dropped.
+    /// Ensures that no record refers to this log, which is about to be truncated. No transaction is
+    /// committed until the result is dropped.
     ///
     /// # Errors
-    /// There is such a record, and some partition cannot be synced, or an I/O error: the file stays unchanged.
+    /// There is such a record, and a partition cannot be synced, or an I/O error: the file stays
+    /// unchanged.
     fn forget(&self, log: &Log) -> Result<Alone<'_>>;
 
-    /// Whether a record of the file speaks of this log.
+    /// Returns whether a record of the file refers to this log.
     fn involves(&self, log: &Log) -> bool;
 
-    /// Returns an error if the tail that a recovery found proves that the journal has lost a record. During an opening.
+    /// Returns an error if the tail found by a recovery proves that the journal has lost a record.
+    /// Used during an opening.
     fn check_records(&self, identity: &Identity, tail: &Tail, log_start: Offset) -> Result<()>;
 }

@@ -1,8 +1,8 @@
-//! Where in the log is a time, and where is the n-th newest record? Found by what segments, index entries and batch headers
-//! say of what they hold; only a batch that may hold the answer is read.
+//! Finds the offset of a time, and of the n-th newest record. Uses the times and counts of
+//! segments, index entries and batch headers; only a batch that may contain the result is read.
 //!
-//! All three are upper bounds: a segment or a batch whose greatest time is below the one that is looked for holds no such
-//! record, and one whose greatest time is not may still hold none that is visible.
+//! The times are upper bounds: a segment or a batch whose greatest time is below the wanted one has
+//! no such record. One whose greatest time is not below it may still have none that is visible.
 
 use std::cmp::Reverse;
 
@@ -16,20 +16,22 @@ use crate::segment::{Batch, Segment};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
-/// A segment's part of what is visible.
+/// The visible part of a segment.
 struct Span {
     segment: Arc<Segment>,
     from: Offset,
     until: Offset,
-    /// No record of it is later; unknown where a manifest does not say.
+    /// No record of it is later. `None` if the manifest does not have it.
     max_timestamp: Option<Timestamp>,
 }
 
 impl Log {
-    /// The first visible record with a timestamp of at least `time`: its offset and its timestamp.
+    /// Returns offset and timestamp of the first visible record with a timestamp of at least
+    /// `time`.
     ///
     /// # Errors
-    /// `InvalidTimestamp` before 1970; corrupt where it has to look, closed, or what the medium says.
+    /// `InvalidTimestamp` before 1970; `Corrupt` if a batch that must be read is damaged; closed;
+    /// an I/O error.
     pub(crate) fn find_time(self: &Arc<Self>, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
         let (earliest, latest) = (Timestamp::default(), Timestamp::MAX);
         if time < earliest {
@@ -53,13 +55,15 @@ impl Log {
         })
     }
 
-    /// The first of the visible records with the greatest timestamp: its offset and its timestamp.
+    /// Returns offset and timestamp of the first of the visible records with the greatest
+    /// timestamp.
     ///
     /// # Errors
-    /// Corrupt where it has to look, closed, or what the medium says.
+    /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
     pub(crate) fn find_latest(self: &Arc<Self>) -> Result<Option<(Offset, Timestamp)>> {
         let latest = self.look(|spans| {
-            // Those that may hold the greatest come first; a segment of which it is not known may.
+            // Segments that may have the greatest time come first, including those whose time is
+            // not known.
             spans.sort_by_key(|span| Reverse(span.max_timestamp.unwrap_or(Timestamp::MAX)));
             let mut best = None;
             for span in spans {
@@ -73,10 +77,11 @@ impl Log {
         Ok(latest.map(|(timestamp, Reverse(offset))| (offset, timestamp)))
     }
 
-    /// The offset of the `n`-th newest visible record, or the log start if there are not so many.
+    /// Returns the offset of the `n`-th newest visible record, or the log start if there are fewer
+    /// records.
     ///
     /// # Errors
-    /// Corrupt where it has to look, closed, or what the medium says.
+    /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
     pub(crate) fn nth_newest(self: &Arc<Self>, n: u64) -> Result<Offset> {
         self.look(|spans| {
             let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
@@ -84,7 +89,7 @@ impl Log {
             };
             let (start, mut until) = (first.from, last.until);
             let (mut missing, mut step) = (n, n);
-            // Where offsets follow each other without gaps, the first step back is the last.
+            // If offsets have no gaps, the first step back is the last.
             loop {
                 let from = Offset::new(until.get().saturating_sub(step)).max(start);
                 if from == start && until.since(start) <= missing {
@@ -100,19 +105,20 @@ impl Log {
                 if from == start {
                     return Ok(start);
                 }
-                // The first batch may begin before the step's end; then it has been counted whole.
+                // The first batch may begin before the step's end. Then all of it has been counted.
                 until = headers.first().map_or(from, |header| header.base_offset.min(from));
                 step = step.saturating_mul(2);
             }
         })
     }
 
-    /// Looks at the segments with visible records, oldest first, and again if retention or a cut took what is looked at.
+    /// Calls `at` with the segments that have visible records, oldest first. Calls it again if
+    /// retention or a replacement removed one of them meanwhile.
     fn look<T>(&self, mut at: impl FnMut(&mut [Span]) -> Result<T>) -> Result<T> {
         self.consistently(|| at(&mut spans_of(&self.list.view())).map(Some))
     }
 
-    /// The first record of a segment with a timestamp of at least `time`.
+    /// Returns the first record of a segment with a timestamp of at least `time`.
     fn first_in(self: &Arc<Self>, span: &Span, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
         let from = span.segment.seek_time(self.ctx(), self.identity(), time)?.max(span.from);
         if from >= span.until {
@@ -133,14 +139,15 @@ impl Log {
         Ok(None)
     }
 
-    /// The first of the records of a segment with the greatest timestamp.
+    /// Returns the first of the records of a segment with the greatest timestamp.
     fn latest_in(self: &Arc<Self>, span: &Span) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
         if let Some(max) = span.max_timestamp
             && let Some((offset, timestamp)) = self.first_in(span, max)?
         {
             return Ok(Some((timestamp, Reverse(offset))));
         }
-        // That record is not visible, or below the log start: whichever batch may come next, until none may.
+        // That record is not visible, or before the log start. Check the batches in the order of
+        // their greatest times, until none can have a greater one.
         let mut headers = self.headers(span.from, span.until)?;
         headers.sort_by_key(|header| Reverse(header.max_timestamp));
         let mut best = None;
@@ -156,7 +163,7 @@ impl Log {
         Ok(best)
     }
 
-    /// The headers of the batches with offsets in `from..until`, oldest first.
+    /// Returns the headers of the batches with offsets in `from..until`, oldest first.
     fn headers(self: &Arc<Self>, from: Offset, until: Offset) -> Result<Vec<BatchHeader>> {
         let (mut cursor, mut headers) = (Cursor::new(self.clone(), from), Vec::new());
         while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < until) {
@@ -166,13 +173,13 @@ impl Log {
         Ok(headers)
     }
 
-    /// The offset of the `n`-th newest record of a batch that has so many.
+    /// Returns the offset of the `n`-th newest record of a batch, which must have so many.
     fn nth_newest_in(self: &Arc<Self>, header: &BatchHeader, n: u64) -> Result<Offset> {
         let older = u64::from(header.count).saturating_sub(n);
         if header.last_offset_delta.checked_add(1) == Some(header.count) {
             return Ok(header.base_offset.plus(older));
         }
-        // Compaction has left gaps in it.
+        // Compaction has left gaps in the batch.
         let from = header.base_offset.max(self.log_start());
         let batch = Cursor::new(self.clone(), from).next_batch()?;
         let nth =
@@ -181,9 +188,9 @@ impl Log {
     }
 }
 
-/// The segments with visible records, oldest first.
+/// Returns the segments with visible records, oldest first.
 fn spans_of(view: &View) -> Vec<Span> {
-    // The end before the times: every record that is visible below it is within them.
+    // Load the end before the times: then every visible record before the end is covered by them.
     let (end, start) = (view.ends.visible(), view.log_start);
     let span = |segment: &Arc<Segment>| Span {
         segment: segment.clone(),
@@ -194,15 +201,15 @@ fn spans_of(view: &View) -> Vec<Span> {
     view.segments.iter().map(span).filter(|span| span.from < span.until).collect()
 }
 
-/// Whether nothing that is no later than `max` can take the place of the best.
+/// Returns whether no record with a time of at most `max` can replace the best.
 fn is_beaten(max: Timestamp, best: Option<(Timestamp, Reverse<Offset>)>) -> bool {
     best.is_some_and(|(greatest, _)| max < greatest)
 }
 
-/// Offsets and timestamps of a batch's records.
+/// Returns offsets and timestamps of a batch's records.
 fn times(batch: &Batch) -> impl Iterator<Item = (Offset, Timestamp)> {
     let header = batch.header;
-    // The records are valid: none is left out.
+    // The records are valid, so none is left out.
     body::Records::new(batch.records.as_slice(), header.count).map_while(std::result::Result::ok).map(
         move |record| {
             (
@@ -236,7 +243,7 @@ mod tests {
         broker.producer().send_all(to, records)?.wait().map(drop)
     }
 
-    /// Every question has the answer that a list of offsets and times gives, from every log start.
+    /// Checks every lookup against a list of offsets and times, from every log start.
     fn assert_like(log: &Arc<Log>, records: &[(u64, i64)]) {
         let end = log.visible_end().get();
         let old = log.log_start();
@@ -257,7 +264,8 @@ mod tests {
                 let found = log.nth_newest(n).unwrap();
                 match nth {
                     Some(nth) if nth > 0 => assert_eq!(found, left[nth].0, "{n} from {start}"),
-                    // The oldest, or the log start before it: reading from there is the same.
+                    // The oldest record, or the log start before it: reading from there is the
+                    // same.
                     _ => assert!(
                         found.get() >= start && left.first().is_none_or(|first| found.get() <= first.0)
                     ),
@@ -267,9 +275,9 @@ mod tests {
         log.list.begin_at(old, |_| false);
     }
 
-    /// T5, and better than Kafka: what lies below the log start hides nothing in later segments.
+    /// Other than in Kafka, records before the log start do not hide records in later segments.
     #[test]
-    fn only_what_is_at_or_above_the_log_start_counts() {
+    fn only_records_at_or_after_the_log_start_count() {
         let broker = open(&Disk::new());
         let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
         let mut times = Vec::new();
@@ -282,16 +290,17 @@ mod tests {
         assert!(partition.log().segments().len() > 2);
         let records: Vec<_> = (0..).zip(times).collect();
         assert_like(partition.log(), &records);
-        // A manifest that does not know the greatest time of a segment hides nothing either.
+        // A segment whose greatest time is missing in the manifest does not hide records either.
         for segment in partition.log().segments().iter().filter(|segment| segment.is_sealed()) {
             segment.seal(segment.end().unwrap(), segment.size(), None);
         }
         assert_like(partition.log(), &records);
     }
 
-    /// As compaction leaves them: with gaps, emptied, and with a greatest time that no record has any more.
+    /// Batches as compaction leaves them: with gaps, emptied, and with a greatest time that no
+    /// record has any more.
     #[test]
-    fn batches_with_gaps_are_looked_at_record_by_record() {
+    fn batches_with_gaps_are_read_record_by_record() {
         let broker = open(&Disk::new());
         let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
         let log = partition.log();
@@ -311,7 +320,7 @@ mod tests {
         }
     }
 
-    /// Each segment knows the greatest time of its batches, no less and no more.
+    /// Every segment has exactly the greatest time of its batches.
     fn assert_known(log: &Arc<Log>, case: &str) {
         for span in spans_of(&log.list.view()) {
             let max = log.headers(span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
@@ -327,9 +336,8 @@ mod tests {
         }
     }
 
-    /// T4 and 22
     #[test]
-    fn segments_know_their_greatest_time_after_rolls_recoveries_and_cuts() {
+    fn segments_have_their_greatest_time_after_rolls_recoveries_and_truncations() {
         for count in 1..25i64 {
             let disk = Disk::new();
             let broker = open(&disk);
@@ -351,7 +359,7 @@ mod tests {
 
             let broker = open(&disk);
             let partition = broker.topic("t").unwrap().partition(0).unwrap();
-            assert_known(partition.log(), "cut by recovery");
+            assert_known(partition.log(), "truncated by recovery");
             send(&broker, &partition, &[300]).unwrap();
             send(&broker, &partition, &[200]).unwrap();
             drop((broker, partition));

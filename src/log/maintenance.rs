@@ -1,5 +1,5 @@
-//! What has to be done to a log from time to time? Functions of its state and the time, called by the worker, by
-//! `maintain`, or by a test.
+//! Maintenance of a log: functions of its state and the time, called by the worker, by `maintain`,
+//! or by a test.
 
 use super::Log;
 use crate::engine::Work;
@@ -13,10 +13,12 @@ use crate::sync::Arc;
 use crate::types::Offset;
 
 impl Work for Log {
-    /// Does what was asked for: a sync, and whatever sealed segments need. Errors poison, and are told that way.
+    /// Syncs if that was asked for, and finishes sealed segments. An error poisons the log, and
+    /// every later append reports it.
     fn work(&self) {
         if self.durability.take_request() && self.sync().is_err() {
-            // Somebody may wait for a transaction, which may be safe nevertheless, or must hear that it is not.
+            // A caller may wait for a transaction. Its records may be durable in the journal
+            // nevertheless; otherwise it must get the error.
             let upto = self.writer.lock().journal_upto;
             let _ = self.journal.make_durable(upto);
         }
@@ -26,9 +28,9 @@ impl Work for Log {
 }
 
 impl Log {
-    /// Rolls a segment whose first record has become too old although nothing is appended: it can be retained or
-    /// compacted only once it is sealed. Then deletes what need not be kept, nothing at or behind `hold` for its age or
-    /// size, and does the rest for what is.
+    /// Rolls a segment whose first record is too old, even if no records are appended, because only
+    /// sealed segments can be deleted or compacted. Then deletes the records that retention may
+    /// delete, none at or after `hold` for its age or size, and finishes the sealed segments.
     pub(crate) fn maintain(self: &Arc<Self>, hold: Offset) {
         let settings = self.settings();
         let now = self.ctx.clock.now();
@@ -38,7 +40,8 @@ impl Log {
         };
         let mut tip = self.writer.lock();
         if self.check_writable().is_ok() && aged(&tip) {
-            // An error leaves the segment as it was, or poisons: the next append says so.
+            // An error leaves the segment unchanged or poisons the log; then the next append
+            // reports it.
             let rolled = self.roll(&mut tip).ok();
             drop(tip);
             if let Some(event) = rolled {
@@ -50,7 +53,7 @@ impl Log {
         self.retain(hold);
         self.work();
         if settings.streams && !self.health.is_damaged() {
-            // Those whose index could not be written, or which a cut has sealed.
+            // Segments whose key index could not be written, or that a truncation has sealed.
             let visible = self.visible_end();
             let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
             for segment in self.segments().iter().filter(is_whole).filter(|segment| segment.holds_keys()) {
@@ -59,10 +62,11 @@ impl Log {
         }
     }
 
-    /// Syncs sealed segments, writes their indexes and what is known of named producers, and has the manifest say that they
-    /// need no looking at any more.
+    /// Syncs sealed segments, writes their indexes and the state of idempotent producers, and marks
+    /// the segments as synced in the manifest, so that the next opening does not read them.
     pub(super) fn finish_sealed(&self) {
-        // IMPORTANT: what was found damaged is to be found so again, so no segment of it is called synced.
+        // IMPORTANT: never mark segments of a damaged log as synced. The next opening skips synced
+        // segments and would not report the damage.
         if self.health.is_damaged() {
             return;
         }
@@ -79,8 +83,9 @@ impl Log {
         let mut finished = Vec::new();
         for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
             let Some(end) = segment.end() else { continue };
-            // IMPORTANT: whatever is said of the file. Somebody may have synced it for what comes before a transaction, and
-            // nobody yet the journal for the transactions that are in it.
+            // IMPORTANT: sync through the group commit even if the file is synced. Another thread
+            // may have synced the file for the records before a transaction, but the journal may
+            // not be synced for the transactions in it.
             if self.durability.commit.wait(end.get(), || self.sync_written()).is_err() {
                 return;
             }
@@ -97,7 +102,7 @@ impl Log {
             finished.push((segment.base, segment.generation, segment.epoch));
         }
         if let Some(file) = producers {
-            // What is not durable may be lost without a trace, and other records come in its place.
+            // Records that are not durable may be lost, and other records may get their offsets.
             if self.durability.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
                 return;
             }
@@ -106,18 +111,19 @@ impl Log {
         let committed =
             self.manifest.commit(&self.ctx, |manifest| transitions::note_synced(manifest, &finished));
         if let Err(failed) = committed {
-            // If it is known that nothing has changed, the next maintenance tries again.
+            // If the manifest is known to be unchanged, the next maintenance tries again.
             let _ = self.manifest_failed(failed);
         }
     }
 
-    /// How many bytes are written when records of it go: its manifest, and what is known of named
-    /// producers.
+    /// Returns how many bytes are written when records are deleted: the manifest, and the side file
+    /// of idempotent producers.
     pub(crate) fn manifest_bytes(&self) -> u64 {
         self.manifest.get().encoded_len() as u64 + self.producers.bytes()
     }
 
-    /// What the broker's checkpoint says of this log: the last point known to be on the medium.
+    /// Returns the entry of the broker's checkpoint for this log: the last point known to be
+    /// durable.
     pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
         if self.health.is_damaged() || !self.has_files() {
             return None;

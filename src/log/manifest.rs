@@ -1,4 +1,5 @@
-//! How does a partition's manifest change? As a whole: the new one is written aside, synced, and renamed over the old.
+//! The manifest of a partition. It changes as a whole: the new one is written to another file,
+//! synced, and renamed over the old.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +11,29 @@ use crate::storage::replace_file;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
-/// The manifest as it is on the medium, the only way to change it, and the numbers that its files have.
+/// The manifest as it is on disk, the functions that change it, and the generation numbers of its
+/// files.
 ///
-/// Its lock comes after the writer's: a thread that needs both takes the writer's first. It is held over the write, because
-/// two changes must not overtake each other.
+/// Its lock comes after the writer's: a thread that needs both takes the writer's first. The lock
+/// is held over the write, because two changes must not overtake each other.
 pub(crate) struct ManifestStore {
     dir: PathBuf,
     current: Mutex<Manifest>,
-    /// The log has ended: the directory may be gone, or belong to another topic. Set under the lock.
+    /// The log has ended: the directory may be deleted, or belong to another topic. Set under the
+    /// lock.
     closed: AtomicBool,
-    /// How many of the partition's files there are: see [`stage`](super::create::stage).
+    /// How many of the partition's files exist: see [`stage`](super::create::stage).
     made: AtomicU8,
-    /// Records of the log were given up; stays set.
+    /// The loss of records was accepted; stays set.
     has_lost: AtomicBool,
-    /// The greatest generation that a file of the log has, or was to have, since it was opened.
+    /// The greatest generation assigned to a file of the log since it was opened.
     generation: AtomicU32,
 }
 
-/// Why a change did not happen, or may have.
+/// The error of a change of the manifest.
 pub(crate) struct ManifestError {
     pub(crate) error: Error,
-    /// The new manifest may be the one that the next open finds.
+    /// The next opening may find the new manifest.
     pub(crate) unknown: bool,
 }
 
@@ -59,7 +62,7 @@ impl ManifestStore {
         &self.dir
     }
 
-    /// How many of the partition's files there are.
+    /// Returns how many of the partition's files exist.
     #[inline]
     pub(crate) fn made(&self) -> u8 {
         self.made.load(Ordering::Acquire)
@@ -70,13 +73,13 @@ impl ManifestStore {
         self.made.store(stage, Ordering::Release);
     }
 
-    /// Whether records of the log were given up.
+    /// Returns whether the loss of records was accepted.
     #[inline]
     pub(crate) fn has_lost(&self) -> bool {
         self.has_lost.load(Ordering::Acquire)
     }
 
-    /// Notes that records of the log were given up.
+    /// Notes that the loss of records was accepted.
     pub(crate) fn note_lost(&self) {
         self.has_lost.store(true, Ordering::Release);
     }
@@ -86,24 +89,25 @@ impl ManifestStore {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// A generation for files beside others of the same base offset. No other caller gets it: the files that are written
-    /// under it are the caller's, to list or to remove, whatever other threads write meanwhile. Generation 0 is not given
-    /// out: it belongs to the segments that begin at an offset where there is none.
+    /// Returns a generation for files with a base offset that other files have too. No other caller
+    /// gets the same: files of that generation are the caller's, to list or to remove, whatever
+    /// other threads write meanwhile. Generation 0 is never returned, because the first segment at
+    /// each offset has it.
     ///
     /// # Errors
-    /// `GenerationsExhausted`: none is left.
+    /// `GenerationsExhausted` if none is left.
     pub(crate) fn next_generation(&self, of: &Identity) -> Result<u32> {
         let next = |last: u32| last.checked_add(1);
         let given = self.generation.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         given.map(|last| last.saturating_add(1)).map_err(|_| of.generations_exhausted())
     }
 
-    /// The manifest as it is.
+    /// Locks and returns the manifest.
     pub(crate) fn get(&self) -> MutexGuard<'_, Manifest> {
         self.current.lock()
     }
 
-    /// Takes no more changes. A change that is under way is waited for.
+    /// Refuses all later changes. Waits for a running change.
     pub(crate) fn close(&self) {
         let _current = self.current.lock();
         self.closed.store(true, Ordering::Release);
@@ -112,7 +116,8 @@ impl ManifestStore {
     /// Applies `change` and makes the result durable.
     ///
     /// # Errors
-    /// Before the rename nothing has changed. From it on it is unknown which manifest a power loss leaves.
+    /// Before the rename nothing has changed. After it, it is unknown which manifest a power loss
+    /// leaves.
     pub(crate) fn commit(
         &self,
         ctx: &Context,
@@ -155,7 +160,8 @@ impl ManifestStore {
 /// Writes a manifest over the one at `path`.
 pub(crate) fn write(ctx: &Context, path: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
     replace_file(&*ctx.storage, path, &manifest.encode()).map_err(|failed| {
-        // Nothing of the batch behind this is in the log: "replace" is not among the actions of unknown outcome.
+        // The batch that needs this change is not in the log: "replace" is not among the actions of
+        // unknown outcome.
         let error = Error::replace(&ctx.display(path), failed.error);
         ManifestError { error, unknown: failed.replaced }
     })

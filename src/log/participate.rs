@@ -1,4 +1,4 @@
-//! What does a log do for a transaction, and for its recovery?
+//! The part of a log in a transaction, and in its recovery.
 
 use std::path::{Path, PathBuf};
 
@@ -21,40 +21,41 @@ use crate::sync::{Arc, MutexGuard};
 use crate::types::Offset;
 use crate::version::Version;
 
-/// What a transaction does to one log. There is one part a log.
+/// The part of a transaction in one log. A log has at most one part.
 pub(crate) struct Part {
     pub(crate) log: Arc<Log>,
     pub(crate) batch: Option<SealedBatch>,
     pub(crate) conditions: Conditions,
 }
 
-/// What must hold of a log, or nothing is done to any.
+/// The conditions on a log. If one does not hold, no log is changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conditions {
-    /// It ends here.
+    /// The log must end here.
     pub(crate) end: Option<Offset>,
-    /// Its streams are as expected, one after the other.
+    /// Its streams must be as expected, one after the other.
     pub(crate) streams: Vec<StreamCondition>,
 }
 
-/// A part with its log's writer held.
+/// A part while its log's writer is locked.
 pub(crate) struct Held<'a> {
     log: &'a Arc<Log>,
-    /// Its place among the parts as they were given.
+    /// Its index among the parts in the caller's order.
     place: usize,
     tip: MutexGuard<'a, Tip>,
     settings: Arc<LogSettings>,
     batch: Option<SealedBatch>,
     keys: Vec<KeyCount>,
     conditions: Conditions,
-    /// The versions that the streams of the conditions have.
+    /// The versions of the streams of the conditions.
     versions: Vec<Version>,
     filled: Option<Filled>,
-    /// Where the batch goes. IMPORTANT: kept from before the record is written, so that nothing but the write can fail then.
+    /// The file that the batch is written to. IMPORTANT: opened before the record is written, so
+    /// that only the write can fail after that.
     file: Option<Arc<dyn File>>,
 }
 
-/// Takes the writers of all logs, in their order, once all conditions hold.
+/// Locks the writers of all logs, in their order, once all conditions hold.
 pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
     let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
     for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
@@ -64,7 +65,7 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
     }
     order.sort_by_key(|(_, _, _, log)| (log.identity().topic_id, log.partition()));
     loop {
-        // Looked up with no writer held: that may read files.
+        // Count with no writer locked, because that may read files.
         let mut counted = Vec::with_capacity(order.len());
         for (_, part, _, log) in &order {
             let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream));
@@ -98,7 +99,8 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
     }
 }
 
-/// The versions of the streams that a part has conditions about; `None` if they have to be looked up again.
+/// Returns the versions of the streams that a part has conditions on; `None` if they must be
+/// counted again.
 ///
 /// # Errors
 /// A condition does not hold, or the log cannot take the part.
@@ -151,13 +153,13 @@ impl Held<'_> {
         Some(Involved { log: self.log.clone(), before: header.base_offset, end: header.end_offset() })
     }
 
-    /// Answers with how much was written, if not all was.
+    /// Writes the batch. The error contains how many bytes were written.
     pub(crate) fn write(&self) -> Result<(), (usize, std::io::Error)> {
         let (Some(batch), Some(file)) = (&self.batch, &self.file) else { return Ok(()) };
         write_all_at(&**file, &batch.stored, self.tip.point.position)
     }
 
-    /// Of a single batch, as of any append.
+    /// Handles the failed write of a single batch, as for any append.
     pub(crate) fn write_failed(&self, written: usize, e: std::io::Error) -> Error {
         match &self.file {
             Some(file) => self.log.write_failed(&self.tip, &**file, written, e),
@@ -177,7 +179,8 @@ impl Held<'_> {
         }
     }
 
-    /// Lets readers see the batch, as far as nothing has to be waited for. Returns its place among the parts, and where it is.
+    /// Makes the batch visible to readers, unless it must wait for a sync. Returns the index of the
+    /// part, and the position of the batch.
     pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
         let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
         self.log.remember(&self.tip, header, stored, raw);
@@ -192,12 +195,12 @@ impl Held<'_> {
         Some((self.place, appended))
     }
 
-    /// The file that the batch is written to, for messages.
+    /// Returns the file that the batch is written to, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.log.ctx.display(&self.tip.segment.path)
     }
 
-    /// The write of a batch failed after the journal's record was written: the log takes no appends from now on.
+    /// Poisons the log, because the write of a batch failed after the journal's record was written.
     pub(crate) fn poison(&self, error: &Error) {
         if self.batch.is_some() {
             self.log.poison(error.clone());
@@ -209,27 +212,27 @@ impl Held<'_> {
 #[derive(Clone)]
 pub(crate) struct Involved {
     pub(crate) log: Arc<Log>,
-    /// What comes before it.
+    /// The offset at which it begins.
     pub(crate) before: Offset,
     pub(crate) end: Offset,
 }
 
-/// Where a part of a transaction stands in its log.
+/// The state of a part of a transaction in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It is there, or has been and was let go since.
+    /// The batch is there, or was there and has been deleted since.
     Present,
-    /// It would be the next batch.
+    /// The batch would be the next one.
     Next,
-    /// Something else is there, or something before it is missing.
+    /// Another batch is there, or batches before it are missing.
     Elsewhere,
 }
 
 impl Log {
-    /// Syncs what was written before an offset, without calling it durable.
+    /// Syncs the records before an offset, without moving the durable end.
     ///
     /// # Errors
-    /// What the medium says: the partition is poisoned.
+    /// An I/O error: the partition is poisoned.
     pub(crate) fn sync_before(&self, before: Offset) -> Result<()> {
         let view = self.list.view();
         if view.ends.is_safe_before(before) {
@@ -245,35 +248,35 @@ impl Log {
                 }
             }
         };
-        // Of what is deleted nothing has to be whole.
+        // Transactions of a deleted log need not be complete.
         if self.health.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
     }
 
-    /// Notes that everything before `end` is on the medium, here or as records of the journal, which are written again in their
-    /// order if the medium loses them here.
+    /// Notes that all records before `end` are durable, in a segment or in the journal. Records of
+    /// the journal are written again, in their order, if the segment loses them.
     pub(crate) fn cover(&self, end: Offset) {
         self.list.view().ends.note_covered(end);
     }
 
-    /// Why it could not be opened, if that was for another reason than damage.
+    /// Returns why the log could not be opened, if the reason is not damage.
     pub(crate) fn unread(&self) -> Option<Error> {
         let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
         self.health.damage().filter(|error| !is_damage(error))
     }
 
-    /// What opening found behind the last point that was known to be on the medium.
+    /// Returns what opening found after the last point known to be durable.
     pub(crate) fn recovered(&self) -> &Tail {
         &self.recovered
     }
 
-    /// What an opening reports that cannot prove where the log had ended.
+    /// Returns the report of an opening that cannot prove where the log had ended.
     pub(crate) fn unproven(&self) -> Unproven {
         let end = self.bounds().log_end;
         let checked = self.recovered.from.min(end);
         Unproven { topic: self.topic().clone(), partition: self.partition(), checked, end }
     }
 
-    /// Whether it can be appended to.
+    /// Returns whether the log takes appends.
     pub(crate) fn is_usable(&self) -> bool {
         self.check_writable().is_ok()
     }
@@ -292,10 +295,10 @@ impl Log {
         if there { Place::Present } else { Place::Elsewhere }
     }
 
-    /// Appends a batch of the journal at the log's end, where it belongs. Answers where the log ends then.
+    /// Appends a batch of the journal at the log's end. Returns the new log end.
     ///
     /// # Errors
-    /// Those of an append, and of replacing the manifest.
+    /// The errors of an append, and of replacing the manifest.
     pub(crate) fn redo(&self, batch: &[u8]) -> Result<Offset> {
         let path = || self.ctx.display(Path::new(names::JOURNAL));
         let (mut header, _) =
@@ -307,22 +310,23 @@ impl Log {
         debug_assert!(stored.len() >= HEADER_BYTES);
         self.roll_if_due(&mut tip, &header, stored.len(), &settings)?;
         let end = self.write_batch(&mut tip, &mut header, &mut stored, &[], &settings)?;
-        // Its keys are looked up when somebody asks.
+        // Its keys are looked up by the first lookup.
         tip.segment.forget_keys(tip.point.position);
         tip.ends.note_written(end, settings.durability != Durability::Sync);
         Ok(end)
     }
 
-    /// If recovery has cut off what is left of a batch that is now written again as it was, the records of the epoch in
-    /// which it was appended are the same up to its end, not only up to where that cut was: a position behind it is still
-    /// one. IMPORTANT: said before it is written. Whoever comes after a crash in between writes it again, in any case, and
-    /// a batch that is there is not written again.
+    /// If recovery has truncated a batch that is now written again unchanged, the history of the
+    /// batch's epoch is the same up to the batch's end, and not only up to the truncation:
+    /// positions after it stay valid. IMPORTANT: change the manifest before the batch is written.
+    /// After a crash in between, the next opening writes the batch in any case; a batch that is
+    /// present is not written again.
     fn keep_positions(&self, header: &BatchHeader) -> Result<()> {
-        let was_cut = |manifest: &Manifest| {
+        let was_truncated = |manifest: &Manifest| {
             let last = manifest.epochs.last();
             last.is_some_and(|last| last.epoch > header.log_epoch && last.start == header.base_offset)
         };
-        if !was_cut(&self.manifest.get()) {
+        if !was_truncated(&self.manifest.get()) {
             return Ok(());
         }
         let committed = self.manifest.commit(&self.ctx, |manifest| {

@@ -1,4 +1,5 @@
-//! How does a partition become a copy of another? It takes that one's batches as they are stored, and writes new headers.
+//! Replication: a partition becomes a copy of another by taking its batches as stored, under new
+//! headers.
 
 use super::Log;
 use super::cursor::Cursor;
@@ -17,76 +18,79 @@ use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// Batches of one partition as they are stored there, on their way to a copy of it over whatever transport.
+/// Batches of a partition as stored there, to be sent to a copy of it over any transport.
 ///
 /// Made by [`Partition::read_raw`](crate::Partition::read_raw), taken by
-/// [`Partition::append_raw`](crate::Partition::append_raw). The bytes carry checksums over everything; what they mean is
-/// told in the format's documentation under "Raw shipping".
+/// [`Partition::append_raw`](crate::Partition::append_raw). The bytes carry checksums over
+/// everything. The format's documentation describes them under "Raw shipping".
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawBatches {
-    /// Whole: has passed [`shipment::check`], or was made of batches that were checked as they were read.
+    /// Complete: has passed [`shipment::check`], or was made of batches that were checked when they
+    /// were read.
     bytes: Vec<u8>,
     envelope: Envelope,
 }
 
 impl RawBatches {
-    /// Takes the bytes that [`as_bytes`](RawBatches::as_bytes) gave on the other side. Every checksum is checked here;
-    /// what is inside the batches is checked when they are appended.
+    /// Takes the bytes that [`as_bytes`](RawBatches::as_bytes) returned at the source. Checks every
+    /// checksum; the records are checked when they are appended.
     ///
     /// # Errors
-    /// [`InvalidBatches`](Error::InvalidBatches) if these are not all of the bytes, unchanged.
+    /// [`InvalidBatches`](Error::InvalidBatches) if the bytes are incomplete or changed.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
         let bytes = bytes.into();
         let envelope = shipment::check(&bytes).map_err(|m| invalid(&m))?;
         Ok(RawBatches { bytes, envelope })
     }
 
-    /// The bytes to send.
+    /// Returns the bytes to send.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The bytes to send, owned.
+    /// Returns the bytes to send, owned.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Whether there is no batch: the source had none at or behind the offset asked for.
+    /// Returns whether there is no batch, because the source had none at or after the requested
+    /// offset.
     pub fn is_empty(&self) -> bool {
         self.envelope.batches == 0
     }
 
-    /// How many batches there are.
+    /// Returns the number of batches.
     pub fn len(&self) -> usize {
         self.envelope.batches as usize
     }
 
-    /// The first offset of the first batch; without any, the offset that was asked for.
+    /// Returns the first offset of the first batch; without any batch, the requested offset.
     pub fn base_offset(&self) -> Offset {
         self.envelope.base_offset
     }
 
-    /// The offset behind the last batch: where to ask for more.
+    /// Returns the offset after the last batch, from which to ask for more.
     pub fn end_offset(&self) -> Offset {
         self.envelope.end_offset
     }
 
-    /// The topic that they were read from.
+    /// Returns the topic that the batches were read from.
     pub fn topic_id(&self) -> TopicId {
         self.envelope.topic_id
     }
 
-    /// The partition of that topic.
+    /// Returns the partition of that topic.
     pub fn partition(&self) -> PartitionId {
         self.envelope.partition
     }
 
-    /// The log epoch of that partition when they were read: what a copy keeps beside its end, to
-    /// ask with [`read_raw_in`](crate::Partition::read_raw_in) for what comes next. Where it has
-    /// risen since the last shipment, the end of that log was cut off: a copy may hold records that
-    /// its source has lost. Ask for what the copy holds already, and
-    /// [`append_raw`](crate::Partition::append_raw) answers [`Diverged`](Error::Diverged) if it
-    /// does, with the offset to [truncate](crate::Partition::truncate_to) the copy to.
+    /// Returns the log epoch of that partition when the batches were read. A copy must store it
+    /// together with its own end, and pass both to [`read_raw_in`](crate::Partition::read_raw_in)
+    /// for the next batches. If the epoch has risen since the last shipment, the source was
+    /// truncated, and the copy may hold records that the source has lost. Then ask for batches that
+    /// the copy already has: [`append_raw`](crate::Partition::append_raw) returns
+    /// [`Diverged`](Error::Diverged) if they differ, with the offset to
+    /// [truncate](crate::Partition::truncate_to) the copy to.
     pub fn epoch(&self) -> u32 {
         self.envelope.log_epoch
     }
@@ -104,19 +108,20 @@ impl std::fmt::Debug for RawBatches {
 }
 
 impl Log {
-    /// The stored bytes of the visible batches from `from` on: at least one if there is one, then as many as `max_bytes`
-    /// has room for, and none behind a gap. All are of one log: not some of before a cut and some of behind it.
+    /// Returns the stored bytes of the visible batches from `from` on: at least one if there is
+    /// one, then as many as `max_bytes` has room for, and none after a gap. All are of one state of
+    /// the log, and not from before and after a truncation.
     ///
     /// # Errors
-    /// Out of range, closed, what the medium says; corrupt if the first batch is.
+    /// Out of range, closed, an I/O error; `Corrupt` if the first batch is damaged.
     pub(crate) fn read_raw(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
         self.consistently(|| self.gather(from, max_bytes).map(Some))
     }
 
-    /// As [`read_raw`](Log::read_raw), if the log up to `from` is what it was in `epoch`.
+    /// As [`read_raw`](Log::read_raw), if the log up to `from` is unchanged since `epoch`.
     ///
     /// # Errors
-    /// `Truncated` if it is not, beside those of `read_raw`.
+    /// `Truncated` if it is not, and the errors of `read_raw`.
     pub(crate) fn read_raw_in(
         self: &Arc<Self>,
         from: Offset,
@@ -129,7 +134,7 @@ impl Log {
         })
     }
 
-    /// As [`read_raw`](Log::read_raw), if the log is not cut meanwhile.
+    /// As [`read_raw`](Log::read_raw), for a log that is not replaced meanwhile.
     fn gather(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<RawBatches> {
         let log_epoch = self.epoch();
         let Identity { topic_id, partition, .. } = **self.identity();
@@ -141,11 +146,12 @@ impl Log {
             base_offset: from,
             end_offset: from,
             bytes: 0,
-            // IMPORTANT: not the partition's. A receiver that knew that could make values that look like batches here.
+            // IMPORTANT: do not use the partition's secret. A receiver that knew it could make
+            // values that look like batches here.
             secret: Secret(random_bytes(self.ctx.fixed_seed, from.get() ^ u64::from(log_epoch))),
         };
         let seed = envelope.seed();
-        // Its place is kept for the envelope, which is known last.
+        // Room for the envelope, which is encoded last.
         let mut bytes = vec![0; ENVELOPE_BYTES];
         let mut cursor = Cursor::new(self.clone(), from);
         loop {
@@ -158,7 +164,8 @@ impl Log {
             let header = match next {
                 Ok(Some(header)) => header,
                 Ok(None) => break,
-                // Good batches before a bad one: who asks on from there meets the error.
+                // There are good batches before a damaged one: a caller that asks for more gets the
+                // error.
                 Err(_) if batches > 0 => break,
                 Err(error) => return Err(error),
             };
@@ -180,13 +187,14 @@ impl Log {
         Ok(RawBatches { bytes, envelope })
     }
 
-    /// Appends what of a shipment lies behind the log's end, and returns once it is visible. Answers the log's end. Where keys
-    /// are streams, `belongs` says whether one may be here.
+    /// Appends the batches of a shipment after the log's end, and returns the log's end once they
+    /// are visible. If keys are streams, `belongs` checks that a key belongs to this partition.
     ///
     /// # Errors
-    /// That of `belongs`; `MissingKey` if a record that would be written needs one, by its number in the shipment.
-    /// Everything that can be wrong with the shipment is found before anything is written. `DiskFull`: the batches before
-    /// the one that found no room are in the log. After another failure of a write the partition is poisoned.
+    /// The error of `belongs`; `MissingKey` with the number of the record in the shipment, if a
+    /// record to be written needs a key. The whole shipment is checked before anything is written.
+    /// `DiskFull`: the batches before the one without room are in the log. After another failure of
+    /// a write the partition is poisoned.
     pub(crate) fn append_raw(
         self: &Arc<Self>,
         shipment: &RawBatches,
@@ -242,7 +250,7 @@ impl Log {
         }
         let needed = self.settings();
         keyless.iter().skip(known).try_for_each(|keyless| needed.check_keys(self.topic(), *keyless))?;
-        // What is shipped is not kept for those who follow the end; the tail cache sees the gap and begins anew.
+        // These batches are not kept in the tail cache. It notices the gap and starts over.
         let mut rolls = Vec::new();
         let mut written = Ok(());
         for (batch, keys) in new.iter().zip(keys.iter().skip(known)) {
@@ -269,7 +277,7 @@ impl Log {
         self.ctx.deliver();
         match &written {
             Ok(()) => self.keep_size(),
-            // For the next attempt: what was written before counts.
+            // The freed room is for the next attempt: the batches written before count.
             Err(error) if error.is_full() => drop(self.ctx.make_room()),
             Err(_) => {}
         }
@@ -278,7 +286,7 @@ impl Log {
         Ok(end)
     }
 
-    /// Writes one batch of a shipment, which begins at the log's end, under a header of this log.
+    /// Writes one batch of a shipment at the log's end, under a header of this log.
     fn append_shipped(
         &self,
         tip: &mut Tip,
@@ -287,12 +295,12 @@ impl Log {
         room: &mut Vec<u8>,
         rolls: &mut Vec<Event>,
     ) -> Result<()> {
-        // Under the lock: they are what `set_settings` has published.
+        // Read them under the lock: `set_settings` may have changed them.
         let settings = self.settings();
         let mut header = batch.header;
-        // It names a commit in the journal of the source.
+        // The id belongs to a commit in the journal of the source.
         header.transaction_id = 0;
-        // So do these: other producers may have that id here.
+        // The producer id belongs to the source too: another producer may have it here.
         (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
         header.attributes = header.attributes.with_given_sequences(None);
         rolls.extend(self.roll_if_due(tip, &header, batch.stored.len(), &settings)?);
@@ -303,26 +311,27 @@ impl Log {
         Ok(())
     }
 
-    /// Whether the batches of a shipment that are here already are those that are here, as far as that can be seen.
+    /// Checks that the batches of a shipment that the log already has are the same, as far as their
+    /// headers show.
     fn compare(self: &Arc<Self>, batches: &[Shipped<'_>]) -> Result<()> {
         let Some(first) = batches.first() else { return Ok(()) };
-        // Without the writer's lock, since this may read: what is visible stays as it is, and if it is cut off meanwhile,
-        // more of the shipment is new.
+        // Without the writer's lock, because this may read files: visible records do not change,
+        // and if they are truncated meanwhile, more of the shipment is new.
         let (start, visible) = (self.log_start(), self.visible_end());
         let mut cursor = Cursor::new(self.clone(), first.header.base_offset);
         let here =
             |batch: &&Shipped<'_>| batch.header.base_offset >= start && batch.header.end_offset() <= visible;
         for Shipped { header: theirs, .. } in batches.iter().filter(here) {
-            // Compaction, there or here, leaves of a batch what it does: nothing to compare by.
-            let cleaned_there = theirs.last_offset_delta.checked_add(1) != Some(theirs.count);
-            let cleaned_to = self.segments().iter().rfind(|s| s.compacted).and_then(|s| s.end());
-            if cleaned_there || cleaned_to.is_some_and(|end| theirs.base_offset < end) {
+            // Compaction, on either side, rewrites batches, so they cannot be compared.
+            let compacted_there = theirs.last_offset_delta.checked_add(1) != Some(theirs.count);
+            let compacted_to = self.segments().iter().rfind(|s| s.compacted).and_then(|s| s.end());
+            if compacted_there || compacted_to.is_some_and(|end| theirs.base_offset < end) {
                 continue;
             }
             cursor.go_to(theirs.base_offset);
             let ours = match cursor.peek() {
                 Ok(ours) => ours,
-                // Retention was faster.
+                // Retention has deleted the batch meanwhile.
                 Err(Error::OffsetOutOfRange { .. }) => continue,
                 Err(error) => return Err(error),
             };
@@ -344,8 +353,8 @@ impl Log {
     }
 }
 
-/// Checks what is inside a body that has passed its checksum: that it decompresses to what its header says, and to
-/// records that a reader may walk over. Answers with those.
+/// Checks the content of a body that has passed its checksum: it must decompress to the length in
+/// its header, and to valid records. Returns the records.
 fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [u8], Malformed> {
     let Shipped { header, .. } = batch;
     if header.max_timestamp > Timestamp::MAX {

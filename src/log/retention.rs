@@ -1,8 +1,9 @@
-//! What may go, and how does it go? Whole segments, from the oldest on: first the log start moves behind them, durably, in
-//! the same manifest that lists them no more; then their files are deleted.
+//! Retention deletes whole segments, from the oldest on. First the log start moves past them,
+//! durably, in the same manifest that no longer lists them; then their files are deleted.
 //!
-//! The decision is a function of what there is and what time it is. That the log start never lies behind what a power
-//! loss leaves, and what recovery does if it nevertheless finds it there: FORMAT.md, "Crash safety".
+//! The decision is a function of the segments and the time. FORMAT.md, "Crash safety", explains why
+//! the log start is never after the log end that a power loss leaves, and how recovery handles it
+//! nevertheless.
 
 use super::Log;
 use crate::config::{Cleanup, Retention};
@@ -15,10 +16,10 @@ use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
-/// What the decision needs to know of a segment.
+/// The data of a segment that the decision needs.
 #[derive(Clone, Copy)]
 struct Span {
-    /// Behind its last record so far.
+    /// The offset after its last record so far.
     end: Offset,
     bytes: u64,
     /// `None` if it is not known, or if there is no record.
@@ -26,9 +27,11 @@ struct Span {
     is_empty: bool,
 }
 
-/// How many of the oldest segments may go. Kafka's `deleteOldSegments`, in one pass: a segment goes if it lies before the
-/// log start, if its largest timestamp is too old, or if enough is left without it; the first that stays keeps all
-/// behind it. Nothing goes that is not visible yet, and an empty segment has nothing that could.
+/// Returns how many of the oldest segments may be deleted. Kafka's `deleteOldSegments`, in one
+/// pass: a segment is deleted if it is before the log start, if its largest timestamp is too old,
+/// or if enough bytes are left without it. The first segment that stays keeps all segments after
+/// it. Records that are not visible yet are never deleted, and an empty segment has nothing to
+/// delete.
 fn expired(
     retention: &Retention,
     segments: &[Span],
@@ -38,7 +41,7 @@ fn expired(
 ) -> usize {
     let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let goes = |at: usize, segment: &Span, left: u64| {
-        // Where the timestamp is not known, that of the next one has to do: it is hardly older.
+        // If the timestamp is not known, use that of the next segment, which is hardly older.
         let newest = || segments.iter().skip(at).find_map(|segment| segment.max_timestamp);
         segment.end <= log_start
             || retention.age.is_some_and(|age| newest().is_some_and(|newest| now > newest.plus(age)))
@@ -54,28 +57,32 @@ fn expired(
 }
 
 impl Log {
-    /// Deletes what retention lets go, and nothing that holds records at or behind `hold`. If that is all there is,
-    /// appending goes on in a new segment: the log end stays, and no offset is used twice.
+    /// Deletes the segments that retention may delete, and none with records at or after `hold`. If
+    /// these are all segments, appending continues in a new one: the log end stays, and no offset
+    /// is used twice.
     ///
-    /// An error leaves everything as it was, to be tried the next time, or poisons. Returns whether anything went.
+    /// An error leaves the log unchanged, to be tried again the next time, or poisons it. Returns
+    /// whether a segment was deleted.
     pub(crate) fn retain(self: &Arc<Self>, hold: Offset) -> bool {
         self.retain_of(hold, true)
     }
 
-    /// As [`retain`](Log::retain); the active segment goes only if it `may_roll`.
+    /// As [`retain`](Log::retain). The active segment is deleted only if `may_roll`.
     fn retain_of(self: &Arc<Self>, hold: Offset, may_roll: bool) -> bool {
         let now = self.ctx.cautious_now();
-        self.let_go(hold, may_roll, |spans, start, limit| {
+        self.delete_oldest(hold, may_roll, |spans, start, limit| {
             let settings = self.settings();
-            // Compacted only: what lies before the log start goes nevertheless.
+            // A topic that is only compacted: segments before the log start are deleted
+            // nevertheless.
             let retention =
                 if settings.cleanup.deletes() { settings.retention } else { Retention::forever() };
             expired(&retention, spans, start, limit, now)
         })
     }
 
-    /// The time of the youngest record of the oldest segment, if that may go: nothing at or after `hold` goes. What has no
-    /// known time is older than all else.
+    /// Returns the time of the newest record of the oldest segment, if that segment may be deleted:
+    /// it must end at or before `hold`. A segment without a known time counts as older than all
+    /// others.
     pub(crate) fn oldest_evictable(&self, hold: Offset) -> Option<Timestamp> {
         self.check_writable().ok()?;
         let tip = self.writer.lock();
@@ -85,17 +92,19 @@ impl Log {
         Some(oldest.max_timestamp.unwrap_or_default())
     }
 
-    /// Deletes the oldest segment, if it may go: see [`oldest_evictable`](Log::oldest_evictable). Returns whether it did.
+    /// Deletes the oldest segment, if it may be deleted: see
+    /// [`oldest_evictable`](Log::oldest_evictable). Returns whether it was deleted.
     pub(crate) fn evict(self: &Arc<Self>, hold: Offset) -> bool {
-        self.let_go(hold, true, |spans, _, limit| {
+        self.delete_oldest(hold, true, |spans, _, limit| {
             let goes = |span: &Span| !span.is_empty && span.end <= limit;
             usize::from(spans.first().is_some_and(goes))
         })
     }
 
-    /// Deletes as many of the oldest segments as `count` says, which is asked with the segments, the log start, and the end
-    /// of what may go. Returns whether anything went.
-    fn let_go(
+    /// Deletes as many of the oldest segments as `count` returns. `count` is called with the
+    /// segments, the log start, and the end of the records that may be deleted. Returns whether any
+    /// was deleted.
+    fn delete_oldest(
         self: &Arc<Self>,
         hold: Offset,
         may_roll: bool,
@@ -110,7 +119,7 @@ impl Log {
             let mut tip = self.writer.lock();
             let spans = self.all_spans(&tip);
             let start = self.log_start();
-            // What lies before the log start nobody can hold.
+            // No group can hold records before the log start.
             let limit = self.visible_end().min(hold.max(start));
             let mut count = count(&spans, start, limit);
             if count == spans.len() {
@@ -133,7 +142,7 @@ impl Log {
         }
     }
 
-    /// All segments, the active one last.
+    /// Returns all segments, the active one last.
     fn all_spans(&self, tip: &Tip) -> Vec<Span> {
         let mut spans = self.sealed_spans();
         spans.push(Span {
@@ -145,18 +154,21 @@ impl Log {
         spans
     }
 
-    /// Lets go what retention by size lets go, if an append has found that there may be something. So a burst of appends
-    /// passes the bound by no more than the oldest segment, the active one included. With no lock of a log held.
+    /// Deletes the segments that retention by size may delete, if an append has found that there
+    /// may be some. So a burst of appends exceeds the bound by no more than the oldest segment,
+    /// even if that is the active one. The caller must hold no lock of a log.
     pub(crate) fn keep_size(self: &Arc<Self>) {
         if self.writer.size.take_over() && self.is_too_large(false) {
             self.retain_of(self.ctx.hold(&self.identity), false);
-            // What is held, or cannot be let go now, is looked at again after the next roll, not at each append.
+            // If it is held, or cannot be deleted now, check again after the next roll and not at
+            // each append.
             self.is_too_large(true);
         }
     }
 
-    /// Whether the oldest sealed segment is more than retention by size keeps. If not, notes from which size of the active
-    /// segment on it will be; if it is and this was the `last` look, that nothing can be done about it now.
+    /// Returns whether the oldest sealed segment exceeds retention by size. If not, notes the size
+    /// of the active segment from which on it will. If it does and this was the `last` check, notes
+    /// that nothing can be done about it now.
     fn is_too_large(&self, last: bool) -> bool {
         let tip = self.writer.lock();
         let settings = self.settings();
@@ -174,11 +186,11 @@ impl Log {
         is_too_large
     }
 
-    /// Moves the log start up to `before`, durably, and answers where it is; it never goes back.
+    /// Moves the log start up to `before`, durably, and returns the log start. It never moves back.
     ///
     /// # Errors
-    /// Out of range behind the visible end; the partition takes no appends; or what the medium says, and then nothing
-    /// has changed, or it is unknown what has and the partition is poisoned.
+    /// Out of range after the visible end; the partition takes no appends; an I/O error: then
+    /// nothing has changed, or the outcome is unknown and the partition is poisoned.
     pub(crate) fn delete_records(self: &Arc<Self>, before: Offset) -> Result<Offset> {
         self.check_writable()?;
         let settings = self.settings();
@@ -193,8 +205,9 @@ impl Log {
             return Err(self.out_of_range(before));
         }
         if before > self.bounds().durable_end {
-            // IMPORTANT: before the manifest says that the log starts there. A power loss could leave a log that ends
-            // before its start, and offsets that were read and acknowledged would be given out again.
+            // IMPORTANT: sync before the manifest moves the log start. Otherwise a power loss could
+            // leave a log that ends before its start, and offsets that were read and acknowledged
+            // would be assigned again.
             self.sync()?;
         }
         let shape = self.list.lock_shape();
@@ -207,7 +220,7 @@ impl Log {
         Ok(before)
     }
 
-    /// The sealed segments as the manifest knows them.
+    /// Returns the sealed segments as the manifest lists them.
     fn sealed_spans(&self) -> Vec<Span> {
         let manifest = self.manifest.get();
         let sealed = manifest.segments.iter().filter(|entry| entry.state != SegmentState::Active);
@@ -221,20 +234,22 @@ impl Log {
             .collect()
     }
 
-    /// Lets the log begin at `start`, or where it does if that is later, without the sealed segments that lie wholly before
-    /// it. The manifest is the commit point. The caller holds the shape's lock.
+    /// Moves the log start up to `start`, unless it is later already, and removes the sealed
+    /// segments that are completely before it. The manifest is the commit point. The caller must
+    /// hold the shape lock.
     fn begin_at(self: &Arc<Self>, start: Offset) -> Result<Event> {
         self.check_writable()?;
         let start = start.max(self.log_start());
-        // IMPORTANT: before the manifest. What a named producer has sent stays known when its
-        // records have gone.
+        // IMPORTANT: write the side file before the manifest, so that the sequences of an
+        // idempotent producer are known after its records are deleted.
         self.keep_producers(start, false)?;
         let mut gone = Vec::new();
         let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
             gone = transitions::begin_at(manifest, start);
         });
         committed.map_err(|failed| self.manifest_failed(failed))?;
-        // Exactly those that the manifest dropped: a segment that was sealed in between is still listed there.
+        // Exactly the segments that the manifest dropped: one that was sealed in between is still
+        // listed there.
         let is_gone = |segment: &Segment| gone.contains(&segment.id());
         let segments = self.segments();
         self.list.begin_at(start, is_gone);
@@ -275,9 +290,9 @@ mod tests {
         Retention::for_age(Duration::from_millis(millis))
     }
 
-    // S4, 36
+    // The decision is strict: a segment of exactly the allowed age stays.
     #[test]
-    fn by_age_the_largest_timestamp_decides_strictly_and_the_first_that_stays_keeps_the_rest() {
+    fn by_age_the_largest_timestamp_decides_and_the_first_kept_segment_keeps_the_rest() {
         let segments = [span(1, 1, 100), span(2, 1, 200), span(3, 1, 900), span(4, 1, 50)];
         for (age, expected) in [(900, 0), (899, 1), (800, 1), (799, 2), (100, 2), (99, 4), (0, 4)] {
             assert_eq!(gone(for_age(age), &segments), expected, "{age}");
@@ -286,22 +301,19 @@ mod tests {
         assert_eq!(gone(for_age(0), &[span(1, 1, 1_000)]), 0, "not before the clock ticks");
     }
 
-    // T8
     #[test]
-    fn a_record_of_the_future_keeps_all_behind_it() {
+    fn a_record_of_the_future_keeps_all_after_it() {
         assert_eq!(gone(for_age(10), &[span(1, 1, 5), span(2, 1, i64::MAX), span(3, 1, 5)]), 1);
     }
 
-    // S4
     #[test]
-    fn a_segment_that_knows_no_timestamp_goes_with_the_next_that_does() {
+    fn a_segment_without_a_timestamp_is_deleted_with_the_next_that_has_one() {
         let segments = [span(1, 1, -1), span(2, 1, -1), span(3, 1, 500)];
         assert_eq!(gone(for_age(500), &segments), 0);
         assert_eq!(gone(for_age(499), &segments), 3);
-        assert_eq!(gone(for_age(0), &segments[..2]), 0, "nothing says that they are old");
+        assert_eq!(gone(for_age(0), &segments[..2]), 0, "it is not known that they are old");
     }
 
-    // S5, 35
     #[test]
     fn by_size_at_least_the_bound_stays() {
         let segments = [span(5, 5, 0), span(10, 5, 0), span(15, 5, 0)];
@@ -311,15 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_by_one_limit_counts_for_the_other() {
+    fn segments_deleted_by_one_limit_count_for_the_other() {
         let segments = [span(5, 5, 0), span(10, 5, 900), span(15, 5, 900)];
         assert_eq!(gone(for_age(500).and_bytes(10), &segments), 1);
         assert_eq!(gone(for_age(500).and_bytes(5), &segments), 2);
     }
 
-    // S8, S10
     #[test]
-    fn what_lies_before_the_log_start_goes_and_what_is_not_visible_stays() {
+    fn segments_before_the_log_start_are_deleted_and_invisible_ones_stay() {
         let segments = [span(5, 5, 0), span(10, 5, 0), span(15, 5, 0)];
         let at = |start, visible, retention| {
             expired(&retention, &segments, Offset::new(start), Offset::new(visible), NOW)
@@ -333,9 +344,8 @@ mod tests {
         }
     }
 
-    // S6, 41
     #[test]
-    fn an_empty_segment_has_nothing_to_let_go() {
+    fn an_empty_segment_is_never_deleted() {
         let empty = Span { is_empty: true, ..span(5, 96, -1) };
         assert_eq!(gone(Retention::for_bytes(0).and_age(Duration::ZERO), &[empty]), 0);
         assert_eq!(gone(Retention::for_bytes(0), &[span(5, 5, 0), empty]), 1);

@@ -1,10 +1,11 @@
-//! Which records of a log are of one key, how many are there, and may one more be appended? Looked up in the segments'
-//! keys, of which only the active segment's are in memory.
+//! The records of one key: which there are, how many, and whether one more may be appended. Looked
+//! up in the keys of the segments; only those of the active segment are in memory.
 //!
-//! *Versions and the writer's lock.* Sealed segments have their keys for good, so what they hold of a key is counted
-//! without a lock. Under the writer's lock it is enough that the active segment is still the one before which was counted,
-//! and that the log was not cut: then the version is that count and what the active segment's table says. Otherwise the
-//! lock is given back and the counting begins anew; that takes a roll or a cut, so it ends.
+//! *Versions and the writer's lock.* The keys of sealed segments do not change, so their records of
+//! a key are counted without a lock. Under the writer's lock it is enough to check that the active
+//! segment is still the one up to which was counted, and that the log was not replaced. Then the
+//! version is that count plus the count of the active segment's table. Otherwise the lock is
+//! released and counting starts over. Only a roll or a replacement causes that, so it ends.
 
 use super::{Common, Log, LogSettings};
 use crate::error::{Error, Result};
@@ -17,25 +18,25 @@ use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::{ExpectedVersion, Version};
 
-/// What must hold of a stream, or nothing is appended.
+/// A condition on a stream: if it does not hold, no record is appended.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamCondition {
     pub(crate) key: Arc<[u8]>,
     pub(crate) hash: KeyHash,
     pub(crate) expected: ExpectedVersion,
-    /// How many events come before, of those that are appended together.
+    /// The number of events of the same append that precede this condition.
     pub(crate) ahead: u64,
 }
 
-/// What was counted of a stream before the writer's lock was taken.
+/// The number of a stream's events, counted before the writer's lock was taken.
 pub(crate) struct Counted {
     revision: u64,
     active: Arc<Segment>,
-    /// In the segments before the active one.
+    /// The number in the segments before the active one.
     before: u64,
 }
 
-/// How much is loaded at once: batches until they have this, at least one.
+/// How much is loaded at once: batches until this is reached, but at least one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
     pub(crate) events: u64,
@@ -50,13 +51,13 @@ impl Default for Limit {
 
 /// Events of a stream.
 pub(crate) struct Loaded {
-    /// Those that hold them, in order. They may hold records of other streams too.
+    /// The batches that hold the events, in order. They may hold records of other streams too.
     pub(crate) batches: Vec<Arc<Batch>>,
-    /// How many events of the first batch come before the first that was asked for.
+    /// The number of events of the first batch before the first event that was asked for.
     pub(crate) skip: u64,
     /// The version before the first event.
     pub(crate) from: Version,
-    /// That of the stream.
+    /// The version of the stream.
     pub(crate) version: Version,
 }
 
@@ -65,12 +66,13 @@ impl Log {
         Owner { ctx: &self.ctx, identity: &self.identity, visible_end: self.visible_end() }
     }
 
-    /// What stands for a key.
+    /// Returns the hash of a key.
     pub(crate) fn hash_key(&self, key: &[u8]) -> KeyHash {
         self.hasher.hash(key)
     }
 
-    /// The keys of a batch that is to be appended, where anybody asks for them. Before any lock is taken.
+    /// Returns the keys of a batch that is to be appended; empty unless the topic has streams. Must
+    /// be called before any lock is taken.
     pub(super) fn keys_of(
         &self,
         settings: &LogSettings,
@@ -80,26 +82,26 @@ impl Log {
         if settings.streams { count_keys(&self.hasher, records, header.count) } else { Vec::new() }
     }
 
-    /// Counts a stream's events in all segments but the active one. The version that the condition
-    /// expects is of this past, if the log is not cut after that.
+    /// Counts a stream's events in all segments except the active one, and checks that the expected
+    /// version belongs to this log's history, if the log is not truncated after that.
     ///
     /// # Errors
-    /// Those of reading; `StreamTruncated`.
+    /// The errors of reading; `StreamTruncated`.
     pub(super) fn count_before(self: &Arc<Self>, condition: &StreamCondition) -> Result<Counted> {
         let StreamCondition { key, hash, expected, ahead } = condition;
         let counted = self.count_sealed(*hash)?;
         if let ExpectedVersion::Exact(version) = expected {
-            // A cut in between is noticed under the writer's lock.
+            // A truncation in between is noticed under the writer's lock.
             self.check_version(key, *hash, *version, *ahead)?;
         }
         Ok(counted)
     }
 
-    /// Whether a version still counts the events that it counted when it was seen; `ahead` of them
-    /// are not appended yet. One without an epoch does not say which they were.
+    /// Checks that a version still counts the same events as when it was read. `ahead` of them are
+    /// not appended yet. A version without an epoch cannot be checked.
     ///
     /// # Errors
-    /// `StreamTruncated` if it does not; those of reading.
+    /// `StreamTruncated` if it does not; the errors of reading.
     pub(crate) fn check_version(
         self: &Arc<Self>,
         key: &Arc<[u8]>,
@@ -135,11 +137,11 @@ impl Log {
         Err(Error::StreamTruncated { topic: self.topic().clone(), key: key.clone(), version, to: common })
     }
 
-    /// Whether the stream has an event of this number, counted from 1, and it lies before `end`,
-    /// where an epoch begins, so that no batch lies across.
+    /// Returns whether the stream has an event with this number, counted from 1, before `end`. An
+    /// epoch must begin at `end`, so that no batch lies across it.
     ///
     /// # Errors
-    /// Those of reading.
+    /// The errors of reading.
     fn is_event_before(self: &Arc<Self>, hash: KeyHash, number: u64, end: Offset) -> Result<bool> {
         let one = Limit { events: 1, ..Limit::default() };
         let loaded = self.load_stream(hash, |_| Version::new(number.saturating_sub(1)), one)?;
@@ -147,10 +149,10 @@ impl Log {
         Ok(is_there && loaded.batches.first().is_some_and(|batch| batch.header.base_offset < end))
     }
 
-    /// Counts a stream's events in all segments but the active one.
+    /// Counts a stream's events in all segments except the active one.
     ///
     /// # Errors
-    /// Those of reading.
+    /// The errors of reading.
     fn count_sealed(self: &Arc<Self>, hash: KeyHash) -> Result<Counted> {
         self.consistently(|| {
             let revision = self.revision();
@@ -163,7 +165,8 @@ impl Log {
         })
     }
 
-    /// Counts a stream's events in the `sealed` segments. One that knows how many come before it ends the walk.
+    /// Counts a stream's events in the `sealed` segments. The walk ends at a segment whose count of
+    /// earlier events is known.
     fn count_in(&self, active: &Arc<Segment>, sealed: &[Arc<Segment>], hash: KeyHash) -> Result<u64> {
         active.complete_keys(&self.ctx, &self.identity, self.visible_end())?;
         if let Some(before) = active.known_key(hash).and_then(|known| known.before) {
@@ -180,11 +183,11 @@ impl Log {
         Ok(before)
     }
 
-    /// The version that a condition is about, if it holds; `None` if what was counted is not the whole truth any more. Under
-    /// the writer's lock.
+    /// Returns the current version of the stream if the condition holds. Returns `None` if the
+    /// count is out of date. The caller must hold the writer's lock.
     ///
     /// # Errors
-    /// `VersionConflict`: it does not hold.
+    /// `VersionConflict` if the condition does not hold.
     pub(super) fn check_stream(
         &self,
         tip: &Tip,
@@ -207,8 +210,8 @@ impl Log {
         })
     }
 
-    /// Keeps in mind how many events of a stream lie before the active segment, which has the batch by now in which
-    /// `appended` more are. Under the writer's lock.
+    /// Notes how many events of a stream are before the active segment. The batch with the newest
+    /// events must already be in that segment. The caller must hold the writer's lock.
     pub(super) fn note_version(
         &self,
         tip: &Tip,
@@ -224,16 +227,16 @@ impl Log {
         }
     }
 
-    /// Whether a stream may have visible events in batches that begin at or behind `since`, which was the visible end: where it
-    /// says no, there are none.
+    /// Returns whether a stream may have visible events in batches that begin at or after `since`,
+    /// which was the visible end. If it returns false, there are none.
     ///
     /// # Errors
-    /// Those of reading.
+    /// The errors of reading.
     pub(crate) fn may_have_since(self: &Arc<Self>, hash: KeyHash, since: Offset) -> Result<bool> {
         self.consistently(|| {
             let segments = self.segments();
             let visible = self.visible_end();
-            // From the newest on, up to the one in which that was.
+            // From the newest segment back to the one that contains `since`.
             let first = segments.partition_point(|segment| segment.base <= since).saturating_sub(1);
             for segment in segments.iter().skip(first).rev() {
                 if segment.may_have_since(&self.owner(), hash, since, visible)? {
@@ -244,10 +247,11 @@ impl Log {
         })
     }
 
-    /// The visible events of a stream behind the version that `from` makes of its own, within a limit.
+    /// Returns the visible events of a stream after the version that `from` computes from the
+    /// stream's version, within a limit.
     ///
     /// # Errors
-    /// Those of reading; corrupt, if a batch that holds some is damaged.
+    /// The errors of reading; `Corrupt` if a batch with such events is damaged.
     pub(crate) fn load_stream(
         self: &Arc<Self>,
         hash: KeyHash,
@@ -260,8 +264,7 @@ impl Log {
         })
     }
 
-    /// As [`load_stream`](Log::load_stream), if these are the segments, and this is the epoch,
-    /// until the end.
+    /// As [`load_stream`](Log::load_stream), with the segments and the epoch of one view.
     fn load_from(
         self: &Arc<Self>,
         segments: &[Arc<Segment>],
@@ -271,13 +274,15 @@ impl Log {
         limit: Limit,
     ) -> Result<Loaded> {
         let visible = self.visible_end();
-        // From the newest on, until it is known how many there are before, and that none of those is asked for.
+        // From the newest segment back, until the number of earlier events is known and none of
+        // them is asked for.
         let (mut found, mut events, mut before) = (Vec::new(), 0, None::<u64>);
         for segment in segments.iter().rev() {
             if before.is_some_and(|before| before <= from(Version::new(before + events)).get()) {
                 break;
             }
-            // IMPORTANT: what lies before a segment counts as a whole, so it has to be visible as a whole.
+            // IMPORTANT: skip a segment that is not visible. The events before a segment are
+            // counted as a whole, so all of them must be visible.
             if segment.base >= visible {
                 continue;
             }
@@ -298,11 +303,11 @@ impl Log {
                 passed -= count;
                 continue;
             }
-            // IMPORTANT: of those that were counted, however many there are by now.
+            // IMPORTANT: take only the events that were counted, even if there are more now.
             let range = passed..count;
             let places = segment.places_of_key(&self.owner(), hash, &range)?;
             if batches.is_empty() {
-                // The first of them may begin before the range.
+                // The first batch may begin before the range.
                 let held: u64 = places.iter().map(|place| u64::from(place.records)).sum();
                 skip = held.saturating_sub(range.end - range.start);
             }

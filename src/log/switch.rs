@@ -1,12 +1,14 @@
-//! How does a log continue in a new segment? In one way, whether by a roll, a truncation, an accepted loss or the recovery of
-//! a torn tail.
+//! Continues a log in a new segment. A roll, a truncation, an accepted loss and the recovery of a
+//! torn tail all use this.
 //!
-//! 1. The segment's file is written, with its header and perhaps one batch, and synced; then its directory is synced.
-//! 2. The manifest that lists it is swapped in: the commit point.
+//! 1. Write the segment's file, with its header and perhaps one batch, and sync it; then sync its
+//!    directory.
+//! 2. Replace the manifest by one that lists the segment: the commit point.
 //!
-//! After a crash before 2 the file is a leftover that no manifest lists, and nothing has changed. After 2 the old segments are
-//! what the manifest says of them. IMPORTANT: 1 is durable before 2. An opening takes a listed segment without a valid header
-//! for damage, because no crash leaves one.
+//! After a crash before 2 the file is a leftover that no manifest lists, and nothing has changed.
+//! After 2 the old segments are in the state that the manifest lists. IMPORTANT: 1 must be durable
+//! before 2. An opening treats a listed segment without a valid header as damage, because no crash
+//! leaves one.
 
 use std::path::Path;
 
@@ -22,7 +24,7 @@ use crate::storage::{File, write_all_at};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// A segment that is to begin.
+/// A segment that is about to be started.
 #[derive(Clone, Copy)]
 pub(crate) struct NextSegment {
     pub(crate) base: Offset,
@@ -36,15 +38,15 @@ pub(crate) struct NextSegment {
 /// The records that a truncation keeps of a batch: the first batch of the new segment.
 pub(crate) struct FirstBatch {
     pub(crate) header: BatchHeader,
-    /// Room for the header, then the body as it is stored.
+    /// Room for the header, then the body as stored.
     pub(crate) stored: Vec<u8>,
 }
 
-/// A segment that is on the medium, and that no manifest lists.
+/// A segment that is durable, and that no manifest lists yet.
 pub(crate) struct Begun<'a> {
     ctx: &'a Context,
     pub(crate) entry: SegmentEntry,
-    /// Where appending continues in it.
+    /// The point in it where appending continues.
     pub(crate) point: Point,
     segment: Arc<Segment>,
     file: Arc<dyn File>,
@@ -68,11 +70,11 @@ impl NextSegment {
     /// Makes the file. On return its name and its header are durable.
     ///
     /// # Errors
-    /// `DiskFull`, or another I/O error: nothing is left of it.
+    /// `DiskFull`, or another I/O error: no file is left.
     pub(crate) fn begin<'a>(&self, ctx: &'a Context, identity: &Identity, dir: &Path) -> Result<Begun<'a>> {
         let file = create_segment(ctx, dir, &self.header(ctx, identity))?;
         let entry = active_entry(self.base, self.generation, self.epoch);
-        // A batch is known to come before it only where its segment is the first of its name.
+        // The batch before it is known only if the segment is the first of its name.
         let previous =
             (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
         Ok(Begun {
@@ -86,10 +88,10 @@ impl NextSegment {
 }
 
 impl Begun<'_> {
-    /// Writes its first batch, durably.
+    /// Writes the first batch, durably.
     ///
     /// # Errors
-    /// `DiskFull`, or another I/O error: nothing is left of the segment.
+    /// `DiskFull`, or another I/O error: no file of the segment is left.
     pub(crate) fn write_first(&mut self, identity: &Identity, first: FirstBatch) -> Result<()> {
         let FirstBatch { mut header, mut stored } = first;
         header.log_epoch = self.entry.log_epoch;
@@ -99,7 +101,8 @@ impl Begun<'_> {
             return Err(Error::corrupt(&path, FIRST_BATCH, "internal: a batch without room for its header"));
         };
         let crc = encode_header(&header, identity.seed(), room);
-        // Nothing of the log changes before the manifest: "create" is not among the actions of unknown outcome.
+        // The log is unchanged before the manifest is replaced: "create" is not among the actions
+        // of unknown outcome.
         let written = self
             .ctx
             .with_room(|| {
@@ -111,10 +114,11 @@ impl Begun<'_> {
         Ok(())
     }
 
-    /// Has `commit` swap in the manifest that lists it. Returns the segment, which is active from now on.
+    /// Calls `commit` to replace the manifest by one that lists the segment. Returns the segment,
+    /// which is active from here on.
     ///
     /// # Errors
-    /// Those of `commit`. If the manifest was not replaced, nothing is left of the segment.
+    /// The errors of `commit`. If the manifest was not replaced, no file of the segment is left.
     pub(crate) fn list(
         self,
         commit: impl FnOnce(SegmentEntry) -> std::result::Result<(), ManifestError>,
@@ -129,14 +133,14 @@ impl Begun<'_> {
         segment.adopt_file(ctx, file);
         if point.position > FIRST_BATCH {
             segment.grow(point.position, point.max_timestamp);
-            // The keys of its first batch are looked up when a caller asks.
+            // The keys of its first batch are looked up by the first lookup.
             segment.forget_keys(point.position);
         }
         segment.mark_synced();
         Ok((segment, point))
     }
 
-    /// A file that stays is a leftover, which the next opening removes.
+    /// A file that cannot be removed is a leftover, which the next opening removes.
     fn remove(&self) {
         let _ = self.ctx.storage.remove_file(&self.segment.path);
     }

@@ -1,4 +1,5 @@
-//! How does a consumer at the end of the log read without reading? It shares the batches that producers just sealed.
+//! The tail cache: readers at the end of the log share the batches that producers just sealed,
+//! without reading a file.
 
 use std::collections::VecDeque;
 
@@ -7,12 +8,13 @@ use crate::segment::Batch;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 use crate::types::Offset;
 
-/// The newest batches of one log, uncompressed, within a budget over all logs of the broker.
+/// The newest batches of one log, uncompressed, within a budget for all logs of the broker.
 ///
-/// They need no check: this process made them. What is here has been written, but may not be visible yet.
+/// They need no check, because this process made them. They have been written, but may not be
+/// visible yet.
 pub(crate) struct Tail {
-    /// The first offset here, or `u64::MAX` when empty: lets a reader that is far behind pass without the lock. Only a
-    /// hint: the truth is looked up under the lock.
+    /// The first offset in the cache, or `u64::MAX` if it is empty: a reader far before it skips
+    /// the cache without the lock. It is only a hint; `get` checks under the lock.
     start: AtomicU64,
     batches: Mutex<Batches>,
 }
@@ -23,7 +25,7 @@ struct Batches {
     bytes: usize,
 }
 
-/// No log keeps more than this, so that a busy one leaves room for others.
+/// The most bytes that one log keeps, so that a busy one leaves room for others.
 const BYTES_PER_LOG_MAX: usize = 2 << 20;
 
 impl Tail {
@@ -31,8 +33,9 @@ impl Tail {
         Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Rank::Tail, Batches::default()) }
     }
 
-    /// Adds the batch that was just written, and forgets the oldest beyond the budget; all of them if it does not follow
-    /// the last one, since [`get`](Tail::get) takes what is here for all there is.
+    /// Adds the batch that was just written, and drops the oldest beyond the budget. Drops all of
+    /// them if the batch does not follow the last one, because [`get`](Tail::get) relies on the
+    /// cache having no gaps.
     pub(crate) fn push(&self, ctx: &Context, batch: Batch) {
         let bytes = batch.records.as_slice().len();
         let mut batches = self.batches.lock();
@@ -55,11 +58,12 @@ impl Tail {
         let start = batches.queue.front().map_or(u64::MAX, |first| first.header.base_offset.get());
         self.start.store(start, Ordering::Release);
         drop(batches);
-        // Their buffers go back to the pool here, outside the lock.
+        // Their buffers return to the pool here, outside the lock.
         drop(forgotten);
     }
 
-    /// The batch that holds `offset`, or the first one behind it, if this is where to look for it.
+    /// Returns the batch that contains `offset`, or the first one after it, if the cache reaches
+    /// back to `offset`.
     pub(crate) fn get(&self, offset: Offset) -> Option<Arc<Batch>> {
         if offset.get() < self.start.load(Ordering::Acquire) {
             return None;
@@ -72,7 +76,7 @@ impl Tail {
         batches.queue.get(at).cloned()
     }
 
-    /// Forgets everything: the log was cut, closed or deleted.
+    /// Drops all batches, because the log was truncated, closed or deleted.
     pub(crate) fn clear(&self, ctx: &Context) {
         let mut batches = self.batches.lock();
         self.start.store(u64::MAX, Ordering::Release);

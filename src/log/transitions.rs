@@ -1,32 +1,32 @@
-//! How does a manifest change? Each change of a log is a function of the manifest before it, so it can be checked without a
-//! medium.
+//! Changes of a manifest. Each is a pure function of the manifest before it, so it can be tested
+//! without storage.
 
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::segment::Point;
 use crate::types::Offset;
 
-/// Which segment an entry is of: base offset, generation and log epoch.
+/// The identity of an entry's segment: base offset, generation and log epoch.
 pub(crate) type SegmentId = (Offset, u32, u32);
 
 pub(crate) fn id_of(entry: &SegmentEntry) -> SegmentId {
     (entry.base_offset, entry.generation, entry.log_epoch)
 }
 
-/// What a truncation leaves.
+/// The result of a truncation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Truncation {
-    /// As many segments, from the oldest on.
+    /// The number of segments that are kept, from the oldest on.
     pub(crate) kept: usize,
-    /// Where the last of them ends, if that is not where it ended.
+    /// The new end of the last kept segment, if it changes.
     pub(crate) last: Option<Point>,
-    /// The log's start and end from now on.
+    /// The new start and end of the log.
     pub(crate) start: Offset,
     pub(crate) end: Offset,
-    /// Positions of earlier epochs are good up to here.
+    /// Positions of earlier epochs stay valid up to here.
     pub(crate) common: Offset,
 }
 
-/// The active segment ends at `old`, and `next` follows it.
+/// Ends the active segment at `old`, and adds `next` after it.
 pub(crate) fn roll(manifest: &mut Manifest, old: &Point, next: SegmentEntry) {
     if let Some(last) = manifest.segments.last_mut() {
         debug_assert_eq!(last.state, SegmentState::Active, "the last segment of a list is active");
@@ -36,27 +36,28 @@ pub(crate) fn roll(manifest: &mut Manifest, old: &Point, next: SegmentEntry) {
     manifest.segments.push(next);
 }
 
-/// The log ends as the truncation says, in an epoch of its own, and `next` follows. All that is kept is on the medium. Returns
-/// the base offsets of the segments that are called synced from now on.
-pub(crate) fn truncate(manifest: &mut Manifest, cut: &Truncation, next: SegmentEntry) -> Vec<Offset> {
+/// Truncates the log, starts an epoch, and adds `next`. All kept records must be durable. Returns
+/// the base offsets of the segments that become synced.
+pub(crate) fn truncate(manifest: &mut Manifest, to: &Truncation, next: SegmentEntry) -> Vec<Offset> {
     let mut synced = Vec::new();
-    manifest.log_start = cut.start;
-    manifest.segments.truncate(cut.kept);
+    manifest.log_start = to.start;
+    manifest.segments.truncate(to.kept);
     for entry in manifest.segments.iter_mut().filter(|entry| !entry.state.is_synced()) {
         entry.state = SegmentState::Synced;
         synced.push(entry.base_offset);
     }
-    if let (Some(last), Some(entry)) = (&cut.last, manifest.segments.last_mut()) {
+    if let (Some(last), Some(entry)) = (&to.last, manifest.segments.last_mut()) {
         last.end_entry(entry);
         synced.push(entry.base_offset);
     }
-    manifest.begin_epoch(cut.common);
-    manifest.clip_lost(cut.start, cut.end);
+    manifest.begin_epoch(to.common);
+    manifest.clip_lost(to.start, to.end);
     manifest.segments.push(next);
     synced
 }
 
-/// The log begins at `start`, without the sealed segments that lie wholly before it. Returns those.
+/// Starts the log at `start`. Removes the sealed segments that are completely before it, and
+/// returns them.
 pub(crate) fn begin_at(manifest: &mut Manifest, start: Offset) -> Vec<SegmentId> {
     let mut gone = Vec::new();
     manifest.log_start = start;
@@ -70,7 +71,7 @@ pub(crate) fn begin_at(manifest: &mut Manifest, start: Offset) -> Vec<SegmentId>
     gone
 }
 
-/// These segments, if they are sealed, need not be read by the next opening.
+/// Marks these segments as synced, if they are sealed. The next opening does not read them.
 pub(crate) fn note_synced(manifest: &mut Manifest, finished: &[SegmentId]) {
     for entry in &mut manifest.segments {
         if entry.state == SegmentState::Sealed && finished.contains(&id_of(entry)) {
@@ -79,7 +80,8 @@ pub(crate) fn note_synced(manifest: &mut Manifest, finished: &[SegmentId]) {
     }
 }
 
-/// The whole batches that are left of a damaged log are in `entries`; `next` follows at `end` in an epoch of its own.
+/// Accepts the loss of records: `entries` are the whole batches left of a damaged log. Adds `next`
+/// at `end`, and starts an epoch.
 pub(crate) fn give_up(
     manifest: &mut Manifest,
     entries: impl Iterator<Item = SegmentEntry>,
@@ -110,7 +112,7 @@ mod tests {
         Point { end: at(end), position: 64 + end - base, last_crc: 7, ..Point::start_of(at(base), 0, 0, 0) }
     }
 
-    /// Segments of ten offsets each, of which the last one is active.
+    /// Segments of ten offsets each. The last one is active.
     fn manifest(segments: u64) -> Manifest {
         let mut manifest = Manifest {
             topic_id: TopicId([1; 16]),
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncation_calls_synced_what_it_keeps_and_begins_an_epoch() {
+    fn a_truncation_marks_kept_segments_as_synced_and_starts_an_epoch() {
         use SegmentState::{Active, Synced};
         let mut manifest = manifest(4);
         let cut =

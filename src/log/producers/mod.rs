@@ -1,6 +1,6 @@
-//! How does a log learn which batches of named producers it has? From its own headers, when the first such producer comes,
-//! and for most of them from a side file; from then on each append is judged and noted. Logs that no named producer ever
-//! writes to never look.
+//! Idempotent producers of a log. When the first of them sends, the log reads its side file and the
+//! headers of later batches to find their batches. From then on each append is checked and
+//! recorded. A log without idempotent producers reads nothing.
 
 mod table;
 
@@ -17,32 +17,32 @@ use crate::storage::{ReplaceError, read_file, replace_file};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::{Offset, TopicPartition};
 
-/// Who sends a batch, as far as its header does not say: a producer with a name.
+/// The sender of a batch, as far as the header does not have it: an idempotent producer.
 pub(crate) struct Sender<'a> {
+    /// The sequence of its first record, if its records have sequences.
     pub(crate) producer: &'a Arc<str>,
-    /// The sequence of its first record, if its records have any.
     pub(crate) first: Option<u64>,
-    /// Whether it may still send.
+    /// Returns an error if the sender has lost its name to a newer one.
     pub(crate) fence: &'a dyn Fn() -> Result<()>,
 }
 
-/// What the side file says of a log.
+/// The side file of a log.
 struct Loaded {
     file: ProducersFile,
-    /// Whether all of it is still so. If the log was cut before the file's end, its batches before
-    /// that cut were there, and are what is left in the file.
+    /// Whether all of it is still valid. If the log was truncated before the file's end, only the
+    /// batches before the truncation are left in `file`.
     is_whole: bool,
 }
 
-/// What a log remembers of idempotent producers.
+/// The state of a log's idempotent producers.
 pub(crate) struct ProducerTable {
-    /// Read from the log when the first of them comes, and again after each revision.
+    /// Read from the log when the first producer sends, and again after each revision.
     known: Mutex<Known>,
-    /// Whether an idempotent producer may ever have written to the log.
+    /// Whether an idempotent producer may have written to the log.
     has_senders: AtomicBool,
     /// Held by the thread that reads, changes and replaces the side file.
     saving: Mutex<()>,
-    /// How long the side file was when it was last written here.
+    /// The length of the side file when it was last written here.
     bytes: AtomicU64,
 }
 
@@ -56,31 +56,33 @@ impl ProducerTable {
         }
     }
 
-    /// The length of the side file, as far as it was written here.
+    /// Returns the length of the side file, if it was written since the log was opened.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 }
 
-/// What is known of a log's named producers.
+/// The known batches of a log's idempotent producers.
 #[derive(Default)]
 pub(super) struct Known {
-    /// The revision of the log; `None` if nothing has been read. With the next revision it is worth nothing.
+    /// The revision of the log; `None` if nothing was read. After the next revision the value is
+    /// out of date.
     revision: Option<u64>,
     producers: Producers,
     /// Up to where the side file covers it.
     saved: Option<Offset>,
 }
 
-/// A batch that may be appended. While this lives nobody else is judged, and nobody learns what there is.
-pub(super) struct Judged<'a> {
+/// A batch that may be appended. While it lives no other batch is checked, and no thread reads the
+/// table.
+pub(super) struct Checked<'a> {
     known: MutexGuard<'a, Known>,
-    /// If it has sequences.
+    /// The sequences of the batch, if it has some.
     claim: Option<Claim>,
 }
 
-impl Judged<'_> {
-    /// Remembers the batch, which has been written.
+impl Checked<'_> {
+    /// Records the batch, which has been written.
     pub(super) fn note(&mut self, header: &BatchHeader) {
         let last = header.base_offset.plus(u64::from(header.last_offset_delta));
         if let Some(claim) = &self.claim {
@@ -90,16 +92,18 @@ impl Judged<'_> {
 }
 
 impl Log {
-    /// What is known of named producers, read from the log if nothing is, or if the log was cut since. Asked before the
-    /// writer's lock is taken, since that may read much; behind it only if the log was cut in between.
+    /// Locks the table. Reads it from the log if that was not done yet, or if the log was replaced
+    /// since. Called before the writer's lock is taken, because that may read many headers; under
+    /// the writer's lock it reads only if the log was replaced in between.
     fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Known>> {
         let mut known = self.producers.known.lock();
         if known.revision == Some(self.revision()) {
             return Ok(known);
         }
-        // IMPORTANT: what a scan finds is believed only if the log was not replaced meanwhile, because it may have seen batches
-        // that are not in the log any more; and only if the log start has not moved, because it may have missed some that
-        // only the side file now tells of.
+        // IMPORTANT: use the result of a scan only if the log was not replaced meanwhile, because
+        // the scan may have seen batches that are no longer in the log; and only if the log start
+        // has not moved, because the scan may have missed batches that are now only in the side
+        // file.
         let (revision, found) = self.consistently(|| {
             let (revision, start) = (self.revision(), self.log_start());
             let found = self.find_producers()?;
@@ -113,9 +117,9 @@ impl Log {
         Ok(known)
     }
 
-    /// Reads the side file, and after what it covers the headers of all batches that are visible:
-    /// those of named producers are noted under the lock that they are written under, so what is
-    /// not visible yet has been noted, or is cut off.
+    /// Reads the side file, and the headers of all visible batches after its end. Batches of
+    /// idempotent producers are recorded under the lock under which they are written, so batches
+    /// that are not visible yet have been recorded, or are truncated.
     fn find_producers(self: &Arc<Self>) -> Result<(Producers, Option<Offset>)> {
         match self.load_producers() {
             Some(Loaded { file, is_whole: true }) => {
@@ -132,15 +136,15 @@ impl Log {
         }
     }
 
-    /// Notes the batches of named producers from `from`, or the log start if that is later, up to
-    /// `to`. Of a batch across `to` only the records before it.
+    /// Records the batches of idempotent producers from `from`, or from the log start if that is
+    /// later, up to `to`. Of a batch across `to`, records only the part before it.
     fn scan_producers(self: &Arc<Self>, from: Offset, to: Offset, producers: &mut Producers) -> Result<()> {
         let mut cursor = Cursor::new(self.clone(), from.max(self.log_start()));
         loop {
             let header = match cursor.peek_any() {
                 Ok(Some(header)) if header.base_offset < to => header,
                 Ok(_) => return Ok(()),
-                // Retention was faster.
+                // Retention has deleted the batch meanwhile.
                 Err(_) if cursor.offset() < self.log_start() => {
                     cursor.go_to(self.log_start());
                     continue;
@@ -154,7 +158,7 @@ impl Log {
         }
     }
 
-    /// What the side file says, if it speaks of what is in this log. IMPORTANT: on any doubt it does not.
+    /// Reads the side file, if it belongs to this log. IMPORTANT: in any doubt returns `None`.
     fn load_producers(&self) -> Option<Loaded> {
         let path = self.manifest.dir().join(names::PRODUCERS);
         let bytes = read_file(&*self.ctx.storage, &path, u64::from(u32::MAX)).ok()?;
@@ -162,7 +166,7 @@ impl Log {
         if file.topic_id != self.identity.topic_id || file.partition != self.identity.partition {
             return None;
         }
-        // Of epochs before those that it lists the manifest does not say where they ended.
+        // The manifest does not have the ends of epochs before those that it lists.
         let oldest = self.manifest.get().epochs.first().map_or(u32::MAX, |oldest| oldest.epoch);
         let common = match self.common_end(file.log_epoch) {
             _ if file.log_epoch < oldest => return None,
@@ -180,16 +184,16 @@ impl Log {
         Some(Loaded { file, is_whole })
     }
 
-    /// Makes durable what the log's records before `upto`, which are about to go, say of named
-    /// producers: their last batches before it. Before the manifest that lets the records go.
-    /// `is_end` if the log is to end there, too.
+    /// Makes the batches of idempotent producers before `upto` durable in the side file: their last
+    /// ones. Must be called before the manifest that drops the records. `is_end`: the log will end
+    /// at `upto` too.
     ///
-    /// Costs nothing in a log that no named producer ever wrote to; otherwise the headers of the
-    /// batches before `upto` are read.
+    /// Costs nothing in a log without idempotent producers. Otherwise the headers of the batches
+    /// before `upto` are read.
     ///
     /// # Errors
-    /// Those of reading, but for damage, of which nothing can be known; what the medium says.
-    /// Nothing has changed.
+    /// The errors of reading, except for damage, because damaged records cannot be known; an I/O
+    /// error. Nothing has changed.
     pub(super) fn keep_producers(self: &Arc<Self>, upto: Offset, is_end: bool) -> Result<()> {
         if !self.producers.has_senders.load(Ordering::Acquire) {
             return Ok(());
@@ -199,7 +203,7 @@ impl Log {
         let mut below = Producers::default();
         let mut from = Offset::ZERO;
         while let Err(error) = self.scan_producers(from, upto, &mut below) {
-            // Records that cannot be read must be able to go.
+            // Records that cannot be read must still be deletable.
             match error {
                 Error::Corrupt(damage) => {
                     match damage.resume.filter(|resume| *resume > from && *resume < upto) {
@@ -225,7 +229,7 @@ impl Log {
             }
             _ => self.producers_file(epoch, upto, below.list()),
         };
-        // It is written because records go: that frees space.
+        // Records are about to be deleted, so this frees space and may use the reserve.
         let written = self.ctx.with_room(|| self.write_producers(&file));
         written.map_err(|failed| self.producers_failed(failed))
     }
@@ -249,31 +253,33 @@ impl Log {
     }
 
     fn producers_failed(&self, failed: ReplaceError) -> Error {
-        // Nothing of the log has changed: "replace" is not among the actions of unknown outcome.
+        // The log is unchanged: "replace" is not among the actions of unknown outcome.
         Error::replace(&self.ctx.display(&self.manifest.dir().join(names::PRODUCERS)), failed.error)
     }
 
-    /// Notes, before the first batch of a named producer is written, that there are such batches
-    /// here: by a side file that knows of none yet. A log without the file never had one, so
-    /// nothing has to be kept when its records go. Under the writer's lock; the log has files.
+    /// Notes, before the first batch of an idempotent producer is written, that the log will have
+    /// such batches: writes a side file without batches. A log without the file never had one, so
+    /// nothing has to be kept when its records are deleted. The caller must hold the writer's lock,
+    /// and the log must have files.
     fn note_senders(&self) -> Result<()> {
         if self.producers.has_senders.load(Ordering::Acquire) {
             return Ok(());
         }
         let _saving = self.producers.saving.lock();
-        // IMPORTANT: only up to the log start. If the file was removed by hand there may be such
-        // batches.
+        // IMPORTANT: the file must not cover more than the log start. If it was removed by hand,
+        // the log may have such batches.
         let file = self.producers_file(self.epoch(), self.log_start(), Vec::new());
         self.write_producers(&file).map_err(|e| self.producers_failed(e))?;
         self.producers.has_senders.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// What the side file is to say, if more is known than it says. To be [saved](Log::save_producers) once all below its
-    /// end is on the medium.
+    /// Returns the content of the next side file, if the current one does not cover all known
+    /// batches. Must be passed to [`save_producers`](Log::save_producers) only after all records
+    /// before its end are durable.
     pub(super) fn unsaved_producers(&self) -> Option<ProducersFile> {
         let known = self.producers.known.lock();
-        // Whoever appends moves the log's end under this lock, behind noting.
+        // An append moves the log's end under this lock, after the batch is recorded.
         let (log_epoch, end) = (self.epoch(), self.log_end());
         if known.revision != Some(self.revision()) || known.saved >= Some(end) || known.producers.is_empty() {
             return None;
@@ -281,16 +287,16 @@ impl Log {
         Some(self.producers_file(log_epoch, end, known.producers.list()))
     }
 
-    /// Writes the side file, all below the end of which is on the medium. What the file before says
-    /// of records that have gone stays in it. It does not matter if it cannot be written, or if the
-    /// log is cut meanwhile.
+    /// Writes the side file. All records before its end must be durable. Batches of deleted records
+    /// that the old file has are kept. A failure is ignored, and a truncation meanwhile does no
+    /// harm.
     pub(super) fn save_producers(&self, file: &ProducersFile) {
         let _saving = self.producers.saving.lock();
         let mut file = file.clone();
         let start = self.log_start();
         let loaded = self.load_producers();
         if loaded.as_ref().is_some_and(|known| known.is_whole && known.file.end_offset >= file.end_offset) {
-            // It was replaced meanwhile, because records are about to go.
+            // Another thread has replaced it meanwhile, because records are about to be deleted.
             return;
         }
         for (id, batches) in loaded.map_or(Vec::new(), |loaded| loaded.file.producers) {
@@ -308,10 +314,11 @@ impl Log {
         }
     }
 
-    /// The last sequence of a producer here, and where the record with a given one is.
+    /// Returns the last sequence of a producer in this log, and the location of the record with a
+    /// given sequence.
     ///
     /// # Errors
-    /// Those of reading.
+    /// The errors of reading.
     pub(crate) fn locate(
         self: &Arc<Self>,
         producer_id: u64,
@@ -321,20 +328,25 @@ impl Log {
         Ok((known.producers.last_sequence(producer_id), known.producers.locate(producer_id, sequence)))
     }
 
-    /// Judges a batch. Under the writer's lock.
+    /// Checks a batch and its sender. The caller must hold the writer's lock.
     ///
     /// # Errors
-    /// `Fenced`; `OutOfOrderSequence`, also for what is there already: the sender looks where it
-    /// is; those of reading; what the medium says to the side file.
-    pub(super) fn judge(self: &Arc<Self>, header: &BatchHeader, sender: &Sender<'_>) -> Result<Judged<'_>> {
+    /// `Fenced`; `OutOfOrderSequence`, also for a batch that is in the log already: the sender
+    /// looks up its offset; the errors of reading; an I/O error of the side file.
+    pub(super) fn check_sender(
+        self: &Arc<Self>,
+        header: &BatchHeader,
+        sender: &Sender<'_>,
+    ) -> Result<Checked<'_>> {
         if sender.first.is_some() {
             self.note_senders()?;
         }
-        // Without sequences nothing need be known.
+        // Without sequences the table need not be read.
         let known =
             if sender.first.is_some() { self.known_producers()? } else { self.producers.known.lock() };
-        // IMPORTANT: behind that lock. Whoever takes the name over asks what there is, under the same lock: what an older
-        // handle appends is seen by him, or is not appended any more.
+        // IMPORTANT: check the fence under this lock. A program that takes over the name reads the
+        // table under the same lock, so it either sees the batch of an older handle, or that handle
+        // is fenced.
         (sender.fence)()?;
         let claim = sender.first.map(|first| Claim {
             producer_id: header.producer_id,
@@ -342,7 +354,7 @@ impl Log {
             last: header.base_sequence,
         });
         match claim.as_ref().map_or(Ok(()), |claim| known.producers.check(claim)) {
-            Ok(()) => Ok(Judged { known, claim }),
+            Ok(()) => Ok(Checked { known, claim }),
             Err(last) => {
                 let sequence = sender.first.unwrap_or(header.base_sequence);
                 let producer = sender.producer.clone();
@@ -353,23 +365,24 @@ impl Log {
     }
 }
 
-/// What a header says of its sender, as far as its records before `to` go, and the last offset of
-/// those; `None` if it has no name, or if it cannot be said of a part.
+/// Returns the sequences of a batch's records before `to`, and the last offset of those records.
+/// Returns `None` if the batch has no idempotent producer, or if the sequences of the part are
+/// unknown.
 fn claim_before(header: &BatchHeader, to: Offset) -> Option<(Claim, Offset)> {
     let dense = header.attributes.given_sequences().filter(|_| header.producer_id != 0)?;
     let gone = header.end_offset().since(to);
     if gone > 0 && !dense {
         return None;
     }
-    // Of a batch with gaps only the last one is told.
+    // For a batch with gaps between its sequences the header has only the last one.
     let last = header.base_sequence.checked_sub(gone)?;
     let span = u64::from(header.last_offset_delta).saturating_sub(gone);
     let first = if dense { last.saturating_sub(span) } else { last };
     Some((Claim { producer_id: header.producer_id, first, last }, header.base_offset.plus(span)))
 }
 
-/// Adds to a file the last batch of a producer of those that are gone, if no newer batch of those
-/// lies in it.
+/// Adds the last batch of a producer's deleted records to a file, unless the file has a newer one
+/// of them.
 fn add_older(file: &mut ProducersFile, id: u64, batch: Remembered) {
     if batch.last_offset >= file.end_offset {
         return;
@@ -377,7 +390,7 @@ fn add_older(file: &mut ProducersFile, id: u64, batch: Remembered) {
     let at = file.producers.partition_point(|(known, _)| *known < id);
     match file.producers.get_mut(at).filter(|(known, _)| *known == id) {
         Some((_, batches)) => {
-            // The same batch may be listed in whole, or as far as it was before a log start.
+            // The file may have the same batch as a whole, or only the part before a log start.
             if batches.iter().any(|known| known.base_offset == batch.base_offset) {
                 return;
             }

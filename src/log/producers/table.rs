@@ -1,22 +1,25 @@
-//! Has this record been appended before? What a log remembers of each named producer, and the rule by which its next batch
-//! is judged. Pure: no I/O, no locks, no clock.
+//! The table of idempotent producers: the last batches of each, and the rule by which its next
+//! batch is checked. Pure: no I/O, no locks, no clock.
 //!
-//! Sequences are the caller's: row ids of an outbox, positions of a source. Those of one producer rise in each partition,
-//! with gaps, and over restarts: so they find what an earlier run of the program has sent already. Of its last five batches
-//! (Kafka's number, `ProducerStateEntry`) it is remembered where they are.
+//! Sequences come from the caller: row ids of an outbox, positions of a source. Those of one
+//! producer rise in each partition, with gaps, and across restarts. So they identify records that
+//! an earlier run of the program has sent. The table has the offsets of the last five batches of
+//! each producer (Kafka's number, `ProducerStateEntry`).
 //!
-//! The log checks before it writes and notes behind the write, both under the writer's lock: so a write that fails leaves no
-//! trace. It compares no epochs: who may send at all is decided where names are given out.
+//! The log checks a batch before the write and records it after the write, both under the writer's
+//! lock, so a failed write leaves no trace. The table compares no epochs: the names of producers
+//! are fenced elsewhere.
 //!
-//! Nothing expires with time. Kafka forgets an idle producer after a day since its producers are many and nameless; here
-//! they are named, and an outbox that was quiet over a weekend is no reason to send its rows twice.
+//! Nothing expires with time. Kafka forgets an idle producer after a day because its producers are
+//! many and have no names. Here they have names, and an outbox that was idle over a weekend must
+//! not send its rows twice.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::format::producers::{REMEMBERED, Remembered};
 use crate::types::Offset;
 
-/// What a batch says of its sender.
+/// The sender and the sequences of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// Not 0.
@@ -27,29 +30,30 @@ pub(crate) struct Claim {
     pub(crate) last: u64,
 }
 
-/// Where the record with a given sequence is.
+/// The location of the record with a given sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Located {
-    /// Not in the log: its sequence is above all.
+    /// Not in the log: its sequence is greater than all others.
     New,
-    /// Here.
+    /// In the log, at this offset.
     At(Offset),
-    /// Not in the log, although greater ones are: it lies between two batches that follow each other.
+    /// Not in the log, although greater ones are: its sequence is between two consecutive batches.
     Missing,
-    /// Nobody can tell any more whether it is there: it lies below what is remembered, or in a batch with gaps between its
+    /// Not known: its sequence is below the remembered ones, or in a batch with gaps between its
     /// sequences.
     Unknown,
 }
 
-/// All named producers of one log, each with its last batches, oldest first; at least one.
+/// All idempotent producers of one log, each with its last batches, oldest first. Each has at least
+/// one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: BTreeMap<u64, VecDeque<Remembered>>,
 }
 
 impl Producers {
-    /// What a file lists. Of six batches the first is left out, because others may have been
-    /// between it and the next.
+    /// Returns the producers of a file. Leaves out the first of six batches, because other batches
+    /// may have been between it and the next.
     pub(crate) fn new(list: Vec<(u64, Vec<Remembered>)>) -> Self {
         let mut by_id = BTreeMap::<_, VecDeque<_>>::new();
         for (id, batches) in list {
@@ -59,8 +63,8 @@ impl Producers {
         Producers { by_id }
     }
 
-    /// Adds batches that were in the log, whether it still has them or not. One that is known
-    /// already stays as it is.
+    /// Adds batches that were in the log, even if they are deleted. A batch that is known already
+    /// stays unchanged.
     pub(crate) fn merge(&mut self, list: Vec<(u64, Vec<Remembered>)>) {
         for (id, batches) in list {
             let known = self.by_id.entry(id).or_default();
@@ -80,12 +84,12 @@ impl Producers {
         self.by_id.is_empty()
     }
 
-    /// The last batch of each.
+    /// Returns the last batch of each producer.
     pub(crate) fn newest(&self) -> impl Iterator<Item = (u64, Remembered)> {
         self.by_id.iter().filter_map(|(id, batches)| Some((*id, *batches.back()?)))
     }
 
-    /// All of them, by id, as they would be read from the log.
+    /// Returns all producers by id, with the batches as a scan of the log would find them.
     pub(crate) fn list(&self) -> Vec<(u64, Vec<Remembered>)> {
         let as_read = |batch: &Remembered| {
             let first = if batch.is_dense() { batch.first } else { batch.last };
@@ -94,11 +98,11 @@ impl Producers {
         self.by_id.iter().map(|(id, batches)| (*id, batches.iter().map(as_read).collect())).collect()
     }
 
-    /// Whether a batch may be appended: its sequences follow all that are in the log. Whatever a producer of which nothing
-    /// is known has sent before is gone with its records, or never was here: any sequence will do.
+    /// Checks that a batch's sequences follow all sequences in the log. For a producer without
+    /// known batches every sequence is valid, because its records are deleted or it never sent any.
     ///
     /// # Errors
-    /// The last sequence in the log, if it does not follow that.
+    /// The last sequence in the log, if the batch does not follow it.
     pub(crate) fn check(&self, claim: &Claim) -> Result<(), u64> {
         match self.last_sequence(claim.producer_id) {
             Some(last) if claim.first <= last => Err(last),
@@ -106,12 +110,12 @@ impl Producers {
         }
     }
 
-    /// Remembers a batch that is in the log now: behind its write, or found by a scan in the order of offsets. A scan
-    /// believes what it finds, since it was judged when it was written.
+    /// Records a batch that is in the log: after its write, or found by a scan in the order of
+    /// offsets. A batch found by a scan is not checked again.
     pub(crate) fn note(&mut self, claim: &Claim, base_offset: Offset, last_offset: Offset) {
         let Claim { producer_id, first, last } = *claim;
         let batches = self.by_id.entry(producer_id).or_insert_with(|| VecDeque::with_capacity(REMEMBERED));
-        // What is known of its records before the log start is the same batch.
+        // The last known batch may be the part of this one before the log start.
         if batches.back().is_some_and(|last| last.base_offset >= base_offset) {
             batches.pop_back();
         }
@@ -121,12 +125,13 @@ impl Producers {
         batches.push_back(Remembered { first, last, base_offset, last_offset });
     }
 
-    /// The last sequence of a producer that is in the log.
+    /// Returns the last sequence of a producer in the log.
     pub(crate) fn last_sequence(&self, producer_id: u64) -> Option<u64> {
         self.by_id.get(&producer_id)?.back().map(|batch| batch.last)
     }
 
-    /// Where the record with this sequence is: whether a program that begins anew need send it.
+    /// Returns the location of the record with this sequence: whether a restarted program must send
+    /// it.
     pub(crate) fn locate(&self, producer_id: u64, sequence: u64) -> Located {
         if self.last_sequence(producer_id).is_none_or(|last| sequence > last) {
             return Located::New;
@@ -153,23 +158,25 @@ impl Producers {
 }
 
 impl Remembered {
-    /// Where the record is whose sequence is not above the last one, and above those of all batches before.
+    /// Returns the location of a record. The sequence must not be greater than the last one, and
+    /// must be greater than those of all batches before.
     fn locate(&self, sequence: u64) -> Located {
         match sequence.checked_sub(self.first) {
             Some(nth) if self.is_dense() => Located::At(self.base_offset.plus(nth)),
-            // The last one first: of a batch that was read from the log with gaps in it, nothing else is known.
+            // Check the last sequence first: in a batch with gaps that was read from the log, no
+            // other is known.
             _ if sequence == self.last => Located::At(self.last_offset),
             Some(0) => Located::At(self.base_offset),
             _ => Located::Unknown,
         }
     }
 
-    /// Whether `first` is that of its first record.
+    /// Returns whether `first` is the sequence of its first record.
     fn knows_first(&self) -> bool {
         self.first < self.last || self.base_offset == self.last_offset
     }
 
-    /// Whether its sequences have no gaps: then each record's offset is known.
+    /// Returns whether its sequences have no gaps. Then each record's offset is known.
     fn is_dense(&self) -> bool {
         self.last.checked_sub(self.first) == Some(self.last_offset.since(self.base_offset))
     }
@@ -183,7 +190,7 @@ mod tests {
         Claim { producer_id: 7, first, last }
     }
 
-    /// Judges a batch of so many records and, if it may be, appends it at the log's end.
+    /// Checks a batch of so many records and, if that passes, appends it at the log's end.
     fn append(producers: &mut Producers, end: &mut u64, claim: Claim, records: u64) -> Result<(), u64> {
         producers.check(&claim)?;
         producers.note(&claim, Offset::new(*end), Offset::new(*end + records - 1));
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn i1_each_record_of_the_last_five_batches_is_located() {
+    fn each_record_of_the_last_five_batches_is_located() {
         let (mut producers, mut end) = (Producers::default(), 100);
         for i in 0..7 {
             append(&mut producers, &mut end, claim(2 * i, 2 * i + 1), 2).unwrap();
@@ -209,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn i4_sequences_rise_with_gaps() {
+    fn sequences_rise_with_gaps() {
         let (mut producers, mut end) = (Producers::default(), 0);
         append(&mut producers, &mut end, claim(10, 12), 3).unwrap();
         append(&mut producers, &mut end, claim(20, 40), 3).unwrap();
@@ -224,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn i6_an_unknown_producer_begins_anywhere() {
+    fn an_unknown_producer_may_begin_with_any_sequence() {
         let producers = Producers::default();
         assert_eq!(producers.check(&claim(77, 80)), Ok(()));
         assert_eq!((producers.last_sequence(7), producers.locate(7, 0)), (None, Located::New));
@@ -242,7 +249,7 @@ mod tests {
         assert_eq!([13, 19].map(|s| producers.locate(7, s)), [Located::Missing; 2]);
         assert_eq!(producers.locate(7, 41), Located::New);
         assert_eq!(producers.locate(8, 10), Located::New, "another producer");
-        // As it is read from the log: only the last of its sequences is known.
+        // As read from the log: only the last sequence is known.
         append(&mut producers, &mut end, claim(60, 60), 3).unwrap();
         assert_eq!([50, 41].map(|s| producers.locate(7, s)), [Located::Unknown; 2]);
         assert_eq!(producers.locate(7, 60), at(8));
