@@ -37,8 +37,8 @@ type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
 
 /// The broker, as its logs see it. The caller must hold no lock of a log and none of a group.
 pub(crate) trait Keeper: Send + Sync {
-    /// Returns the offset from which on retention must keep the partition, because groups that its
-    /// topic waits for have not read on.
+    /// Returns the offset from which on retention must keep the partition, because a group that its
+    /// topic waits for has not read the records from there on.
     fn hold(&self, of: &Identity) -> Offset;
 
     /// Deletes the records that retention may delete, in every partition, now. Returns whether any

@@ -1,10 +1,11 @@
-//! How does a damaged log work again? What is damaged is given up, in place: the whole batches stay where they are, or are
-//! copied beside it, the manifest lists those and the offsets between them as lost, and appending continues in a new
-//! segment of the next epoch.
+//! Accepts the loss of damaged records so that the log works again, in place. Whole batches stay
+//! where they are, or are copied to new segments; the manifest lists these, and the offsets between
+//! them as lost; appending continues in a new segment of the next epoch.
 //!
-//! The crash argument: the bytes that are given up are copied aside first, then every new segment is written, and all of that
-//! is on the medium before the manifest is replaced. That is the commit point. Before it nothing has changed, and what was
-//! written is listed nowhere; after it the old files are listed nowhere. No offset that was given out is given out again.
+//! The crash argument: first the bytes that are given up are copied aside, then every new segment
+//! is written, and all of that is durable before the manifest is replaced. That is the commit
+//! point. Before it nothing has changed, and the new files are not listed; after it the old files
+//! are not listed. No offset is assigned twice.
 
 use super::Log;
 use super::manifest::ManifestError;
@@ -26,35 +27,36 @@ use crate::storage::write_all_at;
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// What the log is to be.
+/// The new state of the log.
 #[derive(Default)]
 struct Plan {
     /// Its segments, without the active one.
     entries: Vec<Planned>,
-    /// The numbers of the segments of which nothing is listed any more.
+    /// The indexes of the segments that are dropped completely.
     gone: Vec<usize>,
 }
 
-/// A segment of the log to be.
+/// A segment of the new state.
 struct Planned {
     entry: SegmentEntry,
     from: From,
 }
 
 enum From {
-    /// The segment with this number, unchanged.
+    /// The segment with this index, unchanged.
     Whole(usize),
     /// The beginning of it.
     Shortened(usize, Point),
-    /// A copy of some of its batches, in a file of their own.
+    /// A copy of some of its batches, in a new file.
     Copied(usize, Piece),
 }
 
 impl Log {
-    /// Everything that is damaged in the log, in the order of its offsets. All of it is read. No segment is removed meanwhile.
+    /// Returns all damage in the log, in the order of offsets. Reads the whole log. No segment is
+    /// removed meanwhile.
     ///
     /// # Errors
-    /// Closed, deleted; that of a log of which no segment is known; I/O errors.
+    /// Closed, deleted; the error of a log without any known segment; I/O errors.
     pub(crate) fn find_damage(&self) -> Result<Vec<DamagedRange>> {
         let _shape = self.list.lock_shape();
         self.check_readable()?;
@@ -66,16 +68,17 @@ impl Log {
         Ok(self.ranges(&walked))
     }
 
-    /// Gives up what is damaged, which must be among what is `named`, and lets the log work again. Returns the offsets that
-    /// were given up.
+    /// Gives up the damaged records, all of which must be in `named`, and lets the log work again.
+    /// Returns the lost offsets.
     ///
     /// # Errors
-    /// `LossNotNamed` if something else is damaged, `Poisoned`, closed, deleted, that of a log of which no segment is known,
-    /// or I/O errors: nothing has changed. The log is poisoned if it is unknown which manifest a restart finds.
+    /// `LossNotNamed` if something else is damaged, `Poisoned`, closed, deleted, the error of a log
+    /// without any known segment, or I/O errors: nothing has changed. The log is poisoned if it is
+    /// unknown which manifest a restart finds.
     pub(crate) fn accept_loss(self: &Arc<Self>, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
-        // No cleaning is at work on segments that are replaced here.
+        // No compaction may read segments that are replaced here.
         let _cleaning = self.compactor.lock();
-        // No record of the journal may speak of what is given up.
+        // No record of the journal may refer to batches that are given up.
         let _alone = self.journal.forget(self)?;
         let shape = self.list.lock_shape();
         let lead = self.durability.commit.hold();
@@ -113,10 +116,10 @@ impl Log {
         Ok(lost)
     }
 
-    /// The manifest, and where the log ends.
+    /// Returns the manifest and the known end of the log.
     fn what_is_known(&self, tip: &Tip) -> (Manifest, KnownEnd) {
         let offset = self.log_end();
-        // Of a log that was found damaged nobody knows where its last segment ends.
+        // The end of the last segment of a damaged log is not known.
         let active = (!self.health.is_damaged()).then_some(tip.point.position);
         (self.manifest.get().clone(), KnownEnd { offset, active })
     }
@@ -145,7 +148,7 @@ impl Log {
         walked.iter().flat_map(of_segment).collect()
     }
 
-    /// Puts the whole batches, and nothing else, in the place of the log's segments.
+    /// Replaces the log's segments by segments of the whole batches only.
     fn replace_damaged(
         &self,
         tip: &mut Tip,
@@ -174,7 +177,7 @@ impl Log {
         };
         let begun = self
             .write_planned(manifest, walked, &plan)
-            // IMPORTANT: last. It makes the names of all of them durable.
+            // IMPORTANT: last, because it makes the names of all of them durable.
             .and_then(|()| next.begin(&self.ctx, &self.identity, self.manifest.dir()));
         let begun = begun.map_err(|error| {
             remove_written();
@@ -197,7 +200,7 @@ impl Log {
             self.tail.clear(&self.ctx);
             let mut list = self.settle_planned(&plan, &segments);
             list.push(segment.clone());
-            // A reader that stands in one of them continues wherever the new list says.
+            // A reader positioned in one of them continues in the new list.
             gone.iter().for_each(|segment| segment.empty());
             View {
                 epoch: next.epoch,
@@ -207,7 +210,7 @@ impl Log {
             }
         });
         if self.settings().streams {
-            // Again: one may have been written meanwhile, with the counts of before.
+            // Remove them again: one with the old counts may have been written meanwhile.
             let _ = self.forget_counts(&plan.entries);
         }
         self.durability.set_point(point);
@@ -218,7 +221,7 @@ impl Log {
         Ok(())
     }
 
-    /// The segments of the log to be, each as long as it is from now on.
+    /// Returns the segments of the new state, each with its new size.
     fn settle_planned(&self, plan: &Plan, segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
         let settled = plan.entries.iter().filter_map(|planned| match &planned.from {
             From::Whole(at) => segments.get(*at).cloned().inspect(|same| {
@@ -235,7 +238,7 @@ impl Log {
         settled.collect()
     }
 
-    /// Decides what becomes of each segment. Nothing is written.
+    /// Decides the new state of each segment. Writes nothing.
     fn plan_loss(&self, manifest: &Manifest, walked: &[Walked]) -> Result<Plan> {
         let mut plan = Plan::default();
         for (at, (entry, one)) in manifest.segments.iter().zip(walked).enumerate() {
@@ -257,8 +260,8 @@ impl Log {
                     stays = true;
                     continue;
                 }
-                // Where a header was damaged the base offset may be that of the old file. Of a segment that was written
-                // again readers expect gaps, and its generation says so.
+                // If a header was damaged, the base offset may be that of the old file. Readers
+                // expect gaps only in a segment whose generation is not 0.
                 let is_first = piece.first == entry.base_offset;
                 let is_new = entry.generation == 0 && !is_first;
                 entry.generation = if is_new { 0 } else { self.manifest.next_generation(&self.identity)? };
@@ -274,7 +277,7 @@ impl Log {
         Ok(plan)
     }
 
-    /// The segment of a copy, which follows `before`.
+    /// Returns the header data of a copied segment, which follows `before`.
     fn copy_of(&self, entry: &SegmentEntry, before: Option<&SegmentEntry>) -> NextSegment {
         NextSegment {
             base: entry.base_offset,
@@ -285,7 +288,8 @@ impl Log {
         }
     }
 
-    /// Writes and syncs what is given up, what is copied, and again what stays and is not known to be on the medium.
+    /// Writes and syncs the bytes that are given up and the copies. Writes kept segments again if
+    /// they are not known to be durable.
     fn write_planned(&self, manifest: &Manifest, walked: &[Walked], plan: &Plan) -> Result<()> {
         for (entry, one) in manifest.segments.iter().zip(walked) {
             let Some(file) = &one.file else { continue };
@@ -305,7 +309,8 @@ impl Log {
                     if !self.health.is_damaged() {
                         segment.sync_if_dirty(&self.ctx).map_err(|error| self.poison(error))?;
                     } else if !segment.is_synced() {
-                        // Nothing says that what was read is on the medium, and only written bytes are synced.
+                        // It is not known whether the bytes that were read are durable, and a sync
+                        // writes only dirty pages.
                         let file = segment.file(&self.ctx)?;
                         rewrite(&self.ctx, &*file, &segment.path, 0, entry.size)?;
                     }
@@ -330,18 +335,19 @@ impl Log {
                     let to = piece.position + piece.bytes();
                     in_pieces(&**source, &self.ctx.display(path), piece.position, to, |at, bytes| {
                         let position = at - piece.position + FIRST_BATCH;
-                        // Nothing of the log has changed, whatever comes of it.
+                        // The log is unchanged, whatever the outcome of this write.
                         write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&target, e))
                     })?;
                     file.sync_data().map_err(|e| Error::create(&target, e))?;
                 }
             }
         }
-        // Before the manifest says so: after a crash in between they are made again.
+        // Before the manifest: after a crash in between they are made again.
         if self.settings().streams { self.forget_counts(&plan.entries) } else { Ok(()) }
     }
 
-    /// Removes the key indexes of segments that stay: they say how many records of a key come before, and there are fewer now.
+    /// Removes the key indexes of segments that stay: their counts of earlier records of a key are
+    /// too high now.
     fn forget_counts(&self, entries: &[Planned]) -> Result<()> {
         let segments = self.segments();
         for Planned { from, .. } in entries {
@@ -357,9 +363,9 @@ impl Log {
         Ok(())
     }
 
-    // -- what readers are told --
+    // -- lost offsets, for readers --
 
-    /// The first range at or after an offset whose records were given up, as far as readers may see.
+    /// Returns the first range of lost records that ends after an offset.
     #[inline]
     pub(crate) fn lost_after(&self, offset: Offset) -> Option<LostRange> {
         if !self.manifest.has_lost() {
@@ -369,7 +375,7 @@ impl Log {
     }
 }
 
-/// The offsets of what was found damaged, those that meet as one.
+/// Merges the offsets of damaged ranges.
 fn lost_ranges(found: &[DamagedRange]) -> Vec<LostRange> {
     let mut lost: Vec<LostRange> = Vec::new();
     for range in found.iter().filter(|range| range.from < range.to) {

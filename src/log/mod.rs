@@ -390,7 +390,7 @@ impl Log {
         }
     }
 
-    /// The error of an append that expected the log to end at `expected`, and it ends at `end`.
+    /// The error of an append that expected the log to end at `expected` when it ends at `end`.
     fn conflict(&self, expected: Offset, end: Offset) -> Error {
         let TopicPartition { topic, partition } = self.identity.topic_partition();
         Error::OffsetConflict { topic, partition, expected, end }

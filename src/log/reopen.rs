@@ -1,5 +1,5 @@
-//! How does a log work again after a failed write or sync? The visible records are checked, written again and synced; all after
-//! them is truncated.
+//! Reopens a log after a failed write or sync. The visible records are checked, written again and
+//! synced; all records after them are truncated.
 
 use super::Log;
 use super::transitions::Truncation;
@@ -11,16 +11,16 @@ use crate::stats::{self, Event};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// The first batch that is not what was written.
+/// The first batch that differs from the written one.
 struct Broken {
     segment: Arc<Segment>,
     position: u64,
-    /// Where the batches before it end.
+    /// The end of the batches before it.
     end: Offset,
     what: &'static str,
 }
 
-/// The position from which on a segment has to be synced again.
+/// Returns the position from which on a segment must be synced again.
 fn first_unsynced(segment: &Segment, durable: &Point) -> u64 {
     let is_its = (segment.base, segment.generation) == (durable.base, durable.generation);
     if is_its { durable.position } else { FIRST_BATCH }
@@ -28,24 +28,24 @@ fn first_unsynced(segment: &Segment, durable: &Point) -> u64 {
 
 impl Log {
     /// Takes a poisoned partition back into service: the visible records are checked, written again
-    /// and synced, everything after them is cut off, the epoch rises, and appending continues in a
-    /// new segment. If the medium no longer shows the bytes of a visible batch, the log ends before
-    /// that batch: an event reports it, and readers find `Truncated`. Does nothing if the partition
+    /// and synced, everything after them is truncated, the epoch rises, and appending continues in
+    /// a new segment. If the bytes of a visible batch can no longer be read, the log ends before
+    /// that batch: an event reports it, and readers get `Truncated`. Does nothing if the partition
     /// is not poisoned.
     ///
     /// # Errors
-    /// The medium refuses again: the partition stays poisoned.
+    /// An I/O error again: the partition stays poisoned.
     pub(crate) fn reopen(&self) -> Result<()> {
         self.reopen_with(|| Ok(()))
     }
 
-    /// As [`reopen`](Log::reopen); `before` is called once the log ends where it will go on, and before anything is
-    /// appended there.
+    /// As [`reopen`](Log::reopen). Calls `before` once the log ends at its new end, and before
+    /// anything is appended there.
     ///
     /// # Errors
-    /// As [`reopen`](Log::reopen), and those of `before`.
+    /// As [`reopen`](Log::reopen), and the error of `before`.
     pub(crate) fn reopen_with(&self, before: impl FnOnce() -> Result<()>) -> Result<()> {
-        // Reported with no lock held: a callback may call the broker.
+        // Report with no lock held, because a callback may call the broker.
         if let Some(cut) = self.check_and_reopen(before)? {
             self.waiters.signal();
             self.ctx.event(&Event::Cut(cut));
@@ -53,9 +53,10 @@ impl Log {
         Ok(())
     }
 
-    /// Returns what was cut off that had been visible.
+    /// Returns the visible records that were truncated.
     fn check_and_reopen(&self, before: impl FnOnce() -> Result<()>) -> Result<Option<stats::Cut>> {
-        // Whoever commits now may be about to write a record that speaks of what would be cut off.
+        // A thread that commits now may be about to write a record that refers to batches that
+        // would be truncated.
         let _alone = self.journal.alone();
         let _shape = self.list.lock_shape();
         if let Some(error) = self.health.ended().or_else(|| self.health.damage()) {
@@ -63,11 +64,12 @@ impl Log {
         }
         let Some(cause) = self.health.poison_cause() else { return Ok(None) };
         if self.journal.involves(self) {
-            // A transaction that has happened may not be in the log yet: opening the broker puts it there.
+            // A committed transaction may not be in the log yet: opening the broker writes it.
             return Err(self.identity.poisoned(&cause));
         }
-        // Nobody appends (poisoned) and, behind this, nobody syncs any more: the ends stand still. Before the writer's
-        // lock, since a sync that is under way takes that too.
+        // No thread appends, because the log is poisoned, and after this no thread syncs: the ends
+        // do not move. Must be called before the writer's lock is taken, because a running sync
+        // takes it too.
         self.durability.commit.halt(Error::clone(&cause));
         let mut tip = self.writer.lock();
         let visible = self.visible_end();
@@ -75,15 +77,15 @@ impl Log {
         let segments = self.segments();
         let unsynced = || segments.iter().filter(|s| s.is_dirty() && s.base < visible);
         unsynced().for_each(|segment| segment.release());
-        // IMPORTANT: before anything is written again. After a failed sync the page cache may show
-        // the bytes of the medium, which are older than those that were written.
+        // IMPORTANT: check before anything is written again. After a failed sync the page cache may
+        // show the bytes on disk, which are older than the written ones.
         let broken = self.check_again(unsynced(), &durable, visible)?;
         let end = broken.as_ref().map_or(visible, |broken| broken.end);
         if let Some(broken) = broken.as_ref().filter(|broken| broken.end < self.log_start()) {
-            // The log start moved there when everything before it was on the medium.
+            // The log start moved there when all records before it were durable.
             return Err(corrupt(&self.ctx, &broken.segment.path, broken.position, broken.what));
         }
-        // It ends between two batches.
+        // The end is between two batches.
         let (kept, last, _) = self.find_cut(&tip, end)?;
         for segment in unsynced().filter(|segment| segment.base < end) {
             let from = first_unsynced(segment, &durable);
@@ -93,7 +95,7 @@ impl Log {
             rewrite(&self.ctx, &*file, &segment.path, from.min(to), to)?;
             segment.mark_synced();
         }
-        // Before the epoch: whoever finds out that something was cut off knows why.
+        // Before the epoch: a caller that finds its record truncated then gets the right error.
         self.health.note_reopening(self.epoch() + 1);
         let cut = Truncation { kept, last, start: self.log_start(), end, common: end };
         self.begin_epoch_at(&mut tip, &cut, None).map_err(|failed| failed.error)?;
@@ -103,12 +105,12 @@ impl Log {
         Ok(broken.map(|broken| self.cut_of(broken, visible)))
     }
 
-    /// Reads and checks the batches of segments that a failed sync may have lost, up to `visible`:
-    /// those that the durable point does not cover. Returns where the first one is that is not what
-    /// was written, if there is one.
+    /// Reads and checks the batches that a failed sync may have lost: those up to `visible` that
+    /// the durable point does not cover. Returns the first batch that differs from the written one,
+    /// if there is one.
     ///
     /// # Errors
-    /// A segment's header is damaged, which was on the medium; or an I/O error.
+    /// The header of a segment is damaged, which was durable; or an I/O error.
     fn check_again<'a>(
         &self,
         unsynced: impl Iterator<Item = &'a Arc<Segment>>,
@@ -134,8 +136,8 @@ impl Log {
         Ok(None)
     }
 
-    /// Passes the next batch, which must begin at `offset`, and returns where it ends. Returns `None` at the end of the
-    /// segment, and the reason if it is not the batch that was written.
+    /// Returns the header of the batch that must be at a position and begin at `offset`, or the
+    /// reason why there is no such batch.
     ///
     /// # Errors
     /// An I/O error.
@@ -165,7 +167,7 @@ impl Log {
         Ok(Ok(Some(header.end_offset())))
     }
 
-    /// What a reopen reports of records that were visible and are gone.
+    /// Returns the report of visible records that are lost.
     fn cut_of(&self, broken: Broken, visible: Offset) -> stats::Cut {
         let Broken { segment, position, end, what } = broken;
         stats::Cut {

@@ -1,4 +1,5 @@
-//! The log by itself: batches made by hand, appended, rolled, cut, recovered and read with a cursor.
+//! Tests of a log without a broker: batches made by hand, appended, rolled, truncated, recovered
+//! and read with a cursor.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -104,7 +105,7 @@ fn batch_of(log: &Log, key: Option<&str>, values: &[String]) -> SealedBatch {
     SealedBatch { header, stored, raw: None, keyless: key.is_none().then_some(0) }
 }
 
-/// Appends batches of one to three records until there are `to` of them.
+/// Appends batches of one to three records until there are `to` records.
 fn fill(log: &Arc<Log>, to: u64) {
     while log.bounds().log_end < Offset::new(to) {
         let from = log.bounds().log_end.get();
@@ -118,7 +119,7 @@ fn value(i: u64) -> String {
     format!("value {i} {}", "x".repeat(i as usize % 90))
 }
 
-/// Reads from `from` on and checks each value; answers where that ended.
+/// Reads from `from` on and checks each value. Returns the offset after the last one.
 fn read(log: &Arc<Log>, from: u64) -> Result<u64> {
     let mut cursor = Cursor::new(log.clone(), Offset::new(from));
     let mut next = from;
@@ -202,7 +203,7 @@ fn an_unclean_stop_is_scanned_from_the_checkpoint() {
     assert_eq!((report.recovered[0].from, report.recovered[0].to), (Offset::new(100), Offset::new(130)));
     assert!(report.cuts.is_empty());
     assert_eq!(read(&log, 0).unwrap(), 130);
-    // All of it is on the medium now.
+    // All of it is durable now.
     disk.crash(Survive::Synced);
     let (log, _) = open(&disk, None);
     assert_eq!(read(&log, 0).unwrap(), 130);
@@ -259,7 +260,6 @@ fn a_full_disk_leaves_the_log_as_it_was() {
     assert_eq!(read(&log, 0).unwrap(), end);
 }
 
-// S10
 #[test]
 fn what_is_not_visible_is_not_retained() {
     let disk = Disk::new();
@@ -305,19 +305,18 @@ fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     fill(&log, 40);
-    // As a leader's sync sees it that took the list of segments before.
+    // The state of a leader's sync that took the list of segments before.
     let segments = log.segments();
     log.delete_records(Offset::new(35)).unwrap();
     assert!(log.segments().len() < segments.len());
     segments[0].sync(&log.ctx).unwrap();
-    // Nor does an index come back that is written late.
+    // An index that is written late is removed too.
     let (size, end) = (segments[0].size(), segments[0].end().unwrap());
     segments[0].save_index(&log.ctx, &log.identity, size, end);
     let left = disk.files().into_iter().filter(|(path, _)| path.starts_with("t/p")).count();
     assert_eq!(left, log.segments().len() + 1, "{:?}", disk.files());
 }
 
-// R9
 #[test]
 fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
     let disk = Disk::new();
@@ -337,7 +336,7 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
     fill(&log, 60);
     assert_eq!(read(&log, 0).unwrap(), 60);
     assert!(matches!(log.truncate_to(second), Err(Error::GenerationsExhausted { .. })));
-    // Where none is listed, none is needed.
+    // If no file has the base offset, no generation is needed.
     log.truncate_to(Offset::new(2)).unwrap();
     log.close().unwrap();
     let (log, report) = open(&disk, None);
@@ -364,7 +363,7 @@ fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
     let wants = || log.wants_cleaning(&|| ticks.set(ticks.get() + 1));
     assert!(wants().is_none());
     assert!(ticks.get() > 0);
-    // It is known from then on, unless it was not let finish.
+    // It is known from then on, unless the reading was stopped.
     ticks.set(0);
     assert!(wants().is_none());
     assert_eq!(ticks.get(), 0);
@@ -382,7 +381,7 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
     let log = create(&disk, Durability::Os);
     let sparse = |value: &str| {
         let mut batch = batch(&log, &[value.to_string()]);
-        // What compaction leaves: a batch that owns many offsets and holds one record.
+        // As compaction leaves it: a batch that owns many offsets and has one record.
         batch.header.last_offset_delta = 1_200_000_000;
         batch
     };
@@ -404,7 +403,7 @@ fn segments_that_are_cleaned_span_no_more_offsets_either() {
     let log = create(&disk, Durability::Os);
     log.set_settings(&settings(config(Durability::Os).cleanup(Cleanup::Compact)));
     const SPAN: u64 = 700_000_000;
-    // Two batches each, so that all of them would fit one by their bytes; the first is replaced.
+    // Two batches each, so that all of them would fit one by their bytes. The first is replaced.
     for key in ["a", "b", "c", "d", "a", "e", "f", "g"] {
         let mut batch = batch_of(&log, Some(key), &["v".to_string()]);
         batch.header.last_offset_delta = SPAN as u32 - 1;
@@ -426,7 +425,6 @@ fn segments_that_are_cleaned_span_no_more_offsets_either() {
     assert_eq!(found, [1, 2, 3, 4, 5, 6, 7]);
 }
 
-// F11, 21
 #[test]
 fn a_cut_in_a_gap_takes_what_lies_behind_it() {
     use crate::records::tests::{append, value as made};
@@ -477,7 +475,6 @@ fn a_cut_in_a_gap_takes_what_lies_behind_it() {
     }
 }
 
-// 22
 #[test]
 fn the_tail_cache_serves_nothing_of_a_batch_that_was_cut() {
     use crate::records::tests::{append, value as made};

@@ -1,8 +1,9 @@
-//! How does a log end earlier than it did, or go on elsewhere? The manifest gives the last segment that is kept a new end,
-//! the epoch rises, and appending goes on in a new segment. No file is shortened.
+//! Truncation: a log ends earlier than before, or continues at another offset. The manifest gives
+//! the last kept segment a new end, the epoch rises, and appending continues in a new segment. No
+//! file becomes shorter.
 //!
-//! A batch is never split on the medium: of one that lies across the cut, the records before it are written again, into the
-//! new segment, before the manifest lists that.
+//! A batch is never split on disk. If the truncation is inside a batch, the records before it are
+//! written again into the new segment, before the manifest lists that segment.
 
 use super::Log;
 use super::cursor::Cursor;
@@ -24,17 +25,19 @@ use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
 impl Log {
-    /// Lets the log end at `to`: whatever lies at or behind it is not part of the log any more. Nothing to do if the log
-    /// ends there or before.
+    /// Truncates the log at `to`: records at or after it are no longer part of the log. Does
+    /// nothing if the log ends there or before.
     ///
     /// # Errors
-    /// Out of range below the log start; the partition takes no appends; corrupt where it has to look; or what the medium
-    /// says, and then nothing has changed, or it is unknown what has and the partition is poisoned.
+    /// Out of range before the log start; the partition takes no appends; `Corrupt` if damage is in
+    /// the way; an I/O error: then nothing has changed, or the outcome is unknown and the partition
+    /// is poisoned.
     pub(crate) fn truncate_to(self: &Arc<Self>, to: Offset) -> Result<()> {
-        // No record of the journal may speak of what is cut off.
+        // No record of the journal may refer to truncated batches.
         let _alone = self.journal.forget(self)?;
         let shape = self.list.lock_shape();
-        // Nobody else syncs until this is dropped; before the writer's lock, as every leader does.
+        // No other thread syncs until this is dropped. Take it before the writer's lock, as every
+        // leader does.
         let lead = self.durability.commit.hold();
         self.check_writable()?;
         let start = self.log_start();
@@ -44,7 +47,7 @@ impl Log {
         if to >= self.log_end() {
             return Ok(());
         }
-        // IMPORTANT: what is kept is on the medium before the manifest calls it synced.
+        // IMPORTANT: sync before the manifest marks the kept segments as synced.
         let synced = self.sync_written().inspect_err(|error| self.durability.commit.fail(error.clone()))?;
         if to.get() >= synced {
             return Ok(());
@@ -52,8 +55,8 @@ impl Log {
         let mut tip = self.writer.lock();
         self.check_writable()?;
         let (cut, rest) = if to == start {
-            // Nothing that may be read is kept, even where the log starts within a batch. The
-            // records before the start say what named producers have sent.
+            // No readable record is kept, even if the log starts inside a batch. The records before
+            // the start contain the sequences of idempotent producers.
             self.keep_producers(to, true)?;
             (Truncation { kept: 0, last: None, start, end: to, common: to }, None)
         } else {
@@ -68,11 +71,12 @@ impl Log {
         Ok(())
     }
 
-    /// Drops every record and lets the log go on at `offset`, wherever that lies.
+    /// Drops every record and continues the log at any `offset`.
     ///
     /// # Errors
-    /// Out of range if it lies so far that offsets would run out; the partition takes no appends; or what the medium says,
-    /// and then nothing has changed, or it is unknown what has and the partition is poisoned.
+    /// Out of range if so few offsets would be left that they could run out; the partition takes no
+    /// appends; an I/O error: then nothing has changed, or the outcome is unknown and the partition
+    /// is poisoned.
     pub(crate) fn reset_to(&self, offset: Offset) -> Result<()> {
         if offset > MAX_RESET {
             return Err(self.out_of_range(offset));
@@ -83,7 +87,7 @@ impl Log {
         let mut tip = self.writer.lock();
         self.check_writable()?;
         self.make_files(&mut tip)?;
-        // Not a record is what it was, from the first one on, and no offset that comes was anybody's.
+        // No old record stays, from the first one on, and no later offset was used before.
         let common = offset.min(self.log_start());
         let cut = Truncation { kept: 0, last: None, start: offset, end: offset, common };
         let event = self.truncate(&mut tip, &cut, None)?;
@@ -93,7 +97,8 @@ impl Log {
         Ok(())
     }
 
-    /// Makes a truncation that was asked for. The caller holds the shape lock and the group commit's lead.
+    /// Performs a requested truncation. The caller must hold the shape lock and the group commit's
+    /// lead.
     fn truncate(&self, tip: &mut Tip, cut: &Truncation, rest: Option<FirstBatch>) -> Result<Event> {
         self.begin_epoch_at(tip, cut, rest).map_err(|failed| self.manifest_failed(failed))?;
         self.durability.commit.restart(cut.end.get());
@@ -105,8 +110,9 @@ impl Log {
         })
     }
 
-    /// What is kept below `end`: how many segments, where the last of them ends if it becomes shorter, and the batch across
-    /// the cut, if there is one.
+    /// Returns the records that are kept before `end`: the number of segments, the new end of the
+    /// last of them if it becomes shorter, and the header of the batch that contains `end`, if
+    /// there is one.
     pub(super) fn find_cut(
         &self,
         tip: &Tip,
@@ -130,7 +136,7 @@ impl Log {
             && let Some(met) = walk.step()?
         {
             if met.header.end_offset() > end {
-                // It lies after the new end, or across it.
+                // It begins at or after `end`, or contains it.
                 split = Some(met.header).filter(|header| header.base_offset < end);
                 break;
             }
@@ -140,9 +146,11 @@ impl Log {
         Ok((kept - usize::from(emptied), Some(point).filter(|_| !emptied), split))
     }
 
-    /// The batch of a header with its records before `to` only, if there are any.
+    /// Returns the records before `to` of the batch with this header, as a batch; `None` if there
+    /// are none.
     fn shorten(self: &Arc<Self>, header: &BatchHeader, to: Offset) -> Result<Option<FirstBatch>> {
-        // Within the batch, and not below the log start: a cursor finds and checks it.
+        // An offset inside the batch, and not before the log start: a cursor finds and checks the
+        // batch.
         let within = Offset::new(to.get().saturating_sub(1)).max(self.log_start());
         let batch = match header.count {
             0 => None,
@@ -156,7 +164,7 @@ impl Log {
         let mut stored = vec![0; HEADER_BYTES];
         let (mut count, mut next, mut latest) = (0, 0, None::<Timestamp>);
         let records = body::Records::new(batch.records.as_slice(), header.count);
-        // They are valid: none is left out.
+        // They are valid, so none is left out.
         for record in records.map_while(std::result::Result::ok) {
             if u64::from(record.offset_delta) >= kept {
                 break;
@@ -176,8 +184,9 @@ impl Log {
         let dropped = u64::from(header.last_offset_delta).saturating_sub(kept.saturating_sub(1));
         match header.attributes.given_sequences() {
             Some(true) => header.base_sequence = header.base_sequence.saturating_sub(dropped),
-            // Only the caller knows which sequences the records that are left had. IMPORTANT: it does not say the old one, or
-            // what is sent again would be taken for a repetition and lost.
+            // Only the caller knows the sequences of the kept records. IMPORTANT: remove the old
+            // sequence. Otherwise records that are sent again would be taken for repetitions and
+            // lost.
             Some(false) => {
                 (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
                 header.attributes = header.attributes.with_given_sequences(None);
@@ -190,9 +199,9 @@ impl Log {
         Ok(Some(FirstBatch { header, stored }))
     }
 
-    /// Ends the log where the truncation says, raises the epoch, and continues in a new segment, which `rest` begins. The
-    /// manifest is the commit point. The caller holds the shape lock, and ensures that no thread syncs and that all that is
-    /// kept is on the medium.
+    /// Ends the log as the truncation requires, raises the epoch, and continues in a new segment,
+    /// whose first batch is `rest`. The manifest is the commit point. The caller must hold the
+    /// shape lock. It must ensure that no thread syncs, and that all kept records are durable.
     pub(super) fn begin_epoch_at(
         &self,
         tip: &mut Tip,
@@ -221,7 +230,7 @@ impl Log {
             if let (Some(last), Some(shorter)) = (&cut.last, kept.last()) {
                 shorter.truncate(last.end, last.position, last.max_timestamp);
             }
-            // A reader that stands in one of them continues wherever the new list says.
+            // A reader positioned in one of them continues in the new list.
             gone.iter().for_each(|segment| segment.empty());
             View {
                 epoch: next.epoch,
@@ -244,9 +253,10 @@ impl Log {
         Ok(())
     }
 
-    /// The segment that follows a truncation, at `base`.
+    /// Returns the segment that follows a truncation, at `base`.
     fn next_after(&self, segments: &[Arc<Segment>], cut: &Truncation, base: Offset) -> Result<NextSegment> {
-        // IMPORTANT: a generation that no other thread has. A compaction may be writing a file with this base offset just now.
+        // IMPORTANT: use a generation that no other thread has. A compaction may be writing a file
+        // with this base offset now.
         let generation = match segments.iter().any(|segment| segment.base == base) {
             true => self.manifest.next_generation(&self.identity)?,
             false => 0,
@@ -263,5 +273,5 @@ impl Log {
     }
 }
 
-/// A log continues at most here: half of all offsets are left to be given out.
+/// The greatest offset at which a log continues: half of all offsets are left.
 const MAX_RESET: Offset = Offset::new(1 << 63);

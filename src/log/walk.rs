@@ -1,8 +1,9 @@
-//! Which bytes of a log are what was written, and which are not? Every batch of every segment, checked down to the single
-//! record; between whole ones, the damage: where it lies, and which offsets it may have held.
+//! Walks a log and checks every batch of every segment, down to the single record. Returns the
+//! damage between whole batches: its position, and the offsets that the bytes may have held.
 //!
-//! Useful for: finding out what a repair would have to give up, and copying the rest. Nothing is written. Not useful for:
-//! deciding whether a torn tail is one, which is [`recovery`](super::recovery)'s.
+//! Useful for: finding out which records a repair would lose, and copying the others. Nothing is
+//! written. Not useful for: deciding whether a torn tail is one, which is the task of
+//! [`recovery`](super::recovery).
 
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -21,29 +22,29 @@ use crate::storage::{File, OpenMode};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
-/// What one segment is made of.
+/// The content of one segment.
 pub(crate) struct Walked {
-    /// Its file; none if it is missing.
+    /// Its file; `None` if it is missing.
     pub(crate) file: Option<Arc<dyn File>>,
     pub(crate) path: PathBuf,
-    /// Whether its header is whole and its own.
+    /// Whether its header is valid and belongs to this segment.
     pub(crate) has_header: bool,
-    /// The runs of whole batches, in their order.
+    /// The runs of whole batches, in order.
     pub(crate) pieces: Vec<Piece>,
-    /// What is between them and around them.
+    /// The damage between and around them.
     pub(crate) flaws: Vec<Flaw>,
 }
 
 /// Whole batches without damage between them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece {
-    /// Where the first of them begins in the file.
+    /// The position of the first of them in the file.
     pub(crate) position: u64,
     /// Its base offset.
     pub(crate) first: Offset,
     /// Its log epoch.
     pub(crate) epoch: u32,
-    /// The end of a segment that holds these batches and no others.
+    /// The end of a segment that would have only these batches.
     pub(crate) end: Point,
 }
 
@@ -53,56 +54,57 @@ impl Piece {
     }
 }
 
-/// Bytes of a segment that are not what was written, or are not there.
+/// Bytes of a segment that differ from the written ones, or are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flaw {
     pub(crate) position: u64,
     pub(crate) bytes: u64,
-    /// The offsets that they held, as far as that is known: from the first up to, and without, the second.
+    /// The offsets that they held, as far as that is known: `from` is included, `to` is not.
     pub(crate) from: Offset,
     pub(crate) to: Offset,
     pub(crate) what: String,
-    /// The number of the invariant in FORMAT.md that does not hold.
+    /// The number of the violated invariant in FORMAT.md.
     pub(crate) invariant: u32,
 }
 
-/// A whole batch that was met.
+/// A whole batch, passed to a watch.
 pub(crate) struct Seen<'a> {
     pub(crate) position: u64,
     pub(crate) header: &'a BatchHeader,
 }
 
-/// What is told while a log is walked. `Break` ends the walk.
+/// Callbacks of a walk. `Break` ends the walk.
 pub(crate) trait Watch {
-    /// A whole batch of the segment with this number in the manifest.
+    /// Called with a whole batch of the segment with this index in the manifest.
     fn batch(&mut self, _at: usize, _seen: &Seen<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// So many bytes more have been looked at.
+    /// Called after so many more bytes were checked.
     fn passed(&mut self, _bytes: u64) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
-/// For those who only want to know the outcome.
+/// A watch for callers that need only the result.
 pub(crate) struct Quiet;
 
 impl Watch for Quiet {}
 
-/// Where a log is known to end.
+/// The known end of a log.
 #[derive(Clone, Copy)]
 pub(crate) struct KnownEnd {
-    /// No offset from here on was ever given out, as far as is known.
+    /// As far as is known, no offset from here on was ever assigned.
     pub(crate) offset: Offset,
-    /// Where the active segment ends; what lies after it is no record. If that is not known, the file's end.
+    /// The end of the active segment. Bytes after it are no records. `None` if not known: then the
+    /// file's end.
     pub(crate) active: Option<u64>,
 }
 
-/// Walks all segments of a log. `None` if the watch has ended it.
+/// Walks all segments of a log. Returns `None` if the watch has ended the walk.
 ///
 /// # Errors
-/// An I/O error, other than that a segment is missing; `UnsupportedFormat`.
+/// An I/O error, except for a missing segment; `UnsupportedFormat`.
 pub(crate) fn walk(
     ctx: &Context,
     identity: &Arc<Identity>,
@@ -134,7 +136,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Where the segment's offsets end: none of it is at or after that.
+    /// Returns the end of the segment's offsets.
     fn end(&self) -> Offset {
         match self.entry.state {
             SegmentState::Active => self.known.offset.max(self.entry.base_offset),
@@ -154,7 +156,7 @@ impl Check<'_> {
         invariant: u32,
         what: &str,
     ) -> Flaw {
-        // What lies before the log start is missed by nobody.
+        // Deleted records before the log start are no loss.
         let start = self.manifest.log_start;
         let (from, to) = (from.max(start), to.max(from).max(start));
         Flaw { position, bytes, from, to, what: what.to_string(), invariant }
@@ -212,7 +214,8 @@ impl Check<'_> {
         Ok(Some(walked))
     }
 
-    /// Passes the next batch, or the damage in its place. Continues with whether there may be more.
+    /// Returns why the batches of a sealed segment, all of them whole, are not those of the
+    /// manifest.
     fn pass(
         &self,
         walk: &mut Walker<'_>,
@@ -244,7 +247,6 @@ impl Check<'_> {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            // Its header states where the next one is.
             Step::Spoilt(header, what, invariant) => {
                 let bytes = header.stored_bytes().min(walk.until - position);
                 let held = (header.base_offset.max(expected), header.end_offset().max(expected));
@@ -266,8 +268,6 @@ impl Check<'_> {
         }
         Ok(ControlFlow::Continue(true))
     }
-
-    /// Why the batches of a sealed segment, all of them whole, are not those of the manifest.
     fn contradiction(&self, walked: &Walked) -> Option<&'static str> {
         let (end, last_crc, digest, time, size) = match walked.pieces.last() {
             Some(piece) => {
@@ -290,14 +290,14 @@ impl Check<'_> {
         }
     }
 
-    /// Whether the segment has its own header.
+    /// Returns whether the segment has its own header.
     fn check_header(&self, source: &mut Source, limit: u64, flaws: &mut Vec<Flaw>) -> Result<bool> {
         let bytes = source.get(self.ctx, 0, SEGMENT_HEADER_BYTES)?;
         let none = (self.entry.base_offset, self.entry.base_offset);
         let room = FIRST_BATCH.min(limit);
         let (what, invariant) = match SegmentHeader::decode(bytes) {
             Ok(header) => match self.segment.mismatch(&header, self.identity) {
-                // The chain is looked at last.
+                // The chain to the segment before it is checked last.
                 Some(what) if self.segment.is_own(&header, self.identity) => (what, 9),
                 Some(what) => (what, 8),
                 None => return Ok(true),
@@ -311,7 +311,7 @@ impl Check<'_> {
         Ok(false)
     }
 
-    /// Looks at the bytes where a batch should begin. `room` is for records that are compressed.
+    /// Checks the bytes where a batch should begin. `room` is for decompressed records.
     fn batch(&self, walk: &mut Walker<'_>, expected: Offset, room: &mut Vec<u8>) -> Result<Step> {
         let position = walk.position;
         let met = match walk.look() {
@@ -325,7 +325,7 @@ impl Check<'_> {
         };
         let header = met.header;
         if !self.belongs(&header, expected) {
-            // Nothing that it says of offsets is about this place.
+            // Its offsets are not about this position.
             return Ok(Step::Broken("a batch that does not belong here".to_string(), 4));
         }
         if met.next_position() > walk.until {
@@ -354,13 +354,14 @@ impl Check<'_> {
         }
     }
 
-    /// Whether a batch with this header may be here.
+    /// Returns whether a batch with this header may be here.
     fn belongs(&self, header: &BatchHeader, expected: Offset) -> bool {
         let is_within = self.is_active() || header.end_offset() <= self.entry.end_offset;
         self.manifest.fits_epoch(self.segment.epoch, header) && header.base_offset >= expected && is_within
     }
 
-    /// The first whole header after the walk's position that belongs here: where it is, and its base offset.
+    /// Returns position and base offset of the first valid header after the walk's position that
+    /// may be here.
     fn find(&self, walk: &mut Walker<'_>, expected: Offset) -> Result<Option<(u64, Offset)>> {
         let found = walk.find(walk.position + 1, |met| self.belongs(&met.header, expected));
         let found = found.map_err(|failed| walk.error(failed))?;
@@ -368,23 +369,23 @@ impl Check<'_> {
     }
 }
 
-/// How far the check of a segment is.
+/// The progress of a segment's check.
 struct State {
     /// The offset that the next batch must have, if none is missing.
     expected: Offset,
     /// Whether the last piece ends at the walk's position.
     joins: bool,
-    /// For records that are compressed.
+    /// Room for decompressed records.
     room: Vec<u8>,
 }
 
-/// What is at a position.
+/// The content at a position.
 enum Step {
     /// A batch of the log.
     Whole(Met),
-    /// The header of one, with a body that is not its own.
+    /// A valid header, with a damaged or missing body.
     Spoilt(BatchHeader, String, u32),
-    /// Not even that.
+    /// No valid header.
     Broken(String, u32),
     /// Nothing was ever written from here on.
     Nothing,

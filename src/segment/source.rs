@@ -88,7 +88,7 @@ pub(crate) fn read_batch(
     })?;
     let met = Met { position, header, crc };
     if !met.is_of(segment) {
-        return Err(corrupt(ctx, &segment.path, position, "a batch of another epoch or segment stands here"));
+        return Err(corrupt(ctx, &segment.path, position, "the batch is of another epoch or segment"));
     }
     Ok((header, read_records_of(ctx, segment, source, &met)?))
 }

@@ -1,9 +1,9 @@
-//! How is a log compacted? What stays is written into new segments beside the old ones; then the manifest, in one step, lists
-//! those instead. Before that nothing has changed, behind it everything has.
+//! Compaction of a log. The records that stay are written into new segments next to the old ones;
+//! then the manifest lists the new ones instead, in one step. Before that step nothing has changed.
 //!
-//! Readers go on: whoever stands in a replaced segment keeps it until its end, where it finds the list as it is then. A
-//! writer is never waited for. Whatever takes segments away meanwhile (a cut, retention, the end of the log) wins: the
-//! cleaning is given up.
+//! Readers continue: a reader positioned in a replaced segment keeps it to its end, and then uses
+//! the current list. A writer is never blocked by a compaction. If another operation removes
+//! segments meanwhile (a truncation, retention, the end of the log), the compaction stops.
 
 mod offset_map;
 mod output;
@@ -29,19 +29,21 @@ use crate::stats::{Compacted, CompactionStats, Event};
 use crate::sync::{Arc, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::{Offset, Timestamp};
 
-/// What a cleaning is to do.
+/// The records that a compaction removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Everything that was never cleaned, and with it all before it; tombstones whose time is over, if that is all clean.
+    /// Compacts every segment that was never compacted, together with all segments before it. If
+    /// there is none, removes expired tombstones.
     Whole,
-    /// Only those tombstones, only where they are. That is right whatever lies behind them: what is older of their keys went
-    /// when they were seen first.
+    /// Only removes expired tombstones, and rewrites only the segments with some. That is valid
+    /// whatever follows them, because older records of their keys were removed by the first
+    /// compaction that saw the tombstones.
     Tombstones,
 }
 
 /// What a log knows of its compactions.
 pub(crate) struct Compactor {
-    /// Held over a whole compaction, before any other lock of the log.
+    /// Held during a whole compaction. Taken before any other lock of the log.
     alone: Mutex<()>,
     stats: Mutex<CompactionStats>,
     retries: Mutex<Retries>,
@@ -58,45 +60,47 @@ impl Default for Compactor {
 }
 
 impl Compactor {
-    /// Waits for a compaction that is under way; no other begins until the result is dropped.
+    /// Waits for a running compaction. No other starts until the result is dropped.
     pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
         self.alone.lock()
     }
 
-    /// A compaction has read and written so many bytes.
+    /// Notes that the compaction has read and written so many bytes.
     fn note_progress(&self, bytes: u64) {
         self.stats.lock().running = Some(bytes);
     }
 
-    /// `None` while another thread compacts.
+    /// Returns `None` while another thread compacts.
     fn try_lock(&self) -> Option<MutexGuard<'_, ()>> {
         self.alone.try_lock()
     }
 }
 
-/// What one cleaning reads.
+/// The input of one compaction.
 struct Plan {
-    /// Neighbours in the list.
+    /// Consecutive segments of the list.
     inputs: Vec<Arc<Segment>>,
-    /// The first of them that was never cleaned; their number if all were.
+    /// The index of the first that was never compacted; their number if all were.
     dirty: usize,
     revision: u64,
     now: Timestamp,
 }
 
-/// What of the inputs matters to all of their batches.
+/// The state collected from all inputs.
 struct Known {
     map: OffsetMap,
-    /// What lies before this is cleaned.
+    /// Records before this offset are compacted.
     upto: Offset,
-    /// The newest batch of each producer, and the very last one: they stay, if need be without records.
+    /// The newest batch of each producer, and the very last batch: they stay, if necessary without
+    /// records.
     producers: HashMap<u64, Offset>,
     last: Option<Offset>,
 }
 
 impl Log {
-    /// How dirty the log is, in millionths, and what is to be cleaned, if it is time to. Calls `tick` now and then, under no
-    /// lock: behind an opening it has to look for when tombstones may go.
+    /// Returns how dirty the log is, in millionths, and what a compaction should remove, if one is
+    /// due. Calls `tick` now and then, under no lock, because after an opening it must read when
+    /// tombstones expire.
     pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<(u32, Extent)> {
         let settings = self.settings();
         if !settings.cleanup.compacts()
@@ -127,24 +131,26 @@ impl Log {
         Some((dirtiness(clean, dirty), extent))
     }
 
-    /// One cleaning now, if there is anything to clean.
+    /// Compacts now, if there is anything to remove.
     ///
     /// # Errors
-    /// Not compacted, aborted, the partition takes no appends, or what the medium says: then nothing has changed.
+    /// The topic is not compacted, aborted, the partition takes no appends, or an I/O error:
+    /// nothing has changed.
     pub(crate) fn compact(self: &Arc<Self>) -> Result<Option<Compacted>> {
         if !self.settings().cleanup.compacts() {
             return Err(Error::NotCompacted { topic: self.identity.topic.clone() });
         }
         let alone = self.compactor.lock();
-        // Whoever asks may have made room.
+        // The caller may have made room, so earlier failures do not count.
         *self.compactor.retries.lock() = Retries::default();
         let done = self.clean(Extent::Whole, alone, &|| {});
         self.ctx.deliver();
         done
     }
 
-    /// As [`compact`](Log::compact), for upkeep: calls `tick` now and then, under no lock but that of cleaning. `None` too
-    /// while somebody else cleans: whoever does the upkeep has more to do than to wait for that.
+    /// As [`compact`](Log::compact), for maintenance: calls `tick` now and then, under no lock
+    /// except the compactor's. Also returns `None` while another thread compacts, because
+    /// maintenance should not wait for that.
     pub(crate) fn clean_in_passing(
         self: &Arc<Self>,
         extent: Extent,
@@ -190,7 +196,8 @@ impl Log {
         Ok(done)
     }
 
-    /// When it may be tried again. What was overtaken has not failed.
+    /// Notes when the next compaction may be tried. An aborted compaction does not count as a
+    /// failure.
     fn note_outcome(&self, done: &Result<Compacted>) {
         let mut retries = self.compactor.retries.lock();
         match done {
@@ -200,7 +207,7 @@ impl Log {
         }
     }
 
-    /// What compaction did, and has to do.
+    /// Returns the results of past compactions, and the bytes that the next one would read.
     pub(crate) fn compaction_stats(&self) -> CompactionStats {
         let mut stats = self.compactor.stats.lock().clone();
         if self.settings().cleanup.compacts()
@@ -211,7 +218,8 @@ impl Log {
         stats
     }
 
-    /// The oldest segments that are on the medium and take no appends. `None` while they are being replaced.
+    /// Returns the oldest segments that are durable and take no appends, and their spans. Returns
+    /// `None` while they are being replaced.
     pub(crate) fn sealed(&self) -> Option<(Vec<Arc<Segment>>, Vec<Span>)> {
         let manifest = self.manifest.get();
         let list = self.segments();
@@ -250,7 +258,7 @@ impl Log {
         Ok(Some(Plan { inputs, dirty, revision, now }))
     }
 
-    /// Whether tombstones of a cleaned segment may go by now.
+    /// Returns whether a compacted segment has expired tombstones.
     fn is_expired(&self, segment: &Arc<Segment>, now: Timestamp, pace: &mut Pace<'_>) -> bool {
         if !segment.compacted {
             return false;
@@ -264,7 +272,7 @@ impl Log {
                 pace.pass(&met.header).map(|()| true)
             })
             .ok()?;
-            // Somebody else has found the same.
+            // Another thread may have set the same value.
             let _ = segment.horizon.set(least);
             Some(least)
         });
@@ -275,17 +283,18 @@ impl Log {
         Error::CompactionAborted { topic: self.identity.topic.clone(), partition: self.identity.partition }
     }
 
-    /// Calls `each` with every batch of a segment, until it says that it is enough.
+    /// Calls `each` with every batch of a segment, until it returns false.
     ///
     /// # Errors
-    /// `CompactionAborted` if the segment's files have gone meanwhile; that of `each`; corrupt, or what the medium says.
+    /// `CompactionAborted` if the segment's files were deleted meanwhile; the error of `each`;
+    /// `Corrupt`, or an I/O error.
     pub(crate) fn walk(
         &self,
         segment: &Arc<Segment>,
         each: impl FnMut(&mut Walker<'_>, &Met) -> Result<bool>,
     ) -> Result<()> {
         self.walk_listed(segment, each).map_err(|error| match segment.retired.load(Ordering::Acquire) {
-            // Whoever took it out of the list has deleted its files since.
+            // A thread has removed it from the list and deleted its files.
             true if self.check_writable().is_ok() => self.aborted(),
             _ => error,
         })
@@ -305,7 +314,7 @@ impl Log {
         Ok(())
     }
 
-    /// The records of a batch as they are encoded, checked.
+    /// Returns the encoded records of a batch, checked.
     pub(crate) fn records_of<'a>(
         &self,
         segment: &Segment,
@@ -319,7 +328,8 @@ impl Log {
         records.map_err(|m| malformed(&self.ctx, &segment.path, position + HEADER_BYTES as u64, &m))
     }
 
-    /// Looks through the inputs: the newest offset of each key that was never cleaned, as far as memory allows.
+    /// Reads the inputs and collects the newest offset of each key in the segments that were never
+    /// compacted, as far as memory allows.
     fn look_through(&self, plan: &Plan, pace: &mut Pace<'_>) -> Result<Known> {
         let mut map = OffsetMap::new(self.ctx.compaction_memory);
         let mut upto = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
@@ -473,7 +483,7 @@ impl Log {
         Ok(())
     }
 
-    /// Puts the new segments in the place of the old ones: the manifest is the commit point.
+    /// Replaces the old segments by the new ones. The manifest is the commit point.
     pub(crate) fn swap(
         self: &Arc<Self>,
         outputs: &Outputs<'_>,
@@ -493,12 +503,13 @@ impl Log {
             return Err(known(self.aborted()));
         };
         let behind = first + inputs.len();
-        // Of each producer the last batch stays, if need be without records. The earlier ones may
-        // become the last by a truncation.
+        // The last batch of each producer stays, if necessary without records. An earlier one may
+        // become the last by a truncation, so the side file must have it.
         if let Some(upto) = inputs.last().and_then(|last| last.end()) {
             self.keep_producers(upto, false).map_err(known)?;
         }
-        // The list and the manifest name the same, one by one; both only grow at their ends while the shape is locked.
+        // The list and the manifest have the same segments, one by one. Both only grow at their
+        // ends while the shape is locked.
         let committed = self.manifest.commit(&self.ctx, |manifest| {
             manifest.segments.splice(first..behind, outputs.written.iter().map(|written| written.entry));
         });
@@ -514,7 +525,8 @@ impl Log {
             list.splice(first..behind, segments.iter().cloned());
             View { segments: list.into(), ..view.clone() }
         });
-        // While nobody else takes segments away, or makes one that may have the name of an old one.
+        // Unlink under the shape lock, while no other thread removes segments, or makes one that
+        // may have the name of an old one.
         for segment in inputs {
             segment.unlink(&self.ctx);
         }
@@ -537,7 +549,7 @@ fn is_entry(segment: &Segment, entry: &SegmentEntry) -> bool {
         == (entry.base_offset, entry.generation, entry.log_epoch)
 }
 
-/// When the tombstones of a batch may go, if a cleaning has seen them.
+/// Returns when the tombstones of a batch expire, if a compaction has set that.
 fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
     let stamped = header.attributes.extra() == Extra::DeleteHorizon;
     stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))

@@ -1,18 +1,19 @@
-//! Which offset is the newest of each key? As far as memory allows, over as many batches as that takes.
+//! The newest offset of each key, for as many batches as memory allows.
 //!
-//! A table of its own: a map of boxed keys asks the allocator once per key, and twice the memory for short ones.
+//! A table of its own, because a map of boxed keys allocates once per key, and takes twice the
+//! memory for short keys.
 
 use std::hash::{BuildHasher, RandomState};
 
 use crate::types::Offset;
 
-/// The keys themselves, not only their hashes: two keys are never taken for one.
+/// It has the keys themselves and not only their hashes, so two keys are never taken for one.
 pub(crate) struct OffsetMap {
-    /// Open addressing, a power of two long, at most three quarters full. 0 where there is nothing; else the upper bits of
-    /// the hash, and the number of the entry plus 1.
+    /// Open addressing. The length is a power of two; at most three quarters are used. 0 in an
+    /// empty slot; otherwise the upper bits of the hash, and the number of the entry plus 1.
     slots: Vec<(u32, u32)>,
     entries: Vec<Entry>,
-    /// All keys, one behind the other.
+    /// All keys, one after the other.
     keys: Vec<u8>,
     hasher: RandomState,
     bytes_max: usize,
@@ -20,17 +21,17 @@ pub(crate) struct OffsetMap {
 
 struct Entry {
     newest: u64,
-    /// Where its key begins in `keys`; it ends where the next one begins.
+    /// The start of its key in `keys`. It ends where the next one starts.
     key_start: u64,
 }
 
 const SLOT_BYTES: usize = size_of::<(u32, u32)>();
 const ENTRY_BYTES: usize = size_of::<Entry>();
 const SLOTS_LEAST: usize = 64;
-/// Entries are counted in 32 bits, and all keys of a batch come in before anybody asks whether it is full.
+/// Entries are counted in 32 bits, and all keys of a batch are added before `is_full` is called.
 const ENTRIES_MAX: usize = 1 << 30;
 
-/// Where a key is, or would be.
+/// The slot of a key, whether the key is in the map or not.
 struct Found {
     slot: usize,
     tag: u32,
@@ -48,7 +49,7 @@ impl OffsetMap {
         }
     }
 
-    /// Notes a key at an offset that is greater than all before.
+    /// Notes a key at an offset, which must be greater than all offsets before.
     pub(crate) fn put(&mut self, key: &[u8], offset: Offset) {
         let found = self.find(key);
         if let Some(entry) = found.entry.and_then(|at| self.entries.get_mut(at)) {
@@ -66,13 +67,13 @@ impl OffsetMap {
         }
     }
 
-    /// Whether its bound is reached: of its memory, or of the keys that it can count.
+    /// Returns whether a bound is reached: of its memory, or of the number of keys.
     pub(crate) fn is_full(&self) -> bool {
         let bytes = self.keys.len() + self.entries.len() * (ENTRY_BYTES + 2 * SLOT_BYTES);
         bytes >= self.bytes_max || self.entries.len() >= ENTRIES_MAX
     }
 
-    /// The newest offset of a key, if it has one here.
+    /// Returns the newest offset of a key, if the map has the key.
     #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Offset> {
         let entry = self.entries.get(self.find(key).entry?)?;
@@ -85,7 +86,7 @@ impl OffsetMap {
         let (mut slot, tag) = (hash as usize, (hash >> 32) as u32);
         loop {
             slot &= self.slots.len().wrapping_sub(1);
-            // The mask keeps it in the table, of which a quarter is empty.
+            // The mask keeps it inside the table, a quarter of which is empty.
             let (there, number) = self.slots.get(slot).copied().unwrap_or_default();
             let Some(at) = (number as usize).checked_sub(1) else {
                 return Found { slot, tag, entry: None };
@@ -137,7 +138,7 @@ mod tests {
             let (mut map, mut expected) = (OffsetMap::new(usize::MAX), HashMap::new());
             for offset in 0..100_000 {
                 let number = random.below(keys);
-                // Of any length, also none, and of which one begins with another.
+                // Keys of any length, also empty ones, and keys that are prefixes of others.
                 let key = number.to_string().repeat((number % 4) as usize).into_bytes();
                 map.put(&key, Offset::new(offset));
                 expected.insert(key, offset);

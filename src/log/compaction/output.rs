@@ -1,5 +1,5 @@
-//! What does a cleaning write? Batches behind each other in new segments, none too large, each with its index; and before the
-//! manifest lists them, all of it is on the medium, names and bytes.
+//! The output of a compaction: batches one after the other in new segments of limited size, each
+//! with its index. Names and bytes of all of them are durable before the manifest lists them.
 
 use std::path::PathBuf;
 
@@ -25,7 +25,8 @@ pub(crate) struct Outputs<'a> {
     segment_bytes: u64,
     index_interval: u64,
     open: Option<Output>,
-    /// All that is in them is on the medium; their names are, once [`settle`](Outputs::settle) has returned.
+    /// The bytes of these segments are durable. Their names are once [`settle`](Outputs::settle)
+    /// has returned.
     pub(crate) written: Vec<Written>,
 }
 
@@ -40,9 +41,9 @@ pub(crate) struct Written {
 struct Output {
     file: Arc<dyn File>,
     about: Written,
-    /// Up to where the index has it.
+    /// The position of the last index entry.
     indexed: u64,
-    /// Not written yet.
+    /// Bytes that are not written yet.
     pending: Vec<u8>,
 }
 
@@ -61,7 +62,7 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Adds a batch, under a header made anew, to the open segment or to another one.
+    /// Adds a batch, with a new header, to the open segment or to a new one.
     pub(crate) fn put(&mut self, header: &BatchHeader, stored: &[u8], cleaned: bool) -> Result<()> {
         let state = if cleaned { SegmentState::Cleaned } else { SegmentState::Synced };
         let fits = self.open.as_ref().is_some_and(|open| {
@@ -149,16 +150,16 @@ impl<'a> Outputs<'a> {
         Ok(())
     }
 
-    /// Behind the last batch. On return all of it is on the medium.
+    /// Must be called after the last batch. On return all segments are durable.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.finish()?;
-        // IMPORTANT: before the manifest that lists them is renamed into place. Once for all of them: until then nobody
-        // misses one.
+        // IMPORTANT: sync the directory before the manifest that lists them is renamed into place.
+        // Once for all of them: until then no thread needs them.
         let dir = self.log.manifest.dir();
         self.log.ctx.storage.sync_dir(dir).map_err(|e| failed(&self.log.ctx.display(dir), e))
     }
 
-    /// Removes what was written. What stays is a leftover, which no manifest lists.
+    /// Removes the written files. One that stays is a leftover, which no manifest lists.
     pub(crate) fn remove(&self) {
         for written in self.written.iter().chain(self.open.iter().map(|open| &open.about)) {
             let _ = self.log.ctx.storage.remove_file(&written.path);
@@ -167,7 +168,7 @@ impl<'a> Outputs<'a> {
 }
 
 impl Written {
-    /// The segment, which knows where its batches lie.
+    /// Returns the segment, with its index.
     pub(crate) fn to_segment(&self, log: &Log) -> Segment {
         let segment = Segment::from_entry(log.manifest.dir(), &self.entry, None);
         let _ = segment.horizon.set(self.horizon);
@@ -176,7 +177,7 @@ impl Written {
     }
 }
 
-/// Nothing of the log has changed: "create" is not among the actions of unknown outcome.
+/// The log is unchanged: "create" is not among the actions of unknown outcome.
 fn failed(path: &std::path::Path, e: std::io::Error) -> Error {
     Error::create(path, e)
 }

@@ -1,4 +1,5 @@
-//! How fast may a compaction go? It waits where it took too much, calls back now and then, and gives up when it was overtaken.
+//! The pace of a compaction: it waits if it used too much bandwidth, calls back now and then, and
+//! stops if it was overtaken.
 
 use std::time::Duration;
 
@@ -9,14 +10,15 @@ use crate::log::Log;
 use crate::segment::Segment;
 use crate::sync::{Arc, Condvar, Mutex, Ordering, Rank};
 
-/// Where the time goes that cleaning must not take from others.
+/// Limits the work of a compaction, so that it does not slow down other threads.
 pub(crate) struct Pace<'a> {
     log: &'a Log,
     pub(crate) tick: &'a dyn Fn(),
-    /// What must stay as it is: how often the log was cut, and these segments in its list.
+    /// The conditions under which the compaction may continue: the revision is the same, and these
+    /// segments are still in the list.
     pub(crate) revision: u64,
     pub(crate) inputs: &'a [Arc<Segment>],
-    /// The partition's numbers say how far it came.
+    /// Whether the partition's statistics show the progress.
     pub(crate) is_shown: bool,
     begun: Duration,
     bytes: u64,
@@ -29,18 +31,19 @@ impl<'a> Pace<'a> {
         Pace { log, tick, revision, inputs, is_shown: false, begun, bytes: 0, ticked: 0 }
     }
 
-    /// The same pace, that looks after these inputs only.
+    /// Returns the same pace, for other inputs.
     pub(crate) fn over(&self, inputs: &'a [Arc<Segment>]) -> Self {
         Pace { inputs, ..*self }
     }
 
-    /// As [`keep`](Pace::keep), for a batch of which the header was looked at: the medium gives no less than a page.
+    /// As [`keep`](Pace::keep), for a batch of which only the header was read: a read takes at
+    /// least a page.
     pub(crate) fn pass(&mut self, header: &BatchHeader) -> Result<()> {
         const PAGE: u64 = 4096;
         self.keep(header.stored_bytes().min(PAGE))
     }
 
-    /// Notes bytes that were read or written, and waits where they were too many for the time.
+    /// Notes bytes that were read or written, and waits if they were too many for the time.
     pub(crate) fn keep(&mut self, bytes: u64) -> Result<()> {
         const TICK_BYTES: u64 = 1 << 20;
         const SLICE: Duration = Duration::from_millis(50);
@@ -77,7 +80,7 @@ impl<'a> Pace<'a> {
         if self.log.ctx.work.is_stopped() {
             return Err(Error::Closed);
         }
-        // There is no point in going on: what is written could not take the place of what was read.
+        // Stop, because the output could not replace the input any more.
         let is_gone = |segment: &Arc<Segment>| segment.retired.load(Ordering::Acquire);
         let overtaken = self.log.revision() != self.revision || self.inputs.iter().any(is_gone);
         if overtaken { Err(self.log.aborted()) } else { Ok(()) }

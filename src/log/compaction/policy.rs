@@ -1,4 +1,5 @@
-//! What is to be cleaned, when, and what stays? Decisions only: functions of what there is and what time it is.
+//! The policy of compaction: which segments are compacted, when, and which records stay. Pure
+//! functions of the segments and the time.
 
 use std::time::Duration;
 
@@ -6,17 +7,17 @@ use super::offset_map::OffsetMap;
 use crate::config::CompactionSettings;
 use crate::types::{Offset, Timestamp};
 
-/// What the decision needs to know of a sealed segment that is on the medium.
+/// The data of a durable sealed segment that the decision needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) bytes: u64,
     pub(crate) max_timestamp: Option<Timestamp>,
-    /// It was cleaned, and nothing in it since.
+    /// It was compacted, and has no newer records.
     pub(crate) cleaned: bool,
 }
 
-/// How many of the oldest segments may be cleaned: up to the first that was never cleaned and holds a record that is too
-/// young. The active segment is not among them.
+/// Returns how many of the oldest segments may be compacted: those before the first that was never
+/// compacted and has a record that is too young. The active segment is not among them.
 pub(crate) fn cleanable(settings: &CompactionSettings, segments: &[Span], now: Timestamp) -> usize {
     let oldest = now.minus(settings.min_lag);
     let too_young = |segment: &Span| {
@@ -26,21 +27,21 @@ pub(crate) fn cleanable(settings: &CompactionSettings, segments: &[Span], now: T
     segments.iter().position(too_young).unwrap_or(segments.len())
 }
 
-/// The bytes that were cleaned, and those that were not.
+/// Returns the bytes that were compacted, and those that were not.
 pub(crate) fn amounts(segments: &[Span]) -> (u64, u64) {
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
     let clean: u64 = segments.iter().take_while(|segment| segment.cleaned).map(|segment| segment.bytes).sum();
     (clean, total - clean)
 }
 
-/// The share of what was not cleaned, in millionths.
+/// Returns the share of the bytes that were not compacted, in millionths.
 pub(crate) fn dirtiness(clean: u64, dirty: u64) -> u32 {
     let (dirty, total) = (u128::from(dirty), u128::from(clean) + u128::from(dirty));
     u32::try_from((dirty * 1_000_000).checked_div(total).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
-/// Whether there is so much to clean that it is time to. Strictly more than the ratio, as in Kafka; or the oldest record
-/// that was never cleaned has waited too long.
+/// Returns whether a compaction is due: the dirty share is strictly greater than the ratio, as in
+/// Kafka, or the oldest record that was never compacted has waited too long.
 pub(crate) fn is_due(
     settings: &CompactionSettings,
     clean: u64,
@@ -53,8 +54,8 @@ pub(crate) fn is_due(
     dirty > 0 && (dirtiness(clean, dirty) > settings.min_dirty_ratio || overdue)
 }
 
-/// When a log is cleaned again of which a cleaning has failed. Each writes as much as it reads before it fails, if that is for
-/// lack of room: others had better find some.
+/// When a log is compacted again after a failure. A failed compaction has written as much as it
+/// read if the disk is full, so other logs should be compacted first.
 #[derive(Default)]
 pub(crate) struct Retries {
     failures: u32,
@@ -65,8 +66,8 @@ pub(crate) struct Retries {
 impl Retries {
     const DELAY_MAX: Duration = Duration::from_secs(600);
 
-    /// Notes a failure. The first is forgiven: it is tried again with the next upkeep, which comes `every` so often; then the
-    /// delay begins with that, and doubles.
+    /// Notes a failure. After the first, the next maintenance tries again, after `every`. Then the
+    /// delay begins with `every`, and doubles.
     pub(crate) fn failed(&mut self, now: Duration, every: Duration) {
         let delay = match self.failures.checked_sub(1) {
             None => Duration::ZERO,
@@ -81,8 +82,9 @@ impl Retries {
     }
 }
 
-/// Whether a record before the end of the map stays: if it has a key of which there is none newer, and is no tombstone
-/// whose time is over. A `horizon` is when that is.
+/// Returns whether a record before the end of the map stays: it must have a key, there must be no
+/// newer record of that key, and it must not be an expired tombstone. `horizon` is the time at
+/// which it expires.
 pub(crate) fn stays(
     map: &OffsetMap,
     key: Option<&[u8]>,

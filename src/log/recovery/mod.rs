@@ -1,14 +1,16 @@
-//! What is in a partition's directory, and what of it counts? Opening after a clean close, and after anything else.
+//! Recovery of a partition's directory: opening after a clean close, and after a crash.
 //!
-//! After a clean close the checkpoint names the end of the active segment and nothing is read. After anything else every
-//! segment that is not known to be synced is read from the last durable point on, batch by batch. Where that stops
-//! making sense, a later batch that says "everything up to here was durable when I was written" makes it a
-//! corruption, and nothing is touched; without such a witness it is a torn tail, which is kept aside, cut and reported.
-//! What is accepted is written again and synced before anybody may read it. See FORMAT.md, "Crash safety".
+//! After a clean close the checkpoint has the end of the active segment, and nothing is read.
+//! Otherwise every segment that is not known to be synced is read from the last durable point on,
+//! batch by batch. If a batch is invalid, a later batch whose `synced_upto` covers it makes this a
+//! corruption, and nothing is changed. Without such a witness it is a torn tail, which is copied
+//! aside, truncated and reported. The accepted batches are written again and synced before any
+//! reader may read them. See FORMAT.md, "Crash safety".
 //!
-//! Two halves, one after the other. [`Recoverer::inspect`] reads and decides: how far the log makes sense, what was accepted, and
-//! whether it ends there, in a torn tail, or in damage. It writes nothing and reports nothing, so it serves whoever only
-//! wants to know. [`Recoverer::repair`] acts on that. The decisions are here; [`scan`] reads, [`repair`] writes.
+//! There are two steps. [`Recoverer::inspect`] reads and decides: how far the log is valid, which
+//! batches are accepted, and whether it ends there, in a torn tail, or in damage. It writes nothing
+//! and reports nothing, so a verifier can use it too. [`Recoverer::repair`] acts on the result. The
+//! decisions are in this file; [`scan`] reads, [`repair`] writes.
 
 mod repair;
 mod scan;
@@ -32,31 +34,32 @@ use crate::storage::{File, read_file};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// What the broker's checkpoint says of a partition.
+/// The entry of a partition in the broker's checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Note<'a> {
     pub(crate) entry: &'a CheckpointEntry,
-    /// Whether it was written by a clean close: then it names the very end.
+    /// Whether a clean close wrote it. Then it has the end of the log.
     pub(crate) clean: bool,
 }
 
-/// A partition whose directory has been made sense of.
+/// A partition after its recovery.
 pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// Where appending goes on. All before it is on the medium.
+    /// The point where appending continues. All batches before it are durable.
     pub(crate) point: Point,
-    /// Set if bytes are damaged that had been durable: the partition is for reading only, up to `point.end`.
+    /// Set if durable bytes are damaged: then the partition is read-only, up to `point.end`.
     pub(crate) damage: Option<Error>,
-    /// Whether there is a side file of named producers.
+    /// Whether there is a side file of idempotent producers.
     pub(crate) has_senders: bool,
     pub(crate) tail: Tail,
 }
 
-/// Opens the directory of a partition that has this manifest.
+/// Opens the directory of a partition with this manifest.
 ///
 /// # Errors
-/// The medium refused something, or a file is of an unsupported format: nothing of the partition can be used. Nothing that holds records has been changed.
+/// An I/O error, or a file of an unsupported format: nothing of the partition can be used. No file
+/// with records has been changed.
 pub(crate) fn recover(
     ctx: &Context,
     journal: &dyn LogJournal,
@@ -68,8 +71,8 @@ pub(crate) fn recover(
 ) -> Result<Recovered> {
     let Found { present, leftovers } = survey(ctx, dir, &manifest, report)?;
     let recovered = repair_or_trust(ctx, journal, identity, dir, manifest, note, &present, report)?;
-    // IMPORTANT: last, and only where all is well. The manifest that does not list them is on the
-    // medium: the opening has synced its directory, or the repair has replaced it.
+    // IMPORTANT: last, and only if there is no damage. The manifest that does not list them must be
+    // durable: the opening has synced its directory, or the repair has replaced it.
     if recovered.damage.is_none() {
         remove_leftovers(ctx, &recovered.manifest, leftovers, report);
     }
@@ -95,19 +98,20 @@ fn repair_or_trust(
     Ok(Recovered { has_senders, ..recovered })
 }
 
-/// How far a log makes sense, as an opening would find it.
+/// The result of an inspection.
 pub(crate) struct Look {
-    /// Where it ends.
+    /// The end of the log.
     pub(crate) end: Offset,
-    /// Where in the active segment that is, if the broker was closed there: what lies after it is no record.
+    /// The position of the end in the active segment, if the broker was closed there. Bytes after
+    /// it are no records.
     pub(crate) closed_at: Option<u64>,
-    /// Where an opening would cut it, and why: which segment, at which position.
+    /// Where an opening would truncate the log, and why: index of the segment, and position.
     pub(crate) torn: Option<(usize, u64, String)>,
-    /// Why an opening would call it damaged.
+    /// Why an opening would report it as damaged.
     pub(crate) damage: Option<Error>,
 }
 
-/// Looks at the directory of a partition as an opening would, and changes nothing.
+/// Inspects the directory of a partition as an opening would. Changes nothing.
 ///
 /// # Errors
 /// As [`recover`].
@@ -133,12 +137,13 @@ pub(crate) fn look(
     Ok(look)
 }
 
-/// The segments of a manifest, each knowing what the one before it was.
+/// Returns the segments of a manifest. Each has the end of the segment before it.
 pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
     let mut previous: Option<(Offset, u32)> = None;
     let mut segments = Vec::with_capacity(manifest.segments.len());
     for entry in &manifest.segments {
-        // A reset leaves a gap, and a compacted file has another last batch: then there is nothing to compare.
+        // A reset leaves a gap, and a compacted file has another last batch. Then there is nothing
+        // to compare.
         let follows = previous.filter(|(end, _)| *end == entry.base_offset && entry.generation == 0);
         segments.push(Arc::new(Segment::from_entry(dir, entry, follows)));
         previous = (entry.generation == 0).then_some((entry.end_offset, entry.last_crc));
@@ -146,10 +151,10 @@ pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> 
     segments
 }
 
-/// Reads a manifest, whichever partition it is of.
+/// Reads a manifest of any partition.
 ///
 /// # Errors
-/// It is damaged or of an unsupported format, or cannot be read.
+/// The manifest is damaged, of an unsupported format, or cannot be read.
 pub(crate) fn decode_manifest(ctx: &Context, path: &Path) -> Result<Manifest> {
     const LIMIT: u64 = 256 << 20;
     let bytes = read_file(&*ctx.storage, path, LIMIT)
@@ -157,10 +162,11 @@ pub(crate) fn decode_manifest(ctx: &Context, path: &Path) -> Result<Manifest> {
     Manifest::decode(&bytes).map_err(|m| malformed(ctx, path, 0, &m))
 }
 
-/// Reads a partition's manifest. Nothing is changed.
+/// Reads a partition's manifest. Changes nothing.
 ///
 /// # Errors
-/// It is missing, damaged or of an unsupported format, or cannot be read: nothing of the partition can be used.
+/// The manifest is missing, damaged, of an unsupported format, or cannot be read: nothing of the
+/// partition can be used.
 pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> Result<Manifest> {
     let path = dir.join(names::MANIFEST);
     let manifest = decode_manifest(ctx, &path).map_err(|error| match error {
@@ -180,13 +186,13 @@ pub(crate) fn read_manifest(ctx: &Context, identity: &Identity, dir: &Path) -> R
 
 /// The files of a partition.
 struct Found {
-    /// The segments that the manifest lists, and the side file of named producers.
+    /// The segments that the manifest lists, and the side file of idempotent producers.
     present: HashSet<PathBuf>,
-    /// Files that an interrupted roll, cut or deletion left.
+    /// Files left by an interrupted roll, truncation or deletion.
     leftovers: Vec<PathBuf>,
 }
 
-/// Looks at which files there are, and names those that are foreign.
+/// Lists the files of the directory, and reports those that are not this library's.
 fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenReport) -> Result<Found> {
     let listed: HashSet<(Offset, u32)> =
         manifest.segments.iter().map(|s| (s.base_offset, s.generation)).collect();
@@ -201,8 +207,8 @@ fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenRepor
             {
                 present.insert(path);
             }
-            // No acknowledged record is in a segment before the manifest lists it, nor after it was
-            // dropped.
+            // No acknowledged record is in a segment before the manifest lists it, or after the
+            // manifest dropped it.
             PartitionFile::Segment { .. } | PartitionFile::Temporary if !entry.is_dir => leftovers.push(path),
             PartitionFile::Index { base, generation } | PartitionFile::Keys { base, generation }
                 if !entry.is_dir =>
@@ -225,8 +231,8 @@ fn survey(ctx: &Context, dir: &Path, manifest: &Manifest, report: &mut OpenRepor
     Ok(Found { present, leftovers })
 }
 
-/// Removes files that no manifest lists. One that cannot be removed is reported, and met again by the
-/// next opening.
+/// Removes files that no manifest lists. A file that cannot be removed is reported, and tried again
+/// by the next opening.
 fn remove_leftovers(ctx: &Context, manifest: &Manifest, leftovers: Vec<PathBuf>, report: &mut OpenReport) {
     // A repair may have made a segment of that name since.
     let listed = |path: &Path| {
@@ -252,7 +258,7 @@ fn remove_leftovers(ctx: &Context, manifest: &Manifest, leftovers: Vec<PathBuf>,
 #[derive(Clone)]
 struct Recoverer<'a> {
     ctx: &'a Context,
-    /// None for a caller that only looks.
+    /// `None` for an inspection only.
     journal: Option<&'a dyn LogJournal>,
     identity: &'a Arc<Identity>,
     seed: Seed,
@@ -261,58 +267,59 @@ struct Recoverer<'a> {
     segments: Vec<Arc<Segment>>,
 }
 
-/// What an inspection found. Nothing on the medium has been changed.
+/// The result of an inspection. Nothing on disk has been changed.
 struct Inspection {
-    /// Behind the last batch that is part of the log. Of a damaged log its `end` is behind everything that is known of.
+    /// The point after the last batch of the log. In a damaged log its `end` is after all known
+    /// offsets.
     point: Point,
-    /// What was read and is part of the log, but not known to be on the medium.
+    /// The ranges that were read and are part of the log, but are not known to be durable.
     accepted: Vec<(Arc<Segment>, u64, u64)>,
-    /// What was found of transactions, from where reading began.
+    /// The transactions found from the position where reading began.
     tail: Tail,
     verdict: Verdict,
 }
 
-/// What is to be done about it.
+/// The decision.
 enum Verdict {
-    /// Nothing: the broker was closed there.
+    /// The broker was closed there: there is nothing to do.
     Closed,
-    /// The log ends there. What was accepted is to be made durable.
+    /// The log ends there. The accepted ranges must be made durable.
     Whole,
-    /// A crash left something there that is to be cut off.
+    /// A crash has left bytes there, which must be truncated.
     Torn(Break, Behind),
-    /// Bytes that were on the medium are damaged: nothing may be changed.
+    /// Durable bytes are damaged: nothing may be changed.
     Damaged(Error),
 }
 
 /// Where and why a scan stopped before the end.
 struct Break {
-    /// Which segment.
+    /// The index of the segment.
     at: usize,
     position: u64,
     what: String,
     /// The end of the damaged batch, if its header could be read.
     header_end: Option<Offset>,
-    /// No crash leaves this, so it is damage without any further witness.
+    /// No crash leaves this, so it is damage without a witness.
     is_damage: bool,
 }
 
-/// What lies behind a break.
+/// The batches after a break.
 #[derive(Default)]
 struct Behind {
-    /// The largest `synced_upto` of a later batch, and where that batch begins.
+    /// The largest `synced_upto` of a later batch, and the base offset of that batch.
     synced_upto: Option<(Offset, Offset)>,
     /// The base offset of the first later batch.
     resume: Option<Offset>,
-    /// Behind the last offset of any later batch.
+    /// The offset after the last offset of all later batches.
     end: Option<Offset>,
 }
 
-/// How far a scan got.
+/// The result of a scan.
 struct Scanned {
     point: Point,
     accepted: Vec<(Arc<Segment>, u64, u64)>,
     broken: Option<Break>,
-    /// What it found of transactions.
+    /// The transactions that it found.
     tail: Tail,
 }
 
@@ -321,16 +328,17 @@ impl Recoverer<'_> {
         self.segments.last().is_some_and(|last| is_of(entry, last))
     }
 
-    /// Reads what is not known to be on the medium, and decides what it is. Nothing is written, cut or reported.
-    /// `present` are the segment files that are there.
+    /// Reads the bytes that are not known to be durable, and decides. Writes, truncates and reports
+    /// nothing. `present` are the existing segment files.
     ///
     /// # Errors
-    /// The medium refused something, or a file is of an unsupported format.
+    /// An I/O error, or a file of an unsupported format.
     fn inspect(&self, present: &HashSet<PathBuf>, note: Option<Note<'_>>) -> Result<Inspection> {
         if let Some(missing) = self.segments.iter().find(|segment| !present.contains(&segment.path)) {
             let what = "the manifest lists it and it is missing";
             let found = self.damaged(corrupt(self.ctx, &missing.path, 0, what), None);
-            // IMPORTANT: what the checkpoint knows of was given out, whatever has become of it.
+            // IMPORTANT: include the end in the checkpoint. Offsets before it were assigned, even
+            // if their records are lost.
             let noted = note
                 .map(|note| note.entry)
                 .filter(|entry| self.segments.iter().any(|segment| is_of(entry, segment)));
@@ -343,10 +351,10 @@ impl Recoverer<'_> {
         }
     }
 
-    /// Acts on what an inspection found.
+    /// Acts on the result of an inspection.
     ///
     /// # Errors
-    /// The medium refused something.
+    /// An I/O error.
     fn repair(self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
         match found.verdict {
             Verdict::Closed => {
@@ -383,7 +391,7 @@ impl Recoverer<'_> {
         }
     }
 
-    /// After a clean close: the end is where the checkpoint says.
+    /// After a clean close: the end is the one in the checkpoint.
     fn trust(&self, entry: &CheckpointEntry) -> Result<Inspection> {
         let point = point_of(entry);
         let Some(active) = self.segments.last().cloned() else { return self.no_segments() };
@@ -405,8 +413,8 @@ impl Recoverer<'_> {
         })
     }
 
-    /// What is wrong with the header of a segment that is not read from its beginning. Appending goes on in it: it had
-    /// better be ours, and of a version that we know.
+    /// Returns the damage of the header of a segment that is not read from its beginning. Appending
+    /// continues in the segment, so it must belong to this log and have a known version.
     fn header_damage(&self, segment: &Arc<Segment>) -> Result<Option<Error>> {
         match segment.check_header(self.ctx, self.identity) {
             Ok(()) => Ok(None),
@@ -415,11 +423,12 @@ impl Recoverer<'_> {
         }
     }
 
-    /// After anything else: read what is not known to be synced, and decide.
+    /// After anything but a clean close: reads the bytes that are not known to be synced, and
+    /// decides.
     fn scan(&self, entry: Option<&CheckpointEntry>) -> Result<Inspection> {
         let (first, from) = self.scan_start(entry);
         if from.position > FIRST_BATCH {
-            // What is before was on the medium, and no torn tail can begin there.
+            // Bytes before it were durable, and no torn tail can begin there.
             let segment = self.segment(first)?;
             let len = self.len(&*self.open(&segment)?, &segment)?;
             if len < from.position {
@@ -469,8 +478,8 @@ impl Recoverer<'_> {
         if let Err(error) = self.check_journal(&tail) {
             return Ok(Inspection { tail, ..self.damaged(error, Some(point)) });
         }
-        // A cut drops the segments after the break. Their headers were on the medium before the manifest
-        // listed them.
+        // A truncation drops the segments after the break. Their headers were durable before the
+        // manifest listed them, so a damaged one is damage.
         for segment in self.segments.iter().skip(broken.at + 1) {
             if let Some(error) = self.header_damage(segment)? {
                 let end = behind.end.unwrap_or(point.end).max(point.end);
@@ -481,8 +490,9 @@ impl Recoverer<'_> {
         Ok(Inspection { point, accepted, tail, verdict: Verdict::Torn(broken, behind) })
     }
 
-    /// Whether the journal still has the records of the transactions that were found here. IMPORTANT: asked before anything is
-    /// cut here, because a cut may take the batch that proves that a record is missing.
+    /// Checks that the journal still has the records of the transactions found here. IMPORTANT:
+    /// must be called before anything is truncated, because a truncation may remove the batch that
+    /// proves that a record is missing.
     fn check_journal(&self, tail: &Tail) -> Result<()> {
         match self.journal {
             Some(journal) => journal.check_records(self.identity, tail, self.manifest.log_start),
@@ -490,11 +500,12 @@ impl Recoverer<'_> {
         }
     }
 
-    /// The last point known to be durable: that of the checkpoint, or else the first segment not known to be synced.
+    /// Returns the last point known to be durable: that of the checkpoint, or else the start of the
+    /// first segment not known to be synced.
     fn scan_start(&self, entry: Option<&CheckpointEntry>) -> (usize, Point) {
         let noted = entry.and_then(|entry| {
             let at = self.segments.iter().position(|segment| is_of(entry, segment))?;
-            // A segment that was cut since ends before the note.
+            // A segment that was truncated since ends before the checkpoint's point.
             let holds = self.segments.get(at)?.end().is_none_or(|end| entry.end_offset <= end);
             holds.then(|| (at, point_of(entry)))
         });
@@ -513,7 +524,8 @@ impl Recoverer<'_> {
         }
     }
 
-    /// What is found of a partition in which bytes are damaged that had been durable. `known` is how far it was read.
+    /// Returns the inspection of a partition with damage in durable bytes. `known` is the point up
+    /// to which it was read.
     fn damaged(&self, error: Error, known: Option<Point>) -> Inspection {
         let point = known.unwrap_or_else(|| {
             let base = self.segments.last().map_or(self.manifest.log_start, |last| last.base);
@@ -527,7 +539,7 @@ impl Recoverer<'_> {
         }
     }
 
-    /// A partition that can be read, around the damage, and not appended to. Nothing on the medium is changed.
+    /// Leaves a partition unchanged. It can be read around the damage, and takes no appends.
     fn leave(self, point: Point, tail: Tail, error: Error) -> Result<Recovered> {
         if let Some(active) = self.segments.last()
             && let Ok(file) = self.open(active)
@@ -539,8 +551,8 @@ impl Recoverer<'_> {
         Ok(self.recovered(point, tail, Some(error)))
     }
 
-    /// A torn tail that cannot be cut for lack of room: the log can be read up to there. Nothing on the
-    /// medium is changed, and the next opening with room does the rest.
+    /// Leaves a torn tail that cannot be truncated for lack of room. The log can be read up to it.
+    /// Nothing on disk is changed, and the next opening with room truncates it.
     fn leave_torn(mut self, at: usize, found: &Inspection, error: Error) -> Recovered {
         self.ctx.reserve.note_full();
         self.segments.truncate(at + 1);
@@ -595,7 +607,8 @@ impl Recoverer<'_> {
     }
 }
 
-/// Whether a checkpoint speaks of this segment. IMPORTANT: not of another one of its name, that was cut off since.
+/// Returns whether a checkpoint's entry is of this segment. IMPORTANT: compare the epoch too,
+/// because a truncated segment may have had the same name.
 fn is_of(entry: &CheckpointEntry, segment: &Segment) -> bool {
     (entry.base_offset, entry.generation, entry.log_epoch)
         == (segment.base, segment.generation, segment.epoch)

@@ -1,5 +1,6 @@
-//! How is a partition made fit to go on? What was accepted is written again; of what was torn the bytes are kept aside, the
-//! log ends before it, and appending goes on in a new segment.
+//! Repairs a partition so that it can take appends. The accepted ranges are written again. The
+//! bytes of a torn tail are copied aside, the log ends before it, and appending continues in a new
+//! segment.
 
 use std::path::PathBuf;
 
@@ -15,8 +16,9 @@ use crate::stats::{Cut, Event, OpenReport};
 use crate::sync::Arc;
 
 impl Recoverer<'_> {
-    /// Writes what was accepted again and syncs it: after a failed sync, or a kill, the medium may lack what the page
-    /// cache shows, and only written bytes are synced. The names were made durable before.
+    /// Writes the accepted ranges again and syncs them: after a failed sync, or a kill, the disk
+    /// may lack bytes that the page cache has, and a sync writes only dirty pages. The names were
+    /// made durable before.
     pub(super) fn make_durable(&self, accepted: &[(Arc<Segment>, u64, u64)]) -> Result<()> {
         for (segment, from, to) in accepted {
             let file = self.open(segment)?;
@@ -25,14 +27,14 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// What the manifest may say of a segment that has been checked and written again. IMPORTANT: not that it need never
-    /// be read again, while it has to be seen yet whether the transactions in it happened: a crash before that is settled
-    /// must find them once more.
+    /// Returns the state of a segment that has been checked and written again. IMPORTANT: it must
+    /// not be `Synced` while the outcome of transactions in it is not settled, because after a
+    /// crash the next opening must find them again.
     pub(super) fn state_of_checked(found: &Inspection) -> SegmentState {
         if found.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
     }
 
-    /// Goes on in the active segment: nothing was cut.
+    /// Continues in the active segment: nothing was truncated.
     pub(super) fn resume(mut self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
         let mut changed = false;
         let before = self.manifest.clone();
@@ -47,12 +49,13 @@ impl Recoverer<'_> {
         if let Err(error) = &written
             && error.is_full()
         {
-            // They are read again by the next opening.
+            // The next opening reads them again.
             self.ctx.reserve.note_full();
             self.manifest = before;
         } else if changed {
             written?;
-            // Their states are read from the manifest; all that was noted on the active one is kept.
+            // Take their states from the manifest, but keep the active segment, which has state
+            // from the scan.
             let active = self.segments.pop();
             self.segments = segments_of(self.dir, &self.manifest);
             if let (Some(active), Some(last)) = (active, self.segments.last_mut()) {
@@ -63,7 +66,8 @@ impl Recoverer<'_> {
         Ok(self.recovered(found.point, found.tail, None))
     }
 
-    /// Cuts a torn tail: keeps its bytes aside, ends the log before it, raises the epoch and goes on in a new segment.
+    /// Truncates a torn tail: copies its bytes aside, ends the log before it, raises the epoch, and
+    /// continues in a new segment.
     pub(super) fn cut(
         mut self,
         found: &Inspection,
@@ -74,13 +78,13 @@ impl Recoverer<'_> {
         let point = found.point;
         let (bytes, kept) = self.keep_aside(broken)?;
         let torn = self.segment(broken.at)?;
-        // What the manifest knows to have been here, even where nothing of it can be read.
+        // Offsets that the manifest lists as written, even if none of their records can be read.
         let cut_entries = self.manifest.segments.iter().skip(broken.at);
         let sealed_end = cut_entries.filter(|s| s.state != SegmentState::Active).map(|s| s.end_offset).max();
         let known_end = behind.end.max(sealed_end).filter(|end| *end > point.end);
         let dropped: Vec<Arc<Segment>> = self.segments.iter().skip(broken.at + 1).cloned().collect();
         self.manifest.segments.truncate(broken.at + 1);
-        // Offsets before the log start have been given out, whatever became of their records.
+        // Offsets before the log start were assigned, even if their records are lost.
         let base = point.end.max(self.manifest.log_start);
         let mut gone = dropped;
         if point.position > FIRST_BATCH {
@@ -112,7 +116,7 @@ impl Recoverer<'_> {
         });
         listed.map_err(|failed| failed.error)?;
         for segment in gone {
-            // Named as leftovers by the next open if this fails.
+            // If this fails, the next opening removes them as leftovers.
             let _ = self.ctx.storage.remove_file(&segment.path);
             let _ = self.ctx.storage.remove_file(&segment.index_path());
             let _ = self.ctx.storage.remove_file(&segment.keys_path());
@@ -138,8 +142,8 @@ impl Recoverer<'_> {
         Ok(self.recovered(point, found.tail.clone(), None))
     }
 
-    /// Copies every byte that a cut will take into files beside the segments. Answers how many bytes that were, without
-    /// trailing zeros, and the first copy.
+    /// Copies all bytes that a truncation will drop into files next to the segments. Returns their
+    /// number, without trailing zeros, and the path of the first copy.
     pub(super) fn keep_aside(&self, broken: &Break) -> Result<(u64, Option<PathBuf>)> {
         let (mut total, mut first) = (0, None);
         for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {

@@ -1,5 +1,5 @@
-//! How far does a partition make sense? Reading what is not known to be on the medium, batch by batch, up to the end or to a
-//! break, and looking for what lies behind that.
+//! Scans a partition: reads the bytes that are not known to be durable, batch by batch, up to the
+//! end or to a break, and searches for batches after a break.
 
 use super::transactions::Tail;
 use super::{Behind, Break, Recoverer, Scanned};
@@ -22,9 +22,9 @@ impl Recoverer<'_> {
             }
             let begin = point.position;
             let broken = self.read_segment(at, segment, &mut point, &mut tail)?;
-            // What the manifest calls synced is, whatever comes before it.
+            // A segment that the manifest lists as synced is durable, whatever is before it.
             if !segment.is_synced() && point.position > begin {
-                // The header was on the medium before the manifest listed the segment.
+                // The header was durable before the manifest listed the segment.
                 accepted.push((segment.clone(), begin, point.position));
             }
             if broken.is_some() {
@@ -34,7 +34,7 @@ impl Recoverer<'_> {
         Ok(Scanned { point, accepted, broken: None, tail })
     }
 
-    /// Walks one segment from `point` on and moves the point behind the last good batch.
+    /// Walks one segment from `point` on, and moves the point past the last valid batch.
     pub(super) fn read_segment(
         &self,
         at: usize,
@@ -49,7 +49,7 @@ impl Recoverer<'_> {
         let broken = |position, what: &str, header_end| {
             Ok(Some(Break { at, position, what: what.to_string(), header_end, is_damage: false }))
         };
-        // IMPORTANT: never a torn tail. The header was on the medium before the manifest listed the
+        // IMPORTANT: never a torn tail. The header was durable before the manifest listed the
         // segment.
         let bad_header = |what: &str| {
             let what = format!("a listed segment has no valid header: {what}");
@@ -67,8 +67,9 @@ impl Recoverer<'_> {
                 Err(m) => return bad_header(m.what),
             }
         }
-        // IMPORTANT: only once all of it was read does the segment hear how far. Where a scan stops at damage, its indexes
-        // are missing up to its size, as they were before: there may be any number of records behind.
+        // IMPORTANT: set the segment's size only after all of it was read. If a scan stops at
+        // damage, the indexes stay marked as missing up to the old size, because there may be many
+        // records after the damage.
         let mut walk = Walker::new(self.ctx, self.seed, segment, source, point.position, limit);
         loop {
             let position = walk.position;
@@ -77,7 +78,7 @@ impl Recoverer<'_> {
                 Ok(None) => break,
                 Err(HeaderError::Malformed(m)) if m.unsupported.is_none() => {
                     if !segment.is_sealed() && walk.source.is_zero(self.ctx, position, limit)? {
-                        // Nothing was ever written here: the end.
+                        // Nothing was ever written here: this is the end.
                         break;
                     }
                     return broken(position, m.what, None);
@@ -118,7 +119,7 @@ impl Recoverer<'_> {
         Ok(None)
     }
 
-    /// Looks for batches behind a break: witnesses, and what a cut would take.
+    /// Searches for batches after a break: witnesses, and batches that a truncation would drop.
     pub(super) fn look_behind(&self, broken: &Break, expected: Offset) -> Result<Behind> {
         let mut behind = Behind { end: broken.header_end.filter(|end| *end > expected), ..Behind::default() };
         for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {
@@ -131,7 +132,8 @@ impl Recoverer<'_> {
             let wanted = |met: &Met| {
                 self.manifest.fits_epoch(segment.epoch, &met.header) && met.header.base_offset >= expected
             };
-            // IMPORTANT: a header that this build does not understand ends it, because nothing of it may be truncated.
+            // IMPORTANT: a header that this build does not support ends the search with an error,
+            // because a batch that it does not support must not be truncated.
             while let Some(met) = walk.find(walk.position, wanted).map_err(|failed| walk.error(failed))? {
                 let header = &met.header;
                 behind.synced_upto = behind.synced_upto.max(Some((header.synced_upto, header.base_offset)));

@@ -1,14 +1,14 @@
-//! What a scan finds of transactions in one log, to be compared with the records of the journal.
+//! The transactions that a scan finds in one log, for comparison with the records of the journal.
 
 use crate::format::batch::BatchHeader;
 use crate::types::Offset;
 
-/// What a scan found at the end of a log that was not closed.
+/// The transactions at the end of a log that was not closed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
-    /// Everything before was known to be on the medium.
+    /// All batches before it were known to be durable.
     pub(crate) from: Offset,
-    /// The batches of transactions after it, in their order.
+    /// The batches of transactions after it, in order.
     pub(crate) transactions: Vec<Found>,
 }
 
@@ -18,9 +18,9 @@ pub(crate) struct Found {
     pub(crate) base: Offset,
     pub(crate) end: Offset,
     pub(crate) id: u64,
-    /// The base offset of a later batch whose `synced_upto` covers this one. A log calls nothing
-    /// durable before the records of its transactions are, so such a batch proves that the
-    /// journal's record was on the medium.
+    /// The base offset of a later batch whose `synced_upto` covers this one. A log moves its
+    /// durable end only after the records of its transactions are durable, so such a batch proves
+    /// that the journal's record was durable.
     pub(crate) witness: Option<Offset>,
 }
 
@@ -38,11 +38,11 @@ impl Tail {
         }
     }
 
-    /// Notes that a later batch, at `witness`, says that everything before `synced_upto` was on the
-    /// medium.
+    /// Notes that a later batch, at `witness`, proves that all records before `synced_upto` were
+    /// durable.
     pub(crate) fn attest(&mut self, witness: Offset, synced_upto: Offset) {
-        // They are in the order of their offsets, so those that have a witness come first. From the
-        // newest on, because the older ones of a long log are covered already.
+        // They are in the order of their offsets, so those with a witness come first. Start with
+        // the newest, because the older ones of a long log are covered already.
         let covered = self.transactions.partition_point(|found| found.end <= synced_upto);
         let newly =
             self.transactions.iter_mut().take(covered).rev().take_while(|found| found.witness.is_none());
