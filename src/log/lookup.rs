@@ -17,7 +17,7 @@ use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
 /// The visible part of a segment.
-struct Span {
+struct VisibleSpan {
     segment: Arc<Segment>,
     from: Offset,
     until: Offset,
@@ -114,12 +114,16 @@ impl Log {
 
     /// Calls `at` with the segments that have visible records, oldest first. Calls it again if
     /// retention or a replacement removed one of them meanwhile.
-    fn look<T>(&self, mut at: impl FnMut(&mut [Span]) -> Result<T>) -> Result<T> {
+    fn look<T>(&self, mut at: impl FnMut(&mut [VisibleSpan]) -> Result<T>) -> Result<T> {
         self.consistently(|| at(&mut spans_of(&self.list.view())).map(Some))
     }
 
     /// Returns the first record of a segment with a timestamp of at least `time`.
-    fn first_in(self: &Arc<Self>, span: &Span, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
+    fn first_in(
+        self: &Arc<Self>,
+        span: &VisibleSpan,
+        time: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>> {
         let from = span.segment.seek_time(self.ctx(), self.identity(), time)?.max(span.from);
         if from >= span.until {
             return Ok(None);
@@ -140,7 +144,7 @@ impl Log {
     }
 
     /// Returns the first of the records of a segment with the greatest timestamp.
-    fn latest_in(self: &Arc<Self>, span: &Span) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
+    fn latest_in(self: &Arc<Self>, span: &VisibleSpan) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
         if let Some(max) = span.max_timestamp
             && let Some((offset, timestamp)) = self.first_in(span, max)?
         {
@@ -189,10 +193,10 @@ impl Log {
 }
 
 /// Returns the segments with visible records, oldest first.
-fn spans_of(view: &View) -> Vec<Span> {
+fn spans_of(view: &View) -> Vec<VisibleSpan> {
     // Load the end before the times: then every visible record before the end is covered by them.
     let (end, start) = (view.ends.visible(), view.log_start);
-    let span = |segment: &Arc<Segment>| Span {
+    let span = |segment: &Arc<Segment>| VisibleSpan {
         segment: segment.clone(),
         from: segment.base.max(start),
         until: segment.end().unwrap_or(end).min(end),

@@ -219,7 +219,7 @@ pub(crate) struct Involved {
 
 /// The state of a part of a transaction in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Presence {
     /// The batch is there, or was there and has been deleted since.
     Present,
     /// The batch would be the next one.
@@ -281,18 +281,18 @@ impl Log {
         self.check_writable().is_ok()
     }
 
-    pub(crate) fn place_of(&self, part: &CommittedPart<'_>, id: u64) -> Place {
+    pub(crate) fn presence_of(&self, part: &CommittedPart<'_>, id: u64) -> Presence {
         let (base, end) = (part.base_offset, self.bounds().log_end);
         let tail = &self.recovered;
         if !self.is_usable() || base < self.log_start() || (base < tail.from && base < end) {
-            return Place::Present;
+            return Presence::Present;
         }
         if base == end {
-            return Place::Next;
+            return Presence::Next;
         }
         let there = base < end
             && tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id)).is_ok();
-        if there { Place::Present } else { Place::Elsewhere }
+        if there { Presence::Present } else { Presence::Elsewhere }
     }
 
     /// Appends a batch of the journal at the log's end. Returns the new log end.

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn by_size_at_least_the_bound_stays() {
+    fn by_size_at_least_the_bound_is_kept() {
         let segments = [span(5, 5, 0), span(10, 5, 0), span(15, 5, 0)];
         for (bytes, expected) in [(u64::MAX, 0), (15, 0), (11, 0), (10, 1), (6, 1), (5, 2), (1, 2), (0, 3)] {
             assert_eq!(gone(Retention::for_bytes(bytes), &segments), expected, "{bytes}");

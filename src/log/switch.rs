@@ -43,7 +43,7 @@ pub(crate) struct FirstBatch {
 }
 
 /// A segment that is durable, and that no manifest lists yet.
-pub(crate) struct Begun<'a> {
+pub(crate) struct UnlistedSegment<'a> {
     ctx: &'a Context,
     pub(crate) entry: SegmentEntry,
     /// The point in it where appending continues.
@@ -71,13 +71,18 @@ impl NextSegment {
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error: no file is left.
-    pub(crate) fn begin<'a>(&self, ctx: &'a Context, identity: &Identity, dir: &Path) -> Result<Begun<'a>> {
+    pub(crate) fn begin<'a>(
+        &self,
+        ctx: &'a Context,
+        identity: &Identity,
+        dir: &Path,
+    ) -> Result<UnlistedSegment<'a>> {
         let file = create_segment(ctx, dir, &self.header(ctx, identity))?;
         let entry = active_entry(self.base, self.generation, self.epoch);
         // The batch before it is known only if the segment is the first of its name.
         let previous =
             (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
-        Ok(Begun {
+        Ok(UnlistedSegment {
             ctx,
             entry,
             point: Point::start_of(self.base, self.generation, self.epoch, self.prev_crc),
@@ -87,7 +92,7 @@ impl NextSegment {
     }
 }
 
-impl Begun<'_> {
+impl UnlistedSegment<'_> {
     /// Writes the first batch, durably.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl Begun<'_> {
             }
             return Err(failed);
         }
-        let Begun { ctx, segment, file, point, .. } = self;
+        let UnlistedSegment { ctx, segment, file, point, .. } = self;
         segment.adopt_file(ctx, file);
         if point.position > FIRST_BATCH {
             segment.grow(point.position, point.max_timestamp);

@@ -156,7 +156,7 @@ fn every_offset_is_a_place_to_start_from() {
 }
 
 #[test]
-fn the_tail_cache_serves_readers_that_are_there_and_never_passes_over_what_it_lacks() {
+fn the_tail_cache_serves_readers_at_the_end_and_skips_no_batch() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     let reader = Arc::new(crate::engine::Waiter::default());
@@ -235,7 +235,7 @@ fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
 }
 
 #[test]
-fn a_full_disk_leaves_the_log_as_it_was() {
+fn a_full_disk_leaves_the_log_unchanged() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     fill(&log, 10);
@@ -261,7 +261,7 @@ fn a_full_disk_leaves_the_log_as_it_was() {
 }
 
 #[test]
-fn what_is_not_visible_is_not_retained() {
+fn invisible_records_are_not_deleted() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Sync);
     log.set_settings(&settings(config(Durability::Sync).retention(Retention::for_bytes(0))));
@@ -282,7 +282,7 @@ fn what_is_not_visible_is_not_retained() {
 }
 
 #[test]
-fn a_segment_begun_behind_the_last_sync_is_on_the_medium_after_a_close() {
+fn a_segment_started_after_the_last_sync_is_durable_after_a_close() {
     for synced in [true, false] {
         let disk = Disk::new();
         let log = create(&disk, Durability::Os);
@@ -301,7 +301,7 @@ fn a_segment_begun_behind_the_last_sync_is_on_the_medium_after_a_close() {
 }
 
 #[test]
-fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
+fn a_sync_after_the_deletion_of_its_segment_does_nothing() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     fill(&log, 40);
@@ -318,7 +318,7 @@ fn a_sync_that_comes_behind_the_deletion_of_its_segment_has_nothing_to_do() {
 }
 
 #[test]
-fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
+fn without_a_generation_left_no_file_is_rewritten_and_no_record_is_lost() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     fill(&log, 60);
@@ -345,7 +345,7 @@ fn without_a_generation_left_nothing_is_written_anew_and_nothing_lost() {
 }
 
 #[test]
-fn looking_for_when_tombstones_may_go_lets_others_do_their_work() {
+fn reading_when_tombstones_expire_calls_tick() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     let compacted = settings(config(Durability::Os).cleanup(Cleanup::Compact).segment_bytes(1 << 18));
@@ -398,7 +398,7 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
 }
 
 #[test]
-fn segments_that_are_cleaned_span_no_more_offsets_either() {
+fn compacted_segments_span_no_more_offsets_either() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     log.set_settings(&settings(config(Durability::Os).cleanup(Cleanup::Compact)));
@@ -426,7 +426,7 @@ fn segments_that_are_cleaned_span_no_more_offsets_either() {
 }
 
 #[test]
-fn a_cut_in_a_gap_takes_what_lies_behind_it() {
+fn a_truncation_in_a_gap_drops_the_batches_after_it() {
     use crate::records::tests::{append, value as made};
     let offsets = |log: &Arc<Log>| -> Vec<u64> {
         let (mut cursor, mut offsets) = (Cursor::new(log.clone(), log.log_start()), Vec::new());
@@ -476,7 +476,7 @@ fn a_cut_in_a_gap_takes_what_lies_behind_it() {
 }
 
 #[test]
-fn the_tail_cache_serves_nothing_of_a_batch_that_was_cut() {
+fn the_tail_cache_returns_no_truncated_batch() {
     use crate::records::tests::{append, value as made};
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);

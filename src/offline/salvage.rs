@@ -38,7 +38,7 @@ use crate::stats::{DamagedRange, Finding, FindingKind, SalvageReport};
 use crate::storage::fs::FsStorage;
 use crate::storage::{OpenMode, Storage, read_file, replace_file, write_all_at};
 use crate::sync::Arc;
-use crate::transaction::records::Known;
+use crate::transaction::records::JournalRecords;
 use crate::types::{Offset, PartitionId};
 
 impl Broker {
@@ -241,7 +241,7 @@ impl Salvager<'_> {
                 return Ok(());
             }
         };
-        let usable = match Known::of(&file) {
+        let usable = match JournalRecords::of(&file) {
             Err(m) => {
                 self.report.findings.push(not_decoded(self.from, FindingKind::Damage, path, &m, 1));
                 None

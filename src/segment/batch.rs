@@ -11,13 +11,13 @@ use crate::types::Offset;
 /// A range of a map or of a pooled buffer. It keeps the map or the buffer alive.
 #[derive(Clone)]
 pub(crate) struct ByteView {
-    owner: Owner,
+    backing: Backing,
     start: usize,
     end: usize,
 }
 
 #[derive(Clone)]
-enum Owner {
+enum Backing {
     Map(Arc<Map>),
     Buffer(Arc<Buffer>),
 }
@@ -26,13 +26,13 @@ impl ByteView {
     /// Returns `None` if the range is not inside the map.
     pub(crate) fn of_map(map: Arc<Map>, start: usize, end: usize) -> Option<Self> {
         map.as_slice().get(start..end)?;
-        Some(ByteView { owner: Owner::Map(map), start, end })
+        Some(ByteView { backing: Backing::Map(map), start, end })
     }
 
     /// Returns `None` if the range is not inside the buffer.
     pub(crate) fn of_buffer(buffer: Arc<Buffer>, start: usize, end: usize) -> Option<Self> {
         buffer.get(start..end)?;
-        Some(ByteView { owner: Owner::Buffer(buffer), start, end })
+        Some(ByteView { backing: Backing::Buffer(buffer), start, end })
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
@@ -53,9 +53,9 @@ impl ByteView {
     }
 
     fn all(&self) -> &[u8] {
-        match &self.owner {
-            Owner::Map(map) => map.as_slice(),
-            Owner::Buffer(buffer) => buffer,
+        match &self.backing {
+            Backing::Map(map) => map.as_slice(),
+            Backing::Buffer(buffer) => buffer,
         }
     }
 }

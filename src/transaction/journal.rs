@@ -23,7 +23,7 @@
 use std::path::Path;
 use std::task::{Poll, Waker};
 
-use super::records::{Known, lost_record};
+use super::records::{JournalRecords, lost_record};
 use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
@@ -45,7 +45,7 @@ pub(crate) struct Journal {
     commit: GroupCommit,
     /// During an opening, the records that the file had before. No other lock is taken while it is
     /// held.
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<JournalRecords>>,
 }
 
 pub(crate) struct State {
@@ -106,7 +106,7 @@ impl Journal {
     }
 
     /// Stores, during an opening, the records that the file has.
-    pub(super) fn know(&self, records: Option<Known>) {
+    pub(super) fn know(&self, records: Option<JournalRecords>) {
         *self.known.lock() = records;
     }
 

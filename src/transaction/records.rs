@@ -13,16 +13,16 @@ use crate::types::Offset;
 
 /// The records of a journal, as an opening has read them.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct JournalRecords {
     floor: u64,
     pub(super) ids: HashSet<u64>,
     /// The position after the last record in the file.
     end: u64,
 }
 
-impl Known {
+impl JournalRecords {
     pub(super) fn new(floor: u64, records: &[Committed<'_>], end: usize) -> Self {
-        Known { floor, ids: records.iter().map(|record| record.id).collect(), end: end as u64 }
+        JournalRecords { floor, ids: records.iter().map(|record| record.id).collect(), end: end as u64 }
     }
 
     /// Reads the records of a file.
@@ -32,7 +32,7 @@ impl Known {
     pub(crate) fn of(file: &[u8]) -> std::result::Result<Self, Malformed> {
         let floor = journal::decode_header(file)?;
         let (records, end) = read_records(file, floor)?;
-        Ok(Known::new(floor, &records, end))
+        Ok(JournalRecords::new(floor, &records, end))
     }
 
     /// Returns the first batch of a tail whose record was durable and is not among these records.
@@ -49,7 +49,12 @@ impl Known {
 }
 
 /// The error of a journal that has lost a record.
-pub(super) fn lost_record(ctx: &Context, identity: &Identity, known: &Known, found: &Found) -> Error {
+pub(super) fn lost_record(
+    ctx: &Context,
+    identity: &Identity,
+    known: &JournalRecords,
+    found: &Found,
+) -> Error {
     let Found { base, end, id, witness } = found;
     let witness = witness.map_or(0, Offset::get);
     let what = format!(

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::journal::{FILE_BYTES_MAX, Journal};
-use super::records::{Known, lost_record, read_records};
+use super::records::{JournalRecords, lost_record, read_records};
 use crate::engine::{Context, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
@@ -12,7 +12,7 @@ use crate::format::journal::{CommittedPart, JOURNAL_HEADER_BYTES, decode_header 
 use crate::format::names;
 use crate::log::Log;
 use crate::log::journal::LogJournal;
-use crate::log::participate::Place;
+use crate::log::participate::Presence;
 use crate::log::recovery::transactions::Found;
 use crate::stats::{Cut, Event, OpenReport};
 use crate::storage::{OpenMode, read_file};
@@ -31,7 +31,7 @@ pub(crate) fn check_format(journal: &Journal) -> Result<()> {
         Ok(file) => match decode_header_of(&file) {
             Err(m) if m.unsupported.is_some() => Err(malformed(ctx, path, 0, &m)),
             _ => {
-                journal.know(Known::of(&file).ok());
+                journal.know(JournalRecords::of(&file).ok());
                 Ok(())
             }
         },
@@ -100,7 +100,7 @@ pub(crate) fn settle(
         return state.start_file(ctx, true);
     }
     let (floor, records, end) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
-    let (known, torn) = (Known::new(floor, &records, end), end < file.len());
+    let (known, torn) = (JournalRecords::new(floor, &records, end), end < file.len());
     let mut lost =
         logs.iter().filter_map(|log| Some((log, known.find_lost(log.recovered(), log.log_start())?)));
     if let Some((log, found)) = lost.next() {
@@ -125,20 +125,20 @@ pub(crate) fn settle(
     for record in &records {
         let parts: Vec<_> =
             record.parts.iter().filter_map(|part| Some((part, find(&part.topic, part.partition)?))).collect();
-        let possible = parts.iter().all(|(part, log)| match log.place_of(part, record.id) {
-            Place::Present => true,
-            Place::Next => check_part(log, part),
-            Place::Elsewhere => false,
+        let possible = parts.iter().all(|(part, log)| match log.presence_of(part, record.id) {
+            Presence::Present => true,
+            Presence::Next => check_part(log, part),
+            Presence::Elsewhere => false,
         });
         for (part, log) in &parts {
-            match log.place_of(part, record.id) {
-                Place::Next if possible => {
+            match log.presence_of(part, record.id) {
+                Presence::Next if possible => {
                     let end = log.redo(part.batch)?;
                     restored(report, log, part, end);
                 }
                 // IMPORTANT: take it back before the next record is checked. The next one may
                 // follow it.
-                Place::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
+                Presence::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
                 _ => {}
             }
         }

@@ -27,7 +27,7 @@ pub(crate) struct Sender<'a> {
 }
 
 /// The side file of a log.
-struct Loaded {
+struct SideFile {
     file: ProducersFile,
     /// Whether all of it is still valid. If the log was truncated before the file's end, only the
     /// batches before the truncation are left in `file`.
@@ -37,7 +37,7 @@ struct Loaded {
 /// The state of a log's idempotent producers.
 pub(crate) struct ProducerTable {
     /// Read from the log when the first producer sends, and again after each revision.
-    known: Mutex<Known>,
+    known: Mutex<KnownProducers>,
     /// Whether an idempotent producer may have written to the log.
     has_senders: AtomicBool,
     /// Held by the thread that reads, changes and replaces the side file.
@@ -64,7 +64,7 @@ impl ProducerTable {
 
 /// The known batches of a log's idempotent producers.
 #[derive(Default)]
-pub(super) struct Known {
+pub(super) struct KnownProducers {
     /// The revision of the log; `None` if nothing was read. After the next revision the value is
     /// out of date.
     revision: Option<u64>,
@@ -76,7 +76,7 @@ pub(super) struct Known {
 /// A batch that may be appended. While it lives no other batch is checked, and no thread reads the
 /// table.
 pub(super) struct Checked<'a> {
-    known: MutexGuard<'a, Known>,
+    known: MutexGuard<'a, KnownProducers>,
     /// The sequences of the batch, if it has some.
     claim: Option<Claim>,
 }
@@ -95,7 +95,7 @@ impl Log {
     /// Locks the table. Reads it from the log if that was not done yet, or if the log was replaced
     /// since. Called before the writer's lock is taken, because that may read many headers; under
     /// the writer's lock it reads only if the log was replaced in between.
-    fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, Known>> {
+    fn known_producers(self: &Arc<Self>) -> Result<MutexGuard<'_, KnownProducers>> {
         let mut known = self.producers.known.lock();
         if known.revision == Some(self.revision()) {
             return Ok(known);
@@ -113,7 +113,7 @@ impl Log {
         if !producers.is_empty() {
             self.producers.has_senders.store(true, Ordering::Release);
         }
-        *known = Known { revision: Some(revision), producers, saved };
+        *known = KnownProducers { revision: Some(revision), producers, saved };
         Ok(known)
     }
 
@@ -122,7 +122,7 @@ impl Log {
     /// that are not visible yet have been recorded, or are truncated.
     fn find_producers(self: &Arc<Self>) -> Result<(Producers, Option<Offset>)> {
         match self.load_producers() {
-            Some(Loaded { file, is_whole: true }) => {
+            Some(SideFile { file, is_whole: true }) => {
                 let mut producers = Producers::new(file.producers);
                 self.scan_producers(file.end_offset, Offset::MAX, &mut producers)?;
                 Ok((producers, Some(file.end_offset)))
@@ -159,7 +159,7 @@ impl Log {
     }
 
     /// Reads the side file, if it belongs to this log. IMPORTANT: in any doubt returns `None`.
-    fn load_producers(&self) -> Option<Loaded> {
+    fn load_producers(&self) -> Option<SideFile> {
         let path = self.manifest.dir().join(names::PRODUCERS);
         let bytes = read_file(&*self.ctx.storage, &path, u64::from(u32::MAX)).ok()?;
         let mut file = ProducersFile::decode(&bytes).ok()?;
@@ -181,7 +181,7 @@ impl Log {
                 .for_each(|(_, batches)| batches.retain(|batch| batch.last_offset < common));
             file.producers.retain(|(_, batches)| !batches.is_empty());
         }
-        Some(Loaded { file, is_whole })
+        Some(SideFile { file, is_whole })
     }
 
     /// Makes the batches of idempotent producers before `upto` durable in the side file: their last
@@ -219,7 +219,7 @@ impl Log {
         below.merge(known);
         let epoch = self.epoch();
         let file = match loaded {
-            Some(Loaded { file, is_whole: true }) if file.end_offset >= upto && !is_end => {
+            Some(SideFile { file, is_whole: true }) if file.end_offset >= upto && !is_end => {
                 let mut next = ProducersFile { log_epoch: epoch, ..file.clone() };
                 below.newest().for_each(|(id, batch)| add_older(&mut next, id, batch));
                 if next == file {

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_is_located_as_far_as_that_is_known() {
+    fn a_sequence_is_located_only_if_its_offset_is_known() {
         let (mut producers, mut end) = (Producers::default(), 0);
         append(&mut producers, &mut end, claim(10, 12), 3).unwrap();
         append(&mut producers, &mut end, claim(20, 40), 3).unwrap();

@@ -101,7 +101,7 @@ impl Keys {
 
 /// The number of records of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct RecordCounts {
     /// The number in a segment.
     pub(crate) records: u64,
     /// The number in the segments before it, if that is known.
@@ -126,7 +126,7 @@ impl Segment {
 
     /// Returns the number of records of a key in this segment, which is active. Returns `None` if
     /// keys must be read first.
-    pub(crate) fn known_key(&self, hash: KeyHash) -> Option<Known> {
+    pub(crate) fn known_key(&self, hash: KeyHash) -> Option<RecordCounts> {
         let keys = self.keys.lock();
         Some(keys.whole_table()?.known(hash))
     }
@@ -145,7 +145,7 @@ impl Segment {
     ) -> Result<bool> {
         let delta = |offset: Offset| offset.since(self.base);
         let in_table = |table: &KeyTable| table.count(hash, delta(visible)) > table.count(hash, delta(since));
-        self.ask_keys(owner, in_table, |file| Ok(file.find(hash)?.is_some()))
+        self.look_up_keys(owner, in_table, |file| Ok(file.find(hash)?.is_some()))
     }
 
     /// Returns how many records of a key are in batches of this segment that begin below `visible`,
@@ -158,14 +158,15 @@ impl Segment {
         owner: &Owner<'_>,
         hash: KeyHash,
         visible: Offset,
-    ) -> Result<Known> {
-        let in_table = |table: &KeyTable| Known {
+    ) -> Result<RecordCounts> {
+        let in_table = |table: &KeyTable| RecordCounts {
             records: table.count(hash, visible.since(self.base)),
             ..table.known(hash)
         };
-        self.ask_keys(owner, in_table, |file| {
-            let known = |entry: Entry| Known { records: u64::from(entry.records), before: entry.before() };
-            Ok(file.find(hash)?.map_or(Known::default(), known))
+        self.look_up_keys(owner, in_table, |file| {
+            let known =
+                |entry: Entry| RecordCounts { records: u64::from(entry.records), before: entry.before() };
+            Ok(file.find(hash)?.map_or(RecordCounts::default(), known))
         })
     }
 
@@ -192,11 +193,11 @@ impl Segment {
             });
             Ok(places)
         };
-        self.ask_keys(owner, |table| table.places(hash, range), in_file)
+        self.look_up_keys(owner, |table| table.places(hash, range), in_file)
     }
 
     /// Runs `table` on the table, or `file` on the side file if there is one.
-    fn ask_keys<T>(
+    fn look_up_keys<T>(
         self: &Arc<Self>,
         owner: &Owner<'_>,
         table: impl Fn(&KeyTable) -> T,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use super::Known;
+use super::RecordCounts;
 use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{Indexed, Place};
@@ -95,9 +95,9 @@ impl KeyTable {
     }
 
     /// Returns the numbers of records of a key.
-    pub(super) fn known(&self, hash: KeyHash) -> Known {
-        let known = |head: &Head| Known { records: u64::from(head.records), before: head.before() };
-        self.heads.get(&hash).map_or(Known::default(), known)
+    pub(super) fn known(&self, hash: KeyHash) -> RecordCounts {
+        let known = |head: &Head| RecordCounts { records: u64::from(head.records), before: head.before() };
+        self.heads.get(&hash).map_or(RecordCounts::default(), known)
     }
 
     /// Notes how many records of a key the segments before have. Ignored if the table does not have
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_knows_the_places_of_a_key_in_order_and_up_to_what_is_visible() {
+    fn a_table_returns_the_batches_of_a_key_in_order_up_to_the_visible_end() {
         let mut table = KeyTable::default();
         table.note(100, 0, &[count(1, 2)]);
         table.note(200, 2, &[count(1, 1), count(2, 4)]);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_later_and_lies_before_goes_in_front() {
+    fn keys_of_older_batches_are_prepended() {
         let mut table = KeyTable::default();
         table.note(300, 7, &[count(1, 3), count(3, 1)]);
         table.heads.get_mut(&hash(1)).unwrap().before = 9;
