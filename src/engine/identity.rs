@@ -1,11 +1,13 @@
-//! The identity of a partition: every batch, error and receipt of its log carries it.
+//! The identity of a partition: the topic and partition that every batch, error and receipt of its
+//! log refers to.
 
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
-/// The topic, the partition and its secret: every batch, error and receipt of a log carries them.
+/// The topic and the partition of a log, which its batches, errors and receipts refer to, and the
+/// partition's secret.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) topic: TopicName,

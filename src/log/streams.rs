@@ -98,7 +98,8 @@ impl Log {
     }
 
     /// Checks that a version still counts the same events as when it was read. `ahead` of them are
-    /// not appended yet. A version without an epoch cannot be checked.
+    /// not appended yet. A version without an epoch is not checked, because it has no history to
+    /// compare.
     ///
     /// # Errors
     /// `StreamTruncated` if it does not; the errors of reading.

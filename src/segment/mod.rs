@@ -61,10 +61,10 @@ pub(crate) struct Segment {
     max_timestamp: AtomicI64,
     /// Whether some written bytes may not be durable.
     dirty: AtomicBool,
-    /// Held during a sync, so only one thread syncs at a time, and a thread that finds the segment
-    /// not dirty knows that no sync of it is still running. It holds the error of a failed sync.
-    /// IMPORTANT: never retry a failed sync. A second one would succeed and hide that bytes of the
-    /// first one are lost.
+    /// Held during a sync, so only one thread syncs at a time. A thread that holds it and finds the
+    /// segment not dirty knows that no sync of it is running. It contains the error of a failed
+    /// sync. IMPORTANT: never retry a failed sync. A second one would succeed and hide that bytes
+    /// of the first one are lost.
     syncing: Mutex<Option<Error>>,
     synced: AtomicBool,
     /// It is before the log start, and its files are being deleted.

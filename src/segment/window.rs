@@ -8,7 +8,7 @@ use crate::storage::{File, read_up_to};
 use crate::sync::Arc;
 
 /// A part of a file in memory. Moving the window reads ahead; each move reads more than the one
-/// before.
+/// before, up to a limit.
 pub(crate) struct Window {
     file: Arc<dyn File>,
     path: PathBuf,

@@ -4,8 +4,7 @@
 //! The concurrency argument:
 //! - The *gate* is shared by threads that write a transaction. A thread that starts a new file or
 //!   truncates a log takes it alone, so no record ever refers to offsets that were given to other
-//!   records. It is taken before every lock of a log, and it is not held while a thread waits for a
-//!   sync of its own commit.
+//!   records. It is taken before every lock of a log. No commit holds it during its sync.
 //! - The journal's own lock is taken with the writers' locks of the partitions held. It is held
 //!   while the id is chosen, the record and its batches are written, and the log ends after them
 //!   are stored. So positions rise in the order in which records are written, and a thread that
@@ -14,9 +13,8 @@
 //!   so is the journal's record. Therefore the thread that leads a sync of the journal first syncs
 //!   those segments, directly and not through their logs: a log's own leader waits for the journal,
 //!   never the other way round. In a log this makes records visible, but not durable. Batches that
-//!   durable records *cover* without a gap need no sync of their segment: if they are lost, they
-//!   are written again, in the order of the records. So consecutive transactions take one sync
-//!   each.
+//!   durable records *cover* without a gap need no sync of their segment: if lost, they are written
+//!   again, in the order of the records. So consecutive transactions take one sync each.
 //! - A *truncation* of a log that the file refers to starts a new file first, and that waits for a
 //!   running sync. So the leader never makes truncated records visible.
 
@@ -43,8 +41,7 @@ pub(crate) struct Journal {
     gate: RwLock<()>,
     state: Mutex<State>,
     commit: GroupCommit,
-    /// During an opening, the records that the file had before. No other lock is taken while it is
-    /// held.
+    /// The records that the file had before an opening. No other lock is taken under this one.
     known: Mutex<Option<JournalRecords>>,
 }
 
@@ -52,8 +49,7 @@ pub(crate) struct State {
     pub(super) file: Option<Arc<dyn File>>,
     /// The position of the next record in the file.
     pub(super) position: u64,
-    /// As [`position`](State::position), but counted through all files: the position that commits
-    /// wait for.
+    /// As [`position`](State::position), but counted through all files: commits wait for it.
     written: u64,
     /// `written` at the start of the file.
     written_before: u64,
@@ -63,8 +59,7 @@ pub(crate) struct State {
     involved: Vec<Involved>,
     /// How many of `involved` the last sync has handled.
     settled: usize,
-    /// A write or sync failed, so it is unknown which records a restart finds: no transaction is
-    /// committed.
+    /// A write or sync failed: it is unknown which records a restart finds. No more commits.
     pub(super) failed: Option<Error>,
     /// The position from which on the file is so large that a new one should be started.
     large_from: u64,
@@ -140,8 +135,7 @@ impl Journal {
     /// sync to another thread.
     pub(crate) fn poll_durable(&self, upto: u64, waker: &Waker) -> Poll<Result<()>> {
         self.commit.register(waker);
-        // Check after the registration: a sync that finished in between is seen here, a later one
-        // wakes.
+        // Check again: a sync that finished in between is seen here, a later one wakes.
         if self.commit.durable() >= upto {
             return Poll::Ready(Ok(()));
         }
@@ -230,8 +224,7 @@ impl Journal {
         self.state.lock().start_file(&self.ctx, true)
     }
 
-    /// Uses no id up to `largest` from here on, so that batches with such ids count without a
-    /// record.
+    /// Uses no id up to `largest` from here on: batches with such ids count without a record.
     ///
     /// # Errors
     /// As [`checkpoint`](Journal::checkpoint).
@@ -323,9 +316,8 @@ impl State {
     ///
     /// # Errors
     /// `DiskFull`, `RecordTooLarge`: nothing has happened. `JournalFailed`: nothing has happened
-    /// either; the file has its largest size, because a partition keeps a new one from being
-    /// started. Another I/O error: a restart may find the record, and nothing is committed until
-    /// then.
+    /// either; the file has its largest size, because a partition prevents a new one. Another I/O
+    /// error: a restart may find the record, and nothing is committed until then.
     pub(crate) fn write(
         &mut self,
         ctx: &Context,
@@ -398,9 +390,7 @@ impl State {
         self.begin_at(floor);
         Ok(())
     }
-}
 
-impl State {
     /// Empties the file in place, if there is no room for another. The header is one write within a
     /// sector. Its higher floor invalidates every record, because a record's checksum is seeded
     /// with it.

@@ -49,7 +49,7 @@ pub(crate) struct ProducerTable {
 impl ProducerTable {
     pub(crate) fn new(has_senders: bool) -> Self {
         ProducerTable {
-            known: Mutex::new(Rank::Producers, Known::default()),
+            known: Mutex::new(Rank::Producers, KnownProducers::default()),
             has_senders: AtomicBool::new(has_senders),
             saving: Mutex::new(Rank::SavingProducers, ()),
             bytes: AtomicU64::new(0),
