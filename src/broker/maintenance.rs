@@ -251,11 +251,11 @@ impl Maintenance {
                 next.set(next_time());
             }
         };
-        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_cleaning(&tick)?, log))).collect();
+        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_compaction(&tick)?, log))).collect();
         dirty.sort_by_key(|((dirtiness, _), _)| std::cmp::Reverse(*dirtiness));
         for ((_, extent), log) in dirty {
             // As long as passes get somewhere.
-            while let Ok(Some(done)) = log.clean_in_passing(extent, &tick) {
+            while let Ok(Some(done)) = log.compact_in_passing(extent, &tick) {
                 if done.complete || self.ctx.work.is_stopped() {
                     break;
                 }

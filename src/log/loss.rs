@@ -63,7 +63,7 @@ impl Log {
         if !self.has_files() {
             return Ok(Vec::new());
         }
-        let (manifest, known) = self.what_is_known(&self.writer.lock());
+        let (manifest, known) = self.known_state(&self.writer.lock());
         let walked = self.walk_all(&manifest, known)?;
         Ok(self.ranges(&walked))
     }
@@ -90,7 +90,7 @@ impl Log {
         if !self.has_files() {
             return Ok(Vec::new());
         }
-        let (manifest, known) = self.what_is_known(&tip);
+        let (manifest, known) = self.known_state(&tip);
         let walked = self.walk_all(&manifest, known)?;
         let found = self.ranges(&walked);
         if let Some(other) = found.iter().find(|range| !named.contains(range)) {
@@ -117,7 +117,7 @@ impl Log {
     }
 
     /// Returns the manifest and the known end of the log.
-    fn what_is_known(&self, tip: &Tip) -> (Manifest, KnownEnd) {
+    fn known_state(&self, tip: &Tip) -> (Manifest, KnownEnd) {
         let offset = self.log_end();
         // The end of the last segment of a damaged log is not known.
         let active = (!self.health.is_damaged()).then_some(tip.point.position);

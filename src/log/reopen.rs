@@ -86,7 +86,7 @@ impl Log {
             return Err(corrupt(&self.ctx, &broken.segment.path, broken.position, broken.what));
         }
         // The end is between two batches.
-        let (kept, last, _) = self.find_cut(&tip, end)?;
+        let (kept, last, _) = self.find_truncation(&tip, end)?;
         for segment in unsynced().filter(|segment| segment.base < end) {
             let from = first_unsynced(segment, &durable);
             let to =
@@ -102,7 +102,7 @@ impl Log {
         before()?;
         self.durability.commit.restart(end.get());
         self.health.heal();
-        Ok(broken.map(|broken| self.cut_of(broken, visible)))
+        Ok(broken.map(|broken| self.truncation_report(broken, visible)))
     }
 
     /// Reads and checks the batches that a failed sync may have lost: those up to `visible` that
@@ -168,7 +168,7 @@ impl Log {
     }
 
     /// Returns the report of visible records that are lost.
-    fn cut_of(&self, broken: Broken, visible: Offset) -> stats::Cut {
+    fn truncation_report(&self, broken: Broken, visible: Offset) -> stats::Cut {
         let Broken { segment, position, end, what } = broken;
         stats::Cut {
             topic: self.topic().clone(),

@@ -360,7 +360,7 @@ fn reading_when_tombstones_expire_calls_tick() {
     let (log, _) = open(&disk, None);
     log.set_settings(&compacted);
     let ticks = std::cell::Cell::new(0);
-    let wants = || log.wants_cleaning(&|| ticks.set(ticks.get() + 1));
+    let wants = || log.wants_compaction(&|| ticks.set(ticks.get() + 1));
     assert!(wants().is_none());
     assert!(ticks.get() > 0);
     // It is known from then on, unless the reading was stopped.
@@ -371,7 +371,7 @@ fn reading_when_tombstones_expire_calls_tick() {
     log.set_settings(&compacted);
     log.context().work.stop();
     let (before, counted) = (disk.ops(), std::cell::Cell::new(0));
-    assert!(log.wants_cleaning(&|| counted.set(counted.get() + 1)).is_none());
+    assert!(log.wants_compaction(&|| counted.set(counted.get() + 1)).is_none());
     assert!(disk.ops() - before < 20, "it ends with the broker");
 }
 

@@ -60,7 +60,7 @@ impl Log {
             self.keep_producers(to, true)?;
             (Truncation { kept: 0, last: None, start, end: to, common: to }, None)
         } else {
-            let (kept, last, split) = self.find_cut(&tip, to)?;
+            let (kept, last, split) = self.find_truncation(&tip, to)?;
             let rest = split.map(|header| self.shorten(&header, to)).transpose()?.flatten();
             (Truncation { kept, last, start, end: to, common: to }, rest)
         };
@@ -113,7 +113,7 @@ impl Log {
     /// Returns the records that are kept before `end`: the number of segments, the new end of the
     /// last of them if it becomes shorter, and the header of the batch that contains `end`, if
     /// there is one.
-    pub(super) fn find_cut(
+    pub(super) fn find_truncation(
         &self,
         tip: &Tip,
         end: Offset,

@@ -171,7 +171,7 @@ impl Check<'_> {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let held = (self.entry.base_offset, self.end());
-                walked.flaws.push(self.flaw(0, 0, held, 1, "the manifest lists it and it is missing"));
+                walked.flaws.push(self.flaw(0, 0, held, 1, "the manifest lists the file, and it is missing"));
                 return Ok(Some(walked));
             }
             Err(e) => return Err(Error::io(IoAction::Open, &ctx.display(&walked.path), e)),

@@ -1,4 +1,5 @@
-//! How are the batches of a segment walked? From header to header; a caller decides what to do with each, and where to stop.
+//! A walk over the batches of a segment, from header to header. The caller decides what to do with
+//! each, and where to stop.
 
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
 use crate::sync::Arc;
 
-/// A batch whose header was met.
+/// A batch with a valid header.
 #[derive(Clone, Copy)]
 pub(crate) struct Met {
     pub(crate) position: u64,
@@ -24,26 +25,26 @@ pub(crate) struct Walker<'a> {
     seed: Seed,
     segment: &'a Segment,
     pub(crate) source: Source,
-    /// Where the next batch begins.
+    /// The position of the next batch.
     pub(crate) position: u64,
     /// No batch begins here or after.
     pub(crate) until: u64,
 }
 
 impl Met {
-    /// The position after it.
+    /// Returns the position after the batch.
     pub(crate) fn next_position(&self) -> u64 {
         self.position.saturating_add(self.header.stored_bytes())
     }
 
-    /// Whether it belongs to this segment, as far as its header says.
+    /// Returns whether it belongs to this segment, as far as its header shows.
     pub(crate) fn is_of(&self, segment: &Segment) -> bool {
         self.header.log_epoch >= segment.epoch && self.header.base_offset >= segment.base
     }
 }
 
 impl<'a> Walker<'a> {
-    /// A walk over all batches that a segment has now.
+    /// Returns a walk over all batches that a segment has now.
     ///
     /// # Errors
     /// As [`Segment::source`].
@@ -52,12 +53,12 @@ impl<'a> Walker<'a> {
         Ok(Walker::new(ctx, identity.seed(), segment, source, FIRST_BATCH, segment.size()))
     }
 
-    /// The same walk, that ends at another position.
+    /// Returns the same walk with another end.
     pub(crate) fn until(self, until: u64) -> Self {
         Walker { until, ..self }
     }
 
-    /// A walk over the batches between two positions.
+    /// Returns a walk over the batches between two positions.
     pub(crate) fn new(
         ctx: &'a Context,
         seed: Seed,
@@ -69,10 +70,10 @@ impl<'a> Walker<'a> {
         Walker { ctx, seed, segment, source, position, until }
     }
 
-    /// The batch that begins at the walk's position, which stays there. `None` at the end.
+    /// Returns the batch at the walk's position, without moving. Returns `None` at the end.
     ///
     /// # Errors
-    /// An I/O error, or no valid header is there.
+    /// An I/O error, or there is no valid header.
     pub(crate) fn look(&mut self) -> std::result::Result<Option<Met>, HeaderError> {
         if self.position >= self.until {
             return Ok(None);
@@ -82,27 +83,27 @@ impl<'a> Walker<'a> {
         Ok(Some(Met { position, header, crc }))
     }
 
-    /// The next batch; the walk moves after it. `None` at the end.
+    /// Returns the next batch, and moves past it. Returns `None` at the end.
     ///
     /// # Errors
-    /// An I/O error; `Corrupt` or `UnsupportedFormat` if no valid header of this segment is there.
+    /// An I/O error; `Corrupt` or `UnsupportedFormat` if there is no valid header of this segment.
     pub(crate) fn step(&mut self) -> Result<Option<Met>> {
         let met = self.look().map_err(|failed| self.error(failed))?;
         let Some(met) = met else { return Ok(None) };
         if !met.is_of(self.segment) {
-            let what = "a batch of another epoch or segment stands here";
+            let what = "the batch is of another epoch or segment";
             return Err(corrupt(self.ctx, &self.segment.path, met.position, what));
         }
         self.pass(&met);
         Ok(Some(met))
     }
 
-    /// Moves after a batch.
+    /// Moves past a batch.
     pub(crate) fn pass(&mut self, met: &Met) {
         self.position = met.next_position();
     }
 
-    /// The batch as it is stored, header and body.
+    /// Returns the batch as stored, header and body.
     ///
     /// # Errors
     /// An I/O error.
@@ -110,7 +111,7 @@ impl<'a> Walker<'a> {
         self.source.get(self.ctx, met.position, HEADER_BYTES + met.header.body_len as usize)
     }
 
-    /// The body of a batch as it is stored, and what its checksum says.
+    /// Reads the body of a batch as stored. Returns it, or the damage that its checksum shows.
     ///
     /// # Errors
     /// An I/O error.
@@ -120,7 +121,7 @@ impl<'a> Walker<'a> {
         Ok(check_body(&met.header, body).map(|()| body).map_err(|m| m.what))
     }
 
-    /// The first batch at or after `from` whose header is valid and that is `wanted`. The walk stays where it is.
+    /// Returns the first wanted batch with a valid header at or after `from`. Does not move.
     ///
     /// # Errors
     /// As [`find_batch_in`].
@@ -132,7 +133,7 @@ impl<'a> Walker<'a> {
         find_batch_in(self.ctx, self.seed, &mut self.source, from..self.until, wanted)
     }
 
-    /// What a failed look means to a caller for whom there must be a batch.
+    /// Returns the error of a failed look, for a caller that expects a batch.
     pub(crate) fn error(&self, failed: HeaderError) -> Error {
         match failed {
             HeaderError::Io(error) => error,
@@ -141,8 +142,8 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// The first batch within a range of positions whose header is valid and that is `wanted`: what lies between is passed byte by
-/// byte.
+/// Returns the first wanted batch with a valid header in a range of positions. The bytes between
+/// are searched one by one.
 ///
 /// # Errors
 /// An I/O error; a header of an unsupported format.

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use self::offset_map::OffsetMap;
 pub(crate) use self::output::Outputs;
 pub(crate) use self::pace::Pace;
-use self::policy::{Retries, Span, amounts, cleanable, dirtiness, is_due, stays};
+use self::policy::{Retries, Span, amounts, compactable, dirtiness, is_due, stays};
 use super::Log;
 use crate::engine::malformed;
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ impl Log {
     /// Returns how dirty the log is, in millionths, and what a compaction should remove, if one is
     /// due. Calls `tick` now and then, under no lock, because after an opening it must read when
     /// tombstones expire.
-    pub(crate) fn wants_cleaning(self: &Arc<Self>, tick: &dyn Fn()) -> Option<(u32, Extent)> {
+    pub(crate) fn wants_compaction(self: &Arc<Self>, tick: &dyn Fn()) -> Option<(u32, Extent)> {
         let settings = self.settings();
         if !settings.cleanup.compacts()
             || self.check_writable().is_err()
@@ -111,7 +111,7 @@ impl Log {
         }
         let now = self.ctx.cautious_now();
         let (segments, spans) = self.sealed()?;
-        let count = cleanable(&settings.compaction, &spans, now);
+        let count = compactable(&settings.compaction, &spans, now);
         let spans = spans.get(..count)?;
         let (clean, dirty) = amounts(spans);
         let oldest = settings.compaction.max_lag.and_then(|_| {
@@ -143,7 +143,7 @@ impl Log {
         let alone = self.compactor.lock();
         // The caller may have made room, so earlier failures do not count.
         *self.compactor.retries.lock() = Retries::default();
-        let done = self.clean(Extent::Whole, alone, &|| {});
+        let done = self.compact_extent(Extent::Whole, alone, &|| {});
         self.ctx.deliver();
         done
     }
@@ -151,16 +151,16 @@ impl Log {
     /// As [`compact`](Log::compact), for maintenance: calls `tick` now and then, under no lock
     /// except the compactor's. Also returns `None` while another thread compacts, because
     /// maintenance should not wait for that.
-    pub(crate) fn clean_in_passing(
+    pub(crate) fn compact_in_passing(
         self: &Arc<Self>,
         extent: Extent,
         tick: &dyn Fn(),
     ) -> Result<Option<Compacted>> {
         let Some(alone) = self.compactor.try_lock() else { return Ok(None) };
-        self.clean(extent, alone, tick)
+        self.compact_extent(extent, alone, tick)
     }
 
-    fn clean(
+    fn compact_extent(
         self: &Arc<Self>,
         extent: Extent,
         alone: MutexGuard<'_, ()>,
@@ -231,7 +231,7 @@ impl Log {
             found.1.push(Span {
                 bytes: entry.size,
                 max_timestamp: entry.max_timestamp(),
-                cleaned: segment.compacted,
+                compacted: segment.compacted,
             });
         }
         Some(found)
@@ -240,7 +240,7 @@ impl Log {
     fn plan(self: &Arc<Self>, extent: Extent, tick: &dyn Fn()) -> Result<Option<Plan>> {
         let (revision, now) = (self.revision(), self.ctx.cautious_now());
         let Some((mut inputs, spans)) = self.sealed() else { return Err(self.aborted()) };
-        inputs.truncate(cleanable(&self.settings().compaction, &spans, now));
+        inputs.truncate(compactable(&self.settings().compaction, &spans, now));
         let dirty = inputs.iter().position(|segment| !segment.compacted).unwrap_or(inputs.len());
         if dirty == inputs.len() || extent == Extent::Tombstones {
             inputs.truncate(dirty);

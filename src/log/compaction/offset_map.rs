@@ -132,7 +132,7 @@ mod tests {
     use crate::rng::SplitMix64;
 
     #[test]
-    fn it_says_what_a_map_of_the_standard_library_says() {
+    fn it_agrees_with_a_map_of_the_standard_library() {
         let mut random = SplitMix64::new(1);
         for keys in [1, 5, 1000, 60_000] {
             let (mut map, mut expected) = (OffsetMap::new(usize::MAX), HashMap::new());

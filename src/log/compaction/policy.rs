@@ -13,16 +13,16 @@ pub(crate) struct Span {
     pub(crate) bytes: u64,
     pub(crate) max_timestamp: Option<Timestamp>,
     /// It was compacted, and has no newer records.
-    pub(crate) cleaned: bool,
+    pub(crate) compacted: bool,
 }
 
 /// Returns how many of the oldest segments may be compacted: those before the first that was never
 /// compacted and has a record that is too young. The active segment is not among them.
-pub(crate) fn cleanable(settings: &CompactionSettings, segments: &[Span], now: Timestamp) -> usize {
+pub(crate) fn compactable(settings: &CompactionSettings, segments: &[Span], now: Timestamp) -> usize {
     let oldest = now.minus(settings.min_lag);
     let too_young = |segment: &Span| {
         let young = segment.max_timestamp.is_none_or(|newest| newest > oldest);
-        !segment.cleaned && !settings.min_lag.is_zero() && young
+        !segment.compacted && !settings.min_lag.is_zero() && young
     };
     segments.iter().position(too_young).unwrap_or(segments.len())
 }
@@ -30,7 +30,8 @@ pub(crate) fn cleanable(settings: &CompactionSettings, segments: &[Span], now: T
 /// Returns the bytes that were compacted, and those that were not.
 pub(crate) fn amounts(segments: &[Span]) -> (u64, u64) {
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    let clean: u64 = segments.iter().take_while(|segment| segment.cleaned).map(|segment| segment.bytes).sum();
+    let clean: u64 =
+        segments.iter().take_while(|segment| segment.compacted).map(|segment| segment.bytes).sum();
     (clean, total - clean)
 }
 
@@ -102,8 +103,8 @@ pub(crate) fn stays(
 mod tests {
     use super::*;
 
-    fn span(bytes: u64, max: i64, cleaned: bool) -> Span {
-        Span { bytes, max_timestamp: Some(Timestamp::from_millis(max)), cleaned }
+    fn span(bytes: u64, max: i64, compacted: bool) -> Span {
+        Span { bytes, max_timestamp: Some(Timestamp::from_millis(max)), compacted }
     }
 
     fn at(millis: i64) -> Timestamp {
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleaning_that_fails_again_and_again_is_tried_less_and_less_often() {
+    fn a_compaction_that_keeps_failing_is_tried_less_often() {
         let (every, mut now, mut retries) =
             (Duration::from_secs(100), Duration::from_secs(7), Retries::default());
         assert!(retries.may_try(Duration::ZERO));
@@ -126,16 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn c1_what_is_too_young_and_all_behind_it_waits() {
+    fn segments_that_are_too_young_and_all_after_them_wait() {
         let lag = CompactionSettings { min_lag: Duration::from_millis(10), ..CompactionSettings::default() };
         let segments = [span(1, 95, true), span(1, 90, false), span(1, 91, false), span(1, 1, false)];
-        assert_eq!(cleanable(&lag, &segments, at(100)), 2);
-        assert_eq!(cleanable(&lag, &segments, at(101)), 4);
-        assert_eq!(cleanable(&CompactionSettings::default(), &segments, at(0)), 4);
+        assert_eq!(compactable(&lag, &segments, at(100)), 2);
+        assert_eq!(compactable(&lag, &segments, at(101)), 4);
+        assert_eq!(compactable(&CompactionSettings::default(), &segments, at(0)), 4);
     }
 
     #[test]
-    fn c2_strictly_more_than_the_ratio_or_older_than_the_lag() {
+    fn due_above_the_ratio_or_after_the_lag() {
         let settings = CompactionSettings::default();
         let due = |settings: &_, clean, dirty, oldest| is_due(settings, clean, dirty, oldest, at(100));
         assert!(!due(&settings, 50, 50, None));
@@ -149,7 +150,7 @@ mod tests {
 
     /// Kafka's vector: keys 0, 1, 0, 1, 0 and a map of one key.
     #[test]
-    fn c4_a_map_of_one_key_comes_through_in_several_passes() {
+    fn a_map_of_one_key_needs_several_passes() {
         let mut log: Vec<(u64, &[u8])> = vec![(0, b"0"), (1, b"1"), (2, b"0"), (3, b"1"), (4, b"0")];
         let after: [(u64, &[u64]); 3] = [(2, &[1, 2, 3, 4]), (3, &[2, 3, 4]), (4, &[3, 4])];
         for (from, expected) in after {
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn c3_c6_c7_what_stays() {
+    fn the_newest_record_of_a_key_stays() {
         let mut map = OffsetMap::new(100);
         map.put(b"k", Offset::new(5));
         let stays = |key: Option<&[u8]>, tombstone, offset, horizon: Option<i64>| {

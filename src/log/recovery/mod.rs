@@ -286,7 +286,7 @@ enum Verdict {
     /// The log ends there. The accepted ranges must be made durable.
     Whole,
     /// A crash has left bytes there, which must be truncated.
-    Torn(Break, Behind),
+    Torn(Break, After),
     /// Durable bytes are damaged: nothing may be changed.
     Damaged(Error),
 }
@@ -305,7 +305,7 @@ struct Break {
 
 /// The batches after a break.
 #[derive(Default)]
-struct Behind {
+struct After {
     /// The largest `synced_upto` of a later batch, and the base offset of that batch.
     synced_upto: Option<(Offset, Offset)>,
     /// The base offset of the first later batch.
@@ -335,7 +335,7 @@ impl Recoverer<'_> {
     /// An I/O error, or a file of an unsupported format.
     fn inspect(&self, present: &HashSet<PathBuf>, note: Option<Note<'_>>) -> Result<Inspection> {
         if let Some(missing) = self.segments.iter().find(|segment| !present.contains(&segment.path)) {
-            let what = "the manifest lists it and it is missing";
+            let what = "the manifest lists the file, and it is missing";
             let found = self.damaged(corrupt(self.ctx, &missing.path, 0, what), None);
             // IMPORTANT: include the end in the checkpoint. Offsets before it were assigned, even
             // if their records are lost.
@@ -368,9 +368,9 @@ impl Recoverer<'_> {
                 self.make_durable(&found.accepted)?;
                 self.resume(found, report)
             }
-            Verdict::Torn(ref broken, ref behind) => {
+            Verdict::Torn(ref broken, ref after) => {
                 self.make_durable(&found.accepted)?;
-                let cut = self.ctx.with_room(|| self.clone().cut(&found, broken, behind, report));
+                let cut = self.ctx.with_room(|| self.clone().cut(&found, broken, after, report));
                 match cut {
                     Err(error) if error.is_full() => Ok(self.leave_torn(broken.at, &found, error)),
                     cut => cut,
@@ -457,11 +457,11 @@ impl Recoverer<'_> {
                 return Ok(Inspection { point, accepted, tail, verdict: Verdict::Whole });
             }
         };
-        let behind = self.look_behind(&broken, point.end)?;
-        if let Some((synced_upto, witness)) = behind.synced_upto {
+        let after = self.look_after(&broken, point.end)?;
+        if let Some((synced_upto, witness)) = after.synced_upto {
             tail.attest(witness, synced_upto);
         }
-        let has_witness = behind.synced_upto.is_some_and(|(upto, _)| upto > point.end);
+        let has_witness = after.synced_upto.is_some_and(|(upto, _)| upto > point.end);
         if has_witness || broken.is_damage {
             let path = self.segment(broken.at)?.path.clone();
             let witness = if has_witness { "; a later batch says that this was on the medium" } else { "" };
@@ -469,9 +469,9 @@ impl Recoverer<'_> {
             let mut error = corrupt(self.ctx, &path, broken.position, &what);
             if let Error::Corrupt(corruption) = &mut error {
                 corruption.offset = Some(point.end);
-                corruption.resume = behind.resume;
+                corruption.resume = after.resume;
             }
-            let end = behind.end.unwrap_or(point.end).max(point.end);
+            let end = after.end.unwrap_or(point.end).max(point.end);
             let found = self.damaged(error, Some(Point { end, ..point }));
             return Ok(Inspection { tail, ..found });
         }
@@ -482,12 +482,12 @@ impl Recoverer<'_> {
         // manifest listed them, so a damaged one is damage.
         for segment in self.segments.iter().skip(broken.at + 1) {
             if let Some(error) = self.header_damage(segment)? {
-                let end = behind.end.unwrap_or(point.end).max(point.end);
+                let end = after.end.unwrap_or(point.end).max(point.end);
                 let found = self.damaged(error, Some(Point { end, ..point }));
                 return Ok(Inspection { tail, ..found });
             }
         }
-        Ok(Inspection { point, accepted, tail, verdict: Verdict::Torn(broken, behind) })
+        Ok(Inspection { point, accepted, tail, verdict: Verdict::Torn(broken, after) })
     }
 
     /// Checks that the journal still has the records of the transactions found here. IMPORTANT:

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{Behind, Break, Inspection, Recovered, Recoverer, segments_of};
+use super::{After, Break, Inspection, Recovered, Recoverer, segments_of};
 use crate::error::Result;
 use crate::format::manifest::SegmentState;
 use crate::format::names;
@@ -72,7 +72,7 @@ impl Recoverer<'_> {
         mut self,
         found: &Inspection,
         broken: &Break,
-        behind: &Behind,
+        after: &After,
         report: &mut OpenReport,
     ) -> Result<Recovered> {
         let point = found.point;
@@ -81,7 +81,7 @@ impl Recoverer<'_> {
         // Offsets that the manifest lists as written, even if none of their records can be read.
         let cut_entries = self.manifest.segments.iter().skip(broken.at);
         let sealed_end = cut_entries.filter(|s| s.state != SegmentState::Active).map(|s| s.end_offset).max();
-        let known_end = behind.end.max(sealed_end).filter(|end| *end > point.end);
+        let known_end = after.end.max(sealed_end).filter(|end| *end > point.end);
         let dropped: Vec<Arc<Segment>> = self.segments.iter().skip(broken.at + 1).cloned().collect();
         self.manifest.segments.truncate(broken.at + 1);
         // Offsets before the log start were assigned, even if their records are lost.

@@ -2,7 +2,7 @@
 //! end or to a break, and searches for batches after a break.
 
 use super::transactions::Tail;
-use super::{Behind, Break, Recoverer, Scanned};
+use super::{After, Break, Recoverer, Scanned};
 use crate::engine::malformed;
 use crate::error::Result;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -120,8 +120,8 @@ impl Recoverer<'_> {
     }
 
     /// Searches for batches after a break: witnesses, and batches that a truncation would drop.
-    pub(super) fn look_behind(&self, broken: &Break, expected: Offset) -> Result<Behind> {
-        let mut behind = Behind { end: broken.header_end.filter(|end| *end > expected), ..Behind::default() };
+    pub(super) fn look_after(&self, broken: &Break, expected: Offset) -> Result<After> {
+        let mut after = After { end: broken.header_end.filter(|end| *end > expected), ..After::default() };
         for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {
             let Ok(file) = self.open(segment) else { continue };
             let len = self.len(&*file, segment)?;
@@ -136,12 +136,12 @@ impl Recoverer<'_> {
             // because a batch that it does not support must not be truncated.
             while let Some(met) = walk.find(walk.position, wanted).map_err(|failed| walk.error(failed))? {
                 let header = &met.header;
-                behind.synced_upto = behind.synced_upto.max(Some((header.synced_upto, header.base_offset)));
-                behind.resume = behind.resume.or(Some(header.base_offset));
-                behind.end = behind.end.max(Some(header.end_offset()));
+                after.synced_upto = after.synced_upto.max(Some((header.synced_upto, header.base_offset)));
+                after.resume = after.resume.or(Some(header.base_offset));
+                after.end = after.end.max(Some(header.end_offset()));
                 walk.position = met.position + 1;
             }
         }
-        Ok(behind)
+        Ok(after)
     }
 }
