@@ -187,7 +187,7 @@ impl Broker {
     /// assert!(broker.forget_producer("import-2024")?);
     /// assert!(!broker.forget_producer("import-2024")?);
     /// let sent = import.send("rows", Record::new("43").sequence(2)).and_then(|pending| pending.wait());
-    /// assert!(matches!(sent, Err(Error::Fenced)));
+    /// assert!(matches!(sent, Err(Error::Fenced { .. })));
     /// # Ok(()) }
     /// ```
     pub fn forget_producer(&self, name: &str) -> Result<bool> {

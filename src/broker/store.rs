@@ -440,6 +440,7 @@ fn pass_gate(ctx: &Context) -> Result<()> {
 pub(super) fn damaged(ctx: &Context, m: &Malformed) -> Error {
     let mut error = malformed(ctx, Path::new(names::CATALOG), 0, m);
     if let Error::Corrupt(corruption) = &mut error {
+        // Without a list the error lacks the hint only.
         let entries = ctx.storage.list(Path::new("")).unwrap_or_default();
         if entries.iter().any(|entry| entry.name == names::CATALOG_OLD) {
             let old = ctx.display(Path::new(names::CATALOG_OLD));

@@ -159,7 +159,7 @@ impl Session {
         told
     }
 
-    /// Joins again. If that fails it stays after, so that the next poll tries again.
+    /// Joins again. If that fails it stays outdated, so that the next poll tries again.
     fn come_back(&mut self) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
         member.seen = None;

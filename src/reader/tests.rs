@@ -37,7 +37,7 @@ fn reading_continues_after_emptied_batches_and_emptied_ends_of_batches() {
     append(&log, 10, &[]);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
     assert_eq!(offsets(&reader.poll(NOW).unwrap()), [3, 21]);
-    // R4: the last batch is empty, and the position is after it.
+    // The last batch is empty, and the position is after it.
     assert!(reader.poll(NOW).unwrap().is_empty());
     assert_eq!(reader.position("t", 0).unwrap().offset, 40);
     let read =

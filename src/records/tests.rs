@@ -162,8 +162,8 @@ fn a_batch_taken_in_pieces_is_the_batch() {
         assert_eq!(offsets(&records), [0, 1, 4, 5, 9]);
         assert_eq!(records.len(), 5);
         assert_eq!(records.bytes(), batch.records.as_slice().len());
-        // R4: after the batch is its end by the header, not its last surviving record's offset plus
-        // one.
+        // The next offset is the end in the batch's header, not that of the last surviving record
+        // plus one.
         assert_eq!(next.last(), Some(&20));
         let owned: Vec<_> = records.into_iter().map(|record| record.offset().get()).collect();
         assert_eq!(owned, [0, 1, 4, 5, 9]);

@@ -334,7 +334,7 @@ fn read_configs(
             malformed(ctx, Path::new(names::CATALOG), 0, &Malformed::unsupported(0, "setting", needs))
         })?;
         for tag in ignored {
-            let what = "or its value, is of a later version: the default serves, and the setting is kept";
+            let what = "or its value, is of a later version: the default is used, and the setting is kept";
             report.warnings.push(format!("topic {}: setting {tag}, {what}", entry.name));
         }
         configs.insert(entry.id, config);

@@ -6,7 +6,7 @@ use crate::broker::catalog::identity;
 use crate::broker::store::CatalogStore;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::engine::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::catalog::{Change, Topic, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::manifest::Manifest;
@@ -109,11 +109,13 @@ pub(super) fn open_topics(
     let mut topics = Vec::with_capacity(listed.len());
     let mut dirs: HashSet<String> = deleting.into_iter().collect();
     for Topic { entry, .. } in &listed {
-        let Some(config_of_topic) = configs.remove(&entry.id) else { continue };
+        let read = (configs.remove(&entry.id), manifests.found.remove(&entry.id));
+        let (Some(config_of_topic), Some(found)) = read else {
+            return Err(Error::internal("the settings and manifests of every live topic have been read"));
+        };
         let dir = names::encode_topic(&entry.name, &entry.id);
         let is_there = present.contains(&dir);
         dirs.insert(dir);
-        let found = manifests.found.remove(&entry.id).unwrap_or_default();
         topics.push(open_topic(config, journal, entry, config_of_topic, report, found, |partition| {
             notes.get(&(entry.id, partition)).map(|&entry| Note { entry, clean })
         }));
@@ -161,6 +163,7 @@ fn open_topic<'a>(
 /// Reports entries beside a topic's partitions that are not partitions.
 fn warn_of_foreign_partitions(ctx: &Context, entry: &TopicEntry, report: &mut OpenReport) {
     let dir = names::topic_dir(&entry.name, &entry.id);
+    // A directory that cannot be listed has no entry to report.
     for found in ctx.storage.list(&dir).unwrap_or_default() {
         let partition = names::parse_partition_dir(&found.name);
         if partition.is_none_or(|partition| partition.get() >= entry.partitions)
