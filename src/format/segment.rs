@@ -57,7 +57,7 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads the header at the start of a segment; what follows it is not looked at.
+    /// Reads the header at the start of a segment; the bytes after it are not checked.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         // Of a shorter file the magic and the version are checked first: another version is not
         // damage.

@@ -172,7 +172,7 @@ impl Catalog {
         self.opening
     }
 
-    /// Takes a change. A change that does not fit what is there leaves a state that
+    /// Applies a change. A change that does not fit what is there leaves a state that
     /// [`check`](Catalog::check) refuses.
     ///
     /// # Errors

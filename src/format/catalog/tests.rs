@@ -59,7 +59,7 @@ fn example() -> Catalog {
     catalog
 }
 
-/// A file with a snapshot and changes after it, each with what it says was synced.
+/// A file with a snapshot and changes after it, each with its synced position.
 fn file(snapshot: &Catalog, changes: &[(Change, u64)]) -> Vec<u8> {
     let mut bytes = snapshot.snapshot(5);
     for (change, synced_upto) in changes {

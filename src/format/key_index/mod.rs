@@ -446,7 +446,7 @@ fn filter_bits(hash: KeyHash) -> impl Iterator<Item = usize> {
 const MAGIC: [u8; 8] = *b"QUIPUKEY";
 /// Bytes of the header that mean nothing yet.
 const RESERVED: usize = 12;
-/// A line of the filter with its checksum: what a processor fetches at once.
+/// A line of the filter with its checksum: as much as a processor fetches at once.
 const LINE_BYTES: usize = 64;
 const LINE_BITS: usize = (LINE_BYTES - 4) * 8;
 /// Twelve bits a key.

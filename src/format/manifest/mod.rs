@@ -60,7 +60,7 @@ pub(crate) struct SegmentEntry {
     pub(crate) generation: u32,
     /// The log epoch in the segment's header.
     pub(crate) log_epoch: u32,
-    /// What is known of its bytes.
+    /// Whether its bytes are complete and on the medium.
     pub(crate) state: SegmentState,
     /// The logical end in bytes, header included; 0 while active.
     pub(crate) size: u64,
@@ -74,7 +74,7 @@ pub(crate) struct SegmentEntry {
     pub(crate) digest: Digest,
 }
 
-/// What is known of the bytes of a segment.
+/// Whether the bytes of a segment are complete and on the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SegmentState {
