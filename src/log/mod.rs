@@ -216,7 +216,7 @@ impl Log {
         };
         let identity = Arc::new(Identity { secret, ..identity });
         let recovered = manifest.and_then(|manifest| match manifest {
-            Some(manifest) => recover(&ctx, &*journal, &identity, &dir, manifest, note, report),
+            Some(manifest) => recover(&*journal, &identity, &dir, manifest, note, report),
             None => Ok(create::unwritten(&identity, &dir)),
         });
         let has_senders = recovered.as_ref().is_ok_and(|found| found.has_senders);

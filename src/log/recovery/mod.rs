@@ -61,7 +61,6 @@ pub(crate) struct Recovered {
 /// An I/O error, or a file of an unsupported format: nothing of the partition can be used. No file
 /// with records has been changed.
 pub(crate) fn recover(
-    ctx: &Context,
     journal: &dyn LogJournal,
     identity: &Arc<Identity>,
     dir: &Path,
@@ -69,8 +68,9 @@ pub(crate) fn recover(
     note: Option<Note<'_>>,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
+    let ctx = &**journal.ctx();
     let Found { present, leftovers } = survey(ctx, dir, &manifest, report)?;
-    let recovered = repair_or_trust(ctx, journal, identity, dir, manifest, note, &present, report)?;
+    let recovered = repair_or_trust(journal, identity, dir, manifest, note, &present, report)?;
     // IMPORTANT: last, and only if there is no damage. The manifest that does not list them must be
     // durable: the opening has synced its directory, or the repair has replaced it.
     if recovered.damage.is_none() {
@@ -80,7 +80,6 @@ pub(crate) fn recover(
 }
 
 fn repair_or_trust(
-    ctx: &Context,
     journal: &dyn LogJournal,
     identity: &Arc<Identity>,
     dir: &Path,
@@ -89,6 +88,7 @@ fn repair_or_trust(
     present: &HashSet<PathBuf>,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
+    let ctx = &**journal.ctx();
     let segments = segments_of(dir, &manifest);
     let seed = identity.seed();
     let has_senders = present.contains(&dir.join(names::PRODUCERS));
