@@ -2,40 +2,49 @@
 //!
 //! # How the crate is laid out
 //!
-//! The directory tree is the data's way, and a module imports only from the rows above its own (`tests/architecture.rs`
-//! holds this):
+//! The directory tree follows the data, and a module imports only from the rows above its own
+//! (`tests/architecture` holds this):
 //!
 //! | row | modules | question |
 //! |---|---|---|
 //! | words | `types` `error` `record` `config` `clock` `sync` `version` [`event`] [`stats`] | What are things called? |
 //! | bytes | `format` | What do the bytes mean? Pure: no I/O, no locks, no clock, no panic on any input. |
 //! | medium | `storage` | How do bytes get onto a medium, and when are they safe there? Knows files, not formats. |
-//! | log | `log` | One partition: append, roll, sync, recover, read, compact, find by key. |
-//! | groups | `group` | Who owns which partition, and how far is each group? |
+//! | engine | `engine` | What do all logs of a broker share? Clock, pools, open files, timer, worker, events. |
+//! | one file | `segment` | A file of batches with its indexes: built, opened, walked. |
+//! | one log | `log` | A list of segments and its ends: append, roll, sync, recover, read, compact, find by key. |
+//! | several logs | `transaction` (all but the handle) | The journal: all batches of a transaction, or none. |
+//! | groups | `group` | Which member owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` `projection` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` `projection` `offline` [`testing`] | What does the user hold? |
 //!
-//! **A record's way in.** [`Producer::send`] encodes it once into the open batch of its partition, under a short lock. A full
-//! or lingering batch is compressed and checksummed outside every lock, then appended in the order of sealing: base offset and
-//! header checksum under the partition's writer lock, one positional write. The group commit makes it durable as the topic
-//! asks, the visible end moves, readers wake.
+//! **A record's way in.** [`Producer::send`] encodes the record once into the open batch of its
+//! partition, under a short lock. A full or lingering batch is compressed and its body's checksum is
+//! computed outside every lock. Then it is appended in the order of sealing: base offset and header
+//! checksum under the partition's writer lock, one positional write. The group commit makes it
+//! durable as the topic asks, the visible end moves, readers wake.
 //!
-//! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it shares the batch that the
-//! producer sealed; behind that it reads maps of sealed segments, or the file of the active one up to the visible end. Every
-//! byte from a file is checked before it is seen. Records are borrowed from that one buffer.
+//! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it shares
+//! the batch that the producer sealed. Before that it reads maps of sealed segments, or the file of
+//! the active one up to the visible end. Every byte from a file is checked before it is returned.
+//! Records are borrowed from that one buffer.
 //!
-//! **Several at once.** A [`Transaction`] writes one record to the journal, its commit point, and then to each partition;
-//! opening makes whole what a crash interrupted. A group's coordinator checks commits and writes them, as records of a topic
-//! of the broker's own, under one lock, so that no partition changes hands in between.
+//! **Several at once.** A [`Transaction`] writes one record to the journal, its commit point, and
+//! then to each partition. An opening completes a transaction that a crash interrupted. A group's
+//! coordinator checks commits and writes them, as records of a topic of the broker's own, under one
+//! lock, so that no partition changes hands in between.
 //!
-//! **By key.** Where a topic keeps streams, each append notes in which batch it put which keys: in a table of the active
-//! segment, written to a side file once that is sealed. A [`Stream`] is loaded from the batches that these name, and its
-//! version is how many records they count; an append looks it up before the writer's lock and checks it under it.
+//! **By key.** Where a topic keeps streams, each append notes the keys of its batch: in a table of
+//! the active segment, which is written to a side file once the segment is sealed. A [`Stream`] is
+//! loaded from the batches that these name, and its version is the number of records that they
+//! count. An append looks the version up before it takes the writer's lock, and checks it under the
+//! lock.
 //!
-//! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`. Concurrency: the head
-//! of `src/log/mod.rs`, `src/transaction/journal.rs`, `src/log/streams.rs` and `src/group/mod.rs`, and at the fields concerned.
-//! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes and fails on demand is
-//! public: [`testing::Disk`].
+//! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`.
+//! Concurrency: the heads of `src/log/mod.rs`, `src/log/list.rs`, `src/transaction/journal.rs`,
+//! `src/log/streams.rs` and `src/group/mod.rs`; the order of all locks: `src/sync/rank.rs`.
+//! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes
+//! and fails on demand is public: [`testing::Disk`].
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A public item without a sentence is an item nobody can rely on.

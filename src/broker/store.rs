@@ -134,12 +134,16 @@ impl CatalogStore {
     /// As [`commit`](CatalogStore::commit).
     pub(super) fn commit_freeing(&self, ctx: &Context, changes: Vec<Change>) -> Result<()> {
         pass_gate(ctx)?;
-        let mut state = self.state.lock();
-        state.check()?;
-        ctx.with_room(|| state.append(ctx, &changes))?;
-        state.sync(ctx)?;
-        state.apply(changes);
-        Ok(())
+        // Each attempt takes the lock again. The reserve must not be given up under it, because a
+        // thread that has the reserve may pass the gate, whose preparation takes this lock.
+        ctx.with_room(|| {
+            let mut state = self.state.lock();
+            state.check()?;
+            state.append(ctx, &changes)?;
+            state.sync(ctx)?;
+            state.apply(changes.clone());
+            Ok(())
+        })
     }
 
     /// Makes changes that the next commit makes durable, or [`close`](CatalogStore::close).

@@ -9,7 +9,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::clock::{Clock, wait_timeout};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, about_to_call_user_code, fence};
+use crate::sync::{
+    Arc, AtomicUsize, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code, fence,
+};
 
 /// The number of readers of the broker that are parked or have left a waker. While it is zero,
 /// publishing is one store.
@@ -46,7 +48,7 @@ impl Waiter {
         drop(state);
         self.signalled.notify_all();
         if let Some(waker) = waker {
-            about_to_call_user_code("a waker", &[]);
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
             waker.wake();
         }
     }
@@ -148,8 +150,8 @@ impl Waiters {
 
     /// Signals all readers of this log.
     pub(crate) fn signal(&self) {
-        for waiter in self.list.lock().iter() {
-            waiter.signal();
-        }
+        // A copy, because a waker may let go of a reader, which takes the lock.
+        let waiters = self.list.lock().clone();
+        waiters.iter().for_each(|waiter| waiter.signal());
     }
 }

@@ -8,7 +8,7 @@
 use std::task::Waker;
 
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex, Rank, about_to_call_user_code, thread};
+use crate::sync::{Condvar, HELD_BY_WAKING, Mutex, Rank, about_to_call_user_code, thread};
 
 /// The shared state of all threads that wait for one log's durable end.
 pub(crate) struct GroupCommit {
@@ -125,13 +125,17 @@ impl GroupCommit {
         Lead { commit: self }
     }
 
-    /// Starts over at a durable end that may be before the old one. The log must have been
-    /// truncated, and all kept records synced.
+    /// Starts over at a durable end that may lie before the old one: the log was truncated, and everything that was kept
+    /// is synced. Waiting callers are woken by the drop of the [`Lead`], or by [`wake_waiting`](GroupCommit::wake_waiting).
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
         state.durable = durable;
         state.failed = None;
-        self.wake(state);
+    }
+
+    /// Wakes every waiting caller, so that it looks again.
+    pub(crate) fn wake_waiting(&self) {
+        self.wake(self.state.lock());
     }
 
     fn wake(&self, mut state: crate::sync::MutexGuard<'_, State>) {
@@ -139,7 +143,7 @@ impl GroupCommit {
         drop(state);
         self.finished.notify_all();
         for waker in wakers {
-            about_to_call_user_code("a waker", &[]);
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
             waker.wake();
         }
     }

@@ -77,11 +77,13 @@ impl Log {
     /// unknown which manifest a restart finds.
     pub(crate) fn accept_loss(self: &Arc<Self>, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
         // No compaction may read segments that are replaced here.
-        let _cleaning = self.compactor.lock();
+        let _compacting = self.compactor.lock();
         // No record of the journal may refer to batches that are given up.
-        let _alone = self.journal.forget(self)?;
+        // Dropped last of these: it wakes waiting callers.
+        let lead;
+        let alone = self.journal.forget(self)?;
         let shape = self.list.lock_shape();
-        let lead = self.durability.commit.hold();
+        lead = self.durability.commit.hold();
         let mut tip = self.writer.lock();
         self.check_readable()?;
         if let Some(cause) = self.health.poison_cause() {
@@ -105,7 +107,8 @@ impl Log {
         self.durability.commit.restart(self.log_end().get());
         self.health.accept_damage();
         let epoch = self.epoch();
-        drop((tip, lead, shape));
+        drop((tip, shape, alone));
+        drop(lead);
         self.waiters.signal();
         self.ctx.event(&Event::LossAccepted {
             topic: self.topic().clone(),

@@ -85,7 +85,6 @@ use crate::engine::{Context, Identity, Waiters};
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Secret, Seed};
 use crate::format::checkpoint::CheckpointEntry;
-use crate::format::key_hash::KeyHasher;
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::segment::create::active_entry;
@@ -177,7 +176,6 @@ pub(crate) struct Log {
     journal: Arc<dyn LogJournal>,
     identity: Arc<Identity>,
     seed: Seed,
-    hasher: KeyHasher,
     settings: RwLock<Arc<LogSettings>>,
     list: SegmentList,
     writer: Writer,
@@ -260,7 +258,6 @@ impl Log {
             ctx,
             journal,
             seed: identity.seed(),
-            hasher: KeyHasher::new(&identity.secret),
             settings: RwLock::new(Rank::Settings, settings),
             writer: Writer::new(active, point, list.view().ends.clone()),
             list,

@@ -45,8 +45,11 @@ impl Log {
     /// # Errors
     /// As [`reopen`](Log::reopen), and the error of `before`.
     pub(crate) fn reopen_with(&self, before: impl FnOnce() -> Result<()>) -> Result<()> {
-        // Report with no lock held, because a callback may call the broker.
-        if let Some(cut) = self.check_and_reopen(before)? {
+        let reopened = self.check_and_reopen(before);
+        // Wake and report with no lock held.
+        self.durability.commit.wake_waiting();
+        self.ctx.deliver();
+        if let Some(cut) = reopened? {
             self.waiters.signal();
             self.ctx.event(&Event::Cut(cut));
         }

@@ -10,7 +10,7 @@
 use super::{Common, Log, LogSettings};
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
-use crate::format::key_hash::KeyHash;
+use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::log::writer::Tip;
 use crate::segment::keys::{KeyCount, Owner, count_keys};
 use crate::segment::{Batch, Segment, read_batch};
@@ -62,13 +62,18 @@ pub(crate) struct Loaded {
 }
 
 impl Log {
+    /// Returns the hash function of the partition's keys.
+    fn hasher(&self) -> KeyHasher {
+        KeyHasher::new(&self.identity.secret)
+    }
+
     pub(super) fn owner(&self) -> Owner<'_> {
         Owner { ctx: &self.ctx, identity: &self.identity, visible_end: self.visible_end() }
     }
 
     /// Returns the hash of a key.
     pub(crate) fn hash_key(&self, key: &[u8]) -> KeyHash {
-        self.hasher.hash(key)
+        self.hasher().hash(key)
     }
 
     /// Returns the keys of a batch that is to be appended; empty unless the topic has streams. Must
@@ -79,7 +84,7 @@ impl Log {
         header: &BatchHeader,
         records: &[u8],
     ) -> Vec<KeyCount> {
-        if settings.streams { count_keys(&self.hasher, records, header.count) } else { Vec::new() }
+        if settings.streams { count_keys(&self.hasher(), records, header.count) } else { Vec::new() }
     }
 
     /// Counts a stream's events in all segments except the active one, and checks that the expected

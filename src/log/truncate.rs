@@ -34,11 +34,13 @@ impl Log {
     /// is poisoned.
     pub(crate) fn truncate_to(self: &Arc<Self>, to: Offset) -> Result<()> {
         // No record of the journal may refer to truncated batches.
-        let _alone = self.journal.forget(self)?;
+        // Dropped last: it wakes waiting callers.
+        let lead;
+        let alone = self.journal.forget(self)?;
         let shape = self.list.lock_shape();
         // No other thread syncs until this is dropped. Take it before the writer's lock, as every
         // leader does.
-        let lead = self.durability.commit.hold();
+        lead = self.durability.commit.hold();
         self.check_writable()?;
         let start = self.log_start();
         if to < start {
@@ -65,7 +67,8 @@ impl Log {
             (Truncation { kept, last, start, end: to, common: to }, rest)
         };
         let event = self.truncate(&mut tip, &cut, rest)?;
-        drop((tip, lead, shape));
+        drop((tip, shape, alone));
+        drop(lead);
         self.waiters.signal();
         self.ctx.event(&event);
         Ok(())
@@ -81,9 +84,11 @@ impl Log {
         if offset > MAX_RESET {
             return Err(self.out_of_range(offset));
         }
-        let _alone = self.journal.forget(self)?;
+        // Dropped last: it wakes waiting callers.
+        let lead;
+        let alone = self.journal.forget(self)?;
         let shape = self.list.lock_shape();
-        let lead = self.durability.commit.hold();
+        lead = self.durability.commit.hold();
         let mut tip = self.writer.lock();
         self.check_writable()?;
         self.make_files(&mut tip)?;
@@ -91,7 +96,8 @@ impl Log {
         let common = offset.min(self.log_start());
         let cut = Truncation { kept: 0, last: None, start: offset, end: offset, common };
         let event = self.truncate(&mut tip, &cut, None)?;
-        drop((tip, lead, shape));
+        drop((tip, shape, alone));
+        drop(lead);
         self.waiters.signal();
         self.ctx.event(&event);
         Ok(())

@@ -7,7 +7,7 @@ use super::config::ProducerConfig;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::Error;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, about_to_call_user_code};
+use crate::sync::{Arc, AtomicUsize, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -67,7 +67,7 @@ impl Core {
         self.buffered.fetch_sub(bytes, Ordering::Relaxed);
         let woken = std::mem::take(&mut *self.waiting.lock());
         for waker in woken {
-            about_to_call_user_code("a waker", &[]);
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
             waker.wake();
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use super::buffer::PartitionBuffer;
 use crate::error::{Error, IoAction, Result};
 use crate::log::Appended;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank, about_to_call_user_code};
+use crate::sync::{Arc, AtomicBool, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Receipt, Timestamp};
 
 /// An acknowledgement on its way: [`wait`](Pending::wait) for it, `.await` it, or
@@ -148,7 +148,7 @@ impl BatchState {
         drop(progress);
         self.completed.notify_all();
         for waker in wakers {
-            about_to_call_user_code("a waker", &[]);
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
             waker.wake();
         }
     }

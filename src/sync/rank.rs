@@ -80,6 +80,8 @@ pub(crate) enum Rank {
     SegmentFile,
 
     // -- what any change may need --
+    /// `CheckpointStore`: the last checkpoint, over its replacement.
+    Checkpoint,
     /// `Reserve`: the file that makes room.
     Reserve,
     /// `WriteGate`: the preparation of the first change, while it is under way. It changes the catalog.
@@ -94,8 +96,6 @@ pub(crate) enum Rank {
     TopicLogs,
     /// `TopicState`: the settings of a topic.
     TopicConfig,
-    /// `CheckpointStore`: the last checkpoint, over its replacement.
-    Checkpoint,
     /// `BrokerInner`: the last handle of each idempotent producer.
     ProducerHandles,
     /// `BrokerInner`, `Sticky`: random numbers.
@@ -145,6 +145,11 @@ pub(crate) enum Rank {
     /// `ManualClock`: its time.
     Clock,
 }
+
+/// The locks under which a waker may be called. A waker must only schedule its task: one that calls the broker instead can
+/// wait for these for ever.
+pub(crate) const HELD_BY_WAKING: &[Rank] =
+    &[Rank::Changing, Rank::Compacting, Rank::JournalGate, Rank::Shape];
 
 impl Rank {
     /// Whether a thread may hold several locks of this rank, in an order that is stated at the rank or at its owner.

@@ -110,9 +110,9 @@ impl Totals {
 }
 
 /// The most that is left of these idioms in src/, per 1,000 words of comment. The target is 2.
-const IDIOMS_PER_1000: f64 = 13.3;
+const IDIOMS_PER_1000: f64 = 0.5;
 /// The most that is left of the lines of comments in src/ that are wider than [`WIDTH`], in percent. The target is 3.
-const WIDE_PERCENT: f64 = 17.4;
+const WIDE_PERCENT: f64 = 1.0;
 /// How much better it may be before the constant has to follow.
 const SLACK: f64 = 1.0;
 
