@@ -253,6 +253,7 @@ impl Journal {
         };
         state.file = None;
         state.fail(&Error::Closed);
+        drop(state);
         self.commit.fail(Error::Closed);
         result
     }
