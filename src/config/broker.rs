@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Durability, ReadMode, invalid};
+use super::values::{Durability, ReadMode, invalid};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::stats::{Event, OnEvent};

@@ -55,7 +55,7 @@ impl Compression {
             #[cfg(feature = "zstd")]
             Compression::Zstd { level } if !(-7..=19).contains(&level) => {
                 let reason = format!("the level of zstd is {level}; it must be -7 to 19");
-                Err(super::invalid("compression", &reason))
+                Err(super::values::invalid("compression", &reason))
             }
             _ => Ok(()),
         }

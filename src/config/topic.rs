@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Cleanup, CompactionSettings, Compression, Durability, Retention, TimestampType, invalid};
+use super::cleanup::{Cleanup, CompactionSettings};
+use super::compression::Compression;
+use super::retention::Retention;
+use super::values::{Durability, TimestampType, invalid};
 use crate::error::Result;
 use crate::types::{GroupId, Timestamp};
 

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::survey::{Survey, SurveyedTopic, read_header, survey};
-use super::{finding, list, not_decoded, of_error, take_lock};
+use super::tools::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::engine::{Context, Identity};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{finding, list, not_decoded, of_error};
+use super::tools::{finding, list, not_decoded, of_error};
 use crate::broker::offsets_config;
 use crate::config::TopicConfig;
 use crate::engine::Context;

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::survey::{Survey, SurveyedTopic, survey};
-use super::{finding, list, not_decoded, of_error, take_lock};
+use super::tools::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result};

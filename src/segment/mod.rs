@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::batch::{Batch, ByteView};
 use self::keys::Keys;
-pub(crate) use self::point::{Point, known_timestamp, timestamp_or_unknown};
+pub(crate) use self::point::{FIRST_BATCH, Point, known_timestamp, timestamp_or_unknown};
 pub(crate) use self::source::{HeaderError, Source, read_batch, read_records, read_records_of};
 pub(crate) use self::walker::{Met, Walker, find_batch_in};
 pub(crate) use self::window::Window;
@@ -30,9 +30,6 @@ use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, Mutex, OnceLock, Ordering, Rank};
 use crate::types::{Offset, Timestamp};
-
-/// The position of the first batch of a segment.
-pub(crate) const FIRST_BATCH: u64 = SEGMENT_HEADER_BYTES as u64;
 
 /// One segment of a log, active or sealed.
 pub(crate) struct Segment {

@@ -1,10 +1,13 @@
 //! A point between two batches of a segment, with the state that appending there needs.
 
-use super::FIRST_BATCH;
 use crate::format::batch::BatchHeader;
 use crate::format::digest::Digest;
 use crate::format::manifest::SegmentEntry;
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::types::{Offset, Timestamp};
+
+/// The position of the first batch of a segment.
+pub(crate) const FIRST_BATCH: u64 = SEGMENT_HEADER_BYTES as u64;
 
 /// A point in the log between two batches, with the state that appending there needs.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,67 @@
+//! Values that settings have, and the error of one that cannot be.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// What an acknowledgement means, and with it what consumers may see: a record becomes visible when
+/// its topic's durability holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Acknowledged once the operating system has it. It survives the death of the process
+    /// (`kill -9`), but not a power loss, after which a prefix of the log is there.
+    #[default]
+    Os,
+    /// As [`Os`](Durability::Os), and synced to the medium at least this often: a power loss takes
+    /// at most the records since the last sync.
+    Interval(Duration),
+    /// Acknowledged once it is on the medium: it survives a power loss. Appends that wait at the
+    /// same time share a sync.
+    Sync,
+}
+
+impl Durability {
+    pub(super) fn validate(self) -> Result<()> {
+        match self {
+            Durability::Interval(every) if every < Duration::from_millis(1) => {
+                Err(invalid("durability", "an interval must be at least 1 ms"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which time the timestamp of a stored record is (Kafka's `message.timestamp.type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimestampType {
+    /// The time that its sender gave it, or the time of sending. It may be out of order.
+    #[default]
+    Create,
+    /// The time at which its batch was appended, by the broker's clock, whatever its sender gave
+    /// it. All records of a batch share it.
+    Append,
+}
+
+/// How segments that take no more appends are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// Through read-only memory maps: nothing is copied. If the medium fails under a map, or
+    /// another process truncates the file, the process is killed with SIGBUS.
+    #[default]
+    Map,
+    /// By positional reads: one copy, and a failing medium is an error like any other.
+    Positional,
+}
+
+/// A duration in whole milliseconds, as it is stored.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    // The longest duration has 2^64 seconds. One of 584 million years is as good as any longer.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn invalid(field: &'static str, reason: &str) -> Error {
+    Error::InvalidConfig { field, reason: reason.to_string() }
+}
