@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use super::super::FORMAT_VERSION;
 use super::super::envelope::{self, Writer, crc_of};
 use super::super::manifest::EpochStart;
-use super::super::reader::{Malformed, Reader, Unsupported};
 use super::super::settings;
 use super::{Catalog, Change, Found, Opening, ProducerEntry, TopicEntry, TopicState, is_producer_name};
+use crate::format::reader::{Malformed, Reader, Unsupported};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 /// Appends the bytes of one change to `out`, of which the first byte lies at `base` in file

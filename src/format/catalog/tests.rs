@@ -1,8 +1,8 @@
 use super::super::damage::{Random, hex};
 use super::super::envelope::{Writer, crc_of};
-use super::super::reader::{Malformed, Reader, Unsupported};
 use super::file::{CHANGE_MAGIC, decode_bits, encode_bits};
 use super::*;
+use crate::format::reader::{Malformed, Reader, Unsupported};
 use crate::types::Offset;
 
 fn setting(tag: u16, must: bool, bytes: &[u8]) -> Setting {

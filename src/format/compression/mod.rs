@@ -186,8 +186,8 @@ const LZ4_MAX_RATIO: usize = 255;
 mod zstd {
     use ::zstd::zstd_safe::{CCtx, CParameter, DCtx, find_frame_compressed_size};
 
-    use super::super::reader::Reader;
     use super::Pool;
+    use crate::format::reader::Reader;
 
     static ENCODERS: Pool<CCtx<'static>> = Pool::new();
     static DECODERS: Pool<DCtx<'static>> = Pool::new();

@@ -1,6 +1,6 @@
 use super::super::damage::{self, hex};
-use super::super::reader::Unsupported;
 use super::*;
+use crate::format::reader::Unsupported;
 
 fn segment(base_offset: u64, state: SegmentState, end_offset: u64) -> SegmentEntry {
     let active = state == SegmentState::Active;
