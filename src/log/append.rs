@@ -112,8 +112,7 @@ impl Log {
         self.ctx.appended(done.as_ref().map(drop));
         if done.is_err() {
             self.ctx.deliver();
-        }
-        if done.is_ok() {
+        } else {
             if settings.durability != Durability::Sync {
                 self.wake_readers();
             }
@@ -162,8 +161,7 @@ impl Log {
         let (mut tip, version) = self.lock_when(when)?;
         let settings = self.settings();
         let Some(SealedBatch { header, stored, keyless, .. }) = batch else {
-            debug_assert!(false, "a batch that was taken has been appended");
-            return Err(Error::Closed);
+            return Err(Error::internal("a batch that was taken has been appended"));
         };
         if keyless.is_some() {
             settings.check_keys(self.topic(), *keyless)?;

@@ -179,7 +179,7 @@ impl Log {
             file: self.ctx.display(&segment.path),
             position,
             bytes: segment.size().saturating_sub(position),
-            reason: format!("a sync failed, and this is not what was written: {what}"),
+            reason: format!("a sync failed, and these are not the written bytes: {what}"),
             from: end,
             to: Some(visible),
             kept: None,

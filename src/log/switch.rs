@@ -102,8 +102,7 @@ impl UnlistedSegment<'_> {
         header.log_epoch = self.entry.log_epoch;
         let path = self.ctx.display(&self.segment.path);
         let Some(room) = stored.first_chunk_mut::<HEADER_BYTES>() else {
-            debug_assert!(false, "the caller left room for the header");
-            return Err(Error::corrupt(&path, FIRST_BATCH, "internal: a batch without room for its header"));
+            return Err(Error::internal("the first batch of a segment has room for its header"));
         };
         let crc = encode_header(&header, identity.seed(), room);
         // The log is unchanged before the manifest is replaced: "create" is not among the actions

@@ -45,7 +45,7 @@ pub(crate) enum Rank {
     Journal,
     /// `ProducerTable`: the right to replace the side file.
     SavingProducers,
-    /// `ProducerTable`: what is remembered of idempotent producers.
+    /// `ProducerTable`: the batches of idempotent producers.
     Producers,
     /// `ManifestStore`: the manifest, over its replacement.
     Manifest,
@@ -108,9 +108,9 @@ pub(crate) enum Rank {
     JournalRecords,
     /// `Context`: events that wait until no lock is held.
     Events,
-    /// `WorkQueue`: what wants the worker.
+    /// `WorkQueue`: the logs that want the worker.
     Work,
-    /// `Timer`: what is due.
+    /// `Timer`: the tasks by the time they are due.
     Timer,
     /// `Waiters`: the readers of a log.
     Waiters,

@@ -77,7 +77,7 @@ fn a_batch_that_the_medium_no_longer_shows_ends_the_log_and_is_reported() {
             let [cut] = &cuts[..] else { panic!("{how}: {cuts:?}") };
             assert_eq!((cut.from.get(), cut.to.unwrap().get(), cut.position), (3, 6, synced), "{how}");
             assert!(
-                cut.file.ends_with(&file) && cut.reason.contains("not what was written"),
+                cut.file.ends_with(&file) && cut.reason.contains("not the written bytes"),
                 "{how}: {cut:?}"
             );
         }
