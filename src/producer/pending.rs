@@ -245,14 +245,10 @@ impl BatchState {
     /// The outcome of the records of this batch up to one of them: if the log was truncated after
     /// that record, they are still there, whatever the outcome of the rest.
     pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
-        match outcome {
-            Err(Error::Truncated { to, .. })
-                if let Ok(appended) = self.wait_appended()
-                    && appended.base_offset.plus(u64::from(last)) < to =>
-            {
-                Ok(appended)
-            }
-            outcome => outcome,
+        let Err(Error::Truncated { to, .. }) = outcome else { return outcome };
+        match self.wait_appended() {
+            Ok(appended) if appended.base_offset.plus(u64::from(last)) < to => Ok(appended),
+            _ => outcome,
         }
     }
 

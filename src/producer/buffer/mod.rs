@@ -178,7 +178,8 @@ impl PartitionBuffer {
                 self.leave(queue, choice);
             }
         }
-        if full && let [_, filled] = &mut chores.sealed {
+        if full {
+            let [_, filled] = &mut chores.sealed;
             *filled = queue.seal(self);
         }
         Ok(Some(placed))
