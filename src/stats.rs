@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use crate::error::DamagedRange;
 use crate::error::Error;
 use crate::sync::Arc;
 use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName, TopicPartition};
@@ -197,33 +198,6 @@ pub struct Cut {
     pub to: Option<Offset>,
     /// The file that keeps the bytes for inspection.
     pub kept: Option<PathBuf>,
-}
-
-/// Bytes of a segment that differ from those that were written, or are missing. See
-/// [`Partition::damage`](crate::Partition::damage).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DamagedRange {
-    /// The topic.
-    pub topic: TopicName,
-    /// The partition.
-    pub partition: PartitionId,
-    /// The segment file.
-    pub file: PathBuf,
-    /// The byte position where the damage begins.
-    pub position: u64,
-    /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts
-    /// the file.
-    pub bytes: u64,
-    /// The first offset whose record cannot be read.
-    pub from: Offset,
-    /// The first offset after those. The same as `from` if no record is lost, for example with a
-    /// damaged segment header.
-    pub to: Offset,
-    /// The damage in words.
-    pub what: String,
-    /// The number of the invariant in `FORMAT.md` that does not hold.
-    pub invariant: u32,
 }
 
 /// How far [`Broker::verify`](crate::Broker::verify) is.

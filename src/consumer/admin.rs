@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::CommittedOffset;
+use super::commit::CommittedOffset;
 use crate::broker::{Broker, BrokerInner};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};

@@ -1,8 +1,11 @@
 //! The settings of a consumer, and its start: as a member of a group, or with partitions assigned
 //! by hand.
 
-use super::Consumer;
+use std::fmt;
+use std::time::Duration;
+
 use super::commit::Committer;
+use super::handle::Consumer;
 use super::member::{Listener, Session, Subscription};
 use super::rebalance::Rebalance;
 use crate::broker::{Broker, BrokerInner};
@@ -16,8 +19,6 @@ use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
 use crate::topic::Partition;
 use crate::types::GroupId;
-use std::fmt;
-use std::time::Duration;
 
 impl Broker {
     /// A consumer of the group `group`, to be configured and

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::Offsets;
+use super::offsets::Offsets;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Offsets;
 use super::commit::Committer;
+use super::offsets::Offsets;
 use crate::error::Result;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;

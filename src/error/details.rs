@@ -1,8 +1,7 @@
 //! Which values do errors carry? Each is a type that a caller can match on.
 
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
 
@@ -193,4 +192,31 @@ impl fmt::Display for Corruption {
         }
         Ok(())
     }
+}
+
+/// Bytes of a segment that differ from those that were written, or are missing. See
+/// [`Partition::damage`](crate::Partition::damage).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedRange {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The segment file.
+    pub file: PathBuf,
+    /// The byte position where the damage begins.
+    pub position: u64,
+    /// How many bytes are concerned; 0 if they are missing, or if only the manifest contradicts
+    /// the file.
+    pub bytes: u64,
+    /// The first offset whose record cannot be read.
+    pub from: Offset,
+    /// The first offset after those. The same as `from` if no record is lost, for example with a
+    /// damaged segment header.
+    pub to: Offset,
+    /// The damage in words.
+    pub what: String,
+    /// The number of the invariant in `FORMAT.md` that does not hold.
+    pub invariant: u32,
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use self::details::is_space;
-pub use self::details::{Corruption, IoAction, Offender, Outcome, RejectReason, Space};
+pub use self::details::{Corruption, DamagedRange, IoAction, Offender, Outcome, RejectReason, Space};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
 use crate::version::{ExpectedVersion, Version};
 
@@ -161,7 +161,7 @@ pub enum Error {
     )]
     LossNotNamed {
         /// The first such damage.
-        range: Box<crate::stats::DamagedRange>,
+        range: Box<DamagedRange>,
     },
     /// There is nothing to compact: the topic's [cleanup](crate::TopicConfig::cleanup) does not
     /// include compaction.

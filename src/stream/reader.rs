@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{History, Stream};
+use super::handle::Stream;
+use super::history::History;
 use crate::engine::Waiter;
 use crate::error::Result;
 use crate::log::streams::Limit;

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 
+use super::disk::Disk;
 use crate::error::Result;
 use crate::storage::mem::Survive;
-use crate::testing::Disk;
 
 /// The history of a disk: [`explore`] passes it to its check, and a failure names it.
 ///

@@ -1,9 +1,10 @@
 //! Kafka's sticky assignment: balanced, and moving as few partitions as possible.
 
-use super::{Assignor, AssignorMember, AssignorTopic, subscribes};
-use crate::types::TopicPartition;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use super::assignor::{Assignor, AssignorMember, AssignorTopic, subscribes};
+use crate::types::TopicPartition;
 
 /// Balanced, and moving as little as possible: a member keeps its partitions unless they are more
 /// than its share. Kafka's `CooperativeStickyAssignor`.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::error::Error;
 use crate::rng::SplitMix64;
+use crate::types::TopicName;
 
 type Shares = Vec<Vec<TopicPartition>>;
 

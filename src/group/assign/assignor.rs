@@ -1,0 +1,136 @@
+//! How is an assignor called, and what makes its result an assignment?
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, Result};
+use crate::sync::{Rank, about_to_call_user_code};
+use crate::types::{TopicName, TopicPartition};
+
+/// A member of a group, as an [`Assignor`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct AssignorMember<'a> {
+    /// Its identity: the longer it is a member, the earlier it sorts.
+    pub id: &'a str,
+    /// The topics that it subscribes to, by name.
+    pub topics: &'a [TopicName],
+    /// The partitions that it owns now, sorted.
+    pub owned: &'a [TopicPartition],
+}
+
+/// A topic that members subscribe to, as an [`Assignor`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct AssignorTopic<'a> {
+    /// Its name.
+    pub name: &'a TopicName,
+    /// How many partitions it has.
+    pub partitions: u32,
+}
+
+/// How a group shares its partitions out among its members.
+///
+/// ```
+/// use quipu::{Assignor, AssignorMember, AssignorTopic, Broker, TopicConfig, TopicPartition};
+///
+/// /// Everything goes to the oldest member: one works, the others stand by.
+/// #[derive(Debug)]
+/// struct HotStandby;
+///
+/// impl Assignor for HotStandby {
+///     fn name(&self) -> &str {
+///         "hot-standby"
+///     }
+///
+///     fn assign(
+///         &self,
+///         members: &[AssignorMember<'_>],
+///         topics: &[AssignorTopic<'_>],
+///     ) -> Vec<Vec<TopicPartition>> {
+///         let mut shares = vec![Vec::new(); members.len()];
+///         for topic in topics {
+///             let oldest = members.iter().position(|member| member.topics.contains(topic.name)).unwrap();
+///             let all = (0..topic.partitions).map(|p| TopicPartition::new(topic.name.clone(), p));
+///             shares[oldest].extend(all);
+///         }
+///         shares
+///     }
+/// }
+///
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// broker.create_topic("orders", TopicConfig::new().partitions(2))?;
+/// let mut active = broker.consumer("billing").assignor(HotStandby).subscribe(&["orders"])?;
+/// let mut standby = broker.consumer("billing").assignor(HotStandby).subscribe(&["orders"])?;
+/// active.poll(std::time::Duration::ZERO)?;
+/// standby.poll(std::time::Duration::ZERO)?;
+/// assert_eq!((active.assignment().len(), standby.assignment().len()), (2, 0));
+/// # Ok(()) }
+/// ```
+pub trait Assignor: Send + Sync + fmt::Debug {
+    /// Its name, by which members make sure that they mean the same.
+    fn name(&self) -> &str;
+
+    /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
+    /// name. Every partition of every topic must be in exactly one list, that of a member that
+    /// subscribes to the topic. It is called with the group's lock held and must not call the
+    /// broker.
+    ///
+    /// A result that is not an assignment, or a panic, is
+    /// [`InvalidAssignment`](Error::InvalidAssignment). A consumer that subscribes gets the error
+    /// and does not become a member. If a member left or topics changed, the next poll of each
+    /// remaining member returns it, once. They keep their partitions, and a partition without an
+    /// owner stays so until members or topics change again.
+    fn assign(
+        &self,
+        members: &[AssignorMember<'_>],
+        topics: &[AssignorTopic<'_>],
+    ) -> Vec<Vec<TopicPartition>>;
+}
+
+/// Calls an assignor, and checks that its result is an assignment.
+///
+/// # Errors
+/// `InvalidAssignment`.
+pub(crate) fn checked(
+    assignor: &dyn Assignor,
+    members: &[AssignorMember<'_>],
+    topics: &[AssignorTopic<'_>],
+) -> Result<Vec<Vec<TopicPartition>>> {
+    let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
+    // It runs with locks held, on the thread that causes a rebalance, which may be that of the
+    // timer.
+    about_to_call_user_code("an assignor", &[Rank::Membership]);
+    let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
+        .map_err(|_| invalid("it panicked".to_string()))?;
+    if shares.len() != members.len() {
+        return Err(invalid(format!("{} lists for {} members", shares.len(), members.len())));
+    }
+    let mut given: Vec<Vec<bool>> = topics.iter().map(|t| vec![false; t.partitions as usize]).collect();
+    for (member, share) in members.iter().zip(&shares) {
+        for TopicPartition { topic: name, partition } in share {
+            if !subscribes(member, name) {
+                return Err(invalid(format!("{name}/{partition} to a member that does not subscribe to it")));
+            }
+            let at = topics.binary_search_by(|topic| topic.name.cmp(name)).ok();
+            let given = at.and_then(|at| given.get_mut(at)?.get_mut(partition.get() as usize));
+            match given {
+                None => return Err(invalid(format!("there is no {name}/{partition}"))),
+                Some(true) => return Err(invalid(format!("{name}/{partition} is assigned twice"))),
+                Some(given) => *given = true,
+            }
+        }
+    }
+    for (topic, given) in topics.iter().zip(&given) {
+        let left_out = (0u32..).zip(given).find(|(_, given)| !**given).map(|(partition, _)| partition);
+        if let Some(partition) = left_out
+            && members.iter().any(|member| subscribes(member, topic.name))
+        {
+            return Err(invalid(format!("{}/{partition} is left out", topic.name)));
+        }
+    }
+    Ok(shares)
+}
+
+pub(super) fn subscribes(member: &AssignorMember<'_>, topic: &TopicName) -> bool {
+    member.topics.binary_search(topic).is_ok()
+}
