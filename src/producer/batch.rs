@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::core::{Charge, Core};
-use super::pending::BatchState;
+use super::outcome::BatchState;
 use crate::config::Compression;
 use crate::format::batch::HEADER_BYTES;
 use crate::log::LogSettings;

@@ -3,14 +3,16 @@
 //!
 //! The data's way, file by file: [`outbox`] finds the buffer of a record's partition, [`buffer`]
 //! puts the record into the open batch and later the batch into the log, [`batch`] encodes,
-//! compresses and checksums, [`pending`] returns the outcome to the sender. [`staging`] does the
-//! same for many records at once, [`core`] holds the state that all buffers share.
+//! compresses and checksums, [`outcome`] keeps the result for the senders, [`pending`] returns it.
+//! [`staging`] does the same for many records at once, [`core`] holds the state that all buffers
+//! share.
 
 mod batch;
 mod buffer;
 mod config;
 mod core;
 mod outbox;
+mod outcome;
 mod pending;
 mod sequenced;
 mod sink;
@@ -24,11 +26,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use self::config::ProducerConfig;
-pub use self::pending::Pending;
-pub(crate) use self::pending::Wait;
-
 use self::core::Core;
 use self::outbox::Outbox;
+pub use self::pending::Pending;
+pub(crate) use self::pending::Wait;
 use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
 use crate::error::{Error, Result};

@@ -4,7 +4,8 @@ use std::task::{Context, Poll};
 
 use super::buffer::{PartitionBuffer, Placed, Sticking};
 use super::core::Core;
-use super::pending::{BatchState, Pending, Wait};
+use super::outcome::BatchState;
+use super::pending::{Pending, Wait};
 use super::sink::Sink;
 use super::staging::Staging;
 use crate::broker::TopicState;

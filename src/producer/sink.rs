@@ -1,13 +1,14 @@
 //! The functions of a log that a producer needs.
 
+use std::task::{Poll, Waker};
+
 use crate::broker::ProducerIdentity;
-use crate::error::Result;
+use crate::error::{Error, IoAction, Result};
 use crate::log::producers::Sender;
 use crate::log::{Appended, Log, LogSettings};
 use crate::segment::builder::SealedBatch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicName};
-use std::task::{Poll, Waker};
 
 /// The functions of a log that a producer needs.
 pub(super) trait Sink: Send + Sync {
@@ -67,4 +68,14 @@ impl Sink for Arc<Log> {
     fn request_sync(&self) {
         Log::request_sync(self);
     }
+}
+
+/// The error of a write that unwound: it is unknown which part of it is in the log.
+pub(super) fn unwound(sink: &dyn Sink) -> Error {
+    let place = format!("{}/{}", sink.topic(), sink.partition());
+    Error::io(
+        IoAction::Write,
+        place.as_ref(),
+        std::io::Error::other("the thread that was writing it panicked"),
+    )
 }

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use super::batch::{BatchLimits, OpenBatch};
 use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
-use super::pending::{BatchState, Pending, Wait, poll_visible, wait_visible};
+use super::outcome::BatchState;
+use super::pending::{Pending, Wait};
 use crate::error::{Error, Result};
 use crate::log::{Appended, LogSettings};
 use crate::partitioner::Sticky;
@@ -153,9 +154,9 @@ impl Wait<Vec<Receipt>> for ManyWait {
         self.reported = true;
         // All are written before the first is waited for.
         for batch in &self.batches {
-            batch.buffer().write(Some(batch));
+            batch.write();
         }
-        let wait = |(home, batch)| self.unless_kept(home, wait_visible(batch));
+        let wait = |(home, batch): (usize, &Arc<BatchState>)| self.unless_kept(home, batch.wait_visible());
         let appended = self.batches.iter().enumerate().map(wait).collect::<Result<Vec<_>>>()?;
         Ok(self.receipts(&appended))
     }
@@ -164,7 +165,7 @@ impl Wait<Vec<Receipt>> for ManyWait {
         let mut appended = Vec::with_capacity(self.batches.len());
         for (home, batch) in self.batches.iter().enumerate() {
             // Each is written by the first poll, and leaves its waker.
-            match poll_visible(batch, cx.waker()).map(|outcome| self.unless_kept(home, outcome)) {
+            match batch.poll_visible(cx.waker()).map(|outcome| self.unless_kept(home, outcome)) {
                 Poll::Ready(Ok(one)) => appended.push(one),
                 Poll::Ready(Err(error)) => {
                     self.reported = true;

@@ -1,15 +1,17 @@
 //! From a sealed batch to the log: compressing under no lock, appending in the order of sealing.
 
-use super::{Body, PartitionBuffer, Slot};
+use std::collections::VecDeque;
+
+use super::queue::{BatchQueue, Body, PartitionBuffer, Slot};
 use crate::error::Error;
 use crate::producer::batch::{Compressed, OpenBatch};
-use crate::producer::pending::{BatchState, unwound};
+use crate::producer::outcome::BatchState;
+use crate::producer::sink::unwound;
 use crate::sync::Arc;
-use std::collections::VecDeque;
 
 /// A batch that was taken out of the buffer to be compressed. Its slot is settled in any case,
 /// because the batches after it would wait forever otherwise.
-pub(in crate::producer) struct Outgoing {
+pub(crate) struct Outgoing {
     pub(super) buffer: Arc<PartitionBuffer>,
     pub(super) ticket: u64,
     pub(super) batch: Option<OpenBatch>,
@@ -17,9 +19,34 @@ pub(in crate::producer) struct Outgoing {
     pub(super) settled: bool,
 }
 
+impl BatchQueue {
+    /// Gives the open batch the last place.
+    pub(super) fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Outgoing> {
+        let batch = self.open.take()?;
+        let ticket = self.first_ticket + self.sealed.len() as u64;
+        self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Compressing });
+        Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
+    }
+}
+
+impl PartitionBuffer {
+    /// Appends compressed heads of the queue until there is none, unless another thread does.
+    fn drain(&self, awaited: Option<&Arc<BatchState>>) {
+        let Some(mut turn) = Turn::begin(self) else { return };
+        let mut unattended = false;
+        while let Some((batch, body)) = turn.next() {
+            unattended = !awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, &batch));
+            turn.append(&batch, body);
+        }
+        if unattended {
+            self.sink.request_sync();
+        }
+    }
+}
+
 impl Outgoing {
     /// Compresses and checksums the batch, and writes the batches that can be written.
-    pub(in crate::producer) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
+    pub(crate) fn compress(mut self, awaited: Option<&Arc<BatchState>>) {
         if let Some(batch) = self.batch.take() {
             // If this unwinds, the drop settles it.
             let compressed = batch.compress(&self.buffer.core);
@@ -48,7 +75,7 @@ impl Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         if !self.settled {
-            let error = unwound(&self.buffer);
+            let error = unwound(&*self.buffer.sink);
             self.settle(Body::Failed(error), None);
         }
     }
@@ -99,7 +126,7 @@ impl<'a> Turn<'a> {
                 (self.buffer.sink.append(batch, self.buffer.core.identity.as_ref()), Some(charge))
             }
             Body::Failed(error) => (Err(error), None),
-            Body::Compressing | Body::Appending => (Err(unwound(self.buffer)), None),
+            Body::Compressing | Body::Appending => (Err(unwound(&*self.buffer.sink)), None),
         };
         match outcome {
             Ok(appended) => {
@@ -131,7 +158,7 @@ impl Drop for Turn<'_> {
             queue.draining = false;
             queue.take_all()
         };
-        fail(failed, &unwound(self.buffer));
+        fail(failed, &unwound(&*self.buffer.sink));
     }
 }
 

@@ -14,15 +14,17 @@
 //! order keeps that order.
 
 mod drain;
+mod queue;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-pub(in crate::producer) use self::drain::Outgoing;
-use self::drain::Turn;
-use super::batch::{BatchLimits, Compressed, OpenBatch};
+pub(super) use self::drain::Outgoing;
+use self::queue::BatchQueue;
+pub(super) use self::queue::PartitionBuffer;
+use super::batch::{BatchLimits, OpenBatch};
 use super::core::Core;
-use super::pending::BatchState;
+use super::outcome::{BatchState, Buffer};
 use super::sink::Sink;
 use crate::engine::Task;
 use crate::error::{Error, Result};
@@ -30,52 +32,6 @@ use crate::partitioner::Sticky;
 use crate::record::Record;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::types::{Offset, Timestamp};
-
-/// The buffer of one producer for one partition.
-pub(in crate::producer) struct PartitionBuffer {
-    core: Arc<Core>,
-    sink: Box<dyn Sink>,
-    /// The sink's, close at hand.
-    partition: u32,
-    /// Held while a record is encoded or a batch changes its place, never while one is compressed,
-    /// appended or completed.
-    queue: Mutex<BatchQueue>,
-}
-
-struct BatchQueue {
-    open: Option<OpenBatch>,
-    /// In the order of sealing. A batch stays until it has been appended, so that a flush finds it.
-    sealed: VecDeque<Slot>,
-    /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
-    first_ticket: u64,
-    /// A thread is appending the heads, and no other thread may. That thread looks for a compressed
-    /// head under this lock before it stops. A thread that marks a head as compressed does so under
-    /// this lock and then reads this flag. So a compressed head is never left without a thread to
-    /// append it.
-    draining: bool,
-    /// An entry of the timer will come for the open batch, or earlier.
-    timed: bool,
-    /// Bytes of records without a key since this partition was chosen for them.
-    produced: usize,
-    /// After the last record appended, and in which epoch, until a flush has seen it become
-    /// visible.
-    unconfirmed: Option<(Offset, u32)>,
-}
-
-struct Slot {
-    batch: Arc<BatchState>,
-    body: Body,
-}
-
-enum Body {
-    /// The thread that sealed it is at work.
-    Compressing,
-    Compressed(Compressed),
-    /// Compressing it unwound.
-    Failed(Error),
-    /// The thread that drains the queue is at work.
-    Appending,
-}
 
 /// Work to do after the lock is released.
 #[derive(Default)]
@@ -88,19 +44,19 @@ struct Chores {
 
 /// For a record without a key: the choice that brought it here, and the number of partitions.
 #[derive(Clone, Copy)]
-pub(in crate::producer) struct Sticking<'a> {
-    pub(in crate::producer) sticky: &'a Sticky,
-    pub(in crate::producer) partitions: u32,
+pub(super) struct Sticking<'a> {
+    pub(super) sticky: &'a Sticky,
+    pub(super) partitions: u32,
 }
 
 /// Where a record was put.
-pub(in crate::producer) struct Placed {
-    pub(in crate::producer) batch: Arc<BatchState>,
-    pub(in crate::producer) index: u32,
+pub(super) struct Placed {
+    pub(super) batch: Arc<BatchState>,
+    pub(super) index: u32,
 }
 
 impl PartitionBuffer {
-    pub(in crate::producer) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
+    pub(super) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
         let queue = BatchQueue {
             open: None,
             sealed: VecDeque::new(),
@@ -118,11 +74,7 @@ impl PartitionBuffer {
         }
     }
 
-    pub(in crate::producer) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-
-    pub(in crate::producer) fn sink(&self) -> &dyn Sink {
+    pub(super) fn sink(&self) -> &dyn Sink {
         &*self.sink
     }
 
@@ -132,7 +84,7 @@ impl PartitionBuffer {
     /// # Errors
     /// The record is too large; nothing was taken.
     #[inline]
-    pub(in crate::producer) fn push(
+    pub(super) fn push(
         self: &Arc<Self>,
         record: &Record<'_>,
         len: usize,
@@ -185,7 +137,7 @@ impl PartitionBuffer {
         Ok(Some(placed))
     }
 
-    pub(in crate::producer) fn too_large(&self, size: usize, limit: usize) -> Error {
+    pub(super) fn too_large(&self, size: usize, limit: usize) -> Error {
         Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
     }
 
@@ -266,7 +218,7 @@ impl PartitionBuffer {
     /// Takes batches that were encoded elsewhere, and adds to `homes` where each one's records are
     /// now: in which batch, from which index on. The batches to be compressed are added to
     /// `sealed`. Of the bytes, `stuck` are of records without a key.
-    pub(in crate::producer) fn adopt(
+    pub(super) fn adopt(
         self: &Arc<Self>,
         batches: Vec<OpenBatch>,
         (stuck, choice): (usize, Sticking<'_>),
@@ -313,14 +265,14 @@ impl PartitionBuffer {
 
     /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append
     /// to the open one.
-    pub(in crate::producer) fn base_timestamp(&self) -> Option<Timestamp> {
+    pub(super) fn base_timestamp(&self) -> Option<Timestamp> {
         self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
     }
 
     /// Seals the open batch, or if one is `awaited` only that, and writes the batches that can be
     /// written. The caller will wait until the awaited batch is visible, so no sync is requested
     /// for it.
-    pub(in crate::producer) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
+    pub(super) fn write(self: &Arc<Self>, awaited: Option<&Arc<BatchState>>) {
         let sealed = {
             let mut queue = self.queue.lock();
             match (&queue.open, awaited) {
@@ -334,28 +286,28 @@ impl PartitionBuffer {
     }
 
     /// Bytes in the open batch.
-    pub(in crate::producer) fn open_bytes(&self) -> usize {
+    pub(super) fn open_bytes(&self) -> usize {
         self.queue.lock().open.as_ref().map_or(0, OpenBatch::len)
     }
 
     /// The last batch that is sealed and not in the log.
-    pub(in crate::producer) fn last_sealed(&self) -> Option<Arc<BatchState>> {
+    pub(super) fn last_sealed(&self) -> Option<Arc<BatchState>> {
         self.queue.lock().sealed.back().map(|slot| slot.batch.clone())
     }
 
     /// The end and the epoch of the appended records, unless a flush has seen them become visible.
-    pub(in crate::producer) fn unconfirmed(&self) -> Option<(Offset, u32)> {
+    pub(super) fn unconfirmed(&self) -> Option<(Offset, u32)> {
         self.queue.lock().unconfirmed
     }
 
     /// Something of this producer was written past the buffer, up to this end and in this epoch.
-    pub(in crate::producer) fn note_written(&self, end: (Offset, u32)) {
+    pub(super) fn note_written(&self, end: (Offset, u32)) {
         self.queue.lock().note_written(end);
     }
 
     /// A flush knows the outcome of everything up to this
     /// [`unconfirmed`](PartitionBuffer::unconfirmed) end.
-    pub(in crate::producer) fn confirm(&self, end: (Offset, u32)) {
+    pub(super) fn confirm(&self, end: (Offset, u32)) {
         let mut queue = self.queue.lock();
         if queue.unconfirmed == Some(end) {
             queue.unconfirmed = None;
@@ -363,7 +315,7 @@ impl PartitionBuffer {
     }
 
     /// The producer is dropped: the timer writes the open batch as soon as it can.
-    pub(in crate::producer) fn hand_over(self: &Arc<Self>) {
+    pub(super) fn hand_over(self: &Arc<Self>) {
         let due = {
             let mut queue = self.queue.lock();
             queue.open.as_mut().map(|open| open.deadline = Duration::ZERO).is_some()
@@ -372,18 +324,19 @@ impl PartitionBuffer {
             self.schedule(self.core.ctx.clock.monotonic());
         }
     }
+}
 
-    /// Appends compressed heads of the queue until there is none, unless another thread does.
-    fn drain(&self, awaited: Option<&Arc<BatchState>>) {
-        let Some(mut turn) = Turn::begin(self) else { return };
-        let mut unattended = false;
-        while let Some((batch, body)) = turn.next() {
-            unattended = !awaited.is_some_and(|awaited| Arc::ptr_eq(awaited, &batch));
-            turn.append(&batch, body);
-        }
-        if unattended {
-            self.sink.request_sync();
-        }
+impl Buffer for PartitionBuffer {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn sink(&self) -> &dyn Sink {
+        &*self.sink
+    }
+
+    fn write_awaited(self: Arc<Self>, batch: &Arc<BatchState>) {
+        self.write(Some(batch));
     }
 }
 
@@ -405,31 +358,6 @@ impl Task for PartitionBuffer {
         if let Some(sealed) = sealed {
             sealed.compress(None);
         }
-    }
-}
-
-impl BatchQueue {
-    /// Gives the open batch the last place.
-    fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Outgoing> {
-        let batch = self.open.take()?;
-        let ticket = self.first_ticket + self.sealed.len() as u64;
-        self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Compressing });
-        Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
-    }
-
-    /// An earlier write may be noted after a later one. Of two ends the later one covers both; an
-    /// end in a later epoch is later, whatever its offset.
-    fn note_written(&mut self, (end, epoch): (Offset, u32)) {
-        let is_later = self.unconfirmed.is_none_or(|(noted, in_epoch)| (epoch, end) > (in_epoch, noted));
-        if is_later {
-            self.unconfirmed = Some((end, epoch));
-        }
-    }
-
-    /// Everything that is not in the log.
-    fn take_all(&mut self) -> (VecDeque<Slot>, Option<OpenBatch>) {
-        self.first_ticket += self.sealed.len() as u64;
-        (std::mem::take(&mut self.sealed), self.open.take())
     }
 }
 

@@ -1,0 +1,74 @@
+//! The batches of one producer for one partition, in the order in which they are written.
+
+use std::collections::VecDeque;
+
+use crate::error::Error;
+use crate::producer::batch::{Compressed, OpenBatch};
+use crate::producer::core::Core;
+use crate::producer::outcome::BatchState;
+use crate::producer::sink::Sink;
+use crate::sync::{Arc, Mutex};
+use crate::types::Offset;
+
+/// The buffer of one producer for one partition.
+pub(crate) struct PartitionBuffer {
+    pub(super) core: Arc<Core>,
+    pub(super) sink: Box<dyn Sink>,
+    /// The sink's, close at hand.
+    pub(super) partition: u32,
+    /// Held while a record is encoded or a batch changes its place, never while one is compressed,
+    /// appended or completed.
+    pub(super) queue: Mutex<BatchQueue>,
+}
+
+pub(super) struct BatchQueue {
+    pub(super) open: Option<OpenBatch>,
+    /// In the order of sealing. A batch stays until it has been appended, so that a flush finds it.
+    pub(super) sealed: VecDeque<Slot>,
+    /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
+    pub(super) first_ticket: u64,
+    /// A thread is appending the heads, and no other thread may. That thread looks for a compressed
+    /// head under this lock before it stops. A thread that marks a head as compressed does so under
+    /// this lock and then reads this flag. So a compressed head is never left without a thread to
+    /// append it.
+    pub(super) draining: bool,
+    /// An entry of the timer will come for the open batch, or earlier.
+    pub(super) timed: bool,
+    /// Bytes of records without a key since this partition was chosen for them.
+    pub(super) produced: usize,
+    /// After the last record appended, and in which epoch, until a flush has seen it become
+    /// visible.
+    pub(super) unconfirmed: Option<(Offset, u32)>,
+}
+
+pub(super) struct Slot {
+    pub(super) batch: Arc<BatchState>,
+    pub(super) body: Body,
+}
+
+pub(super) enum Body {
+    /// The thread that sealed it is at work.
+    Compressing,
+    Compressed(Compressed),
+    /// Compressing it unwound.
+    Failed(Error),
+    /// The thread that drains the queue is at work.
+    Appending,
+}
+
+impl BatchQueue {
+    /// An earlier write may be noted after a later one. Of two ends the later one covers both; an
+    /// end in a later epoch is later, whatever its offset.
+    pub(super) fn note_written(&mut self, (end, epoch): (Offset, u32)) {
+        let is_later = self.unconfirmed.is_none_or(|(noted, in_epoch)| (epoch, end) > (in_epoch, noted));
+        if is_later {
+            self.unconfirmed = Some((end, epoch));
+        }
+    }
+
+    /// Everything that is not in the log.
+    pub(super) fn take_all(&mut self) -> (VecDeque<Slot>, Option<OpenBatch>) {
+        self.first_ticket += self.sealed.len() as u64;
+        (std::mem::take(&mut self.sealed), self.open.take())
+    }
+}

@@ -1,0 +1,167 @@
+//! The outcome of a batch, for which the senders of all its records wait.
+
+use std::task::{Poll, Waker};
+
+use super::core::Core;
+use super::sink::Sink;
+use crate::error::{Error, Result};
+use crate::log::Appended;
+use crate::sync::{Arc, AtomicBool, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code};
+use crate::types::{Receipt, Timestamp};
+
+/// The buffer that a batch is in, for the threads that wait for the batch.
+pub(super) trait Buffer: Send + Sync {
+    fn core(&self) -> &Core;
+    /// The log that the batch is written to.
+    fn sink(&self) -> &dyn Sink;
+    /// Seals the batch if it is open, and writes the batches that can be written.
+    fn write_awaited(self: Arc<Self>, batch: &Arc<BatchState>);
+}
+
+/// The state that all records of a batch wait for: the batch is in the log, or has failed.
+///
+/// It holds the buffer, which holds the open batch, which holds this: a cycle, broken when the
+/// batch is completed. Every open batch is completed: the timer has its buffer, and if the broker
+/// ends first, the producer's drop completes it.
+pub(super) struct BatchState {
+    buffer: Arc<dyn Buffer>,
+    progress: Mutex<BatchOutcome>,
+    completed: Condvar,
+    /// An acknowledgement was dropped. Written under `progress`, where the outcome is written too,
+    /// so the second of the two writers knows of the first and keeps the error. Read without the
+    /// lock only to see that there is nothing left to do.
+    given_up: AtomicBool,
+}
+
+#[derive(Default)]
+struct BatchOutcome {
+    outcome: Option<Result<Appended>>,
+    wakers: Vec<Waker>,
+}
+
+impl BatchState {
+    pub(super) fn new(buffer: Arc<dyn Buffer>) -> Self {
+        BatchState {
+            buffer,
+            progress: Mutex::new(Rank::Pending, BatchOutcome::default()),
+            completed: Condvar::new(),
+            given_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Wakes all waiting threads. Only the first outcome counts.
+    pub(super) fn complete(&self, outcome: Result<Appended>) {
+        let mut progress = self.progress.lock();
+        if progress.outcome.is_some() {
+            return;
+        }
+        if let Err(error) = &outcome
+            && self.given_up.load(Ordering::Relaxed)
+        {
+            self.buffer.core().keep_failure(error);
+        }
+        progress.outcome = Some(outcome);
+        let wakers = std::mem::take(&mut progress.wakers);
+        drop(progress);
+        self.completed.notify_all();
+        for waker in wakers {
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
+            waker.wake();
+        }
+    }
+
+    /// Blocks until the batch is in the log, which another thread may be seeing to.
+    pub(super) fn wait_appended(&self) -> Result<Appended> {
+        let mut progress = self.progress.lock();
+        loop {
+            match &progress.outcome {
+                Some(outcome) => return outcome.clone(),
+                None => self.completed.wait(&mut progress),
+            }
+        }
+    }
+
+    pub(super) fn poll_appended(&self, waker: &Waker) -> Poll<Result<Appended>> {
+        let mut progress = self.progress.lock();
+        if let Some(outcome) = &progress.outcome {
+            return Poll::Ready(outcome.clone());
+        }
+        if !progress.wakers.last().is_some_and(|last| last.will_wake(waker)) {
+            progress.wakers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Writes the batch, unless that is done. The caller waits for it.
+    pub(super) fn write(self: &Arc<Self>) {
+        self.buffer.clone().write_awaited(self);
+    }
+
+    /// An acknowledgement of this batch is given up: from now on its error is the flush's.
+    #[inline]
+    pub(super) fn give_up(&self) {
+        if !self.given_up.load(Ordering::Relaxed) {
+            self.give_up_first();
+        }
+    }
+
+    #[cold]
+    fn give_up_first(&self) {
+        let progress = self.progress.lock();
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(Err(error)) = &progress.outcome {
+            self.buffer.core().keep_failure(error);
+        }
+    }
+
+    fn is_completed(&self) -> bool {
+        self.progress.lock().outcome.is_some()
+    }
+
+    /// Writes the batch if it is still open, and blocks until it is visible.
+    pub(super) fn wait_visible(self: &Arc<Self>) -> Result<Appended> {
+        if !self.is_completed() {
+            self.write();
+        }
+        let appended = self.wait_appended()?;
+        self.buffer.sink().wait_visible(appended.end, appended.epoch)?;
+        Ok(appended)
+    }
+
+    /// As [`wait_visible`](BatchState::wait_visible), leaving the waker with the thread that is at
+    /// work. The write itself is done here.
+    pub(super) fn poll_visible(self: &Arc<Self>, waker: &Waker) -> Poll<Result<Appended>> {
+        if !self.is_completed() {
+            self.write();
+        }
+        match self.poll_appended(waker) {
+            Poll::Ready(Ok(appended)) => {
+                let sink = self.buffer.sink();
+                let polled = sink.poll_visible(appended.end, appended.epoch, waker).map_ok(|()| appended);
+                if polled.is_pending() {
+                    sink.request_sync();
+                }
+                polled
+            }
+            other => other,
+        }
+    }
+
+    /// The outcome of the records of this batch up to one of them: if the log was truncated after
+    /// that record, they are still there, whatever the outcome of the rest.
+    pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
+        let Err(Error::Truncated { to, .. }) = outcome else { return outcome };
+        match self.wait_appended() {
+            Ok(appended) if appended.base_offset.plus(u64::from(last)) < to => Ok(appended),
+            _ => outcome,
+        }
+    }
+
+    /// The receipt for the sender of a record of this batch.
+    pub(super) fn receipt(&self, appended: Appended, index: u32, timestamp: Timestamp) -> Receipt {
+        let sink = self.buffer.sink();
+        appended.receipt(sink.topic(), sink.partition(), u64::from(index), timestamp)
+    }
+}
