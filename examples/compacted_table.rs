@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(pass) = partition.compact()? {
         println!(
             "up to offset {}: {} records became {}",
-            pass.clean_to, pass.records_before, pass.records_after
+            pass.compacted_to, pass.records_before, pass.records_after
         );
     }
     let after = partition.stats().bytes;

@@ -25,7 +25,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::time::Duration;
 
 use quipu::{
@@ -328,7 +327,7 @@ fn dump(dir: &str) -> Result<(), Error> {
 /// Prints the findings of the opening.
 fn report(broker: &Broker) {
     let report = broker.open_report();
-    for cut in &report.cuts {
+    for cut in &report.truncated_tails {
         let to = cut.to.map_or("?".to_string(), |to| to.to_string());
         say(&format!(
             "W cut {}/{} from offset {} to {to}, possibly acknowledged: {} bytes at {} of {}: {}",

@@ -55,7 +55,7 @@ pub enum Event {
     Recovered(Recovery),
     /// Bytes after the last good batch were truncated, by an opening or by
     /// [`reopen`](crate::Partition::reopen).
-    Cut(Cut),
+    TailTruncated(TruncatedTail),
     /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition
     /// works again.
     LossAccepted {
@@ -91,7 +91,7 @@ pub struct OpenReport {
     /// The partitions of which something was read again, and how much.
     pub recovered: Vec<Recovery>,
     /// The torn tails that were truncated, and the offsets in them.
-    pub cuts: Vec<Cut>,
+    pub truncated_tails: Vec<TruncatedTail>,
     /// The partitions whose end this opening could not prove. Empty after a clean close, and if
     /// only the process died.
     pub unproven: Vec<Unproven>,
@@ -172,14 +172,14 @@ pub struct Recovery {
     pub bytes: u64,
 }
 
-/// A torn tail: the bytes after the last whole batch, left by a crash.
+/// A torn tail that was truncated: the bytes after the last whole batch, left by a crash.
 ///
 /// If the partition's durability was [`Sync`](crate::Durability::Sync) and the process crashed, the
 /// tail can only hold records that were never acknowledged. But it looks the same as damage to the
 /// last synced batches, so its records are "possibly acknowledged".
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Cut {
+pub struct TruncatedTail {
     /// The topic.
     pub topic: TopicName,
     /// The partition.
@@ -377,7 +377,7 @@ pub struct Compacted {
     /// The partition.
     pub partition: PartitionId,
     /// Everything before this offset has been compacted.
-    pub clean_to: Offset,
+    pub compacted_to: Offset,
     /// Whether all that was to be compacted is; else the keys did not fit the memory, and the next
     /// pass continues.
     pub complete: bool,
@@ -400,7 +400,7 @@ pub struct Compacted {
 #[non_exhaustive]
 pub struct CompactionStats {
     /// How many compactions came to their end.
-    pub cleanings: u64,
+    pub compactions: u64,
     /// Whether one is under way, and how many bytes it has read and written so far. Bytes that were
     /// never compacted are read twice.
     pub running: Option<u64>,
@@ -411,7 +411,7 @@ pub struct CompactionStats {
     /// Records that were removed.
     pub records_removed: u64,
     /// Sealed bytes that have been compacted.
-    pub clean_bytes: u64,
+    pub compacted_bytes: u64,
     /// Sealed bytes that have not.
     pub dirty_bytes: u64,
     /// Why the last compaction failed, if it did.

@@ -155,7 +155,7 @@ fn a_thousand_partitions_are_recovered_under_the_same_budget() {
     drop(broker);
     let broker = config().on_disk(&disk).unwrap();
     assert_eq!(broker.open_report().recovered.len(), PARTITIONS as usize);
-    assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+    assert!(broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty());
     assert_budget(&broker, "recovered");
     check(&broker, 3);
     append(&broker, 3);

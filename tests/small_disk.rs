@@ -167,7 +167,7 @@ fn a_full_mounted_file_system_is_reported_and_used_again_once_there_is_room() {
             }
             make_room();
         };
-        assert!(broker.open_report().cuts.is_empty(), "round {round}: {:?}", broker.open_report());
+        assert!(broker.open_report().truncated_tails.is_empty(), "round {round}: {:?}", broker.open_report());
         let config =
             TopicConfig::new().segment_bytes(16 << 10).max_record_bytes(8 << 10).durability(Durability::Sync);
         let partition = broker.ensure_topic("t", config).unwrap().partition(0).unwrap();
@@ -205,6 +205,6 @@ fn a_full_mounted_file_system_is_reported_and_used_again_once_there_is_room() {
     assert!(acknowledged.len() > 40, "{}", acknowledged.len());
     make_room();
     let broker = common::open_dir(&root).unwrap();
-    assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+    assert!(broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty());
     assert_eq!(common::read(&broker.topic("t").unwrap().partition(0).unwrap()).0, acknowledged);
 }

@@ -80,7 +80,7 @@ fn a_golden_batch_is_replicated_with_and_without_the_feature() {
     disk.crash(Survive::Everything);
     verify(&disk);
     let broker = open(&disk).unwrap();
-    assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+    assert!(broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty());
     for name in ["copy", "next"] {
         let partition = broker.topic(name).unwrap().partition(0).unwrap();
         assert_eq!(partition.append_raw(&golden()).unwrap(), 10, "a repetition");
@@ -133,12 +133,12 @@ fn a_topic_that_must_read_keys_takes_a_batch_only_with_its_codec() {
 
 #[cfg(feature = "zstd")]
 mod with_the_feature {
-    use super::*;
-
     use std::time::Duration;
 
     use quipu::testing::ManualClock;
     use quipu::{BrokerConfig, Compression, Durability, ReadMode, Record};
+
+    use super::*;
 
     fn zstd(level: i32) -> Compression {
         Compression::Zstd { level }

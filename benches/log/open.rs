@@ -109,7 +109,7 @@ fn opened(dir: &Path, clean: bool) -> (Vec<f64>, u64) {
     let broker = Broker::open(dir).unwrap();
     let took = millis(start);
     let report = broker.open_report();
-    assert_eq!((report.clean, report.cuts.len(), report.damaged.len()), (clean, 0, 0));
+    assert_eq!((report.clean, report.truncated_tails.len(), report.damaged.len()), (clean, 0, 0));
     let bytes = report.recovered.iter().map(|recovery| recovery.bytes).sum();
     broker.close().unwrap();
     (took, bytes)

@@ -49,15 +49,15 @@ impl Log {
         // Wake and report with no lock held.
         self.durability.commit.wake_waiting();
         self.ctx.deliver();
-        if let Some(cut) = reopened? {
+        if let Some(tail) = reopened? {
             self.waiters.signal();
-            self.ctx.event(&Event::Cut(cut));
+            self.ctx.event(&Event::TailTruncated(tail));
         }
         Ok(())
     }
 
     /// Returns the visible records that were truncated.
-    fn check_and_reopen(&self, before: impl FnOnce() -> Result<()>) -> Result<Option<stats::Cut>> {
+    fn check_and_reopen(&self, before: impl FnOnce() -> Result<()>) -> Result<Option<stats::TruncatedTail>> {
         // A thread that commits now may be about to write a record that refers to batches that
         // would be truncated.
         let _alone = self.journal.alone();
@@ -171,9 +171,9 @@ impl Log {
     }
 
     /// Returns the report of visible records that are lost.
-    fn truncation_report(&self, broken: Broken, visible: Offset) -> stats::Cut {
+    fn truncation_report(&self, broken: Broken, visible: Offset) -> stats::TruncatedTail {
         let Broken { segment, position, end, what } = broken;
-        stats::Cut {
+        stats::TruncatedTail {
             topic: self.topic().clone(),
             partition: self.partition(),
             file: self.ctx.display(&segment.path),

@@ -201,7 +201,7 @@ fn an_unclean_stop_is_scanned_from_the_checkpoint() {
     disk.crash(Survive::Everything);
     let (log, report) = open(&disk, Some((&entry, false)));
     assert_eq!((report.recovered[0].from, report.recovered[0].to), (Offset::new(100), Offset::new(130)));
-    assert!(report.cuts.is_empty());
+    assert!(report.truncated_tails.is_empty());
     assert_eq!(read(&log, 0).unwrap(), 130);
     // All of it is durable now.
     disk.crash(Survive::Synced);
@@ -230,7 +230,7 @@ fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
     assert_eq!(read(&log, 0).unwrap(), 70);
     disk.crash(Survive::Synced);
     let (log, report) = open(&disk, None);
-    assert!(report.cuts.is_empty() && report.damaged.is_empty());
+    assert!(report.truncated_tails.is_empty() && report.damaged.is_empty());
     assert_eq!((read(&log, 0).unwrap(), log.epoch()), (70, 1));
 }
 
@@ -256,7 +256,7 @@ fn a_full_disk_leaves_the_log_unchanged() {
     assert_eq!(read(&log, 0).unwrap(), end);
     disk.crash(Survive::Everything);
     let (log, report) = open(&disk, None);
-    assert!(report.cuts.is_empty(), "{:?}", report.cuts);
+    assert!(report.truncated_tails.is_empty(), "{:?}", report.truncated_tails);
     assert_eq!(read(&log, 0).unwrap(), end);
 }
 

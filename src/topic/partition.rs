@@ -341,7 +341,7 @@ impl Partition {
     ///
     /// After a failed sync some file systems return the older bytes of the disk instead of those
     /// that were written. Then the log ends before the first such batch:
-    /// [`Event::Cut`](crate::stats::Event::Cut) reports the records that were visible and are gone,
+    /// [`Event::TailTruncated`](crate::stats::Event::TailTruncated) reports the records that were visible and are gone,
     /// and positions after that end return [`Truncated`](Error::Truncated).
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::log::journal::LogJournal;
 use crate::log::participate::Presence;
 use crate::log::recovery::transactions::Found;
-use crate::stats::{Cut, Event, OpenReport};
+use crate::stats::{Event, OpenReport, TruncatedTail};
 use crate::storage::{OpenMode, read_file};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicId};
@@ -180,9 +180,10 @@ fn fresh_id(ctx: &Context, largest: u64) -> u64 {
 /// Removes from the report the part of a truncation that was written again unchanged.
 fn restored(report: &mut OpenReport, log: &Log, part: &CommittedPart<'_>, end: Offset) {
     let len = part.batch.len() as u64;
-    let of_it =
-        |cut: &Cut| (&cut.topic, cut.partition, cut.from) == (log.topic(), log.partition(), part.base_offset);
-    report.cuts.retain_mut(|cut| {
+    let of_it = |cut: &TruncatedTail| {
+        (&cut.topic, cut.partition, cut.from) == (log.topic(), log.partition(), part.base_offset)
+    };
+    report.truncated_tails.retain_mut(|cut| {
         if !of_it(cut) {
             return true;
         }
@@ -207,7 +208,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         return Ok(());
     }
     log.truncate_to(base)?;
-    let cut = Cut {
+    let cut = TruncatedTail {
         topic: log.topic().clone(),
         partition: log.partition(),
         file: ctx.display(Path::new(names::JOURNAL)),
@@ -218,7 +219,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         to: Some(to),
         kept: None,
     };
-    ctx.event(&Event::Cut(cut.clone()));
-    report.cuts.push(cut);
+    ctx.event(&Event::TailTruncated(cut.clone()));
+    report.truncated_tails.push(cut);
     Ok(())
 }

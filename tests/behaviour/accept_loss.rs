@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{at, crash_at_each_operation, files, fill, open, send, small, snapshot, value};
 use quipu::stats::{DamagedRange, Event};
 use quipu::testing::{Disk, ManualClock, Survive, committed, produced};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partition, ProducerConfig, Record, SkipReason,
     Start, TopicConfig, TopicPartition,
 };
+
+use crate::common::{at, crash_at_each_operation, files, fill, open, send, small, snapshot, value};
 
 const SEGMENT_HEADER: usize = 128;
 const BATCH_HEADER: usize = 104;
@@ -144,7 +145,7 @@ fn whole_records_stay_and_damaged_ones_are_given_up_at_any_position() {
             let disk = whole.duplicate();
             harm(&disk);
             let broker = open(&disk).unwrap();
-            if !broker.open_report().cuts.is_empty() {
+            if !broker.open_report().truncated_tails.is_empty() {
                 // The last batches before a kill have no witness: that is the limit of the rule.
                 assert!(!is_clean && case.contains("batch") || case.contains("short"), "{case}");
                 continue;
@@ -181,7 +182,7 @@ fn whole_records_stay_and_damaged_ones_are_given_up_at_any_position() {
             assert_works(&broker, &lost, RECORDS + 5, &case);
             let broker = disk.crash_and_reopen(Survive::Synced, config()).unwrap();
             assert!(
-                broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty(),
+                broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty(),
                 "{case}"
             );
             assert_works(&broker, &lost, RECORDS + 5, &case);
@@ -347,7 +348,7 @@ fn a_crash_at_any_operation_leaves_the_damage_or_the_repaired_partition() {
                 let p = partition(&broker);
                 let found = p.damage().unwrap();
                 let case = format!("segments {segments:?}, operation {nth}, {survive:?}");
-                assert!(broker.open_report().cuts.is_empty(), "{case}");
+                assert!(broker.open_report().truncated_tails.is_empty(), "{case}");
                 if found.is_empty() {
                     new += 1;
                     let lost: Vec<_> =

@@ -6,12 +6,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use crate::common::{files, small};
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Clock, Durability, Error, Offset, Partition, ReadMode, Record, Retention,
     Start, Timestamp, TopicConfig,
 };
+
+use crate::common::{files, small};
 
 /// A time limit: a thread that has not arrived by then never arrives.
 const NEVER: Duration = Duration::from_secs(60);
@@ -267,22 +268,22 @@ fn due_tombstones_are_removed_from_their_segments() {
     next();
     assert_eq!(offsets(&partition).first(), Some(&1));
     let before = partition.stats().compaction;
-    assert_eq!((before.cleanings, before.dirty_bytes), (1, 0));
+    assert_eq!((before.compactions, before.dirty_bytes), (1, 0));
     // Too few bytes for a compaction.
     put(&broker, &partition, "0", "newer");
     next();
     let dirty = partition.stats().compaction.dirty_bytes;
-    assert!(dirty > 0 && partition.stats().compaction.cleanings == 1);
+    assert!(dirty > 0 && partition.stats().compaction.compactions == 1);
     clock.advance(Duration::from_secs(100));
     broker.maintain().unwrap();
     let after = partition.stats().compaction;
     assert_eq!(offsets(&partition).first(), Some(&2), "its time was over");
-    assert_eq!((after.cleanings, after.dirty_bytes), (2, dirty), "the rest was left unchanged");
+    assert_eq!((after.compactions, after.dirty_bytes), (2, dirty), "the rest was left unchanged");
     let read = after.bytes_read - before.bytes_read;
-    assert!(read <= 1 << 10, "only the segment that has it: {read} of {}", before.clean_bytes);
+    assert!(read <= 1 << 10, "only the segment that has it: {read} of {}", before.compacted_bytes);
     assert!(offsets(&partition).contains(&2), "newer records were not searched");
     next();
-    assert_eq!(partition.stats().compaction.cleanings, 2, "once");
+    assert_eq!(partition.stats().compaction.compactions, 2, "once");
     // By hand all of it.
     partition.compact().unwrap().unwrap();
     assert!(!offsets(&partition).contains(&2));

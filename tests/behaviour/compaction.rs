@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::{Random, at, files, small};
 use quipu::stats::{Compacted, Event};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Clock, Compression, Durability, Error, Offset, Partition, RawBatches,
     Record, Retention, Start, Timestamp, TopicConfig,
 };
+
+use crate::common::{Random, at, files, small};
 
 type Row = (u64, Option<String>, Option<String>);
 
@@ -95,7 +96,7 @@ fn the_active_segment_and_records_younger_than_the_lag_are_not_compacted() {
     clock.advance(Duration::from_secs(61));
     let done = compact(&partition);
     let active = partition.stats().segments.last().unwrap().base_offset;
-    assert_eq!(done.clean_to, active);
+    assert_eq!(done.compacted_to, active);
     let expected: Vec<_> = (active.get() - 1..25).collect();
     assert_eq!(offsets(&partition), expected);
 }
@@ -115,14 +116,14 @@ fn a_log_is_compacted_above_the_dirty_ratio_or_after_the_max_lag() {
     }
     clock.advance(Duration::from_secs(2));
     broker.maintain().unwrap();
-    let cleaned = partition.stats().compaction.cleanings;
+    let cleaned = partition.stats().compaction.compactions;
     put(&broker, &partition, "k", Some("3"));
     clock.advance(Duration::from_secs(2));
     broker.maintain().unwrap();
-    assert_eq!(partition.stats().compaction.cleanings, cleaned, "less than half is dirty");
+    assert_eq!(partition.stats().compaction.compactions, cleaned, "less than half is dirty");
     clock.advance(Duration::from_secs(49));
     broker.maintain().unwrap();
-    assert_eq!(partition.stats().compaction.cleanings, cleaned + 1, "but it has waited long enough");
+    assert_eq!(partition.stats().compaction.compactions, cleaned + 1, "but it has waited long enough");
     let stats = partition.stats().compaction;
     assert_eq!((stats.dirty_bytes, stats.running, stats.failed.is_none()), (0, None, true));
 }
@@ -218,7 +219,7 @@ fn a_full_offset_map_ends_the_pass_and_the_next_pass_continues() {
         [(1, &[0, 1, 2, 3, 4][..]), (2, &[0, 1, 2, 3, 4]), (3, &[1, 2, 3, 4]), (4, &[2, 3, 4]), (5, &[3, 4])]
     {
         let done = compact(&partition);
-        assert_eq!((done.clean_to.get(), done.complete), (upto, upto == 5));
+        assert_eq!((done.compacted_to.get(), done.complete), (upto, upto == 5));
         assert_eq!(offsets(&partition), expected);
         // How far it came is in the manifest.
         drop((broker, partition));
@@ -330,9 +331,9 @@ fn a_tombstone_lives_delete_retention_from_its_first_compaction_and_expires_with
             clock.advance(Duration::from_millis(1));
             broker.maintain().unwrap();
             assert_eq!(offsets(&partition), [2]);
-            let cleanings = partition.stats().compaction.cleanings;
+            let compactions = partition.stats().compaction.compactions;
             broker.maintain().unwrap();
-            assert_eq!(partition.stats().compaction.cleanings, cleanings, "once");
+            assert_eq!(partition.stats().compaction.compactions, compactions, "once");
         }
     }
 }
@@ -800,7 +801,7 @@ fn readers_and_writers_continue_during_a_compaction() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(partition.stats().compaction.cleanings > 0);
+    assert!(partition.stats().compaction.compactions > 0);
 }
 
 /// Decided: batches with gaps inside, and emptied ones, are replicated unchanged; where a batch is

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::common::{Dump, assert_gapless, crash_at_each_operation, dump, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Record, Result, TopicConfig};
+
+use crate::common::{Dump, assert_gapless, crash_at_each_operation, dump, thorough};
 
 /// The results of the workload and its attempts, as a model of the possible contents.
 #[derive(Default)]
@@ -126,7 +127,7 @@ fn check(disk: &Disk, told: &Told, survive: Survive, case: &str) {
     let found = lasting(&first);
     check_prefix(&found, told, promised, case);
     if everything {
-        assert!(first.open_report().cuts.iter().all(|cut| cut.bytes < 1 << 10), "{case}");
+        assert!(first.open_report().truncated_tails.iter().all(|cut| cut.bytes < 1 << 10), "{case}");
     }
     drop(first);
 

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{at, files, look, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, IoAction, Offset, OffsetReset, Partition, Record, SkipReason,
     Start, TopicConfig,
 };
+
+use crate::common::{at, files, look, send};
 
 /// Segments that hold exactly five of the records that [`append`] appends.
 fn fives() -> TopicConfig {
@@ -66,7 +67,7 @@ fn the_log_start_moves_within_a_segment_and_survives_a_restart() {
             }
             broker = open(&disk);
             let report = broker.open_report();
-            assert!(report.damaged.is_empty() && report.cuts.is_empty(), "{report:?}");
+            assert!(report.damaged.is_empty() && report.truncated_tails.is_empty(), "{report:?}");
             t = the_partition(&broker);
             assert_eq!(look(&disk, &t), (segments, before, 15), "{restart:?}");
         }
@@ -233,7 +234,7 @@ fn a_checkpoint_that_names_a_deleted_segment_is_not_needed() {
     drop((broker, t));
     let broker = open(&disk);
     let report = broker.open_report();
-    assert!(report.damaged.is_empty() && report.cuts.is_empty(), "{report:?}");
+    assert!(report.damaged.is_empty() && report.truncated_tails.is_empty(), "{report:?}");
     assert_eq!((report.recovered[0].from.get(), report.recovered[0].to.get()), (5, 12));
     assert_eq!(look(&disk, &the_partition(&broker)), (2, 5, 12));
 }

@@ -51,7 +51,7 @@ fn dump_partition(broker: &Broker, partition: &Partition, text: &mut String) {
         return writeln!(text, "partition {id} unusable").unwrap();
     };
     writeln!(text, "partition {id} from {} to {}", bounds.log_start, bounds.log_end).unwrap();
-    let cuts = &broker.open_report().cuts;
+    let cuts = &broker.open_report().truncated_tails;
     for cut in cuts.iter().filter(|cut| cut.topic == *partition.topic() && cut.partition == id) {
         writeln!(text, "cut at {}", cut.from).unwrap();
     }

@@ -6,11 +6,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::{Dump, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Compression, Durability, Error, ProducerConfig, Record, Start, TopicConfig,
 };
+
+use crate::common::{Dump, thorough};
 
 fn open(disk: &Disk) -> quipu::Result<Broker> {
     BrokerConfig::new().clock(ManualClock::new()).seed(1).on_disk(disk)
@@ -111,7 +112,7 @@ fn after_a_clean_close_a_flipped_bit_is_reported_or_harmless() {
                 let (found, errors) = read(&broker);
                 assert_prefixes(&found, &whole, &case);
                 assert!(
-                    broker.open_report().cuts.is_empty(),
+                    broker.open_report().truncated_tails.is_empty(),
                     "{case}: something was truncated after a clean close"
                 );
                 for error in &errors {
@@ -167,8 +168,10 @@ fn after_an_unclean_stop_a_truncation_names_the_removed_offsets() {
         }
         let report = broker.open_report();
         for (place, records) in &found {
-            let named =
-                report.cuts.iter().find(|cut| cut.topic == *place.0 && cut.partition.get() == place.1);
+            let named = report
+                .truncated_tails
+                .iter()
+                .find(|cut| cut.topic == *place.0 && cut.partition.get() == place.1);
             if let Some(named) = named {
                 assert_eq!(
                     named.from,
@@ -180,7 +183,7 @@ fn after_an_unclean_stop_a_truncation_names_the_removed_offsets() {
                 assert!(!errors.is_empty(), "{case}: records are missing without a word");
             }
         }
-        match (report.cuts.is_empty(), errors.is_empty()) {
+        match (report.truncated_tails.is_empty(), errors.is_empty()) {
             (false, _) => cut += 1,
             (true, false) => reported += 1,
             (true, true) => harmless += 1,
@@ -279,7 +282,10 @@ fn in_a_compacted_log_a_flipped_bit_is_reported_and_never_compacted_away() {
         // Compacted first: bytes that no reader has checked are not trusted either.
         let refused = compact(&broker);
         let (found, errors) = read(&broker);
-        assert!(broker.open_report().cuts.is_empty(), "{case}: something was truncated after a clean close");
+        assert!(
+            broker.open_report().truncated_tails.is_empty(),
+            "{case}: something was truncated after a clean close"
+        );
         for error in errors.iter().chain(&refused) {
             assert!(is_damage(error), "{case}: {error}");
         }

@@ -8,13 +8,14 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{open, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
     Error, Offset, OffsetReset, Offsets, Outcome, Partition, Position, RangeAssignor, RebalanceEvent, Record,
     RejectReason, ResetTo, SkipReason, Start, Timestamp, TopicConfig, TopicPartition,
 };
+
+use crate::common::{open, send};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -1476,7 +1477,7 @@ fn compaction_keeps_the_last_commits_across_a_restart() {
         topics.into_iter().find(|t| t.name.as_str() == "__consumer_offsets").unwrap().partitions.remove(0)
     };
     let cleaned = stats(&broker).compaction;
-    assert_eq!(cleaned.cleanings, 1);
+    assert_eq!(cleaned.compactions, 1);
     assert!(cleaned.records_removed >= 2 * 2 * 19, "{cleaned:?}");
     let check = |broker: &Broker| {
         for (group, offset) in [("a", 19), ("b", 0)] {

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::{assert_filled, at, fill, make_files, open, read, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, IoAction, Outcome, Partition, Record, Start, TopicConfig,
 };
+
+use crate::common::{assert_filled, at, fill, make_files, open, read, send, small, value};
 
 fn with_topic(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
     let broker = open(disk).unwrap();
@@ -75,7 +76,11 @@ fn assert_poisoned_and_reopened(
     assert_filled(partition, visible + 5, case);
     disk.crash(Survive::Synced);
     let broker = open(disk).unwrap();
-    assert!(broker.open_report().cuts.is_empty(), "{case}: {:?}", broker.open_report().cuts);
+    assert!(
+        broker.open_report().truncated_tails.is_empty(),
+        "{case}: {:?}",
+        broker.open_report().truncated_tails
+    );
     assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), visible + 5, case);
 }
 
@@ -278,9 +283,9 @@ fn a_full_disk_refuses_a_record_and_takes_the_next_once_there_is_room() {
                 disk.crash(Survive::Everything);
                 let broker = open(&disk).unwrap();
                 assert!(
-                    broker.open_report().cuts.is_empty(),
+                    broker.open_report().truncated_tails.is_empty(),
                     "nothing looks torn: {:?}",
-                    broker.open_report().cuts
+                    broker.open_report().truncated_tails
                 );
                 assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 6, "reopened");
             }
@@ -299,7 +304,7 @@ fn a_part_that_was_written_before_the_disk_was_full_is_no_torn_tail() {
     assert!(is_full(&send(&broker, &partition, &"x".repeat(300)).unwrap_err()));
     disk.crash(Survive::Everything);
     let broker = open(&disk).unwrap();
-    assert!(broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty());
+    assert!(broker.open_report().truncated_tails.is_empty() && broker.open_report().damaged.is_empty());
     assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 3, "reopened");
 }
 
@@ -331,7 +336,7 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
         disk.crash(Survive::Everything);
         let broker = open(&disk).unwrap();
         assert!(
-            broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty(),
+            broker.open_report().truncated_tails.is_empty() && broker.open_report().damaged.is_empty(),
             "{op:?} {nth}"
         );
         let (values, error) = read(&broker.topic("t").unwrap().partition(0).unwrap());
@@ -402,7 +407,8 @@ fn a_full_disk_at_opening_is_reported_and_nothing_is_lost() {
                 disk.crash(Survive::Everything);
                 let broker = open(&disk).unwrap();
                 assert!(
-                    broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty(),
+                    broker.open_report().damaged.is_empty()
+                        && broker.open_report().truncated_tails.is_empty(),
                     "{case}"
                 );
                 assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 30, &case);

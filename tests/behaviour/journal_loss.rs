@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use crate::common::{dump, open, send};
 use quipu::testing::{Disk, Survive};
 use quipu::{Broker, Durability, Error, Partition, Record, TopicConfig};
+
+use crate::common::{dump, open, send};
 
 fn partitions(broker: &Broker) -> [Partition; 2] {
     ["x", "y"].map(|name| broker.topic(name).unwrap().partition(0).unwrap())
@@ -66,7 +67,8 @@ fn a_missing_record_that_a_later_batch_proves_is_damage_of_the_journal() {
                 // Nothing proves that the rest was durable: it is taken for a tail that a crash has
                 // left.
                 let broker = open(&disk).unwrap();
-                let cuts: Vec<_> = broker.open_report().cuts.iter().map(|cut| cut.from.get()).collect();
+                let cuts: Vec<_> =
+                    broker.open_report().truncated_tails.iter().map(|cut| cut.from.get()).collect();
                 let from = left as u64;
                 assert_eq!(cuts, [from + 2, from], "{case}");
                 continue;

@@ -1,18 +1,18 @@
 //! Opening a directory in every state: foreign, newer, damaged, in use; and what an opening leaves
 //! unchanged.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use quipu::testing::{Disk, Op, Survive};
+use quipu::{Broker, Durability, Error, ProducerConfig, Record, Start, TopicConfig};
+use tempfile::tempdir;
 
 use crate::common::{
     Random, assert_filled, at, dump, files, fill, open, open_dir, read, send, small, snapshot, tree, value,
 };
-use quipu::testing::{Disk, Op, Survive};
-use quipu::{Broker, Durability, Error, ProducerConfig, Record, Start, TopicConfig};
-use tempfile::tempdir;
 
 /// How long the refusal of a second opener may take.
 const AT_ONCE: Duration = Duration::from_millis(10);
@@ -445,7 +445,7 @@ fn without_a_good_checkpoint_the_same_records_are_there() {
             let broker = open(&disk).unwrap();
             let report = broker.open_report();
             assert!(
-                report.damaged.is_empty() && report.cuts.is_empty() && !report.clean,
+                report.damaged.is_empty() && report.truncated_tails.is_empty() && !report.clean,
                 "{case}: {report:?}"
             );
             assert_eq!(report.warnings.len(), usize::from(case != len), "{case}: {:?}", report.warnings);

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use crate::common::{assert_filled, fill, open, small};
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{Broker, Durability, Error, Partition, Start, TopicConfig};
+
+use crate::common::{assert_filled, fill, open, small};
 
 fn partition(broker: &Broker) -> Partition {
     broker.topic("t").unwrap().partition(0).unwrap()
@@ -33,7 +34,7 @@ fn a_position_of_records_that_a_power_loss_took_is_recognised() {
     let broker = open(&disk).unwrap();
     let p = partition(&broker);
     // The usual power loss: not a torn byte to be seen.
-    assert!(broker.open_report().cuts.is_empty());
+    assert!(broker.open_report().truncated_tails.is_empty());
     assert_eq!((p.bounds().unwrap().log_end.get(), p.epoch()), (4, 1));
     // The offsets are given out again, to other records.
     fill(&broker, &p, 20);
@@ -106,7 +107,7 @@ fn an_epoch_is_durable_before_anything_is_served() {
     fill(&broker, &partition(&broker), 9);
     disk.crash(Survive::Everything);
     let broker = open(&disk).unwrap();
-    assert!(broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty());
+    assert!(broker.open_report().truncated_tails.is_empty() && broker.open_report().damaged.is_empty());
     assert_filled(&partition(&broker), 9, "of two epochs");
     broker.close().unwrap();
     let broker = open(&disk).unwrap();

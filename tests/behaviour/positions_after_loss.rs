@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::{fill, open};
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, Durability, Error, Offset, OffsetReset, Offsets, Partition, Position, RejectReason, SkipReason,
     TopicConfig,
 };
+
+use crate::common::{fill, open};
 
 fn made(records: u64) -> (Disk, Broker, Partition) {
     let disk = Disk::new();
@@ -239,7 +240,7 @@ fn an_opening_reports_the_partitions_whose_end_it_cannot_prove() {
             lost.truncate(log, bytes.len() as u64).unwrap();
         }
         let broker = open(&lost).unwrap();
-        assert!(broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty());
+        assert!(broker.open_report().truncated_tails.is_empty() && broker.open_report().damaged.is_empty());
         assert_eq!(unproven(&broker), [(0, 3, 4), (1, 5, 5)]);
         broker.close().unwrap();
         drop(broker);

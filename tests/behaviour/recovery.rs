@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{
-    Random, assert_filled, assert_prefix, at, files, fill, make_files, open, read, send, small, snapshot,
-    value,
-};
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, Durability, Error, OffsetReset, Partition, Position, Record, SkipReason, Start, TopicConfig,
+};
+
+use crate::common::{
+    Random, assert_filled, assert_prefix, at, files, fill, make_files, open, read, send, small, snapshot,
+    value,
 };
 
 /// The active segment of topics with one segment.
@@ -71,7 +72,7 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_truncation_is_reported()
         assert_filled(&partition(&broker), whole_batches, &case);
 
         let is_cut = torn > boundary;
-        assert_eq!(report.cuts.len(), usize::from(is_cut), "{case}");
+        assert_eq!(report.truncated_tails.len(), usize::from(is_cut), "{case}");
         assert_eq!(
             partition(&broker).epoch(),
             u32::from(is_cut),
@@ -79,7 +80,7 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_truncation_is_reported()
         );
         if is_cut {
             cuts += 1;
-            let cut = &report.cuts[0];
+            let cut = &report.truncated_tails[0];
             assert_eq!((cut.topic.as_str(), cut.partition.get()), ("t", 0));
             assert!(cut.file.ends_with(ACTIVE) && !cut.reason.is_empty(), "{case}: {cut:?}");
             assert_eq!((cut.position, cut.from.get()), (boundary, whole_batches), "{case}");
@@ -101,7 +102,10 @@ fn a_tail_torn_at_any_byte_leaves_whole_batches_and_the_truncation_is_reported()
         fill(&broker, &partition(&broker), whole_batches + 2);
         disk.crash(Survive::Everything);
         let again = open(&disk).unwrap();
-        assert!(again.open_report().cuts.is_empty() && again.open_report().damaged.is_empty(), "{case}");
+        assert!(
+            again.open_report().truncated_tails.is_empty() && again.open_report().damaged.is_empty(),
+            "{case}"
+        );
         assert_filled(&partition(&again), whole_batches + 2, &case);
         assert_eq!(partition(&again).epoch(), u32::from(is_cut), "{case}");
     }
@@ -137,7 +141,7 @@ fn garbage_after_the_end_is_truncated_kept_aside_and_reported() {
         disk.overwrite(ACTIVE, end, &garbage).unwrap();
         let broker = open(&disk).unwrap();
         assert_filled(&partition(&broker), 4, case);
-        let cut = &broker.open_report().cuts[0];
+        let cut = &broker.open_report().truncated_tails[0];
         assert_eq!((cut.position, cut.bytes, cut.from.get()), (end, garbage.len() as u64, 4), "{case}");
         assert_eq!(disk.read(relative(cut.kept.as_ref().unwrap())).unwrap(), garbage, "{case}");
         fill(&broker, &partition(&broker), 9);
@@ -156,12 +160,16 @@ fn zeros_after_the_end_are_no_truncation() {
         let (disk, ends) = unsynced(4);
         disk.truncate(ACTIVE, ends[4] + zeros).unwrap();
         let broker = open(&disk).unwrap();
-        assert!(broker.open_report().cuts.is_empty(), "{:?}", broker.open_report().cuts);
+        assert!(
+            broker.open_report().truncated_tails.is_empty(),
+            "{:?}",
+            broker.open_report().truncated_tails
+        );
         assert_eq!(partition(&broker).epoch(), 0);
         fill(&broker, &partition(&broker), 8);
         disk.crash(Survive::Everything);
         let broker = open(&disk).unwrap();
-        assert!(broker.open_report().cuts.is_empty(), "{zeros}");
+        assert!(broker.open_report().truncated_tails.is_empty(), "{zeros}");
         assert_filled(&partition(&broker), 8, "after zeros");
     }
 }
@@ -189,7 +197,7 @@ fn a_listed_segment_without_its_header_is_damage() {
                 for _ in 0..2 {
                     let broker = open(&disk).unwrap();
                     let report = broker.open_report();
-                    assert!(report.cuts.is_empty(), "{case}: {:?}", report.cuts);
+                    assert!(report.truncated_tails.is_empty(), "{case}: {:?}", report.truncated_tails);
                     let [(of, Error::Corrupt(corruption))] = &report.damaged[..] else {
                         panic!("{case}: {:?}", report.damaged)
                     };
@@ -261,11 +269,11 @@ fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     let len = disk.read(&list[0]).unwrap().len() as u64;
     disk.truncate(&list[0], len - 1).unwrap();
     let torn = disk.duplicate();
-    assert_eq!(open(&torn).unwrap().open_report().cuts.len(), 1, "by itself it is truncated");
+    assert_eq!(open(&torn).unwrap().open_report().truncated_tails.len(), 1, "by itself it is truncated");
     disk.truncate(&list[2], 0).unwrap();
     let before = files(&disk, "topics/t/0", ".log");
     let broker = open(&disk).unwrap();
-    assert!(broker.open_report().cuts.is_empty());
+    assert!(broker.open_report().truncated_tails.is_empty());
     assert!(matches!(&broker.open_report().damaged[0].1, Error::Corrupt(c) if c.file.ends_with(&list[2])));
     assert_eq!(files(&disk, "topics/t/0", ".log"), before);
 }
@@ -306,7 +314,11 @@ fn a_short_segment_before_a_valid_one_is_a_corruption() {
             let disk = disk.duplicate();
             disk.truncate(short, len).unwrap();
             let broker = open(&disk).unwrap();
-            assert!(broker.open_report().cuts.is_empty(), "{short:?} {len}: {:?}", broker.open_report().cuts);
+            assert!(
+                broker.open_report().truncated_tails.is_empty(),
+                "{short:?} {len}: {:?}",
+                broker.open_report().truncated_tails
+            );
             let (_, error) = assert_prefix(&partition(&broker), "the beginning");
             assert!(matches!(error, Some(Error::Corrupt(c)) if c.file.ends_with(short)), "{short:?} {len}");
             assert_eq!(files(&disk, "topics/t/0", ".log"), before, "nothing is removed");
@@ -328,7 +340,7 @@ fn damage_in_the_middle_of_synced_data_is_a_corruption_and_costs_nothing_else() 
         let before = snapshot(&disk);
         let broker = open(&disk).unwrap();
         let report = broker.open_report();
-        assert!(report.cuts.is_empty(), "{case}");
+        assert!(report.truncated_tails.is_empty(), "{case}");
         let (of, Error::Corrupt(corruption)) = &report.damaged[0] else { panic!("{case}: {report:?}") };
         assert_eq!((of.topic.as_str(), of.partition.get(), report.damaged.len()), ("t", 0, 1), "{case}");
         assert!(
@@ -446,7 +458,7 @@ fn a_segment_shorter_than_its_synced_length_is_a_corruption() {
             disk.truncate(ACTIVE, len).unwrap();
             let case = format!("{len} bytes, clean: {clean}");
             let broker = open(&disk).unwrap();
-            assert!(broker.open_report().cuts.is_empty(), "{case}");
+            assert!(broker.open_report().truncated_tails.is_empty(), "{case}");
             let error = broker.open_report().damaged.first().map(|(_, error)| error.clone());
             assert!(
                 matches!(&error, Some(Error::Corrupt(c)) if c.file.ends_with(ACTIVE)),
@@ -511,7 +523,11 @@ fn missing_swapped_and_foreign_segments_are_reported_and_never_read_as_others() 
             let disk = whole.duplicate();
             damage(&disk);
             let broker = open(&disk).unwrap();
-            assert!(broker.open_report().cuts.is_empty(), "{case}: {:?}", broker.open_report().cuts);
+            assert!(
+                broker.open_report().truncated_tails.is_empty(),
+                "{case}: {:?}",
+                broker.open_report().truncated_tails
+            );
             let told = broker
                 .open_report()
                 .damaged
@@ -553,7 +569,9 @@ fn a_copy_of_a_segment_under_another_name_is_not_part_of_the_log() {
             let disk = whole.duplicate();
             disk.write_new(Path::new("topics/t/0").join(copy), &disk.read(original).unwrap()).unwrap();
             let broker = open(&disk).unwrap();
-            assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty());
+            assert!(
+                broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty()
+            );
             assert_filled(&partition(&broker), 40, copy);
             fill(&broker, &partition(&broker), 80);
             assert_filled(&partition(&broker), 80, copy);
@@ -753,7 +771,7 @@ fn random_corruption_leaves_exactly_the_records_before_it() {
         torn.truncate(torn.iter().rposition(|byte| *byte != 0).unwrap() + 1);
         let broker = open(&disk).unwrap();
         assert_filled(&partition(&broker), victim as u64, &case);
-        let cut = &broker.open_report().cuts[0];
+        let cut = &broker.open_report().truncated_tails[0];
         assert_eq!((cut.from.get(), cut.position), (victim as u64, from), "{case}");
         // Batches after the damage were found: the report names them as possibly acknowledged.
         let last = if victim == 19 { cut.to.map_or(20, |to| to.get()) } else { cut.to.unwrap().get() };

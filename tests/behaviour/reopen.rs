@@ -3,21 +3,22 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::{assert_filled, files, fill, small};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{Broker, BrokerConfig, Error, OffsetReset, Partition, Start, TopicConfig};
-use std::sync::{Arc, Mutex};
 
-type Cuts = Arc<Mutex<Vec<quipu::stats::Cut>>>;
+use crate::common::{assert_filled, files, fill, small};
+
+type Cuts = Arc<Mutex<Vec<quipu::stats::TruncatedTail>>>;
 
 fn open(disk: &Disk) -> (Broker, Cuts) {
     let cuts = Cuts::default();
     let noted = cuts.clone();
     let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(move |event| {
-        if let Event::Cut(cut) = event {
+        if let Event::TailTruncated(cut) = event {
             noted.lock().unwrap().push(cut.clone());
         }
     });
@@ -92,7 +93,10 @@ fn a_batch_that_the_medium_no_longer_shows_ends_the_log_and_is_reported() {
         broker.sync().unwrap();
         disk.crash(Survive::Synced);
         let (broker, _) = open(&disk);
-        assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty(), "{how}");
+        assert!(
+            broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty(),
+            "{how}"
+        );
         assert_filled(&broker.topic("t").unwrap().partition(0).unwrap(), 8, how);
     }
 }

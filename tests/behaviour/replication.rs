@@ -3,12 +3,13 @@
 
 use std::io::ErrorKind;
 
-use crate::common::{Random, assert_filled, at, dump, fill, open, read, small, value};
 use proptest::prelude::*;
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, Compression, Durability, Error, Offset, Partition, RawBatches, Record, TimestampType, TopicConfig,
 };
+
+use crate::common::{Random, assert_filled, at, dump, fill, open, read, small, value};
 
 const ENVELOPE: usize = 92;
 const HEADER: usize = 104;
@@ -279,7 +280,10 @@ fn hostile_bytes_with_fitting_checksums_are_refused_or_harmless() {
         let before = dump(&broker).unwrap();
         disk.crash(Survive::Everything);
         let broker = open(&disk).unwrap();
-        assert!(broker.open_report().cuts.is_empty() && broker.open_report().damaged.is_empty(), "{case}");
+        assert!(
+            broker.open_report().truncated_tails.is_empty() && broker.open_report().damaged.is_empty(),
+            "{case}"
+        );
         assert_eq!(dump(&broker).unwrap(), before, "{case}");
     };
     let mut random = Random(7);

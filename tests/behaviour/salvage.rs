@@ -6,13 +6,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{at, crash_at_each_operation, files, fill, open, open_dir, small, snapshot, tree, value};
 use quipu::stats::{FindingKind, SalvageReport};
 use quipu::testing::{Disk, Op, Survive, committed};
 use quipu::{
     Broker, Cleanup, Durability, Error, Offset, Partition, Position, ProducerConfig, Record, SkipReason,
     Start, TopicConfig,
 };
+
+use crate::common::{at, crash_at_each_operation, files, fill, open, open_dir, small, snapshot, tree, value};
 
 const SEGMENT_HEADER: usize = 128;
 const BATCH_HEADER: usize = 104;
@@ -98,7 +99,7 @@ fn salvage(disk: &Disk, case: &str) -> (SalvageReport, Disk, Broker) {
     copy.crash(Survive::Synced);
     let broker = open(&copy).unwrap();
     assert!(broker.open_report().damaged.is_empty(), "{case}: {:?}", broker.open_report());
-    assert!(broker.open_report().cuts.is_empty(), "{case}: {:?}", broker.open_report());
+    assert!(broker.open_report().truncated_tails.is_empty(), "{case}: {:?}", broker.open_report());
     (report, copy, broker)
 }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{assert_filled, fill, open, read, send, small, value};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{BrokerConfig, Cleanup, Durability, Error, Partition, Record, Retention, Start, TopicConfig};
+
+use crate::common::{assert_filled, fill, open, read, send, small, value};
 
 const FIRST: &str = "topics/t/0/00000000000000000000-0.log";
 
@@ -32,7 +33,7 @@ fn a_torn_tail_that_was_kept_aside_survives_a_power_loss() {
     disk.crash(Survive::Everything);
     disk.overwrite(FIRST, end, b"torn, and worth a look").unwrap();
     let broker = open(&disk).unwrap();
-    let kept = relative(broker.open_report().cuts[0].kept.as_ref().unwrap());
+    let kept = relative(broker.open_report().truncated_tails[0].kept.as_ref().unwrap());
     for loss in disk.power_losses(1) {
         let disk = disk.duplicate();
         disk.crash(loss);
@@ -75,7 +76,7 @@ fn a_segment_that_follows_another_history_is_no_part_of_the_log() {
         assert!(values.iter().all(|value| !value.starts_with("two")), "closed: {is_closed}: {values:?}");
         assert_eq!(values.len() as u64, base.get(), "what lies before it is there");
         let report = broker.open_report();
-        let told = format!("{error:?} {:?} {:?}", report.damaged, report.cuts);
+        let told = format!("{error:?} {:?} {:?}", report.damaged, report.truncated_tails);
         assert!(told.contains("does not follow the one before it"), "closed: {is_closed}: {told}");
     }
 }
@@ -105,7 +106,7 @@ fn a_batch_of_another_epoch_is_no_witness() {
     disk.overwrite(FIRST, end, &[&b"torn"[..], &batch].concat()).unwrap();
     let (broker, partition) = topic(&disk, TopicConfig::new());
     assert!(broker.open_report().damaged.is_empty(), "{:?}", broker.open_report().damaged);
-    assert_eq!(broker.open_report().cuts[0].position, end);
+    assert_eq!(broker.open_report().truncated_tails[0].position, end);
     assert_filled(&partition, 5, "the earlier records are there");
 }
 
@@ -176,7 +177,7 @@ fn reopening_writes_the_header_of_a_segment_that_was_never_synced() {
     disk.crash(Survive::Synced);
     let broker = open();
     let report = broker.open_report();
-    assert!(report.damaged.is_empty() && report.cuts.is_empty(), "{report:?}");
+    assert!(report.damaged.is_empty() && report.truncated_tails.is_empty(), "{report:?}");
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     let found = crate::common::read_from(&partition, Start::Beginning);
     assert_eq!(found, (3..6).map(|at| (at, value(at))).collect());

@@ -4,12 +4,13 @@
 use std::io::ErrorKind;
 use std::thread;
 
-use crate::common::{make_files, read_from, send, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, Offset, Offsets, Outcome, Partition, Position, Receipt, Record,
     Result, Start,
 };
+
+use crate::common::{make_files, read_from, send, small};
 
 /// Topics of one partition: three that are not synced, and two that are.
 const NAMES: [(&str, Durability); 5] = [
@@ -153,7 +154,11 @@ fn a_position_after_a_surviving_transaction_is_not_called_truncated() {
         disk.crash(if seed % 2 == 0 { Survive::Random(seed) } else { Survive::Zeroed(seed) });
         let (broker, partitions) = open(&disk);
         redone += usize::from(partitions.iter().any(|partition| partition.epoch() > 0));
-        assert!(broker.open_report().cuts.is_empty(), "seed {seed}: {:?}", broker.open_report().cuts);
+        assert!(
+            broker.open_report().truncated_tails.is_empty(),
+            "seed {seed}: {:?}",
+            broker.open_report().truncated_tails
+        );
         let consumer = broker.consumer("g").assign(&partitions).unwrap();
         for receipt in receipts {
             let next = Position {

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{dump, make_files, open, read_from, send, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, Offsets, Outcome, Partition, Record,
     RejectReason, Start, Timestamp, TimestampType, TopicConfig,
 };
+
+use crate::common::{dump, make_files, open, read_from, send, small};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -541,7 +542,7 @@ fn a_damaged_journal_is_an_error_and_a_torn_one_is_not() {
     torn.truncate("journal", bytes - 10).unwrap();
     let broker = open(&torn).unwrap();
     assert_eq!(ends(&topics(&broker)), [2; 4], "the last record looks like a torn one");
-    assert_eq!(broker.open_report().cuts.len(), 4, "and what it was of is reported");
+    assert_eq!(broker.open_report().truncated_tails.len(), 4, "and what it was of is reported");
 }
 
 // -- many at once --

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::{assert_filled, at, files, fill, open, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, OffsetReset, Partition, Pending, Receipt,
     Record, SkipReason, Start, Timestamp, TopicConfig,
 };
+
+use crate::common::{assert_filled, at, files, fill, open, send, small, value};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -66,7 +67,10 @@ fn after_each_stop(disk: &Disk, check: impl Fn(&Broker, &Partition, &str)) {
             Some(survive) => disk.crash(survive),
         }
         let broker = open(&disk).unwrap();
-        assert!(broker.open_report().damaged.is_empty() && broker.open_report().cuts.is_empty(), "{case}");
+        assert!(
+            broker.open_report().damaged.is_empty() && broker.open_report().truncated_tails.is_empty(),
+            "{case}"
+        );
         check(&broker, &broker.topic("t").unwrap().partition(0).unwrap(), case);
     }
 }

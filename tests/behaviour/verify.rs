@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::common::{files, fill, open, open_dir, small, snapshot, thorough, tree, value};
 use quipu::stats::{Finding, FindingKind, VerifyReport};
 use quipu::testing::{Disk, Survive};
 use quipu::{Broker, Cleanup, Compression, Durability, Error, Offset, ProducerConfig, Record, TopicConfig};
+
+use crate::common::{files, fill, open, open_dir, small, snapshot, thorough, tree, value};
 
 const SEGMENT_HEADER: usize = 128;
 const BATCH_HEADER: usize = 104;
@@ -231,7 +232,7 @@ fn a_torn_tail_is_distinguished_from_damage() {
     assert_eq!(found.offsets, Some((Offset::new(5), Offset::new(6))));
     assert!(report.is_whole(), "the next opening truncates it");
     let broker = open(&disk).unwrap();
-    assert_eq!(broker.open_report().cuts[0].position, found.position);
+    assert_eq!(broker.open_report().truncated_tails[0].position, found.position);
     broker.close().unwrap();
     let report = verify(&disk);
     assert_eq!((report.findings.len(), report.notes.len()), (0, 1), "the kept bytes are named: {report:?}");

@@ -179,7 +179,7 @@ impl Log {
                 stats.running = None;
                 stats.failed = done.as_ref().err().cloned();
                 if let Ok(done) = &done {
-                    stats.cleanings += 1;
+                    stats.compactions += 1;
                     stats.bytes_read += done.bytes_before;
                     stats.bytes_written += done.bytes_after;
                     stats.records_removed += done.records_before - done.records_after;
@@ -213,7 +213,7 @@ impl Log {
         if self.settings().cleanup.compacts()
             && let Some((_, spans)) = self.sealed()
         {
-            (stats.clean_bytes, stats.dirty_bytes) = amounts(&spans);
+            (stats.compacted_bytes, stats.dirty_bytes) = amounts(&spans);
         }
         stats
     }
@@ -372,7 +372,7 @@ impl Log {
         let mut done = Compacted {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,
-            clean_to: known.upto,
+            compacted_to: known.upto,
             complete: plan.inputs.last().and_then(|last| last.end()) == Some(known.upto),
             segments_before: inputs.len(),
             bytes_before: inputs.iter().map(|segment| segment.size()).sum(),

@@ -12,7 +12,7 @@ use crate::log::manifest;
 use crate::log::switch::NextSegment;
 use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
 use crate::segment::{FIRST_BATCH, Point, Segment};
-use crate::stats::{Cut, Event, OpenReport};
+use crate::stats::{Event, OpenReport, TruncatedTail};
 use crate::sync::Arc;
 
 impl Recoverer<'_> {
@@ -124,7 +124,7 @@ impl Recoverer<'_> {
         self.segments = segments_of(self.dir, &self.manifest);
         self.note_recovery(found, report);
         if something_lost {
-            let cut = Cut {
+            let tail = TruncatedTail {
                 topic: self.identity.topic.clone(),
                 partition: self.identity.partition,
                 file: self.ctx.display(&torn.path),
@@ -135,8 +135,8 @@ impl Recoverer<'_> {
                 to: known_end,
                 kept: kept.map(|path| self.ctx.display(&path)),
             };
-            self.ctx.event(&Event::Cut(cut.clone()));
-            report.cuts.push(cut);
+            self.ctx.event(&Event::TailTruncated(tail.clone()));
+            report.truncated_tails.push(tail);
         }
         let point = Point::start_of(base, generation, epoch, point.last_crc);
         Ok(self.recovered(point, found.tail.clone(), None))
