@@ -39,17 +39,17 @@ use crate::types::Offset;
 pub(crate) struct Journal {
     ctx: Arc<Context>,
     gate: RwLock<()>,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     commit: GroupCommit,
     /// The records that the file had before an opening. No other lock is taken under this one.
     known: Mutex<Option<JournalRecords>>,
 }
 
-pub(crate) struct State {
+pub(crate) struct JournalState {
     pub(super) file: Option<Arc<dyn File>>,
     /// The position of the next record in the file.
     pub(super) position: u64,
-    /// As [`position`](State::position), but counted through all files: commits wait for it.
+    /// As [`position`](JournalState::position), but counted through all files: commits wait for it.
     written: u64,
     /// `written` at the start of the file.
     written_before: u64,
@@ -73,7 +73,7 @@ pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
 
 impl Journal {
     pub(crate) fn new(ctx: Arc<Context>) -> Self {
-        let state = State {
+        let state = JournalState {
             file: None,
             position: 0,
             written: 0,
@@ -96,7 +96,7 @@ impl Journal {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock()
     }
 
@@ -125,7 +125,7 @@ impl Journal {
     ///
     /// # Errors
     /// `JournalFailed` after an earlier failure.
-    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, State>> {
+    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, JournalState>> {
         let state = self.state.lock();
         state.check()?;
         Ok(state)
@@ -292,7 +292,7 @@ impl LogJournal for Journal {
     }
 }
 
-impl State {
+impl JournalState {
     /// # Errors
     /// The journal failed or was closed: nothing can be committed.
     fn check(&self) -> Result<()> {
@@ -311,7 +311,7 @@ impl State {
         self.position > self.large_from
     }
 
-    /// Writes the record of a transaction with the id [`next_id`](State::next_id): from here on the
+    /// Writes the record of a transaction with the id [`next_id`](JournalState::next_id): from here on the
     /// transaction has happened. Returns the position up to which the journal must be durable for
     /// it.
     ///

@@ -70,16 +70,7 @@ pub(crate) fn settle(
     let file = match read_file(&*ctx.storage, path, FILE_BYTES_MAX) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            // No transaction was ever committed, or the file was deleted. Then each batch counts by
-            // itself.
-            if largest > 0 {
-                let path = ctx.display(path);
-                report.warnings.push(format!(
-                    "{} is missing: each batch of a transaction counts by itself",
-                    path.display()
-                ));
-            }
-            journal.state().next_id = fresh_id(ctx, largest);
+            note_missing(journal, largest, report);
             return Ok(());
         }
         Err(e) => return Err(Error::io(IoAction::Read, &ctx.display(path), e)),
@@ -89,32 +80,12 @@ pub(crate) fn settle(
     journal.know(None);
     let is_empty = matches!(&read, Ok((_, records, end)) if records.is_empty() && *end == file.len());
     if is_clean && !is_empty {
-        // A clean close leaves an empty file: all batches of its records are in the segments.
         let what = read.map_or_else(|m| m.what, |_| "it is not empty");
-        report.warnings.push(format!(
-            "{} does not look like after a clean close ({what}): it is replaced by an empty one",
-            ctx.display(path).display()
-        ));
-        let mut state = journal.state();
-        state.next_id = fresh_id(ctx, largest);
-        return state.start_file(ctx, true);
+        return replace_after_clean_close(journal, largest, what, report);
     }
     let (floor, records, end) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
     let (known, torn) = (JournalRecords::new(floor, &records, end), end < file.len());
-    let mut lost =
-        logs.iter().filter_map(|log| Some((log, known.find_lost(log.recovered(), log.log_start())?)));
-    if let Some((log, found)) = lost.next() {
-        // IMPORTANT: check this before a batch without a record is truncated. Nothing has been
-        // changed in that log.
-        return Err(lost_record(ctx, log.identity(), &known, found));
-    }
-    let unread = logs.iter().find_map(|log| log.unread());
-    if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
-        // IMPORTANT: return while the file still has the batches that this partition lacks. A
-        // damaged partition is never served again as it was, but this one may be usable at the next
-        // opening.
-        return Err(error);
-    }
+    check_logs(ctx, logs, &known, !is_clean || torn || !records.is_empty())?;
     // First take back the batches without a record, because the batches after them do not count
     // either.
     for (log, found) in &seen {
@@ -125,37 +96,117 @@ pub(crate) fn settle(
     for record in &records {
         let parts: Vec<_> =
             record.parts.iter().filter_map(|part| Some((part, find(&part.topic, part.partition)?))).collect();
-        let possible = parts.iter().all(|(part, log)| match log.presence_of(part, record.id) {
-            Presence::Present => true,
-            Presence::Next => check_part(log, part),
-            Presence::Elsewhere => false,
-        });
-        for (part, log) in &parts {
-            match log.presence_of(part, record.id) {
-                Presence::Next if possible => {
-                    let end = log.redo(part.batch)?;
-                    restored(report, log, part, end);
-                }
-                // IMPORTANT: take it back before the next record is checked. The next one may
-                // follow it.
-                Presence::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
-                _ => {}
-            }
-        }
+        complete_or_take_back(ctx, record.id, &parts, report)?;
     }
     for log in logs.iter().filter(|log| log.is_usable()) {
         log.sync()?;
     }
-    let mut state = journal.state();
-    state.next_id =
+    let next_id =
         records.iter().map(|record| record.id + 1).chain([floor, largest + 1]).max().unwrap_or(floor);
     if records.is_empty() && !torn {
-        let opened = ctx.storage.open(path, OpenMode::Write);
-        state.file = Some(opened.map_err(|e| Error::io(IoAction::Open, &ctx.display(path), e))?);
-        state.floor = floor;
-        state.position = JOURNAL_HEADER_BYTES as u64;
-        return Ok(());
+        keep_empty_file(journal, floor, next_id)
+    } else {
+        replace_by_empty_file(journal, next_id)
     }
+}
+
+/// There is no file: no transaction was ever committed, or the file was deleted. Then each batch
+/// counts by itself.
+fn note_missing(journal: &Journal, largest: u64, report: &mut OpenReport) {
+    let ctx = journal.ctx();
+    if largest > 0 {
+        report.warnings.push(format!(
+            "{} is missing: each batch of a transaction counts by itself",
+            ctx.display(Path::new(names::JOURNAL)).display()
+        ));
+    }
+    journal.state().next_id = fresh_id(ctx, largest);
+}
+
+/// A clean close leaves an empty file: all batches of its records are in the segments. So a file
+/// that is not empty after one is reported and replaced.
+fn replace_after_clean_close(
+    journal: &Journal,
+    largest: u64,
+    what: &str,
+    report: &mut OpenReport,
+) -> Result<()> {
+    let ctx = journal.ctx();
+    report.warnings.push(format!(
+        "{} does not look like after a clean close ({what}): it is replaced by an empty one",
+        ctx.display(Path::new(names::JOURNAL)).display()
+    ));
+    let mut state = journal.state();
+    state.next_id = fresh_id(ctx, largest);
+    state.start_file(ctx, true)
+}
+
+/// Checks that the journal has every record that a log proves, and, where a partition may have to be
+/// written (`may_write`), that all of them can be read.
+///
+/// # Errors
+/// `Corrupt` if the journal has lost a record; the error of a partition that could not be opened.
+fn check_logs(ctx: &Context, logs: &[Arc<Log>], known: &JournalRecords, may_write: bool) -> Result<()> {
+    let mut lost =
+        logs.iter().filter_map(|log| Some((log, known.find_lost(log.recovered(), log.log_start())?)));
+    if let Some((log, found)) = lost.next() {
+        // IMPORTANT: check this before a batch without a record is truncated. Nothing has been
+        // changed in that log.
+        return Err(lost_record(ctx, log.identity(), known, found));
+    }
+    match logs.iter().find_map(|log| log.unread()) {
+        // IMPORTANT: return while the file still has the batches that this partition lacks. A
+        // damaged partition is never served again as it was, but this one may be usable at the next
+        // opening.
+        Some(error) if may_write => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Appends the missing parts of a committed transaction; or, if one of them can no longer be
+/// appended, truncates the others.
+fn complete_or_take_back(
+    ctx: &Context,
+    id: u64,
+    parts: &[(&CommittedPart<'_>, Arc<Log>)],
+    report: &mut OpenReport,
+) -> Result<()> {
+    let possible = parts.iter().all(|(part, log)| match log.presence_of(part, id) {
+        Presence::Present => true,
+        Presence::Next => check_part(log, part),
+        Presence::Elsewhere => false,
+    });
+    for (part, log) in parts {
+        match log.presence_of(part, id) {
+            Presence::Next if possible => {
+                let end = log.redo(part.batch)?;
+                restored(report, log, part, end);
+            }
+            // IMPORTANT: take it back before the next record is checked. The next one may follow it.
+            Presence::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The file has no records and no torn bytes: this run continues it.
+fn keep_empty_file(journal: &Journal, floor: u64, next_id: u64) -> Result<()> {
+    let (ctx, path) = (journal.ctx(), Path::new(names::JOURNAL));
+    let mut state = journal.state();
+    state.next_id = next_id;
+    let opened = ctx.storage.open(path, OpenMode::Write);
+    state.file = Some(opened.map_err(|e| Error::io(IoAction::Open, &ctx.display(path), e))?);
+    state.floor = floor;
+    state.position = JOURNAL_HEADER_BYTES as u64;
+    Ok(())
+}
+
+/// Starts another file; if there is no room for one, empties this one.
+fn replace_by_empty_file(journal: &Journal, next_id: u64) -> Result<()> {
+    let ctx = journal.ctx();
+    let mut state = journal.state();
+    state.next_id = next_id;
     match state.start_file(ctx, true) {
         Err(error) if error.is_full() && state.failed.is_none() => {
             ctx.reserve.note_full();
@@ -180,18 +231,18 @@ fn fresh_id(ctx: &Context, largest: u64) -> u64 {
 /// Removes from the report the part of a truncation that was written again unchanged.
 fn restored(report: &mut OpenReport, log: &Log, part: &CommittedPart<'_>, end: Offset) {
     let len = part.batch.len() as u64;
-    let of_it = |cut: &TruncatedTail| {
-        (&cut.topic, cut.partition, cut.from) == (log.topic(), log.partition(), part.base_offset)
+    let of_it = |tail: &TruncatedTail| {
+        (&tail.topic, tail.partition, tail.from) == (log.topic(), log.partition(), part.base_offset)
     };
-    report.truncated_tails.retain_mut(|cut| {
-        if !of_it(cut) {
+    report.truncated_tails.retain_mut(|tail| {
+        if !of_it(tail) {
             return true;
         }
-        cut.from = end;
-        cut.position += len;
-        cut.bytes = cut.bytes.saturating_sub(len);
-        cut.to = cut.to.filter(|to| *to > end);
-        cut.bytes > 0 || cut.to.is_some()
+        tail.from = end;
+        tail.position += len;
+        tail.bytes = tail.bytes.saturating_sub(len);
+        tail.to = tail.to.filter(|to| *to > end);
+        tail.bytes > 0 || tail.to.is_some()
     });
 }
 
@@ -208,7 +259,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         return Ok(());
     }
     log.truncate_to(base)?;
-    let cut = TruncatedTail {
+    let tail = TruncatedTail {
         topic: log.topic().clone(),
         partition: log.partition(),
         file: ctx.display(Path::new(names::JOURNAL)),
@@ -219,7 +270,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         to: Some(to),
         kept: None,
     };
-    ctx.event(&Event::TailTruncated(cut.clone()));
-    report.truncated_tails.push(cut);
+    ctx.event(&Event::TailTruncated(tail.clone()));
+    report.truncated_tails.push(tail);
     Ok(())
 }

@@ -34,8 +34,7 @@ use crate::types::{PartitionId, TopicId};
 /// IMPORTANT: the order. Nothing is changed before everything is read that decides whether it may
 /// be changed. Then names and bytes that were read, and that may be in the page cache only, are
 /// made durable. Then the partitions are repaired. Files are removed last: in another order, after
-/// a kill, files could be removed because of a manifest that a power loss can still take back. The
-/// function is longer than 70 lines because it is this order.
+/// a kill, files could be removed because of a manifest that a power loss can still take back.
 pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
     let seed = config.seed.unwrap_or_else(random_u64);
     let ctx = Arc::new(Context::new(storage, config, seed));
@@ -72,33 +71,9 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     if !report.clean {
         settle_groups(&ctx, &groups, &topics, &mut report);
     }
-    let entries = topics
-        .iter()
-        .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
-    let entries: Vec<_> = entries.collect();
-    let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
-    let maintenance = Arc::new(Maintenance {
-        ctx: ctx.clone(),
-        topics: RwLock::new(Rank::Topics, topics),
-        catalog: catalog.clone(),
-        checkpoints: CheckpointStore::new(noted),
-        groups,
-        making_room: Mutex::new(Rank::MakingRoom, ()),
-    });
-    ctx.set_keeper(Arc::downgrade(&maintenance));
-    write_first_checkpoint(&maintenance, &catalog, entries)?;
+    let maintenance = start_maintenance(&ctx, &catalog, groups, topics, checkpoint)?;
     remove_leftovers(&ctx, &catalog, &mut report);
-    if !ctx.gate.is_shut() {
-        ctx.restore_reserve();
-    }
-    if ctx.gate.syncs_no_dirs() {
-        report.warnings.push(format!(
-            "{}: this file system cannot sync directories: a power loss may take new files, or bring \
-             removed ones back",
-            ctx.display(Path::new("")).display()
-        ));
-    }
-    report.disk = ctx.reserve.state();
+    report_disk(&ctx, &mut report);
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
         journal,
@@ -117,6 +92,47 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     });
     run_background_work(&broker);
     Ok(broker)
+}
+
+/// Makes the part of the broker that the background threads use, and writes the first checkpoint.
+fn start_maintenance(
+    ctx: &Arc<Context>,
+    catalog: &Arc<CatalogStore>,
+    groups: Coordinator,
+    topics: Vec<Arc<TopicState>>,
+    checkpoint: Option<Checkpoint>,
+) -> Result<Arc<Maintenance>> {
+    let entries = topics
+        .iter()
+        .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
+    let entries: Vec<_> = entries.collect();
+    let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
+    let maintenance = Arc::new(Maintenance {
+        ctx: ctx.clone(),
+        topics: RwLock::new(Rank::Topics, topics),
+        catalog: catalog.clone(),
+        checkpoints: CheckpointStore::new(noted),
+        groups,
+        making_room: Mutex::new(Rank::MakingRoom, ()),
+    });
+    ctx.set_keeper(Arc::downgrade(&maintenance));
+    write_first_checkpoint(&maintenance, catalog, entries)?;
+    Ok(maintenance)
+}
+
+/// Writes the reserve again where it is missing, and reports the room and the abilities of the disk.
+fn report_disk(ctx: &Context, report: &mut OpenReport) {
+    if !ctx.gate.is_shut() {
+        ctx.restore_reserve();
+    }
+    if ctx.gate.syncs_no_dirs() {
+        report.warnings.push(format!(
+            "{}: this file system cannot sync directories: a power loss may take new files, or bring \
+             removed ones back",
+            ctx.display(Path::new("")).display()
+        ));
+    }
+    report.disk = ctx.reserve.state();
 }
 
 /// Starts the threads; under a manual clock, runs due work whenever the clock is moved.
