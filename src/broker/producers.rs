@@ -89,7 +89,7 @@ mod tests {
 
     /// A job that opens its name every minute comes there within 46 days.
     #[test]
-    fn a_name_is_taken_over_more_often_than_its_epoch_counts() {
+    fn a_name_can_be_taken_over_after_its_last_epoch() {
         let broker = Broker::in_memory().unwrap();
         let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
         let open = || broker.producer_with(ProducerConfig::new().name("job")).unwrap();

@@ -575,7 +575,7 @@ mod tests {
 
     /// Each text has the names and the two values: the one found and the one asked for.
     #[test]
-    fn texts_name_what_was_found_and_what_was_asked_for() {
+    fn texts_name_the_value_found_and_the_value_asked_for() {
         let (partition, to) = (PartitionId::new(2), Offset::new(17));
         let texts = [
             (

@@ -117,7 +117,7 @@ fn null_and_empty_differ_and_the_last_header_of_a_name_counts() {
 }
 
 #[test]
-fn a_timestamp_is_the_records_own_unless_the_batch_says_append_time() {
+fn a_timestamp_is_the_records_own_unless_the_batch_has_append_time() {
     let topic = topic();
     let made = [value(0, b"a"), value(1, b"b")];
     append(&log(&topic, 0), 2, &made);
@@ -146,7 +146,7 @@ fn an_iterator_knows_how_many_are_left() {
 }
 
 #[test]
-fn a_batch_taken_in_pieces_is_the_batch() {
+fn the_pieces_of_a_batch_make_up_the_batch() {
     let topic = topic();
     let made: Vec<_> = [0, 1, 4, 5, 9].map(|delta| value(delta, b"some value")).to_vec();
     append(&log(&topic, 0), 20, &made);

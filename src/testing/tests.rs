@@ -196,7 +196,7 @@ fn comes_before(calls: &[Call], wanted: &Call, is_end: impl Fn(&Call) -> bool) -
 }
 
 #[test]
-fn names_are_durable_before_what_relies_on_them() {
+fn names_are_durable_before_files_that_rely_on_them() {
     let calls = calls();
     let (mut made, mut segments, mut replaced, mut removed) = (0, 0, 0, 0);
     for (at, call) in calls.iter().enumerate() {

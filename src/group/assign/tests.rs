@@ -136,7 +136,7 @@ fn sticky_of_one_topic_of_three_as_a_second_member_comes_and_the_first_goes() {
 
 /// One at a time would be apache/iggy#3334.
 #[test]
-fn a_join_moves_all_that_is_too_much_at_once() {
+fn a_join_moves_all_surplus_partitions_at_once() {
     let mut case = Case::new(&[("t", 12)], &[("C1", &["t"])]);
     case.settle();
     case.members.push(("C2".to_string(), vec![name("t")], Vec::new()));
