@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
+use crate::types::{Offset, PartitionId, TopicName};
 
 /// The bound that a write met because it found no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -153,14 +153,6 @@ pub enum RejectReason {
     /// There is no such partition, or no longer one.
     #[error("there is no such partition")]
     UnknownPartition,
-}
-
-pub(super) fn list(offenders: &[Offender]) -> String {
-    offenders.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-pub(super) fn comma_separated(partitions: &[TopicPartition]) -> String {
-    partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Where a file does not hold the bytes that were written.

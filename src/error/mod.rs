@@ -1,12 +1,13 @@
 //! What can go wrong, and what can the caller do about it? One variant per decision.
-//!
-//! The file is longer than 500 lines because the variants of one enum cannot be split. A third of
-//! it is documentation.
 
+mod constructors;
 mod details;
+#[cfg(test)]
+mod tests;
+mod texts;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use self::details::is_space;
@@ -55,10 +56,7 @@ pub enum Error {
     /// version of it: the events that the stream has now in their place are not the ones that the
     /// version counts. Nothing was appended. Discard everything that was derived from events after
     /// `to`.
-    #[error(
-        "stream \"{}\" of {topic} was truncated since version {version}: it has the same events up to version {to} only",
-        key.escape_ascii()
-    )]
+    #[error("{}", texts::stream_truncated(topic, key, *version, *to))]
     StreamTruncated {
         /// The topic.
         topic: TopicName,
@@ -98,10 +96,7 @@ pub enum Error {
     /// was taken, and the position lies beyond that offset. Or the position was taken in a [log
     /// epoch](crate::Partition::epoch) that the log never had, for example because an older copy of
     /// the directory was put in place.
-    #[error(
-        "{topic}/{partition} was truncated since the position at offset {offset} was taken: \
-         the records are the same before offset {to} only"
-    )]
+    #[error("{}", texts::truncated(topic, *partition, *offset, *to))]
     Truncated {
         /// The topic.
         topic: TopicName,
@@ -155,10 +150,7 @@ pub enum Error {
     /// A partition has damage whose range was not passed to
     /// [`accept_loss`](crate::Partition::accept_loss). Nothing was given up.
     /// [List](crate::Partition::damage) all damage and decide again.
-    #[error(
-        "{}/{} has damage that was not named: offsets {} to {}, {} bytes at byte {} of {}",
-        range.topic, range.partition, range.from, range.to, range.bytes, range.position, range.file.display()
-    )]
+    #[error("{}", texts::loss_not_named(range))]
     LossNotNamed {
         /// The first such damage.
         range: Box<DamagedRange>,
@@ -284,7 +276,7 @@ pub enum Error {
     /// Nothing of this commit was stored, because part of it is not allowed: some of its partitions
     /// belong to other members now, or did so in between. Poll again; the member that owns such a
     /// partition has started where the last commit ended.
-    #[error("group {group}: the commit was rejected: {}", details::list(offenders))]
+    #[error("group {group}: the commit was rejected: {}", texts::list(offenders))]
     CommitRejected {
         /// The group.
         group: GroupId,
@@ -293,7 +285,7 @@ pub enum Error {
     },
     /// These partitions have no committed offset, and the [reset policy](crate::OffsetReset) is to
     /// fail. Seek in each of them.
-    #[error("group {group} has no committed offset in {}", details::comma_separated(partitions))]
+    #[error("group {group} has no committed offset in {}", texts::comma_separated(partitions))]
     NoCommittedOffset {
         /// The group.
         group: GroupId,
@@ -312,10 +304,7 @@ pub enum Error {
     /// partition. For example, a row of an outbox table that was committed late with an id that was
     /// given out early. Read rows in the order of their commits, or send this record without a
     /// sequence.
-    #[error(
-        "sequence {sequence} of producer {producer:?} comes too late in {topic}/{partition}{}",
-        last.map_or(String::new(), |last| format!(": the last one is {last}"))
-    )]
+    #[error("{}", texts::out_of_order(producer, topic, *partition, *sequence, *last))]
     OutOfOrderSequence {
         /// The producer's name.
         producer: Arc<str>,
@@ -334,10 +323,7 @@ pub enum Error {
     /// partition. If the caller sends its rows in rising order and leaves none out, this one was
     /// sent: continue with the next one, or directly after `last`. If rows may come late, search
     /// for it in the partition.
-    #[error(
-        "sequence {sequence} of producer {producer:?} was sent to {topic}/{partition} before, or skipped: \
-         the last one is {last}"
-    )]
+    #[error("{}", texts::duplicate(producer, topic, *partition, *sequence, *last))]
     DuplicateSequence {
         /// The producer's name.
         producer: Arc<str>,
@@ -399,11 +385,7 @@ pub enum Error {
     /// A file is whole, and it requires something of the format that this build does not have:
     /// another version, a feature, or the codec of a batch (a feature of this crate). Nothing was
     /// touched. Use the release that wrote it or a later one, built with that feature.
-    #[error(
-        "{} needs {needs}; this build has format version {supported}: nothing was changed, use the release that wrote it \
-         or a later one, built with that feature",
-        path.display()
-    )]
+    #[error("{}", texts::unsupported(path, needs, *supported))]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,
@@ -472,10 +454,7 @@ pub enum Error {
     /// [budget](crate::BrokerConfig::disk_budget), and no record may be deleted to make room: the
     /// rest belongs to topics without a retention limit, is not visible yet, or is held for a
     /// group. Nothing was appended; the same call may succeed once that has changed.
-    #[error(
-        "the files of the broker have {used} bytes of a budget of {limit}, and nothing of it may be deleted{}",
-        held_by.as_ref().map_or(String::new(), |group| format!(": group {group} has not read the oldest records yet"))
-    )]
+    #[error("{}", texts::over_budget(*limit, *used, held_by.as_ref()))]
     OverBudget {
         /// The budget in bytes.
         limit: u64,
@@ -514,129 +493,5 @@ impl Error {
             Error::Io { action, .. } => action.outcome(),
             _ => Outcome::NotWritten,
         }
-    }
-
-    /// The error for a state that cannot occur. `what` is the invariant that does not hold.
-    pub(crate) fn internal(what: &'static str) -> Self {
-        debug_assert!(false, "{what}");
-        Error::Internal { what }
-    }
-
-    pub(crate) fn io(action: IoAction, path: &Path, source: io::Error) -> Self {
-        Error::Io { action, path: path.to_path_buf(), source: Arc::new(source) }
-    }
-
-    /// The error of a write of which nothing counts: a lack of space has its own variant.
-    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
-        Error::unless_full(IoAction::Write, path, source)
-    }
-
-    /// The error of a file or directory that could not be created.
-    pub(crate) fn create(path: &Path, source: io::Error) -> Self {
-        Error::unless_full(IoAction::Create, path, source)
-    }
-
-    /// The error of a file that could not be replaced.
-    pub(crate) fn replace(path: &Path, source: io::Error) -> Self {
-        Error::unless_full(IoAction::Replace, path, source)
-    }
-
-    /// `DiskFull` if `source` is a lack of space, `Io` otherwise.
-    pub(crate) fn unless_full(action: IoAction, path: &Path, source: io::Error) -> Self {
-        match is_space(&source) {
-            Some(cause) => Error::DiskFull { path: path.to_path_buf(), cause },
-            None => Error::io(action, path, source),
-        }
-    }
-
-    /// Whether deleting files may make room for the operation.
-    pub(crate) fn is_full(&self) -> bool {
-        matches!(self, Error::DiskFull { cause: Space::NoSpace | Space::Quota, .. })
-    }
-
-    pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
-        Error::Corrupt(Corruption {
-            file: file.to_path_buf(),
-            position,
-            what: what.into(),
-            offset: None,
-            resume: None,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topic() -> TopicName {
-        TopicName::new("orders").unwrap()
-    }
-
-    /// Each text has the names and the two values: the one found and the one asked for.
-    #[test]
-    fn texts_name_the_value_found_and_the_value_asked_for() {
-        let (partition, to) = (PartitionId::new(2), Offset::new(17));
-        let texts = [
-            (
-                Error::OffsetConflict { topic: topic(), partition, expected: Offset::new(16), end: to },
-                "orders/2 ends at offset 17, the append expected offset 16",
-            ),
-            (
-                Error::Truncated { topic: topic(), partition, offset: Offset::new(20), to },
-                "orders/2 was truncated since the position at offset 20 was taken: \
-                 the records are the same before offset 17 only",
-            ),
-            (
-                Error::OutOfOrderSequence {
-                    producer: "job".into(),
-                    topic: topic(),
-                    partition,
-                    sequence: 5,
-                    last: Some(6),
-                },
-                "sequence 5 of producer \"job\" comes too late in orders/2: the last one is 6",
-            ),
-            (
-                Error::ConfigMismatch {
-                    topic: topic(),
-                    field: "partitions",
-                    found: "7".to_string(),
-                    asked: "6".to_string(),
-                },
-                "topic orders exists with partitions 7, asked for was 6",
-            ),
-            (
-                Error::CommitRejected {
-                    group: GroupId::new("billing").unwrap(),
-                    offenders: vec![Offender {
-                        topic: topic(),
-                        partition,
-                        offset: Offset::new(18),
-                        reason: RejectReason::BeyondEnd { end: to },
-                    }],
-                },
-                "group billing: the commit was rejected: orders/2 at offset 18: the partition ends at offset 17",
-            ),
-            (
-                Error::InvalidProducerName { name: String::new() },
-                "\"\" is not a valid producer name: it has 0 bytes and must have 1 to 249",
-            ),
-        ];
-        for (error, text) in texts {
-            assert_eq!(error.to_string(), text);
-        }
-    }
-
-    #[test]
-    fn only_a_failed_write_or_sync_leaves_the_outcome_open() {
-        let outcome = |action| Error::io(action, Path::new("f"), io::ErrorKind::Other.into()).outcome();
-        assert_eq!([IoAction::Write, IoAction::Sync].map(outcome), [Outcome::Unknown; 2]);
-        for action in [IoAction::Create, IoAction::Replace, IoAction::Change, IoAction::Open, IoAction::Read]
-        {
-            assert_eq!(outcome(action), Outcome::NotWritten, "{action}");
-        }
-        let full = Error::write(Path::new("f"), io::ErrorKind::StorageFull.into());
-        assert_eq!((full.outcome(), full.is_full()), (Outcome::NotWritten, true));
     }
 }

@@ -1,0 +1,56 @@
+//! The errors that the crate makes itself, where making one takes a decision.
+
+use std::io;
+use std::path::Path;
+
+use super::{Corruption, Error, IoAction, Space, is_space};
+
+impl Error {
+    /// The error for a state that cannot occur. `what` is the invariant that does not hold.
+    pub(crate) fn internal(what: &'static str) -> Self {
+        debug_assert!(false, "{what}");
+        Error::Internal { what }
+    }
+
+    pub(crate) fn io(action: IoAction, path: &Path, source: io::Error) -> Self {
+        Error::Io { action, path: path.to_path_buf(), source: source.into() }
+    }
+
+    /// The error of a write of which nothing counts: a lack of space has its own variant.
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Write, path, source)
+    }
+
+    /// The error of a file or directory that could not be created.
+    pub(crate) fn create(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Create, path, source)
+    }
+
+    /// The error of a file that could not be replaced.
+    pub(crate) fn replace(path: &Path, source: io::Error) -> Self {
+        Error::unless_full(IoAction::Replace, path, source)
+    }
+
+    /// `DiskFull` if `source` is a lack of space, `Io` otherwise.
+    pub(crate) fn unless_full(action: IoAction, path: &Path, source: io::Error) -> Self {
+        match is_space(&source) {
+            Some(cause) => Error::DiskFull { path: path.to_path_buf(), cause },
+            None => Error::io(action, path, source),
+        }
+    }
+
+    /// Whether deleting files may make room for the operation.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Error::DiskFull { cause: Space::NoSpace | Space::Quota, .. })
+    }
+
+    pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
+        Error::Corrupt(Corruption {
+            file: file.to_path_buf(),
+            position,
+            what: what.into(),
+            offset: None,
+            resume: None,
+        })
+    }
+}
