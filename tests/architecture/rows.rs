@@ -71,7 +71,7 @@ const fn together(modules: &'static [&'static str]) -> Row {
 
 /// The rows inside the storeys, top to bottom: a module uses modules of the rows above its own, and its own files. In a storey
 /// that stands here each module has a row.
-const INSIDE: [(&str, &[Row]); 12] = [
+const INSIDE: [(&str, &[Row]); 16] = [
     (
         "format",
         &[
@@ -134,14 +134,20 @@ const INSIDE: [(&str, &[Row]); 12] = [
         "transaction",
         &[apart(&["records"]), apart(&["journal"]), apart(&["commit", "recovery"]), apart(&["mod"])],
     ),
-    ("group", &[apart(&["assign"]), apart(&["state"]), together(&["host", "offsets", "mod"])]),
+    (
+        "group",
+        &[apart(&["assign"]), apart(&["state"]), apart(&["host"]), apart(&["offsets"]), apart(&["mod"])],
+    ),
     (
         "broker",
         &[
             apart(&["store", "topic_state"]),
-            apart(&["checkpoint", "prepare"]),
-            together(&["catalog", "groups", "inner", "maintenance", "mod", "open", "producers", "trash"]),
-            apart(&["unknown"]),
+            apart(&["checkpoint", "prepare", "trash"]),
+            apart(&["maintenance"]),
+            apart(&["inner"]),
+            apart(&["catalog", "groups", "producers"]),
+            apart(&["open", "unknown"]),
+            apart(&["mod"]),
         ],
     ),
     (
@@ -170,10 +176,17 @@ const INSIDE: [(&str, &[Row]); 12] = [
             apart(&["mod"]),
         ],
     ),
+    ("error", &[apart(&["details"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
+    (
+        "reader",
+        &[apart(&["parking", "policy"]), apart(&["assigned"]), apart(&["fetcher", "once"]), apart(&["mod"])],
+    ),
+    ("records", &[apart(&["consumed"]), apart(&["chunk"]), apart(&["mod"])]),
     (
         "stream",
         &[apart(&["history"]), apart(&["repeat"]), apart(&["handle"]), apart(&["reader"]), apart(&["mod"])],
     ),
+    ("topic", &[apart(&["partition"]), apart(&["mod", "replicate"])]),
     ("testing", &[apart(&["disk"]), apart(&["explore"]), apart(&["mod"])]),
 ];
 
