@@ -17,7 +17,7 @@ use std::path::Path;
 
 use crate::engine::{Context, malformed};
 use crate::error::{Error, IoAction, Result, is_space};
-use crate::format::catalog::{self, Catalog, Change, Found, HEADER_BYTES, Opening};
+use crate::format::catalog::{self, Catalog, Change, HEADER_BYTES, Opening, ReadCatalog};
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::storage::{
@@ -63,7 +63,7 @@ impl CatalogStore {
     ///
     /// # Errors
     /// `UnsupportedFormat`, `Corrupt`, or an I/O error.
-    pub(super) fn read(ctx: &Context) -> Result<Found> {
+    pub(super) fn read(ctx: &Context) -> Result<ReadCatalog> {
         let path = Path::new(names::CATALOG);
         let bytes = read_file(&*ctx.storage, path, FILE_BYTES_MAX)
             .map_err(|e| Error::io(IoAction::Read, &ctx.display(path), e))?;
@@ -87,7 +87,7 @@ impl CatalogStore {
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
-    pub(super) fn resume(ctx: &Context, found: Found, is_clean: bool, is_as_read: bool) -> Result<Self> {
+    pub(super) fn resume(ctx: &Context, found: ReadCatalog, is_clean: bool, is_as_read: bool) -> Result<Self> {
         let mut state = StoredCatalog::new(found.catalog, found.number, found.end);
         state.snapshot_bytes = found.snapshot_bytes;
         state.set_limit();

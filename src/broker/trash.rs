@@ -3,7 +3,7 @@
 use super::store::CatalogStore;
 use crate::engine::Context;
 use crate::error::{Error, IoAction, Result};
-use crate::format::catalog::{Change, Topic};
+use crate::format::catalog::{CatalogTopic, Change};
 use crate::format::names;
 use crate::storage::Storage;
 use crate::types::{TopicId, TopicName};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// The first error. The topics concerned stay in the catalog, to be tried again.
 pub(super) fn settle(ctx: &Context, catalog: &CatalogStore) -> Result<()> {
     let deleting: Vec<_> = catalog.with(|catalog| {
-        let of = |topic: &Topic| (topic.entry.id, topic.entry.name.clone());
+        let of = |topic: &CatalogTopic| (topic.entry.id, topic.entry.name.clone());
         catalog.deleting().map(of).collect()
     });
     let mut first = Ok(());

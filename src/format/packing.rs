@@ -8,7 +8,7 @@ use std::ops::DerefMut;
 
 use super::batch::{BatchHeader, HEADER_BYTES, body_crc};
 use super::body;
-use super::compression::{Codec, compress, decompress, optional_codec};
+use super::compression::{Codec, compress, decompress};
 use super::reader::{Malformed, Reader, Unsupported};
 use crate::config::Compression;
 
@@ -127,13 +127,13 @@ pub(crate) fn check(header: &BatchHeader, body: &[u8], room: &mut Vec<u8>) -> Re
 /// Whether the finding is that this build does not have the codec of a batch. The batch may be
 /// whole: it can be checked and skipped.
 fn is_unknown_codec(malformed: &Malformed) -> bool {
-    matches!(malformed.unsupported, Some(Unsupported::Codec(_)))
+    matches!(malformed.unsupported, Some(Unsupported::Codec { .. }))
 }
 
 /// Whether the finding is that this build lacks the codec of a batch, and another build of this
 /// release has it.
 pub(crate) fn is_optional_codec(malformed: &Malformed) -> bool {
-    matches!(malformed.unsupported, Some(Unsupported::Codec(number)) if optional_codec(number).is_some())
+    matches!(malformed.unsupported, Some(Unsupported::Codec { feature: Some(_), .. }))
 }
 
 /// Returns number and position of a record at or before the one with number `index`, of a batch
@@ -148,7 +148,7 @@ pub(crate) fn nearest(header: &BatchHeader, table: &[u8], index: u32) -> (u32, u
         return (0, 0);
     }
     let mut table = Reader::at(table, entry as usize * usize::from(header.table_entry_bytes()));
-    match table_entry(header, &mut table) {
+    match header.table_entry(&mut table) {
         Ok(position) => ((entry + 1) << header.table, position),
         Err(_) => (0, 0),
     }
@@ -172,14 +172,6 @@ fn finish(header: &mut BatchHeader, codec: Codec, entries: &[u8], stored: &mut V
     header.codec = codec.number();
     header.body_len = length(body.len());
     header.body_crc = body_crc(body);
-}
-
-/// The next entry of a table.
-pub(crate) fn table_entry(header: &BatchHeader, table: &mut Reader<'_>) -> Result<usize, Malformed> {
-    match header.table_entry_bytes() {
-        2 => table.u16("position table").map(usize::from),
-        _ => table.u32("position table").map(|position| position as usize),
-    }
 }
 
 /// Returns the table of the records of a batch, and sets the distance of its entries in the header.

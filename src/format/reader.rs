@@ -4,7 +4,6 @@
 //! Every decoder of this module uses it. The caller of the decoder decides what a damaged file
 //! means.
 
-use super::compression::optional_codec;
 use super::{FORMAT_VERSION, varint};
 
 /// Bytes that do not follow the format, or need more of it than this build has.
@@ -29,8 +28,9 @@ pub(crate) enum Unsupported {
     Change(u8),
     /// A setting that must be understood, or a value of it.
     Setting(u16),
-    /// A codec: the records of a batch cannot be read.
-    Codec(u8),
+    /// A codec: the records of a batch cannot be read. `feature` is the name of an optional codec,
+    /// and of the feature of this crate that has it.
+    Codec { number: u8, feature: Option<&'static str> },
 }
 
 impl Unsupported {
@@ -41,7 +41,7 @@ impl Unsupported {
             Unsupported::Features(_)
             | Unsupported::Change(_)
             | Unsupported::Setting(_)
-            | Unsupported::Codec(_) => FORMAT_VERSION,
+            | Unsupported::Codec { .. } => FORMAT_VERSION,
         }
     }
 }
@@ -53,12 +53,10 @@ impl std::fmt::Display for Unsupported {
             Unsupported::Features(bits) => write!(f, "features {bits:#x} of format version {FORMAT_VERSION}"),
             Unsupported::Change(kind) => write!(f, "catalog changes of kind {kind}"),
             Unsupported::Setting(tag) => write!(f, "setting {tag}, or its value,"),
-            Unsupported::Codec(number) => match optional_codec(*number) {
-                Some(name) => {
-                    write!(f, "codec {number}, {name}, which is the feature `{name}` of this crate")
-                }
-                None => write!(f, "codec {number}"),
-            },
+            Unsupported::Codec { number, feature: Some(name) } => {
+                write!(f, "codec {number}, {name}, which is the feature `{name}` of this crate")
+            }
+            Unsupported::Codec { number, feature: None } => write!(f, "codec {number}"),
         }
     }
 }

@@ -365,7 +365,7 @@ fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [
 
 fn invalid(malformed: &Malformed) -> Error {
     let what = match malformed.unsupported {
-        Some(needs @ Unsupported::Codec(_)) => format!("this build does not have {needs}:"),
+        Some(needs @ Unsupported::Codec { .. }) => format!("this build does not have {needs}:"),
         Some(needs) => format!("they need {needs}, and this build has format version {FORMAT_VERSION}:"),
         None => malformed.what.to_string(),
     };

@@ -10,7 +10,7 @@ use crate::broker::offsets_config;
 use crate::config::TopicConfig;
 use crate::engine::Context;
 use crate::error::{Error, IoAction, Result};
-use crate::format::catalog::{self, Catalog, Change, Found, TopicEntry, TopicState};
+use crate::format::catalog::{self, Catalog, Change, ReadCatalog, TopicEntry, TopicState};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile, TopicDir};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -22,7 +22,7 @@ use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
 /// The findings about a directory as a whole.
 pub(super) struct Survey {
     /// The catalog's file, if it can be used.
-    pub(super) found: Option<Found>,
+    pub(super) found: Option<ReadCatalog>,
     /// Topics, producers, ids and epochs, from every source.
     pub(super) catalog: Catalog,
     /// The topics that may be used, by name.
@@ -87,7 +87,7 @@ pub(super) fn survey(ctx: &Context) -> Result<Survey> {
 }
 
 /// The file of a catalog, or its fault; nothing if it is missing.
-fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<Found, Option<Finding>>> {
+fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<ReadCatalog, Option<Finding>>> {
     const LIMIT: u64 = 1 << 30;
     let path = Path::new(name);
     let bytes = match read_file(&*ctx.storage, path, LIMIT) {

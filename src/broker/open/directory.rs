@@ -7,7 +7,7 @@ use crate::broker::store::{CatalogFile, CatalogStore, damaged};
 use crate::config::TopicConfig;
 use crate::engine::{Context, malformed};
 use crate::error::{Error, IoAction, Result};
-use crate::format::catalog::{Found, Topic};
+use crate::format::catalog::{CatalogTopic, ReadCatalog};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::manifest::Manifest;
 use crate::format::names::{self};
@@ -111,7 +111,7 @@ impl Directory {
 /// manifest, a journal), and a file that grows is rewritten by its own recovery.
 fn make_names_durable(
     ctx: &Context,
-    found: &Found,
+    found: &ReadCatalog,
     manifests: &Manifests,
     closed: Option<&Checkpoint>,
 ) -> Result<()> {
@@ -123,7 +123,7 @@ fn make_names_durable(
             sync_dir(ctx, Path::new(dir))?;
         }
     }
-    for Topic { entry, .. } in found.catalog.live() {
+    for CatalogTopic { entry, .. } in found.catalog.live() {
         let of_topic = manifests.found.get(&entry.id).map_or(&[][..], Vec::as_slice);
         let mut synced_topic = false;
         for (partition, manifest) in (0..).map(PartitionId::new).zip(of_topic) {
@@ -193,12 +193,16 @@ pub(super) struct Manifests {
 /// # Errors
 /// `UnsupportedFormat`: then the broker is not opened, because nothing of a directory is changed
 /// that a later release has changed; an I/O error of the directory of topics.
-fn read_manifests(ctx: &Context, catalog: &Found, checkpoint: Option<&Checkpoint>) -> Result<Manifests> {
+fn read_manifests(
+    ctx: &Context,
+    catalog: &ReadCatalog,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Manifests> {
     let mut manifests = Manifests::default();
     let entries = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.entries);
     let listed: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition.get())).collect();
     manifests.present = list_topics(ctx)?;
-    for Topic { entry, with_files } in catalog.catalog.live() {
+    for CatalogTopic { entry, with_files } in catalog.catalog.live() {
         let is_there = manifests.present.contains(&names::encode_topic(&entry.name, &entry.id));
         let mut of_topic = Vec::with_capacity(entry.partitions as usize);
         for partition in 0..entry.partitions {
@@ -278,7 +282,7 @@ pub(super) fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
 /// `UnsupportedFormat`.
 fn read_checkpoint(
     ctx: &Context,
-    found: &Found,
+    found: &ReadCatalog,
     report: &mut OpenReport,
 ) -> Result<(Option<Checkpoint>, Option<Checkpoint>)> {
     let path = ctx.display(Path::new(names::CATALOG));
@@ -324,11 +328,11 @@ fn read_checkpoint(
 /// `UnsupportedFormat` if one of them must be understood, and is not.
 fn read_configs(
     ctx: &Context,
-    found: &Found,
+    found: &ReadCatalog,
     report: &mut OpenReport,
 ) -> Result<HashMap<TopicId, TopicConfig>> {
     let mut configs = HashMap::new();
-    for Topic { entry, .. } in found.catalog.live() {
+    for CatalogTopic { entry, .. } in found.catalog.live() {
         let (config, ignored) = settings::to_config(entry.partitions, &entry.settings).map_err(|tag| {
             let needs = Unsupported::Setting(tag);
             malformed(ctx, Path::new(names::CATALOG), 0, &Malformed::unsupported(0, "setting", needs))

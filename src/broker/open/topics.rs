@@ -7,7 +7,7 @@ use crate::broker::store::CatalogStore;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::format::catalog::{Change, Topic, TopicEntry};
+use crate::format::catalog::{CatalogTopic, Change, TopicEntry};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, TopicDir};
@@ -102,13 +102,13 @@ pub(super) fn open_topics(
         let _ = catalog.note_files(ctx, id, partition);
     }
     let present = manifests.present;
-    let (listed, deleting): (Vec<Topic>, Vec<String>) = catalog.with(|catalog| {
-        let dir = |topic: &Topic| names::encode_topic(&topic.entry.name, &topic.entry.id);
+    let (listed, deleting): (Vec<CatalogTopic>, Vec<String>) = catalog.with(|catalog| {
+        let dir = |topic: &CatalogTopic| names::encode_topic(&topic.entry.name, &topic.entry.id);
         (catalog.live().cloned().collect(), catalog.deleting().map(dir).collect())
     });
     let mut topics = Vec::with_capacity(listed.len());
     let mut dirs: HashSet<String> = deleting.into_iter().collect();
-    for Topic { entry, .. } in &listed {
+    for CatalogTopic { entry, .. } in &listed {
         let read = (configs.remove(&entry.id), manifests.found.remove(&entry.id));
         let (Some(config_of_topic), Some(found)) = read else {
             return Err(Error::internal("the settings and manifests of every live topic have been read"));

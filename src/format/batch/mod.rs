@@ -95,6 +95,14 @@ impl BatchHeader {
         if self.uncompressed_len <= 1 << 16 { 2 } else { 4 }
     }
 
+    /// Reads the next entry of the position table.
+    pub(crate) fn table_entry(&self, table: &mut Reader<'_>) -> Result<usize, Malformed> {
+        match self.table_entry_bytes() {
+            2 => table.u16("position table").map(usize::from),
+            _ => table.u32("position table").map(|position| position as usize),
+        }
+    }
+
     /// Returns the position and the name of the first implausible value, whatever the CRC is.
     fn check(&self) -> Result<(), (u64, &'static str)> {
         let records_len = u64::from(self.body_len).checked_sub(self.table_bytes());

@@ -4,7 +4,6 @@
 //! body that was read from a medium must pass [`validate`] before a caller iterates over it.
 
 use super::batch::BatchHeader;
-use super::packing::table_entry;
 use super::reader::{Malformed, Reader};
 use super::varint::{put_varint, unzigzag, varint_len, zigzag};
 
@@ -124,7 +123,7 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Resul
         if records.remaining == 0 {
             break;
         }
-        if table_entry(header, &mut table)? != records.position() {
+        if header.table_entry(&mut table)? != records.position() {
             return Err(start.malformed("position table"));
         }
     }

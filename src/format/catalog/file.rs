@@ -3,13 +3,26 @@
 
 use std::collections::BTreeSet;
 
-use super::super::FORMAT_VERSION;
-use super::super::envelope::{self, Writer, crc_of};
-use super::super::manifest::EpochStart;
-use super::super::settings;
-use super::{Catalog, Change, Found, Opening, ProducerEntry, TopicEntry, TopicState, is_producer_name};
+use super::state::{Catalog, Change, Opening, ProducerEntry, TopicEntry, TopicState, is_producer_name};
+use crate::format::envelope::{self, Writer, crc_of};
+use crate::format::manifest::EpochStart;
 use crate::format::reader::{Malformed, Reader, Unsupported};
+use crate::format::{FORMAT_VERSION, settings};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
+
+/// The content of a catalog's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReadCatalog {
+    pub(crate) catalog: Catalog,
+    /// Rises by one with each file that replaces another.
+    pub(crate) number: u64,
+    /// The length of the file when it was put in place.
+    pub(crate) snapshot_bytes: u64,
+    /// Where the last valid change ends.
+    pub(crate) end: u64,
+    /// How many bytes after that end are left of a change that was never whole.
+    pub(crate) torn: u64,
+}
 
 /// Appends the bytes of one change to `out`, of which the first byte lies at `base` in file
 /// `number`. Everything before `synced_upto` was on the medium before.
@@ -35,7 +48,7 @@ pub(crate) fn encode_change(out: &mut Vec<u8>, number: u64, base: u64, synced_up
 /// # Errors
 /// The file needs something that this build does not have; or it is damaged, which is more than
 /// that the last changes were never whole.
-pub(crate) fn read(bytes: &[u8]) -> Result<Found, Malformed> {
+pub(crate) fn read(bytes: &[u8]) -> Result<ReadCatalog, Malformed> {
     let (number, snapshot_bytes) = decode_header(bytes)?;
     let mut catalog = Catalog::default();
     let mut end = HEADER_BYTES as u64;
@@ -62,7 +75,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Found, Malformed> {
     }
     let torn = if rest.iter().all(|byte| *byte == 0) { 0 } else { rest.len() as u64 };
     catalog.check().map_err(|what| Malformed::new(HEADER_BYTES as u64, what))?;
-    Ok(Found { catalog, number, snapshot_bytes, end, torn })
+    Ok(ReadCatalog { catalog, number, snapshot_bytes, end, torn })
 }
 
 /// Returns the content of the change at a position, and the position of the next one. `None` if
@@ -83,7 +96,7 @@ fn framed(bytes: &[u8], number: u64, position: u64) -> Option<(Reader<'_>, u64)>
     Some((within.short_take(content.len())?, reader.position()))
 }
 
-pub(super) fn encode_header(number: u64, snapshot_bytes: u64) -> Vec<u8> {
+fn encode_header(number: u64, snapshot_bytes: u64) -> Vec<u8> {
     let mut writer = Writer::new(MAGIC, HEADER_BYTES);
     writer.u64(number);
     writer.u64(snapshot_bytes);
@@ -91,6 +104,21 @@ pub(super) fn encode_header(number: u64, snapshot_bytes: u64) -> Vec<u8> {
     writer.u32(0);
     writer.bytes(&[0; 16]);
     writer.finish()
+}
+
+impl Catalog {
+    /// Returns the bytes of a file that has this state as its snapshot.
+    pub(crate) fn snapshot(&self, number: u64) -> Vec<u8> {
+        debug_assert_eq!(self.check(), Ok(()));
+        let mut bytes = vec![0; HEADER_BYTES];
+        for change in self.changes() {
+            // Nothing of the file is on the medium yet.
+            encode_change(&mut bytes, number, 0, 0, &change);
+        }
+        let header = encode_header(number, bytes.len() as u64);
+        bytes.splice(..HEADER_BYTES, header);
+        bytes
+    }
 }
 
 /// Returns the number of the file, and its length when it was put in place.

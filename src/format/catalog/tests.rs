@@ -1,9 +1,13 @@
+use std::collections::BTreeSet;
+
 use super::super::damage::{Random, hex};
 use super::super::envelope::{Writer, crc_of};
 use super::file::{CHANGE_MAGIC, decode_bits, encode_bits};
 use super::*;
+use crate::format::manifest::EpochStart;
 use crate::format::reader::{Malformed, Reader, Unsupported};
-use crate::types::Offset;
+use crate::format::settings::Setting;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 fn setting(tag: u16, must: bool, bytes: &[u8]) -> Setting {
     Setting { tag, must, bytes: bytes.to_vec() }
@@ -122,7 +126,7 @@ fn a_snapshot_comes_back() {
     for catalog in [Catalog::empty(), example()] {
         let bytes = catalog.snapshot(7);
         let end = bytes.len() as u64;
-        let found = Found { catalog, number: 7, snapshot_bytes: end, end, torn: 0 };
+        let found = ReadCatalog { catalog, number: 7, snapshot_bytes: end, end, torn: 0 };
         assert_eq!(read(&bytes), Ok(found));
     }
 }

@@ -41,7 +41,7 @@ impl Codec {
             1 => Ok(Codec::Lz4),
             #[cfg(feature = "zstd")]
             2 => Ok(Codec::Zstd),
-            _ => Err(Malformed::unsupported(0, "codec", Unsupported::Codec(number))),
+            _ => Err(Malformed::unsupported(0, "codec", missing(number))),
         }
     }
 
@@ -64,9 +64,10 @@ impl Codec {
     }
 }
 
-/// Returns the name of an optional codec, which is the name of its feature too.
-pub(super) fn optional_codec(number: u8) -> Option<&'static str> {
-    (number == 2).then_some("zstd")
+/// Returns the part of the format that a build without the codec of this number lacks.
+fn missing(number: u8) -> Unsupported {
+    let feature = (number == 2).then_some("zstd");
+    Unsupported::Codec { number, feature }
 }
 
 /// Appends the compressed `input` to `out` if it is smaller, and returns its codec. Otherwise `out`
@@ -236,12 +237,12 @@ mod zstd {
     /// Checks what a frame declares, before memory is allocated for it: a content of `len` bytes,
     /// a window that is not larger than [`WINDOW_MAX`], no dictionary.
     pub(super) fn check_header(input: &[u8], len: usize) -> Result<(), &'static str> {
-        const CUT: &str = "header of the zstd frame";
+        const SHORT: &str = "header of the zstd frame";
         let mut reader = Reader::new(input);
-        if reader.u32(CUT).map_err(|m| m.what)? != MAGIC {
+        if reader.u32(SHORT).map_err(|m| m.what)? != MAGIC {
             return Err("magic of the zstd frame");
         }
-        let descriptor = reader.u8(CUT).map_err(|m| m.what)?;
+        let descriptor = reader.u8(SHORT).map_err(|m| m.what)?;
         let is_single_segment = descriptor & 0b0010_0000 != 0;
         if descriptor & 0b0000_1000 != 0 {
             return Err("reserved bit of the zstd frame");
@@ -252,17 +253,17 @@ mod zstd {
         let window = match is_single_segment {
             true => None,
             false => {
-                let window = reader.u8(CUT).map_err(|m| m.what)?;
+                let window = reader.u8(SHORT).map_err(|m| m.what)?;
                 let base = 1_u64 << (10 + (window >> 3));
                 Some(base + base / 8 * u64::from(window & 7))
             }
         };
         let content = match descriptor >> 6 {
-            0 if is_single_segment => reader.u8(CUT).map(u64::from),
+            0 if is_single_segment => reader.u8(SHORT).map(u64::from),
             0 => return Err("a zstd frame without its content size"),
-            1 => reader.u16(CUT).map(|size| u64::from(size) + 256),
-            2 => reader.u32(CUT).map(u64::from),
-            _ => reader.u64(CUT),
+            1 => reader.u16(SHORT).map(|size| u64::from(size) + 256),
+            2 => reader.u32(SHORT).map(u64::from),
+            _ => reader.u64(SHORT),
         }
         .map_err(|m| m.what)?;
         if content != len as u64 {

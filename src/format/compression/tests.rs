@@ -112,11 +112,11 @@ fn codecs_have_their_numbers() {
     for number in 0..=255 {
         match Codec::from_number(number) {
             Ok(codec) => assert_eq!(codec.number(), number),
-            Err(m) => assert_eq!(m.unsupported, Some(Unsupported::Codec(number))),
+            Err(m) => assert_eq!(m.unsupported, Some(missing(number))),
         }
     }
     assert_eq!(Codec::from_number(2).is_ok(), cfg!(feature = "zstd"));
-    let text = |number| Unsupported::Codec(number).to_string();
+    let text = |number| missing(number).to_string();
     assert_eq!(text(2), "codec 2, zstd, which is the feature `zstd` of this crate");
     assert_eq!(text(3), "codec 3");
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::rng::SplitMix64;
 use crate::storage::Map;
-use crate::storage::mem::Survive;
+use crate::storage::mem::survive::Survive;
 use crate::sync::{Arc, Weak};
 
 /// The bytes of one file.
@@ -298,5 +298,11 @@ fn put(target: &mut Vec<u8>, bytes: &[u8], position: usize) {
     target.extend_from_slice(after);
 }
 
-/// The unit that a medium writes whole or not at all.
-const SECTOR: usize = 512;
+/// The space that a file of this length takes.
+pub(super) fn in_sectors(len: u64) -> u64 {
+    let sector = SECTOR as u64;
+    len.div_ceil(sector).saturating_mul(sector)
+}
+
+/// The unit that a medium writes whole or not at all, and the unit of space.
+pub(super) const SECTOR: usize = 512;

@@ -9,50 +9,18 @@
 //! in between.
 
 mod content;
+mod survive;
 mod tree;
 
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+pub use self::survive::Survive;
+
+use self::content::{SECTOR, in_sectors};
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{Entry, File, Map, OpenMode, Storage, write_all_at};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
-
-/// The content of a disk after a crash.
-///
-/// Sectors have 512 bytes. Assumptions about the medium: a write changes no byte outside its range,
-/// and where bytes were durable before, an interrupted overwrite leaves each byte old or new; noise
-/// is found only where nothing was durable yet.
-///
-/// ```
-/// # use quipu::testing::Survive;
-/// // The same seed always decides the same: a failure is repeated by its seed.
-/// assert_eq!(Survive::Random(17), Survive::Random(17));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Survive {
-    /// Every write and every directory operation: the process was killed, the machine was not.
-    /// Writes that were not synced are still pending, and a later power loss may take them.
-    Everything,
-    /// Only synced writes and operations: the largest loss without mixing.
-    Synced,
-    /// Everything synced, and of the rest a part that the seed decides. Each unsynced write is
-    /// kept, lost, torn (its beginning is there, or some of its sectors) or garbled (noise in some
-    /// sectors). Each unsynced directory operation is kept or lost; of those on one name, the first
-    /// ones are kept. A rename is kept or lost as one. A file ends after the last write that
-    /// survived, with zeros in the gaps.
-    Random(u64),
-    /// The directories and the lengths of files as written, but unsynced sectors that the seed
-    /// selects read as zeros. File systems that write lengths before data leave this.
-    Zeroed(u64),
-    /// Everything synced, and exactly those pending operations whose bits are set, each whole. They
-    /// are numbered from bit 0: directory operations first, oldest first, then writes file by file,
-    /// in the order in which the files were created, those of one file oldest first. Those after
-    /// the 64th share the last bit. A directory operation after a lost one of the same name is lost
-    /// too. [`Disk::pending`](crate::testing::Disk::pending) returns their number.
-    Subset(u64),
-}
 
 /// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of
 /// the machine.
@@ -250,7 +218,7 @@ impl Machine {
         let end = position.saturating_add(bytes.len() as u64);
         let room = if in_sectors(end) > held { held + capacity.saturating_sub(tree.used()) } else { end };
         // A write takes whole sectors. Within its last sector a file grows without taking space.
-        let until = end.min(room / SECTOR * SECTOR).max(end.min(held));
+        let until = end.min(room - room % SECTOR as u64).max(end.min(held));
         let fits = until.saturating_sub(position).min(bytes.len() as u64) as usize;
         let part = bytes.get(..fits).unwrap_or(bytes);
         if part.is_empty() && !bytes.is_empty() {
@@ -261,13 +229,6 @@ impl Machine {
     }
 }
 
-/// The space that a file of this length takes.
-fn in_sectors(len: u64) -> u64 {
-    len.div_ceil(SECTOR).saturating_mul(SECTOR)
-}
-
-/// The unit of space.
-const SECTOR: u64 = 512;
 /// The capacity of a medium that has none.
 pub(crate) const UNBOUNDED: u64 = u64::MAX;
 

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Component, Path};
 
 use crate::storage::Entry;
-use crate::storage::mem::content::{Content, Fates};
-use crate::storage::mem::{Survive, in_sectors};
+use crate::storage::mem::content::{Content, Fates, in_sectors};
+use crate::storage::mem::survive::Survive;
 use crate::sync::{Arc, Rank, RwLock};
 
 /// A file, independent of its names.
