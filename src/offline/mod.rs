@@ -4,6 +4,8 @@
 //! [`survey`] finds the topics, also where the catalog cannot be used; [`verify`] checks every
 //! file; [`salvage`] copies everything whole into another directory.
 
+mod partition;
+mod rebuild;
 mod salvage;
 mod survey;
 mod tools;

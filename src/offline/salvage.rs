@@ -4,7 +4,7 @@
 //! An undamaged partition is copied unchanged, and the next opening of the copy recovers it as that
 //! of the original would have. Of a damaged one the whole batches are copied, and a manifest is
 //! made for them. Where the manifest itself is damaged it is made from the segments' headers: see
-//! [`rebuild`].
+//! [`rebuild`](super::rebuild).
 //!
 //! The catalog is written last. An interrupted copy has none, and so is never used as a whole one.
 
@@ -13,8 +13,9 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::survey::{Survey, SurveyedTopic, read_header, survey};
-use super::tools::{finding, list, not_decoded, of_error, take_lock};
+use super::rebuild::{Headers, manifest_of};
+use super::survey::{Survey, SurveyedTopic, survey};
+use super::tools::{list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::engine::{Context, Identity};
@@ -23,7 +24,7 @@ use crate::format::batch::Secret;
 use crate::format::catalog::{Catalog, Change};
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::manifest::{EpochStart, LostRange, Manifest, SegmentEntry, SegmentState};
-use crate::format::names::{self, PartitionFile};
+use crate::format::names;
 use crate::format::producers::ProducersFile;
 use crate::format::segment::SegmentHeader;
 use crate::log::create::find_manifest;
@@ -36,7 +37,7 @@ use crate::segment::copy::in_pieces;
 use crate::segment::create::{active_entry, create_segment, create_segment_file};
 use crate::stats::{DamagedRange, Finding, FindingKind, SalvageReport};
 use crate::storage::fs::FsStorage;
-use crate::storage::{OpenMode, Storage, read_file, replace_file, write_all_at};
+use crate::storage::{Storage, read_file, replace_file, write_all_at};
 use crate::sync::Arc;
 use crate::transaction::records::JournalRecords;
 use crate::types::{Offset, PartitionId};
@@ -126,7 +127,7 @@ struct Whole {
 
 /// Counts copied batches, and finds the starts of epochs.
 #[derive(Default)]
-struct Count {
+struct BatchCount {
     batches: u64,
     records: u64,
     last_producer: u64,
@@ -135,7 +136,7 @@ struct Count {
     tail: Tail,
 }
 
-impl Watch for Count {
+impl Watch for BatchCount {
     fn batch(&mut self, _: usize, seen: &Seen<'_>) -> ControlFlow<()> {
         self.batches += 1;
         self.records += u64::from(seen.header.count);
@@ -280,7 +281,7 @@ impl Salvager<'_> {
             secret: Secret::default(),
         };
         let is_marked = topic.with_files.contains(&partition) || note.is_some();
-        let mut count = Count::default();
+        let mut count = BatchCount::default();
         let found = match find_manifest(self.from, &identity, &dir, is_marked) {
             Ok(None) => return Ok(false),
             Ok(Some(mut manifest)) => {
@@ -330,7 +331,7 @@ impl Salvager<'_> {
         dir: &Path,
         manifest: Manifest,
         note: Option<Note<'_>>,
-        count: &mut Count,
+        count: &mut BatchCount,
     ) -> Result<Option<Whole>> {
         let looked = look(self.from, identity, dir, &manifest, note)?;
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
@@ -374,84 +375,20 @@ impl Salvager<'_> {
     }
 
     /// The whole parts of a partition without a manifest, from the headers of its segments.
-    ///
-    /// Of two segments the one of the later epoch counts where they overlap, because a truncated
-    /// log continues in a later epoch; of the same epoch that of the greater generation, because a
-    /// segment that is written again gets one. A segment ends at the `prev end` of the next one.
     fn rebuild(
         &mut self,
         identity: &Identity,
         dir: &Path,
         note: Option<Note<'_>>,
-        count: &mut Count,
+        count: &mut BatchCount,
     ) -> Result<Option<Whole>> {
-        let mut headers: Vec<SegmentHeader> = Vec::new();
-        for entry in list(self.from, dir)? {
-            let path = dir.join(&entry.name);
-            let PartitionFile::Segment { base, generation } = names::parse_partition_file(&entry.name) else {
-                continue;
-            };
-            let is_ours = |header: &SegmentHeader| {
-                let of_topic = (header.topic_id, header.partition) == (identity.topic_id, identity.partition);
-                of_topic && (header.base_offset, header.generation) == (base, generation)
-            };
-            match read_header(self.from, &path).filter(is_ours) {
-                Some(header) => headers.push(header),
-                None => {
-                    let what = "neither the manifest nor its header identifies it";
-                    let found = finding(self.from, FindingKind::Damage, &path, what, 8);
-                    self.report.findings.push(self.about(found, identity));
-                }
-            }
+        let Headers { kept, unidentified } = Headers::find(self.from, identity, dir)?;
+        for found in unidentified {
+            self.report.findings.push(self.about(found, identity));
         }
-        headers.sort_by_key(|header| (header.base_offset, header.log_epoch, header.generation));
-        let mut kept: Vec<SegmentHeader> = Vec::new();
-        for header in headers {
-            if kept.last().is_some_and(|last| last.log_epoch > header.log_epoch) {
-                // It was truncated before this epoch started, or it was compacted; only its file is
-                // still there.
-                continue;
-            }
-            kept.retain(|before| before.base_offset < header.base_offset);
-            kept.push(header);
-        }
-        let Some(secret) = kept.last().map(|last| last.secret) else { return Ok(None) };
-        kept.retain(|header| header.secret == secret);
-        let identity = Arc::new(Identity { secret, ..identity.clone() });
-        let mut segments = Vec::with_capacity(kept.len());
-        for (at, header) in kept.iter().enumerate() {
-            let base = SegmentEntry {
-                log_epoch: header.log_epoch,
-                ..active_entry(header.base_offset, header.generation, 0)
-            };
-            let name = names::segment_file(header.base_offset, header.generation);
-            let path = dir.join(name);
-            let file = self.from.storage.open(&path, OpenMode::Read);
-            let len = file
-                .and_then(|file| file.len())
-                .map_err(|e| Error::io(IoAction::Inspect, &self.from.display(&path), e))?;
-            segments.push(match kept.get(at + 1) {
-                None => base,
-                Some(next) => SegmentEntry {
-                    state: SegmentState::Sealed,
-                    size: len.max(FIRST_BATCH),
-                    end_offset: next.prev_end.max(header.base_offset),
-                    ..base
-                },
-            });
-        }
-        let start = kept.first().map_or(Offset::ZERO, |first| first.base_offset);
-        // So every batch is of a known epoch. The batches show where epochs started.
-        let any_epoch = vec![EpochStart { epoch: u32::MAX - 1, start: Offset::MAX }];
-        let manifest = Manifest {
-            topic_id: identity.topic_id,
-            partition: identity.partition,
-            secret,
-            log_start: start,
-            epochs: any_epoch,
-            segments,
-            lost: Vec::new(),
-        };
+        let Some(last) = kept.last() else { return Ok(None) };
+        let identity = Arc::new(Identity { secret: last.secret, ..identity.clone() });
+        let manifest = manifest_of(self.from, &identity, dir, &kept)?;
         let noted = note.map_or(Offset::ZERO, |note| note.entry.end_offset);
         let known = KnownEnd { offset: noted, active: None };
         let Some(mut walked) = walk(self.from, &identity, dir, &manifest, known, count)? else {
@@ -462,10 +399,10 @@ impl Salvager<'_> {
             // out.
             one.flaws.retain(|flaw| flaw.from < flaw.to);
         }
+        let start = manifest.log_start;
         let mut epochs = std::mem::take(&mut count.epochs);
         if epochs.is_empty() {
-            let epoch = kept.last().map_or(0, |last| last.log_epoch);
-            epochs.push(EpochStart { epoch, start });
+            epochs.push(EpochStart { epoch: last.log_epoch, start });
         }
         self.report.notes.push(format!(
             "{}/{}: a manifest was made of {} segments; the log start is taken to be {start}, and what had been truncated \

@@ -10,7 +10,7 @@ use crate::broker::offsets_config;
 use crate::config::TopicConfig;
 use crate::engine::Context;
 use crate::error::{Error, IoAction, Result};
-use crate::format::catalog::{self, Catalog, Change, ReadCatalog, TopicEntry, TopicState};
+use crate::format::catalog::{self, Catalog, CatalogTopic, Change, ReadCatalog, TopicEntry, TopicState};
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile, TopicDir};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -107,28 +107,42 @@ fn read_catalog(ctx: &Context, name: &str) -> Result<std::result::Result<ReadCat
 
 /// Makes a catalog from the one before it and from the topics that have files.
 fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
-    let old = match read_catalog(ctx, names::CATALOG_OLD) {
-        Ok(Ok(old)) => {
+    let old = catalog_before(ctx, survey)?;
+    let mut topics = topics_with_files(ctx, survey)?;
+    for known in old.iter().flat_map(Catalog::live) {
+        add_known(known, &mut topics, survey);
+    }
+    survey.catalog = catalog_of(old.as_ref(), &topics);
+    survey.topics = topics.into_values().collect();
+    survey.topics.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+    Ok(())
+}
+
+/// The catalog before the one that cannot be used, if it can be used itself.
+fn catalog_before(ctx: &Context, survey: &mut Survey) -> Result<Option<Catalog>> {
+    match read_catalog(ctx, names::CATALOG_OLD)? {
+        Ok(old) => {
             survey.notes.push(format!(
                 "{} was used instead of the catalog: changes since it was replaced are not known",
                 ctx.display(Path::new(names::CATALOG_OLD)).display()
             ));
-            Some(old.catalog)
+            Ok(Some(old.catalog))
         }
-        Ok(Err(damage)) => {
+        Err(damage) => {
             survey.findings.extend(damage.map(|found| Finding { kind: FindingKind::Derived, ..found }));
-            None
+            survey.notes.push(
+                "no catalog can be used: topics are named after their directories and have default settings, the names of \
+                 producers are not known"
+                    .to_string(),
+            );
+            Ok(None)
         }
-        Err(error) => return Err(error),
-    };
-    if old.is_none() {
-        survey.notes.push(
-            "no catalog can be used: topics are named after their directories and have default settings, the names of \
-             producers are not known"
-                .to_string(),
-        );
     }
-    let mut topics: BTreeMap<TopicId, SurveyedTopic> = BTreeMap::new();
+}
+
+/// The topics according to the files in their directories.
+fn topics_with_files(ctx: &Context, survey: &mut Survey) -> Result<BTreeMap<TopicId, SurveyedTopic>> {
+    let mut topics = BTreeMap::new();
     for entry in list(ctx, Path::new(names::TOPICS))?.into_iter().filter(|entry| entry.is_dir) {
         match topic_of_dir(ctx, &entry.name)? {
             Some(topic) => drop(topics.insert(topic.entry.id, topic)),
@@ -138,31 +152,37 @@ fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
             )),
         }
     }
-    let live = old.iter().flat_map(Catalog::live);
-    for known in live {
-        let is_replaced = topics.values().any(|other| other.entry.name == known.entry.name);
-        match topics.get_mut(&known.entry.id) {
-            Some(topic) => {
-                let partitions = topic.entry.partitions.max(known.entry.partitions);
-                topic.entry = TopicEntry { partitions, ..known.entry.clone() };
-                topic.with_files.extend(&known.with_files);
-            }
-            // Another topic of that name was created since, or it never had files.
-            None if is_replaced => {}
-            None if known.with_files.is_empty() => {
-                let (entry, with_files) = (known.entry.clone(), BTreeSet::new());
-                let dir = names::encode_topic(&entry.name, &entry.id);
-                topics.insert(entry.id, SurveyedTopic { entry, dir, with_files });
-            }
-            None => survey.notes.push(format!(
-                "topic {} is in the catalog that was used, and has no files: it was deleted since, or they are gone",
-                known.entry.name
-            )),
+    Ok(topics)
+}
+
+/// Adds a topic of the catalog before to those that have files.
+fn add_known(known: &CatalogTopic, topics: &mut BTreeMap<TopicId, SurveyedTopic>, survey: &mut Survey) {
+    let is_replaced = topics.values().any(|other| other.entry.name == known.entry.name);
+    match topics.get_mut(&known.entry.id) {
+        Some(topic) => {
+            let partitions = topic.entry.partitions.max(known.entry.partitions);
+            topic.entry = TopicEntry { partitions, ..known.entry.clone() };
+            topic.with_files.extend(&known.with_files);
         }
+        // Another topic of that name was created since, or it never had files.
+        None if is_replaced => {}
+        None if known.with_files.is_empty() => {
+            let (entry, with_files) = (known.entry.clone(), BTreeSet::new());
+            let dir = names::encode_topic(&entry.name, &entry.id);
+            topics.insert(entry.id, SurveyedTopic { entry, dir, with_files });
+        }
+        None => survey.notes.push(format!(
+            "topic {} is in the catalog that was used, and has no files: it was deleted since, or they are gone",
+            known.entry.name
+        )),
     }
+}
+
+/// A catalog of these topics, with the ids, producers and epochs of the catalog before.
+fn catalog_of(old: Option<&Catalog>, topics: &BTreeMap<TopicId, SurveyedTopic>) -> Catalog {
     let mut catalog = Catalog::empty();
     let mut apply = |change| catalog.apply(change).is_ok();
-    if let Some(old) = &old {
+    if let Some(old) = old {
         apply(Change::Ids(old.next_id()));
         for producer in old.producers() {
             apply(Change::Producer(producer.clone()));
@@ -171,17 +191,14 @@ fn without_catalog(ctx: &Context, survey: &mut Survey) -> Result<()> {
     for topic in topics.values() {
         apply(Change::Topic(topic.entry.clone()));
         for partition in (0..topic.entry.partitions).map(PartitionId::new) {
-            let epochs = old.as_ref().map_or(&[][..], |old| old.epochs(&topic.entry.id, partition));
+            let epochs = old.map_or(&[][..], |old| old.epochs(&topic.entry.id, partition));
             let epochs: Vec<_> = epochs.iter().map(|start| (topic.entry.id, partition, *start)).collect();
             if !epochs.is_empty() {
                 apply(Change::Epochs(epochs));
             }
         }
     }
-    survey.catalog = catalog;
-    survey.topics = topics.into_values().collect();
-    survey.topics.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
-    Ok(())
+    catalog
 }
 
 /// The topic according to the files in its directory.

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use super::partition::{BatchPlace, PartitionCheck};
 use super::survey::{Survey, SurveyedTopic, survey};
 use super::tools::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
@@ -12,15 +13,12 @@ use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
-use crate::format::index::IndexFile;
 use crate::format::journal;
-use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile};
-use crate::format::producers::ProducersFile;
 use crate::log::create::find_manifest;
-use crate::log::recovery::{Look, Note, look, segments_of};
-use crate::log::walk::{KnownEnd, Seen, Walked, Watch, walk};
-use crate::segment::Segment;
+use crate::log::recovery::{Note, look};
+use crate::log::walk::{KnownEnd, Seen, Watch, walk};
 use crate::stats::{Finding, FindingKind, VerifyProgress, VerifyReport};
 use crate::storage::fs::FsStorage;
 use crate::storage::{OpenMode, Storage, read_file};
@@ -136,10 +134,10 @@ struct Verifier<'a> {
 }
 
 /// The batches of one partition, in order.
-struct Batches<'v, 'a> {
+struct BatchNotes<'v, 'a> {
     meter: &'v mut Meter<'a>,
-    /// Of each segment: position, base offset, greatest time.
-    places: Vec<Vec<(u64, Offset, i64)>>,
+    /// Of each segment, in order.
+    places: Vec<Vec<BatchPlace>>,
     /// Of each producer the last sequence.
     sequences: HashMap<u64, u64>,
     /// Batches whose sequences do not rise: segment, position, offset.
@@ -149,7 +147,7 @@ struct Batches<'v, 'a> {
     records: u64,
 }
 
-impl Watch for Batches<'_, '_> {
+impl Watch for BatchNotes<'_, '_> {
     fn batch(&mut self, at: usize, seen: &Seen<'_>) -> ControlFlow<()> {
         let header = seen.header;
         self.batches += 1;
@@ -303,7 +301,7 @@ impl Verifier<'_> {
         self.names(dir, &manifest)?;
         let looked = look(ctx, &identity, dir, &manifest, note)?;
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
-        let mut batches = Batches {
+        let mut batches = BatchNotes {
             meter: &mut self.meter,
             places: Vec::new(),
             sequences: HashMap::new(),
@@ -313,31 +311,14 @@ impl Verifier<'_> {
             records: 0,
         };
         let walked = walk(ctx, &identity, dir, &manifest, known, &mut batches)?;
-        let Batches { places, fallen, transactions, batches, records, .. } = batches;
+        let BatchNotes { places, fallen, transactions, batches, records, .. } = batches;
         self.report.batches += batches;
         self.report.records += records;
         let of_here = |(base, id)| (identity.topic_id, identity.partition, base, id);
         self.transactions.extend(transactions.into_iter().map(of_here));
         let Some(walked) = walked else { return Ok(ControlFlow::Break(())) };
-        let mut found = flaws(ctx, &walked, &looked);
-        if let Some(error) = looked.damage.as_ref().filter(|_| found.is_empty()) {
-            found.push(of_error(ctx, dir, error, 12));
-        }
-        for (at, position, offset) in fallen {
-            let Some(one) = walked.get(at) else { continue };
-            let what = "sequences of a producer do not rise";
-            let fell = finding(ctx, FindingKind::Damage, &one.path, what, 17);
-            found.push(Finding { position, offsets: Some((offset, offset)), ..fell });
-        }
-        if looked.damage.is_none() {
-            found.extend(epochs_and_start(ctx, dir, &manifest, looked.end));
-        }
-        let segments = segments_of(dir, &manifest);
-        for (at, (segment, one)) in segments.iter().zip(&walked).enumerate() {
-            let places = places.get(at).map_or(&[][..], Vec::as_slice);
-            found.extend(side_files(ctx, &identity, &manifest, at, segment, one, places, &looked));
-        }
-        found.extend(producers(ctx, &identity, dir, looked.end));
+        let check = PartitionCheck { ctx, identity: &identity, dir, manifest: &manifest, looked: &looked };
+        let found = check.findings(&walked, &places, fallen);
         self.report.findings.extend(found.into_iter().map(|found| about(found, topic, partition)));
         Ok(ControlFlow::Continue(()))
     }
@@ -435,133 +416,4 @@ fn path_is_missing(ctx: &Context, path: &Path) -> bool {
 fn about(found: Finding, topic: &SurveyedTopic, partition: u32) -> Finding {
     let partition = Some(PartitionId::new(partition));
     Finding { topic: Some(topic.entry.name.clone()), partition, ..found }
-}
-
-/// The faults of segments. At and after the place where an opening would truncate the log they are
-/// a torn tail.
-fn flaws(ctx: &Context, walked: &[Walked], looked: &Look) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let mut has_torn = false;
-    for (at, one) in walked.iter().enumerate() {
-        for flaw in &one.flaws {
-            let is_torn = looked
-                .torn
-                .as_ref()
-                .is_some_and(|(torn, position, _)| at > *torn || (at == *torn && flaw.position >= *position));
-            has_torn |= is_torn;
-            let kind = if is_torn { FindingKind::TornTail } else { FindingKind::Damage };
-            found.push(Finding {
-                position: flaw.position,
-                bytes: flaw.bytes,
-                offsets: Some((flaw.from, flaw.to)),
-                ..finding(ctx, kind, &one.path, flaw.what.clone(), flaw.invariant)
-            });
-        }
-    }
-    if let Some((at, position, what)) = looked.torn.as_ref().filter(|_| !has_torn)
-        && let Some(one) = walked.get(*at)
-    {
-        let torn = finding(ctx, FindingKind::TornTail, &one.path, what.clone(), 2);
-        found.push(Finding { position: *position, ..torn });
-    }
-    found
-}
-
-/// The contradictions to invariants 10 and 11 in a manifest.
-fn epochs_and_start(ctx: &Context, dir: &Path, manifest: &Manifest, end: Offset) -> Vec<Finding> {
-    let path = dir.join(names::MANIFEST);
-    let of_manifest = |what: &str, invariant| finding(ctx, FindingKind::Damage, &path, what, invariant);
-    let mut found = Vec::new();
-    if manifest.log_start > end {
-        found.push(of_manifest("the log ends before its start", 10));
-    }
-    if !manifest.epochs.is_sorted_by(|a, b| a.start < b.start) {
-        found.push(of_manifest("the starts of the log epochs do not rise", 11));
-    }
-    if manifest.epochs.iter().any(|epoch| epoch.start > end) {
-        found.push(of_manifest("a log epoch begins after the log's end", 11));
-    }
-    found
-}
-
-/// The faults of the derived files of a segment.
-#[allow(clippy::too_many_arguments)]
-fn side_files(
-    ctx: &Context,
-    identity: &Identity,
-    manifest: &Manifest,
-    at: usize,
-    segment: &Segment,
-    one: &Walked,
-    places: &[(u64, Offset, i64)],
-    looked: &Look,
-) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let entry = manifest.segments.get(at);
-    let is_active = entry.is_some_and(|entry| entry.state == SegmentState::Active);
-    let derived = |path: &Path, what: &str| finding(ctx, FindingKind::Derived, path, what, 16);
-    let path = segment.index_path();
-    match read_file(&*ctx.storage, &path, u64::from(u32::MAX)).map(|bytes| IndexFile::decode(&bytes)) {
-        Ok(Ok(index)) => {
-            let is_ours = index.topic_id == identity.topic_id
-                && index.partition == identity.partition
-                && index.base_offset == segment.base
-                && index.generation == segment.generation;
-            if !is_ours {
-                found.push(derived(&path, "it is of another segment"));
-            } else if one.flaws.is_empty() && index.log_epoch == segment.epoch {
-                found.extend(contradiction(&index, places).map(|what| derived(&path, what)));
-            }
-        }
-        Ok(Err(m)) => found.push(not_decoded(ctx, FindingKind::Derived, &path, &m, 1)),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => found.push(derived(&path, &e.to_string())),
-    }
-    // That of an active segment is valid after a clean close only.
-    let covers = if is_active { looked.closed_at } else { Some(segment.size()) };
-    if let Some(what) = covers.and_then(|covers| segment.keys_damage(ctx, identity, covers)) {
-        found.push(derived(&segment.keys_path(), what));
-    }
-    found
-}
-
-/// The entries of an index that contradict its segment.
-fn contradiction(index: &IndexFile, places: &[(u64, Offset, i64)]) -> Option<&'static str> {
-    let end = places.last().map_or(u64::MAX, |_| index.covers_bytes);
-    let (mut at, mut max_before) = (0, i64::MIN);
-    for entry in &index.entries {
-        let position = u64::from(entry.position);
-        while let Some((_, _, max)) = places.get(at).filter(|place| place.0 < position) {
-            max_before = max_before.max(*max);
-            at += 1;
-        }
-        let base = index.base_offset.plus(u64::from(entry.offset_delta));
-        match places.get(at) {
-            Some(place) if (place.0, place.1) == (position, base) && position < end => {}
-            _ => return Some("no batch starts at a position of it"),
-        }
-        if entry.max_before < max_before {
-            return Some("a batch is later than its entry");
-        }
-    }
-    None
-}
-
-/// The faults of the state of idempotent producers.
-fn producers(ctx: &Context, identity: &Identity, dir: &Path, end: Offset) -> Option<Finding> {
-    let path = dir.join(names::PRODUCERS);
-    let bytes = match read_file(&*ctx.storage, &path, u64::from(u32::MAX)) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return None,
-        Err(e) => return Some(finding(ctx, FindingKind::Derived, &path, e.to_string(), 1)),
-    };
-    let what = match ProducersFile::decode(&bytes) {
-        Err(m) => return Some(not_decoded(ctx, FindingKind::Derived, &path, &m, 1)),
-        Ok(file) if file.topic_id != identity.topic_id || file.partition != identity.partition => {
-            "it is of another partition"
-        }
-        Ok(file) if file.end_offset > end => "it covers more than the log has",
-        Ok(_) => return None,
-    };
-    Some(finding(ctx, FindingKind::Derived, &path, what, 16))
 }

@@ -9,15 +9,18 @@ use super::source::{read, root};
 
 /// File and name of functions that are better whole, and why.
 const FUNCTIONS: [(&str, &str); 0] = [];
-const FUNCTIONS_TO_SPLIT: usize = 10;
+const FUNCTIONS_TO_SPLIT: usize = 6;
 
 /// Files that are better whole, and why.
 const FILES: [(&str, &str); 0] = [];
-const FILES_TO_SPLIT: usize = 7;
+const FILES_TO_SPLIT: usize = 4;
 
 /// Structs that are better whole, and why. Configuration is not counted: it has a field a setting.
-const STRUCTS: [(&str, &str); 0] = [];
-const STRUCTS_TO_SPLIT: usize = 4;
+const STRUCTS: [(&str, &str); 1] = [(
+    "format/batch/mod.rs BatchHeader",
+    "the fields of the header on disk, in their order: FORMAT.md has the same list",
+)];
+const STRUCTS_TO_SPLIT: usize = 3;
 
 /// Types whose methods are better in one type, and why.
 const IMPLS: [(&str, &str); 0] = [];

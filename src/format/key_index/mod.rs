@@ -89,18 +89,9 @@ impl KeyIndex {
         for Indexed { hash, before, places: of_key } in keys {
             let records = of_key.iter().try_fold(0u32, |sum, place| sum.checked_add(place.records))?;
             let batches = u32::try_from(of_key.len()).ok()?;
-            let at = places.len();
             let (at, len) = match of_key.as_slice() {
                 [place] => (place.position, 0),
-                several => {
-                    let mut before = 0;
-                    for place in several {
-                        put_varint(&mut places, u64::from(place.position.checked_sub(before)?));
-                        put_varint(&mut places, u64::from(place.records));
-                        before = place.position;
-                    }
-                    (u32::try_from(at).ok()?, u32::try_from(places.len() - at).ok()?)
-                }
+                several => put_places(several, &mut places)?,
             };
             let before = before.and_then(|before| u32::try_from(before).ok()).unwrap_or(UNKNOWN);
             found.push((*hash, Entry { records, before, batches, at, len, crc: 0 }));
@@ -411,6 +402,18 @@ impl Entry {
     fn place_range(&self) -> Range<usize> {
         self.at as usize..self.at as usize + self.len as usize
     }
+}
+
+/// Appends the places of a key. Returns their position and their length, if the format has room for
+/// them.
+fn put_places(of_key: &[Place], places: &mut Vec<u8>) -> Option<(u32, u32)> {
+    let (at, mut before) = (places.len(), 0);
+    for place in of_key {
+        put_varint(places, u64::from(place.position.checked_sub(before)?));
+        put_varint(places, u64::from(place.records));
+        before = place.position;
+    }
+    Some((u32::try_from(at).ok()?, u32::try_from(places.len() - at).ok()?))
 }
 
 /// Appends the filter: a Bloom filter of one line a key.
