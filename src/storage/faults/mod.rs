@@ -6,11 +6,15 @@
 //! [`Faults`] has the plan and the counters, [`FaultStorage`] is a layer over any storage that
 //! follows it. No operation blocks or runs while the plan is locked.
 
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
+mod hold;
 
+use std::io;
+use std::path::{Path, PathBuf};
+
+use self::hold::Door;
+pub use self::hold::Gate;
 use crate::storage::{Entry, File, Map, OpenMode, Storage};
-use crate::sync::{Arc, Condvar, Mutex, Rank};
+use crate::sync::{Arc, Mutex, Rank};
 
 /// The kinds of operations of a medium.
 ///
@@ -55,87 +59,9 @@ pub enum Op {
     Map,
 }
 
-/// Holds one operation until it is released: see [`Disk::hold`](crate::testing::Disk::hold) and
-/// [`Disk::hold_after`](crate::testing::Disk::hold_after).
-///
-/// Dropping it releases the operation too.
-///
-/// ```
-/// use quipu::testing::{Disk, Op};
-///
-/// let disk = Disk::new();
-/// let gate = disk.hold(Op::Sync, 1);
-/// assert!(!gate.is_reached());
-/// gate.release();
-/// ```
-pub struct Gate {
-    door: Arc<Door>,
-}
-
 impl Op {
     /// The number of kinds, [`Op::Any`] included: one counter for each.
     const KINDS: usize = Op::Map as usize + 1;
-}
-
-impl Gate {
-    /// Waits until the operation has reached the gate. If it never does, this does not return.
-    pub fn wait_until_reached(&self) {
-        let mut state = self.door.state.lock();
-        while !state.is_reached {
-            self.door.changed.wait(&mut state);
-        }
-    }
-
-    /// Whether the operation has reached the gate, released since or not.
-    pub fn is_reached(&self) -> bool {
-        self.door.state.lock().is_reached
-    }
-
-    /// Lets the operation continue, also if it has not reached the gate yet.
-    pub fn release(&self) {
-        self.door.state.lock().is_open = true;
-        self.door.changed.notify_all();
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-impl fmt::Debug for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("is_reached", &self.is_reached()).finish()
-    }
-}
-
-struct Door {
-    state: Mutex<DoorState>,
-    changed: Condvar,
-}
-
-impl Default for Door {
-    fn default() -> Self {
-        Door { state: Mutex::new(Rank::Door, DoorState::default()), changed: Condvar::new() }
-    }
-}
-
-#[derive(Default)]
-struct DoorState {
-    is_reached: bool,
-    is_open: bool,
-}
-
-impl Door {
-    fn pass(&self) {
-        let mut state = self.state.lock();
-        state.is_reached = true;
-        self.changed.notify_all();
-        while !state.is_open {
-            self.changed.wait_like_a_medium(&mut state);
-        }
-    }
 }
 
 /// The planned faults, and the number of operations so far. Cheap to clone; clones are the same
@@ -144,17 +70,17 @@ impl Door {
 /// "The n-th" is counted from the call that asks for it, 1 being the next one; 0 means 1.
 #[derive(Clone)]
 pub(crate) struct Faults {
-    plan: Arc<Mutex<Plan>>,
+    plan: Arc<Mutex<FaultPlan>>,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Faults { plan: Arc::new(Mutex::new(Rank::Faults, Plan::default())) }
+        Faults { plan: Arc::new(Mutex::new(Rank::Faults, FaultPlan::default())) }
     }
 }
 
 #[derive(Default)]
-struct Plan {
+struct FaultPlan {
     /// The storages that may act: those created since the last [`Faults::revive`].
     run: u64,
     ops: u64,
@@ -241,14 +167,14 @@ impl Faults {
     pub(crate) fn hold(&self, op: Op, nth: u64) -> Gate {
         let door = Arc::new(Door::default());
         self.add(op, nth, false, Effect::Hold(Arc::clone(&door)));
-        Gate { door }
+        Gate::of(door)
     }
 
     /// Stops the n-th operation of a kind after it was executed, before it returns to its caller.
     pub(crate) fn hold_after(&self, op: Op, nth: u64) -> Gate {
         let door = Arc::new(Door::default());
         self.add(op, nth, false, Effect::HoldAfter(Arc::clone(&door)));
-        Gate { door }
+        Gate::of(door)
     }
 
     /// The process dies at the n-th operation: neither that one is executed nor any after it; all
@@ -316,7 +242,7 @@ struct Verdict {
     outcome: io::Result<Transfer>,
 }
 
-impl Plan {
+impl FaultPlan {
     fn check_alive(&self, run: u64) -> io::Result<()> {
         if self.run == run && !self.is_dead { Ok(()) } else { Err(io::Error::other("the process has died")) }
     }
