@@ -16,7 +16,7 @@ use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::group::Coordinator;
 use crate::log::Log;
-use crate::storage::budget::{Budget, Claim};
+use crate::storage::budget::{Budget, BudgetClaim};
 use crate::sync::{Arc, Mutex, Rank, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset, PartitionId};
 
@@ -183,7 +183,7 @@ impl Maintenance {
 
     /// Claims bytes of the budget, after deleting the oldest segments that may be deleted while
     /// there is no room.
-    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<BudgetClaim> {
         // One at a time: two would delete twice as much as is needed.
         let _alone = self.making_room.lock();
         let topics = self.topics.read().clone();
@@ -282,7 +282,7 @@ impl Keeper for Weak<Maintenance> {
         self.upgrade().is_some_and(|maintenance| maintenance.make_room())
     }
 
-    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim> {
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<BudgetClaim> {
         self.upgrade().map_or(Err(Error::Closed), |maintenance| maintenance.evict(budget, bytes, margin))
     }
 }

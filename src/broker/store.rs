@@ -87,7 +87,12 @@ impl CatalogStore {
     ///
     /// # Errors
     /// `DiskFull`, or another I/O error.
-    pub(super) fn resume(ctx: &Context, found: ReadCatalog, is_clean: bool, is_as_read: bool) -> Result<Self> {
+    pub(super) fn resume(
+        ctx: &Context,
+        found: ReadCatalog,
+        is_clean: bool,
+        is_as_read: bool,
+    ) -> Result<Self> {
         let mut state = StoredCatalog::new(found.catalog, found.number, found.end);
         state.snapshot_bytes = found.snapshot_bytes;
         state.set_limit();

@@ -27,7 +27,7 @@ use crate::format::reader::Malformed;
 use crate::rng::random_bytes;
 use crate::stats::{Event, OnEvent};
 use crate::storage::Storage;
-use crate::storage::budget::{Budget, BudgetStorage, Claim};
+use crate::storage::budget::{Budget, BudgetClaim, BudgetStorage};
 use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, OnceLock, Ordering, Rank, about_to_call_user_code};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
@@ -50,7 +50,7 @@ pub(crate) trait Keeper: Send + Sync {
     ///
     /// # Errors
     /// `OverBudget` if nothing more may be deleted.
-    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<Claim>;
+    fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<BudgetClaim>;
 }
 
 /// The state that all logs of a broker share. There is one per broker.
@@ -160,7 +160,7 @@ impl Context {
     ///
     /// # Errors
     /// `OverBudget` if there is no room and nothing may be deleted.
-    pub(crate) fn claim(&self, bytes: impl FnOnce() -> u64) -> Result<Option<Claim>> {
+    pub(crate) fn claim(&self, bytes: impl FnOnce() -> u64) -> Result<Option<BudgetClaim>> {
         let Some(budget) = &self.budget else { return Ok(None) };
         let bytes = bytes().saturating_add(self.reserve.missing());
         // Room for the files written along the way: indexes, the checkpoint, the catalog.

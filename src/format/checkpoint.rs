@@ -6,8 +6,8 @@
 use crate::types::{Offset, PartitionId, TopicId};
 
 use super::digest::Digest;
-use super::envelope::{self, Writer};
-use super::reader::{Malformed, Reader};
+use super::envelope::{self, ByteWriter};
+use super::reader::{ByteReader, Malformed};
 
 /// The content of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Checkpoint {
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         debug_assert!(self.entries.iter().all(|entry| entry.end_offset >= entry.base_offset));
-        let mut writer = Writer::new(MAGIC, FIXED_BYTES + self.entries.len() * ENTRY_BYTES);
+        let mut writer = ByteWriter::new(MAGIC, FIXED_BYTES + self.entries.len() * ENTRY_BYTES);
         writer.u8(u8::from(self.clean));
         writer.u64(self.catalog_number);
         writer.u64(self.catalog_bytes);
@@ -91,7 +91,7 @@ impl Checkpoint {
 }
 
 impl CheckpointEntry {
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut ByteWriter) {
         writer.bytes(&self.topic_id.0);
         writer.u32(self.partition.get());
         writer.u64(self.base_offset.get());
@@ -105,7 +105,7 @@ impl CheckpointEntry {
         writer.u64(self.digest.0);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         let start = *reader;
         let entry = CheckpointEntry {
             topic_id: TopicId(reader.array("topic id")?),

@@ -10,7 +10,7 @@ pub(super) fn is_always_noticed<T: std::fmt::Debug>(
 ) {
     decode(bytes).unwrap();
     for len in 0..bytes.len() {
-        assert!(decode(&bytes[..len]).is_err(), "cut to {len} bytes");
+        assert!(decode(&bytes[..len]).is_err(), "truncated to {len} bytes");
     }
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.to_vec();

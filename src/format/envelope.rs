@@ -1,28 +1,28 @@
 //! The frame that all files share: magic, version and feature masks first, a CRC over everything
 //! last.
 //!
-//! [`Writer`] and [`open`] are the two ends: a codec of a file states its fields in order, once
+//! [`ByteWriter`] and [`open`] are the two ends: a codec of a file states its fields in order, once
 //! each way.
 
 use super::FORMAT_VERSION;
-use super::reader::{Malformed, Reader, Unsupported};
+use super::reader::{ByteReader, Malformed, Unsupported};
 
 /// Bytes of a file before its own fields: magic, version, incompatible and compatible features.
 pub(crate) const PREFIX_BYTES: usize = 20;
 
 /// Writes one file: magic, version and feature masks, then the fields of the caller, then a CRC
 /// over all of it.
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct ByteWriter(Vec<u8>);
 
-impl Writer {
+impl ByteWriter {
     /// Begins a file of `capacity` bytes, or a few more.
     pub(crate) fn new(magic: [u8; 8], capacity: usize) -> Self {
-        Writer::with_features(magic, capacity, 0)
+        ByteWriter::with_features(magic, capacity, 0)
     }
 
-    /// As [`new`](Writer::new), of a file that has these compatible features.
+    /// As [`new`](ByteWriter::new), of a file that has these compatible features.
     pub(crate) fn with_features(magic: [u8; 8], capacity: usize, compatible: u32) -> Self {
-        let mut writer = Writer(Vec::with_capacity(capacity));
+        let mut writer = ByteWriter(Vec::with_capacity(capacity));
         writer.bytes(&magic);
         writer.u32(FORMAT_VERSION);
         // No incompatible feature is in use.
@@ -33,7 +33,7 @@ impl Writer {
 
     /// Begins bytes that are part of a file: without magic, and without a CRC of their own.
     pub(crate) fn bare() -> Self {
-        Writer(Vec::new())
+        ByteWriter(Vec::new())
     }
 
     /// The bytes so far, without a CRC.
@@ -91,8 +91,8 @@ impl Writer {
 /// Features are looked at after the CRC: a flipped bit there is damage, not a feature. A compatible
 /// feature that this build does not know is ignored; whether bytes of it follow the known ones is
 /// the caller's question: see [`compatible_features`].
-pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Malformed> {
-    let mut reader = Reader::new(bytes);
+pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<ByteReader<'a>, Malformed> {
+    let mut reader = ByteReader::new(bytes);
     if reader.array("magic")? != magic {
         return Err(Malformed::new(0, "magic"));
     }
@@ -116,19 +116,19 @@ pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<Reader<'a>, Ma
         let needs = Unsupported::Features(incompatible);
         return Err(Malformed::unsupported(at_features, "incompatible features", needs));
     }
-    Ok(Reader::at(covered, PREFIX_BYTES))
+    Ok(ByteReader::at(covered, PREFIX_BYTES))
 }
 
 /// The compatible features of a file that [`open`] has passed. If one of them is not known to this
 /// build, bytes may follow those that it knows, and are ignored.
 pub(crate) fn compatible_features(bytes: &[u8]) -> u32 {
     debug_assert!(bytes.len() >= PREFIX_BYTES, "the file has been opened");
-    Reader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").unwrap_or(0)
+    ByteReader::at(bytes, PREFIX_BYTES - 4).u32("compatible features").unwrap_or(0)
 }
 
 /// Reads the highest version and the incompatible features of the files that this one leads to: a
 /// reader that does not know them must change nothing.
-pub(crate) fn check_listed(reader: &mut Reader<'_>) -> Result<(), Malformed> {
+pub(crate) fn check_listed(reader: &mut ByteReader<'_>) -> Result<(), Malformed> {
     let at_version = reader.position();
     let version = reader.u32("highest version of the files listed")?;
     let at_features = reader.position();
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out() {
-        let mut writer = Writer::new(MAGIC, 0);
+        let mut writer = ByteWriter::new(MAGIC, 0);
         writer.u8(1);
         writer.u16(2);
         writer.u32(3);
@@ -193,28 +193,28 @@ mod tests {
     #[test]
     fn another_version_is_told_even_with_a_crc_that_does_not_fit() {
         for version in [1, 3, 7] {
-            let mut bytes = Writer::new(MAGIC, 0).finish();
+            let mut bytes = ByteWriter::new(MAGIC, 0).finish();
             bytes[8] = version;
             let needs = Unsupported::Version(u32::from(version));
             assert_eq!(open(&bytes, MAGIC).unwrap_err(), Malformed::unsupported(8, "version", needs));
         }
-        let mut bytes = Writer::new(MAGIC, 0).finish();
+        let mut bytes = ByteWriter::new(MAGIC, 0).finish();
         bytes[8] = 0;
         assert_eq!(open(&bytes, MAGIC).unwrap_err().unsupported, None);
     }
 
     #[test]
     fn an_incompatible_feature_is_told_and_a_compatible_one_ignored() {
-        let bytes = resealed(&Writer::new(MAGIC, 0).finish(), |bytes| bytes[13] = 2);
+        let bytes = resealed(&ByteWriter::new(MAGIC, 0).finish(), |bytes| bytes[13] = 2);
         let needs = Unsupported::Features(0x200);
         assert_eq!(
             open(&bytes, MAGIC).unwrap_err(),
             Malformed::unsupported(12, "incompatible features", needs)
         );
-        let bytes = resealed(&Writer::new(MAGIC, 0).finish(), |bytes| bytes[17] = 2);
+        let bytes = resealed(&ByteWriter::new(MAGIC, 0).finish(), |bytes| bytes[17] = 2);
         assert!(open(&bytes, MAGIC).is_ok() && compatible_features(&bytes) != 0);
         // Without a checksum that fits it is damage.
-        let mut bytes = Writer::new(MAGIC, 0).finish();
+        let mut bytes = ByteWriter::new(MAGIC, 0).finish();
         assert!(compatible_features(&bytes) == 0);
         bytes[13] = 2;
         assert_eq!(open(&bytes, MAGIC).unwrap_err().unsupported, None);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_file_shorter_than_its_own_frame_is_refused() {
-        let bytes = Writer::new(MAGIC, 0).finish();
+        let bytes = ByteWriter::new(MAGIC, 0).finish();
         assert_eq!(bytes.len(), PREFIX_BYTES + 4);
         assert!(open(&bytes, MAGIC).is_ok());
         for len in 0..bytes.len() {

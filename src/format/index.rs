@@ -5,7 +5,7 @@
 
 use crate::types::{Offset, PartitionId, TopicId};
 
-use super::envelope::{self, Writer};
+use super::envelope::{self, ByteWriter};
 use super::reader::Malformed;
 
 /// The index of one segment.
@@ -47,7 +47,7 @@ impl IndexFile {
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         debug_assert_eq!(self.check(), Ok(()));
-        let mut writer = Writer::new(MAGIC, HEADER_BYTES + self.entries.len() * ENTRY_BYTES + 4);
+        let mut writer = ByteWriter::new(MAGIC, HEADER_BYTES + self.entries.len() * ENTRY_BYTES + 4);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.u64(self.base_offset.get());

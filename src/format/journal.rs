@@ -3,7 +3,7 @@
 //! segments lack its batches.
 
 use super::envelope;
-use super::reader::{Malformed, Reader};
+use super::reader::{ByteReader, Malformed};
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// The bytes of a file before its first record.
@@ -31,7 +31,7 @@ pub(crate) struct CommittedPart<'a> {
 /// Encodes the header of a file. Every transaction with an id below `floor` is whole in its
 /// segments, and on the medium.
 pub(crate) fn encode_header(floor: u64) -> Vec<u8> {
-    let mut writer = envelope::Writer::new(FILE_MAGIC, JOURNAL_HEADER_BYTES);
+    let mut writer = envelope::ByteWriter::new(FILE_MAGIC, JOURNAL_HEADER_BYTES);
     writer.u64(floor);
     writer.finish()
 }
@@ -81,7 +81,7 @@ impl<'a> Committed<'a> {
 
     /// Reads the record at `position` of a file, and returns its end too.
     pub(crate) fn decode(file: &'a [u8], floor: u64, position: usize) -> Result<(Self, usize), Malformed> {
-        let mut reader = Reader::at(file, position);
+        let mut reader = ByteReader::at(file, position);
         let start = reader;
         if reader.array("record magic")? != RECORD_MAGIC {
             return Err(start.malformed("record magic"));
@@ -95,7 +95,7 @@ impl<'a> Committed<'a> {
         }
         let end = reader.position() as usize;
         // Limited to the record, whose end was just read, with positions of the file.
-        let mut reader = Reader::at(file.get(..end).unwrap_or_default(), body_at);
+        let mut reader = ByteReader::at(file.get(..end).unwrap_or_default(), body_at);
         let (id, synced_upto) = (reader.u64("transaction id")?, reader.u64("synced position")?);
         let count = reader.count(PART_BYTES, "part count")?;
         let mut parts = Vec::with_capacity(count);
@@ -180,9 +180,9 @@ mod tests {
             let record = Committed::decode(&flipped, 5, JOURNAL_HEADER_BYTES);
             assert!(header.is_err() || record.is_err(), "bit {bit}");
         }
-        for cut in 0..file.len() {
-            let header = decode_header(&file[..cut]);
-            assert!(header.is_err() || Committed::decode(&file[..cut], 5, JOURNAL_HEADER_BYTES).is_err());
+        for len in 0..file.len() {
+            let header = decode_header(&file[..len]);
+            assert!(header.is_err() || Committed::decode(&file[..len], 5, JOURNAL_HEADER_BYTES).is_err());
         }
     }
 }

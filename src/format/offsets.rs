@@ -1,7 +1,7 @@
 //! The records of groups' offsets: the key has the group and the partition, the value has the
 //! offset. A null value removes it. The log of these records is compacted like any changelog.
 
-use super::reader::{Malformed, Reader};
+use super::reader::{ByteReader, Malformed};
 use super::varint::put_varint;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
@@ -53,7 +53,7 @@ impl<'a> Key<'a> {
 
     /// Reads a record's key. Returns `None` for a kind that a later version writes.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let (version, kind) = (reader.u8("version")?, reader.u8("kind")?);
         if version != VERSION || !matches!(kind, COMMIT | JOINED | GLOB) {
             return Ok(None);
@@ -86,7 +86,7 @@ impl<'a> CommitValue<'a> {
 
     /// Reads a record's value.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let value = CommitValue {
             offset: Offset::new(reader.u64("offset")?),
             epoch: reader.u32("epoch")?,
@@ -105,7 +105,7 @@ pub(crate) fn encode_partitions(partitions: u32) -> [u8; 4] {
 
 /// Reads what [`encode_partitions`] wrote.
 pub(crate) fn decode_partitions(bytes: &[u8]) -> Result<u32, Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = ByteReader::new(bytes);
     let partitions = reader.u32("partitions")?;
     reader.expect_end("bytes after the value")?;
     Ok(partitions)
@@ -116,7 +116,7 @@ fn put_str(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn take_str<'a>(reader: &mut Reader<'a>, what: &'static str) -> Result<&'a str, Malformed> {
+fn take_str<'a>(reader: &mut ByteReader<'a>, what: &'static str) -> Result<&'a str, Malformed> {
     let start = *reader;
     let bytes = reader.prefixed(what)?;
     std::str::from_utf8(bytes).map_err(|_| start.malformed(what))
@@ -158,11 +158,11 @@ mod tests {
         let key = Key::Commit { group: "billing", topic: TOPIC, partition: PartitionId::new(3) }.encode();
         let value = CommitValue { offset: Offset::new(5), epoch: 0, at: Timestamp::default(), metadata: "m" }
             .encode();
-        for cut in 0..key.len() {
-            assert!(Key::decode(&key[..cut]).is_err(), "{cut}");
+        for len in 0..key.len() {
+            assert!(Key::decode(&key[..len]).is_err(), "{len}");
         }
-        for cut in 0..value.len() {
-            assert!(CommitValue::decode(&value[..cut]).is_err(), "{cut}");
+        for len in 0..value.len() {
+            assert!(CommitValue::decode(&value[..len]).is_err(), "{len}");
         }
         assert!(Key::decode(&[&key[..], &[0]].concat()).is_err());
         assert!(CommitValue::decode(&[&value[..], &[0]].concat()).is_err());

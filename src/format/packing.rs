@@ -9,7 +9,7 @@ use std::ops::DerefMut;
 use super::batch::{BatchHeader, HEADER_BYTES, body_crc};
 use super::body;
 use super::compression::{Codec, compress, decompress};
-use super::reader::{Malformed, Reader, Unsupported};
+use super::reader::{ByteReader, Malformed, Unsupported};
 use crate::config::Compression;
 
 /// A table has the position of every 16th record where an entry takes two bytes, and of every 32nd
@@ -147,7 +147,7 @@ pub(crate) fn nearest(header: &BatchHeader, table: &[u8], index: u32) -> (u32, u
     if header.table == 0 {
         return (0, 0);
     }
-    let mut table = Reader::at(table, entry as usize * usize::from(header.table_entry_bytes()));
+    let mut table = ByteReader::at(table, entry as usize * usize::from(header.table_entry_bytes()));
     match header.table_entry(&mut table) {
         Ok(position) => ((entry + 1) << header.table, position),
         Err(_) => (0, 0),
@@ -205,7 +205,7 @@ fn table_of(records: &[u8], noted: &[u32], header: &mut BatchHeader) -> Vec<u8> 
 /// Returns the position of every [`NOTED`]-th record.
 fn positions(records: &[u8], count: u32) -> Vec<u32> {
     let mut found = Vec::new();
-    let mut reader = Reader::new(records);
+    let mut reader = ByteReader::new(records);
     for index in 0..count {
         if index > 0 && index.is_multiple_of(NOTED) {
             found.push(length(reader.position() as usize));
@@ -232,7 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::batch::check_body;
-    use super::super::body::{RecordFields, Records, encode};
+    use super::super::body::{RawRecords, RecordFields, encode};
     use super::*;
 
     const CODECS: &[Codec] = &[
@@ -274,7 +274,7 @@ mod tests {
                 assert_eq!(check_body(&header, &body), Ok(()));
                 let mut room = Vec::new();
                 let records = unpack(&header, &body, &mut room).unwrap().to_vec();
-                let mut walk = Records::new(&records, count);
+                let mut walk = RawRecords::new(&records, count);
                 let mut starts = Vec::new();
                 for _ in 0..count {
                     starts.push(walk.position());

@@ -1,8 +1,8 @@
 //! The producer state of a partition: the last batches of each idempotent producer up to an offset,
 //! so that an opening need not read the whole log for them.
 
-use super::envelope::{self, Writer};
-use super::reader::{Malformed, Reader};
+use super::envelope::{self, ByteWriter};
+use super::reader::{ByteReader, Malformed};
 use crate::types::{Offset, PartitionId, TopicId};
 
 /// How many batches are remembered per producer.
@@ -43,7 +43,7 @@ impl ProducersFile {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let batches: usize = self.producers.iter().map(|(_, batches)| batches.len()).sum();
         let entries = self.producers.len() * PRODUCER_BYTES + batches * BATCH_BYTES;
-        let mut writer = Writer::new(MAGIC, FIXED_BYTES + entries);
+        let mut writer = ByteWriter::new(MAGIC, FIXED_BYTES + entries);
         writer.bytes(&self.topic_id.0);
         writer.u32(self.partition.get());
         writer.u32(self.log_epoch);
@@ -87,7 +87,7 @@ impl ProducersFile {
     }
 }
 
-fn decode_batches(reader: &mut Reader<'_>, end: Offset) -> Result<Vec<Remembered>, Malformed> {
+fn decode_batches(reader: &mut ByteReader<'_>, end: Offset) -> Result<Vec<Remembered>, Malformed> {
     let start = *reader;
     let count = usize::from(reader.u8("batch count")?);
     if !(1..=LISTED).contains(&count) {

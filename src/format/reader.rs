@@ -83,24 +83,24 @@ impl Malformed {
 ///
 /// `what` names the value that is read, for the error.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct ByteReader<'a> {
     rest: &'a [u8],
     /// The position at which `rest` ends. Kept instead of the position itself, so that a read
     /// changes one field only.
     end: u64,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     /// Reads from the first byte.
     #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Reader { rest: bytes, end: bytes.len() as u64 }
+        ByteReader { rest: bytes, end: bytes.len() as u64 }
     }
 
     /// Reads from `position` on. After the last byte there is nothing to read.
     #[inline]
     pub(crate) fn at(bytes: &'a [u8], position: usize) -> Self {
-        Reader { rest: bytes.get(position..).unwrap_or_default(), end: bytes.len() as u64 }
+        ByteReader { rest: bytes.get(position..).unwrap_or_default(), end: bytes.len() as u64 }
     }
 
     /// The position of the next byte in the bytes given.
@@ -200,10 +200,10 @@ impl<'a> Reader<'a> {
 
     /// A reader of the next `len` bytes, if there are as many.
     #[inline(always)]
-    pub(crate) fn short_take(&mut self, len: usize) -> Option<Reader<'a>> {
+    pub(crate) fn short_take(&mut self, len: usize) -> Option<ByteReader<'a>> {
         let (taken, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
-        Some(Reader { rest: taken, end: self.position() })
+        Some(ByteReader { rest: taken, end: self.position() })
     }
 
     /// The next byte, if there is one.
@@ -230,9 +230,9 @@ impl<'a> Reader<'a> {
 
     /// A varint length and a reader of that many bytes, whose positions continue from here.
     #[inline(always)]
-    pub(crate) fn prefixed_reader(&mut self, what: &'static str) -> Result<Reader<'a>, Malformed> {
+    pub(crate) fn prefixed_reader(&mut self, what: &'static str) -> Result<ByteReader<'a>, Malformed> {
         let bytes = self.prefixed(what)?;
-        Ok(Reader { rest: bytes, end: self.position() })
+        Ok(ByteReader { rest: bytes, end: self.position() })
     }
 
     /// A `u32` that counts items of at least `item_bytes` each: at most as many as the bytes left
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
         entry_bytes: usize,
         grown: bool,
         what: &'static str,
-        mut read: impl FnMut(&mut Reader<'a>) -> Result<T, Malformed>,
+        mut read: impl FnMut(&mut ByteReader<'a>) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
         let start = *self;
         let (count, bytes) = (self.u32(what)? as usize, self.u32(what)? as usize);
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             let entry = self.take(bytes, what)?;
-            let mut entry = Reader { rest: entry, end: self.position() };
+            let mut entry = ByteReader { rest: entry, end: self.position() };
             entries.push(read(&mut entry)?);
         }
         Ok(entries)
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn reads_what_is_there_and_nothing_more() {
         let bytes = [1, 2, 0, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 9];
-        let mut reader = Reader::new(&bytes);
+        let mut reader = ByteReader::new(&bytes);
         assert_eq!(reader.u8("a"), Ok(1));
         assert_eq!(reader.u16("b"), Ok(2));
         assert_eq!(reader.u32("c"), Ok(3));
@@ -336,8 +336,8 @@ mod tests {
         assert_eq!(reader.take(2, "g"), Err(Malformed::new(23, "g")));
         assert_eq!(reader.take(1, "h"), Ok(&[9][..]));
         assert_eq!(reader.expect_end("end"), Ok(()));
-        assert_eq!(Reader::at(&bytes, 23).u8("i"), Ok(9));
-        assert_eq!(Reader::at(&bytes, 99).u8("j"), Err(Malformed::new(24, "j")));
+        assert_eq!(ByteReader::at(&bytes, 23).u8("i"), Ok(9));
+        assert_eq!(ByteReader::at(&bytes, 99).u8("j"), Err(Malformed::new(24, "j")));
     }
 
     #[test]
@@ -345,40 +345,44 @@ mod tests {
         for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
-            let mut reader = Reader::new(&bytes);
+            let mut reader = ByteReader::new(&bytes);
             assert_eq!(reader.varint("v"), Ok(value));
             assert_eq!(reader.expect_end("end"), Ok(()));
             for len in 0..bytes.len() {
-                assert_eq!(Reader::new(&bytes[..len]).varint("v"), Err(Malformed::new(0, "v")), "{value}");
+                assert_eq!(
+                    ByteReader::new(&bytes[..len]).varint("v"),
+                    Err(Malformed::new(0, "v")),
+                    "{value}"
+                );
             }
         }
         let mut too_large = [0xff; 10];
         too_large[9] = 2;
-        assert!(Reader::new(&too_large).varint("65 bits").is_err());
-        assert!(Reader::new(&[0xff; 11]).varint("11 bytes").is_err());
+        assert!(ByteReader::new(&too_large).varint("65 bits").is_err());
+        assert!(ByteReader::new(&[0xff; 11]).varint("11 bytes").is_err());
         // Longer than needed, but within the bounds, is read.
-        assert_eq!(Reader::new(&[0x81, 0x80, 0x00]).varint("padded"), Ok(1));
+        assert_eq!(ByteReader::new(&[0x81, 0x80, 0x00]).varint("padded"), Ok(1));
     }
 
     #[test]
     fn counts_are_bounded_by_what_is_left() {
         let mut bytes = vec![2, 0, 0, 0];
         bytes.extend([0; 16]);
-        assert_eq!(Reader::new(&bytes).count(8, "items"), Ok(2));
-        assert_eq!(Reader::new(&bytes).count(9, "items"), Err(Malformed::new(0, "items")));
-        assert!(Reader::new(&[0xff; 20]).count(usize::MAX, "items").is_err());
+        assert_eq!(ByteReader::new(&bytes).count(8, "items"), Ok(2));
+        assert_eq!(ByteReader::new(&bytes).count(9, "items"), Err(Malformed::new(0, "items")));
+        assert!(ByteReader::new(&[0xff; 20]).count(usize::MAX, "items").is_err());
     }
 
     #[test]
     fn a_nested_reader_tells_positions_of_the_whole() {
         let bytes = [7, 3, 1, 2, 3, 9];
-        let mut reader = Reader::at(&bytes, 1);
+        let mut reader = ByteReader::at(&bytes, 1);
         let mut nested = reader.prefixed_reader("nested").unwrap();
         assert_eq!((nested.position(), nested.remaining()), (2, 3));
         assert_eq!(nested.take(4, "past"), Err(Malformed::new(2, "past")));
         assert_eq!(reader.u8("after"), Ok(9));
         assert_eq!(
-            Reader::new(&[0xff; 10]).prefixed("huge").map(<[u8]>::len),
+            ByteReader::new(&[0xff; 10]).prefixed("huge").map(<[u8]>::len),
             Err(Malformed::new(0, "huge"))
         );
     }

@@ -5,7 +5,7 @@
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 use super::batch::Secret;
-use super::envelope::{self, Writer};
+use super::envelope::{self, ByteWriter};
 use super::reader::Malformed;
 
 /// Bytes of a segment before its first batch.
@@ -38,7 +38,7 @@ impl SegmentHeader {
     /// The header's bytes.
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         debug_assert!(self.prev_end <= self.base_offset);
-        let mut writer = Writer::new(MAGIC, SEGMENT_HEADER_BYTES);
+        let mut writer = ByteWriter::new(MAGIC, SEGMENT_HEADER_BYTES);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.u64(self.base_offset.get());

@@ -2,7 +2,7 @@
 //! envelope has the partition, the offsets and the number of bytes.
 
 use super::batch::{BatchHeader, HEADER_BYTES, Secret, Seed, check_body, decode_header};
-use super::envelope::{Writer, open};
+use super::envelope::{ByteWriter, open};
 use super::reader::Malformed;
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -34,7 +34,7 @@ pub(crate) struct Envelope {
 
 impl Envelope {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new(MAGIC, ENVELOPE_BYTES);
+        let mut writer = ByteWriter::new(MAGIC, ENVELOPE_BYTES);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.u32(self.log_epoch);
@@ -78,7 +78,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Envelope, Malformed> {
         return Err(Malformed::new(bytes.len() as u64, "length of the shipment"));
     }
     let (mut count, mut end) = (0, envelope.base_offset);
-    for batch in Batches::new(&envelope, bytes) {
+    for batch in ShipmentBatches::new(&envelope, bytes) {
         let batch = batch?;
         if batch.header.base_offset != end {
             return Err(Malformed::new(batch.position + 8, "base offset of the next batch"));
@@ -114,17 +114,17 @@ impl<'a> Shipped<'a> {
 }
 
 /// Iterates over the batches of a shipment, and checks their headers. It ends after an error.
-pub(crate) struct Batches<'a> {
+pub(crate) struct ShipmentBatches<'a> {
     seed: Seed,
     rest: &'a [u8],
     position: u64,
 }
 
-impl<'a> Batches<'a> {
+impl<'a> ShipmentBatches<'a> {
     /// `bytes` begin with the envelope.
     pub(crate) fn new(envelope: &Envelope, bytes: &'a [u8]) -> Self {
         let rest = bytes.get(ENVELOPE_BYTES..).unwrap_or_default();
-        Batches { seed: envelope.seed(), rest, position: ENVELOPE_BYTES as u64 }
+        ShipmentBatches { seed: envelope.seed(), rest, position: ENVELOPE_BYTES as u64 }
     }
 
     fn read(&mut self) -> Result<Shipped<'a>, Malformed> {
@@ -140,7 +140,7 @@ impl<'a> Batches<'a> {
     }
 }
 
-impl<'a> Iterator for Batches<'a> {
+impl<'a> Iterator for ShipmentBatches<'a> {
     type Item = Result<Shipped<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {

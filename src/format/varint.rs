@@ -1,5 +1,5 @@
 //! Writes LEB128 varints, and zigzag numbers where a value may be negative.
-//! [`Reader`](super::reader::Reader) reads them.
+//! [`ByteReader`](super::reader::ByteReader) reads them.
 
 /// Appends `value`, 7 bits a byte, least significant first.
 #[inline]

@@ -287,7 +287,7 @@ fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, GroupOffsets>> {
     let mut cursor = Cursor::new(log.clone(), log.log_start());
     let mut groups = HashMap::new();
     while let Some(batch) = cursor.next_batch()? {
-        let records = body::Records::new(batch.records.as_slice(), batch.header.count);
+        let records = body::RawRecords::new(batch.records.as_slice(), batch.header.count);
         for raw in records.map_while(|raw| raw.ok()) {
             let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
             if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {

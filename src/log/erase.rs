@@ -108,7 +108,7 @@ impl Log {
             self.check_writable()?;
             let stored = walk.stored(met)?;
             let records = self.records_of(segment, header, met.position, stored, &mut room)?;
-            let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+            let decoded = || body::RawRecords::new(records, header.count).map_while(std::result::Result::ok);
             let count = decoded().filter(is_to_go).count() as u64;
             if count == 0 {
                 return outputs.put(header, stored, true).map(|()| true);

@@ -214,7 +214,7 @@ fn is_beaten(max: Timestamp, best: Option<(Timestamp, Reverse<Offset>)>) -> bool
 fn times(batch: &Batch) -> impl Iterator<Item = (Offset, Timestamp)> {
     let header = batch.header;
     // The records are valid, so none is left out.
-    body::Records::new(batch.records.as_slice(), header.count).map_while(std::result::Result::ok).map(
+    body::RawRecords::new(batch.records.as_slice(), header.count).map_while(std::result::Result::ok).map(
         move |record| {
             (
                 header.base_offset.plus(u64::from(record.offset_delta)),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Secret, encode_header};
 use crate::format::packing::{is_optional_codec, unpack};
 use crate::format::reader::{Malformed, Unsupported};
-use crate::format::shipment::{self, Batches, ENVELOPE_BYTES, Envelope, Shipped};
+use crate::format::shipment::{self, ENVELOPE_BYTES, Envelope, ShipmentBatches, Shipped};
 use crate::format::{FORMAT_VERSION, body};
 use crate::log::writer::Tip;
 use crate::rng::random_bytes;
@@ -206,7 +206,7 @@ impl Log {
         let mut batches = Vec::with_capacity(shipment.len());
         let mut keys = Vec::with_capacity(shipment.len());
         let (mut keyless, mut passed) = (Vec::with_capacity(shipment.len()), 0_u32);
-        for batch in Batches::new(&shipment.envelope, &shipment.bytes) {
+        for batch in ShipmentBatches::new(&shipment.envelope, &shipment.bytes) {
             let batch = batch.map_err(|m| invalid(&m))?;
             let checked = check_records(&batch, &mut room);
             // A build without the feature of the codec cannot read the records. A log that needs no
@@ -218,7 +218,7 @@ impl Log {
             };
             keys.push(self.keys_of(&settings, &batch.header, records));
             let decoded =
-                || body::Records::new(records, batch.header.count).map_while(std::result::Result::ok);
+                || body::RawRecords::new(records, batch.header.count).map_while(std::result::Result::ok);
             if settings.streams {
                 decoded().filter_map(|record| record.key).try_for_each(&belongs)?;
             }

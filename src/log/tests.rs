@@ -125,7 +125,7 @@ fn read(log: &Arc<Log>, from: u64) -> Result<u64> {
     let mut next = from;
     while let Some(batch) = cursor.next_batch()? {
         let base = batch.header.base_offset.get();
-        for record in crate::format::body::Records::new(batch.records.as_slice(), batch.header.count) {
+        for record in crate::format::body::RawRecords::new(batch.records.as_slice(), batch.header.count) {
             let record = record.unwrap();
             let offset = base + u64::from(record.offset_delta);
             if offset >= next {
@@ -431,7 +431,7 @@ fn a_truncation_in_a_gap_drops_the_batches_after_it() {
     let offsets = |log: &Arc<Log>| -> Vec<u64> {
         let (mut cursor, mut offsets) = (Cursor::new(log.clone(), log.log_start()), Vec::new());
         while let Some(batch) = cursor.next_batch().unwrap() {
-            let records = crate::format::body::Records::new(batch.records.as_slice(), batch.header.count);
+            let records = crate::format::body::RawRecords::new(batch.records.as_slice(), batch.header.count);
             let base = batch.header.base_offset;
             offsets.extend(records.map(|record| base.plus(u64::from(record.unwrap().offset_delta)).get()));
         }

@@ -169,7 +169,7 @@ impl Log {
         let kept = to.since(header.base_offset);
         let mut stored = vec![0; HEADER_BYTES];
         let (mut count, mut next, mut latest) = (0, 0, None::<Timestamp>);
-        let records = body::Records::new(batch.records.as_slice(), header.count);
+        let records = body::RawRecords::new(batch.records.as_slice(), header.count);
         // They are valid, so none is left out.
         for record in records.map_while(std::result::Result::ok) {
             if u64::from(record.offset_delta) >= kept {

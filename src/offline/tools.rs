@@ -8,10 +8,10 @@ use crate::error::{Corruption, Error, IoAction, Result};
 use crate::format::names;
 use crate::format::reader::Malformed;
 use crate::stats::{Finding, FindingKind};
-use crate::storage::Entry;
+use crate::storage::DirEntry;
 
 /// The entries of a directory, in order; none if it is not there.
-pub(super) fn list(ctx: &Context, dir: &Path) -> Result<Vec<Entry>> {
+pub(super) fn list(ctx: &Context, dir: &Path) -> Result<Vec<DirEntry>> {
     match ctx.storage.list(dir) {
         Ok(mut entries) => {
             entries.sort();

@@ -48,7 +48,7 @@ impl Chunk {
         let body = self.batch.records.as_slice();
         ChunkIter {
             batch: &self.batch,
-            records: body::Records::resume(body, position, self.count, next_offset_delta),
+            records: body::RawRecords::resume(body, position, self.count, next_offset_delta),
             stamp: self.stamp,
         }
     }
@@ -67,7 +67,7 @@ impl Chunk {
 #[derive(Clone)]
 pub(super) struct ChunkIter<'a> {
     batch: &'a Arc<Batch>,
-    records: body::Records<'a>,
+    records: body::RawRecords<'a>,
     stamp: Stamp,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Iterator for ChunkIter<'a> {
 /// counted off.
 pub(super) fn chunks_of_key(batch: &Arc<Batch>, key: &[u8], skip: &mut u64) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
-    let mut records = body::Records::new(batch.records.as_slice(), batch.header.count);
+    let mut records = body::RawRecords::new(batch.records.as_slice(), batch.header.count);
     // Whether the last chunk ends here.
     let mut joins = false;
     loop {
@@ -208,8 +208,8 @@ impl Unread {
         }
     }
 
-    pub(super) fn records(&self) -> body::Records<'_> {
+    pub(super) fn records(&self) -> body::RawRecords<'_> {
         let Mark { position, remaining, next_offset_delta } = self.mark;
-        body::Records::resume(self.batch.records.as_slice(), position, remaining, next_offset_delta)
+        body::RawRecords::resume(self.batch.records.as_slice(), position, remaining, next_offset_delta)
     }
 }

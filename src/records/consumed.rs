@@ -312,7 +312,7 @@ impl fmt::Debug for OwnedRecord {
 fn decode(body: &[u8], position: usize, offset_delta: u32) -> (RawRecord<'_>, usize) {
     // An iterator that expects this delta next accepts the record whether or not it states its
     // delta.
-    let mut records = body::Records::resume(body, position, 1, offset_delta);
+    let mut records = body::RawRecords::resume(body, position, 1, offset_delta);
     let raw = records.next().and_then(Result::ok).unwrap_or(RawRecord {
         // Only if another process changed a mapped file after it was validated.
         offset_delta,

@@ -37,7 +37,7 @@ pub(crate) struct Segment {
     pub(crate) generation: u32,
     pub(crate) epoch: u32,
     pub(crate) path: PathBuf,
-    /// Compaction has rewritten it: its state in the manifest is `Cleaned`.
+    /// Compaction has rewritten it: its state in the manifest is `Compacted`.
     pub(crate) compacted: bool,
     /// The time after which its first tombstone may be removed, once that was looked up.
     pub(crate) horizon: OnceLock<Option<Timestamp>>,
@@ -105,7 +105,7 @@ impl Segment {
             size: AtomicU64::new(if sealed { entry.size } else { FIRST_BATCH }),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
             syncing: Mutex::new(Rank::Syncing, None),
-            compacted: entry.state == SegmentState::Cleaned,
+            compacted: entry.state == SegmentState::Compacted,
             horizon: OnceLock::new(),
             dirty: AtomicBool::new(!entry.state.is_synced()),
             synced: AtomicBool::new(entry.state.is_synced()),

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 
 /// The bound, and the bytes that are taken of it.
@@ -32,12 +32,12 @@ struct Length {
 }
 
 /// Bytes that are about to be written. No other claim gets them while this value lives.
-pub(crate) struct Claim {
+pub(crate) struct BudgetClaim {
     budget: Arc<Budget>,
     bytes: u64,
 }
 
-impl Drop for Claim {
+impl Drop for BudgetClaim {
     fn drop(&mut self) {
         self.budget.claimed.fetch_sub(self.bytes, Ordering::AcqRel);
     }
@@ -63,9 +63,9 @@ impl Budget {
     }
 
     /// Claims bytes, if they and a `margin` are left.
-    pub(crate) fn claim(self: &Arc<Self>, bytes: u64, margin: u64) -> Option<Claim> {
+    pub(crate) fn claim(self: &Arc<Self>, bytes: u64, margin: u64) -> Option<BudgetClaim> {
         let claimed = self.claimed.fetch_add(bytes, Ordering::AcqRel);
-        let claim = Claim { budget: self.clone(), bytes };
+        let claim = BudgetClaim { budget: self.clone(), bytes };
         let needed = self.used().saturating_add(claimed).saturating_add(bytes).saturating_add(margin);
         (needed <= self.limit).then_some(claim)
     }
@@ -156,7 +156,7 @@ impl Storage for BudgetStorage {
         self.inner.create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.inner.list(dir)
     }
 

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use crate::storage::gate::is_unsupported;
-use crate::storage::{Entry, File, Map, OpenMode, Storage, read_up_to};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage, read_up_to};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A directory of the operating system's file system.
@@ -78,7 +78,7 @@ impl Storage for FsStorage {
         }
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(self.resolve(dir)?)? {
             let entry = entry?;
@@ -86,7 +86,11 @@ impl Storage for FsStorage {
             // A directory may be a link to one on another disk.
             let is_link = kind.is_symlink();
             let is_dir = kind.is_dir() || (is_link && entry.path().is_dir());
-            entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), is_dir, is_link });
+            entries.push(DirEntry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                is_dir,
+                is_link,
+            });
         }
         Ok(entries)
     }

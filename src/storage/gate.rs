@@ -12,7 +12,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering, Rank};
 
 /// The preparation before the first change. Its argument is the medium without the gate. The next
@@ -126,7 +126,7 @@ impl Storage for GatedStorage {
         self.inner.create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.inner.list(dir)
     }
 

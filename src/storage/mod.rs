@@ -41,7 +41,7 @@ pub(crate) trait Storage: Send + Sync {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
     /// The entries of a directory, in no particular order. `NotFound` if it does not exist.
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
 
     /// Whether `path` itself is a symbolic link, independent of its target. `NotFound` if there is
     /// nothing.
@@ -78,7 +78,7 @@ pub(crate) trait Storage: Send + Sync {
 
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct DirEntry {
     /// The name, as text. A name that is not UTF-8 is converted lossily, because it is foreign in
     /// any case.
     pub(crate) name: String,

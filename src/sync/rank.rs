@@ -15,7 +15,7 @@ pub(crate) enum Rank {
     Directory,
     /// `BrokerInner`: the right to change topics and names of producers.
     Changing,
-    /// `Upkeep`: the right to delete records to make room.
+    /// `Maintenance`: the right to delete records to make room.
     MakingRoom,
 
     // -- handles --

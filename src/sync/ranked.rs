@@ -17,7 +17,7 @@ pub(crate) struct Mutex<T> {
 
 pub(crate) struct MutexGuard<'a, T> {
     guard: parking_lot::MutexGuard<'a, T>,
-    held: Held,
+    held: HeldRank,
 }
 
 /// A lock with a rank that readers share.
@@ -28,12 +28,12 @@ pub(crate) struct RwLock<T> {
 
 pub(crate) struct RwLockReadGuard<'a, T> {
     guard: parking_lot::RwLockReadGuard<'a, T>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 pub(crate) struct RwLockWriteGuard<'a, T> {
     guard: parking_lot::RwLockWriteGuard<'a, T>,
-    _held: Held,
+    _held: HeldRank,
 }
 
 /// A condition variable, on which a thread waits with one lock, and with others only where it names them.
@@ -47,13 +47,13 @@ impl<T> Mutex<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        let held = Held::take(self.rank);
+        let held = HeldRank::take(self.rank);
         MutexGuard { guard: self.lock.lock(), held }
     }
 
     /// `None` while another thread holds it. Waits for no thread, so it may be called whatever is held.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.lock.try_lock().map(|guard| MutexGuard { guard, held: Held::note(self.rank) })
+        self.lock.try_lock().map(|guard| MutexGuard { guard, held: HeldRank::note(self.rank) })
     }
 }
 
@@ -64,13 +64,13 @@ impl<T> RwLock<T> {
 
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        let held = Held::take(self.rank);
+        let held = HeldRank::take(self.rank);
         RwLockReadGuard { guard: self.lock.read(), _held: held }
     }
 
     #[inline]
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        let held = Held::take(self.rank);
+        let held = HeldRank::take(self.rank);
         RwLockWriteGuard { guard: self.lock.write(), _held: held }
     }
 }
@@ -168,18 +168,18 @@ impl<T> DerefMut for RwLockWriteGuard<'_, T> {
 }
 
 /// Notes that the thread holds a lock, until it is dropped. Empty in a release build.
-struct Held {
+struct HeldRank {
     #[cfg(debug_assertions)]
     rank: Rank,
 }
 
-impl Held {
+impl HeldRank {
     /// Before the thread waits for the lock.
     #[inline]
     fn take(rank: Rank) -> Self {
         #[cfg(debug_assertions)]
         order::check(rank);
-        Held::note(rank)
+        HeldRank::note(rank)
     }
 
     #[inline]
@@ -187,7 +187,7 @@ impl Held {
         #[cfg(debug_assertions)]
         order::push(rank);
         let _ = rank;
-        Held {
+        HeldRank {
             #[cfg(debug_assertions)]
             rank,
         }
@@ -202,7 +202,7 @@ impl Held {
 }
 
 #[cfg(debug_assertions)]
-impl Drop for Held {
+impl Drop for HeldRank {
     fn drop(&mut self) {
         order::pop(self.rank);
     }

@@ -8,7 +8,7 @@ use crate::config::{BrokerConfig, Cleanup, Durability, TopicConfig};
 use crate::error::Result;
 use crate::record::Record;
 use crate::storage::fs::FsStorage;
-use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, Mutex};
 use crate::testing::ManualClock;
 use crate::types::TopicName;
@@ -62,7 +62,7 @@ impl Storage for Recorder {
         self.note(self.inner.create_dir(path), Call::MakeDir(path.into()))
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.inner.list(dir)
     }
 

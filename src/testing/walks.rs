@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::config::{BrokerConfig, Durability, ReadMode, TopicConfig};
 use crate::record::Record;
 use crate::storage::fs::FsStorage;
-use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, Mutex, Rank};
 use crate::testing::ManualClock;
 use crate::types::Start;
@@ -58,7 +58,7 @@ impl Storage for Noting {
         self.inner.create_dir(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.inner.list(dir)
     }
 

@@ -3,7 +3,7 @@
 
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-use super::reader::{Malformed, Reader, Unsupported};
+use super::reader::{ByteReader, Malformed, Unsupported};
 
 /// Bytes of a batch before its body.
 pub(crate) const HEADER_BYTES: usize = 104;
@@ -96,7 +96,7 @@ impl BatchHeader {
     }
 
     /// Reads the next entry of the position table.
-    pub(crate) fn table_entry(&self, table: &mut Reader<'_>) -> Result<usize, Malformed> {
+    pub(crate) fn table_entry(&self, table: &mut ByteReader<'_>) -> Result<usize, Malformed> {
         match self.table_entry_bytes() {
             2 => table.u16("position table").map(usize::from),
             _ => table.u32("position table").map(|position| position as usize),
@@ -292,7 +292,7 @@ pub(crate) fn encode_header(header: &BatchHeader, seed: Seed, out: &mut [u8; HEA
 /// does not know is refused: the error names the feature, and the batch must not be treated as
 /// damage.
 pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u32), Malformed> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = ByteReader::new(bytes);
     if reader.array("batch magic")? != MAGIC {
         return Err(Malformed::new(0, "batch magic"));
     }
@@ -300,11 +300,11 @@ pub(crate) fn decode_header(bytes: &[u8], seed: Seed) -> Result<(BatchHeader, u3
         return Err(reader.malformed("batch header"));
     };
     let header_crc =
-        Reader::new(tail).u32("batch header").map_err(|error| error.shifted(COVERED_BYTES as u64))?;
+        ByteReader::new(tail).u32("batch header").map_err(|error| error.shifted(COVERED_BYTES as u64))?;
     if seed.crc(covered) != header_crc {
         return Err(Malformed::new(COVERED_BYTES as u64, "crc of the batch header"));
     }
-    let attributes = Reader::at(covered, ATTRIBUTES_AT).u32("attributes").map(Attributes)?;
+    let attributes = ByteReader::at(covered, ATTRIBUTES_AT).u32("attributes").map(Attributes)?;
     if attributes.unknown() != 0 {
         // The checksum fits, so the bytes are not damaged. The other fields may have another
         // meaning.

@@ -4,7 +4,7 @@
 //! body that was read from a medium must pass [`validate`] before a caller iterates over it.
 
 use super::batch::BatchHeader;
-use super::reader::{Malformed, Reader};
+use super::reader::{ByteReader, Malformed};
 use super::varint::{put_varint, unzigzag, varint_len, zigzag};
 
 /// One record to encode.
@@ -99,8 +99,8 @@ pub(crate) fn validate(header: &BatchHeader, body: &[u8], table: &[u8]) -> Resul
         Some(least) => (least, max.saturating_sub(base)),
         None => (i64::MAX, i64::MIN),
     };
-    let mut records = Records::new(body, header.count);
-    let mut table = Reader::new(table);
+    let mut records = RawRecords::new(body, header.count);
+    let mut table = ByteReader::new(table);
     // Runs between two entries of the table, so that the walk over records need not count.
     let run = 1_u32.checked_shl(u32::from(header.table)).filter(|_| header.table > 0).unwrap_or(u32::MAX);
     loop {
@@ -163,7 +163,7 @@ impl<'a> RawHeaders<'a> {
 
     /// Names and values, in order. In a body that was not validated, it may end early.
     pub(crate) fn iter(self) -> HeadersIter<'a> {
-        HeadersIter { reader: Reader::new(self.bytes), remaining: self.count }
+        HeadersIter { reader: ByteReader::new(self.bytes), remaining: self.count }
     }
 
     fn check(self) -> Result<(), &'static str> {
@@ -187,7 +187,7 @@ impl<'a> IntoIterator for RawHeaders<'a> {
 /// Iterates over [`RawHeaders`].
 #[derive(Clone, Debug)]
 pub(crate) struct HeadersIter<'a> {
-    reader: Reader<'a>,
+    reader: ByteReader<'a>,
     remaining: u32,
 }
 
@@ -230,24 +230,24 @@ impl<'a> Iterator for HeadersIter<'a> {
 /// It is safe on any bytes: after the first malformed record it ends. It does not check the content
 /// of headers, nor the bytes after the last record: [`validate`] does.
 #[derive(Clone, Debug)]
-pub(crate) struct Records<'a> {
-    reader: Reader<'a>,
+pub(crate) struct RawRecords<'a> {
+    reader: ByteReader<'a>,
     remaining: u32,
     next_offset_delta: u32,
 }
 
-impl<'a> Records<'a> {
+impl<'a> RawRecords<'a> {
     /// All `count` records of a body.
     #[inline]
     pub(crate) fn new(body: &'a [u8], count: u32) -> Self {
-        Records { reader: Reader::new(body), remaining: count, next_offset_delta: 0 }
+        RawRecords { reader: ByteReader::new(body), remaining: count, next_offset_delta: 0 }
     }
 
     /// Continues where another iterator over the same body stopped, from the three values that it
     /// returned.
     #[inline]
     pub(crate) fn resume(body: &'a [u8], position: usize, remaining: u32, next_offset_delta: u32) -> Self {
-        Records { reader: Reader::at(body, position), remaining, next_offset_delta }
+        RawRecords { reader: ByteReader::at(body, position), remaining, next_offset_delta }
     }
 
     /// The position of the next record in the body.
@@ -344,7 +344,7 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Iterator for Records<'a> {
+impl<'a> Iterator for RawRecords<'a> {
     type Item = Result<RawRecord<'a>, Malformed>;
 
     #[inline(always)]
@@ -443,7 +443,7 @@ fn put_headers<H: HeaderFields>(headers: &[H], out: &mut Vec<u8>) {
 }
 
 /// Reads the count of the headers, and takes their bytes unread.
-fn read_headers(mut fields: Reader<'_>) -> Result<RawHeaders<'_>, Malformed> {
+fn read_headers(mut fields: ByteReader<'_>) -> Result<RawHeaders<'_>, Malformed> {
     let start = fields;
     let count = fields.varint("header count")?;
     match u32::try_from(count) {

@@ -69,7 +69,7 @@ fn bytes_are_pinned() {
 #[test]
 fn null_is_not_empty_and_headers_keep_order_and_repeats() {
     let bytes = example();
-    let records: Vec<_> = Records::new(&bytes, 4).map(Result::unwrap).collect();
+    let records: Vec<_> = RawRecords::new(&bytes, 4).map(Result::unwrap).collect();
     assert_eq!(
         records.iter().map(|r| (r.offset_delta, r.timestamp_delta, r.key, r.value)).collect::<Vec<_>>(),
         [
@@ -97,13 +97,13 @@ fn headers_are_encoded_from_what_owns_or_borrows_them() {
 #[test]
 fn reading_resumes_where_it_stopped() {
     let bytes = example();
-    let whole: Vec<_> = Records::new(&bytes, 4).collect();
+    let whole: Vec<_> = RawRecords::new(&bytes, 4).collect();
     for stop in 0..=4 {
-        let mut first = Records::new(&bytes, 4);
+        let mut first = RawRecords::new(&bytes, 4);
         let mut read: Vec<_> = first.by_ref().take(stop).collect();
         let (position, remaining) = (first.position(), first.remaining());
         assert_eq!(remaining as usize, 4 - stop);
-        read.extend(Records::resume(&bytes, position, remaining, first.next_offset_delta()));
+        read.extend(RawRecords::resume(&bytes, position, remaining, first.next_offset_delta()));
         assert_eq!(read, whole);
     }
 }
@@ -116,7 +116,7 @@ fn a_whole_body_is_valid_and_any_part_of_it_is_not() {
     ]);
     assert_eq!(validate(&header(2, &bytes), &bytes, &[]), Ok(()));
     for len in 0..bytes.len() {
-        assert!(validate(&header(2, &bytes), &bytes[..len], &[]).is_err(), "cut to {len}");
+        assert!(validate(&header(2, &bytes), &bytes[..len], &[]).is_err(), "truncated to {len}");
     }
     for count in [0, 1, 3, u32::MAX] {
         assert!(validate(&header(count, &bytes), &bytes, &[]).is_err(), "{count}");
@@ -182,7 +182,7 @@ fn append_time_makes_deltas_meaningless() {
 
 #[test]
 fn reading_stops_at_the_first_malformed_record() {
-    let mut records = Records::new(&[1, 0x80, 1, 0], 2);
+    let mut records = RawRecords::new(&[1, 0x80, 1, 0], 2);
     assert!(records.next().unwrap().is_err());
     assert_eq!(records.next(), None);
 }
@@ -199,11 +199,11 @@ fn any_bytes_are_read_without_a_panic_and_without_end() {
                 bytes[at] = random.next() as u8;
             }
         }
-        for record in Records::new(&bytes, u32::MAX).flatten() {
+        for record in RawRecords::new(&bytes, u32::MAX).flatten() {
             assert!(record.headers.iter().count() <= record.headers.len());
         }
         if validate(&header(4, &bytes), &bytes, &[]).is_ok() {
-            let records: Result<Vec<_>, _> = Records::new(&bytes, 4).collect();
+            let records: Result<Vec<_>, _> = RawRecords::new(&bytes, 4).collect();
             assert!(records.unwrap().iter().all(|r| r.headers.iter().count() == r.headers.len()));
         }
     }
@@ -234,7 +234,7 @@ proptest! {
         let header = BatchHeader { last_offset_delta: 1_000, ..header(records.len() as u32, &out) };
         prop_assert_eq!(validate(&header, &out, &[]), Ok(()));
         let mut next = 0;
-        for (raw, (key, value, timestamp_delta, gap, headers)) in Records::new(&out, header.count).zip(&records) {
+        for (raw, (key, value, timestamp_delta, gap, headers)) in RawRecords::new(&out, header.count).zip(&records) {
             let raw = raw.unwrap();
             prop_assert_eq!(raw.offset_delta, next + gap);
             prop_assert_eq!(raw.timestamp_delta, *timestamp_delta);

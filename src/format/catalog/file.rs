@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::state::{Catalog, Change, Opening, ProducerEntry, TopicEntry, TopicState, is_producer_name};
-use crate::format::envelope::{self, Writer, crc_of};
+use crate::format::envelope::{self, ByteWriter, crc_of};
 use crate::format::manifest::EpochStart;
-use crate::format::reader::{Malformed, Reader, Unsupported};
+use crate::format::reader::{ByteReader, Malformed, Unsupported};
 use crate::format::{FORMAT_VERSION, settings};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
@@ -28,7 +28,7 @@ pub(crate) struct ReadCatalog {
 /// `number`. Everything before `synced_upto` was on the medium before.
 pub(crate) fn encode_change(out: &mut Vec<u8>, number: u64, base: u64, synced_upto: u64, change: &Change) {
     let position = base + out.len() as u64;
-    let mut content = Writer::bare();
+    let mut content = ByteWriter::bare();
     content.u8(change.kind());
     content.u64(synced_upto);
     change.encode_body(&mut content);
@@ -59,7 +59,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<ReadCatalog, Malformed> {
         end = next;
     }
     // `end` is a position in `bytes`, so it is a `usize`.
-    let rest = Reader::at(bytes, end as usize).rest();
+    let rest = ByteReader::at(bytes, end as usize).rest();
     if end < snapshot_bytes {
         return Err(Malformed::new(end, "a change that was on the medium before the file was put in place"));
     }
@@ -80,9 +80,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<ReadCatalog, Malformed> {
 
 /// Returns the content of the change at a position, and the position of the next one. `None` if
 /// there is no valid change.
-fn framed(bytes: &[u8], number: u64, position: u64) -> Option<(Reader<'_>, u64)> {
+fn framed(bytes: &[u8], number: u64, position: u64) -> Option<(ByteReader<'_>, u64)> {
     let at = usize::try_from(position).ok()?;
-    let mut reader = Reader::at(bytes, at);
+    let mut reader = ByteReader::at(bytes, at);
     if reader.array("change").ok()? != CHANGE_MAGIC {
         return None;
     }
@@ -97,7 +97,7 @@ fn framed(bytes: &[u8], number: u64, position: u64) -> Option<(Reader<'_>, u64)>
 }
 
 fn encode_header(number: u64, snapshot_bytes: u64) -> Vec<u8> {
-    let mut writer = Writer::new(MAGIC, HEADER_BYTES);
+    let mut writer = ByteWriter::new(MAGIC, HEADER_BYTES);
     writer.u64(number);
     writer.u64(snapshot_bytes);
     writer.u32(FORMAT_VERSION);
@@ -158,7 +158,7 @@ impl Change {
         }
     }
 
-    pub(super) fn encode_body(&self, writer: &mut Writer) {
+    pub(super) fn encode_body(&self, writer: &mut ByteWriter) {
         match self {
             Change::Ids(next) => writer.u64(*next),
             Change::Topic(entry) => entry.encode(writer),
@@ -188,7 +188,7 @@ impl Change {
     }
 
     /// Reads the content of a change. `None` if it need not be understood.
-    fn decode(mut reader: Reader<'_>) -> Result<Option<Self>, Malformed> {
+    fn decode(mut reader: ByteReader<'_>) -> Result<Option<Self>, Malformed> {
         let start = reader;
         let kind = reader.u8("kind")?;
         let at_synced = reader;
@@ -223,7 +223,7 @@ impl Change {
 }
 
 /// The number of the first partition, and a bit for each from there on.
-pub(super) fn encode_bits(partitions: &BTreeSet<u32>, writer: &mut Writer) {
+pub(super) fn encode_bits(partitions: &BTreeSet<u32>, writer: &mut ByteWriter) {
     let first = partitions.first().map_or(0, |first| first & !7);
     let len = partitions.last().map_or(0, |last| (last - first) as usize / 8 + 1);
     let mut bits = vec![0u8; len];
@@ -238,7 +238,7 @@ pub(super) fn encode_bits(partitions: &BTreeSet<u32>, writer: &mut Writer) {
     writer.bytes(&bits);
 }
 
-pub(super) fn decode_bits(reader: &mut Reader<'_>) -> Result<BTreeSet<u32>, Malformed> {
+pub(super) fn decode_bits(reader: &mut ByteReader<'_>) -> Result<BTreeSet<u32>, Malformed> {
     let first = reader.u32("first partition")?;
     let start = *reader;
     let bits = reader.take(reader.remaining(), "partitions")?;
@@ -253,7 +253,7 @@ pub(super) fn decode_bits(reader: &mut Reader<'_>) -> Result<BTreeSet<u32>, Malf
     set.map(number).collect::<Option<_>>().ok_or_else(|| start.malformed("partitions"))
 }
 
-fn decode_epochs(reader: &mut Reader<'_>) -> Result<Vec<(TopicId, PartitionId, EpochStart)>, Malformed> {
+fn decode_epochs(reader: &mut ByteReader<'_>) -> Result<Vec<(TopicId, PartitionId, EpochStart)>, Malformed> {
     let count = reader.count(EPOCH_BYTES, "epoch count")?;
     let mut epochs = Vec::with_capacity(count);
     for _ in 0..count {
@@ -266,7 +266,7 @@ fn decode_epochs(reader: &mut Reader<'_>) -> Result<Vec<(TopicId, PartitionId, E
 }
 
 impl TopicEntry {
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut ByteWriter) {
         writer.bytes(&self.id.0);
         writer.u8(self.state as u8);
         writer.u32(self.partitions);
@@ -276,7 +276,7 @@ impl TopicEntry {
         writer.bytes(&self.rest);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         Ok(TopicEntry {
             id: TopicId(reader.array("topic id")?),
             state: TopicState::decode(reader)?,
@@ -290,13 +290,13 @@ impl TopicEntry {
 }
 
 impl ProducerEntry {
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut ByteWriter) {
         writer.u64(self.id);
         writer.u16(self.epoch);
         put_name(&self.name, writer);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         let (id, epoch) = (reader.u64("producer id")?, reader.u16("producer epoch")?);
         let start = *reader;
         let len = reader.u8("producer name")?;
@@ -308,7 +308,7 @@ impl ProducerEntry {
 }
 
 impl TopicState {
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         let start = *reader;
         match reader.u8("topic state")? {
             1 => Ok(TopicState::Live),
@@ -319,13 +319,13 @@ impl TopicState {
 }
 
 /// Names of topics and of producers have at most 249 bytes.
-fn put_name(name: &str, writer: &mut Writer) {
+fn put_name(name: &str, writer: &mut ByteWriter) {
     debug_assert!(u8::try_from(name.len()).is_ok(), "a name of {} bytes", name.len());
     writer.u8(name.len() as u8);
     writer.bytes(name.as_bytes());
 }
 
-fn decode_name(reader: &mut Reader<'_>) -> Result<TopicName, Malformed> {
+fn decode_name(reader: &mut ByteReader<'_>) -> Result<TopicName, Malformed> {
     let start = *reader;
     let len = reader.u8("topic name")?;
     let bytes = reader.take(usize::from(len), "topic name")?;

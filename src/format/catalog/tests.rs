@@ -1,11 +1,11 @@
 use std::collections::BTreeSet;
 
 use super::super::damage::{Random, hex};
-use super::super::envelope::{Writer, crc_of};
+use super::super::envelope::{ByteWriter, crc_of};
 use super::file::{CHANGE_MAGIC, decode_bits, encode_bits};
 use super::*;
 use crate::format::manifest::EpochStart;
-use crate::format::reader::{Malformed, Reader, Unsupported};
+use crate::format::reader::{ByteReader, Malformed, Unsupported};
 use crate::format::settings::Setting;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
@@ -176,11 +176,11 @@ fn any_set_of_partitions_comes_back() {
         let (first, spread) = (random.next() as u32 % 5_000, 1 + random.next() as u32 % 300);
         let partitions: BTreeSet<_> =
             (0..round % 40).map(|_| first + random.next() as u32 % spread).collect();
-        let mut writer = Writer::bare();
+        let mut writer = ByteWriter::bare();
         encode_bits(&partitions, &mut writer);
         let bytes = writer.into_bytes();
         assert!(bytes.len() <= 4 + 2 + spread as usize / 8);
-        assert_eq!(decode_bits(&mut Reader::new(&bytes)), Ok(partitions));
+        assert_eq!(decode_bits(&mut ByteReader::new(&bytes)), Ok(partitions));
     }
 }
 
@@ -295,7 +295,7 @@ fn bytes_of_a_topic_that_a_later_release_added_are_kept_and_others_refused() {
     assert_eq!(found.topic(&TopicId([4; 16])).unwrap().entry, with_rest);
     assert_eq!(read(&found.snapshot(6)).unwrap().catalog, found);
     for change in changes() {
-        let mut writer = Writer::bare();
+        let mut writer = ByteWriter::bare();
         change.encode_body(&mut writer);
         let mut body = writer.into_bytes();
         body.push(0);
@@ -343,7 +343,7 @@ fn what_cannot_be_is_refused_after_the_checksum_too() {
     assert_eq!(named(7, &"n".repeat(250)), "producer name");
     // Byte by byte: where in the body, its new value, and the complaint about it.
     let refused = |change: &Change, at: usize, value: u8| {
-        let mut writer = Writer::bare();
+        let mut writer = ByteWriter::bare();
         change.encode_body(&mut writer);
         let mut body = writer.into_bytes();
         body[at] = value;

@@ -188,7 +188,7 @@ mod zstd {
     use ::zstd::zstd_safe::{CCtx, CParameter, DCtx, find_frame_compressed_size};
 
     use super::Pool;
-    use crate::format::reader::Reader;
+    use crate::format::reader::ByteReader;
 
     static ENCODERS: Pool<CCtx<'static>> = Pool::new();
     static DECODERS: Pool<DCtx<'static>> = Pool::new();
@@ -238,7 +238,7 @@ mod zstd {
     /// a window that is not larger than [`WINDOW_MAX`], no dictionary.
     pub(super) fn check_header(input: &[u8], len: usize) -> Result<(), &'static str> {
         const SHORT: &str = "header of the zstd frame";
-        let mut reader = Reader::new(input);
+        let mut reader = ByteReader::new(input);
         if reader.u32(SHORT).map_err(|m| m.what)? != MAGIC {
             return Err("magic of the zstd frame");
         }

@@ -8,9 +8,9 @@
 
 use std::ops::Range;
 
-use super::envelope::{self, Writer, piece_crc};
+use super::envelope::{self, ByteWriter, piece_crc};
 use super::key_hash::KeyHash;
-use super::reader::{Malformed, Reader};
+use super::reader::{ByteReader, Malformed};
 use super::varint::put_varint;
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -19,7 +19,7 @@ pub(crate) const HEADER_BYTES: usize = 96;
 
 /// A batch that holds records of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct KeyPlace {
     /// Where in the segment file the batch begins.
     pub(crate) position: u32,
     /// How many of its records have the key; at least one.
@@ -33,7 +33,7 @@ pub(crate) struct Indexed {
     /// How many records of the key the segments before this one have, if that is known.
     pub(crate) before: Option<u64>,
     /// In the order of their positions.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<KeyPlace>,
 }
 
 /// The header: the segment, and the sizes from which the position of every piece follows.
@@ -55,7 +55,7 @@ pub(crate) struct KeyIndex {
 
 /// The entry of a key in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct KeyEntry {
     /// How many records have the key.
     pub(crate) records: u32,
     /// How many the segments before this one have; [`UNKNOWN`] if it was not known.
@@ -94,9 +94,9 @@ impl KeyIndex {
                 several => put_places(several, &mut places)?,
             };
             let before = before.and_then(|before| u32::try_from(before).ok()).unwrap_or(UNKNOWN);
-            found.push((*hash, Entry { records, before, batches, at, len, crc: 0 }));
+            found.push((*hash, KeyEntry { records, before, batches, at, len, crc: 0 }));
         }
-        let mut writer = Writer::new(MAGIC, HEADER_BYTES);
+        let mut writer = ByteWriter::new(MAGIC, HEADER_BYTES);
         writer.u32(of.partition.get());
         writer.bytes(&of.topic_id.0);
         writer.u64(of.base_offset.get());
@@ -117,7 +117,7 @@ impl KeyIndex {
         let mut rest = found.as_slice();
         let mut start = 0u32;
         for number in 0..buckets {
-            let here = rest.partition_point(|(hash, _): &(KeyHash, Entry)| hash.part(buckets) <= number);
+            let here = rest.partition_point(|(hash, _): &(KeyHash, KeyEntry)| hash.part(buckets) <= number);
             let (bucket, after) = rest.split_at_checked(here)?;
             rest = after;
             let from = entries.len();
@@ -250,7 +250,7 @@ impl KeyIndex {
 
     /// The bucket that an entry of the directory names.
     pub(crate) fn bucket(&self, bytes: &[u8]) -> Result<Bucket, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let (start, count) = (reader.u32("bucket")?, reader.u32("bucket")?);
         let crc = reader.u32("bucket")?;
         if start.checked_add(count).is_none_or(|end| end > self.keys) {
@@ -267,7 +267,7 @@ impl KeyIndex {
         bucket: &Bucket,
         bytes: &[u8],
         hash: KeyHash,
-    ) -> Result<Option<Entry>, Malformed> {
+    ) -> Result<Option<KeyEntry>, Malformed> {
         let found = self.entries(bucket, bytes)?.find(|(other, _)| *other == hash);
         found.map(|(_, entry)| self.checked(entry)).transpose()
     }
@@ -277,7 +277,7 @@ impl KeyIndex {
         &'a self,
         bucket: &Bucket,
         bytes: &'a [u8],
-    ) -> Result<impl Iterator<Item = Result<(KeyHash, Entry), Malformed>> + 'a, Malformed> {
+    ) -> Result<impl Iterator<Item = Result<(KeyHash, KeyEntry), Malformed>> + 'a, Malformed> {
         let entries = self.entries(bucket, bytes)?;
         Ok(entries.map(|(hash, entry)| self.checked(entry).map(|entry| (hash, entry))))
     }
@@ -286,16 +286,16 @@ impl KeyIndex {
         &self,
         bucket: &Bucket,
         bytes: &'a [u8],
-    ) -> Result<impl Iterator<Item = (KeyHash, Entry)> + use<'a>, Malformed> {
+    ) -> Result<impl Iterator<Item = (KeyHash, KeyEntry)> + use<'a>, Malformed> {
         if piece_crc(self.salt, bucket.range.start, bytes) != bucket.crc {
             return Err(Malformed::new(bucket.range.start, "crc of a bucket"));
         }
         let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
         Ok(entries.iter().filter_map(|bytes| {
-            let mut reader = Reader::new(bytes);
+            let mut reader = ByteReader::new(bytes);
             let hash = KeyHash(u128::from_le_bytes(reader.array("hash").ok()?));
             let mut next = || reader.u32("entry").ok();
-            let entry = Entry {
+            let entry = KeyEntry {
                 records: next()?,
                 before: next()?,
                 batches: next()?,
@@ -307,7 +307,7 @@ impl KeyIndex {
         }))
     }
 
-    fn checked(&self, entry: Entry) -> Result<Entry, Malformed> {
+    fn checked(&self, entry: KeyEntry) -> Result<KeyEntry, Malformed> {
         let fits = match entry.batches {
             0 => false,
             1 => entry.len == 0 && u64::from(entry.at) < self.of.covers_bytes,
@@ -323,16 +323,16 @@ impl KeyIndex {
     // -- the places --
 
     /// The part of the file with the places of a key; `None` if the entry has its only place.
-    pub(crate) fn place_range(&self, entry: &Entry) -> Option<Range<u64>> {
+    pub(crate) fn place_range(&self, entry: &KeyEntry) -> Option<Range<u64>> {
         let start = self.places(entry).filter(|_| entry.batches > 1)?;
         Some(start..start + u64::from(entry.len))
     }
 
     /// The places of a key, in the order of their positions; `bytes` are those of
     /// [`place_range`](KeyIndex::place_range), if there are any.
-    pub(crate) fn read_places(&self, entry: &Entry, bytes: &[u8]) -> Result<Vec<Place>, Malformed> {
+    pub(crate) fn read_places(&self, entry: &KeyEntry, bytes: &[u8]) -> Result<Vec<KeyPlace>, Malformed> {
         if entry.batches == 1 {
-            return Ok(vec![Place { position: entry.at, records: entry.records }]);
+            return Ok(vec![KeyPlace { position: entry.at, records: entry.records }]);
         }
         // An entry that has been checked lies in the file.
         let start = self.places(entry);
@@ -341,7 +341,7 @@ impl KeyIndex {
         if piece_crc(self.salt, start, bytes) != entry.crc {
             return Err(Malformed::new(start, "crc of the places of a key"));
         }
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         // Each takes two bytes at least.
         let mut places = Vec::with_capacity((entry.batches as usize).min(bytes.len() / 2));
         let (mut position, mut left) = (0u64, entry.records);
@@ -353,7 +353,7 @@ impl KeyIndex {
             };
             position = u64::from(at);
             left = left.checked_sub(records).ok_or_else(|| reader.malformed("records of a key"))?;
-            places.push(Place { position: at, records });
+            places.push(KeyPlace { position: at, records });
         }
         reader.expect_end("bytes after the last place")?;
         let sound = left == 0
@@ -375,7 +375,7 @@ impl KeyIndex {
         self.entries_start() + u64::from(first) * ENTRY_BYTES as u64
     }
 
-    fn places(&self, entry: &Entry) -> Option<u64> {
+    fn places(&self, entry: &KeyEntry) -> Option<u64> {
         (self.bucket_at(self.keys)).checked_add(u64::from(entry.at))
     }
 }
@@ -393,7 +393,7 @@ pub(crate) struct IndexedSegment {
     pub(crate) covers_bytes: u64,
 }
 
-impl Entry {
+impl KeyEntry {
     /// How many records of the key the segments before this one have, if that is known.
     pub(crate) fn before(&self) -> Option<u64> {
         (self.before != UNKNOWN).then_some(u64::from(self.before))
@@ -406,7 +406,7 @@ impl Entry {
 
 /// Appends the places of a key. Returns their position and their length, if the format has room for
 /// them.
-fn put_places(of_key: &[Place], places: &mut Vec<u8>) -> Option<(u32, u32)> {
+fn put_places(of_key: &[KeyPlace], places: &mut Vec<u8>) -> Option<(u32, u32)> {
     let (at, mut before) = (places.len(), 0);
     for place in of_key {
         put_varint(places, u64::from(place.position.checked_sub(before)?));

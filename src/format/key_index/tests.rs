@@ -20,7 +20,7 @@ fn keys(count: usize) -> Vec<Indexed> {
             let mut position = 0;
             let places = (0..1 + random.next() % 4).map(|_| {
                 position += 100 + (random.next() % 5_000) as u32;
-                Place { position, records: 1 + (random.next() % 300) as u32 }
+                KeyPlace { position, records: 1 + (random.next() % 300) as u32 }
             });
             let places = places.collect();
             let before = (i % 3 > 0).then_some(i as u64 % 7);
@@ -77,7 +77,7 @@ fn every_key_is_found_and_hardly_any_other_passes_the_filter() {
 
 #[test]
 fn bytes_are_pinned() {
-    let place = |position, records| Place { position, records };
+    let place = |position, records| KeyPlace { position, records };
     let keys = [
         Indexed { hash: KeyHash(1 << 64 | 2), before: Some(7), places: vec![place(96, 1)] },
         Indexed {
@@ -165,8 +165,9 @@ fn a_file_made_up_is_refused_or_harmless() {
         let bytes = random.bytes(40);
         let numbers: [u32; 4] = std::array::from_fn(|_| (random.next() % 5) as u32 * 0x3fff_ffff);
         let [records, batches, at, len] = numbers;
-        let start = index.places(&Entry { records, before: 0, batches, at, len, crc: 0 }).unwrap();
-        let entry = Entry { records, before: 0, batches, at, len, crc: piece_crc(index.salt, start, &bytes) };
+        let start = index.places(&KeyEntry { records, before: 0, batches, at, len, crc: 0 }).unwrap();
+        let entry =
+            KeyEntry { records, before: 0, batches, at, len, crc: piece_crc(index.salt, start, &bytes) };
         if let Ok(places) = index.checked(entry).and_then(|entry| index.read_places(&entry, &bytes)) {
             assert!(places.iter().all(|place| u64::from(place.position) < OF.covers_bytes));
         }
@@ -176,7 +177,7 @@ fn a_file_made_up_is_refused_or_harmless() {
     let mut bytes = vec![100, 1];
     put_varint(&mut bytes, u64::MAX - 7);
     bytes.push(1);
-    let mut entry = Entry { records: 2, before: 0, batches: 2, at: 0, len: bytes.len() as u32, crc: 0 };
+    let mut entry = KeyEntry { records: 2, before: 0, batches: 2, at: 0, len: bytes.len() as u32, crc: 0 };
     entry.crc = piece_crc(index.salt, index.places(&entry).unwrap(), &bytes);
     assert!(index.read_places(&entry, &bytes).is_err());
 }

@@ -9,8 +9,8 @@ use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 use super::FORMAT_VERSION;
 use super::batch::{BatchHeader, Secret};
 use super::digest::Digest;
-use super::envelope::{self, Writer};
-use super::reader::{Malformed, Reader};
+use super::envelope::{self, ByteWriter};
+use super::reader::{ByteReader, Malformed};
 use super::segment::SEGMENT_HEADER_BYTES;
 
 /// The commit point of every change of a partition but appends.
@@ -86,7 +86,7 @@ pub(crate) enum SegmentState {
     Synced = 3,
     /// As `Synced`, and written by a compaction. In a compacted log no key in it has an older
     /// record in or before it.
-    Cleaned = 4,
+    Compacted = 4,
 }
 
 impl Manifest {
@@ -180,7 +180,7 @@ impl Manifest {
         debug_assert_eq!(self.check(), Ok(()));
         let has_lost = !self.lost.is_empty();
         let features = if has_lost { LOST_RANGES } else { 0 };
-        let mut writer = Writer::with_features(MAGIC, self.encoded_len(), features);
+        let mut writer = ByteWriter::with_features(MAGIC, self.encoded_len(), features);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.bytes(&self.secret.0);
@@ -278,7 +278,7 @@ impl SegmentEntry {
         (self.max_timestamp != i64::MIN).then(|| Timestamp::from_millis(self.max_timestamp))
     }
 
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, writer: &mut ByteWriter) {
         writer.u64(self.base_offset.get());
         writer.u32(self.generation);
         writer.u32(self.log_epoch);
@@ -290,7 +290,7 @@ impl SegmentEntry {
         writer.u64(self.digest.0);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         Ok(SegmentEntry {
             base_offset: Offset::new(reader.u64("base offset")?),
             generation: reader.u32("generation")?,
@@ -310,7 +310,7 @@ impl SegmentEntry {
                 let end = (self.size, self.end_offset, self.last_crc, self.digest);
                 end == (0, Offset::ZERO, 0, Digest::default())
             }
-            SegmentState::Sealed | SegmentState::Synced | SegmentState::Cleaned => {
+            SegmentState::Sealed | SegmentState::Synced | SegmentState::Compacted => {
                 self.size >= SEGMENT_HEADER_BYTES as u64 && self.end_offset >= self.base_offset
             }
         };
@@ -321,16 +321,16 @@ impl SegmentEntry {
 impl SegmentState {
     /// Whether all of it is on the medium.
     pub(crate) fn is_synced(self) -> bool {
-        matches!(self, SegmentState::Synced | SegmentState::Cleaned)
+        matches!(self, SegmentState::Synced | SegmentState::Compacted)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         let start = *reader;
         match reader.u8("segment state")? {
             1 => Ok(SegmentState::Active),
             2 => Ok(SegmentState::Sealed),
             3 => Ok(SegmentState::Synced),
-            4 => Ok(SegmentState::Cleaned),
+            4 => Ok(SegmentState::Compacted),
             _ => Err(start.malformed("segment state")),
         }
     }

@@ -196,7 +196,7 @@ fn an_epoch_that_is_moved_behind_a_batch_leaves_the_batchs_own() {
         manifest.move_last_epoch_behind(&header);
         manifest.epochs
     };
-    // Epoch 1 began at 100 with this batch, and the cut at 100 had replaced it.
+    // Epoch 1 began at 100 with this batch, and the truncation to 100 had replaced it.
     assert_eq!(moved(list(&[(0, 0), (2, 100)])), list(&[(0, 0), (1, 100), (2, 110)]));
     // The epoch started before: it is still there.
     assert_eq!(moved(list(&[(0, 0), (1, 90), (2, 100)])), list(&[(0, 0), (1, 90), (2, 110)]));

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::envelope::Writer;
-use super::reader::{Malformed, Reader};
+use super::envelope::ByteWriter;
+use super::reader::{ByteReader, Malformed};
 use crate::config::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
 use crate::config::{TopicConfig, millis};
 
@@ -82,7 +82,7 @@ pub(crate) fn merge(
 }
 
 /// Writes a list of settings.
-pub(super) fn encode(settings: &[Setting], writer: &mut Writer) {
+pub(super) fn encode(settings: &[Setting], writer: &mut ByteWriter) {
     writer.count(settings.len());
     for Setting { tag, must, bytes } in settings {
         writer.u16(*tag);
@@ -93,7 +93,7 @@ pub(super) fn encode(settings: &[Setting], writer: &mut Writer) {
 }
 
 /// Reads a list of settings, whatever their tags and values are.
-pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Vec<Setting>, Malformed> {
+pub(super) fn decode(reader: &mut ByteReader<'_>) -> Result<Vec<Setting>, Malformed> {
     let count = reader.count(SETTING_BYTES_MIN, "setting count")?;
     let mut settings = Vec::with_capacity(count);
     for _ in 0..count {

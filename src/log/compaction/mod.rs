@@ -347,7 +347,8 @@ impl Log {
                 }
                 let stored = walk.stored(met)?;
                 let records = self.records_of(segment, header, met.position, stored, &mut room)?;
-                for record in body::Records::new(records, header.count).map_while(std::result::Result::ok) {
+                for record in body::RawRecords::new(records, header.count).map_while(std::result::Result::ok)
+                {
                     if let Some(key) = record.key {
                         map.put(key, header.base_offset.plus(u64::from(record.offset_delta)));
                     }
@@ -431,7 +432,8 @@ impl Log {
                 }
                 let records = self.records_of(segment, header, position, stored, &mut room)?;
                 let horizon = horizon_of(header);
-                let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+                let decoded =
+                    || body::RawRecords::new(records, header.count).map_while(std::result::Result::ok);
                 stay.clear();
                 let (mut count, mut latest, mut tombstones) = (0, None::<Timestamp>, false);
                 for record in decoded() {

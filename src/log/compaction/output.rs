@@ -64,7 +64,7 @@ impl<'a> Outputs<'a> {
 
     /// Adds a batch, with a new header, to the open segment or to a new one.
     pub(crate) fn put(&mut self, header: &BatchHeader, stored: &[u8], compacted: bool) -> Result<()> {
-        let state = if compacted { SegmentState::Cleaned } else { SegmentState::Synced };
+        let state = if compacted { SegmentState::Compacted } else { SegmentState::Synced };
         let fits = self.open.as_ref().is_some_and(|open| {
             let entry = &open.about.entry;
             entry.log_epoch == header.log_epoch

@@ -10,7 +10,7 @@ use crate::clock::ManualClock;
 use crate::config::{BrokerConfig, Durability, TopicConfig};
 use crate::error::{Error, Result, Space};
 use crate::format::batch::{HEADER_BYTES, check_body};
-use crate::format::body::{Records, validate};
+use crate::format::body::{RawRecords, validate};
 use crate::format::compression::{Codec, decompress};
 use crate::log::{Appended, LogSettings};
 use crate::producer::config::ProducerConfig;
@@ -218,7 +218,7 @@ impl Sink for Arc<FakeLog> {
         validate(&header, &body, table).unwrap();
         let base = state.stored.len() as u64;
         let mut max = Timestamp::from_millis(i64::MIN);
-        for record in Records::new(&body, header.count) {
+        for record in RawRecords::new(&body, header.count) {
             let record = record.unwrap();
             let timestamp = header.timestamp(record.timestamp_delta);
             max = max.max(timestamp);

@@ -7,7 +7,7 @@ use super::table::{KeyCount, KeyTable};
 use crate::config::ReadMode;
 use crate::engine::{Context, Identity};
 use crate::format::key_hash::KeyHash;
-use crate::format::key_index::{Entry, HEADER_BYTES, KeyIndex, Place};
+use crate::format::key_index::{HEADER_BYTES, KeyEntry, KeyIndex, KeyPlace};
 use crate::format::reader::Malformed;
 use crate::segment::Segment;
 use crate::storage::{File, Map, OpenMode, read_up_to};
@@ -58,7 +58,7 @@ impl KeyFile {
     }
 
     /// Returns the entry of a key, if the file has one.
-    pub(super) fn find(&self, hash: KeyHash) -> std::result::Result<Option<Entry>, Unusable> {
+    pub(super) fn find(&self, hash: KeyHash) -> std::result::Result<Option<KeyEntry>, Unusable> {
         let Some(line) = self.index.filter_line(hash) else { return Ok(None) };
         if !self.read(line, |bytes| self.index.may_have(hash, bytes))? {
             return Ok(None);
@@ -68,7 +68,7 @@ impl KeyFile {
         self.read(bucket.range.clone(), |bytes| self.index.find(&bucket, bytes, hash))
     }
 
-    pub(super) fn places(&self, entry: &Entry) -> std::result::Result<Vec<Place>, Unusable> {
+    pub(super) fn places(&self, entry: &KeyEntry) -> std::result::Result<Vec<KeyPlace>, Unusable> {
         match self.index.place_range(entry) {
             Some(range) => self.read(range, |bytes| self.index.read_places(entry, bytes)),
             None => Ok(self.index.read_places(entry, &[])?),
@@ -112,7 +112,7 @@ impl KeyFile {
         }
         all.sort_unstable_by_key(|(_, place)| place.position);
         let mut table = KeyTable::default();
-        for (hash, Place { position, records }) in all {
+        for (hash, KeyPlace { position, records }) in all {
             // Every batch of a side file is visible, so the offset is not needed.
             table.note(position, 0, &[KeyCount { hash, records }]);
         }

@@ -19,7 +19,7 @@ use super::{FIRST_BATCH, Segment, Walker, read_records_of};
 use crate::engine::{Context, Counted, Identity};
 use crate::error::Result;
 use crate::format::key_hash::{KeyHash, KeyHasher};
-use crate::format::key_index::{Entry, IndexedSegment, KeyIndex, Place};
+use crate::format::key_index::{IndexedSegment, KeyEntry, KeyIndex, KeyPlace};
 use crate::format::names;
 use crate::storage::{OpenMode, write_all_at};
 use crate::sync::{Arc, Ordering};
@@ -165,7 +165,7 @@ impl Segment {
         };
         self.look_up_keys(owner, in_table, |file| {
             let known =
-                |entry: Entry| RecordCounts { records: u64::from(entry.records), before: entry.before() };
+                |entry: KeyEntry| RecordCounts { records: u64::from(entry.records), before: entry.before() };
             Ok(file.find(hash)?.map_or(RecordCounts::default(), known))
         })
     }
@@ -181,7 +181,7 @@ impl Segment {
         owner: &Owner<'_>,
         hash: KeyHash,
         range: &Range<u64>,
-    ) -> Result<Vec<Place>> {
+    ) -> Result<Vec<KeyPlace>> {
         let in_file = |file: &KeyFile| {
             let Some(entry) = file.find(hash)? else { return Ok(Vec::new()) };
             let (mut places, mut begin) = (file.places(&entry)?, 0);

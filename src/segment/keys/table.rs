@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::RecordCounts;
 use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
-use crate::format::key_index::{Indexed, Place};
+use crate::format::key_index::{Indexed, KeyPlace};
 
 /// The number of records of a batch with one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) struct KeyCount {
 pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<KeyCount> {
     let mut counts: Vec<KeyCount> = Vec::new();
     let mut last: Option<&[u8]> = None;
-    for key in body::Records::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
+    for key in body::RawRecords::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
         match counts.last_mut() {
             // The events of one append belong to one stream.
             Some(count) if last == Some(key) => count.records += 1,
@@ -60,7 +60,7 @@ struct Head {
 /// A batch that holds records of a key.
 #[derive(Clone, Copy)]
 struct Noted {
-    place: Place,
+    place: KeyPlace,
     /// The batch's base offset minus the segment's.
     offset_delta: u32,
     /// The index in `places` of the key's batch before this one.
@@ -83,7 +83,7 @@ impl KeyTable {
             let next = u32::try_from(self.places.len()).unwrap_or(NONE);
             let new = Head { records: 0, newest: NONE, before: UNKNOWN };
             let head = self.heads.entry(*hash).or_insert(new);
-            let place = Place { position, records: *records };
+            let place = KeyPlace { position, records: *records };
             self.places.push(Noted { place, offset_delta, previous: head.newest });
             head.newest = next;
             head.records += records;
@@ -122,7 +122,7 @@ impl KeyTable {
 
     /// Returns the batches with those records of a key that `range` counts from the key's first
     /// record here, oldest first. Visits no older batch.
-    pub(super) fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<Place> {
+    pub(super) fn places(&self, hash: KeyHash, range: &Range<u64>) -> Vec<KeyPlace> {
         let Some(head) = self.heads.get(&hash) else { return Vec::new() };
         let (mut places, mut end, mut next) = (Vec::new(), u64::from(head.records), head.newest);
         while let Some(noted) = self.places.get(next as usize).filter(|_| end > range.start) {
@@ -204,8 +204,8 @@ mod tests {
         KeyCount { hash: hash(n), records }
     }
 
-    fn place(position: u32, records: u32) -> Place {
-        Place { position, records }
+    fn place(position: u32, records: u32) -> KeyPlace {
+        KeyPlace { position, records }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::storage::faults::{FaultStorage, Faults, Op};
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::{MemStorage, Survive};
 use crate::storage::{
-    Entry, File, OpenMode, Storage, read_exact_at, read_file, read_up_to, replace_file, write_all_at,
+    DirEntry, File, OpenMode, Storage, read_exact_at, read_file, read_up_to, replace_file, write_all_at,
 };
 use crate::sync::{Arc, thread};
 use crate::testing::Disk;
@@ -130,7 +130,7 @@ fn directories_hold_what_was_put_in() {
         create(storage, "d/f", b"1");
         let mut entries = storage.list(path("d")).unwrap();
         entries.sort();
-        let entry = |name: &str, is_dir| Entry { name: name.to_owned(), is_dir, is_link: false };
+        let entry = |name: &str, is_dir| DirEntry { name: name.to_owned(), is_dir, is_link: false };
         assert_eq!(entries, [entry("e", true), entry("f", false)]);
         assert_eq!(kind(storage.create_dir(path("d/f"))), ErrorKind::AlreadyExists);
         assert_eq!(kind(storage.create_dir(path("x/y"))), ErrorKind::NotFound);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use self::hold::Door;
 pub use self::hold::Gate;
-use crate::storage::{Entry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
 use crate::sync::{Arc, Mutex, Rank};
 
 /// The kinds of operations of a medium.
@@ -359,7 +359,7 @@ impl Storage for FaultStorage {
         self.process.run(Op::CreateDir, |_| self.inner.create_dir(path))
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         self.process.run(Op::List, |_| self.inner.list(dir))
     }
 

@@ -19,7 +19,7 @@ pub use self::survive::Survive;
 
 use self::content::{SECTOR, in_sectors};
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
-use crate::storage::{Entry, File, Map, OpenMode, Storage, write_all_at};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage, write_all_at};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
 
 /// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of
@@ -277,7 +277,7 @@ impl Storage for MemStorage {
         }
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let _running = self.machine.running(self.run)?;
         let tree = self.machine.tree.lock();
         Ok(tree.list(tree.dir(dir)?))

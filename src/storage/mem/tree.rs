@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Component, Path};
 
-use crate::storage::Entry;
+use crate::storage::DirEntry;
 use crate::storage::mem::content::{Content, Fates, in_sectors};
 use crate::storage::mem::survive::Survive;
 use crate::sync::{Arc, Rank, RwLock};
@@ -102,8 +102,8 @@ impl Tree {
     }
 
     /// The entries of a directory.
-    pub(super) fn list(&self, dir: DirId) -> Vec<Entry> {
-        let entry = |(name, node): (&String, &Node)| Entry {
+    pub(super) fn list(&self, dir: DirId) -> Vec<DirEntry> {
+        let entry = |(name, node): (&String, &Node)| DirEntry {
             name: name.clone(),
             is_dir: matches!(node, Node::Dir(_)),
             is_link: false,
@@ -276,7 +276,7 @@ impl Tree {
 
     /// The operations that a power loss may take: directory operations, and writes of files that
     /// have a name or may get one back.
-    pub(super) fn pending(&self) -> Pending {
+    pub(super) fn pending(&self) -> PendingOps {
         let mut dirs = HashSet::from([ROOT]);
         let mut inodes = BTreeMap::new();
         let mut to_visit = vec![ROOT];
@@ -296,7 +296,7 @@ impl Tree {
         let is_reachable = |change: &Change| change.effects.iter().any(|effect| dirs.contains(&effect.key.0));
         let changes = self.changes.iter().enumerate().filter(|(_, change)| is_reachable(change));
         let writes = inodes.iter().map(|(id, inode)| (*id, inode.content.read().pending()));
-        Pending {
+        PendingOps {
             changes: changes.map(|(number, _)| number).collect(),
             writes: writes.filter(|(_, count)| *count > 0).collect(),
         }
@@ -392,14 +392,14 @@ impl Tree {
 }
 
 /// The pending operations, in the order in which [`Survive::Subset`] numbers them.
-pub(super) struct Pending {
+pub(super) struct PendingOps {
     /// Which of the tree's changes, oldest first.
     changes: Vec<usize>,
     /// By the files' ids, how many writes each has, oldest first.
     writes: Vec<(u64, usize)>,
 }
 
-impl Pending {
+impl PendingOps {
     pub(super) fn len(&self) -> usize {
         self.changes.len() + self.writes.iter().map(|(_, count)| count).sum::<usize>()
     }
