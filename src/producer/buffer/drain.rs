@@ -12,11 +12,11 @@ use crate::sync::Arc;
 /// A batch that was taken out of the buffer to be compressed. Its slot is settled in any case,
 /// because the batches after it would wait forever otherwise.
 pub(crate) struct Outgoing {
-    pub(super) buffer: Arc<PartitionBuffer>,
-    pub(super) ticket: u64,
-    pub(super) batch: Option<OpenBatch>,
+    buffer: Arc<PartitionBuffer>,
+    ticket: u64,
+    batch: Option<OpenBatch>,
     /// Its slot knows.
-    pub(super) settled: bool,
+    settled: bool,
 }
 
 impl BatchQueue {
@@ -54,7 +54,7 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn settle(&mut self, body: Body, awaited: Option<&Arc<BatchState>>) {
+    fn settle(&mut self, body: Body, awaited: Option<&Arc<BatchState>>) {
         self.settled = true;
         let mut unwanted = None;
         {
