@@ -18,10 +18,10 @@ use crate::sync::Arc;
 /// The first bytes of a file, for reading: mapped from a disk, or shared with a file in memory.
 /// They stay readable after the file was unlinked and all its handles were closed.
 pub(crate) struct Map {
-    source: Backing,
+    source: MapBytes,
 }
 
-enum Backing {
+enum MapBytes {
     Disk(Mmap),
     Memory { bytes: Arc<Vec<u8>>, len: usize },
 }
@@ -53,20 +53,20 @@ impl Map {
         // every length against the slice and every checksum, in safe code. The content of the disk
         // is not part of this argument.
         let map = unsafe { MmapOptions::new().len(len).map(file) }?;
-        Ok(Map { source: Backing::Disk(map) })
+        Ok(Map { source: MapBytes::Disk(map) })
     }
 
     /// Returns the first `len` bytes of a buffer; `InvalidInput` if it is shorter.
     pub(super) fn of_memory(bytes: Arc<Vec<u8>>, len: u64) -> io::Result<Map> {
         let len = checked_len(bytes.len() as u64, len)?;
-        Ok(Map { source: Backing::Memory { bytes, len } })
+        Ok(Map { source: MapBytes::Memory { bytes, len } })
     }
 
     /// The mapped bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
         match &self.source {
-            Backing::Disk(map) => map,
-            Backing::Memory { bytes, len } => bytes.get(..*len).unwrap_or_default(),
+            MapBytes::Disk(map) => map,
+            MapBytes::Memory { bytes, len } => bytes.get(..*len).unwrap_or_default(),
         }
     }
 
@@ -104,8 +104,8 @@ impl AsRef<[u8]> for Map {
 impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let medium = match self.source {
-            Backing::Disk(_) => "disk",
-            Backing::Memory { .. } => "memory",
+            MapBytes::Disk(_) => "disk",
+            MapBytes::Memory { .. } => "memory",
         };
         f.debug_struct("Map").field("medium", &medium).field("len", &self.len()).finish()
     }
