@@ -120,7 +120,7 @@ impl BrokerInner {
         }
         state.delete();
         discard(ctx, &state.name, id)?;
-        ctx.restore_reserve();
+        ctx.reserve.restore();
         // If a crash takes this the next opening finds nothing to remove.
         self.catalog.note(ctx, vec![Change::TopicGone(id)])
     }

@@ -71,7 +71,7 @@ impl CheckpointStore {
         let bytes = next.encode();
         let replace = || replace_file(&*ctx.storage, path, &bytes);
         // The last one is worth the reserve: without it the next opening reads much more.
-        let replaced = if clean { ctx.with_room(replace) } else { replace() };
+        let replaced = if clean { ctx.reserve.with_room(replace) } else { replace() };
         replaced.map_err(|failed| Error::replace(&ctx.display(path), failed.error))?;
         state.last = Some(next);
         Ok(())

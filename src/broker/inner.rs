@@ -145,7 +145,7 @@ impl BrokerInner {
             self.maintenance.checkpoints.write(&self.ctx, is_clean, place, entries)
         };
         // So that the next opening, and operations that free space after it, have the room.
-        self.ctx.restore_reserve();
+        self.ctx.reserve.restore();
         // From here on the directory may be another broker's.
         self.ctx.gate.close();
         *self.lock.lock() = None;

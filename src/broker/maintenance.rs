@@ -72,7 +72,7 @@ impl Threads {
 }
 
 fn run_worker(maintenance: &Maintenance) {
-    let (ctx, every) = (&maintenance.ctx, maintenance.ctx.maintenance_interval);
+    let (ctx, every) = (&maintenance.ctx, maintenance.ctx.settings.maintenance_interval);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
@@ -125,7 +125,7 @@ impl Maintenance {
                 entries.extend(log.checkpoint());
             }
         }
-        self.ctx.maintain_reserve(self.reserve_size(&topics, entries.len()));
+        self.ctx.reserve.maintain(self.reserve_size(&topics, entries.len()));
         self.checkpoints.write(&self.ctx, false, self.catalog.place(), entries)
     }
 
@@ -234,13 +234,13 @@ impl Maintenance {
     /// partition's statistics, and the compaction is tried again the next time; after repeated
     /// failures less and less often.
     fn compact(&self) {
-        if !self.ctx.may_write_derived() {
+        if !self.ctx.reserve.may_write_derived() {
             return;
         }
         let logs = self.topics.read().clone();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
         // A cleaning may take hours. IMPORTANT: nothing else waits for it.
-        let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.maintenance_interval);
+        let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.settings.maintenance_interval);
         let next = Cell::new(next_time());
         let tick = || {
             for log in self.ctx.work.take() {

@@ -101,7 +101,7 @@ impl CatalogStore {
         state.file = Some(file.map_err(|e| Error::io(IoAction::Open, &ctx.display(path), e))?);
         // IMPORTANT: this opening is not noted here, but once the epochs that it has to begin are.
         if !is_clean {
-            match ctx.with_room(|| state.replace(ctx)) {
+            match ctx.reserve.with_room(|| state.replace(ctx)) {
                 // The file is as it was read, so its bytes can be written over themselves.
                 Err(error) if error.is_full() && is_as_read => {
                     ctx.reserve.note_full();
@@ -141,7 +141,7 @@ impl CatalogStore {
         pass_gate(ctx)?;
         // Each attempt takes the lock again. The reserve must not be given up under it, because a
         // thread that has the reserve may pass the gate, whose preparation takes this lock.
-        ctx.with_room(|| {
+        ctx.reserve.with_room(|| {
             let mut state = self.state.lock();
             state.check()?;
             state.append(ctx, &changes)?;

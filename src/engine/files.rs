@@ -36,12 +36,12 @@ pub(crate) struct FileBudget {
 }
 
 /// A file or a map that counts against the budget until it is dropped.
-pub(crate) struct Counted<T> {
+pub(crate) struct Opened<T> {
     pub(crate) value: T,
     open: Arc<AtomicUsize>,
 }
 
-impl<T> Drop for Counted<T> {
+impl<T> Drop for Opened<T> {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -68,9 +68,9 @@ impl FileBudget {
     }
 
     /// Counts `value`, which was just opened.
-    pub(crate) fn count<T>(&self, value: T) -> Counted<T> {
+    pub(crate) fn count<T>(&self, value: T) -> Opened<T> {
         self.open.fetch_add(1, Ordering::Relaxed);
-        Counted { value, open: self.open.clone() }
+        Opened { value, open: self.open.clone() }
     }
 
     /// Notes that `holder` has opened a file, and closes files of other holders if there are too

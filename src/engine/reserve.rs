@@ -18,16 +18,16 @@
 use std::io;
 use std::path::Path;
 
-use super::Context;
 use crate::error::{Error, Result, is_space};
 use crate::format::names;
 use crate::rng::SplitMix64;
 use crate::stats::DiskState;
-use crate::storage::{OpenMode, ReplaceError, write_all_at};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering, Rank};
+use crate::storage::{OpenMode, ReplaceError, Storage, write_all_at};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering, Rank};
 
 /// The reserve's file and its state.
 pub(crate) struct Reserve {
+    storage: Arc<dyn Storage>,
     /// The [`phase`]. It changes only under `file`; appends load it without the lock.
     phase: AtomicU8,
     /// The size that the file must have.
@@ -77,12 +77,14 @@ impl MayBeFull for ReplaceError {
 }
 
 impl Reserve {
-    pub(crate) fn new(is_kept: bool) -> Self {
+    /// Returns the reserve of a broker's directory. Memory that cannot be full has none.
+    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
         Reserve {
-            phase: AtomicU8::new(if is_kept { phase::NEW } else { phase::NONE }),
+            phase: AtomicU8::new(if storage.can_be_full() { phase::NEW } else { phase::NONE }),
             wanted: AtomicU64::new(STEP),
             file: Mutex::new(Rank::Reserve, Made::default()),
             refused: AtomicBool::new(false),
+            storage,
         }
     }
 
@@ -122,16 +124,14 @@ impl Reserve {
         // A file takes whole blocks, and its name takes a few.
         bytes.saturating_add(STEP / 2).div_ceil(STEP).max(1).saturating_mul(STEP)
     }
-}
 
-impl Context {
     /// Called before an append: writes the reserve again if it is missing. Any lock may be held.
     ///
     /// # Errors
     /// `DiskFull` if there is no room for the reserve.
-    pub(crate) fn check_reserve(&self) -> Result<()> {
-        match self.reserve.phase.load(Ordering::Acquire) {
-            phase::EXPECTED | phase::GIVEN_UP => self.write_reserve(),
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.phase.load(Ordering::Acquire) {
+            phase::EXPECTED | phase::GIVEN_UP => self.write(),
             _ => Ok(()),
         }
     }
@@ -140,45 +140,43 @@ impl Context {
     /// not while the reserve is missing and there is no room for it: the last bytes are for steps
     /// that free space.
     pub(crate) fn may_write_derived(&self) -> bool {
-        self.reserve.phase.load(Ordering::Acquire) != phase::GIVEN_UP || self.write_reserve().is_ok()
+        self.phase.load(Ordering::Acquire) != phase::GIVEN_UP || self.write().is_ok()
     }
 
     /// Called after an append with its result: makes the reserve of a new broker, and notes whether
     /// there was room.
     pub(crate) fn appended(&self, done: Result<(), &Error>) {
-        let reserve = &self.reserve;
         match done {
             Ok(()) => {
-                if reserve.refused.load(Ordering::Relaxed) {
-                    reserve.refused.store(false, Ordering::Relaxed);
+                if self.refused.load(Ordering::Relaxed) {
+                    self.refused.store(false, Ordering::Relaxed);
                 }
-                if reserve.phase.load(Ordering::Relaxed) == phase::NEW {
+                if self.phase.load(Ordering::Relaxed) == phase::NEW {
                     // The append stays valid. The next one reports that there is no room.
-                    let _ = self.write_reserve();
+                    let _ = self.write();
                 }
             }
-            Err(error) if error.is_full() => reserve.refused.store(true, Ordering::Relaxed),
+            Err(error) if error.is_full() => self.refused.store(true, Ordering::Relaxed),
             Err(_) => {}
         }
     }
 
     /// The part of maintenance: makes the reserve if there should be one, with at least `size`
     /// bytes, and syncs it.
-    pub(crate) fn maintain_reserve(&self, size: u64) {
-        let reserve = &self.reserve;
-        reserve.wanted.store(size, Ordering::Release);
-        if !matches!(reserve.phase.load(Ordering::Acquire), phase::NONE | phase::NEW) {
+    pub(crate) fn maintain(&self, size: u64) {
+        self.wanted.store(size, Ordering::Release);
+        if !matches!(self.phase.load(Ordering::Acquire), phase::NONE | phase::NEW) {
             // If there is no room, `state` reports it.
-            let _ = self.write_reserve();
-            self.sync_reserve();
+            let _ = self.write();
+            self.sync();
         }
     }
 
     /// Writes the reserve again if it was given up. Called after a step that has freed space.
-    pub(crate) fn restore_reserve(&self) {
-        if self.reserve.phase.load(Ordering::Acquire) == phase::GIVEN_UP {
+    pub(crate) fn restore(&self) {
+        if self.phase.load(Ordering::Acquire) == phase::GIVEN_UP {
             // If there is no room, `state` reports it.
-            let _ = self.write_reserve();
+            let _ = self.write();
         }
     }
 
@@ -192,22 +190,21 @@ impl Context {
         mut step: impl FnMut() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
         match step() {
-            Err(error) if error.is_full() && self.give_up_reserve() => step(),
+            Err(error) if error.is_full() && self.give_up() => step(),
             done => done,
         }
     }
 
     /// Unlinks the reserve. Returns whether there was one.
-    pub(crate) fn give_up_reserve(&self) -> bool {
-        let reserve = &self.reserve;
-        let mut made = reserve.file.lock();
-        if matches!(reserve.phase.load(Ordering::Acquire), phase::NONE | phase::GIVEN_UP) {
+    fn give_up(&self) -> bool {
+        let mut made = self.file.lock();
+        if matches!(self.phase.load(Ordering::Acquire), phase::NONE | phase::GIVEN_UP) {
             return false;
         }
         match self.storage.remove_file(Path::new(names::RESERVE)) {
             Ok(()) => {
                 *made = Made::default();
-                reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
+                self.phase.store(phase::GIVEN_UP, Ordering::Release);
                 // Some file systems free the blocks of a file only after its removal is durable. If
                 // this sync fails, the step reports it.
                 let _ = self.storage.sync_dir(Path::new(""));
@@ -216,7 +213,7 @@ impl Context {
             Err(e) => {
                 if e.kind() == io::ErrorKind::NotFound {
                     *made = Made::default();
-                    reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
+                    self.phase.store(phase::GIVEN_UP, Ordering::Release);
                 }
                 false
             }
@@ -228,12 +225,11 @@ impl Context {
     /// # Errors
     /// `DiskFull` if there is no reserve and no room for one. Other errors do not concern the
     /// caller, because writing is tried again later.
-    fn write_reserve(&self) -> Result<()> {
-        let reserve = &self.reserve;
-        let mut made = reserve.file.lock();
-        let wanted = reserve.wanted.load(Ordering::Acquire);
-        let was_ready = reserve.phase.load(Ordering::Acquire) == phase::READY;
-        if reserve.phase.load(Ordering::Acquire) == phase::NONE || (was_ready && made.bytes >= wanted) {
+    fn write(&self) -> Result<()> {
+        let mut made = self.file.lock();
+        let wanted = self.wanted.load(Ordering::Acquire);
+        let was_ready = self.phase.load(Ordering::Acquire) == phase::READY;
+        if self.phase.load(Ordering::Acquire) == phase::NONE || (was_ready && made.bytes >= wanted) {
             return Ok(());
         }
         let path = Path::new(names::RESERVE);
@@ -256,7 +252,7 @@ impl Context {
         match written {
             Ok(bytes) => {
                 *made = Made { bytes, is_synced: made.is_synced && made.bytes == bytes };
-                reserve.phase.store(phase::READY, Ordering::Release);
+                self.phase.store(phase::READY, Ordering::Release);
                 Ok(())
             }
             // The existing file is better than none. It is extended when there is room.
@@ -265,8 +261,8 @@ impl Context {
                 Some(cause) => {
                     // Part of it may exist. It would take the last room from steps that free space.
                     let _ = self.storage.remove_file(path);
-                    reserve.phase.store(phase::GIVEN_UP, Ordering::Release);
-                    Err(Error::DiskFull { path: self.display(path), cause })
+                    self.phase.store(phase::GIVEN_UP, Ordering::Release);
+                    Err(Error::DiskFull { path: self.storage.display(path), cause })
                 }
                 None => Ok(()),
             },
@@ -275,9 +271,9 @@ impl Context {
 
     /// Makes the reserve's blocks durable: before the sync a file system may only have promised
     /// them.
-    fn sync_reserve(&self) {
-        let mut made = self.reserve.file.lock();
-        if made.is_synced || self.reserve.phase.load(Ordering::Acquire) != phase::READY {
+    fn sync(&self) {
+        let mut made = self.file.lock();
+        if made.is_synced || self.phase.load(Ordering::Acquire) != phase::READY {
             return;
         }
         let file = self.storage.open(Path::new(names::RESERVE), OpenMode::Write);

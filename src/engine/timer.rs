@@ -18,17 +18,18 @@ pub(crate) trait Task: Send + Sync {
 ///
 /// The heap owns its tasks: a scheduled task runs even if no other reference to it is left.
 pub(crate) struct Timer {
-    state: Mutex<State>,
+    tasks: Mutex<Tasks>,
     changed: Condvar,
 }
 
-struct State {
-    tasks: BinaryHeap<Reverse<Entry>>,
+/// The heap, and how it was used.
+struct Tasks {
+    heap: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     stopped: bool,
 }
 
-struct Entry {
+struct Scheduled {
     at: Duration,
     /// Breaks ties by the order of scheduling.
     number: u64,
@@ -38,19 +39,19 @@ struct Entry {
 impl Timer {
     pub(crate) fn new() -> Self {
         Timer {
-            state: Mutex::new(Rank::Timer, State { tasks: BinaryHeap::new(), scheduled: 0, stopped: false }),
+            tasks: Mutex::new(Rank::Timer, Tasks { heap: BinaryHeap::new(), scheduled: 0, stopped: false }),
             changed: Condvar::new(),
         }
     }
 
     /// Runs `task` at the monotonic time `at`, or as soon as possible after it.
     pub(crate) fn schedule(&self, at: Duration, task: Arc<dyn Task>) {
-        let mut state = self.state.lock();
-        let earliest = state.tasks.peek().is_none_or(|Reverse(first)| at < first.at);
-        let number = state.scheduled;
-        state.scheduled += 1;
-        state.tasks.push(Reverse(Entry { at, number, task }));
-        drop(state);
+        let mut tasks = self.tasks.lock();
+        let earliest = tasks.heap.peek().is_none_or(|Reverse(first)| at < first.at);
+        let number = tasks.scheduled;
+        tasks.scheduled += 1;
+        tasks.heap.push(Reverse(Scheduled { at, number, task }));
+        drop(tasks);
         if earliest {
             self.changed.notify_one();
         }
@@ -65,7 +66,10 @@ impl Timer {
 
     /// Removes and returns all tasks, due or not. Used when the broker closes.
     pub(crate) fn drain(&self) -> Vec<Arc<dyn Task>> {
-        std::mem::take(&mut self.state.lock().tasks).into_iter().map(|Reverse(entry)| entry.task).collect()
+        std::mem::take(&mut self.tasks.lock().heap)
+            .into_iter()
+            .map(|Reverse(scheduled)| scheduled.task)
+            .collect()
     }
 
     /// Runs tasks when they are due, until [`stop`](Timer::stop): the body of the timer thread.
@@ -73,52 +77,54 @@ impl Timer {
         loop {
             let now = clock.monotonic();
             self.run_due(now);
-            let mut state = self.state.lock();
-            if state.stopped {
+            let mut tasks = self.tasks.lock();
+            if tasks.stopped {
                 return;
             }
             let now = clock.monotonic();
-            match state.tasks.peek() {
+            match tasks.heap.peek() {
                 Some(Reverse(first)) if first.at <= now => {}
                 Some(Reverse(first)) => {
                     let wait = first.at - now;
-                    wait_timeout(clock, &self.changed, &mut state, wait);
+                    wait_timeout(clock, &self.changed, &mut tasks, wait);
                 }
-                None => self.changed.wait(&mut state),
+                None => self.changed.wait(&mut tasks),
             }
         }
     }
 
     /// Ends [`run_until_stopped`](Timer::run_until_stopped).
     pub(crate) fn stop(&self) {
-        self.state.lock().stopped = true;
+        self.tasks.lock().stopped = true;
         self.changed.notify_all();
     }
 
     fn pop_due(&self, now: Duration) -> Option<Arc<dyn Task>> {
-        let mut state = self.state.lock();
-        match state.tasks.peek() {
-            Some(Reverse(first)) if first.at <= now => state.tasks.pop().map(|Reverse(entry)| entry.task),
+        let mut tasks = self.tasks.lock();
+        match tasks.heap.peek() {
+            Some(Reverse(first)) if first.at <= now => {
+                tasks.heap.pop().map(|Reverse(scheduled)| scheduled.task)
+            }
             _ => None,
         }
     }
 }
 
-impl PartialEq for Entry {
+impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.number) == (other.at, other.number)
     }
 }
 
-impl Eq for Entry {}
+impl Eq for Scheduled {}
 
-impl PartialOrd for Entry {
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
+impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.number).cmp(&(other.at, other.number))
     }

@@ -106,12 +106,12 @@ impl Log {
         let mut batch = Some(batch);
         let done = self.append_with_room(&mut batch, &when, sender, &keys, &mut rolled);
         if let Some(event) = rolled {
-            self.ctx.event(&event);
+            self.ctx.events.report(&event);
             self.request_work();
         }
-        self.ctx.appended(done.as_ref().map(drop));
+        self.ctx.reserve.appended(done.as_ref().map(drop));
         if done.is_err() {
-            self.ctx.deliver();
+            self.ctx.events.deliver();
         } else {
             if settings.durability != Durability::Sync {
                 self.wake_readers();
@@ -138,7 +138,7 @@ impl Log {
             // IMPORTANT: not for a commit of offsets, which is appended under its group's lock,
             // because `make_room` asks the groups which records they hold.
             Err(error) if error.is_full() && !names::is_own_topic(self.topic().as_str()) => {
-                if !self.ctx.make_room() {
+                if !self.ctx.room.make_room() {
                     return Err(error);
                 }
                 self.append_now(batch, when, sender, keys, rolled)
@@ -157,7 +157,7 @@ impl Log {
         rolled: &mut Option<Event>,
     ) -> Result<(Appended, Version)> {
         self.check_writable()?;
-        self.ctx.check_reserve()?;
+        self.ctx.reserve.check()?;
         let (mut tip, version) = self.lock_when(when)?;
         let settings = self.settings();
         let Some(SealedBatch { header, stored, keyless, .. }) = batch else {

@@ -60,7 +60,7 @@ impl Log {
     pub(crate) fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {
         if self.visible_end() < end {
             let synced = self.durability.commit.wait(end.get(), || self.sync_written());
-            self.ctx.deliver();
+            self.ctx.events.deliver();
             synced?;
         }
         self.check_not_truncated(end, epoch)
@@ -161,7 +161,7 @@ impl Log {
     /// caller to pass on.
     pub(crate) fn poison(&self, cause: Error) -> Error {
         if self.health.poison(&cause) {
-            self.ctx.event_later(Event::Poisoned {
+            self.ctx.events.queue(Event::Poisoned {
                 topic: self.identity.topic.clone(),
                 partition: self.identity.partition,
                 cause: cause.clone(),

@@ -24,7 +24,7 @@ impl Log {
     /// an I/O error: some segments may have been rewritten.
     pub(crate) fn erase_key(self: &Arc<Self>, key: &[u8], hash: KeyHash) -> Result<u64> {
         let erased = self.erase_alone(key, hash);
-        self.ctx.deliver();
+        self.ctx.events.deliver();
         erased
     }
 
@@ -74,7 +74,7 @@ impl Log {
         let rolled = if has && is_it { Some(self.roll(&mut tip)?) } else { None };
         let base = tip.segment.base;
         drop(tip);
-        rolled.into_iter().for_each(|event| self.ctx.event_later(event));
+        rolled.into_iter().for_each(|event| self.ctx.events.queue(event));
         Ok(base)
     }
 

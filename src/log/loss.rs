@@ -110,7 +110,7 @@ impl Log {
         drop((tip, shape, alone));
         drop(lead);
         self.waiters.signal();
-        self.ctx.event(&Event::LossAccepted {
+        self.ctx.events.report(&Event::LossAccepted {
             topic: self.topic().clone(),
             partition: self.partition(),
             ranges: lost.iter().map(|range| (range.from, range.to)).collect(),

@@ -23,7 +23,7 @@ impl Work for Log {
             let _ = self.journal.make_durable(upto);
         }
         self.finish_sealed();
-        self.ctx.deliver();
+        self.ctx.events.deliver();
     }
 }
 
@@ -45,7 +45,7 @@ impl Log {
             let rolled = self.roll(&mut tip).ok();
             drop(tip);
             if let Some(event) = rolled {
-                self.ctx.event(&event);
+                self.ctx.events.report(&event);
             }
         } else {
             drop(tip);

@@ -135,7 +135,7 @@ impl ManifestStore {
         ctx: &Context,
         change: impl FnOnce(&mut Manifest),
     ) -> Result<(), ManifestError> {
-        self.commit_by(change, |path, next| ctx.with_room(|| write(ctx, path, next)))
+        self.commit_by(change, |path, next| ctx.reserve.with_room(|| write(ctx, path, next)))
     }
 
     fn commit_by(

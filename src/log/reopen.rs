@@ -48,10 +48,10 @@ impl Log {
         let reopened = self.check_and_reopen(before);
         // Wake and report with no lock held.
         self.durability.commit.wake_waiting();
-        self.ctx.deliver();
+        self.ctx.events.deliver();
         if let Some(tail) = reopened? {
             self.waiters.signal();
-            self.ctx.event(&Event::TailTruncated(tail));
+            self.ctx.events.report(&Event::TailTruncated(tail));
         }
         Ok(())
     }

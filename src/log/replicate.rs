@@ -148,7 +148,7 @@ impl Log {
             bytes: 0,
             // IMPORTANT: do not use the partition's secret. A receiver that knew it could make
             // values that look like batches here.
-            secret: Secret(random_bytes(self.ctx.fixed_seed, from.get() ^ u64::from(log_epoch))),
+            secret: Secret(random_bytes(self.ctx.settings.fixed_seed, from.get() ^ u64::from(log_epoch))),
         };
         let seed = envelope.seed();
         // Room for the envelope, which is encoded last.
@@ -235,7 +235,7 @@ impl Log {
         self.compare(&batches)?;
         let stored = || batches.iter().map(|batch| self.bytes_to_append(batch.stored.len())).sum();
         let _claim = self.ctx.claim(stored)?;
-        self.ctx.check_reserve()?;
+        self.ctx.reserve.check()?;
         let mut tip = self.writer.lock();
         self.check_writable()?;
         let end = tip.point.end;
@@ -265,7 +265,7 @@ impl Log {
             self.wake_readers();
         }
         if !rolls.is_empty() {
-            rolls.iter().for_each(|event| self.ctx.event(event));
+            rolls.iter().for_each(|event| self.ctx.events.report(event));
             self.request_work();
         }
         if let Durability::Interval(every) = settings.durability
@@ -273,12 +273,12 @@ impl Log {
         {
             self.arm_interval(every);
         }
-        self.ctx.appended(written.as_ref().map(drop));
-        self.ctx.deliver();
+        self.ctx.reserve.appended(written.as_ref().map(drop));
+        self.ctx.events.deliver();
         match &written {
             Ok(()) => self.keep_size(),
             // The freed room is for the next attempt: the batches written before count.
-            Err(error) if error.is_full() => drop(self.ctx.make_room()),
+            Err(error) if error.is_full() => drop(self.ctx.room.make_room()),
             Err(_) => {}
         }
         written?;

@@ -131,11 +131,11 @@ impl Log {
         let retained = start.map(|start| self.begin_at(start));
         drop(shape);
         if let Some(event) = rolled {
-            self.ctx.event(&event);
+            self.ctx.events.report(&event);
         }
         match retained {
             Some(Ok(event)) => {
-                self.ctx.event(&event);
+                self.ctx.events.report(&event);
                 true
             }
             Some(Err(_)) | None => false,
@@ -159,7 +159,7 @@ impl Log {
     /// even if that is the active one. The caller must hold no lock of a log.
     pub(crate) fn keep_size(self: &Arc<Self>) {
         if self.writer.size.take_over() && self.is_too_large(false) {
-            self.retain_of(self.ctx.hold(&self.identity), false);
+            self.retain_of(self.ctx.room.hold(&self.identity), false);
             // If it is held, or cannot be deleted now, check again after the next roll and not at
             // each append.
             self.is_too_large(true);
@@ -216,7 +216,7 @@ impl Log {
         }
         let event = self.begin_at(before)?;
         drop(shape);
-        self.ctx.event(&event);
+        self.ctx.events.report(&event);
         Ok(before)
     }
 
@@ -258,7 +258,7 @@ impl Log {
             bytes += segment.size();
             segment.retire(&self.ctx);
         }
-        self.ctx.restore_reserve();
+        self.ctx.reserve.restore();
         Ok(Event::Retained {
             topic: self.identity.topic.clone(),
             partition: self.identity.partition,

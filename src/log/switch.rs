@@ -109,6 +109,7 @@ impl UnlistedSegment<'_> {
         // of unknown outcome.
         let written = self
             .ctx
+            .reserve
             .with_room(|| {
                 write_all_at(&*self.file, &stored, FIRST_BATCH).map_err(|(_, e)| Error::create(&path, e))
             })

@@ -48,7 +48,7 @@ impl Tail {
         let mut used = ctx.tail_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         batches.bytes += bytes;
         batches.queue.push_back(Arc::new(batch));
-        while used > ctx.tail_bytes_max || batches.bytes > BYTES_PER_LOG_MAX {
+        while used > ctx.settings.tail_bytes_max || batches.bytes > BYTES_PER_LOG_MAX {
             let Some(oldest) = batches.queue.pop_front() else { break };
             let bytes = oldest.records.as_slice().len();
             batches.bytes -= bytes;

@@ -70,7 +70,7 @@ impl Log {
         drop((tip, shape, alone));
         drop(lead);
         self.waiters.signal();
-        self.ctx.event(&event);
+        self.ctx.events.report(&event);
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl Log {
         drop((tip, shape, alone));
         drop(lead);
         self.waiters.signal();
-        self.ctx.event(&event);
+        self.ctx.events.report(&event);
         Ok(())
     }
 
@@ -220,7 +220,7 @@ impl Log {
             .next_after(&segments, cut, rest.as_ref().map_or(cut.end, |rest| rest.header.base_offset))
             .map_err(unchanged)?;
         let begin = || next.begin(&self.ctx, &self.identity, self.manifest.dir());
-        let mut begun = self.ctx.with_room(begin).map_err(unchanged)?;
+        let mut begun = self.ctx.reserve.with_room(begin).map_err(unchanged)?;
         if let Some(rest) = rest {
             begun.write_first(&self.identity, rest).map_err(unchanged)?;
         }
@@ -255,7 +255,7 @@ impl Log {
         }
         gone.iter().for_each(|segment| segment.retire(&self.ctx));
         self.writer.size.forget();
-        self.ctx.restore_reserve();
+        self.ctx.reserve.restore();
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub(crate) use self::walker::{Met, Walker, find_batch_in};
 pub(crate) use self::window::Window;
 use crate::config::ReadMode;
 use crate::engine::files::Holder;
-use crate::engine::{Context, Counted, Identity, corrupt, malformed};
+use crate::engine::{Context, Identity, Opened, corrupt, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::index::{IndexEntry, IndexFile};
 use crate::format::manifest::{SegmentEntry, SegmentState};
@@ -66,8 +66,8 @@ pub(crate) struct Segment {
     synced: AtomicBool,
     /// It is before the log start, and its files are being deleted.
     pub(crate) retired: AtomicBool,
-    file: Mutex<Option<Counted<Arc<dyn File>>>>,
-    map: Mutex<Option<Counted<Arc<Map>>>>,
+    file: Mutex<Option<Opened<Arc<dyn File>>>>,
+    map: Mutex<Option<Opened<Arc<Map>>>>,
     header_checked: AtomicBool,
     index: Mutex<Index>,
     /// Its keys. Used only by topics with streams.
@@ -265,7 +265,7 @@ impl Segment {
         if let Some(counted) = &*slot {
             return Ok(counted.value.clone());
         }
-        let mode = if self.is_synced() || ctx.read_only { OpenMode::Read } else { OpenMode::Write };
+        let mode = if self.is_synced() || ctx.settings.read_only { OpenMode::Read } else { OpenMode::Write };
         let file = ctx.storage.open(&self.path, mode).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 corrupt(ctx, &self.path, 0, "the manifest lists the file, and it is missing")
@@ -319,7 +319,7 @@ impl Segment {
     /// # Errors
     /// As [`map`](Segment::map) and [`file`](Segment::file).
     pub(crate) fn source(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
-        if self.is_sealed() && ctx.read_mode == ReadMode::Map {
+        if self.is_sealed() && ctx.settings.read_mode == ReadMode::Map {
             return Ok(Source::Map(self.map(ctx, identity)?));
         }
         self.check_header(ctx, identity)?;
@@ -559,7 +559,7 @@ impl Segment {
             }
             index.entries.clone()
         };
-        if !ctx.may_write_derived() {
+        if !ctx.reserve.may_write_derived() {
             return;
         }
         let bytes = IndexFile {

@@ -106,7 +106,7 @@ pub(crate) enum Rank {
     Health,
     /// `Journal`: the records that an opening found.
     JournalRecords,
-    /// `Context`: events that wait until no lock is held.
+    /// `Events`: those that wait until no lock is held.
     Events,
     /// `WorkQueue`: the logs that want the worker.
     Work,

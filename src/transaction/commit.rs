@@ -50,28 +50,28 @@ pub(crate) fn commit(
     let _claim = ctx.claim(|| parts.iter().map(needed).sum())?;
     let writes = parts.iter().any(|part| part.batch.is_some());
     logs.iter().try_for_each(|log| log.check_writable())?;
-    if writes && let Err(error) = ctx.check_reserve() {
+    if writes && let Err(error) = ctx.reserve.check() {
         // The freed room is for the next attempt.
-        ctx.make_room();
-        ctx.check_reserve().map_err(|_| error)?;
+        ctx.room.make_room();
+        ctx.reserve.check().map_err(|_| error)?;
     }
     // A single append needs no record, so it does not wait while the journal's file is replaced.
     let entered = journaled.then(|| journal.enter());
     let done = if journaled { journal.prepare() } else { Ok(()) }
         .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
     drop(entered);
-    events.iter().for_each(|event| ctx.event(event));
-    ctx.deliver();
+    events.iter().for_each(|event| ctx.events.report(event));
+    ctx.events.deliver();
     if !events.is_empty() {
         logs.iter().for_each(Log::request_work);
     }
     if writes {
-        ctx.appended(done.as_ref().map(drop));
+        ctx.reserve.appended(done.as_ref().map(drop));
     }
     match &done {
         Ok(_) => logs.iter().for_each(Log::keep_size),
         // The freed room is for the next attempt: the batches of this one are gone.
-        Err(error) if error.is_full() => drop(ctx.make_room()),
+        Err(error) if error.is_full() => drop(ctx.room.make_room()),
         Err(_) => {}
     }
     let (answers, upto) = done.map_err(|error| match &error {

@@ -371,7 +371,7 @@ impl JournalState {
         let path = Path::new(names::JOURNAL);
         let floor = self.next_id;
         let replace = || replace_file(&*ctx.storage, path, &journal::encode_header(floor));
-        let replaced = if frees { ctx.with_room(replace) } else { replace() };
+        let replaced = if frees { ctx.reserve.with_room(replace) } else { replace() };
         let opened = replaced.map_err(|failed| (failed.error, failed.replaced)).and_then(|()| {
             let opened = ctx.storage.open(path, OpenMode::Write);
             opened.map_err(|error| (error, true))

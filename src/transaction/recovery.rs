@@ -270,7 +270,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
         to: Some(to),
         kept: None,
     };
-    ctx.event(&Event::TailTruncated(tail.clone()));
+    ctx.events.report(&Event::TailTruncated(tail.clone()));
     report.truncated_tails.push(tail);
     Ok(())
 }

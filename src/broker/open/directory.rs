@@ -77,7 +77,7 @@ impl Directory {
             found.number = found.number.max(unused.catalog_number);
             if unused.clean {
                 let place = CatalogFile { number: found.number, bytes: found.end };
-                ctx.with_room(|| CheckpointStore::new(None).write(ctx, false, place, Vec::new()))?;
+                ctx.reserve.with_room(|| CheckpointStore::new(None).write(ctx, false, place, Vec::new()))?;
             }
         }
         let last_boot = found.catalog.opening().map_or([0; 16], |last| last.boot);

@@ -115,7 +115,7 @@ fn start_maintenance(
         groups,
         making_room: Mutex::new(Rank::MakingRoom, ()),
     });
-    ctx.set_keeper(Arc::downgrade(&maintenance));
+    ctx.room.set_keeper(Arc::downgrade(&maintenance));
     write_first_checkpoint(&maintenance, catalog, entries)?;
     Ok(maintenance)
 }
@@ -123,7 +123,7 @@ fn start_maintenance(
 /// Writes the reserve again where it is missing, and reports the room and the abilities of the disk.
 fn report_disk(ctx: &Context, report: &mut OpenReport) {
     if !ctx.gate.is_shut() {
-        ctx.restore_reserve();
+        ctx.reserve.restore();
     }
     if ctx.gate.syncs_no_dirs() {
         report.warnings.push(format!(
@@ -162,7 +162,7 @@ fn write_first_checkpoint(
         return Ok(());
     }
     let write = || maintenance.checkpoints.write(ctx, false, catalog.place(), entries.clone());
-    match ctx.with_room(write) {
+    match ctx.reserve.with_room(write) {
         Err(error) if error.is_full() => {
             ctx.reserve.note_full();
             Ok(())

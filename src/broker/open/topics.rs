@@ -66,7 +66,7 @@ pub(super) fn begin_epochs(
     // before had another boot identity.
     let must_last = !started.is_empty();
     let changes: Vec<_> = must_last.then_some(Change::Epochs(started)).into_iter().chain([opening]).collect();
-    let noted = ctx.with_room(|| match must_last {
+    let noted = ctx.reserve.with_room(|| match must_last {
         true => catalog.commit(ctx, changes.clone()),
         false => catalog.note(ctx, changes.clone()),
     });

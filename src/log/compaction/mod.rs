@@ -144,7 +144,7 @@ impl Log {
         // The caller may have made room, so earlier failures do not count.
         *self.compactor.retries.lock() = Retries::default();
         let done = self.compact_extent(Extent::Whole, alone, &|| {});
-        self.ctx.deliver();
+        self.ctx.events.deliver();
         done
     }
 
@@ -189,9 +189,9 @@ impl Log {
             None => None,
         };
         drop(alone);
-        self.ctx.deliver();
+        self.ctx.events.deliver();
         if let Some(done) = &done {
-            self.ctx.event(&Event::Compacted(done.clone()));
+            self.ctx.events.report(&Event::Compacted(done.clone()));
         }
         Ok(done)
     }
@@ -203,7 +203,7 @@ impl Log {
         match done {
             Ok(_) => *retries = Retries::default(),
             Err(Error::CompactionAborted { .. } | Error::Closed) => {}
-            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.maintenance_interval),
+            Err(_) => retries.failed(self.ctx.clock.monotonic(), self.ctx.settings.maintenance_interval),
         }
     }
 
@@ -331,7 +331,7 @@ impl Log {
     /// Reads the inputs and collects the newest offset of each key in the segments that were never
     /// compacted, as far as memory allows.
     fn look_through(&self, plan: &Plan, pace: &mut Pace<'_>) -> Result<Known> {
-        let mut map = OffsetMap::new(self.ctx.compaction_memory);
+        let mut map = OffsetMap::new(self.ctx.settings.compaction_memory);
         let mut upto = plan.inputs.last().and_then(|last| last.end()).unwrap_or(Offset::ZERO);
         let (mut producers, mut last, mut room) = (HashMap::new(), None, Vec::new());
         for (at, segment) in plan.inputs.iter().enumerate() {

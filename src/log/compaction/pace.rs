@@ -57,7 +57,7 @@ impl<'a> Pace<'a> {
             }
             self.check()?;
         }
-        if let Some(rate) = ctx.compaction_rate
+        if let Some(rate) = ctx.settings.compaction_rate
             && !ctx.clock.is_manual()
         {
             let takes = Duration::try_from_secs_f64(self.bytes as f64 / rate as f64).unwrap_or(Duration::MAX);

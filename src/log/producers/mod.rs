@@ -230,7 +230,7 @@ impl Log {
             _ => self.producers_file(epoch, upto, below.list()),
         };
         // Records are about to be deleted, so this frees space and may use the reserve.
-        let written = self.ctx.with_room(|| self.write_producers(&file));
+        let written = self.ctx.reserve.with_room(|| self.write_producers(&file));
         written.map_err(|failed| self.producers_failed(failed))
     }
 

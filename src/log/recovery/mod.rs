@@ -370,7 +370,7 @@ impl Recoverer<'_> {
             }
             Verdict::Torn(ref broken, ref after) => {
                 self.make_durable(&found.accepted)?;
-                let cut = self.ctx.with_room(|| self.clone().cut(&found, broken, after, report));
+                let cut = self.ctx.reserve.with_room(|| self.clone().cut(&found, broken, after, report));
                 match cut {
                     Err(error) if error.is_full() => Ok(self.leave_torn(broken.at, &found, error)),
                     cut => cut,
@@ -573,7 +573,7 @@ impl Recoverer<'_> {
             to,
             bytes,
         };
-        self.ctx.event(&Event::Recovered(recovery.clone()));
+        self.ctx.events.report(&Event::Recovered(recovery.clone()));
         report.recovered.push(recovery);
     }
 

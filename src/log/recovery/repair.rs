@@ -135,7 +135,7 @@ impl Recoverer<'_> {
                 to: known_end,
                 kept: kept.map(|path| self.ctx.display(&path)),
             };
-            self.ctx.event(&Event::TailTruncated(tail.clone()));
+            self.ctx.events.report(&Event::TailTruncated(tail.clone()));
             report.truncated_tails.push(tail);
         }
         let point = Point::start_of(base, generation, epoch, point.last_crc);

@@ -50,7 +50,7 @@ impl KeyFile {
         if !is_ours {
             return None;
         }
-        let bytes = match ctx.read_mode {
+        let bytes = match ctx.settings.read_mode {
             ReadMode::Map => Bytes::Map(file.map(index.file_bytes()).ok()?),
             ReadMode::Positional => Bytes::File(file),
         };

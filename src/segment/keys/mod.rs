@@ -16,7 +16,7 @@ use self::file::{KeyFile, Unusable};
 use self::table::KeyTable;
 pub(crate) use self::table::{KeyCount, count_keys};
 use super::{FIRST_BATCH, Segment, Walker, read_records_of};
-use crate::engine::{Context, Counted, Identity};
+use crate::engine::{Context, Identity, Opened};
 use crate::error::Result;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{IndexedSegment, KeyEntry, KeyIndex, KeyPlace};
@@ -40,7 +40,7 @@ pub(crate) struct Keys {
     /// The keys below this byte position are missing. They are read or rebuilt by the first lookup.
     missing_below: u64,
     /// The side file of a sealed segment, instead of a table. It has all keys.
-    file: Option<Counted<Arc<KeyFile>>>,
+    file: Option<Opened<Arc<KeyFile>>>,
     /// The side file was found damaged or could not be read, and may still exist: it is not read
     /// again.
     distrusted: bool,
@@ -351,7 +351,7 @@ impl Segment {
     }
 
     fn put_keys_file(&self, ctx: &Context, identity: &Identity, table: &KeyTable, covers: u64) -> bool {
-        if !ctx.may_write_derived() {
+        if !ctx.reserve.may_write_derived() {
             return false;
         }
         let of = self.indexed(identity, covers);
