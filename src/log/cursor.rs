@@ -5,7 +5,8 @@ use super::Log;
 use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
-use crate::segment::{Batch, FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
+use crate::segment::batch::Batch;
+use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
 use crate::sync::Arc;
 use crate::types::Offset;
 

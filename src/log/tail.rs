@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::engine::Context;
-use crate::segment::Batch;
+use crate::segment::batch::Batch;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 use crate::types::Offset;
 

@@ -19,7 +19,7 @@ use crate::log::switch::{FirstBatch, NextSegment};
 use crate::log::transitions;
 use crate::log::transitions::Truncation;
 use crate::log::writer::Tip;
-use crate::segment::{FIRST_BATCH, Point, Segment, Walker};
+use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -135,7 +135,7 @@ impl Log {
         if Arc::ptr_eq(segment, &tip.segment) && tip.point.end <= end {
             return Ok((kept, Some(tip.point), None));
         }
-        let mut walk = Walker::over(&self.ctx, &self.identity, segment)?;
+        let mut walk = segment.walk(&self.ctx, &self.identity)?;
         let mut point = Point::start_of(segment.base, segment.generation, segment.epoch, 0);
         let mut split = None;
         while point.end < end

@@ -4,7 +4,7 @@ use super::consumed::{ConsumedRecord, OwnedRecord};
 use crate::engine::Identity;
 use crate::format::body;
 use crate::group::state::Stamp;
-use crate::segment::Batch;
+use crate::segment::batch::Batch;
 use crate::sync::Arc;
 use crate::types::Offset;
 

@@ -7,7 +7,7 @@ use crate::event;
 use crate::format::body::{self, RawHeaders, RawRecord};
 use crate::group::state::Stamp;
 use crate::record::Record;
-use crate::segment::Batch;
+use crate::segment::batch::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 

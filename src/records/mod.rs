@@ -10,7 +10,7 @@ pub(crate) use self::chunk::{Chunk, ChunkEnd, Unread};
 use self::chunk::{ChunkIter, chunks_of_key};
 pub use self::consumed::{ConsumedRecord, OwnedRecord};
 use crate::group::state::Stamp;
-use crate::segment::Batch;
+use crate::segment::batch::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicName};
 

@@ -1,13 +1,9 @@
-//! The bytes of a segment, mapped or read, and the batches in them.
+//! The bytes of a segment, mapped or read.
 
-use super::Segment;
-use super::batch::ByteView;
-use super::walker::Met;
 use super::window::Window;
-use crate::engine::{Context, corrupt, malformed};
+use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, decode_header, is_zero};
-use crate::format::packing;
+use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header, is_zero};
 use crate::format::reader::Malformed;
 use crate::storage::Map;
 use crate::sync::Arc;
@@ -68,83 +64,5 @@ impl Source {
 /// The reason why there is no valid header.
 pub(crate) enum HeaderError {
     Io(Error),
-    Malformed(crate::format::reader::Malformed),
-}
-
-/// Reads, checks and decompresses the batch at a position of a segment.
-///
-/// # Errors
-/// An I/O error; `Corrupt` if there is no batch of this segment at the position.
-pub(crate) fn read_batch(
-    ctx: &Context,
-    seed: Seed,
-    segment: &Segment,
-    source: &mut Source,
-    position: u64,
-) -> Result<(BatchHeader, ByteView)> {
-    let (header, crc) = source.header(ctx, position, seed).map_err(|failed| match failed {
-        HeaderError::Io(error) => error,
-        HeaderError::Malformed(m) => malformed(ctx, &segment.path, position, &m),
-    })?;
-    let met = Met { position, header, crc };
-    if !met.is_of(segment) {
-        return Err(corrupt(ctx, &segment.path, position, "the batch is of another epoch or segment"));
-    }
-    Ok((header, read_records_of(ctx, segment, source, &met)?))
-}
-
-/// The records of a batch that was met: checked, uncompressed and valid.
-///
-/// # Errors
-/// An I/O error; corrupt.
-pub(crate) fn read_records_of(
-    ctx: &Context,
-    segment: &Segment,
-    source: &mut Source,
-    met: &Met,
-) -> Result<ByteView> {
-    let records = read_records(ctx, source, met.position, &met.header)?;
-    records.map_err(|m| malformed(ctx, &segment.path, met.position + HEADER_BYTES as u64, &m))
-}
-
-/// Reads the records of the batch at `position` with this header. Returns them checked,
-/// uncompressed and valid, or the damage that was found.
-///
-/// # Errors
-/// An I/O error.
-pub(crate) fn read_records(
-    ctx: &Context,
-    source: &mut Source,
-    position: u64,
-    header: &BatchHeader,
-) -> Result<std::result::Result<ByteView, Malformed>> {
-    let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
-    let bytes = source.get(ctx, body, stored)?;
-    Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
-}
-
-/// Returns the records of a body at `position` that has passed its checksum.
-fn uncompressed(
-    ctx: &Context,
-    source: &Source,
-    header: &BatchHeader,
-    position: u64,
-) -> std::result::Result<ByteView, Malformed> {
-    let lost = || Malformed::new(0, "the body is gone");
-    let stored = header.body_len as usize;
-    let shared = match source {
-        Source::Map(map) => usize::try_from(position)
-            .ok()
-            .and_then(|start| ByteView::of_map(map.clone(), start, start.checked_add(stored)?)),
-        Source::Window(window) => window
-            .share(position)
-            .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
-    }
-    .ok_or_else(lost)?;
-    let records = header.uncompressed_len as usize;
-    match packing::unpack_shared(header, shared.as_slice(), || ctx.pool.take_used())? {
-        None => shared.shortened(records),
-        Some(buffer) => ByteView::of_buffer(Arc::new(buffer), 0, records),
-    }
-    .ok_or_else(lost)
+    Malformed(Malformed),
 }

@@ -3,12 +3,11 @@
 
 use std::ops::Range;
 
+use super::name::SegmentName;
 use super::source::{HeaderError, Source};
-use super::{FIRST_BATCH, Segment};
-use crate::engine::{Context, Identity, corrupt, malformed};
+use crate::engine::{Context, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
-use crate::sync::Arc;
 
 /// A batch with a valid header.
 #[derive(Clone, Copy)]
@@ -23,7 +22,7 @@ pub(crate) struct Met {
 pub(crate) struct Walker<'a> {
     ctx: &'a Context,
     seed: Seed,
-    segment: &'a Segment,
+    segment: &'a SegmentName,
     pub(crate) source: Source,
     /// The position of the next batch.
     pub(crate) position: u64,
@@ -38,21 +37,12 @@ impl Met {
     }
 
     /// Returns whether it belongs to this segment, as far as its header shows.
-    pub(crate) fn is_of(&self, segment: &Segment) -> bool {
+    pub(crate) fn is_of(&self, segment: &SegmentName) -> bool {
         self.header.log_epoch >= segment.epoch && self.header.base_offset >= segment.base
     }
 }
 
 impl<'a> Walker<'a> {
-    /// Returns a walk over all batches that a segment has now.
-    ///
-    /// # Errors
-    /// As [`Segment::source`].
-    pub(crate) fn over(ctx: &'a Context, identity: &Identity, segment: &'a Arc<Segment>) -> Result<Self> {
-        let source = segment.source(ctx, identity)?;
-        Ok(Walker::new(ctx, identity.seed(), segment, source, FIRST_BATCH, segment.size()))
-    }
-
     /// Returns the same walk with another end.
     pub(crate) fn until(self, until: u64) -> Self {
         Walker { until, ..self }
@@ -62,7 +52,7 @@ impl<'a> Walker<'a> {
     pub(crate) fn new(
         ctx: &'a Context,
         seed: Seed,
-        segment: &'a Segment,
+        segment: &'a SegmentName,
         source: Source,
         position: u64,
         until: u64,

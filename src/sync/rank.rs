@@ -64,19 +64,19 @@ pub(crate) enum Rank {
     Pause,
 
     // -- one segment --
-    /// `Segment`: the right to sync it.
+    /// `SyncMarks`: the right to sync the segment.
     Syncing,
-    /// `Segment`: the right to read or write the side file of its keys.
+    /// `Keys`: the right to read or write the side file.
     CompletingKeys,
     /// `FileBudget`: the segments that have files open.
     OpenFiles,
-    /// `Segment`: its sparse index.
+    /// `Index`: the known entries.
     Index,
-    /// `Segment`: its keys.
+    /// `Keys`: the known keys.
     Keys,
-    /// `Segment`: its map.
+    /// `Handles`: the map of a segment.
     SegmentMap,
-    /// `Segment`: its file.
+    /// `Handles`: the file of a segment.
     SegmentFile,
 
     // -- what any change may need --

@@ -305,7 +305,7 @@ impl Log {
         segment: &Arc<Segment>,
         mut each: impl FnMut(&mut Walker<'_>, &Met) -> Result<bool>,
     ) -> Result<()> {
-        let mut walk = Walker::over(&self.ctx, &self.identity, segment)?;
+        let mut walk = segment.walk(&self.ctx, &self.identity)?;
         while let Some(met) = walk.step()? {
             if !each(&mut walk, &met)? {
                 return Ok(());

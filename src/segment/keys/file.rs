@@ -7,10 +7,10 @@ use super::table::{KeyCount, KeyTable};
 use crate::config::ReadMode;
 use crate::engine::{Context, Identity};
 use crate::format::key_hash::KeyHash;
-use crate::format::key_index::{HEADER_BYTES, KeyEntry, KeyIndex, KeyPlace};
+use crate::format::key_index::{HEADER_BYTES, IndexedSegment, KeyEntry, KeyIndex, KeyPlace};
 use crate::format::reader::Malformed;
-use crate::segment::Segment;
-use crate::storage::{File, Map, OpenMode, read_up_to};
+use crate::segment::name::SegmentName;
+use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
 use crate::sync::Arc;
 
 /// An open side file. Every piece of it is checked each time it is read.
@@ -37,7 +37,7 @@ impl KeyFile {
     /// Opens the side file of a segment. Returns `None` if it does not cover exactly the bytes
     /// below `covers`, or cannot be read.
     pub(super) fn open(
-        segment: &Segment,
+        segment: &SegmentName,
         ctx: &Context,
         identity: &Identity,
         covers: u64,
@@ -46,7 +46,8 @@ impl KeyFile {
         let mut header = [0; HEADER_BYTES];
         let n = read_up_to(&*file, &mut header, 0).ok()?;
         let index = KeyIndex::decode(header.get(..n)?).ok()?;
-        let is_ours = index.of == segment.indexed(identity, covers) && file.len().ok()? == index.file_bytes();
+        let is_ours =
+            index.of == indexed(segment, identity, covers) && file.len().ok()? == index.file_bytes();
         if !is_ours {
             return None;
         }
@@ -140,6 +141,63 @@ impl KeyFile {
                 let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Unusable)?;
                 Ok(f(bytes.get(..n).unwrap_or(&[]))?)
             }
+        }
+    }
+}
+
+/// Writes a whole table to the side file of a segment that ends at `covers`. Removes the file if it
+/// is incomplete, or if `is_kept` returns false after it is written. Returns whether there is one.
+pub(super) fn write(
+    segment: &SegmentName,
+    ctx: &Context,
+    identity: &Identity,
+    (table, covers): (&KeyTable, u64),
+    is_kept: impl FnOnce() -> bool,
+) -> bool {
+    if !ctx.reserve.may_write_derived() {
+        return false;
+    }
+    let of = indexed(segment, identity, covers);
+    let Some(bytes) = KeyIndex::encode(&of, &table.sorted()) else { return false };
+    let path = segment.keys_path();
+    // The old file is unlinked and not truncated, because a reader may have it open or mapped.
+    let written = ctx
+        .storage
+        .open(&path, OpenMode::Truncate)
+        .and_then(|file| write_all_at(&*file, &bytes, 0).map_err(|(_, e)| e));
+    let kept = written.is_ok() && is_kept();
+    if !kept {
+        let _ = ctx.storage.remove_file(&path);
+    }
+    kept
+}
+
+fn indexed(segment: &SegmentName, identity: &Identity, covers_bytes: u64) -> IndexedSegment {
+    IndexedSegment {
+        topic_id: identity.topic_id,
+        partition: identity.partition,
+        base_offset: segment.base,
+        generation: segment.generation,
+        log_epoch: segment.epoch,
+        covers_bytes,
+    }
+}
+
+impl SegmentName {
+    /// Checks every piece of the side file of the keys, if there is one. Returns the damage.
+    pub(crate) fn keys_damage(
+        &self,
+        ctx: &Context,
+        identity: &Identity,
+        covers: u64,
+    ) -> Option<&'static str> {
+        let there = ctx.storage.open(&self.keys_path(), OpenMode::Read);
+        if there.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return None;
+        }
+        match KeyFile::open(self, ctx, identity, covers) {
+            None => Some("the key index is damaged, or of another segment"),
+            Some(file) => file.check().err().map(|_| "a piece of the key index is damaged"),
         }
     }
 }

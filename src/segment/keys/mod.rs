@@ -7,23 +7,24 @@
 //! from the segment.
 
 mod file;
+mod lookup;
 mod table;
-
-use std::ops::Range;
-use std::path::PathBuf;
 
 use self::file::{KeyFile, Unusable};
 use self::table::KeyTable;
-pub(crate) use self::table::{KeyCount, count_keys};
-use super::{FIRST_BATCH, Segment, Walker, read_records_of};
+pub(crate) use self::table::{KeyCount, RecordCounts, count_keys};
+use super::point::FIRST_BATCH;
 use crate::engine::{Context, Identity, Opened};
-use crate::error::Result;
-use crate::format::key_hash::{KeyHash, KeyHasher};
-use crate::format::key_index::{IndexedSegment, KeyEntry, KeyIndex, KeyPlace};
-use crate::format::names;
-use crate::storage::{OpenMode, write_all_at};
-use crate::sync::{Arc, Ordering};
+use crate::format::key_hash::KeyHash;
+use crate::sync::{Arc, Mutex, MutexGuard, Rank};
 use crate::types::Offset;
+
+/// The keys of a segment, as far as they are known.
+pub(super) struct Keys {
+    known: Mutex<KnownKeys>,
+    /// Held by the thread that reads or writes the side file.
+    completing: Mutex<()>,
+}
 
 /// The known keys of a segment.
 ///
@@ -33,7 +34,7 @@ use crate::types::Offset;
 /// thrown away. A side file of the longer segment, if it stays, covers another number of bytes and
 /// is not used.
 #[derive(Default)]
-pub(crate) struct Keys {
+struct KnownKeys {
     /// The keys of the batches at or after `missing_below`. Shared with the thread that writes a
     /// sealed segment's table to the side file: no thread adds to that table.
     table: Arc<KeyTable>,
@@ -58,6 +59,13 @@ pub(crate) struct Owner<'a> {
     pub(crate) visible_end: Offset,
 }
 
+/// The whole table of a segment, and the segment at that moment.
+struct WholeTable {
+    table: Arc<KeyTable>,
+    truncations: u64,
+    size: u64,
+}
+
 /// The keys that are to be looked up.
 #[derive(Clone, Copy)]
 struct Missing {
@@ -66,344 +74,159 @@ struct Missing {
     truncations: u64,
 }
 
-impl Keys {
-    pub(crate) fn missing_below(position: u64) -> Self {
-        Keys { missing_below: position, ..Keys::default() }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.file.is_some()
+impl KnownKeys {
+    fn missing_below(position: u64) -> Self {
+        KnownKeys { missing_below: position, ..KnownKeys::default() }
     }
 
     /// Closes the file. The next lookup opens it again.
-    pub(crate) fn release(&mut self, size: u64) {
+    fn release(&mut self, size: u64) {
         if self.file.take().is_some() {
             (self.table, self.missing_below) = (Arc::default(), size);
         }
     }
 
     /// Drops all keys, because the segment ends at `size` now.
-    pub(crate) fn forget(&mut self, size: u64) {
-        *self = Keys { truncations: self.truncations + 1, ..Keys::missing_below(size) };
+    fn forget(&mut self, size: u64) {
+        *self = KnownKeys { truncations: self.truncations + 1, ..KnownKeys::missing_below(size) };
     }
 
     /// Returns the table, if it has all keys.
     fn whole_table(&self) -> Option<&Arc<KeyTable>> {
         (self.file.is_none() && self.missing_below <= FIRST_BATCH).then_some(&self.table)
     }
+}
 
-    /// Returns `None` if there is a file or the whole table.
-    fn missing(&self) -> Option<Missing> {
-        let Keys { missing_below: below, distrusted, truncations, .. } = *self;
-        (self.file.is_none() && below > FIRST_BATCH).then_some(Missing { below, distrusted, truncations })
+/// The size of the segment is passed as a function where it must be read under the lock of the keys:
+/// a truncation changes both in one critical section.
+impl Keys {
+    pub(super) fn missing_below(position: u64) -> Self {
+        Keys {
+            known: Mutex::new(Rank::Keys, KnownKeys::missing_below(position)),
+            completing: Mutex::new(Rank::CompletingKeys, ()),
+        }
     }
-}
 
-/// The number of records of a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RecordCounts {
-    /// The number in a segment.
-    pub(crate) records: u64,
-    /// The number in the segments before it, if that is known.
-    pub(crate) before: Option<u64>,
-}
-
-impl Segment {
-    /// Notes the keys of a batch that was just written at `position`.
-    pub(crate) fn note_keys(&self, position: u64, base: Offset, counts: &[KeyCount]) {
-        let (Ok(position), Ok(delta)) = (u32::try_from(position), u32::try_from(base.since(self.base)))
-        else {
-            // No segment has that size.
-            return;
-        };
-        Arc::make_mut(&mut self.keys.lock().table).note(position, delta, counts);
+    /// Notes the keys of a batch that was just written.
+    pub(super) fn note(&self, position: u32, offset_delta: u32, counts: &[KeyCount]) {
+        Arc::make_mut(&mut self.known.lock().table).note(position, offset_delta, counts);
     }
 
     /// Notes how many records of a key the segments before this one have.
-    pub(crate) fn note_before(&self, hash: KeyHash, before: u64) {
-        Arc::make_mut(&mut self.keys.lock().table).note_before(hash, before);
+    pub(super) fn note_before(&self, hash: KeyHash, before: u64) {
+        Arc::make_mut(&mut self.known.lock().table).note_before(hash, before);
     }
 
-    /// Returns the number of records of a key in this segment, which is active. Returns `None` if
-    /// keys must be read first.
-    pub(crate) fn known_key(&self, hash: KeyHash) -> Option<RecordCounts> {
-        let keys = self.keys.lock();
-        Some(keys.whole_table()?.known(hash))
+    /// Returns the number of records of a key, or `None` if keys must be read first.
+    pub(super) fn counts_of(&self, hash: KeyHash) -> Option<RecordCounts> {
+        Some(self.known.lock().whole_table()?.known(hash))
     }
 
-    /// Returns whether a batch at or after `since` holds records of a key. For a sealed segment
-    /// true may be wrong.
-    ///
-    /// # Errors
-    /// As [`count_key`](Segment::count_key).
-    pub(crate) fn may_have_since(
-        self: &Arc<Self>,
-        owner: &Owner<'_>,
-        hash: KeyHash,
-        since: Offset,
-        visible: Offset,
-    ) -> Result<bool> {
-        let delta = |offset: Offset| offset.since(self.base);
-        let in_table = |table: &KeyTable| table.count(hash, delta(visible)) > table.count(hash, delta(since));
-        self.look_up_keys(owner, in_table, |file| Ok(file.find(hash)?.is_some()))
+    /// Returns whether keys are in memory, and all of them are.
+    pub(super) fn has_whole_table(&self) -> bool {
+        self.known.lock().whole_table().is_some_and(|table| !table.is_empty())
     }
 
-    /// Returns how many records of a key are in batches of this segment that begin below `visible`,
-    /// and how many are before the segment.
-    ///
-    /// # Errors
-    /// An I/O error; `Corrupt` if keys must be looked up in a damaged segment.
-    pub(crate) fn count_key(
-        self: &Arc<Self>,
-        owner: &Owner<'_>,
-        hash: KeyHash,
-        visible: Offset,
-    ) -> Result<RecordCounts> {
-        let in_table = |table: &KeyTable| RecordCounts {
-            records: table.count(hash, visible.since(self.base)),
-            ..table.known(hash)
-        };
-        self.look_up_keys(owner, in_table, |file| {
-            let known =
-                |entry: KeyEntry| RecordCounts { records: u64::from(entry.records), before: entry.before() };
-            Ok(file.find(hash)?.map_or(RecordCounts::default(), known))
-        })
+    /// Returns whether the side file is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.known.lock().file.is_some()
     }
 
-    /// Returns the batches with those records of a key that `range` counts from the key's first
-    /// record in this segment, in order. A count from an earlier call stays valid, even if records
-    /// were appended and the table was replaced by a file since.
-    ///
-    /// # Errors
-    /// As [`count_key`](Segment::count_key).
-    pub(crate) fn places_of_key(
-        self: &Arc<Self>,
-        owner: &Owner<'_>,
-        hash: KeyHash,
-        range: &Range<u64>,
-    ) -> Result<Vec<KeyPlace>> {
-        let in_file = |file: &KeyFile| {
-            let Some(entry) = file.find(hash)? else { return Ok(Vec::new()) };
-            let (mut places, mut begin) = (file.places(&entry)?, 0);
-            places.retain(|place| {
-                let end = begin + u64::from(place.records);
-                let is_in = begin < range.end && end > range.start;
-                begin = end;
-                is_in
-            });
-            Ok(places)
-        };
-        self.look_up_keys(owner, |table| table.places(hash, range), in_file)
-    }
-
-    /// Runs `table` on the table, or `file` on the side file if there is one.
-    fn look_up_keys<T>(
-        self: &Arc<Self>,
-        owner: &Owner<'_>,
-        table: impl Fn(&KeyTable) -> T,
-        file: impl Fn(&KeyFile) -> std::result::Result<T, Unusable>,
-    ) -> Result<T> {
-        let ctx = owner.ctx;
-        self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
-        loop {
-            let opened = {
-                let keys = self.keys.lock();
-                if let Some(whole) = keys.whole_table() {
-                    return Ok(table(whole));
-                }
-                keys.file.as_ref().map(|file| file.value.clone())
-            };
-            match opened.as_deref().map(&file) {
-                Some(Ok(answer)) => return Ok(answer),
-                // The file is derived: a damaged or unreadable one is rebuilt from the segment, and
-                // written again if possible.
-                Some(Err(Unusable)) => {
-                    let mut keys = self.keys.lock();
-                    keys.release(self.size());
-                    keys.distrusted = true;
-                }
-                None => self.complete_keys(ctx, owner.identity, owner.visible_end)?,
-            }
-        }
-    }
-
-    /// Reads or rebuilds the missing keys.
-    ///
-    /// # Errors
-    /// An I/O error; `Corrupt` if the segment is damaged and there is no usable side file.
-    pub(crate) fn complete_keys(
-        self: &Arc<Self>,
-        ctx: &Context,
-        identity: &Identity,
-        visible: Offset,
-    ) -> Result<()> {
-        // One thread at a time, because there is one side file.
-        let _completing = self.completing.lock();
-        loop {
-            let Some(missing) = self.keys.lock().missing() else { return Ok(()) };
-            let file = match missing.distrusted {
-                true => None,
-                false => KeyFile::open(self, ctx, identity, missing.below),
-            };
-            if let Some(file) = file {
-                if self.is_sealed() && missing.below == self.size() {
-                    if self.adopt_keys(ctx, file, missing.truncations, missing.below) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                if let Ok(table) = file.read_all() {
-                    self.prepend_keys(missing, table);
-                    continue;
-                }
-            }
-            match self.build_keys(ctx, identity, missing.below) {
-                Ok(table) => self.prepend_keys(missing, table),
-                // The segment was truncated meanwhile: the keys that it has now are looked up
-                // again.
-                Err(_) if self.keys.lock().truncations != missing.truncations => continue,
-                Err(error) => return Err(error),
-            }
-            // IMPORTANT: write a side file only if the whole segment is visible. The file does not
-            // contain which records are visible.
-            if self.end().is_some_and(|end| end <= visible) {
-                self.write_keys(ctx, identity);
-            }
-        }
-    }
-
-    fn prepend_keys(&self, missing: Missing, older: KeyTable) {
-        let mut keys = self.keys.lock();
-        if keys.truncations == missing.truncations && keys.missing_below == missing.below {
-            Arc::make_mut(&mut keys.table).prepend(older);
-            keys.missing_below = FIRST_BATCH;
-        }
-    }
-
-    /// Replaces the table of the sealed segment by a side file that covers it. Returns false if the
-    /// segment was truncated since it had `truncations`.
-    fn adopt_keys(self: &Arc<Self>, ctx: &Context, file: KeyFile, truncations: u64, covers: u64) -> bool {
-        let file = ctx.files.count(Arc::new(file));
-        {
-            let mut keys = self.keys.lock();
-            if keys.truncations != truncations || self.size() != covers {
-                return false;
-            }
-            *keys = Keys { file: Some(file), truncations, ..Keys::missing_below(covers) };
-        }
-        ctx.files.make_room(self.clone());
-        true
-    }
-
-    /// Walks the batches below `end`.
-    fn build_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, end: u64) -> Result<KeyTable> {
-        let hasher = KeyHasher::new(&identity.secret);
-        let mut walk = Walker::over(ctx, identity, self)?.until(end);
-        let mut table = KeyTable::default();
-        while let Some(met) = walk.step()? {
-            let records = read_records_of(ctx, self, &mut walk.source, &met)?;
-            let counts = count_keys(&hasher, records.as_slice(), met.header.count);
-            let delta = u32::try_from(met.header.base_offset.since(self.base)).unwrap_or(0);
-            table.note(u32::try_from(met.position).unwrap_or(u32::MAX), delta, &counts);
-        }
-        Ok(table)
-    }
-
-    /// Ensures that this segment, which must be sealed and visible to its end, has a side file, and
-    /// drops the table. The file is derived, so it is not synced, and a failure is not reported.
-    pub(crate) fn save_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
-        if self.complete_keys(ctx, identity, Offset::MAX).is_ok() {
-            let _completing = self.completing.lock();
-            self.write_keys(ctx, identity);
-        }
-    }
-
-    /// As [`save_keys`](Segment::save_keys), for the active segment at a clean close. The next
-    /// opening reads the file.
-    pub(crate) fn save_active_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, covers: u64) {
-        if self.complete_keys(ctx, identity, Offset::ZERO).is_ok() {
-            let _completing = self.completing.lock();
-            let table = self.keys.lock().whole_table().cloned();
-            if let Some(table) = table {
-                self.put_keys_file(ctx, identity, &table, covers);
-            }
-        }
-    }
-
-    /// Returns whether it is sealed and its keys are still in memory.
-    pub(crate) fn holds_keys(&self) -> bool {
-        self.is_sealed() && self.keys.lock().whole_table().is_some_and(|table| !table.is_empty())
-    }
-
-    /// Writes the whole table of a sealed segment to the side file, and replaces the table by the
-    /// file. The caller must hold `completing`.
-    fn write_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
-        let (table, truncations, covers) = {
-            let keys = self.keys.lock();
-            let Some(table) = keys.whole_table() else { return };
-            (table.clone(), keys.truncations, self.size())
-        };
-        if self.put_keys_file(ctx, identity, &table, covers)
-            && let Some(file) = KeyFile::open(self, ctx, identity, covers)
-        {
-            self.adopt_keys(ctx, file, truncations, covers);
-        }
-    }
-
-    fn put_keys_file(&self, ctx: &Context, identity: &Identity, table: &KeyTable, covers: u64) -> bool {
-        if !ctx.reserve.may_write_derived() {
-            return false;
-        }
-        let of = self.indexed(identity, covers);
-        let Some(bytes) = KeyIndex::encode(&of, &table.sorted()) else { return false };
-        let path = self.keys_path();
-        // The old file is unlinked and not truncated, because a reader may have it open or mapped.
-        let written = ctx
-            .storage
-            .open(&path, OpenMode::Truncate)
-            .and_then(|file| write_all_at(&*file, &bytes, 0).map_err(|(_, e)| e));
-        let kept = written.is_ok() && !self.retired.load(Ordering::Acquire);
-        if !kept {
-            let _ = ctx.storage.remove_file(&path);
-        }
-        kept
+    /// Closes the side file. The next lookup opens it again.
+    pub(super) fn release(&self, size: impl FnOnce() -> u64) {
+        let mut known = self.known.lock();
+        let size = size();
+        known.release(size);
     }
 
     /// Drops all keys. Those of the bytes below `size` are looked up by the next lookup.
-    pub(crate) fn forget_keys(&self, size: u64) {
-        self.keys.lock().forget(size);
+    pub(super) fn forget(&self, size: u64) {
+        self.known.lock().forget(size);
     }
 
-    fn indexed(&self, identity: &Identity, covers_bytes: u64) -> IndexedSegment {
-        IndexedSegment {
-            topic_id: identity.topic_id,
-            partition: identity.partition,
-            base_offset: self.base,
-            generation: self.generation,
-            log_epoch: self.epoch,
-            covers_bytes,
-        }
+    /// Sets another end of the segment with `set_end`, and drops all keys, in one critical section.
+    pub(super) fn truncate(&self, size: u64, set_end: impl FnOnce()) {
+        let mut known = self.known.lock();
+        set_end();
+        known.forget(size);
     }
 
-    /// Checks every piece of the side file of the keys, if there is one. Returns the damage.
-    pub(crate) fn keys_damage(
+    /// Takes the right to read or write the side file.
+    fn complete_alone(&self) -> MutexGuard<'_, ()> {
+        self.completing.lock()
+    }
+
+    /// Returns the result of `table` for the table, or of `file` for the side file if there is one.
+    /// Returns `None` if keys are missing, or if the side file turns out to be unusable.
+    fn find<T>(
         &self,
-        ctx: &Context,
-        identity: &Identity,
-        covers: u64,
-    ) -> Option<&'static str> {
-        let there = ctx.storage.open(&self.keys_path(), crate::storage::OpenMode::Read);
-        if there.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
-            return None;
-        }
-        match KeyFile::open(self, ctx, identity, covers) {
-            None => Some("the key index is damaged, or of another segment"),
-            Some(file) => file.check().err().map(|_| "a piece of the key index is damaged"),
+        table: impl Fn(&KeyTable) -> T,
+        file: impl Fn(&KeyFile) -> std::result::Result<T, Unusable>,
+        size: impl Fn() -> u64,
+    ) -> Option<T> {
+        let opened = {
+            let known = self.known.lock();
+            if let Some(whole) = known.whole_table() {
+                return Some(table(whole));
+            }
+            known.file.as_ref().map(|file| file.value.clone())?
+        };
+        match file(&opened) {
+            Ok(found) => Some(found),
+            // The file is derived: a damaged or unreadable one is rebuilt from the segment, and
+            // written again if possible.
+            Err(Unusable) => {
+                let mut known = self.known.lock();
+                known.release(size());
+                known.distrusted = true;
+                None
+            }
         }
     }
 
-    /// Returns the path of the side file of the keys.
-    pub(crate) fn keys_path(&self) -> PathBuf {
-        self.path.with_file_name(names::key_index_file(self.base, self.generation))
+    /// Returns `None` if there is a file or the whole table.
+    fn missing(&self) -> Option<Missing> {
+        let known = self.known.lock();
+        let KnownKeys { missing_below: below, distrusted, truncations, .. } = *known;
+        let is_missing = known.file.is_none() && below > FIRST_BATCH;
+        is_missing.then_some(Missing { below, distrusted, truncations })
+    }
+
+    /// Returns whether the segment was truncated since keys were found missing.
+    fn is_truncated_since(&self, missing: &Missing) -> bool {
+        self.known.lock().truncations != missing.truncations
+    }
+
+    /// Adds the missing keys, unless the segment was truncated meanwhile.
+    fn prepend(&self, missing: Missing, older: KeyTable) {
+        let mut known = self.known.lock();
+        if known.truncations == missing.truncations && known.missing_below == missing.below {
+            Arc::make_mut(&mut known.table).prepend(older);
+            known.missing_below = FIRST_BATCH;
+        }
+    }
+
+    /// Replaces the table by a side file that covers the bytes below `covers`. Returns false if
+    /// the segment has another size, or was truncated since it had `truncations`.
+    fn adopt(
+        &self,
+        file: Opened<Arc<KeyFile>>,
+        truncations: u64,
+        covers: u64,
+        size: impl FnOnce() -> u64,
+    ) -> bool {
+        let mut known = self.known.lock();
+        if known.truncations != truncations || size() != covers {
+            return false;
+        }
+        *known = KnownKeys { file: Some(file), truncations, ..KnownKeys::missing_below(covers) };
+        true
+    }
+
+    /// Returns the table, if it has all keys.
+    fn whole_table(&self, size: impl FnOnce() -> u64) -> Option<WholeTable> {
+        let known = self.known.lock();
+        let table = known.whole_table()?.clone();
+        Some(WholeTable { table, truncations: known.truncations, size: size() })
     }
 }

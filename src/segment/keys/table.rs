@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use super::RecordCounts;
 use crate::format::body;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{Indexed, KeyPlace};
@@ -15,6 +14,15 @@ use crate::format::key_index::{Indexed, KeyPlace};
 pub(crate) struct KeyCount {
     pub(crate) hash: KeyHash,
     pub(crate) records: u32,
+}
+
+/// The number of records of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RecordCounts {
+    /// The number in a segment.
+    pub(crate) records: u64,
+    /// The number in the segments before it, if that is known.
+    pub(crate) before: Option<u64>,
 }
 
 /// Returns the keys of a batch's records, each once. Records without a key belong to no stream.

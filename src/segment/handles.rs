@@ -1,0 +1,154 @@
+//! The open handles of a segment's file: the file and its map. They count against the budget of
+//! open files, which closes the least recently used.
+
+use std::path::Path;
+
+use crate::engine::files::Holder;
+use crate::engine::{Context, Opened, corrupt};
+use crate::error::{Error, IoAction, Result};
+use crate::storage::{File, Map, OpenMode};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank};
+
+/// The open file and the map of a segment, each opened by its first use.
+pub(super) struct Handles {
+    file: Mutex<Option<Opened<Arc<dyn File>>>>,
+    map: Mutex<Option<Opened<Arc<Map>>>>,
+    /// The file's header was checked.
+    header_checked: AtomicBool,
+    /// The holder is in the list of the budget of open files.
+    registered: AtomicBool,
+    last_used: AtomicU64,
+}
+
+impl Handles {
+    pub(super) fn new() -> Self {
+        Handles {
+            file: Mutex::new(Rank::SegmentFile, None),
+            map: Mutex::new(Rank::SegmentMap, None),
+            header_checked: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
+            last_used: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that the segment is used now.
+    #[inline]
+    pub(super) fn touch(&self, ctx: &Context) {
+        self.last_used.store(ctx.files.tick(), Ordering::Relaxed);
+    }
+
+    /// Returns the open file of `holder`. Opens it if it is not open: for reading only if all its
+    /// bytes are synced.
+    ///
+    /// # Errors
+    /// A missing file is `Corrupt`, because the manifest lists it. Otherwise an I/O error.
+    #[inline]
+    pub(super) fn file(
+        &self,
+        ctx: &Context,
+        path: &Path,
+        holder: &Arc<impl Holder + 'static>,
+        is_synced: impl FnOnce() -> bool,
+    ) -> Result<Arc<dyn File>> {
+        self.touch(ctx);
+        let mut slot = self.file.lock();
+        if let Some(opened) = &*slot {
+            return Ok(opened.value.clone());
+        }
+        let read_only = is_synced() || ctx.settings.read_only;
+        let file = open(ctx, path, if read_only { OpenMode::Read } else { OpenMode::Write })?;
+        *slot = Some(ctx.files.count(file.clone()));
+        drop(slot);
+        ctx.files.make_room(holder.clone());
+        Ok(file)
+    }
+
+    /// Takes the file of `holder` that was just created, with its header.
+    pub(super) fn adopt_file(&self, ctx: &Context, holder: &Arc<impl Holder + 'static>, file: Arc<dyn File>) {
+        self.note_header_checked();
+        *self.file.lock() = Some(ctx.files.count(file));
+        self.touch(ctx);
+        ctx.files.make_room(holder.clone());
+    }
+
+    /// Returns the map, if there is one.
+    #[inline]
+    pub(super) fn map(&self) -> Option<Arc<Map>> {
+        self.map.lock().as_ref().map(|opened| opened.value.clone())
+    }
+
+    /// Maps the first `size` bytes of an open file. The caller must make room for the map.
+    ///
+    /// # Errors
+    /// `Corrupt` if the file is shorter; an I/O error.
+    pub(super) fn map_file(
+        &self,
+        ctx: &Context,
+        path: &Path,
+        file: &dyn File,
+        size: u64,
+    ) -> Result<Arc<Map>> {
+        let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(path), e))?;
+        if len < size {
+            let what = format!("the file has {len} bytes, the manifest lists {size}");
+            return Err(corrupt(ctx, path, len, &what));
+        }
+        let map = file.map(size).map_err(|e| Error::io(IoAction::Map, &ctx.display(path), e))?;
+        let map = Arc::new(map);
+        *self.map.lock() = Some(ctx.files.count(map.clone()));
+        Ok(map)
+    }
+
+    /// Returns whether the header was checked since the last
+    /// [`forget_header`](Handles::forget_header).
+    #[inline]
+    pub(super) fn is_header_checked(&self) -> bool {
+        self.header_checked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_header_checked(&self) {
+        self.header_checked.store(true, Ordering::Release);
+    }
+
+    pub(super) fn forget_header(&self) {
+        self.header_checked.store(false, Ordering::Release);
+    }
+
+    /// Closes the file. A thread that uses it keeps it open until it is done.
+    pub(super) fn close_file(&self) {
+        *self.file.lock() = None;
+    }
+
+    /// Closes the map. A thread that uses it keeps it until it is done.
+    pub(super) fn close_map(&self) {
+        *self.map.lock() = None;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.file.lock().is_some() || self.map.lock().is_some()
+    }
+
+    /// See [`Holder::register`].
+    pub(super) fn register(&self) -> bool {
+        !self.registered.swap(true, Ordering::AcqRel)
+    }
+
+    /// See [`Holder::forget`].
+    pub(super) fn forget(&self) -> bool {
+        self.registered.store(false, Ordering::Release);
+        false
+    }
+
+    pub(super) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+}
+
+fn open(ctx: &Context, path: &Path, mode: OpenMode) -> Result<Arc<dyn File>> {
+    ctx.storage.open(path, mode).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            corrupt(ctx, path, 0, "the manifest lists the file, and it is missing")
+        }
+        _ => Error::io(IoAction::Open, &ctx.display(path), e),
+    })
+}
