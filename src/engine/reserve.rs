@@ -32,13 +32,14 @@ pub(crate) struct Reserve {
     phase: AtomicU8,
     /// The size that the file must have.
     wanted: AtomicU64,
-    file: Mutex<Made>,
+    file: Mutex<ReserveFile>,
     /// The last append found no room.
     refused: AtomicBool,
 }
 
+/// The file, as far as it is known.
 #[derive(Default)]
-struct Made {
+struct ReserveFile {
     bytes: u64,
     is_synced: bool,
 }
@@ -82,7 +83,7 @@ impl Reserve {
         Reserve {
             phase: AtomicU8::new(if storage.can_be_full() { phase::NEW } else { phase::NONE }),
             wanted: AtomicU64::new(STEP),
-            file: Mutex::new(Rank::Reserve, Made::default()),
+            file: Mutex::new(Rank::Reserve, ReserveFile::default()),
             refused: AtomicBool::new(false),
             storage,
         }
@@ -203,7 +204,7 @@ impl Reserve {
         }
         match self.storage.remove_file(Path::new(names::RESERVE)) {
             Ok(()) => {
-                *made = Made::default();
+                *made = ReserveFile::default();
                 self.phase.store(phase::GIVEN_UP, Ordering::Release);
                 // Some file systems free the blocks of a file only after its removal is durable. If
                 // this sync fails, the step reports it.
@@ -212,7 +213,7 @@ impl Reserve {
             }
             Err(e) => {
                 if e.kind() == io::ErrorKind::NotFound {
-                    *made = Made::default();
+                    *made = ReserveFile::default();
                     self.phase.store(phase::GIVEN_UP, Ordering::Release);
                 }
                 false
@@ -251,7 +252,7 @@ impl Reserve {
         })();
         match written {
             Ok(bytes) => {
-                *made = Made { bytes, is_synced: made.is_synced && made.bytes == bytes };
+                *made = ReserveFile { bytes, is_synced: made.is_synced && made.bytes == bytes };
                 self.phase.store(phase::READY, Ordering::Release);
                 Ok(())
             }

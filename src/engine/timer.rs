@@ -134,9 +134,9 @@ impl Ord for Scheduled {
 mod tests {
     use super::*;
 
-    struct Note(u32, Arc<Mutex<Vec<u32>>>);
+    struct Numbered(u32, Arc<Mutex<Vec<u32>>>);
 
-    impl Task for Note {
+    impl Task for Numbered {
         fn run(self: Arc<Self>, _: Duration) {
             self.1.lock().push(self.0);
         }
@@ -146,7 +146,7 @@ mod tests {
     fn tasks_run_in_the_order_they_are_due_and_not_before() {
         let (timer, ran) = (Timer::new(), Arc::new(Mutex::new(Rank::Test, Vec::new())));
         for (at, n) in [(30, 3), (10, 1), (20, 2), (10, 11)] {
-            timer.schedule(Duration::from_millis(at), Arc::new(Note(n, ran.clone())));
+            timer.schedule(Duration::from_millis(at), Arc::new(Numbered(n, ran.clone())));
         }
         timer.run_due(Duration::from_millis(9));
         assert!(ran.lock().is_empty());

@@ -147,8 +147,8 @@ pub(super) fn build(mut walk: Walker<'_>, base: Offset) -> Vec<IndexEntry> {
     entries
 }
 
-/// Writes the side file for the first `covers` bytes, which end at `end`. It is derived, so it is
-/// not synced.
+/// Writes the side file for the first `covers_bytes` bytes, whose last batch ends at `end_offset`.
+/// It is derived, so it is not synced.
 ///
 /// # Errors
 /// An I/O error. Then a part of the file may exist.
@@ -156,7 +156,8 @@ pub(super) fn write(
     ctx: &Context,
     identity: &Identity,
     segment: &SegmentName,
-    (covers_bytes, end_offset): (u64, Offset),
+    covers_bytes: u64,
+    end_offset: Offset,
     entries: Vec<IndexEntry>,
 ) -> std::io::Result<()> {
     let bytes = IndexFile {

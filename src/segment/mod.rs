@@ -395,7 +395,7 @@ impl Segment {
         if !ctx.reserve.may_write_derived() {
             return;
         }
-        match index::write(ctx, identity, self, (covers, end), entries) {
+        match index::write(ctx, identity, self, covers, end, entries) {
             Ok(()) if !self.retired.load(Ordering::Acquire) => self.index.set_saved(self.is_sealed()),
             _ => {
                 // A partial index would be rebuilt anyway, and no thread reads the index of a

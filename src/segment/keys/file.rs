@@ -151,7 +151,8 @@ pub(super) fn write(
     segment: &SegmentName,
     ctx: &Context,
     identity: &Identity,
-    (table, covers): (&KeyTable, u64),
+    table: &KeyTable,
+    covers: u64,
     is_kept: impl FnOnce() -> bool,
 ) -> bool {
     if !ctx.reserve.may_write_derived() {

@@ -180,7 +180,7 @@ impl Segment {
         if self.complete_keys(ctx, identity, Offset::ZERO).is_ok() {
             let _alone = self.keys.complete_alone();
             if let Some(WholeTable { table, .. }) = self.keys.whole_table(|| covers) {
-                file::write(self, ctx, identity, (&table, covers), || !self.retired.load(Ordering::Acquire));
+                file::write(self, ctx, identity, &table, covers, || !self.retired.load(Ordering::Acquire));
             }
         }
     }
@@ -190,7 +190,7 @@ impl Segment {
     fn write_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity) {
         let Some(whole) = self.keys.whole_table(|| self.size()) else { return };
         let WholeTable { table, truncations, size: covers } = whole;
-        if file::write(self, ctx, identity, (&table, covers), || !self.retired.load(Ordering::Acquire))
+        if file::write(self, ctx, identity, &table, covers, || !self.retired.load(Ordering::Acquire))
             && let Some(file) = KeyFile::open(self, ctx, identity, covers)
         {
             self.adopt_keys(ctx, file, truncations, covers);
