@@ -109,7 +109,7 @@ pub use error::{Corruption, Error, IoAction, Offender, Outcome, RejectReason, Re
 pub use group::assign::{
     Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor,
 };
-pub use log::RawBatches;
+pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};

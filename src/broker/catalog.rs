@@ -16,7 +16,7 @@ use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
 use crate::format::{names, settings};
-use crate::log::{Log, LogSettings};
+use crate::log::{Log, LogSettings, open};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::sync::Arc;
@@ -144,7 +144,7 @@ impl BrokerInner {
         let open = |partition| {
             let identity = identity(name, id, partition);
             let dir = names::partition_dir(name, &id, identity.partition);
-            Log::open(self.journal.clone(), identity, dir, settings.clone(), None, Ok(None), &mut report)
+            open::open(self.journal.clone(), identity, dir, settings.clone(), None, Ok(None), &mut report)
         };
         partitions.map(open).collect()
     }

@@ -1,5 +1,8 @@
 //! The state that all handles of a broker share.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
 use super::maintenance::{Maintenance, Threads};
 use super::store::CatalogStore;
 use super::topic_state::TopicState;
@@ -7,14 +10,12 @@ use crate::config::{Durability, TopicConfig, invalid};
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
-use crate::log::Log;
+use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::transaction::journal::Journal;
 use crate::types::TopicName;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
 /// The state that all handles share.
 pub(crate) struct BrokerInner {
@@ -115,7 +116,7 @@ impl BrokerInner {
         for state in &topics {
             state.end();
             for log in state.logs().iter() {
-                match log.close() {
+                match close::close(log) {
                     Ok(entry) => entries.extend(entry),
                     Err(e) => first = first.and(Err(e)),
                 }

@@ -23,6 +23,7 @@ pub(crate) use self::producers::ProducerIdentity;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, IoAction, Result};
+use crate::log::statistics::partition_stats;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
@@ -238,7 +239,7 @@ impl Broker {
                 .iter()
                 .map(|state| TopicStats {
                     name: state.name.clone(),
-                    partitions: state.logs().iter().map(|log| log.stats()).collect(),
+                    partitions: state.logs().iter().map(|log| partition_stats(log)).collect(),
                 })
                 .collect(),
             open_files: self.inner.ctx.files.open(),

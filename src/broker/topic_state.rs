@@ -3,7 +3,7 @@
 use crate::config::TimestampType;
 use crate::error::{Error, Result};
 use crate::format::names::OFFSETS_TOPIC;
-use crate::log::{Log, LogSettings};
+use crate::log::{Log, LogSettings, close};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
 use crate::types::{Timestamp, TopicId, TopicName};
 
@@ -121,7 +121,7 @@ impl TopicState {
     pub(super) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
         for log in self.logs().iter() {
-            log.end(Error::TopicDeleted { topic: self.name.clone() });
+            close::end(log, Error::TopicDeleted { topic: self.name.clone() });
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::log::recovery::decode_manifest;
-use crate::log::{Log, LogSettings};
+use crate::log::{Log, LogSettings, open};
 use crate::stats::OpenReport;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName};
@@ -132,7 +132,7 @@ impl BrokerInner {
             let manifest = found.next_if(|(found, _)| *found == identity.partition);
             let dir = names::partition_dir(name, &id, identity.partition);
             let manifest = Ok(manifest.map(|(_, manifest)| manifest));
-            logs.push(Log::open(
+            logs.push(open::open(
                 self.journal.clone(),
                 identity,
                 dir,
@@ -148,7 +148,7 @@ impl BrokerInner {
         let started: Vec<_> = logs
             .iter()
             .filter(|log| log.has_files())
-            .filter_map(|log| Some((id, log.partition(), log.begin_epoch_of_opening()?)))
+            .filter_map(|log| Some((id, log.partition(), open::begin_epoch(log)?)))
             .collect();
         self.catalog.commit(&self.ctx, vec![Change::Epochs(started)])?;
         Ok(logs)

@@ -2,6 +2,7 @@
 //! checksum, one positional write. Never under it: compression, a body's checksum, a sync of
 //! records.
 
+use super::durability::arm_interval;
 use super::producers::Sender;
 use super::streams::StreamCondition;
 use super::{Appended, Log, LogSettings};
@@ -12,7 +13,6 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::index::IndexEntry;
 use crate::format::names;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
-use crate::log::manifest::ManifestError;
 use crate::log::switch::NextSegment;
 use crate::log::transitions;
 use crate::log::writer::Tip;
@@ -118,7 +118,7 @@ impl Log {
                 self.wake_readers();
             }
             if let Durability::Interval(every) = settings.durability {
-                self.arm_interval(every);
+                arm_interval(self, every);
             }
             self.keep_size();
         }
@@ -397,11 +397,5 @@ impl Log {
             partition: self.identity.partition,
             base_offset: base,
         })
-    }
-
-    /// Handles a failed change of the manifest. If it is unknown which manifest a restart finds,
-    /// poisons the partition.
-    pub(super) fn manifest_failed(&self, failed: ManifestError) -> Error {
-        if failed.unknown { self.poison(failed.error) } else { failed.error }
     }
 }

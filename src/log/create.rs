@@ -10,6 +10,7 @@
 use std::path::Path;
 
 use super::Log;
+use super::manifest::stage;
 use super::recovery::{Recovered, read_manifest};
 use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, IoAction, Result};
@@ -24,17 +25,6 @@ use crate::segment::{Point, Segment};
 use crate::storage::OpenMode;
 use crate::sync::Arc;
 use crate::types::Offset;
-
-/// How many of a partition's files exist. Only rises.
-pub(super) mod stage {
-    /// No file that must be kept.
-    pub(crate) const NOTHING: u8 = 0;
-    /// The segment, durably. IMPORTANT: it must stay from here on. A manifest that lists it may be
-    /// in place even if writing the manifest returned an error.
-    pub(crate) const SEGMENT: u8 = 1;
-    /// All files.
-    pub(crate) const FILES: u8 = 2;
-}
 
 /// Returns the state of a partition that was never written to.
 pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
@@ -105,11 +95,6 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
 }
 
 impl Log {
-    /// Returns whether the log has files. A log without files is empty, and starts and ends at 0.
-    pub(crate) fn has_files(&self) -> bool {
-        self.manifest.made() == stage::FILES
-    }
-
     /// Makes the files of a partition at its first write. Every write calls this first, under the
     /// writer's lock.
     ///

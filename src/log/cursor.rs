@@ -80,7 +80,7 @@ impl Cursor {
     fn step(&mut self) -> Result<Option<Arc<Batch>>> {
         let visible = self.check()?;
         while self.next < visible {
-            let batch = match self.log.tail().get(self.next) {
+            let batch = match self.log.tail.get(self.next) {
                 Some(batch) => Ok(self.adopt(batch)),
                 None => self.load(visible),
             };
@@ -145,7 +145,7 @@ impl Cursor {
             if self.next >= visible {
                 return Ok(Some(None));
             }
-            let header = match self.log.tail().get(self.next) {
+            let header = match self.log.tail.get(self.next) {
                 Some(batch) => Some(batch.header),
                 None => self.find(visible)?,
             };

@@ -1,55 +1,14 @@
-//! Durability and visibility of records: syncs that waiting callers share, the ends that move after
-//! them, and the poisoning after a failed sync or write.
+//! Durability and visibility of records: syncs that waiting callers share, and the ends that move
+//! after them.
 
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Log;
-use super::commit::GroupCommit;
 use crate::engine::Task;
 use crate::error::{Error, Result};
-use crate::segment::Point;
-use crate::stats::Event;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
+use crate::sync::Arc;
 use crate::types::Offset;
-
-/// The state of a log's syncs.
-pub(crate) struct SyncState {
-    pub(super) commit: GroupCommit,
-    /// The last point known to be durable. The next checkpoint stores it.
-    point: Mutex<Point>,
-    /// The worker was asked to call [`Work::work`](crate::engine::Work::work).
-    queued: AtomicBool,
-    /// A sync was asked for.
-    wanted: AtomicBool,
-    interval_armed: AtomicBool,
-}
-
-impl SyncState {
-    pub(super) fn new(point: Point) -> Self {
-        SyncState {
-            commit: GroupCommit::new(point.end.get()),
-            point: Mutex::new(Rank::DurablePoint, point),
-            queued: AtomicBool::new(false),
-            wanted: AtomicBool::new(false),
-            interval_armed: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn point(&self) -> Point {
-        *self.point.lock()
-    }
-
-    pub(super) fn set_point(&self, point: Point) {
-        *self.point.lock() = point;
-    }
-
-    /// Called when the worker starts. Returns whether a sync was asked for.
-    pub(super) fn take_request(&self) -> bool {
-        self.queued.store(false, Ordering::Release);
-        self.wanted.swap(false, Ordering::AcqRel)
-    }
-}
 
 impl Log {
     /// Returns once all records before `end`, appended in `epoch`, are visible. Under `Sync` the
@@ -98,14 +57,6 @@ impl Log {
         }
     }
 
-    /// Ensures that a record of the log can be read.
-    ///
-    /// # Errors
-    /// As [`sync`](Log::sync).
-    pub(crate) fn sync_to_see(&self, offset: Offset) -> Result<()> {
-        if self.visible_end() > offset { Ok(()) } else { self.sync() }
-    }
-
     /// Makes all records appended so far durable.
     ///
     /// # Errors
@@ -116,16 +67,6 @@ impl Log {
         }
         let end = self.log_end();
         self.durability.commit.wait(end.get(), || self.sync_written())
-    }
-
-    /// Returns the error of an append that conflicts with existing records. Makes those records
-    /// visible first, so that a caller that reads on after the error finds them. If that fails,
-    /// returns the reason instead.
-    pub(crate) fn resolve_conflict(&self, conflict: Error) -> Error {
-        if self.list.view().ends.hides_records() && self.sync().is_err() {
-            return self.check_writable().err().unwrap_or(conflict);
-        }
-        conflict
     }
 
     /// The leader's part: syncs every segment with unsynced bytes, oldest first, and moves the
@@ -151,57 +92,50 @@ impl Log {
         Ok(point.end.get())
     }
 
-    pub(crate) fn wake_readers(&self) {
-        if self.ctx.parked.any() {
-            self.waiters.signal();
-        }
-    }
-
-    /// Refuses appends until [`reopen`](Log::reopen). Returns the error it was given, for the
-    /// caller to pass on.
-    pub(crate) fn poison(&self, cause: Error) -> Error {
-        if self.health.poison(&cause) {
-            self.ctx.events.queue(Event::Poisoned {
-                topic: self.identity.topic.clone(),
-                partition: self.identity.partition,
-                cause: cause.clone(),
-            });
-        }
-        cause
-    }
-
     /// Asks the worker to make all appended records visible, if that takes a sync.
     pub(crate) fn request_sync(self: &Arc<Self>) {
         if self.list.view().ends.hides_records() {
-            self.want_sync();
+            want_sync(self);
         }
     }
+}
 
-    /// Asks the worker to sync the appended records, and the journal up to their transactions.
-    pub(crate) fn want_sync(self: &Arc<Self>) {
-        self.durability.wanted.store(true, Ordering::Release);
-        self.request_work();
+/// Ensures that a record of the log can be read.
+///
+/// # Errors
+/// As [`sync`](Log::sync).
+pub(crate) fn sync_to_see(log: &Log, offset: Offset) -> Result<()> {
+    if log.visible_end() > offset { Ok(()) } else { log.sync() }
+}
+
+/// Returns the error of an append that conflicts with existing records. Makes those records
+/// visible first, so that a caller that reads on after the error finds them. If that fails,
+/// returns the reason instead.
+pub(crate) fn resolve_conflict(log: &Log, conflict: Error) -> Error {
+    if log.list.view().ends.hides_records() && log.sync().is_err() {
+        return log.check_writable().err().unwrap_or(conflict);
     }
+    conflict
+}
 
-    /// Moves the visible end to the end of a batch that is durable in the journal, if the batch was
-    /// written to the log too.
-    pub(crate) fn publish_visible(&self, end: Offset) {
-        self.list.view().ends.show(end);
-        self.wake_readers();
-    }
+/// Asks the worker to sync the appended records, and the journal up to their transactions.
+pub(crate) fn want_sync(log: &Arc<Log>) {
+    log.durability.want();
+    log.request_work();
+}
 
-    pub(crate) fn request_work(self: &Arc<Self>) {
-        if !self.durability.queued.swap(true, Ordering::AcqRel) {
-            self.ctx.work.push(self.clone());
-        }
-    }
+/// Moves the visible end to the end of a batch that is durable in the journal, if the batch was
+/// written to the log too.
+pub(crate) fn show(log: &Log, end: Offset) {
+    log.list.view().ends.show(end);
+    log.wake_readers();
+}
 
-    /// Schedules a sync of all records appended so far within `every`.
-    pub(crate) fn arm_interval(self: &Arc<Self>, every: Duration) {
-        if !self.durability.interval_armed.swap(true, Ordering::AcqRel) {
-            let at = self.ctx.clock.monotonic().saturating_add(every);
-            self.ctx.timer.schedule(at, Arc::new(IntervalSync(self.clone())));
-        }
+/// Schedules a sync of all records appended so far within `every`.
+pub(crate) fn arm_interval(log: &Arc<Log>, every: Duration) {
+    if log.durability.arm_interval() {
+        let at = log.ctx.clock.monotonic().saturating_add(every);
+        log.ctx.timer.schedule(at, Arc::new(IntervalSync(log.clone())));
     }
 }
 
@@ -210,8 +144,7 @@ struct IntervalSync(Arc<Log>);
 
 impl Task for IntervalSync {
     fn run(self: Arc<Self>, _: Duration) {
-        self.0.durability.interval_armed.store(false, Ordering::Release);
-        self.0.durability.wanted.store(true, Ordering::Release);
-        self.0.request_work();
+        self.0.durability.disarm_interval();
+        want_sync(&self.0);
     }
 }

@@ -36,7 +36,7 @@ impl Log {
         }
         let upto = self.roll_if_it_has(hash)?;
         // Until this is done the journal has the bytes of transactions.
-        drop(self.journal.forget(self)?);
+        drop(self.journal.forget(&self.identity)?);
         self.finish_sealed();
         self.check_writable()?;
         let (segments, _) = self.sealed().ok_or_else(|| self.aborted())?;

@@ -1,7 +1,6 @@
 //! The journal of a broker's transactions, as a log sees it. The journal knows logs, so a log knows
-//! it only by this trait.
+//! it only by this trait, and the journal finds a log by its identity.
 
-use super::Log;
 use super::recovery::transactions::Tail;
 use crate::engine::{Context, Identity};
 use crate::error::Result;
@@ -33,10 +32,10 @@ pub(crate) trait LogJournal: Send + Sync {
     /// # Errors
     /// There is such a record, and a partition cannot be synced, or an I/O error: the file stays
     /// unchanged.
-    fn forget(&self, log: &Log) -> Result<Alone<'_>>;
+    fn forget(&self, log: &Identity) -> Result<Alone<'_>>;
 
     /// Returns whether a record of the file refers to this log.
-    fn involves(&self, log: &Log) -> bool;
+    fn involves(&self, log: &Identity) -> bool;
 
     /// Returns an error if the tail found by a recovery proves that the journal has lost a record.
     /// Used during an opening.

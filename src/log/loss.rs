@@ -81,7 +81,7 @@ impl Log {
         // No record of the journal may refer to batches that are given up.
         // Dropped last of these: it wakes waiting callers.
         let lead;
-        let alone = self.journal.forget(self)?;
+        let alone = self.journal.forget(&self.identity)?;
         let shape = self.list.lock_shape();
         lead = self.durability.commit.hold();
         let mut tip = self.writer.lock();

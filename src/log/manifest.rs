@@ -22,12 +22,23 @@ pub(crate) struct ManifestStore {
     /// The log has ended: the directory may be deleted, or belong to another topic. Set under the
     /// lock.
     closed: AtomicBool,
-    /// How many of the partition's files exist: see [`stage`](super::create::stage).
+    /// How many of the partition's files exist: see [`stage`](stage).
     made: AtomicU8,
     /// The loss of records was accepted; stays set.
     has_lost: AtomicBool,
     /// The greatest generation assigned to a file of the log since it was opened.
     generation: AtomicU32,
+}
+
+/// How many of a partition's files exist. Only rises.
+pub(crate) mod stage {
+    /// No file that must be kept.
+    pub(crate) const NOTHING: u8 = 0;
+    /// The segment, durably. IMPORTANT: it must stay from here on. A manifest that lists it may be
+    /// in place even if writing the manifest returned an error.
+    pub(crate) const SEGMENT: u8 = 1;
+    /// All files.
+    pub(crate) const FILES: u8 = 2;
 }
 
 /// The error of a change of the manifest.
@@ -44,7 +55,7 @@ impl MayBeFull for ManifestError {
 }
 
 impl ManifestStore {
-    /// `made` is a [`stage`](super::create::stage).
+    /// `made` is a [`stage`](stage).
     pub(crate) fn new(dir: PathBuf, current: Manifest, made: u8) -> Self {
         let generation = current.segments.iter().map(|entry| entry.generation).max().unwrap_or(0);
         ManifestStore {

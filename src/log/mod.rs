@@ -24,7 +24,7 @@
 //!   the lead of the group commit and the writer's lock, so no other thread appends, syncs or
 //!   deletes meanwhile. It publishes new ends instead of moving the old ones back.
 //! - *Syncs* are shared: the [`GroupCommit`](commit::GroupCommit) in
-//!   [`SyncState`](durability::SyncState) has one leader at a time. The leader copies the tip under
+//!   [`SyncState`](sync_state::SyncState) has one leader at a time. The leader copies the tip under
 //!   the writer's lock, syncs the segments without it, and moves the durable and the visible end. A
 //!   failed write or sync poisons the log: [`Health`](health::Health) refuses appends until a
 //!   reopen, because the state of the bytes is unknown. Every call checks its flags first.
@@ -33,12 +33,13 @@
 //! - *Locks* are taken in the order of the enum `Rank` in `sync/rank.rs`, which names every lock.
 
 mod append;
+pub(crate) mod close;
 pub(crate) mod commit;
 mod compaction;
 mod counters;
 pub(crate) mod create;
 pub(crate) mod cursor;
-mod durability;
+pub(crate) mod durability;
 pub(crate) mod ends;
 mod erase;
 mod health;
@@ -48,14 +49,19 @@ mod lookup;
 mod loss;
 mod maintenance;
 pub(crate) mod manifest;
+pub(crate) mod open;
 pub(crate) mod participate;
 pub(crate) mod producers;
+pub(crate) mod raw_batches;
 pub(crate) mod recovery;
 mod reopen;
 mod replicate;
 mod retention;
+mod settings;
+pub(crate) mod statistics;
 pub(crate) mod streams;
 mod switch;
+mod sync_state;
 pub(crate) mod tail;
 #[cfg(test)]
 mod tests;
@@ -64,81 +70,25 @@ mod truncate;
 pub(crate) mod walk;
 mod writer;
 
-use std::path::PathBuf;
-
 use self::compaction::Compactor;
 use self::counters::Counters;
-use self::create::stage;
-use self::durability::SyncState;
 use self::health::Health;
 use self::journal::LogJournal;
 use self::list::{SegmentList, Segments};
-use self::manifest::ManifestStore;
+use self::manifest::{ManifestError, ManifestStore, stage};
 use self::producers::ProducerTable;
 use self::recovery::transactions::Tail as RecoveredTail;
-use self::recovery::{Note, recover};
-pub use self::replicate::RawBatches;
-use self::tail::Tail;
+pub(crate) use self::settings::LogSettings;
+use self::sync_state::SyncState;
+use self::tail::TailCache;
 use self::writer::Writer;
-use crate::config::{Durability, TopicConfig};
+use crate::config::Durability;
 use crate::engine::{Context, Identity, Waiters};
 use crate::error::{Error, Result};
-use crate::format::batch::{HEADER_BYTES, Secret, Seed};
-use crate::format::checkpoint::CheckpointEntry;
-use crate::format::manifest::{EpochStart, Manifest};
-use crate::format::segment::SEGMENT_HEADER_BYTES;
-use crate::segment::create::active_entry;
-use crate::segment::{Point, Segment};
-use crate::stats::{OpenReport, PartitionStats, SegmentStats};
-use crate::sync::{Arc, Rank, RwLock};
+use crate::format::batch::Seed;
+use crate::stats::Event;
+use crate::sync::{Arc, RwLock};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
-
-/// The part of a topic's configuration that a log uses. Every append copies it under a short lock.
-#[derive(Debug)]
-pub(crate) struct LogSettings {
-    config: TopicConfig,
-    /// The durability of the topic, or else the broker's.
-    pub(crate) durability: Durability,
-}
-
-impl std::ops::Deref for LogSettings {
-    type Target = TopicConfig;
-
-    fn deref(&self) -> &TopicConfig {
-        &self.config
-    }
-}
-
-impl LogSettings {
-    pub(crate) fn new(config: TopicConfig, default_durability: Durability) -> Arc<Self> {
-        Arc::new(LogSettings { durability: config.durability.unwrap_or(default_durability), config })
-    }
-
-    /// Checks whether a batch may be appended whose first record without a key has the index
-    /// `keyless`. Must be called under the writer's lock, under which settings change, because the
-    /// batch may have been started under older settings.
-    ///
-    /// # Errors
-    /// `MissingKey` if the topic requires keys.
-    fn check_keys(&self, topic: &TopicName, keyless: Option<u32>) -> Result<()> {
-        match keyless {
-            Some(index) if self.needs_keys() => {
-                Err(Error::MissingKey { topic: topic.clone(), index: index as usize })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the size of the largest batch, header and body, that fits a segment.
-    pub(crate) fn max_batch_bytes(&self) -> usize {
-        (self.segment_bytes as usize).saturating_sub(SEGMENT_HEADER_BYTES)
-    }
-
-    /// Returns the size of the largest encoded record that is allowed and fits a batch.
-    pub(crate) fn max_record_len(&self) -> usize {
-        (self.max_record_bytes as usize).min(self.max_batch_bytes().saturating_sub(HEADER_BYTES))
-    }
-}
 
 /// The position of an appended batch.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +130,7 @@ pub(crate) struct Log {
     list: SegmentList,
     writer: Writer,
     manifest: ManifestStore,
-    tail: Tail,
+    tail: TailCache,
     waiters: Waiters,
     health: Health,
     durability: SyncState,
@@ -192,90 +142,6 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens a partition with this manifest. The files of a partition without a manifest are made
-    /// by the first write. Never fails: a partition that cannot be used returns its error from
-    /// every call, so that the others can be used.
-    pub(crate) fn open(
-        journal: Arc<dyn LogJournal>,
-        identity: Identity,
-        dir: PathBuf,
-        settings: Arc<LogSettings>,
-        note: Option<Note<'_>>,
-        found: Result<Option<Manifest>>,
-        report: &mut OpenReport,
-    ) -> Arc<Self> {
-        let ctx = journal.ctx().clone();
-        let manifest = found;
-        let made = if let Ok(None) = &manifest { stage::NOTHING } else { stage::FILES };
-        let secret = match &manifest {
-            Ok(Some(manifest)) => manifest.secret,
-            Ok(None) => ctx.new_secret(identity.topic_id, identity.partition),
-            Err(_) => Secret::default(),
-        };
-        let identity = Arc::new(Identity { secret, ..identity });
-        let recovered = manifest.and_then(|manifest| match manifest {
-            Some(manifest) => recover(&*journal, &identity, &dir, manifest, note, report),
-            None => Ok(create::unwritten(&identity, &dir)),
-        });
-        let has_senders = recovered.as_ref().is_ok_and(|found| found.has_senders);
-        let (manifest, segments, point, damage, tail) = match recovered {
-            Ok(found) => {
-                if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
-                    // The recovery has synced all of it.
-                    active.mark_synced();
-                }
-                (found.manifest, found.segments, found.point, found.damage, found.tail)
-            }
-            Err(error) => {
-                let manifest = Manifest {
-                    topic_id: identity.topic_id,
-                    partition: identity.partition,
-                    secret,
-                    log_start: Offset::ZERO,
-                    epochs: Vec::new(),
-                    segments: Vec::new(),
-                    lost: Vec::new(),
-                };
-                (
-                    manifest,
-                    Vec::new(),
-                    Point::start_of(Offset::ZERO, 0, 0, 0),
-                    Some(error),
-                    RecoveredTail::default(),
-                )
-            }
-        };
-        if let Some(error) = &damage {
-            report.damaged.push((identity.topic_partition(), error.clone()));
-        }
-        let is_readable = !segments.is_empty();
-        let active = segments
-            .last()
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Segment::from_entry(&dir, &active_entry(Offset::ZERO, 0, 0), None)));
-        let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, point.end);
-        Arc::new(Log {
-            ctx,
-            journal,
-            seed: identity.seed(),
-            settings: RwLock::new(Rank::Settings, settings),
-            writer: Writer::new(active, point, list.view().ends.clone()),
-            list,
-            manifest: ManifestStore::new(dir, manifest, made),
-            tail: Tail::new(),
-            waiters: Waiters::default(),
-            health: Health::new(damage, is_readable),
-            durability: SyncState::new(point),
-            compactor: Compactor::default(),
-            producers: ProducerTable::new(has_senders),
-            counters: Counters::default(),
-            recovered: tail,
-            identity,
-        })
-    }
-
-    // -- state --
-
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
@@ -368,10 +234,6 @@ impl Log {
         self.seed
     }
 
-    fn tail(&self) -> &Tail {
-        &self.tail
-    }
-
     fn segments(&self) -> Segments {
         self.list.view().segments.clone()
     }
@@ -391,22 +253,6 @@ impl Log {
     fn conflict(&self, expected: Offset, end: Offset) -> Error {
         let TopicPartition { topic, partition } = self.identity.topic_partition();
         Error::OffsetConflict { topic, partition, expected, end }
-    }
-
-    /// Begins an epoch at the log's end, because it cannot be proven where the log had ended before
-    /// this opening: offsets from here on may have been assigned before, to records that are lost.
-    /// Must be called before any record is served. The caller makes the epoch durable; the next
-    /// manifest that is written includes it too.
-    ///
-    /// Returns `None` if the log takes no appends, because then no offset is assigned again.
-    pub(crate) fn begin_epoch_of_opening(&self) -> Option<EpochStart> {
-        self.check_writable().ok()?;
-        let start = self.log_end();
-        let mut manifest = self.manifest.get();
-        manifest.begin_epoch(start);
-        let epoch = manifest.epoch();
-        self.list.begin_epoch(epoch);
-        Some(EpochStart { epoch, start })
     }
 
     /// Checks that a position taken in `epoch` still refers to the same records.
@@ -460,11 +306,51 @@ impl Log {
         self.health.check_writable(&self.identity)
     }
 
+    /// Returns what opening found after the last point known to be durable.
+    pub(crate) fn recovered(&self) -> &RecoveredTail {
+        &self.recovered
+    }
+
     pub(crate) fn health(&self) -> &Health {
         &self.health
     }
 
-    // -- settings and the end --
+    /// Returns whether the log has files. A log without files is empty, and starts and ends at 0.
+    pub(crate) fn has_files(&self) -> bool {
+        self.manifest.made() == stage::FILES
+    }
+
+    /// Refuses appends until a reopen. Returns the error it was given, for the caller to pass on.
+    pub(crate) fn poison(&self, cause: Error) -> Error {
+        if self.health.poison(&cause) {
+            self.ctx.events.queue(Event::Poisoned {
+                topic: self.identity.topic.clone(),
+                partition: self.identity.partition,
+                cause: cause.clone(),
+            });
+        }
+        cause
+    }
+
+    /// Handles a failed change of the manifest. If it is unknown which manifest a restart finds,
+    /// poisons the partition.
+    pub(crate) fn manifest_failed(&self, failed: ManifestError) -> Error {
+        if failed.unknown { self.poison(failed.error) } else { failed.error }
+    }
+
+    /// Wakes readers that wait for records at the end of the log.
+    pub(crate) fn wake_readers(&self) {
+        if self.ctx.parked.any() {
+            self.waiters.signal();
+        }
+    }
+
+    /// Asks the worker to work for this log.
+    pub(crate) fn request_work(self: &Arc<Self>) {
+        if self.durability.note_queued() {
+            self.ctx.work.push(self.clone());
+        }
+    }
 
     /// Takes a new configuration. Records that no longer wait for a sync become visible.
     pub(crate) fn set_settings(&self, settings: &Arc<LogSettings>) {
@@ -476,105 +362,6 @@ impl Log {
         }
         drop(tip);
         self.wake_readers();
-    }
-
-    /// Syncs and closes the log. From here on every call returns `Closed`. Returns the point for
-    /// the record of a clean shutdown, if all records are durable.
-    pub(crate) fn close(&self) -> Result<Option<CheckpointEntry>> {
-        {
-            let _shape = self.list.lock_shape();
-            let _tip = self.writer.lock();
-            if !self.health.begin_end(Error::Closed) {
-                return Ok(None);
-            }
-        }
-        let synced = match self.health.failure() {
-            Some(error) => Err(error),
-            None => self.sync().and_then(|()| self.sync_empty()),
-        };
-        // A broker that has changed nothing must leave the directory unchanged.
-        if synced.is_ok() && self.has_files() && !self.ctx.gate.is_shut() {
-            self.finish_sealed();
-            if let Some(file) = self.unsaved_producers() {
-                self.save_producers(&file);
-            }
-            let (segment, point) = {
-                let tip = self.writer.lock();
-                (tip.segment.clone(), tip.point)
-            };
-            self.durability.set_point(point);
-            segment.save_index(&self.ctx, &self.identity, point.position, point.end);
-            if self.settings().streams {
-                segment.save_active_keys(&self.ctx, &self.identity, point.position);
-            }
-        }
-        self.end(Error::Closed);
-        // Damage was reported at opening. It does not make closing fail.
-        match synced {
-            Ok(()) => Ok(self.checkpoint()),
-            Err(_) if self.health.is_damaged() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Syncs an active segment that has only its header. No append waits for this sync, but the
-    /// mark of a clean close requires it.
-    fn sync_empty(&self) -> Result<()> {
-        let segment = self.writer.lock().segment.clone();
-        if segment.is_dirty() { segment.sync(&self.ctx).map_err(|e| self.poison(e)) } else { Ok(()) }
-    }
-
-    /// Ends the log, because the broker was closed or the topic deleted: from here on every call
-    /// returns `error`. Wakes readers. On return no compaction is running, so no thread writes or
-    /// removes files of the log.
-    pub(crate) fn end(&self, error: Error) {
-        {
-            let _shape = self.list.lock_shape();
-            let _tip = self.writer.lock();
-            self.health.end(error.clone());
-        }
-        self.manifest.close();
-        self.durability.commit.fail(error);
-        self.waiters.signal();
-        self.tail.clear(&self.ctx);
-        for segment in self.segments().iter() {
-            segment.release();
-        }
-        // Take the compactor's lock after all of the above, so that a running compaction notices
-        // the end and stops. This cannot deadlock: a compaction, and its `tick`, take locks of
-        // logs, of the journal and of the checkpoint, and read the list of topics. The caller must
-        // hold none of these (the catalog's lock is not among them). No other thread waits for this
-        // one, except for the end itself. The worker is joined before a broker closes its logs. No
-        // compaction ends a log: it drops no handle, and a listener of events must not call the
-        // broker.
-        drop(self.compactor.lock());
-    }
-
-    pub(crate) fn stats(&self) -> PartitionStats {
-        let segments: Vec<_> = self
-            .segments()
-            .iter()
-            .filter(|_| self.has_files())
-            .map(|segment| SegmentStats {
-                file: self.ctx.display(&segment.path),
-                base_offset: segment.base,
-                bytes: segment.size(),
-                sealed: segment.is_sealed(),
-            })
-            .collect();
-        PartitionStats {
-            id: self.identity.partition,
-            bounds: self.bounds(),
-            epoch: self.epoch(),
-            bytes: segments.iter().map(|segment| segment.bytes).sum(),
-            segments,
-            records_appended: self.counters.records(),
-            batches_appended: self.counters.batches(),
-            bytes_appended: self.counters.bytes(),
-            syncs: self.counters.syncs(),
-            compaction: self.compaction_stats(),
-            poisoned: self.health.failure(),
-        }
     }
 }
 

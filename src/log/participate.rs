@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::append::Filled;
-use super::recovery::transactions::Tail;
 use super::streams::{Counted, StreamCondition};
 use super::{Appended, Log, LogSettings};
 use crate::config::Durability;
@@ -262,11 +261,6 @@ impl Log {
     pub(crate) fn unread(&self) -> Option<Error> {
         let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
         self.health.damage().filter(|error| !is_damage(error))
-    }
-
-    /// Returns what opening found after the last point known to be durable.
-    pub(crate) fn recovered(&self) -> &Tail {
-        &self.recovered
     }
 
     /// Returns the report of an opening that cannot prove where the log had ended.

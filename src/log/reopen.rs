@@ -66,7 +66,7 @@ impl Log {
             return Err(error);
         }
         let Some(cause) = self.health.poison_cause() else { return Ok(None) };
-        if self.journal.involves(self) {
+        if self.journal.involves(&self.identity) {
             // A committed transaction may not be in the log yet: opening the broker writes it.
             return Err(self.identity.poisoned(&cause));
         }

@@ -3,109 +3,22 @@
 
 use super::Log;
 use super::cursor::Cursor;
+use super::durability::arm_interval;
+use super::raw_batches::{RawBatches, invalid};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, Secret, encode_header};
+use crate::format::body;
 use crate::format::packing::{is_optional_codec, unpack};
-use crate::format::reader::{Malformed, Unsupported};
-use crate::format::shipment::{self, ENVELOPE_BYTES, Envelope, ShipmentBatches, Shipped};
-use crate::format::{FORMAT_VERSION, body};
+use crate::format::reader::Malformed;
+use crate::format::shipment::{ENVELOPE_BYTES, Envelope, Shipped};
 use crate::log::writer::Tip;
 use crate::rng::random_bytes;
 use crate::segment::keys::KeyCount;
 use crate::stats::Event;
 use crate::sync::Arc;
-use crate::types::{Offset, PartitionId, Timestamp, TopicId};
-
-/// Batches of a partition as stored there, to be sent to a copy of it over any transport.
-///
-/// Made by [`Partition::read_raw`](crate::Partition::read_raw), taken by
-/// [`Partition::append_raw`](crate::Partition::append_raw). The bytes carry checksums over
-/// everything. The format's documentation describes them under "Raw shipping".
-#[derive(Clone, PartialEq, Eq)]
-pub struct RawBatches {
-    /// Complete: has passed [`shipment::check`], or was made of batches that were checked when they
-    /// were read.
-    bytes: Vec<u8>,
-    envelope: Envelope,
-}
-
-impl RawBatches {
-    /// Takes the bytes that [`as_bytes`](RawBatches::as_bytes) returned at the source. Checks every
-    /// checksum; the records are checked when they are appended.
-    ///
-    /// # Errors
-    /// [`InvalidBatches`](Error::InvalidBatches) if the bytes are incomplete or changed.
-    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self> {
-        let bytes = bytes.into();
-        let envelope = shipment::check(&bytes).map_err(|m| invalid(&m))?;
-        Ok(RawBatches { bytes, envelope })
-    }
-
-    /// Returns the bytes to send.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Returns the bytes to send, owned.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    /// Returns whether there is no batch, because the source had none at or after the requested
-    /// offset.
-    pub fn is_empty(&self) -> bool {
-        self.envelope.batches == 0
-    }
-
-    /// Returns the number of batches.
-    pub fn len(&self) -> usize {
-        self.envelope.batches as usize
-    }
-
-    /// Returns the first offset of the first batch; without any batch, the requested offset.
-    pub fn base_offset(&self) -> Offset {
-        self.envelope.base_offset
-    }
-
-    /// Returns the offset after the last batch, from which to ask for more.
-    pub fn end_offset(&self) -> Offset {
-        self.envelope.end_offset
-    }
-
-    /// Returns the topic that the batches were read from.
-    pub fn topic_id(&self) -> TopicId {
-        self.envelope.topic_id
-    }
-
-    /// Returns the partition of that topic.
-    pub fn partition(&self) -> PartitionId {
-        self.envelope.partition
-    }
-
-    /// Returns the log epoch of that partition when the batches were read. A copy must store it
-    /// together with its own end, and pass both to [`read_raw_in`](crate::Partition::read_raw_in)
-    /// for the next batches. If the epoch has risen since the last shipment, the source was
-    /// truncated, and the copy may hold records that the source has lost. Then ask for batches that
-    /// the copy already has: [`append_raw`](crate::Partition::append_raw) returns
-    /// [`Diverged`](Error::Diverged) if they differ, with the offset to
-    /// [truncate](crate::Partition::truncate_to) the copy to.
-    pub fn epoch(&self) -> u32 {
-        self.envelope.log_epoch
-    }
-}
-
-impl std::fmt::Debug for RawBatches {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RawBatches")
-            .field("base_offset", &self.base_offset())
-            .field("end_offset", &self.end_offset())
-            .field("len", &self.len())
-            .field("bytes", &self.bytes.len())
-            .finish_non_exhaustive()
-    }
-}
+use crate::types::{Offset, Timestamp};
 
 impl Log {
     /// Returns the stored bytes of the visible batches from `from` on: at least one if there is
@@ -184,7 +97,7 @@ impl Log {
         {
             *room = encoded;
         }
-        Ok(RawBatches { bytes, envelope })
+        Ok(RawBatches::new(bytes, envelope))
     }
 
     /// Appends the batches of a shipment after the log's end, and returns the log's end once they
@@ -206,7 +119,7 @@ impl Log {
         let mut batches = Vec::with_capacity(shipment.len());
         let mut keys = Vec::with_capacity(shipment.len());
         let (mut keyless, mut passed) = (Vec::with_capacity(shipment.len()), 0_u32);
-        for batch in ShipmentBatches::new(&shipment.envelope, &shipment.bytes) {
+        for batch in shipment.batches() {
             let batch = batch.map_err(|m| invalid(&m))?;
             let checked = check_records(&batch, &mut room);
             // A build without the feature of the codec cannot read the records. A log that needs no
@@ -271,7 +184,7 @@ impl Log {
         if let Durability::Interval(every) = settings.durability
             && !new.is_empty()
         {
-            self.arm_interval(every);
+            arm_interval(self, every);
         }
         self.ctx.reserve.appended(written.as_ref().map(drop));
         self.ctx.events.deliver();
@@ -361,13 +274,4 @@ fn check_records<'a>(batch: &Shipped<'a>, room: &'a mut Vec<u8>) -> Result<&'a [
         return Err(Malformed::new(0, "timestamp later than any record may have"));
     }
     unpack(header, batch.body(), room)
-}
-
-fn invalid(malformed: &Malformed) -> Error {
-    let what = match malformed.unsupported {
-        Some(needs @ Unsupported::Codec { .. }) => format!("this build does not have {needs}:"),
-        Some(needs) => format!("they need {needs}, and this build has format version {FORMAT_VERSION}:"),
-        None => malformed.what.to_string(),
-    };
-    Error::InvalidBatches { position: malformed.position, what }
 }

@@ -12,7 +12,7 @@ use crate::types::Offset;
 ///
 /// They need no check, because this process made them. They have been written, but may not be
 /// visible yet.
-pub(crate) struct Tail {
+pub(crate) struct TailCache {
     /// The first offset in the cache, or `u64::MAX` if it is empty: a reader far before it skips
     /// the cache without the lock. It is only a hint; `get` checks under the lock.
     start: AtomicU64,
@@ -28,13 +28,13 @@ struct Batches {
 /// The most bytes that one log keeps, so that a busy one leaves room for others.
 const BYTES_PER_LOG_MAX: usize = 2 << 20;
 
-impl Tail {
+impl TailCache {
     pub(crate) fn new() -> Self {
-        Tail { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Rank::Tail, Batches::default()) }
+        TailCache { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Rank::Tail, Batches::default()) }
     }
 
     /// Adds the batch that was just written, and drops the oldest beyond the budget. Drops all of
-    /// them if the batch does not follow the last one, because [`get`](Tail::get) relies on the
+    /// them if the batch does not follow the last one, because [`get`](TailCache::get) relies on the
     /// cache having no gaps.
     pub(crate) fn push(&self, ctx: &Context, batch: Batch) {
         let bytes = batch.records.as_slice().len();

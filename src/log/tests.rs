@@ -3,16 +3,20 @@
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use super::create::find_manifest;
 use super::cursor::Cursor;
+use super::recovery::Note;
 use super::*;
-use crate::config::{BrokerConfig, Cleanup, Retention};
+use crate::config::{BrokerConfig, Cleanup, Retention, TopicConfig};
 use crate::engine::Work;
 use crate::error::IoAction;
-use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, body_crc};
+use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, Secret, body_crc};
 use crate::format::body::{RecordFields, encode};
+use crate::format::checkpoint::CheckpointEntry;
 use crate::segment::builder::SealedBatch;
+use crate::stats::OpenReport;
 use crate::testing::{Disk, ManualClock, Op, Survive};
 use crate::transaction::journal::Journal;
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
@@ -45,7 +49,7 @@ fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let ctx = context(disk);
     let (settings, mut report) = (settings(config(durability)), OpenReport::default());
     let log =
-        Log::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
+        open::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
     log.make_files(&mut log.writer.lock()).unwrap();
     log
 }
@@ -55,8 +59,15 @@ fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, Open
     let note = entry.map(|(entry, clean)| Note { entry, clean });
     let (ctx, dir) = (context(disk), PathBuf::from("t/p"));
     let found = find_manifest(&ctx, &identity(), &dir, true);
-    let log =
-        Log::open(journal(&ctx), identity(), dir, settings(config(Durability::Os)), note, found, &mut report);
+    let log = open::open(
+        journal(&ctx),
+        identity(),
+        dir,
+        settings(config(Durability::Os)),
+        note,
+        found,
+        &mut report,
+    );
     (log, report)
 }
 
@@ -178,7 +189,7 @@ fn a_clean_close_is_opened_without_reading_a_body() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
     fill(&log, 100);
-    let entry = log.close().unwrap().unwrap();
+    let entry = close::close(&log).unwrap().unwrap();
     assert_eq!(entry.end_offset, 100);
     let reads = disk.ops_of(Op::Read);
     let (log, report) = open(&disk, Some((&entry, true)));
@@ -291,7 +302,7 @@ fn a_segment_started_after_the_last_sync_is_durable_after_a_close() {
             log.sync().unwrap();
         }
         log.roll(&mut log.writer.lock()).unwrap();
-        let entry = log.close().unwrap().unwrap();
+        let entry = close::close(&log).unwrap().unwrap();
         disk.crash(Survive::Synced);
         let (log, report) = open(&disk, Some((&entry, true)));
         assert!(report.damaged.is_empty(), "{:?}", report.damaged);
@@ -338,7 +349,7 @@ fn without_a_generation_left_no_file_is_rewritten_and_no_record_is_lost() {
     assert!(matches!(log.truncate_to(second), Err(Error::GenerationsExhausted { .. })));
     // If no file has the base offset, no generation is needed.
     log.truncate_to(Offset::new(2)).unwrap();
-    log.close().unwrap();
+    close::close(&log).unwrap();
     let (log, report) = open(&disk, None);
     assert!(report.damaged.is_empty(), "{report:?}");
     assert_eq!(read(&log, 0).unwrap(), 2);
@@ -356,7 +367,7 @@ fn reading_when_tombstones_expire_calls_tick() {
     }
     log.work();
     log.compact().unwrap().unwrap();
-    log.close().unwrap();
+    close::close(&log).unwrap();
     let (log, _) = open(&disk, None);
     log.set_settings(&compacted);
     let ticks = std::cell::Cell::new(0);

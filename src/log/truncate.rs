@@ -36,7 +36,7 @@ impl Log {
         // No record of the journal may refer to truncated batches.
         // Dropped last: it wakes waiting callers.
         let lead;
-        let alone = self.journal.forget(self)?;
+        let alone = self.journal.forget(&self.identity)?;
         let shape = self.list.lock_shape();
         // No other thread syncs until this is dropped. Take it before the writer's lock, as every
         // leader does.
@@ -86,7 +86,7 @@ impl Log {
         }
         // Dropped last: it wakes waiting callers.
         let lead;
-        let alone = self.journal.forget(self)?;
+        let alone = self.journal.forget(&self.identity)?;
         let shape = self.list.lock_shape();
         lead = self.durability.commit.hold();
         let mut tip = self.writer.lock();

@@ -8,10 +8,9 @@ use super::outbox::{self, Outbox};
 use super::pending::Wait;
 use crate::broker::{BrokerInner, ProducerIdentity, TopicState, prepare_sequenced};
 use crate::error::{Error, Result};
-use crate::log::Log;
 use crate::log::cursor::Cursor;
-use crate::log::producers::Located;
-use crate::log::producers::Sender;
+use crate::log::producers::{Located, Sender};
+use crate::log::{Log, durability};
 use crate::reader::read_once;
 use crate::record::Record;
 use crate::sync::Arc;
@@ -200,7 +199,7 @@ impl Portion<'_> {
     /// or compacted away with its batch.
     fn original(&self, offset: Offset) -> Result<Option<Receipt>> {
         // It may be written and not visible yet; then its first sender waits for the same.
-        self.log.sync_to_see(offset)?;
+        durability::sync_to_see(&self.log, offset)?;
         let records = match read_once(&self.log, Start::At(offset), 1) {
             Err(Error::OffsetOutOfRange { .. }) => return Ok(None),
             records => records?,

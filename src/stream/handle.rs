@@ -8,8 +8,8 @@ use crate::broker::{BrokerInner, TopicState, prepare, refuse_sequence};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
-use crate::log::Log;
 use crate::log::streams::{Limit, StreamCondition};
+use crate::log::{Log, durability};
 use crate::partitioner::partition_for_key;
 use crate::record::{IntoBytes, Record};
 use crate::records::OwnedRecord;
@@ -332,7 +332,7 @@ impl Stream {
         };
         let condition = self.condition(expected);
         let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
-            Error::VersionConflict { .. } => log.resolve_conflict(error),
+            Error::VersionConflict { .. } => durability::resolve_conflict(log, error),
             error => error,
         })?;
         log.wait_visible(appended.end, appended.epoch)?;

@@ -2,7 +2,8 @@
 
 use crate::broker::{BrokerInner, TopicState, prepare};
 use crate::error::{Error, Result};
-use crate::log::Log;
+use crate::log::statistics::partition_stats;
+use crate::log::{Log, durability};
 use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
@@ -211,7 +212,7 @@ impl Partition {
             return Err(Error::internal("a prepared batch has a record"));
         };
         let appended = self.log.append_at(batch, end).map_err(|error| match error {
-            Error::OffsetConflict { .. } => self.log.resolve_conflict(error),
+            Error::OffsetConflict { .. } => durability::resolve_conflict(&self.log, error),
             error => error,
         })?;
         self.log.wait_visible(appended.end, appended.epoch)?;
@@ -356,7 +357,7 @@ impl Partition {
 
     /// The partition in numbers.
     pub fn stats(&self) -> PartitionStats {
-        self.log.stats()
+        partition_stats(&self.log)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::partition::Partition;
 use crate::error::Result;
-use crate::log::RawBatches;
+use crate::log::raw_batches::RawBatches;
 use crate::partitioner::check_stream;
 use crate::types::Offset;
 

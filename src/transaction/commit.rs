@@ -9,7 +9,7 @@ use crate::config::Durability;
 use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
 use crate::log::participate::{Held, Part, hold};
-use crate::log::{Appended, Log};
+use crate::log::{Appended, Log, durability};
 use crate::stats::Event;
 use crate::sync::Arc;
 
@@ -77,11 +77,13 @@ pub(crate) fn commit(
     let (answers, upto) = done.map_err(|error| match &error {
         Error::OffsetConflict { topic, partition, .. } => {
             let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
-            logs.iter().find(is_it).map_or(error.clone(), |log| log.resolve_conflict(error.clone()))
+            logs.iter()
+                .find(is_it)
+                .map_or(error.clone(), |log| durability::resolve_conflict(log, error.clone()))
         }
         Error::VersionConflict { topic, .. } => {
             let of_topic = logs.iter().filter(|log| log.topic() == topic);
-            of_topic.fold(error.clone(), |error, log| log.resolve_conflict(error))
+            of_topic.fold(error.clone(), |error, log| durability::resolve_conflict(log, error))
         }
         _ => error,
     })?;
@@ -174,7 +176,7 @@ impl Committing {
             match log.settings().durability {
                 Durability::Sync => is_strict = true,
                 Durability::Interval(every) => {
-                    log.arm_interval(every);
+                    durability::arm_interval(log, every);
                     log.wake_readers();
                 }
                 Durability::Os => log.wake_readers(),
@@ -228,7 +230,7 @@ impl Committing {
         }
         // The worker syncs the journal together with any of these logs.
         let asked = self.written().map(|(log, _)| log).find(|log| log.is_usable());
-        asked.inspect(|log| log.want_sync()).is_some()
+        asked.inspect(|log| durability::want_sync(log)).is_some()
     }
 
     fn failed(&self, error: &Error) {

@@ -26,11 +26,11 @@ use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
-use crate::log::Log;
 use crate::log::commit::GroupCommit;
 use crate::log::journal::{Alone, LogJournal};
 use crate::log::participate::Involved;
 use crate::log::recovery::transactions::Tail;
+use crate::log::{Log, durability};
 use crate::storage::{File, OpenMode, replace_file, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
@@ -168,7 +168,7 @@ impl Journal {
         // every transaction durable that has a record.
         for part in involved {
             part.log.cover(part.end);
-            part.log.publish_visible(part.end);
+            durability::show(&part.log, part.end);
         }
         let mut state = self.state.lock();
         // Only a thread that is alone starts a new file, and it waits for this sync.
@@ -272,7 +272,7 @@ impl LogJournal for Journal {
         self.gate.write()
     }
 
-    fn forget(&self, log: &Log) -> Result<Alone<'_>> {
+    fn forget(&self, log: &Identity) -> Result<Alone<'_>> {
         let alone = self.alone();
         if !self.involves(log) {
             return Ok(alone);
@@ -281,8 +281,8 @@ impl LogJournal for Journal {
         self.checkpoint()
     }
 
-    fn involves(&self, log: &Log) -> bool {
-        self.state.lock().involved.iter().any(|part| std::ptr::eq(&*part.log, log))
+    fn involves(&self, log: &Identity) -> bool {
+        self.state.lock().involved.iter().any(|part| std::ptr::eq(&**part.log.identity(), log))
     }
 
     fn check_records(&self, identity: &Identity, tail: &Tail, log_start: Offset) -> Result<()> {

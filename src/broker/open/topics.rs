@@ -1,5 +1,8 @@
 //! Opening the topics of a directory, and the epochs that an opening must begin.
 
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
 use super::directory::{Manifests, Proof};
 use crate::broker::TopicState;
 use crate::broker::catalog::identity;
@@ -13,13 +16,11 @@ use crate::format::manifest::Manifest;
 use crate::format::names::{self, TopicDir};
 use crate::log::journal::LogJournal;
 use crate::log::recovery::Note;
-use crate::log::{Log, LogSettings};
+use crate::log::{self, LogSettings};
 use crate::stats::OpenReport;
 use crate::sync::Arc;
 use crate::transaction::journal::Journal;
 use crate::types::{PartitionId, TopicId};
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 /// Begins an epoch in every log of which no proof is left where it ended, with one change and one
 /// sync however many there are, and notes this opening.
@@ -47,7 +48,7 @@ pub(super) fn begin_epochs(
             if is_known {
                 continue;
             }
-            match log.begin_epoch_of_opening() {
+            match log::open::begin_epoch(log) {
                 Some(epoch) => {
                     started.push((topic.id, log.partition(), epoch));
                     report.unproven.push(log.unproven());
@@ -154,7 +155,7 @@ fn open_topic<'a>(
         let identity = identity(&entry.name, entry.id, partition);
         let dir = names::partition_dir(&entry.name, &entry.id, identity.partition);
         let note = note(identity.partition);
-        Log::open(journal.clone(), identity, dir, settings.clone(), note, found, report)
+        log::open::open(journal.clone(), identity, dir, settings.clone(), note, found, report)
     };
     let logs = (0..entry.partitions).zip(found).map(open).collect();
     Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, settings, logs))

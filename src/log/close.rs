@@ -1,0 +1,84 @@
+//! Ends a log: with its broker, or with its topic.
+
+use super::Log;
+use crate::error::{Error, Result};
+use crate::format::checkpoint::CheckpointEntry;
+
+/// Syncs and closes a log. From here on every call returns `Closed`. Returns the point for the
+/// record of a clean shutdown, if all records are durable.
+///
+/// # Errors
+/// The sync failed, now or before.
+pub(crate) fn close(log: &Log) -> Result<Option<CheckpointEntry>> {
+    {
+        let _shape = log.list.lock_shape();
+        let _tip = log.writer.lock();
+        if !log.health.begin_end(Error::Closed) {
+            return Ok(None);
+        }
+    }
+    let synced = match log.health.failure() {
+        Some(error) => Err(error),
+        None => log.sync().and_then(|()| sync_empty(log)),
+    };
+    // A broker that has changed nothing must leave the directory unchanged.
+    if synced.is_ok() && log.has_files() && !log.ctx.gate.is_shut() {
+        save_state(log);
+    }
+    end(log, Error::Closed);
+    // Damage was reported at opening. It does not make closing fail.
+    match synced {
+        Ok(()) => Ok(log.checkpoint()),
+        Err(_) if log.health.is_damaged() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Syncs an active segment that has only its header. No append waits for this sync, but the mark of
+/// a clean close requires it.
+fn sync_empty(log: &Log) -> Result<()> {
+    let segment = log.writer.lock().segment.clone();
+    if segment.is_dirty() { segment.sync(&log.ctx).map_err(|e| log.poison(e)) } else { Ok(()) }
+}
+
+/// Writes everything that a restart would otherwise compute again. All records must be durable.
+fn save_state(log: &Log) {
+    log.finish_sealed();
+    if let Some(file) = log.unsaved_producers() {
+        log.save_producers(&file);
+    }
+    let (segment, point) = {
+        let tip = log.writer.lock();
+        (tip.segment.clone(), tip.point)
+    };
+    log.durability.set_point(point);
+    segment.save_index(&log.ctx, &log.identity, point.position, point.end);
+    if log.settings().streams {
+        segment.save_active_keys(&log.ctx, &log.identity, point.position);
+    }
+}
+
+/// Ends a log, because the broker was closed or the topic deleted: from here on every call returns
+/// `error`. Wakes readers. On return no compaction is running, so no thread writes or removes files
+/// of the log.
+pub(crate) fn end(log: &Log, error: Error) {
+    {
+        let _shape = log.list.lock_shape();
+        let _tip = log.writer.lock();
+        log.health.end(error.clone());
+    }
+    log.manifest.close();
+    log.durability.commit.fail(error);
+    log.waiters.signal();
+    log.tail.clear(&log.ctx);
+    for segment in log.segments().iter() {
+        segment.release();
+    }
+    // Take the compactor's lock after all of the above, so that a running compaction notices the
+    // end and stops. This cannot deadlock: a compaction, and its `tick`, take locks of logs, of the
+    // journal and of the checkpoint, and read the list of topics. The caller must hold none of
+    // these (the catalog's lock is not among them). No other thread waits for this one, except for
+    // the end itself. The worker is joined before a broker closes its logs. No compaction ends a
+    // log: it drops no handle, and a listener of events must not call the broker.
+    drop(log.compactor.lock());
+}

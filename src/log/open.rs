@@ -1,0 +1,125 @@
+//! Opens a log: puts its parts together from the result of the recovery.
+
+use std::path::{Path, PathBuf};
+
+use super::Log;
+use super::compaction::Compactor;
+use super::counters::Counters;
+use super::create::unwritten;
+use super::health::Health;
+use super::journal::LogJournal;
+use super::list::SegmentList;
+use super::manifest::{ManifestStore, stage};
+use super::producers::ProducerTable;
+use super::recovery::transactions::Tail as RecoveredTail;
+use super::recovery::{Note, Recovered, recover};
+use super::settings::LogSettings;
+use super::sync_state::SyncState;
+use super::tail::TailCache;
+use super::writer::Writer;
+use crate::engine::{Identity, Waiters};
+use crate::error::{Error, Result};
+use crate::format::batch::Secret;
+use crate::format::manifest::{EpochStart, Manifest};
+use crate::segment::create::active_entry;
+use crate::segment::{Point, Segment};
+use crate::stats::OpenReport;
+use crate::sync::{Arc, Rank, RwLock};
+use crate::types::Offset;
+
+/// Opens a partition with this manifest. The files of a partition without a manifest are made by
+/// the first write. Never fails: a partition that cannot be used returns its error from every call,
+/// so that the others can be used.
+pub(crate) fn open(
+    journal: Arc<dyn LogJournal>,
+    identity: Identity,
+    dir: PathBuf,
+    settings: Arc<LogSettings>,
+    note: Option<Note<'_>>,
+    found: Result<Option<Manifest>>,
+    report: &mut OpenReport,
+) -> Arc<Log> {
+    let ctx = journal.ctx().clone();
+    let made = if let Ok(None) = &found { stage::NOTHING } else { stage::FILES };
+    let secret = match &found {
+        Ok(Some(manifest)) => manifest.secret,
+        Ok(None) => ctx.new_secret(identity.topic_id, identity.partition),
+        Err(_) => Secret::default(),
+    };
+    let identity = Arc::new(Identity { secret, ..identity });
+    let recovered = found.and_then(|manifest| match manifest {
+        Some(manifest) => recover(&*journal, &identity, &dir, manifest, note, report),
+        None => Ok(unwritten(&identity, &dir)),
+    });
+    let found = recovered.unwrap_or_else(|error| unusable(&identity, error));
+    if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
+        // The recovery has synced all of it.
+        active.mark_synced();
+    }
+    if let Some(error) = &found.damage {
+        report.damaged.push((identity.topic_partition(), error.clone()));
+    }
+    let Recovered { manifest, segments, point, damage, has_senders, tail } = found;
+    let health = Health::new(damage, !segments.is_empty());
+    let active = segments.last().cloned().unwrap_or_else(|| first_segment(&dir));
+    let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, point.end);
+    Arc::new(Log {
+        ctx,
+        journal,
+        seed: identity.seed(),
+        settings: RwLock::new(Rank::Settings, settings),
+        writer: Writer::new(active, point, list.view().ends.clone()),
+        list,
+        manifest: ManifestStore::new(dir, manifest, made),
+        tail: TailCache::new(),
+        waiters: Waiters::default(),
+        health,
+        durability: SyncState::new(point),
+        compactor: Compactor::default(),
+        producers: ProducerTable::new(has_senders),
+        counters: Counters::default(),
+        recovered: tail,
+        identity,
+    })
+}
+
+/// Returns the state of a partition of which nothing can be used, because of `error`.
+fn unusable(identity: &Identity, error: Error) -> Recovered {
+    Recovered {
+        manifest: Manifest {
+            topic_id: identity.topic_id,
+            partition: identity.partition,
+            secret: identity.secret,
+            log_start: Offset::ZERO,
+            epochs: Vec::new(),
+            segments: Vec::new(),
+            lost: Vec::new(),
+        },
+        segments: Vec::new(),
+        point: Point::start_of(Offset::ZERO, 0, 0, 0),
+        damage: Some(error),
+        has_senders: false,
+        tail: RecoveredTail::default(),
+    }
+}
+
+/// Returns the first segment of a log, for a log without segments: it has no file.
+fn first_segment(dir: &Path) -> Arc<Segment> {
+    Arc::new(Segment::from_entry(dir, &active_entry(Offset::ZERO, 0, 0), None))
+}
+
+/// Begins an epoch at the log's end, because it cannot be proven where the log had ended before
+/// this opening: offsets from here on may have been assigned before, to records that are lost. Must
+/// be called before any record is served. The caller makes the epoch durable; the next manifest
+/// that is written includes it too.
+///
+/// Returns `None` if the log takes no appends, because then no offset is assigned again.
+pub(crate) fn begin_epoch(log: &Log) -> Option<EpochStart> {
+    log.check_writable().ok()?;
+    let start = log.log_end();
+    let mut manifest = log.manifest.get();
+    manifest.begin_epoch(start);
+    let epoch = manifest.epoch();
+    log.list.begin_epoch(epoch);
+    Some(EpochStart { epoch, start })
+}

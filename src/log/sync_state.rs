@@ -1,0 +1,64 @@
+//! The state of a log's syncs: the group commit, the last durable point, and the requests to the
+//! worker and to the timer.
+
+use super::commit::GroupCommit;
+use crate::segment::Point;
+use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
+
+/// The state of a log's syncs.
+pub(crate) struct SyncState {
+    pub(crate) commit: GroupCommit,
+    /// The last point known to be durable. The next checkpoint stores it.
+    point: Mutex<Point>,
+    /// The worker was asked to call [`Work::work`](crate::engine::Work::work).
+    queued: AtomicBool,
+    /// A sync was asked for.
+    wanted: AtomicBool,
+    interval_armed: AtomicBool,
+}
+
+impl SyncState {
+    pub(crate) fn new(point: Point) -> Self {
+        SyncState {
+            commit: GroupCommit::new(point.end.get()),
+            point: Mutex::new(Rank::DurablePoint, point),
+            queued: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            interval_armed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn point(&self) -> Point {
+        *self.point.lock()
+    }
+
+    pub(crate) fn set_point(&self, point: Point) {
+        *self.point.lock() = point;
+    }
+
+    /// Notes that the worker is about to be asked for work. Returns false if it was asked already.
+    pub(crate) fn note_queued(&self) -> bool {
+        !self.queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// Asks for a sync by the worker, the next time it works.
+    pub(crate) fn want(&self) {
+        self.wanted.store(true, Ordering::Release);
+    }
+
+    /// Notes that a sync is scheduled. Returns false if one was scheduled already.
+    pub(crate) fn arm_interval(&self) -> bool {
+        !self.interval_armed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes that the scheduled sync is about to run.
+    pub(crate) fn disarm_interval(&self) {
+        self.interval_armed.store(false, Ordering::Release);
+    }
+
+    /// Called when the worker starts. Returns whether a sync was asked for.
+    pub(crate) fn take_request(&self) -> bool {
+        self.queued.store(false, Ordering::Release);
+        self.wanted.swap(false, Ordering::AcqRel)
+    }
+}
