@@ -94,41 +94,40 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
     Ok(false)
 }
 
-impl Log {
-    /// Makes the files of a partition at its first write. Every write calls this first, under the
-    /// writer's lock.
-    ///
-    /// # Errors
-    /// `DiskFull`, or another I/O error: no batch was written, and the next write tries again.
-    pub(super) fn make_files(&self, tip: &mut Tip) -> Result<()> {
-        let made = self.manifest.made();
-        if made == stage::FILES {
-            return Ok(());
-        }
-        self.check_writable()?;
-        if made == stage::NOTHING {
-            self.make_segment(tip)?;
-            self.manifest.set_made(stage::SEGMENT);
-        }
-        // The manifest in memory already has the right content.
-        self.manifest.commit(&self.ctx, |_| {}).map_err(|failed| failed.error)?;
-        self.manifest.set_made(stage::FILES);
-        self.ctx.note_files(&self.identity);
-        Ok(())
+/// Makes the files of a partition at its first write. Every write calls this first, under the
+/// writer's lock.
+///
+/// # Errors
+/// `DiskFull`, or another I/O error: no batch was written, and the next write tries again.
+#[inline]
+pub(crate) fn make_files(log: &Log, tip: &mut Tip) -> Result<()> {
+    let made = log.manifest.made();
+    if made == stage::FILES {
+        return Ok(());
     }
+    log.check_writable()?;
+    if made == stage::NOTHING {
+        make_segment(log, tip)?;
+        log.manifest.set_made(stage::SEGMENT);
+    }
+    // The manifest in memory already has the right content.
+    log.manifest.commit(&log.ctx, |_| {}).map_err(|failed| failed.error)?;
+    log.manifest.set_made(stage::FILES);
+    log.ctx.note_files(&log.identity);
+    Ok(())
+}
 
-    fn make_segment(&self, tip: &mut Tip) -> Result<()> {
-        let ctx = &*self.ctx;
-        let topic = self.manifest.dir().parent().unwrap_or(Path::new(""));
-        for dir in [topic, self.manifest.dir()] {
-            let parent = dir.parent().unwrap_or(Path::new(""));
-            let made = ctx.storage.create_dir(dir).and_then(|()| ctx.storage.sync_dir(parent));
-            made.map_err(|e| Error::create(&ctx.display(dir), e))?;
-        }
-        let base = Offset::ZERO;
-        let first = NextSegment { base, generation: 0, epoch: 0, prev_end: base, prev_crc: 0 };
-        let file = create_segment(ctx, self.manifest.dir(), &first.header(ctx, &self.identity))?;
-        tip.segment.adopt_file(ctx, file);
-        Ok(())
+fn make_segment(log: &Log, tip: &mut Tip) -> Result<()> {
+    let ctx = &*log.ctx;
+    let topic = log.manifest.dir().parent().unwrap_or(Path::new(""));
+    for dir in [topic, log.manifest.dir()] {
+        let parent = dir.parent().unwrap_or(Path::new(""));
+        let made = ctx.storage.create_dir(dir).and_then(|()| ctx.storage.sync_dir(parent));
+        made.map_err(|e| Error::create(&ctx.display(dir), e))?;
     }
+    let base = Offset::ZERO;
+    let first = NextSegment { base, generation: 0, epoch: 0, prev_end: base, prev_crc: 0 };
+    let file = create_segment(ctx, log.manifest.dir(), &first.header(ctx, &log.identity))?;
+    tip.segment.adopt_file(ctx, file);
+    Ok(())
 }

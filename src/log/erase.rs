@@ -6,6 +6,7 @@
 //! and another call erases the rest.
 
 use super::compaction::{Outputs, Pace};
+use super::roll::roll;
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
@@ -71,7 +72,7 @@ impl Log {
         self.check_writable()?;
         // Unless another thread has rolled it meanwhile.
         let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&tip.segment, active));
-        let rolled = if has && is_it { Some(self.roll(&mut tip)?) } else { None };
+        let rolled = if has && is_it { Some(roll(self, &mut tip)?) } else { None };
         let base = tip.segment.base;
         drop(tip);
         rolled.into_iter().for_each(|event| self.ctx.events.queue(event));

@@ -2,6 +2,7 @@
 //! or by a test.
 
 use super::Log;
+use super::roll::roll;
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
@@ -42,7 +43,7 @@ impl Log {
         if self.check_writable().is_ok() && aged(&tip) {
             // An error leaves the segment unchanged or poisons the log; then the next append
             // reports it.
-            let rolled = self.roll(&mut tip).ok();
+            let rolled = roll(self, &mut tip).ok();
             drop(tip);
             if let Some(event) = rolled {
                 self.ctx.events.report(&event);

@@ -57,6 +57,7 @@ pub(crate) mod recovery;
 mod reopen;
 mod replicate;
 mod retention;
+pub(crate) mod roll;
 mod settings;
 pub(crate) mod statistics;
 pub(crate) mod streams;
@@ -68,6 +69,7 @@ mod tests;
 mod transitions;
 mod truncate;
 pub(crate) mod walk;
+mod write;
 mod writer;
 
 use self::compaction::Compactor;

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::append::Filled;
+use super::roll::roll_if_due;
 use super::streams::{Counted, StreamCondition};
+use super::write::{Filled, advance, fill_header, remember, set_append_time, write_batch, write_failed};
 use super::{Appended, Log, LogSettings};
 use crate::config::Durability;
 use crate::error::{Error, Result};
@@ -123,9 +124,8 @@ fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Optio
 impl Held<'_> {
     pub(crate) fn roll(&mut self) -> Result<Option<Event>> {
         let Some(batch) = &mut self.batch else { return Ok(None) };
-        self.log.set_append_time(&mut batch.header, &self.settings);
-        let rolled =
-            self.log.roll_if_due(&mut self.tip, &batch.header, batch.stored.len(), &self.settings)?;
+        set_append_time(self.log, &mut batch.header, &self.settings);
+        let rolled = roll_if_due(self.log, &mut self.tip, &batch.header, batch.stored.len(), &self.settings)?;
         self.file = Some(self.tip.segment.file(self.log.ctx())?);
         Ok(rolled)
     }
@@ -133,7 +133,7 @@ impl Held<'_> {
     pub(crate) fn fill(&mut self, transaction: u64) {
         if let Some(batch) = &mut self.batch {
             batch.header.transaction_id = transaction;
-            self.filled = self.log.fill_header(&self.tip, &mut batch.header, &mut batch.stored);
+            self.filled = fill_header(self.log, &self.tip, &mut batch.header, &mut batch.stored);
         }
     }
 
@@ -161,7 +161,7 @@ impl Held<'_> {
     /// Handles the failed write of a single batch, as for any append.
     pub(crate) fn write_failed(&self, written: usize, e: std::io::Error) -> Error {
         match &self.file {
-            Some(file) => self.log.write_failed(&self.tip, &**file, written, e),
+            Some(file) => write_failed(self.log, &self.tip, &**file, written, e),
             None => Error::Closed,
         }
     }
@@ -170,7 +170,7 @@ impl Held<'_> {
         if let (Some(batch), Some(filled)) = (&self.batch, self.filled) {
             let stored = batch.stored.len() as u64;
             let interval = self.settings.index_interval_bytes;
-            self.log.advance(&mut self.tip, &batch.header, filled.crc, stored, &self.keys, interval);
+            advance(self.log, &mut self.tip, &batch.header, filled.crc, stored, &self.keys, interval);
             for (condition, version) in self.conditions.streams.iter().zip(&self.versions) {
                 self.log.note_version(&self.tip, condition, *version, &self.keys);
             }
@@ -182,7 +182,7 @@ impl Held<'_> {
     /// part, and the position of the batch.
     pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
         let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
-        self.log.remember(&self.tip, header, stored, raw);
+        remember(self.log, &self.tip, header, stored, raw);
         self.tip.ends.note_written(header.end_offset(), self.settings.durability != Durability::Sync);
         let append_time = header.attributes.append_time().then_some(header.max_timestamp);
         let appended = Appended {
@@ -302,8 +302,8 @@ impl Log {
         self.keep_positions(&header)?;
         let mut stored = batch.to_vec();
         debug_assert!(stored.len() >= HEADER_BYTES);
-        self.roll_if_due(&mut tip, &header, stored.len(), &settings)?;
-        let end = self.write_batch(&mut tip, &mut header, &mut stored, &[], &settings)?;
+        roll_if_due(self, &mut tip, &header, stored.len(), &settings)?;
+        let end = write_batch(self, &mut tip, &mut header, &mut stored, &[], &settings)?;
         // Its keys are looked up by the first lookup.
         tip.segment.forget_keys(tip.point.position);
         tip.ends.note_written(end, settings.durability != Durability::Sync);

@@ -5,6 +5,8 @@ use super::Log;
 use super::cursor::Cursor;
 use super::durability::arm_interval;
 use super::raw_batches::{RawBatches, invalid};
+use super::roll::{bytes_to_append, roll_if_due};
+use super::write::write_batch;
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
@@ -146,7 +148,7 @@ impl Log {
             batches.push(batch);
         }
         self.compare(&batches)?;
-        let stored = || batches.iter().map(|batch| self.bytes_to_append(batch.stored.len())).sum();
+        let stored = || batches.iter().map(|batch| bytes_to_append(self, batch.stored.len())).sum();
         let _claim = self.ctx.claim(stored)?;
         self.ctx.reserve.check()?;
         let mut tip = self.writer.lock();
@@ -216,10 +218,10 @@ impl Log {
         // The producer id belongs to the source too: another producer may have it here.
         (header.producer_id, header.producer_epoch, header.base_sequence) = (0, 0, 0);
         header.attributes = header.attributes.with_given_sequences(None);
-        rolls.extend(self.roll_if_due(tip, &header, batch.stored.len(), &settings)?);
+        rolls.extend(roll_if_due(self, tip, &header, batch.stored.len(), &settings)?);
         room.clear();
         room.extend_from_slice(batch.stored);
-        let end = self.write_batch(tip, &mut header, room, keys, &settings)?;
+        let end = write_batch(self, tip, &mut header, room, keys, &settings)?;
         tip.ends.note_written(end, settings.durability != Durability::Sync);
         Ok(())
     }

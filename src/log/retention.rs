@@ -6,6 +6,7 @@
 //! nevertheless.
 
 use super::Log;
+use super::roll::roll;
 use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
@@ -123,7 +124,7 @@ impl Log {
             let limit = self.visible_end().min(hold.max(start));
             let mut count = count(&spans, start, limit);
             if count == spans.len() {
-                rolled = if may_roll { self.roll(&mut tip).ok() } else { None };
+                rolled = if may_roll { roll(self, &mut tip).ok() } else { None };
                 count -= usize::from(rolled.is_none());
             }
             count.checked_sub(1).and_then(|last| spans.get(last)).map(|last| last.end)

@@ -50,7 +50,7 @@ fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let (settings, mut report) = (settings(config(durability)), OpenReport::default());
     let log =
         open::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
-    log.make_files(&mut log.writer.lock()).unwrap();
+    create::make_files(&log, &mut log.writer.lock()).unwrap();
     log
 }
 
@@ -301,7 +301,7 @@ fn a_segment_started_after_the_last_sync_is_durable_after_a_close() {
         if synced {
             log.sync().unwrap();
         }
-        log.roll(&mut log.writer.lock()).unwrap();
+        roll::roll(&log, &mut log.writer.lock()).unwrap();
         let entry = close::close(&log).unwrap().unwrap();
         disk.crash(Survive::Synced);
         let (log, report) = open(&disk, Some((&entry, true)));

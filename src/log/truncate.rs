@@ -6,6 +6,7 @@
 //! written again into the new segment, before the manifest lists that segment.
 
 use super::Log;
+use super::create::make_files;
 use super::cursor::Cursor;
 use super::manifest::ManifestError;
 use crate::engine::corrupt;
@@ -91,7 +92,7 @@ impl Log {
         lead = self.durability.commit.hold();
         let mut tip = self.writer.lock();
         self.check_writable()?;
-        self.make_files(&mut tip)?;
+        make_files(self, &mut tip)?;
         // No old record stays, from the first one on, and no later offset was used before.
         let common = offset.min(self.log_start());
         let cut = Truncation { kept: 0, last: None, start: offset, end: offset, common };

@@ -2,7 +2,10 @@
 //! append.
 
 use super::ends::Ends;
-use crate::segment::{FIRST_BATCH, Point, Segment};
+use crate::format::batch::BatchHeader;
+use crate::format::index::IndexEntry;
+use crate::segment::keys::KeyCount;
+use crate::segment::{FIRST_BATCH, Point, Segment, timestamp_or_unknown};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 
 /// The lock of the writer, and a watch on the log's size.
@@ -34,6 +37,26 @@ impl Tip {
     /// Returns whether the active segment has no batch.
     pub(crate) fn is_empty(&self) -> bool {
         self.point.position == FIRST_BATCH
+    }
+
+    /// Moves past a batch that was just written at the point. Adds an index entry if the last one
+    /// is at least `index_interval` bytes before it.
+    #[inline]
+    pub(crate) fn pass(&mut self, header: &BatchHeader, crc: u32, keys: &[KeyCount], index_interval: u32) {
+        let point = &mut self.point;
+        if !keys.is_empty() {
+            self.segment.note_keys(point.position, header.base_offset, keys);
+        }
+        if point.position - self.indexed >= u64::from(index_interval)
+            && let (Ok(offset_delta), Ok(position)) =
+                (u32::try_from(header.base_offset.since(point.base)), u32::try_from(point.position))
+        {
+            let max_before = timestamp_or_unknown(point.max_timestamp);
+            self.segment.add_index_entry(IndexEntry { offset_delta, position, max_before });
+            self.indexed = point.position;
+        }
+        point.pass(header, crc);
+        self.segment.grow(point.position, point.max_timestamp);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::config::Durability;
 use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
 use crate::log::participate::{Held, Part, hold};
+use crate::log::roll::bytes_to_append;
 use crate::log::{Appended, Log, durability};
 use crate::stats::Event;
 use crate::sync::Arc;
@@ -45,7 +46,7 @@ pub(crate) fn commit(
     // Each batch is written twice: to the journal and to its segment.
     let needed = |part: &Part| {
         let stored = part.batch.as_ref().map_or(0, |batch| batch.stored.len());
-        part.log.bytes_to_append(stored) + stored as u64
+        bytes_to_append(&part.log, stored) + stored as u64
     };
     let _claim = ctx.claim(|| parts.iter().map(needed).sum())?;
     let writes = parts.iter().any(|part| part.batch.is_some());
