@@ -124,6 +124,35 @@ pub(crate) fn want_sync(log: &Arc<Log>) {
     log.request_work();
 }
 
+/// Syncs the records before an offset, without moving the durable end.
+///
+/// # Errors
+/// An I/O error: the partition is poisoned.
+pub(crate) fn sync_before(log: &Log, before: Offset) -> Result<()> {
+    let view = log.list.view();
+    if view.ends.is_safe_before(before) {
+        return Ok(());
+    }
+    let failed = match log.durability.commit.failure() {
+        Some(error) => error,
+        None => {
+            let mut before = view.segments.iter().filter(|segment| segment.base < before);
+            match before.try_for_each(|segment| segment.sync_if_dirty(&log.ctx)) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            }
+        }
+    };
+    // Transactions of a deleted log need not be complete.
+    if log.health.is_deleted() { Ok(()) } else { Err(log.poison(failed)) }
+}
+
+/// Notes that all records before `end` are durable, in a segment or in the journal. Records of
+/// the journal are written again, in their order, if the segment loses them.
+pub(crate) fn cover(log: &Log, end: Offset) {
+    log.list.view().ends.note_covered(end);
+}
+
 /// Moves the visible end to the end of a batch that is durable in the journal, if the batch was
 /// written to the log too.
 pub(crate) fn show(log: &Log, end: Offset) {

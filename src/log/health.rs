@@ -96,6 +96,12 @@ impl Health {
         self.state.lock().damage.clone()
     }
 
+    /// Returns why the log could not be opened, if the reason is not damage.
+    pub(crate) fn unread(&self) -> Option<Error> {
+        let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
+        self.damage().filter(|error| !is_damage(error))
+    }
+
     /// Forgets the damage, because the loss of the damaged records was accepted.
     pub(crate) fn accept_damage(&self) {
         let mut state = self.state.lock();

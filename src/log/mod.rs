@@ -54,6 +54,7 @@ pub(crate) mod participate;
 pub(crate) mod producers;
 pub(crate) mod raw_batches;
 pub(crate) mod recovery;
+pub(crate) mod redo;
 mod reopen;
 mod replicate;
 mod retention;
@@ -306,6 +307,11 @@ impl Log {
     #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
         self.health.check_writable(&self.identity)
+    }
+
+    /// Returns whether the log takes appends.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.check_writable().is_ok()
     }
 
     /// Returns what opening found after the last point known to be durable.

@@ -23,7 +23,7 @@ use crate::format::batch::Secret;
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::segment::create::active_entry;
 use crate::segment::{Point, Segment};
-use crate::stats::OpenReport;
+use crate::stats::{OpenReport, Unproven};
 use crate::sync::{Arc, Rank, RwLock};
 use crate::types::Offset;
 
@@ -122,4 +122,11 @@ pub(crate) fn begin_epoch(log: &Log) -> Option<EpochStart> {
     let epoch = manifest.epoch();
     log.list.begin_epoch(epoch);
     Some(EpochStart { epoch, start })
+}
+
+/// Returns the report of an opening that cannot prove where the log had ended.
+pub(crate) fn unproven(log: &Log) -> Unproven {
+    let end = log.bounds().log_end;
+    let checked = log.recovered.from.min(end);
+    Unproven { topic: log.topic().clone(), partition: log.partition(), checked, end }
 }

@@ -1,21 +1,18 @@
-//! The part of a log in a transaction, and in its recovery.
+//! The part of a log in a transaction.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::roll::roll_if_due;
 use super::streams::{Counted, StreamCondition};
-use super::write::{Filled, advance, fill_header, remember, set_append_time, write_batch, write_failed};
+use super::write::{Filled, advance, fill_header, remember, set_append_time, write_failed};
 use super::{Appended, Log, LogSettings};
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::batch::{BatchHeader, HEADER_BYTES, decode_header};
 use crate::format::journal::CommittedPart;
-use crate::format::manifest::Manifest;
-use crate::format::names;
 use crate::log::writer::Tip;
 use crate::segment::builder::SealedBatch;
 use crate::segment::keys::KeyCount;
-use crate::stats::{Event, Unproven};
+use crate::stats::Event;
 use crate::storage::{File, write_all_at};
 use crate::sync::{Arc, MutexGuard};
 use crate::types::Offset;
@@ -214,118 +211,4 @@ pub(crate) struct Involved {
     /// The offset at which it begins.
     pub(crate) before: Offset,
     pub(crate) end: Offset,
-}
-
-/// The state of a part of a transaction in its log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
-    /// The batch is there, or was there and has been deleted since.
-    Present,
-    /// The batch would be the next one.
-    Next,
-    /// Another batch is there, or batches before it are missing.
-    Elsewhere,
-}
-
-impl Log {
-    /// Syncs the records before an offset, without moving the durable end.
-    ///
-    /// # Errors
-    /// An I/O error: the partition is poisoned.
-    pub(crate) fn sync_before(&self, before: Offset) -> Result<()> {
-        let view = self.list.view();
-        if view.ends.is_safe_before(before) {
-            return Ok(());
-        }
-        let failed = match self.durability.commit.failure() {
-            Some(error) => error,
-            None => {
-                let mut before = view.segments.iter().filter(|segment| segment.base < before);
-                match before.try_for_each(|segment| segment.sync_if_dirty(&self.ctx)) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => error,
-                }
-            }
-        };
-        // Transactions of a deleted log need not be complete.
-        if self.health.is_deleted() { Ok(()) } else { Err(self.poison(failed)) }
-    }
-
-    /// Notes that all records before `end` are durable, in a segment or in the journal. Records of
-    /// the journal are written again, in their order, if the segment loses them.
-    pub(crate) fn cover(&self, end: Offset) {
-        self.list.view().ends.note_covered(end);
-    }
-
-    /// Returns why the log could not be opened, if the reason is not damage.
-    pub(crate) fn unread(&self) -> Option<Error> {
-        let is_damage = |error: &Error| matches!(error, Error::Corrupt(_) | Error::UnsupportedFormat { .. });
-        self.health.damage().filter(|error| !is_damage(error))
-    }
-
-    /// Returns the report of an opening that cannot prove where the log had ended.
-    pub(crate) fn unproven(&self) -> Unproven {
-        let end = self.bounds().log_end;
-        let checked = self.recovered.from.min(end);
-        Unproven { topic: self.topic().clone(), partition: self.partition(), checked, end }
-    }
-
-    /// Returns whether the log takes appends.
-    pub(crate) fn is_usable(&self) -> bool {
-        self.check_writable().is_ok()
-    }
-
-    pub(crate) fn presence_of(&self, part: &CommittedPart<'_>, id: u64) -> Presence {
-        let (base, end) = (part.base_offset, self.bounds().log_end);
-        let tail = &self.recovered;
-        if !self.is_usable() || base < self.log_start() || (base < tail.from && base < end) {
-            return Presence::Present;
-        }
-        if base == end {
-            return Presence::Next;
-        }
-        let there = base < end
-            && tail.transactions.binary_search_by_key(&(base, id), |found| (found.base, found.id)).is_ok();
-        if there { Presence::Present } else { Presence::Elsewhere }
-    }
-
-    /// Appends a batch of the journal at the log's end. Returns the new log end.
-    ///
-    /// # Errors
-    /// The errors of an append, and of replacing the manifest.
-    pub(crate) fn redo(&self, batch: &[u8]) -> Result<Offset> {
-        let path = || self.ctx.display(Path::new(names::JOURNAL));
-        let (mut header, _) =
-            decode_header(batch, self.seed()).map_err(|m| Error::corrupt(&path(), m.position, m.what))?;
-        let settings = self.settings();
-        let mut tip = self.writer.lock();
-        self.keep_positions(&header)?;
-        let mut stored = batch.to_vec();
-        debug_assert!(stored.len() >= HEADER_BYTES);
-        roll_if_due(self, &mut tip, &header, stored.len(), &settings)?;
-        let end = write_batch(self, &mut tip, &mut header, &mut stored, &[], &settings)?;
-        // Its keys are looked up by the first lookup.
-        tip.segment.forget_keys(tip.point.position);
-        tip.ends.note_written(end, settings.durability != Durability::Sync);
-        Ok(end)
-    }
-
-    /// If recovery has truncated a batch that is now written again unchanged, the history of the
-    /// batch's epoch is the same up to the batch's end, and not only up to the truncation:
-    /// positions after it stay valid. IMPORTANT: change the manifest before the batch is written.
-    /// After a crash in between, the next opening writes the batch in any case; a batch that is
-    /// present is not written again.
-    fn keep_positions(&self, header: &BatchHeader) -> Result<()> {
-        let was_truncated = |manifest: &Manifest| {
-            let last = manifest.epochs.last();
-            last.is_some_and(|last| last.epoch > header.log_epoch && last.start == header.base_offset)
-        };
-        if !was_truncated(&self.manifest.get()) {
-            return Ok(());
-        }
-        let committed = self.manifest.commit(&self.ctx, |manifest| {
-            manifest.move_last_epoch_behind(header);
-        });
-        committed.map_err(|failed| failed.error)
-    }
 }

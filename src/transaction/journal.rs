@@ -160,14 +160,14 @@ impl Journal {
         };
         let Some(file) = file else { return Ok(written) };
         for part in &involved {
-            part.log.sync_before(part.before)?;
+            durability::sync_before(&part.log, part.before)?;
         }
         file.sync_data()
             .map_err(|e| Error::io(IoAction::Sync, &self.ctx.display(Path::new(names::JOURNAL)), e))?;
         // None of these logs is truncated before this is done, because a truncation first makes
         // every transaction durable that has a record.
         for part in involved {
-            part.log.cover(part.end);
+            durability::cover(&part.log, part.end);
             durability::show(&part.log, part.end);
         }
         let mut state = self.state.lock();

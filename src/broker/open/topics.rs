@@ -51,7 +51,7 @@ pub(super) fn begin_epochs(
             match log::open::begin_epoch(log) {
                 Some(epoch) => {
                     started.push((topic.id, log.partition(), epoch));
-                    report.unproven.push(log.unproven());
+                    report.unproven.push(log::open::unproven(log));
                 }
                 // It takes no appends now. When it does again its end is not known either.
                 None => is_whole = false,
