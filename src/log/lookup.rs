@@ -8,12 +8,11 @@ use std::cmp::Reverse;
 
 use super::Log;
 use super::cursor::Cursor;
+use super::list::View;
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::body;
-use crate::log::list::View;
-use crate::segment::Segment;
-use crate::segment::batch::Batch;
+use crate::segment::{Batch, Segment};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
@@ -26,171 +25,164 @@ struct VisibleSpan {
     max_timestamp: Option<Timestamp>,
 }
 
-impl Log {
-    /// Returns offset and timestamp of the first visible record with a timestamp of at least
-    /// `time`.
-    ///
-    /// # Errors
-    /// `InvalidTimestamp` before 1970; `Corrupt` if a batch that must be read is damaged; closed;
-    /// an I/O error.
-    pub(crate) fn find_time(self: &Arc<Self>, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
-        let (earliest, latest) = (Timestamp::default(), Timestamp::MAX);
-        if time < earliest {
-            return Err(Error::InvalidTimestamp {
-                topic: self.topic().clone(),
-                timestamp: time,
-                index: 0,
-                earliest,
-                latest,
-            });
-        }
-        self.look(|spans| {
-            for span in spans {
-                if span.max_timestamp.is_none_or(|max| max >= time)
-                    && let Some(found) = self.first_in(span, time)?
-                {
-                    return Ok(Some(found));
-                }
-            }
-            Ok(None)
-        })
+/// Returns offset and timestamp of the first visible record with a timestamp of at least
+/// `time`.
+///
+/// # Errors
+/// `InvalidTimestamp` before 1970; `Corrupt` if a batch that must be read is damaged; closed;
+/// an I/O error.
+pub(crate) fn find_time(log: &Arc<Log>, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
+    let (earliest, latest) = (Timestamp::default(), Timestamp::MAX);
+    if time < earliest {
+        return Err(Error::InvalidTimestamp {
+            topic: log.topic().clone(),
+            timestamp: time,
+            index: 0,
+            earliest,
+            latest,
+        });
     }
-
-    /// Returns offset and timestamp of the first of the visible records with the greatest
-    /// timestamp.
-    ///
-    /// # Errors
-    /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
-    pub(crate) fn find_latest(self: &Arc<Self>) -> Result<Option<(Offset, Timestamp)>> {
-        let latest = self.look(|spans| {
-            // Segments that may have the greatest time come first, including those whose time is
-            // not known.
-            spans.sort_by_key(|span| Reverse(span.max_timestamp.unwrap_or(Timestamp::MAX)));
-            let mut best = None;
-            for span in spans {
-                if span.max_timestamp.is_some_and(|max| is_beaten(max, best)) {
-                    break;
-                }
-                best = best.max(self.latest_in(span)?);
-            }
-            Ok(best)
-        })?;
-        Ok(latest.map(|(timestamp, Reverse(offset))| (offset, timestamp)))
-    }
-
-    /// Returns the offset of the `n`-th newest visible record, or the log start if there are fewer
-    /// records.
-    ///
-    /// # Errors
-    /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
-    pub(crate) fn nth_newest(self: &Arc<Self>, n: u64) -> Result<Offset> {
-        self.look(|spans| {
-            let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
-                return Ok(self.visible_end());
-            };
-            let (start, mut until) = (first.from, last.until);
-            let (mut missing, mut step) = (n, n);
-            // If offsets have no gaps, the first step back is the last.
-            loop {
-                let from = Offset::new(until.get().saturating_sub(step)).max(start);
-                if from == start && until.since(start) <= missing {
-                    return Ok(start);
-                }
-                let headers = self.headers(from, until)?;
-                for header in headers.iter().rev() {
-                    match missing.checked_sub(u64::from(header.count)) {
-                        None | Some(0) => return Ok(self.nth_newest_in(header, missing)?.max(start)),
-                        Some(left) => missing = left,
-                    }
-                }
-                if from == start {
-                    return Ok(start);
-                }
-                // The first batch may begin before the step's end. Then all of it has been counted.
-                until = headers.first().map_or(from, |header| header.base_offset.min(from));
-                step = step.saturating_mul(2);
-            }
-        })
-    }
-
-    /// Calls `at` with the segments that have visible records, oldest first. Calls it again if
-    /// retention or a replacement removed one of them meanwhile.
-    fn look<T>(&self, mut at: impl FnMut(&mut [VisibleSpan]) -> Result<T>) -> Result<T> {
-        self.consistently(|| at(&mut spans_of(&self.list.view())).map(Some))
-    }
-
-    /// Returns the first record of a segment with a timestamp of at least `time`.
-    fn first_in(
-        self: &Arc<Self>,
-        span: &VisibleSpan,
-        time: Timestamp,
-    ) -> Result<Option<(Offset, Timestamp)>> {
-        let from = span.segment.seek_time(self.ctx(), self.identity(), time)?.max(span.from);
-        if from >= span.until {
-            return Ok(None);
-        }
-        let mut cursor = Cursor::new(self.clone(), from);
-        while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < span.until) {
-            if header.max_timestamp < time {
-                cursor.pass(&header);
-                continue;
-            }
-            let Some(batch) = cursor.next_batch()? else { break };
-            let found = times(&batch).find(|(offset, timestamp)| *offset >= from && *timestamp >= time);
-            if found.is_some() {
-                return Ok(found);
+    look(log, |spans| {
+        for span in spans {
+            if span.max_timestamp.is_none_or(|max| max >= time)
+                && let Some(found) = first_in(log, span, time)?
+            {
+                return Ok(Some(found));
             }
         }
         Ok(None)
-    }
+    })
+}
 
-    /// Returns the first of the records of a segment with the greatest timestamp.
-    fn latest_in(self: &Arc<Self>, span: &VisibleSpan) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
-        if let Some(max) = span.max_timestamp
-            && let Some((offset, timestamp)) = self.first_in(span, max)?
-        {
-            return Ok(Some((timestamp, Reverse(offset))));
-        }
-        // That record is not visible, or before the log start. Check the batches in the order of
-        // their greatest times, until none can have a greater one.
-        let mut headers = self.headers(span.from, span.until)?;
-        headers.sort_by_key(|header| Reverse(header.max_timestamp));
+/// Returns offset and timestamp of the first of the visible records with the greatest
+/// timestamp.
+///
+/// # Errors
+/// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
+pub(crate) fn find_latest(log: &Arc<Log>) -> Result<Option<(Offset, Timestamp)>> {
+    let latest = look(log, |spans| {
+        // Segments that may have the greatest time come first, including those whose time is
+        // not known.
+        spans.sort_by_key(|span| Reverse(span.max_timestamp.unwrap_or(Timestamp::MAX)));
         let mut best = None;
-        for header in headers {
-            if is_beaten(header.max_timestamp, best) {
+        for span in spans {
+            if span.max_timestamp.is_some_and(|max| is_beaten(max, best)) {
                 break;
             }
-            let from = header.base_offset.max(span.from);
-            let batch = Cursor::new(self.clone(), from).next_batch()?;
-            let records = batch.iter().flat_map(|batch| times(batch)).filter(|(offset, _)| *offset >= from);
-            best = best.max(records.map(|(offset, timestamp)| (timestamp, Reverse(offset))).max());
+            best = best.max(latest_in(log, span)?);
         }
         Ok(best)
-    }
+    })?;
+    Ok(latest.map(|(timestamp, Reverse(offset))| (offset, timestamp)))
+}
 
-    /// Returns the headers of the batches with offsets in `from..until`, oldest first.
-    fn headers(self: &Arc<Self>, from: Offset, until: Offset) -> Result<Vec<BatchHeader>> {
-        let (mut cursor, mut headers) = (Cursor::new(self.clone(), from), Vec::new());
-        while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < until) {
+/// Returns the offset of the `n`-th newest visible record, or the log start if there are fewer
+/// records.
+///
+/// # Errors
+/// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
+pub(crate) fn nth_newest(log: &Arc<Log>, n: u64) -> Result<Offset> {
+    look(log, |spans| {
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+            return Ok(log.visible_end());
+        };
+        let (start, mut until) = (first.from, last.until);
+        let (mut missing, mut step) = (n, n);
+        // If offsets have no gaps, the first step back is the last.
+        loop {
+            let from = Offset::new(until.get().saturating_sub(step)).max(start);
+            if from == start && until.since(start) <= missing {
+                return Ok(start);
+            }
+            let headers = read_headers(log, from, until)?;
+            for header in headers.iter().rev() {
+                match missing.checked_sub(u64::from(header.count)) {
+                    None | Some(0) => return Ok(nth_newest_in(log, header, missing)?.max(start)),
+                    Some(left) => missing = left,
+                }
+            }
+            if from == start {
+                return Ok(start);
+            }
+            // The first batch may begin before the step's end. Then all of it has been counted.
+            until = headers.first().map_or(from, |header| header.base_offset.min(from));
+            step = step.saturating_mul(2);
+        }
+    })
+}
+
+/// Calls `at` with the segments that have visible records, oldest first. Calls it again if
+/// retention or a replacement removed one of them meanwhile.
+fn look<T>(log: &Log, mut at: impl FnMut(&mut [VisibleSpan]) -> Result<T>) -> Result<T> {
+    log.consistently(|| at(&mut spans_of(&log.list.view())).map(Some))
+}
+
+/// Returns the first record of a segment with a timestamp of at least `time`.
+fn first_in(log: &Arc<Log>, span: &VisibleSpan, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
+    let from = span.segment.seek_time(log.ctx(), log.identity(), time)?.max(span.from);
+    if from >= span.until {
+        return Ok(None);
+    }
+    let mut cursor = Cursor::new(log.clone(), from);
+    while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < span.until) {
+        if header.max_timestamp < time {
             cursor.pass(&header);
-            headers.push(header);
+            continue;
         }
-        Ok(headers)
+        let Some(batch) = cursor.next_batch()? else { break };
+        let found = times(&batch).find(|(offset, timestamp)| *offset >= from && *timestamp >= time);
+        if found.is_some() {
+            return Ok(found);
+        }
     }
+    Ok(None)
+}
 
-    /// Returns the offset of the `n`-th newest record of a batch, which must have so many.
-    fn nth_newest_in(self: &Arc<Self>, header: &BatchHeader, n: u64) -> Result<Offset> {
-        let older = u64::from(header.count).saturating_sub(n);
-        if header.last_offset_delta.checked_add(1) == Some(header.count) {
-            return Ok(header.base_offset.plus(older));
-        }
-        // Compaction has left gaps in the batch.
-        let from = header.base_offset.max(self.log_start());
-        let batch = Cursor::new(self.clone(), from).next_batch()?;
-        let nth =
-            batch.iter().flat_map(|batch| times(batch)).nth(usize::try_from(older).unwrap_or(usize::MAX));
-        Ok(nth.map_or(header.base_offset, |(offset, _)| offset))
+/// Returns the first of the records of a segment with the greatest timestamp.
+fn latest_in(log: &Arc<Log>, span: &VisibleSpan) -> Result<Option<(Timestamp, Reverse<Offset>)>> {
+    if let Some(max) = span.max_timestamp
+        && let Some((offset, timestamp)) = first_in(log, span, max)?
+    {
+        return Ok(Some((timestamp, Reverse(offset))));
     }
+    // That record is not visible, or before the log start. Check the batches in the order of
+    // their greatest times, until none can have a greater one.
+    let mut headers = read_headers(log, span.from, span.until)?;
+    headers.sort_by_key(|header| Reverse(header.max_timestamp));
+    let mut best = None;
+    for header in headers {
+        if is_beaten(header.max_timestamp, best) {
+            break;
+        }
+        let from = header.base_offset.max(span.from);
+        let batch = Cursor::new(log.clone(), from).next_batch()?;
+        let records = batch.iter().flat_map(|batch| times(batch)).filter(|(offset, _)| *offset >= from);
+        best = best.max(records.map(|(offset, timestamp)| (timestamp, Reverse(offset))).max());
+    }
+    Ok(best)
+}
+
+/// Returns the headers of the batches with offsets in `from..until`, oldest first.
+fn read_headers(log: &Arc<Log>, from: Offset, until: Offset) -> Result<Vec<BatchHeader>> {
+    let (mut cursor, mut headers) = (Cursor::new(log.clone(), from), Vec::new());
+    while let Some(header) = cursor.peek()?.filter(|header| header.base_offset < until) {
+        cursor.pass(&header);
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+/// Returns the offset of the `n`-th newest record of a batch, which must have so many.
+fn nth_newest_in(log: &Arc<Log>, header: &BatchHeader, n: u64) -> Result<Offset> {
+    let older = u64::from(header.count).saturating_sub(n);
+    if header.last_offset_delta.checked_add(1) == Some(header.count) {
+        return Ok(header.base_offset.plus(older));
+    }
+    // Compaction has left gaps in the batch.
+    let from = header.base_offset.max(log.log_start());
+    let batch = Cursor::new(log.clone(), from).next_batch()?;
+    let nth = batch.iter().flat_map(|batch| times(batch)).nth(usize::try_from(older).unwrap_or(usize::MAX));
+    Ok(nth.map_or(header.base_offset, |(offset, _)| offset))
 }
 
 /// Returns the segments with visible records, oldest first.
@@ -258,15 +250,15 @@ mod tests {
             let raw = |found: (Offset, Timestamp)| (found.0.get(), found.1.as_millis());
             for probe in records.iter().flat_map(|(_, t)| [*t, t + 1]).chain([0, 5_000]) {
                 let expected = left.iter().find(|(_, t)| *t >= probe).copied();
-                let found = log.find_time(Timestamp::from_millis(probe)).unwrap().map(raw);
+                let found = find_time(log, Timestamp::from_millis(probe)).unwrap().map(raw);
                 assert_eq!(found, expected, "{probe} from {start} in {records:?}");
             }
             let greatest = left.iter().map(|(offset, t)| (*t, Reverse(*offset))).max();
             let expected = greatest.map(|(t, Reverse(offset))| (offset, t));
-            assert_eq!(log.find_latest().unwrap().map(raw), expected, "from {start} in {records:?}");
+            assert_eq!(find_latest(log).unwrap().map(raw), expected, "from {start} in {records:?}");
             for n in 1..=end + 1 {
                 let nth = usize::try_from(n).ok().and_then(|n| left.len().checked_sub(n));
-                let found = log.nth_newest(n).unwrap();
+                let found = nth_newest(log, n).unwrap();
                 match nth {
                     Some(nth) if nth > 0 => assert_eq!(found, left[nth].0, "{n} from {start}"),
                     // The oldest record, or the log start before it: reading from there is the
@@ -328,7 +320,7 @@ mod tests {
     /// Every segment has exactly the greatest time of its batches.
     fn assert_known(log: &Arc<Log>, case: &str) {
         for span in spans_of(&log.list.view()) {
-            let max = log.headers(span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
+            let max = read_headers(log, span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
             assert_eq!(span.max_timestamp, max, "{case}: the segment of {}", span.from);
         }
         let manifest = log.manifest.get().segments.clone();

@@ -2,8 +2,8 @@
 
 use super::policy::{OffsetReset, PollLimits};
 use crate::error::{Error, Result};
-use crate::log::Log;
 use crate::log::cursor::Cursor;
+use crate::log::{Log, lookup};
 use crate::records::{Records, SkipReason, Skipped, Unread};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Position, Start};
@@ -280,7 +280,7 @@ pub(crate) fn start_offset(log: &Arc<Log>, start: Start) -> Result<Offset> {
             // The end first: a record that comes while nothing is found may be the one that is
             // searched for.
             let end = log.visible_end();
-            log.find_time(time)?.map_or(end, |(offset, _)| offset)
+            lookup::find_time(log, time)?.map_or(end, |(offset, _)| offset)
         }
     })
 }

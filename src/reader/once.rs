@@ -3,7 +3,7 @@
 use super::assigned::{Assigned, start_offset};
 use super::policy::{OffsetReset, PollLimits};
 use crate::error::{Error, Result};
-use crate::log::Log;
+use crate::log::{Log, lookup};
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::Start;
@@ -43,7 +43,7 @@ pub(crate) fn read_last(log: &Arc<Log>, n: usize) -> Result<Records> {
     let limits = PollLimits { max_records: n, max_bytes: usize::MAX, reset: OffsetReset::Fail };
     loop {
         let epoch = log.epoch();
-        let from = log.nth_newest(n as u64)?;
+        let from = lookup::nth_newest(log, n as u64)?;
         let mut records = Records::default();
         match Assigned::new(log.clone(), from, epoch).deliver(&limits, &mut records) {
             Ok(_) => return Ok(records),

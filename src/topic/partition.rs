@@ -3,7 +3,7 @@
 use crate::broker::{BrokerInner, TopicState, prepare};
 use crate::error::{Error, Result};
 use crate::log::statistics::partition_stats;
-use crate::log::{Log, durability};
+use crate::log::{Log, durability, lookup};
 use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
@@ -141,7 +141,7 @@ impl Partition {
     /// ```
     pub fn offset_for_time(&self, time: Timestamp) -> Result<Option<Offset>> {
         self.state.check()?;
-        Ok(self.log.find_time(time)?.map(|(offset, _)| offset))
+        Ok(lookup::find_time(&self.log, time)?.map(|(offset, _)| offset))
     }
 
     /// The greatest timestamp of all visible records, and the first record that has it (Kafka's
@@ -165,7 +165,7 @@ impl Partition {
     /// ```
     pub fn max_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.state.check()?;
-        self.log.find_latest()
+        lookup::find_latest(&self.log)
     }
 
     /// Appends records as one batch, if the partition ends at `end`, that is, if no record was

@@ -3,6 +3,7 @@
 use super::partition::Partition;
 use crate::error::Result;
 use crate::log::raw_batches::RawBatches;
+use crate::log::replicate;
 use crate::partitioner::check_stream;
 use crate::types::Offset;
 
@@ -39,7 +40,7 @@ impl Partition {
     /// ```
     pub fn read_raw(&self, from: Offset, max_bytes: usize) -> Result<RawBatches> {
         self.state().check()?;
-        self.log().read_raw(from, max_bytes)
+        replicate::read_raw(self.log(), from, max_bytes)
     }
 
     /// As [`read_raw`](Partition::read_raw), from the end of the last shipment that the copy has
@@ -70,7 +71,7 @@ impl Partition {
     /// ```
     pub fn read_raw_in(&self, from: Offset, epoch: u32, max_bytes: usize) -> Result<RawBatches> {
         self.state().check()?;
-        self.log().read_raw_in(from, epoch, max_bytes)
+        replicate::read_raw_in(self.log(), from, epoch, max_bytes)
     }
 
     /// Appends batches that were read from another partition with
@@ -120,7 +121,9 @@ impl Partition {
         self.state().check()?;
         // No partition is ever added where keys are streams.
         let count = self.state().log_count();
-        self.log().append_raw(batches, |key| check_stream(self.topic(), Some(key), self.id().get(), count))
+        replicate::append_raw(self.log(), batches, |key| {
+            check_stream(self.topic(), Some(key), self.id().get(), count)
+        })
     }
 
     /// Drops the tail: the log ends at `offset`, also after a crash, and the next record gets that
