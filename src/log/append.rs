@@ -9,7 +9,7 @@ use super::roll::{bytes_to_append, roll_if_due};
 use super::streams::StreamCondition;
 use super::write::{remember, set_append_time, write_batch};
 use super::writer::Tip;
-use super::{Appended, Log};
+use super::{Appended, Log, idempotence};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -163,7 +163,8 @@ impl<'a> Append<'a> {
         }
         // Keep the producer-table guard until the batch is recorded, so that no other append of
         // this producer is checked in between.
-        let mut checked = self.sender.map(|sender| log.check_sender(header, sender)).transpose()?;
+        let mut checked =
+            self.sender.map(|sender| idempotence::check_sender(log, header, sender)).transpose()?;
         let append_time = set_append_time(log, header, &settings);
         if let Some(event) = roll_if_due(log, &mut tip, header, stored.len(), &settings)? {
             self.rolled = Some(event);

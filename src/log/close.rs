@@ -1,6 +1,6 @@
 //! Ends a log: with its broker, or with its topic.
 
-use super::Log;
+use super::{Log, idempotence};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::CheckpointEntry;
 
@@ -44,8 +44,8 @@ fn sync_empty(log: &Log) -> Result<()> {
 /// Writes everything that a restart would otherwise compute again. All records must be durable.
 fn save_state(log: &Log) {
     log.finish_sealed();
-    if let Some(file) = log.unsaved_producers() {
-        log.save_producers(&file);
+    if let Some(file) = idempotence::unsaved_producers(log) {
+        idempotence::save_producers(log, &file);
     }
     let (segment, point) = {
         let tip = log.writer.lock();

@@ -1,8 +1,8 @@
 //! Maintenance of a log: functions of its state and the time, called by the worker, by `maintain`,
 //! or by a test.
 
-use super::Log;
 use super::roll::roll;
+use super::{Log, idempotence};
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
@@ -80,7 +80,7 @@ impl Log {
         if pending.is_empty() || self.health.poison_cause().is_some() {
             return;
         }
-        let producers = self.unsaved_producers();
+        let producers = idempotence::unsaved_producers(self);
         let mut finished = Vec::new();
         for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
             let Some(end) = segment.end() else { continue };
@@ -107,7 +107,7 @@ impl Log {
             if self.durability.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
                 return;
             }
-            self.save_producers(&file);
+            idempotence::save_producers(self, &file);
         }
         let committed =
             self.manifest.commit(&self.ctx, |manifest| transitions::note_synced(manifest, &finished));

@@ -22,7 +22,7 @@ pub(crate) struct ManifestStore {
     /// The log has ended: the directory may be deleted, or belong to another topic. Set under the
     /// lock.
     closed: AtomicBool,
-    /// How many of the partition's files exist: see [`stage`](stage).
+    /// How many of the partition's files exist: see [`stage`].
     made: AtomicU8,
     /// The loss of records was accepted; stays set.
     has_lost: AtomicBool,
@@ -55,7 +55,7 @@ impl MayBeFull for ManifestError {
 }
 
 impl ManifestStore {
-    /// `made` is a [`stage`](stage).
+    /// `made` is a [`stage`].
     pub(crate) fn new(dir: PathBuf, current: Manifest, made: u8) -> Self {
         let generation = current.segments.iter().map(|entry| entry.generation).max().unwrap_or(0);
         ManifestStore {

@@ -43,6 +43,7 @@ pub(crate) mod durability;
 pub(crate) mod ends;
 mod erase;
 mod health;
+pub(crate) mod idempotence;
 pub(crate) mod journal;
 pub(crate) mod list;
 pub(crate) mod lookup;

@@ -5,8 +5,8 @@
 //! the log start is never after the log end that a power loss leaves, and how recovery handles it
 //! nevertheless.
 
-use super::Log;
 use super::roll::roll;
+use super::{Log, idempotence};
 use crate::config::{Cleanup, Retention};
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
@@ -243,7 +243,7 @@ impl Log {
         let start = start.max(self.log_start());
         // IMPORTANT: write the side file before the manifest, so that the sequences of an
         // idempotent producer are known after its records are deleted.
-        self.keep_producers(start, false)?;
+        idempotence::keep_producers(self, start, false)?;
         let mut gone = Vec::new();
         let committed = self.manifest.commit_freeing(&self.ctx, |manifest| {
             gone = transitions::begin_at(manifest, start);

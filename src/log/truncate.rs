@@ -5,10 +5,10 @@
 //! A batch is never split on disk. If the truncation is inside a batch, the records before it are
 //! written again into the new segment, before the manifest lists that segment.
 
-use super::Log;
 use super::create::make_files;
 use super::cursor::Cursor;
 use super::manifest::ManifestError;
+use super::{Log, idempotence};
 use crate::engine::corrupt;
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
@@ -60,7 +60,7 @@ impl Log {
         let (cut, rest) = if to == start {
             // No readable record is kept, even if the log starts inside a batch. The records before
             // the start contain the sequences of idempotent producers.
-            self.keep_producers(to, true)?;
+            idempotence::keep_producers(self, to, true)?;
             (Truncation { kept: 0, last: None, start, end: to, common: to }, None)
         } else {
             let (kept, last, split) = self.find_truncation(&tip, to)?;

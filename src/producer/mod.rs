@@ -33,6 +33,7 @@ pub(crate) use self::pending::Wait;
 use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
 use crate::error::{Error, Result};
+use crate::log::idempotence;
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::topic::{Partition, Topic};
@@ -281,7 +282,7 @@ impl Producer {
         let identity = self.identity()?;
         identity.check()?;
         partition.state().check()?;
-        Ok(partition.log().locate(identity.id, u64::MAX)?.0)
+        Ok(idempotence::locate(partition.log(), identity.id, u64::MAX)?.0)
     }
 
     /// # Errors

@@ -10,7 +10,7 @@ use crate::broker::{BrokerInner, ProducerIdentity, TopicState, prepare_sequenced
 use crate::error::{Error, Result};
 use crate::log::cursor::Cursor;
 use crate::log::producers::{Located, Sender};
-use crate::log::{Log, durability};
+use crate::log::{Log, durability, idempotence};
 use crate::reader::read_once;
 use crate::record::Record;
 use crate::sync::Arc;
@@ -143,7 +143,7 @@ impl Portion<'_> {
             let mut end = (Offset::ZERO, self.log.epoch());
             let mut before = None;
             for (&sequence, index) in self.sequences.iter().zip(&self.indices) {
-                let (last, located) = self.log.locate(identity.id, sequence)?;
+                let (last, located) = idempotence::locate(&self.log, identity.id, sequence)?;
                 before = last;
                 match located {
                     Located::New => break,

@@ -16,7 +16,7 @@ use self::offset_map::OffsetMap;
 pub(crate) use self::output::Outputs;
 pub(crate) use self::pace::Pace;
 use self::policy::{Retries, Span, amounts, compactable, dirtiness, is_due, stays};
-use super::Log;
+use super::{Log, idempotence};
 use crate::engine::malformed;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, Extra, HEADER_BYTES, check_body};
@@ -508,7 +508,7 @@ impl Log {
         // The last batch of each producer stays, if necessary without records. An earlier one may
         // become the last by a truncation, so the side file must have it.
         if let Some(upto) = inputs.last().and_then(|last| last.end()) {
-            self.keep_producers(upto, false).map_err(known)?;
+            idempotence::keep_producers(self, upto, false).map_err(known)?;
         }
         // The list and the manifest have the same segments, one by one. Both only grow at their
         // ends while the shape is locked.
