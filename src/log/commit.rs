@@ -12,11 +12,11 @@ use crate::sync::{Condvar, HELD_BY_WAKING, Mutex, Rank, about_to_call_user_code,
 
 /// The shared state of all threads that wait for one log's durable end.
 pub(crate) struct GroupCommit {
-    state: Mutex<State>,
+    state: Mutex<CommitState>,
     finished: Condvar,
 }
 
-struct State {
+struct CommitState {
     /// All positions before it are durable.
     durable: u64,
     /// A leader is syncing.
@@ -35,7 +35,7 @@ impl GroupCommit {
         GroupCommit {
             state: Mutex::new(
                 Rank::GroupCommit,
-                State { durable, syncing: false, crowded: false, failed: None, wakers: Vec::new() },
+                CommitState { durable, syncing: false, crowded: false, failed: None, wakers: Vec::new() },
             ),
             finished: Condvar::new(),
         }
@@ -125,8 +125,9 @@ impl GroupCommit {
         Lead { commit: self }
     }
 
-    /// Starts over at a durable end that may lie before the old one: the log was truncated, and everything that was kept
-    /// is synced. Waiting callers are woken by the drop of the [`Lead`], or by [`wake_waiting`](GroupCommit::wake_waiting).
+    /// Starts over at a durable end that may lie before the old one: the log was truncated, and
+    /// everything that was kept is synced. Waiting callers are woken by the drop of the [`Lead`], or
+    /// by [`wake_waiting`](GroupCommit::wake_waiting).
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
         state.durable = durable;
@@ -138,7 +139,7 @@ impl GroupCommit {
         self.wake(self.state.lock());
     }
 
-    fn wake(&self, mut state: crate::sync::MutexGuard<'_, State>) {
+    fn wake(&self, mut state: crate::sync::MutexGuard<'_, CommitState>) {
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
         self.finished.notify_all();

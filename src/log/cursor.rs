@@ -16,10 +16,10 @@ pub(crate) struct Cursor {
     /// The next offset to read.
     next: Offset,
     /// The position of that offset in the files, once it was looked up.
-    place: Option<Place>,
+    place: Option<CursorPlace>,
 }
 
-struct Place {
+struct CursorPlace {
     segment: Arc<Segment>,
     position: u64,
     source: Source,
@@ -193,7 +193,7 @@ impl Cursor {
     }
 
     /// Copies the batch at `place`, which has this header, after its body has passed its checksum.
-    fn copy_stored(&self, place: &mut Place, header: &BatchHeader, out: &mut Vec<u8>) -> Result<()> {
+    fn copy_stored(&self, place: &mut CursorPlace, header: &BatchHeader, out: &mut Vec<u8>) -> Result<()> {
         let ctx = self.log.ctx();
         let (position, stored) = (place.position, HEADER_BYTES + header.body_len as usize);
         let bytes = place.source.get(ctx, position, stored)?;
@@ -280,7 +280,7 @@ impl Cursor {
 
     /// Reads and checks the header at `place`. Steps over a batch that ends before the cursor
     /// without reading it.
-    fn read_header(&self, place: &mut Place) -> Result<Looked> {
+    fn read_header(&self, place: &mut CursorPlace) -> Result<Looked> {
         let ctx = self.log.ctx();
         let seed = self.log.seed();
         let position = place.position;
@@ -318,7 +318,7 @@ impl Cursor {
     }
 
     /// Reads, checks and decompresses the batch at `place`, which has this header.
-    fn load_at(&self, place: &mut Place, header: BatchHeader) -> Result<Arc<Batch>> {
+    fn load_at(&self, place: &mut CursorPlace, header: BatchHeader) -> Result<Arc<Batch>> {
         let ctx = self.log.ctx();
         match read_records(ctx, &mut place.source, place.position, &header)? {
             Ok(records) => Ok(Arc::new(Batch {
@@ -337,7 +337,7 @@ impl Cursor {
 
     /// Finds the segment of the cursor's offset, or the first one after it, and a position in it at
     /// or before the offset's batch.
-    fn seek(&self, visible: Offset) -> Result<Option<Place>> {
+    fn seek(&self, visible: Offset) -> Result<Option<CursorPlace>> {
         let ctx = self.log.ctx();
         let segments = self.log.segments();
         // The first segment that does not end at or before the offset.
@@ -361,9 +361,9 @@ impl Cursor {
         Ok(Some(place))
     }
 
-    fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<Place> {
+    fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<CursorPlace> {
         let source = segment.source(self.log.ctx(), self.log.identity())?;
-        Ok(Place { segment, position: FIRST_BATCH, source, seen: visible })
+        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible })
     }
 
     /// Adds to an error that makes a whole segment unreadable the affected offset, and the start of
@@ -384,7 +384,7 @@ impl Cursor {
     }
 
     /// Adds to an error of damage the offset that cannot be read, and the next one that can.
-    fn damaged(&self, place: &mut Place, error: Error) -> Error {
+    fn damaged(&self, place: &mut CursorPlace, error: Error) -> Error {
         let Error::Corrupt(mut corruption) = error else { return error };
         self.log.health().note_damage();
         corruption.offset = Some(self.next);
@@ -393,7 +393,7 @@ impl Cursor {
     }
 
     /// Returns the base offset of the next valid batch after a damaged position.
-    fn resume_after(&self, place: &mut Place) -> Option<Offset> {
+    fn resume_after(&self, place: &mut CursorPlace) -> Option<Offset> {
         if let Some((_, header)) = self.find_after(place, |header| header.base_offset > self.next) {
             return Some(header.base_offset);
         }
@@ -404,10 +404,10 @@ impl Cursor {
     /// position.
     fn find_after(
         &self,
-        place: &mut Place,
+        place: &mut CursorPlace,
         wanted: impl Fn(&BatchHeader) -> bool,
     ) -> Option<(u64, BatchHeader)> {
-        let Place { segment, position, source, .. } = place;
+        let CursorPlace { segment, position, source, .. } = place;
         let range = *position + 1..segment.size();
         let found = find_batch_in(self.log.ctx(), self.log.seed(), source, range, |met| {
             met.header.log_epoch >= segment.epoch && wanted(&met.header)

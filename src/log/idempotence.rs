@@ -4,7 +4,8 @@
 
 use super::cursor::Cursor;
 use super::producers::{
-    Checked, Claim, KnownProducers, Located, Producers, Sender, add_older, claim_before, read_side_file,
+    Checked, KnownProducers, Located, Producers, Sender, SequenceClaim, add_older, claim_before,
+    read_side_file,
 };
 use super::{Common, Log};
 use crate::engine::Identity;
@@ -263,7 +264,7 @@ pub(crate) fn check_sender<'a>(
     // table under the same lock, so it either sees the batch of an older handle, or that handle
     // is fenced.
     (sender.fence)()?;
-    let claim = sender.first.map(|first| Claim {
+    let claim = sender.first.map(|first| SequenceClaim {
         producer_id: header.producer_id,
         first,
         last: header.base_sequence,

@@ -1,6 +1,11 @@
 //! The log of one partition: appending, visibility, durability, and the behavior after a failed
 //! write or sync.
 //!
+//! A [`Log`] consists of parts, each of which owns its lock and knows no log. This file puts them
+//! together, and has the calls that nearly every caller needs. An operation is a function of its own
+//! module, such as [`lookup`], [`replicate`] or [`close`]; the operations use the log and its parts,
+//! and this file uses no operation.
+//!
 //! The concurrency argument, in one place:
 //! - *Appending* is serialized by the writer's lock, which owns the [`Tip`](writer::Tip): the
 //!   active segment, the point of the next batch, and the current [`Ends`](ends::Ends). Under the
@@ -32,47 +37,51 @@
 //!   after the manifest no longer lists it.
 //! - *Locks* are taken in the order of the enum `Rank` in `sync/rank.rs`, which names every lock.
 
-mod append;
-pub(crate) mod close;
+// The parts of a log, and what they are made of. They know no log.
 pub(crate) mod commit;
-mod compaction;
 mod counters;
-pub(crate) mod create;
-pub(crate) mod cursor;
-pub(crate) mod durability;
 pub(crate) mod ends;
-mod erase;
 mod health;
-pub(crate) mod idempotence;
 pub(crate) mod journal;
 pub(crate) mod list;
-pub(crate) mod lookup;
-mod loss;
-mod maintenance;
 pub(crate) mod manifest;
-pub(crate) mod open;
-pub(crate) mod participate;
 pub(crate) mod producers;
 pub(crate) mod raw_batches;
 pub(crate) mod recovery;
+mod settings;
+mod switch;
+mod sync_state;
+pub(crate) mod tail;
+mod transitions;
+pub(crate) mod walk;
+mod writer;
+
+// The operations on a log.
+mod append;
+pub(crate) mod close;
+mod compaction;
+pub(crate) mod create;
+pub(crate) mod cursor;
+pub(crate) mod durability;
+mod erase;
+pub(crate) mod idempotence;
+pub(crate) mod lookup;
+mod loss;
+mod maintenance;
+pub(crate) mod open;
+pub(crate) mod participate;
 pub(crate) mod redo;
 mod reopen;
 pub(crate) mod replicate;
 mod retention;
 pub(crate) mod roll;
-mod settings;
 pub(crate) mod statistics;
 pub(crate) mod streams;
-mod switch;
-mod sync_state;
-pub(crate) mod tail;
+mod truncate;
+mod write;
+
 #[cfg(test)]
 mod tests;
-mod transitions;
-mod truncate;
-pub(crate) mod walk;
-mod write;
-mod writer;
 
 use self::compaction::Compactor;
 use self::counters::Counters;

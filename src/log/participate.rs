@@ -35,7 +35,7 @@ pub(crate) struct Conditions {
 }
 
 /// A part while its log's writer is locked.
-pub(crate) struct Held<'a> {
+pub(crate) struct HeldPart<'a> {
     log: &'a Arc<Log>,
     /// Its index among the parts in the caller's order.
     place: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Held<'a> {
 }
 
 /// Locks the writers of all logs, in their order, once all conditions hold.
-pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>> {
+pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<HeldPart<'_>>> {
     let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
     for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
         let keys =
@@ -79,7 +79,7 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<Held<'_>>>
             .map(|(((place, part, keys, log), tip), versions)| {
                 let Part { batch, conditions, .. } = part;
                 let settings = log.settings();
-                Held {
+                HeldPart {
                     log,
                     place,
                     tip,
@@ -118,7 +118,7 @@ fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Optio
     streams.map(|(condition, counted)| log.check_stream(tip, condition, counted)).collect()
 }
 
-impl Held<'_> {
+impl HeldPart<'_> {
     pub(crate) fn roll(&mut self) -> Result<Option<Event>> {
         let Some(batch) = &mut self.batch else { return Ok(None) };
         set_append_time(self.log, &mut batch.header, &self.settings);

@@ -117,7 +117,7 @@ pub(crate) fn append_raw(
     let _claim = log.ctx.claim(stored)?;
     log.ctx.check_reserve()?;
     let mut rolls = Vec::new();
-    let Written { end, epoch, batches: written, result } =
+    let WrittenShipment { end, epoch, batches: written, result } =
         write(log, shipment, &batches, &mut room, &mut rolls)?;
     if settings.durability != Durability::Sync {
         log.wake_readers();
@@ -196,7 +196,7 @@ fn check<'a>(
 }
 
 /// The outcome of writing a shipment.
-struct Written {
+struct WrittenShipment {
     /// The log's end and epoch after it.
     end: Offset,
     epoch: u32,
@@ -217,7 +217,7 @@ fn write(
     batches: &[CheckedBatch<'_>],
     room: &mut Vec<u8>,
     rolls: &mut Vec<Event>,
-) -> Result<Written> {
+) -> Result<WrittenShipment> {
     let mut tip = log.writer.lock();
     log.check_writable()?;
     let end = tip.point.end;
@@ -234,7 +234,7 @@ fn write(
     new.iter().try_for_each(|batch| needed.check_keys(log.topic(), batch.keyless))?;
     // These batches are not kept in the tail cache. It notices the gap and starts over.
     let result = new.iter().try_for_each(|batch| append_shipped(log, &mut tip, batch, room, rolls));
-    Ok(Written { end: tip.point.end, epoch: log.epoch(), batches: new.len(), result })
+    Ok(WrittenShipment { end: tip.point.end, epoch: log.epoch(), batches: new.len(), result })
 }
 
 /// Writes one batch of a shipment at the log's end, under a header of this log.

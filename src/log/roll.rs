@@ -1,5 +1,5 @@
-//! The roll: the active segment of a log is sealed, and appending continues in a new one. The caller
-//! holds the writer's lock.
+//! The roll: the active segment of a log is sealed, and appending continues in a new one. The
+//! caller holds the writer's lock.
 
 use super::create::make_files;
 use super::switch::NextSegment;

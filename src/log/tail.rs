@@ -16,11 +16,11 @@ pub(crate) struct TailCache {
     /// The first offset in the cache, or `u64::MAX` if it is empty: a reader far before it skips
     /// the cache without the lock. It is only a hint; `get` checks under the lock.
     start: AtomicU64,
-    batches: Mutex<Batches>,
+    batches: Mutex<CachedBatches>,
 }
 
 #[derive(Default)]
-struct Batches {
+struct CachedBatches {
     queue: VecDeque<Arc<Batch>>,
     bytes: usize,
 }
@@ -30,12 +30,15 @@ const BYTES_PER_LOG_MAX: usize = 2 << 20;
 
 impl TailCache {
     pub(crate) fn new() -> Self {
-        TailCache { start: AtomicU64::new(u64::MAX), batches: Mutex::new(Rank::Tail, Batches::default()) }
+        TailCache {
+            start: AtomicU64::new(u64::MAX),
+            batches: Mutex::new(Rank::Tail, CachedBatches::default()),
+        }
     }
 
     /// Adds the batch that was just written, and drops the oldest beyond the budget. Drops all of
-    /// them if the batch does not follow the last one, because [`get`](TailCache::get) relies on the
-    /// cache having no gaps.
+    /// them if the batch does not follow the last one, because [`get`](TailCache::get) relies on
+    /// the cache having no gaps.
     pub(crate) fn push(&self, ctx: &Context, batch: Batch) {
         let bytes = batch.records.as_slice().len();
         let mut batches = self.batches.lock();

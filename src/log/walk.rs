@@ -186,7 +186,7 @@ impl Check<'_> {
         let mut source = Source::Window(Window::new(file, ctx.display(&walked.path)));
         walked.has_header = self.check_header(&mut source, limit, &mut walked.flaws)?;
         let mut walk = Walker::new(ctx, self.identity.seed(), self.segment, source, FIRST_BATCH, limit);
-        let mut state = State { expected: self.entry.base_offset, joins: false, room: Vec::new() };
+        let mut state = CheckProgress { expected: self.entry.base_offset, joins: false, room: Vec::new() };
         while walk.position < limit {
             let begin = walk.position;
             match self.pass(&mut walk, &mut state, &mut walked, watch)? {
@@ -214,12 +214,13 @@ impl Check<'_> {
         Ok(Some(walked))
     }
 
-    /// Returns why the batches of a sealed segment, all of them whole, are not those of the
-    /// manifest.
+    /// Checks the bytes at the walk's position, notes what they are, and moves the walk past them.
+    /// Returns false if nothing was ever written from there on, and `Break` if the watch ends the
+    /// walk.
     fn pass(
         &self,
         walk: &mut Walker<'_>,
-        state: &mut State,
+        state: &mut CheckProgress,
         walked: &mut Walked,
         watch: &mut dyn Watch,
     ) -> Result<ControlFlow<(), bool>> {
@@ -268,6 +269,9 @@ impl Check<'_> {
         }
         Ok(ControlFlow::Continue(true))
     }
+
+    /// Returns why the batches of a sealed segment, all of them whole, are not those of the
+    /// manifest.
     fn contradiction(&self, walked: &Walked) -> Option<&'static str> {
         let (end, last_crc, digest, time, size) = match walked.pieces.last() {
             Some(piece) => {
@@ -370,7 +374,7 @@ impl Check<'_> {
 }
 
 /// The progress of a segment's check.
-struct State {
+struct CheckProgress {
     /// The offset that the next batch must have, if none is missing.
     expected: Offset,
     /// Whether the last piece ends at the walk's position.

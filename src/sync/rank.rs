@@ -100,7 +100,7 @@ pub(crate) enum Rank {
     ProducerHandles,
     /// `BrokerInner`, `Sticky`: random numbers.
     Random,
-    /// `Tail`: the newest batches.
+    /// `TailCache`: the newest batches.
     Tail,
     /// `Health`: why calls are refused.
     Health,

@@ -8,7 +8,7 @@ use super::journal::Journal;
 use crate::config::Durability;
 use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
-use crate::log::participate::{Held, Part, hold};
+use crate::log::participate::{HeldPart, Part, hold};
 use crate::log::roll::bytes_to_append;
 use crate::log::{Appended, Log, durability};
 use crate::stats::Event;
@@ -116,8 +116,8 @@ fn write_all(
         let mut state = journal.begin()?;
         let id = state.next_id();
         held.iter_mut().for_each(|part| part.fill(id));
-        let parts = held.iter().filter_map(Held::committed).collect();
-        let involved = held.iter().filter_map(Held::involved).collect();
+        let parts = held.iter().filter_map(HeldPart::committed).collect();
+        let involved = held.iter().filter_map(HeldPart::involved).collect();
         let done = state.write(ctx, journal.durable(), parts, involved).and_then(|end| {
             upto = Some(end);
             // The record is written: from here on the transaction has happened.

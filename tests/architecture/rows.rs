@@ -133,9 +133,10 @@ const INSIDE: [(&str, &[Row]); 16] = [
             ]),
             apart(&["list", "switch", "sync_state", "tail", "writer"]),
             together(&["journal", "recovery"]),
+            apart(&["walk"]),
             // The log, and the operations on it. The compactor should be among the parts.
             together(&["compaction", "cursor", "idempotence", "mod"]),
-            apart(&["create", "durability", "lookup", "streams", "walk", "write"]),
+            apart(&["create", "durability", "lookup", "streams", "write"]),
             apart(&["open", "roll"]),
             apart(&[
                 "append",

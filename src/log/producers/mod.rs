@@ -5,7 +5,7 @@ mod table;
 
 use std::path::Path;
 
-pub(crate) use self::table::{Claim, Located, Producers};
+pub(crate) use self::table::{Located, Producers, SequenceClaim};
 use crate::engine::{Context, Identity};
 use crate::error::Result;
 use crate::format::batch::BatchHeader;
@@ -103,7 +103,7 @@ pub(crate) struct KnownProducers {
 pub(crate) struct Checked<'a> {
     pub(crate) known: MutexGuard<'a, KnownProducers>,
     /// The sequences of the batch, if it has some.
-    pub(crate) claim: Option<Claim>,
+    pub(crate) claim: Option<SequenceClaim>,
 }
 
 impl Checked<'_> {
@@ -116,8 +116,8 @@ impl Checked<'_> {
     }
 }
 
-/// Reads the side file in a partition's directory. IMPORTANT: returns `None` if it is damaged, or of
-/// another partition: then all batches are read from the log.
+/// Reads the side file in a partition's directory. IMPORTANT: returns `None` if it is damaged, or
+/// of another partition: then all batches are read from the log.
 pub(crate) fn read_side_file(ctx: &Context, dir: &Path, identity: &Identity) -> Option<ProducersFile> {
     let bytes = read_file(&*ctx.storage, &dir.join(names::PRODUCERS), u64::from(u32::MAX)).ok()?;
     let file = ProducersFile::decode(&bytes).ok()?;
@@ -128,7 +128,7 @@ pub(crate) fn read_side_file(ctx: &Context, dir: &Path, identity: &Identity) -> 
 /// Returns the sequences of a batch's records before `to`, and the last offset of those records.
 /// Returns `None` if the batch has no idempotent producer, or if the sequences of the part are
 /// unknown.
-pub(crate) fn claim_before(header: &BatchHeader, to: Offset) -> Option<(Claim, Offset)> {
+pub(crate) fn claim_before(header: &BatchHeader, to: Offset) -> Option<(SequenceClaim, Offset)> {
     let dense = header.attributes.given_sequences().filter(|_| header.producer_id != 0)?;
     let gone = header.end_offset().since(to);
     if gone > 0 && !dense {
@@ -138,7 +138,7 @@ pub(crate) fn claim_before(header: &BatchHeader, to: Offset) -> Option<(Claim, O
     let last = header.base_sequence.checked_sub(gone)?;
     let span = u64::from(header.last_offset_delta).saturating_sub(gone);
     let first = if dense { last.saturating_sub(span) } else { last };
-    Some((Claim { producer_id: header.producer_id, first, last }, header.base_offset.plus(span)))
+    Some((SequenceClaim { producer_id: header.producer_id, first, last }, header.base_offset.plus(span)))
 }
 
 /// Adds the last batch of a producer's deleted records to a file, unless the file has a newer one

@@ -21,7 +21,7 @@ use crate::types::Offset;
 
 /// The sender and the sequences of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
+pub(crate) struct SequenceClaim {
     /// Not 0.
     pub(crate) producer_id: u64,
     /// The sequence of its first record.
@@ -103,7 +103,7 @@ impl Producers {
     ///
     /// # Errors
     /// The last sequence in the log, if the batch does not follow it.
-    pub(crate) fn check(&self, claim: &Claim) -> Result<(), u64> {
+    pub(crate) fn check(&self, claim: &SequenceClaim) -> Result<(), u64> {
         match self.last_sequence(claim.producer_id) {
             Some(last) if claim.first <= last => Err(last),
             _ => Ok(()),
@@ -112,8 +112,8 @@ impl Producers {
 
     /// Records a batch that is in the log: after its write, or found by a scan in the order of
     /// offsets. A batch found by a scan is not checked again.
-    pub(crate) fn note(&mut self, claim: &Claim, base_offset: Offset, last_offset: Offset) {
-        let Claim { producer_id, first, last } = *claim;
+    pub(crate) fn note(&mut self, claim: &SequenceClaim, base_offset: Offset, last_offset: Offset) {
+        let SequenceClaim { producer_id, first, last } = *claim;
         let batches = self.by_id.entry(producer_id).or_insert_with(|| VecDeque::with_capacity(REMEMBERED));
         // The last known batch may be the part of this one before the log start.
         if batches.back().is_some_and(|last| last.base_offset >= base_offset) {
@@ -186,12 +186,17 @@ impl Remembered {
 mod tests {
     use super::*;
 
-    fn claim(first: u64, last: u64) -> Claim {
-        Claim { producer_id: 7, first, last }
+    fn claim(first: u64, last: u64) -> SequenceClaim {
+        SequenceClaim { producer_id: 7, first, last }
     }
 
     /// Checks a batch of so many records and, if that passes, appends it at the log's end.
-    fn append(producers: &mut Producers, end: &mut u64, claim: Claim, records: u64) -> Result<(), u64> {
+    fn append(
+        producers: &mut Producers,
+        end: &mut u64,
+        claim: SequenceClaim,
+        records: u64,
+    ) -> Result<(), u64> {
         producers.check(&claim)?;
         producers.note(&claim, Offset::new(*end), Offset::new(*end + records - 1));
         *end += records;
