@@ -96,12 +96,12 @@ fn append_if(
     let mut append = Append { log, when, sender, batch: Some(batch), keys, rolled: None };
     let done = append.with_room();
     if let Some(event) = append.rolled {
-        log.ctx.event(&event);
+        log.ctx.events.report(&event);
         log.request_work();
     }
-    log.ctx.appended(done.as_ref().map(drop));
+    log.ctx.reserve.appended(done.as_ref().map(drop));
     if done.is_err() {
-        log.ctx.deliver();
+        log.ctx.events.deliver();
     } else {
         if settings.durability != Durability::Sync {
             log.wake_readers();
@@ -135,7 +135,7 @@ impl<'a> Append<'a> {
             // IMPORTANT: not for a commit of offsets, which is appended under its group's lock,
             // because `make_room` asks the groups which records they hold.
             Err(error) if error.is_full() && !names::is_own_topic(self.log.topic().as_str()) => {
-                if !self.log.ctx.make_room() {
+                if !self.log.ctx.room.make_room() {
                     return Err(error);
                 }
                 self.append_now()
@@ -148,7 +148,7 @@ impl<'a> Append<'a> {
     fn append_now(&mut self) -> Result<(Appended, Version)> {
         let log = self.log;
         log.check_writable()?;
-        log.ctx.check_reserve()?;
+        log.ctx.reserve.check()?;
         let (mut tip, version) = self.lock_writer()?;
         let settings = log.settings();
         let Some(SealedBatch { header, stored, keyless, .. }) = &mut self.batch else {

@@ -154,7 +154,7 @@ pub(crate) fn keep_producers(log: &Arc<Log>, upto: Offset, is_end: bool) -> Resu
         _ => file_of(log, epoch, upto, below.list()),
     };
     // Records are about to be deleted, so this frees space and may use the reserve.
-    let written = log.ctx.with_room(|| write(log, &file));
+    let written = log.ctx.reserve.with_room(|| write(log, &file));
     written.map_err(|failed| write_failed(log, failed))
 }
 

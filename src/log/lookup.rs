@@ -12,7 +12,8 @@ use super::list::View;
 use crate::error::{Error, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::body;
-use crate::segment::{Batch, Segment};
+use crate::segment::Segment;
+use crate::segment::batch::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 

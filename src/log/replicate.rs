@@ -57,7 +57,7 @@ fn gather(log: &Arc<Log>, from: Offset, max_bytes: usize) -> Result<RawBatches> 
         bytes: 0,
         // IMPORTANT: do not use the partition's secret. A receiver that knew it could make
         // values that look like batches here.
-        secret: Secret(random_bytes(log.ctx.fixed_seed, from.get() ^ u64::from(log_epoch))),
+        secret: Secret(random_bytes(log.ctx.settings.fixed_seed, from.get() ^ u64::from(log_epoch))),
     };
     let seed = envelope.seed();
     // Room for the envelope, which is encoded last.
@@ -115,7 +115,7 @@ pub(crate) fn append_raw(
     compare(log, &batches)?;
     let stored = || batches.iter().map(|batch| bytes_to_append(log, batch.shipped.stored.len())).sum();
     let _claim = log.ctx.claim(stored)?;
-    log.ctx.check_reserve()?;
+    log.ctx.reserve.check()?;
     let mut rolls = Vec::new();
     let WrittenShipment { end, epoch, batches: written, result } =
         write(log, shipment, &batches, &mut room, &mut rolls)?;
@@ -123,7 +123,7 @@ pub(crate) fn append_raw(
         log.wake_readers();
     }
     if !rolls.is_empty() {
-        rolls.iter().for_each(|event| log.ctx.event(event));
+        rolls.iter().for_each(|event| log.ctx.events.report(event));
         log.request_work();
     }
     if let Durability::Interval(every) = settings.durability
@@ -131,12 +131,12 @@ pub(crate) fn append_raw(
     {
         arm_interval(log, every);
     }
-    log.ctx.appended(result.as_ref().map(drop));
-    log.ctx.deliver();
+    log.ctx.reserve.appended(result.as_ref().map(drop));
+    log.ctx.events.deliver();
     match &result {
         Ok(()) => log.keep_size(),
         // The freed room is for the next attempt: the batches written before count.
-        Err(error) if error.is_full() => drop(log.ctx.make_room()),
+        Err(error) if error.is_full() => drop(log.ctx.room.make_room()),
         Err(_) => {}
     }
     result?;
@@ -177,7 +177,7 @@ fn check<'a>(
             checked => checked.map_err(|m| invalid(&m.shifted(position + HEADER_BYTES as u64)))?,
         };
         let keys = log.keys_of(settings, header, records);
-        let decoded = || body::Records::new(records, header.count).map_while(std::result::Result::ok);
+        let decoded = || body::RawRecords::new(records, header.count).map_while(std::result::Result::ok);
         if settings.streams {
             decoded().filter_map(|record| record.key).try_for_each(&belongs)?;
         }

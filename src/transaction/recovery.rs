@@ -12,9 +12,10 @@ use crate::format::journal::{CommittedPart, JOURNAL_HEADER_BYTES, decode_header 
 use crate::format::names;
 use crate::log::Log;
 use crate::log::journal::LogJournal;
+
 use crate::log::recovery::transactions::Found;
 use crate::log::redo::{Presence, presence_of, redo};
-use crate::stats::{Cut, Event, OpenReport};
+use crate::stats::{Event, OpenReport, TruncatedTail};
 use crate::storage::{OpenMode, read_file};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicId};
@@ -85,20 +86,7 @@ pub(crate) fn settle(
     }
     let (floor, records, end) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
     let (known, torn) = (JournalRecords::new(floor, &records, end), end < file.len());
-    let mut lost =
-        logs.iter().filter_map(|log| Some((log, known.find_lost(log.recovered(), log.log_start())?)));
-    if let Some((log, found)) = lost.next() {
-        // IMPORTANT: check this before a batch without a record is truncated. Nothing has been
-        // changed in that log.
-        return Err(lost_record(ctx, log.identity(), &known, found));
-    }
-    let unread = logs.iter().find_map(|log| log.health().unread());
-    if let Some(error) = unread.filter(|_| !is_clean || torn || !records.is_empty()) {
-        // IMPORTANT: return while the file still has the batches that this partition lacks. A
-        // damaged partition is never served again as it was, but this one may be usable at the next
-        // opening.
-        return Err(error);
-    }
+    check_logs(ctx, logs, &known, !is_clean || torn || !records.is_empty())?;
     // First take back the batches without a record, because the batches after them do not count
     // either.
     for (log, found) in &seen {
@@ -109,23 +97,7 @@ pub(crate) fn settle(
     for record in &records {
         let parts: Vec<_> =
             record.parts.iter().filter_map(|part| Some((part, find(&part.topic, part.partition)?))).collect();
-        let possible = parts.iter().all(|(part, log)| match presence_of(log, part, record.id) {
-            Presence::Present => true,
-            Presence::Next => check_part(log, part),
-            Presence::Elsewhere => false,
-        });
-        for (part, log) in &parts {
-            match presence_of(log, part, record.id) {
-                Presence::Next if possible => {
-                    let end = redo(log, part.batch)?;
-                    restored(report, log, part, end);
-                }
-                // IMPORTANT: take it back before the next record is checked. The next one may
-                // follow it.
-                Presence::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
-                _ => {}
-            }
-        }
+        complete_or_take_back(ctx, record.id, &parts, report)?;
     }
     for log in logs.iter().filter(|log| log.is_usable()) {
         log.sync()?;
@@ -183,7 +155,7 @@ fn check_logs(ctx: &Context, logs: &[Arc<Log>], known: &JournalRecords, may_writ
         // changed in that log.
         return Err(lost_record(ctx, log.identity(), known, found));
     }
-    match logs.iter().find_map(|log| log.unread()) {
+    match logs.iter().find_map(|log| log.health().unread()) {
         // IMPORTANT: return while the file still has the batches that this partition lacks. A
         // damaged partition is never served again as it was, but this one may be usable at the next
         // opening.
@@ -200,15 +172,15 @@ fn complete_or_take_back(
     parts: &[(&CommittedPart<'_>, Arc<Log>)],
     report: &mut OpenReport,
 ) -> Result<()> {
-    let possible = parts.iter().all(|(part, log)| match log.presence_of(part, id) {
+    let possible = parts.iter().all(|(part, log)| match presence_of(log, part, id) {
         Presence::Present => true,
         Presence::Next => check_part(log, part),
         Presence::Elsewhere => false,
     });
     for (part, log) in parts {
-        match log.presence_of(part, id) {
+        match presence_of(log, part, id) {
             Presence::Next if possible => {
-                let end = log.redo(part.batch)?;
+                let end = redo(log, part.batch)?;
                 restored(report, log, part, end);
             }
             // IMPORTANT: take it back before the next record is checked. The next one may follow it.
