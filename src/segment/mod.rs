@@ -46,7 +46,7 @@ use crate::types::{Offset, Timestamp};
 /// batches needs.
 pub(crate) struct Segment {
     name: SegmentName,
-    /// Compaction has rewritten it: its state in the manifest is `Cleaned`.
+    /// Compaction has rewritten it: its state in the manifest is `Compacted`.
     pub(crate) compacted: bool,
     /// The time after which its first tombstone may be removed, once that was looked up.
     pub(crate) horizon: OnceLock<Option<Timestamp>>,
