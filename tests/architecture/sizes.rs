@@ -9,7 +9,7 @@ use super::source::{read, root};
 
 /// File and name of functions that are better whole, and why.
 const FUNCTIONS: [(&str, &str); 0] = [];
-const FUNCTIONS_TO_SPLIT: usize = 13;
+const FUNCTIONS_TO_SPLIT: usize = 4;
 
 /// Files that are better whole, and why.
 const FILES: [(&str, &str); 0] = [];
