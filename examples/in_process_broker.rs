@@ -137,9 +137,10 @@ fn run() -> Result<Option<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use quipu::testing::{Disk, ManualClock, Survive, committed, owners, produced};
     use quipu::{BrokerConfig, Durability, Error};
+
+    use super::*;
 
     const NOW: Duration = Duration::ZERO;
 

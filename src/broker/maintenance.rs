@@ -15,7 +15,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::group::Coordinator;
-use crate::log::Log;
+use crate::log::{Log, compaction, maintenance, retention};
 use crate::storage::budget::{Budget, BudgetClaim};
 use crate::sync::{Arc, Mutex, Rank, RwLock, Weak, thread};
 use crate::types::{GroupId, Offset, PartitionId};
@@ -121,8 +121,8 @@ impl Maintenance {
         for state in &topics {
             let holds = self.holds(state);
             for log in state.logs().iter() {
-                log.maintain(hold_of(holds.as_deref(), log.partition()));
-                entries.extend(log.checkpoint());
+                maintenance::maintain(log, hold_of(holds.as_deref(), log.partition()));
+                entries.extend(maintenance::checkpoint(log));
             }
         }
         self.ctx.reserve.maintain(self.reserve_size(&topics, entries.len()));
@@ -133,7 +133,7 @@ impl Maintenance {
     /// and the copy of it, the checkpoint, an empty journal, and a segment's header.
     fn reserve_size(&self, topics: &[Arc<TopicState>], entries: usize) -> u64 {
         let logs = topics.iter().flat_map(|state| state.logs().to_vec());
-        let manifest = logs.map(|log| log.manifest_bytes()).max().unwrap_or(0);
+        let manifest = logs.map(|log| log.deletion_bytes()).max().unwrap_or(0);
         let headers = SEGMENT_HEADER_BYTES + JOURNAL_HEADER_BYTES + Checkpoint::encoded_len(entries);
         Reserve::size_for(manifest + 2 * self.catalog.place().bytes + headers as u64)
     }
@@ -175,7 +175,7 @@ impl Maintenance {
         for state in topics.iter().filter(|state| state.settings().cleanup.deletes()) {
             let holds = self.holds(state);
             for log in state.logs().iter() {
-                went |= log.retain(hold_of(holds.as_deref(), log.partition()));
+                went |= retention::delete_expired(log, hold_of(holds.as_deref(), log.partition()));
             }
         }
         went
@@ -202,20 +202,19 @@ impl Maintenance {
             if let Some(claim) = budget.claim(bytes, margin) {
                 return Ok(claim);
             }
-            let oldest = expirable
-                .iter()
-                .enumerate()
-                .filter_map(|(at, (hold, _, log))| log.oldest_evictable(*hold).map(|oldest| (oldest, at)));
+            let oldest = expirable.iter().enumerate().filter_map(|(at, (hold, _, log))| {
+                retention::oldest_evictable(log, *hold).map(|oldest| (oldest, at))
+            });
             let oldest = oldest.min().map(|(_, at)| at);
             let Some((at, (hold, _, log))) = oldest.and_then(|at| Some((at, expirable.get(at)?))) else {
                 let held = expirable.iter().filter_map(|(_, state, log)| {
-                    log.oldest_evictable(everything).map(|oldest| (oldest, state, log))
+                    retention::oldest_evictable(log, everything).map(|oldest| (oldest, state, log))
                 });
                 let held = held.min_by_key(|(oldest, _, _)| *oldest);
                 let held_by = held.and_then(|(_, state, log)| self.holder(state, log));
                 return Err(Error::OverBudget { limit: budget.limit(), used: budget.used(), held_by });
             };
-            if !log.evict(*hold) {
+            if !retention::evict(log, *hold) {
                 // It cannot be deleted now: an I/O error, or another thread was faster.
                 expirable.swap_remove(at);
             }
@@ -251,11 +250,12 @@ impl Maintenance {
                 next.set(next_time());
             }
         };
-        let mut dirty: Vec<_> = logs.filter_map(|log| Some((log.wants_compaction(&tick)?, log))).collect();
+        let mut dirty: Vec<_> =
+            logs.filter_map(|log| Some((compaction::is_wanted(&log, &tick)?, log))).collect();
         dirty.sort_by_key(|((dirtiness, _), _)| std::cmp::Reverse(*dirtiness));
         for ((_, extent), log) in dirty {
             // As long as passes get somewhere.
-            while let Ok(Some(done)) = log.compact_in_passing(extent, &tick) {
+            while let Ok(Some(done)) = compaction::compact_in_passing(&log, extent, &tick) {
                 if done.complete || self.ctx.work.is_stopped() {
                     break;
                 }

@@ -1,5 +1,8 @@
 //! Deleting the files of topics: first into the trash, then for good.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
 use super::store::CatalogStore;
 use crate::engine::Context;
 use crate::error::{Error, IoAction, Result};
@@ -7,8 +10,6 @@ use crate::format::catalog::{CatalogTopic, Change};
 use crate::format::names;
 use crate::storage::Storage;
 use crate::types::{TopicId, TopicName};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 /// Finishes the deletions that were interrupted, each as far as it can be.
 ///

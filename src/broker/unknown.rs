@@ -15,8 +15,7 @@ use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
-use crate::log::recovery::decode_manifest;
-use crate::log::{Log, LogSettings, open};
+use crate::log::{Log, LogSettings, manifest, open};
 use crate::stats::OpenReport;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName};
@@ -104,7 +103,7 @@ impl BrokerInner {
         for entry in entries {
             let Some(partition) = names::parse_partition_dir(&entry.name) else { continue };
             let path = dir.join(&entry.name).join(names::MANIFEST);
-            match decode_manifest(ctx, &path) {
+            match manifest::read_any(ctx, &path) {
                 Ok(manifest) if manifest.partition == partition => found.push((partition, manifest)),
                 Ok(_) => return Err(corrupt(ctx, &path, 0, "the manifest belongs to another partition")),
                 // Its first write never ended.

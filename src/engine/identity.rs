@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
+use crate::format::key_hash::KeyHasher;
 use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
@@ -23,6 +24,11 @@ impl Identity {
         Seed::new(&self.secret, &self.topic_id, self.partition)
     }
 
+    /// The hash function of the partition's keys.
+    pub(crate) fn key_hasher(&self) -> KeyHasher {
+        KeyHasher::new(&self.secret)
+    }
+
     pub(crate) fn topic_partition(&self) -> TopicPartition {
         TopicPartition::new(self.topic.clone(), self.partition)
     }
@@ -31,6 +37,11 @@ impl Identity {
     /// rewritten.
     pub(crate) fn generations_exhausted(&self) -> Error {
         Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
+    }
+
+    /// The error of a compaction or an erasure that stopped because the log's segments have changed.
+    pub(crate) fn compaction_aborted(&self) -> Error {
+        Error::CompactionAborted { topic: self.topic.clone(), partition: self.partition }
     }
 
     /// The error of an append to a partition that a failed write or sync has poisoned.

@@ -3,11 +3,10 @@
 //!
 //! It is derived: without it an opening reads everything that no manifest lists as synced.
 
-use crate::types::{Offset, PartitionId, TopicId};
-
 use super::digest::Digest;
 use super::envelope::{self, ByteWriter};
 use super::reader::{ByteReader, Malformed};
+use crate::types::{Offset, PartitionId, TopicId};
 
 /// The content of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

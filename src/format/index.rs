@@ -3,10 +3,9 @@
 //! For seeks into a segment that was opened and not scanned. It is derived: if it cannot be read,
 //! it is rebuilt from the segment. It does not cover batches after its `covers_bytes`.
 
-use crate::types::{Offset, PartitionId, TopicId};
-
 use super::envelope::{self, ByteWriter};
 use super::reader::Malformed;
+use crate::types::{Offset, PartitionId, TopicId};
 
 /// The index of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]

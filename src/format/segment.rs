@@ -2,11 +2,10 @@
 //!
 //! Batches follow it: see [`batch`](super::batch).
 
-use crate::types::{Offset, PartitionId, Timestamp, TopicId};
-
 use super::batch::Secret;
 use super::envelope::{self, ByteWriter};
 use super::reader::Malformed;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// Bytes of a segment before its first batch.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 128;

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::body;
 use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
 use crate::log::cursor::Cursor;
+use crate::log::reopen::reopen_with;
 use crate::log::{Appended, Log};
 use crate::record::Record;
 use crate::segment::builder::BatchBuilder;
@@ -95,7 +96,7 @@ impl OffsetStore {
         if log.health().is_poisoned() {
             // No other caller can reopen it, because the topic is hidden. If this fails it stays
             // poisoned, and the next commit tries again.
-            let _ = log.reopen_with(|| self.read_again(&log));
+            let _ = reopen_with(&log, || self.read_again(&log));
         }
         Ok(log)
     }

@@ -9,7 +9,7 @@ use super::roll::{bytes_to_append, roll_if_due};
 use super::streams::StreamCondition;
 use super::write::{remember, set_append_time, write_batch};
 use super::writer::Tip;
-use super::{Appended, Log, idempotence};
+use super::{Appended, Log, idempotence, retention, streams};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -79,7 +79,7 @@ fn append_if(
     sender: Option<&Sender<'_>>,
 ) -> Result<(Appended, Version)> {
     let settings = log.settings();
-    let keys = log.keys_of(&settings, &batch.header, batch.records());
+    let keys = streams::keys_of(log, &settings, &batch.header, batch.records());
     if batch.stored.len() > settings.max_batch_bytes() {
         return Err(Error::RecordTooLarge {
             topic: log.topic().clone(),
@@ -109,7 +109,7 @@ fn append_if(
         if let Durability::Interval(every) = settings.durability {
             arm_interval(log, every);
         }
-        log.keep_size();
+        retention::keep_size(log);
     }
     done
 }
@@ -172,7 +172,7 @@ impl<'a> Append<'a> {
         let epoch = log.epoch();
         let end = write_batch(log, &mut tip, header, stored, &self.keys, &settings)?;
         if let Some(condition) = self.when.stream {
-            log.note_version(&tip, condition, version, &self.keys);
+            streams::note_version(&tip, condition, version, &self.keys);
         }
         if let Some(checked) = &mut checked {
             checked.note(header);
@@ -190,7 +190,8 @@ impl<'a> Append<'a> {
     fn lock_writer(&self) -> Result<(MutexGuard<'a, Tip>, Version)> {
         let log = self.log;
         loop {
-            let counted = self.when.stream.map(|condition| log.count_before(condition)).transpose()?;
+            let counted =
+                self.when.stream.map(|condition| streams::count_before(log, condition)).transpose()?;
             let tip = log.writer.lock();
             log.check_writable()?;
             if let Some(expected) = self.when.end.filter(|end| *end != tip.point.end) {
@@ -199,7 +200,7 @@ impl<'a> Append<'a> {
             let (Some(condition), Some(counted)) = (self.when.stream, counted) else {
                 return Ok((tip, Version::ZERO));
             };
-            if let Some(version) = log.check_stream(&tip, condition, &counted)? {
+            if let Some(version) = streams::check_condition(log, &tip, condition, &counted)? {
                 return Ok((tip, version));
             }
         }

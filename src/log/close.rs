@@ -1,6 +1,6 @@
 //! Ends a log: with its broker, or with its topic.
 
-use super::{Log, idempotence};
+use super::{Log, idempotence, maintenance};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::CheckpointEntry;
 
@@ -28,7 +28,7 @@ pub(crate) fn close(log: &Log) -> Result<Option<CheckpointEntry>> {
     end(log, Error::Closed);
     // Damage was reported at opening. It does not make closing fail.
     match synced {
-        Ok(()) => Ok(log.checkpoint()),
+        Ok(()) => Ok(maintenance::checkpoint(log)),
         Err(_) if log.health.is_damaged() => Ok(None),
         Err(error) => Err(error),
     }
@@ -43,7 +43,7 @@ fn sync_empty(log: &Log) -> Result<()> {
 
 /// Writes everything that a restart would otherwise compute again. All records must be durable.
 fn save_state(log: &Log) {
-    log.finish_sealed();
+    maintenance::finish_sealed(log);
     if let Some(file) = idempotence::unsaved_producers(log) {
         idempotence::save_producers(log, &file);
     }

@@ -10,14 +10,14 @@
 use std::path::Path;
 
 use super::Log;
-use super::manifest::stage;
-use super::recovery::{Recovered, read_manifest};
+use super::manifest::{self, stage};
+use super::recovery::Recovered;
 use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{EpochStart, Manifest};
 use crate::format::names::{self, PartitionFile};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
-use crate::log::recovery::transactions::Tail;
+use crate::log::recovered_tail::RecoveredTail;
 use crate::log::switch::NextSegment;
 use crate::log::writer::Tip;
 use crate::segment::create::{active_entry, create_segment};
@@ -44,7 +44,7 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
         point: Point::start_of(Offset::ZERO, 0, 0, 0),
         damage: None,
         has_senders: false,
-        tail: Tail::default(),
+        tail: RecoveredTail::default(),
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn find_manifest(
     dir: &Path,
     is_marked: bool,
 ) -> Result<Option<Manifest>> {
-    if is_marked || has_files(ctx, dir)? { read_manifest(ctx, identity, dir).map(Some) } else { Ok(None) }
+    if is_marked || has_files(ctx, dir)? { manifest::read(ctx, identity, dir).map(Some) } else { Ok(None) }
 }
 
 /// Returns whether a partition that the catalog lists without files has some: those of a write

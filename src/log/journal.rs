@@ -1,7 +1,7 @@
 //! The journal of a broker's transactions, as a log sees it. The journal knows logs, so a log knows
 //! it only by this trait, and the journal finds a log by its identity.
 
-use super::recovery::transactions::Tail;
+use super::recovered_tail::RecoveredTail;
 use crate::engine::{Context, Identity};
 use crate::error::Result;
 use crate::sync::{Arc, RwLockWriteGuard};
@@ -39,5 +39,5 @@ pub(crate) trait LogJournal: Send + Sync {
 
     /// Returns an error if the tail found by a recovery proves that the journal has lost a record.
     /// Used during an opening.
-    fn check_records(&self, identity: &Identity, tail: &Tail, log_start: Offset) -> Result<()>;
+    fn check_records(&self, identity: &Identity, tail: &RecoveredTail, log_start: Offset) -> Result<()>;
 }

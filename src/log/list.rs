@@ -14,7 +14,10 @@
 //! - Segments leave the list only while the `shape` lock is held. New ones are added under the
 //!   writer's lock.
 
+use std::path::Path;
+
 use super::ends::Ends;
+use crate::format::manifest::Manifest;
 use crate::segment::Segment;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, RwLock};
 use crate::types::Offset;
@@ -125,4 +128,18 @@ impl SegmentList {
         *current = next.clone();
         next
     }
+}
+
+/// Returns the segments of a manifest. Each has the end of the segment before it.
+pub(crate) fn segments_of(dir: &Path, manifest: &Manifest) -> Vec<Arc<Segment>> {
+    let mut previous: Option<(Offset, u32)> = None;
+    let mut segments = Vec::with_capacity(manifest.segments.len());
+    for entry in &manifest.segments {
+        // A reset leaves a gap, and a compacted file has another last batch. Then there is nothing
+        // to compare.
+        let follows = previous.filter(|(end, _)| *end == entry.base_offset && entry.generation == 0);
+        segments.push(Arc::new(Segment::from_entry(dir, entry, follows)));
+        previous = (entry.generation == 0).then_some((entry.end_offset, entry.last_crc));
+    }
+    segments
 }

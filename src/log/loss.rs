@@ -7,18 +7,17 @@
 //! point. Before it nothing has changed, and the new files are not listed; after it the old files
 //! are not listed. No offset is assigned twice.
 
-use super::Log;
+use super::ends::Ends;
+use super::list::{Segments, View};
 use super::manifest::ManifestError;
-use super::walk::{KnownEnd, Piece, Quiet, Walked, walk};
+use super::switch::NextSegment;
+use super::walk::{Flaw, KnownEnd, Piece, Quiet, Walked, walk};
+use super::writer::Tip;
+use super::{Log, transitions};
 use crate::engine::corrupt;
 use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
-use crate::log::ends::Ends;
-use crate::log::list::View;
-use crate::log::switch::NextSegment;
-use crate::log::transitions;
-use crate::log::writer::Tip;
 use crate::segment::copy::{copy_aside, in_pieces, rewrite};
 use crate::segment::create::create_segment_file;
 use crate::segment::{FIRST_BATCH, Point, Segment};
@@ -27,117 +26,128 @@ use crate::storage::write_all_at;
 use crate::sync::Arc;
 use crate::types::Offset;
 
+/// Returns all damage in the log, in the order of offsets. Reads the whole log. No segment is
+/// removed meanwhile.
+///
+/// # Errors
+/// Closed, deleted; the error of a log without any known segment; I/O errors.
+pub(crate) fn find_damage(log: &Log) -> Result<Vec<DamagedRange>> {
+    let _shape = log.list.lock_shape();
+    log.check_readable()?;
+    if !log.has_files() {
+        return Ok(Vec::new());
+    }
+    let (manifest, known) = known_state(log, &log.writer.lock());
+    Ok(Examined::read(log, manifest, known)?.damage())
+}
+
+/// Gives up the damaged records, all of which must be in `named`, and lets the log work again.
+/// Returns the lost offsets.
+///
+/// # Errors
+/// `LossNotNamed` if something else is damaged, `Poisoned`, closed, deleted, the error of a log
+/// without any known segment, or I/O errors: nothing has changed. The log is poisoned if it is
+/// unknown which manifest a restart finds.
+pub(crate) fn accept_loss(log: &Log, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
+    // No compaction may read segments that are replaced here.
+    let _compacting = log.compactor.lock();
+    // Dropped last of these: it wakes waiting callers.
+    let lead;
+    // No record of the journal may refer to batches that are given up.
+    let alone = log.journal.forget(&log.identity)?;
+    let shape = log.list.lock_shape();
+    lead = log.durability.commit.hold();
+    let mut tip = log.writer.lock();
+    log.check_readable()?;
+    if let Some(cause) = log.health.poison_cause() {
+        return Err(log.identity.poisoned(&cause));
+    }
+    if !log.has_files() {
+        return Ok(Vec::new());
+    }
+    let (manifest, known) = known_state(log, &tip);
+    let examined = Examined::read(log, manifest, known)?;
+    let found = examined.damage();
+    if let Some(other) = found.iter().find(|range| !named.contains(range)) {
+        return Err(Error::LossNotNamed { range: Box::new(other.clone()) });
+    }
+    if found.is_empty() && !log.health.is_damaged() {
+        return Ok(Vec::new());
+    }
+    let lost = lost_ranges(&found);
+    examined.replace_damaged(&mut tip, &lost).map_err(|failed| log.manifest_failed(failed))?;
+    log.durability.commit.restart(log.log_end().get());
+    log.health.accept_damage();
+    let epoch = log.epoch();
+    drop((tip, shape, alone));
+    drop(lead);
+    log.waiters.signal();
+    log.ctx.events.report(&Event::LossAccepted {
+        topic: log.topic().clone(),
+        partition: log.partition(),
+        ranges: lost.iter().map(|range| (range.from, range.to)).collect(),
+        epoch,
+    });
+    Ok(lost)
+}
+
+/// Returns the manifest and the known end of the log.
+fn known_state(log: &Log, tip: &Tip) -> (Manifest, KnownEnd) {
+    let offset = log.log_end();
+    // The end of the last segment of a damaged log is not known.
+    let active = (!log.health.is_damaged()).then_some(tip.point.position);
+    (log.manifest.get().clone(), KnownEnd { offset, active })
+}
+
+/// A log all of whose segments were read. None of them is removed while this lives, because the
+/// caller holds the shape lock.
+struct Examined<'a> {
+    log: &'a Log,
+    manifest: Manifest,
+    end: Offset,
+    segments: Segments,
+    /// The result of each segment, in the order of the manifest.
+    walked: Vec<Walked>,
+}
+
 /// The new state of the log.
 #[derive(Default)]
-struct Plan {
+struct Replacement {
     /// Its segments, without the active one.
-    entries: Vec<Planned>,
+    segments: Vec<NewSegment>,
     /// The indexes of the segments that are dropped completely.
     gone: Vec<usize>,
 }
 
 /// A segment of the new state.
-struct Planned {
+struct NewSegment {
     entry: SegmentEntry,
-    from: From,
+    origin: Origin,
 }
 
-enum From {
-    /// The segment with this index, unchanged.
+/// Where a segment of the new state comes from. The numbers are indexes of the old segments.
+enum Origin {
+    /// The whole segment, unchanged.
     Whole(usize),
-    /// The beginning of it.
+    /// The beginning of a segment.
     Shortened(usize, Point),
     /// A copy of some of its batches, in a new file.
     Copied(usize, Piece),
 }
 
-impl Log {
-    /// Returns all damage in the log, in the order of offsets. Reads the whole log. No segment is
-    /// removed meanwhile.
-    ///
-    /// # Errors
-    /// Closed, deleted; the error of a log without any known segment; I/O errors.
-    pub(crate) fn find_damage(&self) -> Result<Vec<DamagedRange>> {
-        let _shape = self.list.lock_shape();
-        self.check_readable()?;
-        if !self.has_files() {
-            return Ok(Vec::new());
-        }
-        let (manifest, known) = self.known_state(&self.writer.lock());
-        let walked = self.walk_all(&manifest, known)?;
-        Ok(self.ranges(&walked))
+impl<'a> Examined<'a> {
+    fn read(log: &'a Log, manifest: Manifest, known: KnownEnd) -> Result<Self> {
+        let walked = walk(&log.ctx, &log.identity, log.manifest.dir(), &manifest, known, &mut Quiet)?;
+        let (end, segments) = (known.offset, log.segments());
+        Ok(Examined { log, manifest, end, segments, walked: walked.unwrap_or_default() })
     }
 
-    /// Gives up the damaged records, all of which must be in `named`, and lets the log work again.
-    /// Returns the lost offsets.
-    ///
-    /// # Errors
-    /// `LossNotNamed` if something else is damaged, `Poisoned`, closed, deleted, the error of a log
-    /// without any known segment, or I/O errors: nothing has changed. The log is poisoned if it is
-    /// unknown which manifest a restart finds.
-    pub(crate) fn accept_loss(self: &Arc<Self>, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
-        // No compaction may read segments that are replaced here.
-        let _compacting = self.compactor.lock();
-        // No record of the journal may refer to batches that are given up.
-        // Dropped last of these: it wakes waiting callers.
-        let lead;
-        let alone = self.journal.forget(&self.identity)?;
-        let shape = self.list.lock_shape();
-        lead = self.durability.commit.hold();
-        let mut tip = self.writer.lock();
-        self.check_readable()?;
-        if let Some(cause) = self.health.poison_cause() {
-            return Err(self.identity.poisoned(&cause));
-        }
-        if !self.has_files() {
-            return Ok(Vec::new());
-        }
-        let (manifest, known) = self.known_state(&tip);
-        let walked = self.walk_all(&manifest, known)?;
-        let found = self.ranges(&walked);
-        if let Some(other) = found.iter().find(|range| !named.contains(range)) {
-            return Err(Error::LossNotNamed { range: Box::new(other.clone()) });
-        }
-        if found.is_empty() && !self.health.is_damaged() {
-            return Ok(Vec::new());
-        }
-        let lost = lost_ranges(&found);
-        self.replace_damaged(&mut tip, &manifest, known.offset, &walked, &lost)
-            .map_err(|failed| self.manifest_failed(failed))?;
-        self.durability.commit.restart(self.log_end().get());
-        self.health.accept_damage();
-        let epoch = self.epoch();
-        drop((tip, shape, alone));
-        drop(lead);
-        self.waiters.signal();
-        self.ctx.events.report(&Event::LossAccepted {
-            topic: self.topic().clone(),
-            partition: self.partition(),
-            ranges: lost.iter().map(|range| (range.from, range.to)).collect(),
-            epoch,
-        });
-        Ok(lost)
-    }
-
-    /// Returns the manifest and the known end of the log.
-    fn known_state(&self, tip: &Tip) -> (Manifest, KnownEnd) {
-        let offset = self.log_end();
-        // The end of the last segment of a damaged log is not known.
-        let active = (!self.health.is_damaged()).then_some(tip.point.position);
-        (self.manifest.get().clone(), KnownEnd { offset, active })
-    }
-
-    fn walk_all(&self, manifest: &Manifest, known: KnownEnd) -> Result<Vec<Walked>> {
-        let walked = walk(&self.ctx, &self.identity, self.manifest.dir(), manifest, known, &mut Quiet)?;
-        Ok(walked.unwrap_or_default())
-    }
-
-    fn ranges(&self, walked: &[Walked]) -> Vec<DamagedRange> {
+    fn damage(&self) -> Vec<DamagedRange> {
         let of_segment = |one: &Walked| {
-            let file = self.ctx.display(&one.path);
-            let range = |flaw: &super::walk::Flaw| DamagedRange {
-                topic: self.topic().clone(),
-                partition: self.partition(),
+            let file = self.log.ctx.display(&one.path);
+            let range = |flaw: &Flaw| DamagedRange {
+                topic: self.log.topic().clone(),
+                partition: self.log.partition(),
                 file: file.clone(),
                 position: flaw.position,
                 bytes: flaw.bytes,
@@ -148,60 +158,24 @@ impl Log {
             };
             one.flaws.iter().map(range).collect::<Vec<_>>()
         };
-        walked.iter().flat_map(of_segment).collect()
+        self.walked.iter().flat_map(of_segment).collect()
     }
 
     /// Replaces the log's segments by segments of the whole batches only.
-    fn replace_damaged(
-        &self,
-        tip: &mut Tip,
-        manifest: &Manifest,
-        known_end: Offset,
-        walked: &[Walked],
-        lost: &[LostRange],
-    ) -> std::result::Result<(), ManifestError> {
-        let unchanged = |error| ManifestError { error, unknown: false };
-        let segments = self.segments();
-        let plan = self.plan_loss(manifest, walked).map_err(unchanged)?;
-        let last = plan.entries.last().map(|planned| planned.entry);
-        let end = known_end.max(last.map_or(manifest.log_start, |last| last.end_offset));
-        let generation = match segments.iter().any(|segment| segment.base == end) {
-            true => self.manifest.next_generation(&self.identity).map_err(unchanged)?,
-            false => 0,
-        };
-        let (prev_end, prev_crc) = last.map_or((end, 0), |last| (last.end_offset, last.last_crc));
-        let next = NextSegment { base: end, generation, epoch: self.epoch() + 1, prev_end, prev_crc };
-        let remove_written = || {
-            let copied = plan.entries.iter().filter(|planned| matches!(planned.from, From::Copied(..)));
-            for planned in copied {
-                let name = names::segment_file(planned.entry.base_offset, planned.entry.generation);
-                let _ = self.ctx.storage.remove_file(&self.manifest.dir().join(name));
-            }
-        };
-        let begun = self
-            .write_planned(manifest, walked, &plan)
-            // IMPORTANT: last, because it makes the names of all of them durable.
-            .and_then(|()| next.begin(&self.ctx, &self.identity, self.manifest.dir()));
-        let begun = begun.map_err(|error| {
-            remove_written();
-            unchanged(error)
-        })?;
-        let listed = begun.list(|next| {
-            self.manifest.commit(&self.ctx, |manifest| {
-                let entries = plan.entries.iter().map(|planned| planned.entry);
-                transitions::give_up(manifest, entries, next, end, lost);
-            })
-        });
-        let (segment, point) = listed.inspect_err(|failed| {
+    fn replace_damaged(&self, tip: &mut Tip, lost: &[LostRange]) -> Result<(), ManifestError> {
+        let log = self.log;
+        let new = self.plan().map_err(ManifestError::unchanged)?;
+        let next = self.next_after(&new).map_err(ManifestError::unchanged)?;
+        let (segment, point) = self.commit(&new, next, lost).inspect_err(|failed| {
             if !failed.unknown {
-                remove_written();
+                self.remove_copies(&new);
             }
         })?;
-        self.manifest.note_lost();
-        let gone: Vec<_> = plan.gone.iter().filter_map(|at| segments.get(*at)).collect();
-        let view = self.list.replace(|view| {
-            self.tail.clear(&self.ctx);
-            let mut list = self.settle_planned(&plan, &segments);
+        log.manifest.note_lost();
+        let gone: Vec<_> = new.gone.iter().filter_map(|at| self.segments.get(*at)).collect();
+        let view = log.list.replace(|view| {
+            log.tail.clear(&log.ctx);
+            let mut list = self.settle(&new);
             list.push(segment.clone());
             // A reader positioned in one of them continues in the new list.
             gone.iter().for_each(|segment| segment.empty());
@@ -209,49 +183,33 @@ impl Log {
                 epoch: next.epoch,
                 log_start: view.log_start,
                 segments: list.into(),
-                ends: Arc::new(Ends::new(end)),
+                ends: Arc::new(Ends::new(next.base)),
             }
         });
-        if self.settings().streams {
+        if log.settings().streams {
             // Remove them again: one with the old counts may have been written meanwhile.
-            let _ = self.forget_counts(&plan.entries);
+            let _ = self.forget_counts(&new);
         }
-        self.durability.set_point(point);
+        log.durability.set_point(point);
         *tip = Tip::new(segment, point, view.ends.clone());
         for segment in gone {
-            segment.retire(&self.ctx);
+            segment.retire(&log.ctx);
         }
         Ok(())
     }
 
-    /// Returns the segments of the new state, each with its new size.
-    fn settle_planned(&self, plan: &Plan, segments: &[Arc<Segment>]) -> Vec<Arc<Segment>> {
-        let settled = plan.entries.iter().filter_map(|planned| match &planned.from {
-            From::Whole(at) => segments.get(*at).cloned().inspect(|same| {
-                same.mark_synced();
-                same.forget_keys(same.size());
-            }),
-            From::Shortened(at, point) => segments.get(*at).cloned().inspect(|shorter| {
-                shorter.truncate(point.end, point.position, point.max_timestamp);
-            }),
-            From::Copied(..) => {
-                Some(Arc::new(Segment::from_entry(self.manifest.dir(), &planned.entry, None)))
-            }
-        });
-        settled.collect()
-    }
-
     /// Decides the new state of each segment. Writes nothing.
-    fn plan_loss(&self, manifest: &Manifest, walked: &[Walked]) -> Result<Plan> {
-        let mut plan = Plan::default();
-        for (at, (entry, one)) in manifest.segments.iter().zip(walked).enumerate() {
+    fn plan(&self) -> Result<Replacement> {
+        let mut new = Replacement::default();
+        for (at, (entry, one)) in self.manifest.segments.iter().zip(&self.walked).enumerate() {
             let state = match entry.state {
                 SegmentState::Active | SegmentState::Sealed => SegmentState::Synced,
                 known => known,
             };
             let is_sealed = entry.state != SegmentState::Active;
             if one.flaws.is_empty() && is_sealed {
-                plan.entries.push(Planned { entry: SegmentEntry { state, ..*entry }, from: From::Whole(at) });
+                let entry = SegmentEntry { state, ..*entry };
+                new.segments.push(NewSegment { entry, origin: Origin::Whole(at) });
                 continue;
             }
             let mut stays = false;
@@ -259,7 +217,7 @@ impl Log {
                 let mut entry = SegmentEntry { state, ..*entry };
                 if one.has_header && piece.position == FIRST_BATCH {
                     piece.end.end_entry(&mut entry);
-                    plan.entries.push(Planned { entry, from: From::Shortened(at, piece.end) });
+                    new.segments.push(NewSegment { entry, origin: Origin::Shortened(at, piece.end) });
                     stays = true;
                     continue;
                 }
@@ -267,114 +225,175 @@ impl Log {
                 // expect gaps only in a segment whose generation is not 0.
                 let is_first = piece.first == entry.base_offset;
                 let is_new = entry.generation == 0 && !is_first;
-                entry.generation = if is_new { 0 } else { self.manifest.next_generation(&self.identity)? };
+                entry.generation =
+                    if is_new { 0 } else { self.log.manifest.next_generation(&self.log.identity)? };
                 entry.base_offset = piece.first;
                 entry.log_epoch = piece.epoch;
                 piece.end.end_entry(&mut entry);
-                plan.entries.push(Planned { entry, from: From::Copied(at, *piece) });
+                new.segments.push(NewSegment { entry, origin: Origin::Copied(at, *piece) });
             }
             if !stays {
-                plan.gone.push(at);
+                new.gone.push(at);
             }
         }
-        Ok(plan)
+        Ok(new)
     }
 
-    /// Returns the header data of a copied segment, which follows `before`.
-    fn copy_of(&self, entry: &SegmentEntry, before: Option<&SegmentEntry>) -> NextSegment {
-        NextSegment {
-            base: entry.base_offset,
-            generation: entry.generation,
-            epoch: entry.log_epoch,
-            prev_end: before.map_or(entry.base_offset, |before| before.end_offset),
-            prev_crc: before.map_or(0, |before| before.last_crc),
+    /// Returns the segment in which appending continues, at the log's end.
+    fn next_after(&self, new: &Replacement) -> Result<NextSegment> {
+        let last = new.segments.last().map(|last| last.entry);
+        let base = self.end.max(last.map_or(self.manifest.log_start, |last| last.end_offset));
+        let generation = match self.segments.iter().any(|segment| segment.base == base) {
+            true => self.log.manifest.next_generation(&self.log.identity)?,
+            false => 0,
+        };
+        let (prev_end, prev_crc) = last.map_or((base, 0), |last| (last.end_offset, last.last_crc));
+        Ok(NextSegment { base, generation, epoch: self.log.epoch() + 1, prev_end, prev_crc })
+    }
+
+    /// Writes the new state and then the manifest, which is the commit point. Returns the new
+    /// active segment.
+    fn commit(
+        &self,
+        new: &Replacement,
+        next: NextSegment,
+        lost: &[LostRange],
+    ) -> Result<(Arc<Segment>, Point), ManifestError> {
+        let log = self.log;
+        let unlisted = self
+            .write(new)
+            // IMPORTANT: last, because it makes the names of all of them durable.
+            .and_then(|()| next.begin(&log.ctx, &log.identity, log.manifest.dir()))
+            .map_err(ManifestError::unchanged)?;
+        unlisted.list(|active| {
+            log.manifest.commit(&log.ctx, |manifest| {
+                let entries = new.segments.iter().map(|segment| segment.entry);
+                transitions::give_up(manifest, entries, active, next.base, lost);
+            })
+        })
+    }
+
+    /// Removes the files of copied segments.
+    fn remove_copies(&self, new: &Replacement) {
+        for NewSegment { entry, origin } in &new.segments {
+            if matches!(origin, Origin::Copied(..)) {
+                let name = names::segment_file(entry.base_offset, entry.generation);
+                let _ = self.log.ctx.storage.remove_file(&self.log.manifest.dir().join(name));
+            }
         }
     }
 
     /// Writes and syncs the bytes that are given up and the copies. Writes kept segments again if
     /// they are not known to be durable.
-    fn write_planned(&self, manifest: &Manifest, walked: &[Walked], plan: &Plan) -> Result<()> {
-        for (entry, one) in manifest.segments.iter().zip(walked) {
+    fn write(&self, new: &Replacement) -> Result<()> {
+        self.keep_aside()?;
+        let mut before: Option<&SegmentEntry> = None;
+        for NewSegment { entry, origin } in &new.segments {
+            let previous = before.replace(entry);
+            match origin {
+                Origin::Whole(at) | Origin::Shortened(at, _) => {
+                    if let Some(segment) = self.segments.get(*at) {
+                        self.make_durable(segment, entry.size)?;
+                    }
+                }
+                Origin::Copied(at, piece) => self.copy(*at, piece, entry, previous)?,
+            }
+        }
+        // Before the manifest: after a crash in between they are made again.
+        if self.log.settings().streams { self.forget_counts(new) } else { Ok(()) }
+    }
+
+    /// Copies the bytes that are given up into files next to the segments.
+    fn keep_aside(&self) -> Result<()> {
+        let log = self.log;
+        for (entry, one) in self.manifest.segments.iter().zip(&self.walked) {
             let Some(file) = &one.file else { continue };
             for flaw in one.flaws.iter().filter(|flaw| flaw.bytes > 0) {
                 let name = names::lost_file(entry.base_offset, entry.generation, flaw.position);
                 let (from, to) = (flaw.position, flaw.position + flaw.bytes);
-                copy_aside(&self.ctx, &**file, &one.path, from, to, &self.manifest.dir().join(name))?;
-            }
-        }
-        let segments = self.segments();
-        let mut before: Option<&SegmentEntry> = None;
-        for Planned { entry, from } in &plan.entries {
-            let previous = before.replace(entry);
-            match from {
-                From::Whole(at) | From::Shortened(at, _) => {
-                    let Some(segment) = segments.get(*at) else { continue };
-                    if !self.health.is_damaged() {
-                        segment.sync_if_dirty(&self.ctx).map_err(|error| self.poison(error))?;
-                    } else if !segment.is_synced() {
-                        // It is not known whether the bytes that were read are durable, and a sync
-                        // writes only dirty pages.
-                        let file = segment.file(&self.ctx)?;
-                        rewrite(&self.ctx, &*file, &segment.path, 0, entry.size)?;
-                    }
-                }
-                From::Copied(at, piece) => {
-                    let source = walked.get(*at).and_then(|one| Some((one.file.as_ref()?, &one.path)));
-                    let Some((source, path)) = source else {
-                        return Err(corrupt(
-                            &self.ctx,
-                            self.manifest.dir(),
-                            0,
-                            "a segment that is not there",
-                        ));
-                    };
-                    let file = create_segment_file(
-                        &self.ctx,
-                        self.manifest.dir(),
-                        &self.copy_of(entry, previous).header(&self.ctx, &self.identity),
-                    )?;
-                    let name = names::segment_file(entry.base_offset, entry.generation);
-                    let target = self.ctx.display(&self.manifest.dir().join(name));
-                    let to = piece.position + piece.bytes();
-                    in_pieces(&**source, &self.ctx.display(path), piece.position, to, |at, bytes| {
-                        let position = at - piece.position + FIRST_BATCH;
-                        // The log is unchanged, whatever the outcome of this write.
-                        write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&target, e))
-                    })?;
-                    file.sync_data().map_err(|e| Error::create(&target, e))?;
-                }
-            }
-        }
-        // Before the manifest: after a crash in between they are made again.
-        if self.settings().streams { self.forget_counts(&plan.entries) } else { Ok(()) }
-    }
-
-    /// Removes the key indexes of segments that stay: their counts of earlier records of a key are
-    /// too high now.
-    fn forget_counts(&self, entries: &[Planned]) -> Result<()> {
-        let segments = self.segments();
-        for Planned { from, .. } in entries {
-            let (From::Whole(at) | From::Shortened(at, _)) = from else { continue };
-            let Some(path) = segments.get(*at).map(|segment| segment.keys_path()) else { continue };
-            match self.ctx.storage.remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(IoAction::Remove, &self.ctx.display(&path), e));
-                }
-                _ => {}
+                copy_aside(&log.ctx, &**file, &one.path, from, to, &log.manifest.dir().join(name))?;
             }
         }
         Ok(())
     }
 
-    // -- lost offsets, for readers --
-
-    /// Returns the first range of lost records that ends after an offset.
-    #[inline]
-    pub(crate) fn lost_after(&self, offset: Offset) -> Option<LostRange> {
-        if !self.manifest.has_lost() {
-            return None;
+    /// Makes the first `size` bytes of a kept segment durable.
+    fn make_durable(&self, segment: &Arc<Segment>, size: u64) -> Result<()> {
+        let log = self.log;
+        if !log.health.is_damaged() {
+            return segment.sync_if_dirty(&log.ctx).map_err(|error| log.poison(error));
         }
-        self.manifest.get().lost.iter().find(|range| range.to > offset).copied()
+        if segment.is_synced() {
+            return Ok(());
+        }
+        // It is not known whether the bytes that were read are durable, and a sync writes only
+        // dirty pages.
+        let file = segment.file(&log.ctx)?;
+        rewrite(&log.ctx, &*file, &segment.path, 0, size)
+    }
+
+    /// Copies a piece of the segment with the index `at` into a new file, durably. The new segment
+    /// follows `previous`.
+    fn copy(
+        &self,
+        at: usize,
+        piece: &Piece,
+        entry: &SegmentEntry,
+        previous: Option<&SegmentEntry>,
+    ) -> Result<()> {
+        let (ctx, dir) = (&self.log.ctx, self.log.manifest.dir());
+        let source = self.walked.get(at).and_then(|one| Some((one.file.as_ref()?, &one.path)));
+        let Some((source, path)) = source else {
+            return Err(corrupt(ctx, dir, 0, "a segment that is not there"));
+        };
+        let segment = NextSegment {
+            base: entry.base_offset,
+            generation: entry.generation,
+            epoch: entry.log_epoch,
+            prev_end: previous.map_or(entry.base_offset, |previous| previous.end_offset),
+            prev_crc: previous.map_or(0, |previous| previous.last_crc),
+        };
+        let file = create_segment_file(ctx, dir, &segment.header(ctx, &self.log.identity))?;
+        let target = ctx.display(&dir.join(names::segment_file(entry.base_offset, entry.generation)));
+        let to = piece.position + piece.bytes();
+        in_pieces(&**source, &ctx.display(path), piece.position, to, |at, bytes| {
+            let position = at - piece.position + FIRST_BATCH;
+            // The log is unchanged, whatever the outcome of this write.
+            write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&target, e))
+        })?;
+        file.sync_data().map_err(|e| Error::create(&target, e))
+    }
+
+    /// Returns the segments of the new state, each with its new size.
+    fn settle(&self, new: &Replacement) -> Vec<Arc<Segment>> {
+        let settled = new.segments.iter().filter_map(|NewSegment { entry, origin }| match origin {
+            Origin::Whole(at) => self.segments.get(*at).cloned().inspect(|same| {
+                same.mark_synced();
+                same.forget_keys(same.size());
+            }),
+            Origin::Shortened(at, point) => self.segments.get(*at).cloned().inspect(|shorter| {
+                shorter.truncate(point.end, point.position, point.max_timestamp);
+            }),
+            Origin::Copied(..) => Some(Arc::new(Segment::from_entry(self.log.manifest.dir(), entry, None))),
+        });
+        settled.collect()
+    }
+
+    /// Removes the key indexes of segments that stay: their counts of earlier records of a key are
+    /// too high now.
+    fn forget_counts(&self, new: &Replacement) -> Result<()> {
+        let ctx = &self.log.ctx;
+        for NewSegment { origin, .. } in &new.segments {
+            let (Origin::Whole(at) | Origin::Shortened(at, _)) = origin else { continue };
+            let Some(path) = self.segments.get(*at).map(|segment| segment.keys_path()) else { continue };
+            match ctx.storage.remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(IoAction::Remove, &ctx.display(&path), e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

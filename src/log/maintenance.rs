@@ -1,14 +1,12 @@
 //! Maintenance of a log: functions of its state and the time, called by the worker, by `maintain`,
 //! or by a test.
 
-use super::roll::roll;
-use super::{Log, idempotence};
+use super::transitions::id_of;
+use super::writer::Tip;
+use super::{Log, idempotence, retention, roll, transitions};
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
-use crate::log::transitions;
-use crate::log::transitions::id_of;
-use crate::log::writer::Tip;
 use crate::segment::{Segment, timestamp_or_unknown};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -23,125 +21,115 @@ impl Work for Log {
             let upto = self.writer.lock().journal_upto;
             let _ = self.journal.make_durable(upto);
         }
-        self.finish_sealed();
+        finish_sealed(self);
         self.ctx.events.deliver();
     }
 }
 
-impl Log {
-    /// Rolls a segment whose first record is too old, even if no records are appended, because only
-    /// sealed segments can be deleted or compacted. Then deletes the records that retention may
-    /// delete, none at or after `hold` for its age or size, and finishes the sealed segments.
-    pub(crate) fn maintain(self: &Arc<Self>, hold: Offset) {
-        let settings = self.settings();
-        let now = self.ctx.clock.now();
-        let aged = |tip: &Tip| {
-            let first = tip.point.first_timestamp.filter(|_| !tip.is_empty());
-            first.is_some_and(|first| now > first.plus(settings.segment_age))
-        };
-        let mut tip = self.writer.lock();
-        if self.check_writable().is_ok() && aged(&tip) {
-            // An error leaves the segment unchanged or poisons the log; then the next append
-            // reports it.
-            let rolled = roll(self, &mut tip).ok();
-            drop(tip);
-            if let Some(event) = rolled {
-                self.ctx.events.report(&event);
-            }
-        } else {
-            drop(tip);
+/// Rolls a segment whose first record is too old, even if no records are appended, because only
+/// sealed segments can be deleted or compacted. Then deletes the records that retention may delete,
+/// none at or after `hold` for its age or size, and finishes the sealed segments.
+pub(crate) fn maintain(log: &Arc<Log>, hold: Offset) {
+    let settings = log.settings();
+    let now = log.ctx.clock.now();
+    let aged = |tip: &Tip| {
+        let first = tip.point.first_timestamp.filter(|_| !tip.is_empty());
+        first.is_some_and(|first| now > first.plus(settings.segment_age))
+    };
+    let mut tip = log.writer.lock();
+    if log.check_writable().is_ok() && aged(&tip) {
+        // An error leaves the segment unchanged or poisons the log; then the next append reports
+        // it.
+        let rolled = roll::roll(log, &mut tip).ok();
+        drop(tip);
+        if let Some(event) = rolled {
+            log.ctx.events.report(&event);
         }
-        self.retain(hold);
-        self.work();
-        if settings.streams && !self.health.is_damaged() {
-            // Segments whose key index could not be written, or that a truncation has sealed.
-            let visible = self.visible_end();
-            let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
-            for segment in self.segments().iter().filter(is_whole).filter(|segment| segment.holds_keys()) {
-                segment.save_keys(&self.ctx, &self.identity);
-            }
+    } else {
+        drop(tip);
+    }
+    retention::delete_expired(log, hold);
+    log.work();
+    if settings.streams && !log.health.is_damaged() {
+        // Segments whose key index could not be written, or that a truncation has sealed.
+        let visible = log.visible_end();
+        let is_whole = |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end <= visible);
+        for segment in log.segments().iter().filter(is_whole).filter(|segment| segment.holds_keys()) {
+            segment.save_keys(&log.ctx, &log.identity);
         }
     }
+}
 
-    /// Syncs sealed segments, writes their indexes and the state of idempotent producers, and marks
-    /// the segments as synced in the manifest, so that the next opening does not read them.
-    pub(super) fn finish_sealed(&self) {
-        // IMPORTANT: never mark segments of a damaged log as synced. The next opening skips synced
-        // segments and would not report the damage.
-        if self.health.is_damaged() {
+/// Syncs sealed segments, writes their indexes and the state of idempotent producers, and marks the
+/// segments as synced in the manifest, so that the next opening does not read them.
+pub(crate) fn finish_sealed(log: &Log) {
+    // IMPORTANT: never mark segments of a damaged log as synced. The next opening skips synced
+    // segments and would not report the damage.
+    if log.health.is_damaged() {
+        return;
+    }
+    let segments = log.segments();
+    let pending: Vec<_> = {
+        let manifest = log.manifest.get();
+        let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
+        sealed.map(id_of).collect()
+    };
+    if pending.is_empty() || log.health.poison_cause().is_some() {
+        return;
+    }
+    let producers = idempotence::unsaved_producers(log);
+    let mut finished = Vec::new();
+    for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
+        let Some(end) = segment.end() else { continue };
+        // IMPORTANT: sync through the group commit even if the file is synced. Another thread may
+        // have synced the file for the records before a transaction, but the journal may not be
+        // synced for the transactions in it.
+        if log.durability.commit.wait(end.get(), || log.sync_written()).is_err() {
             return;
         }
-        let segments = self.segments();
-        let pending: Vec<_> = {
-            let manifest = self.manifest.get();
-            let sealed = manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed);
-            sealed.map(id_of).collect()
-        };
-        if pending.is_empty() || self.health.poison_cause().is_some() {
+        if !segment.is_synced() && segment.sync(&log.ctx).map_err(|e| log.poison(e)).is_err() {
             return;
         }
-        let producers = idempotence::unsaved_producers(self);
-        let mut finished = Vec::new();
-        for segment in segments.iter().filter(|s| pending.contains(&(s.base, s.generation, s.epoch))) {
-            let Some(end) = segment.end() else { continue };
-            // IMPORTANT: sync through the group commit even if the file is synced. Another thread
-            // may have synced the file for the records before a transaction, but the journal may
-            // not be synced for the transactions in it.
-            if self.durability.commit.wait(end.get(), || self.sync_written()).is_err() {
-                return;
+        segment.save_index(&log.ctx, &log.identity, segment.size(), end);
+        if log.settings().streams {
+            if log.visible_end() < end {
+                continue;
             }
-            if !segment.is_synced() && segment.sync(&self.ctx).map_err(|e| self.poison(e)).is_err() {
-                return;
-            }
-            segment.save_index(&self.ctx, &self.identity, segment.size(), end);
-            if self.settings().streams {
-                if self.visible_end() < end {
-                    continue;
-                }
-                segment.save_keys(&self.ctx, &self.identity);
-            }
-            finished.push((segment.base, segment.generation, segment.epoch));
+            segment.save_keys(&log.ctx, &log.identity);
         }
-        if let Some(file) = producers {
-            // Records that are not durable may be lost, and other records may get their offsets.
-            if self.durability.commit.wait(file.end_offset.get(), || self.sync_written()).is_err() {
-                return;
-            }
-            idempotence::save_producers(self, &file);
-        }
-        let committed =
-            self.manifest.commit(&self.ctx, |manifest| transitions::note_synced(manifest, &finished));
-        if let Err(failed) = committed {
-            // If the manifest is known to be unchanged, the next maintenance tries again.
-            let _ = self.manifest_failed(failed);
-        }
+        finished.push((segment.base, segment.generation, segment.epoch));
     }
+    if let Some(file) = producers {
+        // Records that are not durable may be lost, and other records may get their offsets.
+        if log.durability.commit.wait(file.end_offset.get(), || log.sync_written()).is_err() {
+            return;
+        }
+        idempotence::save_producers(log, &file);
+    }
+    let committed = log.manifest.commit(&log.ctx, |manifest| transitions::note_synced(manifest, &finished));
+    if let Err(failed) = committed {
+        // If the manifest is known to be unchanged, the next maintenance tries again.
+        let _ = log.manifest_failed(failed);
+    }
+}
 
-    /// Returns how many bytes are written when records are deleted: the manifest, and the side file
-    /// of idempotent producers.
-    pub(crate) fn manifest_bytes(&self) -> u64 {
-        self.manifest.get().encoded_len() as u64 + self.producers.bytes()
+/// Returns the entry of the broker's checkpoint for this log: the last point known to be durable.
+pub(crate) fn checkpoint(log: &Log) -> Option<CheckpointEntry> {
+    if log.health.is_damaged() || !log.has_files() {
+        return None;
     }
-
-    /// Returns the entry of the broker's checkpoint for this log: the last point known to be
-    /// durable.
-    pub(crate) fn checkpoint(&self) -> Option<CheckpointEntry> {
-        if self.health.is_damaged() || !self.has_files() {
-            return None;
-        }
-        let point = self.durability.point();
-        Some(CheckpointEntry {
-            topic_id: self.identity.topic_id,
-            partition: self.identity.partition,
-            base_offset: point.base,
-            generation: point.generation,
-            position: point.position,
-            end_offset: point.end,
-            first_timestamp: timestamp_or_unknown(point.first_timestamp),
-            max_timestamp: timestamp_or_unknown(point.max_timestamp),
-            last_crc: point.last_crc,
-            log_epoch: point.epoch,
-            digest: point.digest,
-        })
-    }
+    let point = log.durability.point();
+    Some(CheckpointEntry {
+        topic_id: log.identity.topic_id,
+        partition: log.identity.partition,
+        base_offset: point.base,
+        generation: point.generation,
+        position: point.position,
+        end_offset: point.end,
+        first_timestamp: timestamp_or_unknown(point.first_timestamp),
+        max_timestamp: timestamp_or_unknown(point.max_timestamp),
+        last_crc: point.last_crc,
+        log_epoch: point.epoch,
+        digest: point.digest,
+    })
 }

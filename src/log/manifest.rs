@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::{Context, Identity, MayBeFull};
-use crate::error::{Error, Result};
-use crate::format::manifest::Manifest;
+use crate::engine::{Context, Identity, MayBeFull, corrupt, malformed};
+use crate::error::{Error, IoAction, Result};
+use crate::format::manifest::{LostRange, Manifest, SegmentState};
 use crate::format::names;
-use crate::storage::replace_file;
+use crate::storage::{read_file, replace_file};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
@@ -48,6 +48,13 @@ pub(crate) struct ManifestError {
     pub(crate) unknown: bool,
 }
 
+impl ManifestError {
+    /// An error before any change.
+    pub(crate) fn unchanged(error: Error) -> Self {
+        ManifestError { error, unknown: false }
+    }
+}
+
 impl MayBeFull for ManifestError {
     fn is_full(&self) -> bool {
         !self.unknown && self.error.is_full()
@@ -84,10 +91,13 @@ impl ManifestStore {
         self.made.store(stage, Ordering::Release);
     }
 
-    /// Returns whether the loss of records was accepted.
+    /// Returns the first range of lost records that ends after an offset.
     #[inline]
-    pub(crate) fn has_lost(&self) -> bool {
-        self.has_lost.load(Ordering::Acquire)
+    pub(crate) fn lost_after(&self, offset: Offset) -> Option<LostRange> {
+        if !self.has_lost.load(Ordering::Acquire) {
+            return None;
+        }
+        self.get().lost.iter().find(|range| range.to > offset).copied()
     }
 
     /// Notes that the loss of records was accepted.
@@ -156,7 +166,7 @@ impl ManifestStore {
     ) -> Result<(), ManifestError> {
         let mut current = self.current.lock();
         if self.closed.load(Ordering::Acquire) {
-            return Err(ManifestError { error: Error::Closed, unknown: false });
+            return Err(ManifestError::unchanged(Error::Closed));
         }
         let mut next = current.clone();
         change(&mut next);
@@ -176,4 +186,37 @@ pub(crate) fn write(ctx: &Context, path: &Path, manifest: &Manifest) -> Result<(
         let error = Error::replace(&ctx.display(path), failed.error);
         ManifestError { error, unknown: failed.replaced }
     })
+}
+
+/// Reads a manifest of any partition.
+///
+/// # Errors
+/// The manifest is damaged, of an unsupported format, or cannot be read.
+pub(crate) fn read_any(ctx: &Context, path: &Path) -> Result<Manifest> {
+    const LIMIT: u64 = 256 << 20;
+    let bytes = read_file(&*ctx.storage, path, LIMIT)
+        .map_err(|e| Error::io(IoAction::Read, &ctx.display(path), e))?;
+    Manifest::decode(&bytes).map_err(|m| malformed(ctx, path, 0, &m))
+}
+
+/// Reads a partition's manifest. Changes nothing.
+///
+/// # Errors
+/// The manifest is missing, damaged, of an unsupported format, or cannot be read: nothing of the
+/// partition can be used.
+pub(crate) fn read(ctx: &Context, identity: &Identity, dir: &Path) -> Result<Manifest> {
+    let path = dir.join(names::MANIFEST);
+    let manifest = read_any(ctx, &path).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            corrupt(ctx, &path, 0, "the catalog lists the partition and this is missing")
+        }
+        error => error,
+    })?;
+    if manifest.topic_id != identity.topic_id || manifest.partition != identity.partition {
+        return Err(corrupt(ctx, &path, 0, "the manifest belongs to another partition"));
+    }
+    if manifest.segments.last().is_none_or(|last| last.state != SegmentState::Active) {
+        return Err(corrupt(ctx, &path, 0, "the manifest lists no active segment"));
+    }
+    Ok(manifest)
 }

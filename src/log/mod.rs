@@ -39,6 +39,7 @@
 
 // The parts of a log, and what they are made of. They know no log.
 pub(crate) mod commit;
+mod compactor;
 mod counters;
 pub(crate) mod ends;
 mod health;
@@ -47,6 +48,7 @@ pub(crate) mod list;
 pub(crate) mod manifest;
 pub(crate) mod producers;
 pub(crate) mod raw_batches;
+pub(crate) mod recovered_tail;
 pub(crate) mod recovery;
 mod settings;
 mod switch;
@@ -59,38 +61,38 @@ mod writer;
 // The operations on a log.
 mod append;
 pub(crate) mod close;
-mod compaction;
+pub(crate) mod compaction;
 pub(crate) mod create;
 pub(crate) mod cursor;
 pub(crate) mod durability;
-mod erase;
+pub(crate) mod erase;
 pub(crate) mod idempotence;
 pub(crate) mod lookup;
-mod loss;
-mod maintenance;
+pub(crate) mod loss;
+pub(crate) mod maintenance;
 pub(crate) mod open;
 pub(crate) mod participate;
 pub(crate) mod redo;
-mod reopen;
+pub(crate) mod reopen;
 pub(crate) mod replicate;
-mod retention;
+pub(crate) mod retention;
 pub(crate) mod roll;
 pub(crate) mod statistics;
 pub(crate) mod streams;
-mod truncate;
+pub(crate) mod truncate;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-use self::compaction::Compactor;
+use self::compactor::Compactor;
 use self::counters::Counters;
 use self::health::Health;
 use self::journal::LogJournal;
 use self::list::{SegmentList, Segments};
 use self::manifest::{ManifestError, ManifestStore, stage};
 use self::producers::ProducerTable;
-use self::recovery::transactions::Tail as RecoveredTail;
+use self::recovered_tail::RecoveredTail;
 pub(crate) use self::settings::LogSettings;
 use self::sync_state::SyncState;
 use self::tail::TailCache;
@@ -227,6 +229,16 @@ impl Log {
                 _ => {}
             }
         }
+    }
+
+    /// Returns how many bytes are written when records are deleted: the manifest, and the side file
+    /// of idempotent producers.
+    pub(crate) fn deletion_bytes(&self) -> u64 {
+        self.manifest.get().encoded_len() as u64 + self.producers.bytes()
+    }
+
+    pub(crate) fn manifest(&self) -> &ManifestStore {
+        &self.manifest
     }
 
     pub(crate) fn waiters(&self) -> &Waiters {

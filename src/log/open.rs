@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Log;
-use super::compaction::Compactor;
+use super::compactor::Compactor;
 use super::counters::Counters;
 use super::create::unwritten;
 use super::health::Health;
@@ -11,7 +11,7 @@ use super::journal::LogJournal;
 use super::list::SegmentList;
 use super::manifest::{ManifestStore, stage};
 use super::producers::ProducerTable;
-use super::recovery::transactions::Tail as RecoveredTail;
+use super::recovered_tail::RecoveredTail;
 use super::recovery::{Note, Recovered, recover};
 use super::settings::LogSettings;
 use super::sync_state::SyncState;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::roll::roll_if_due;
 use super::streams::{Counted, StreamCondition};
 use super::write::{Filled, advance, fill_header, remember, set_append_time, write_failed};
-use super::{Appended, Log, LogSettings};
+use super::{Appended, Log, LogSettings, streams};
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::journal::CommittedPart;
@@ -56,8 +56,10 @@ pub(crate) struct HeldPart<'a> {
 pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<HeldPart<'_>>> {
     let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
     for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
-        let keys =
-            part.batch.as_ref().map(|batch| log.keys_of(&log.settings(), &batch.header, batch.records()));
+        let keys = part
+            .batch
+            .as_ref()
+            .map(|batch| streams::keys_of(log, &log.settings(), &batch.header, batch.records()));
         order.push((place, part, keys.unwrap_or_default(), log));
     }
     order.sort_by_key(|(_, _, _, log)| (log.identity().topic_id, log.partition()));
@@ -65,7 +67,7 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<HeldPart<'
         // Count with no writer locked, because that may read files.
         let mut counted = Vec::with_capacity(order.len());
         for (_, part, _, log) in &order {
-            let of_part = part.conditions.streams.iter().map(|stream| log.count_before(stream));
+            let of_part = part.conditions.streams.iter().map(|stream| streams::count_before(log, stream));
             counted.push(of_part.collect::<Result<Vec<_>>>()?);
         }
         let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();
@@ -115,7 +117,7 @@ fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Optio
         settings.check_keys(log.topic(), batch.keyless)?;
     }
     let streams = part.conditions.streams.iter().zip(counted);
-    streams.map(|(condition, counted)| log.check_stream(tip, condition, counted)).collect()
+    streams.map(|(condition, counted)| streams::check_condition(log, tip, condition, counted)).collect()
 }
 
 impl HeldPart<'_> {
@@ -169,7 +171,7 @@ impl HeldPart<'_> {
             let interval = self.settings.index_interval_bytes;
             advance(self.log, &mut self.tip, &batch.header, filled.crc, stored, &self.keys, interval);
             for (condition, version) in self.conditions.streams.iter().zip(&self.versions) {
-                self.log.note_version(&self.tip, condition, *version, &self.keys);
+                streams::note_version(&self.tip, condition, *version, &self.keys);
             }
             self.tip.journal_upto = journal.unwrap_or(self.tip.journal_upto);
         }

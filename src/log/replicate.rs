@@ -7,7 +7,7 @@ use super::raw_batches::{RawBatches, invalid};
 use super::roll::{bytes_to_append, roll_if_due};
 use super::write::write_batch;
 use super::writer::Tip;
-use super::{Log, LogSettings};
+use super::{Log, LogSettings, retention, streams};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
@@ -134,7 +134,7 @@ pub(crate) fn append_raw(
     log.ctx.reserve.appended(result.as_ref().map(drop));
     log.ctx.events.deliver();
     match &result {
-        Ok(()) => log.keep_size(),
+        Ok(()) => retention::keep_size(log),
         // The freed room is for the next attempt: the batches written before count.
         Err(error) if error.is_full() => drop(log.ctx.room.make_room()),
         Err(_) => {}
@@ -176,7 +176,7 @@ fn check<'a>(
             Err(_) if is_unread => &[],
             checked => checked.map_err(|m| invalid(&m.shifted(position + HEADER_BYTES as u64)))?,
         };
-        let keys = log.keys_of(settings, header, records);
+        let keys = streams::keys_of(log, settings, header, records);
         let decoded = || body::RawRecords::new(records, header.count).map_while(std::result::Result::ok);
         if settings.streams {
             decoded().filter_map(|record| record.key).try_for_each(&belongs)?;

@@ -12,7 +12,7 @@ use crate::stats::Event;
 
 /// Returns the most bytes on disk that an append of so many bytes takes, if it rolls.
 pub(crate) fn bytes_to_append(log: &Log, stored: usize) -> u64 {
-    (stored + SEGMENT_HEADER_BYTES) as u64 + log.manifest_bytes()
+    (stored + SEGMENT_HEADER_BYTES) as u64 + log.deletion_bytes()
 }
 
 /// Seals the active segment and starts the next one if this batch requires it (Kafka's

@@ -1,6 +1,6 @@
 //! The statistics of a log.
 
-use super::Log;
+use super::{Log, compaction};
 use crate::stats::{PartitionStats, SegmentStats};
 
 pub(crate) fn partition_stats(log: &Log) -> PartitionStats {
@@ -25,7 +25,7 @@ pub(crate) fn partition_stats(log: &Log) -> PartitionStats {
         batches_appended: log.counters.batches(),
         bytes_appended: log.counters.bytes(),
         syncs: log.counters.syncs(),
-        compaction: log.compaction_stats(),
+        compaction: compaction::stats(log),
         poisoned: log.health.failure(),
     }
 }

@@ -206,7 +206,7 @@ fn an_unclean_stop_is_scanned_from_the_checkpoint() {
     let log = create(&disk, Durability::Os);
     fill(&log, 100);
     log.sync().unwrap();
-    let entry = log.checkpoint().unwrap();
+    let entry = maintenance::checkpoint(&log).unwrap();
     fill(&log, 130);
     drop(log);
     disk.crash(Survive::Everything);
@@ -232,7 +232,7 @@ fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
     assert!(matches!(log.sync(), Err(Error::Io { .. })), "never retried");
     assert!(matches!(log.append(batch(&log, &[value(60)])), Err(Error::Poisoned { .. })));
     assert_eq!(read(&log, 0).unwrap(), 50, "reading goes on");
-    log.reopen().unwrap();
+    reopen::reopen(&log).unwrap();
     assert_eq!((log.epoch(), log.bounds().log_end), (1, Offset::new(50)));
     assert!(matches!(log.check_position(Offset::new(55), 0), Err(Error::Truncated { .. })));
     log.check_position(Offset::new(50), 0).unwrap();
@@ -278,17 +278,17 @@ fn invisible_records_are_not_deleted() {
     log.set_settings(&settings(config(Durability::Sync).retention(Retention::for_bytes(0))));
     fill(&log, 60);
     assert!(log.segments().len() > 3 && log.visible_end() == 0);
-    log.retain(Offset::new(u64::MAX));
+    retention::delete_expired(&log, Offset::new(u64::MAX));
     assert_eq!(log.log_start(), 0);
     log.sync().unwrap();
     fill(&log, 61);
-    log.retain(Offset::new(u64::MAX));
+    retention::delete_expired(&log, Offset::new(u64::MAX));
     let bounds = log.bounds();
     assert!(bounds.log_start > Offset::new(40) && bounds.log_start <= Offset::new(60), "{bounds:?}");
     assert_eq!((bounds.visible_end, bounds.log_end), (Offset::new(60), Offset::new(61)));
     assert_eq!(log.segments().len(), 1, "the active segment holds what nobody can see yet");
     log.sync().unwrap();
-    log.retain(Offset::new(u64::MAX));
+    retention::delete_expired(&log, Offset::new(u64::MAX));
     assert_eq!((log.log_start(), log.bounds().log_end), (Offset::new(61), Offset::new(61)));
 }
 
@@ -318,7 +318,7 @@ fn a_sync_after_the_deletion_of_its_segment_does_nothing() {
     fill(&log, 40);
     // The state of a leader's sync that took the list of segments before.
     let segments = log.segments();
-    log.delete_records(Offset::new(35)).unwrap();
+    retention::delete_records(&log, Offset::new(35)).unwrap();
     assert!(log.segments().len() < segments.len());
     segments[0].sync(&log.ctx).unwrap();
     // An index that is written late is removed too.
@@ -337,18 +337,18 @@ fn without_a_generation_left_no_file_is_rewritten_and_no_record_is_lost() {
     log.set_settings(&settings(config(Durability::Os).cleanup(Cleanup::Compact)));
     let second = log.segments()[1].base;
     log.manifest.set_generation(u32::MAX);
-    assert!(matches!(log.compact(), Err(Error::GenerationsExhausted { .. })));
+    assert!(matches!(compaction::compact(&log), Err(Error::GenerationsExhausted { .. })));
     log.set_settings(&settings(config(Durability::Os)));
-    assert!(matches!(log.truncate_to(Offset::ZERO), Err(Error::GenerationsExhausted { .. })));
-    assert!(matches!(log.reset_to(second), Err(Error::GenerationsExhausted { .. })));
+    assert!(matches!(truncate::truncate_to(&log, Offset::ZERO), Err(Error::GenerationsExhausted { .. })));
+    assert!(matches!(truncate::reset_to(&log, second), Err(Error::GenerationsExhausted { .. })));
     assert_eq!(read(&log, 0).unwrap(), 60);
     log.manifest.set_generation(u32::MAX - 1);
-    log.truncate_to(second).unwrap();
+    truncate::truncate_to(&log, second).unwrap();
     fill(&log, 60);
     assert_eq!(read(&log, 0).unwrap(), 60);
-    assert!(matches!(log.truncate_to(second), Err(Error::GenerationsExhausted { .. })));
+    assert!(matches!(truncate::truncate_to(&log, second), Err(Error::GenerationsExhausted { .. })));
     // If no file has the base offset, no generation is needed.
-    log.truncate_to(Offset::new(2)).unwrap();
+    truncate::truncate_to(&log, Offset::new(2)).unwrap();
     close::close(&log).unwrap();
     let (log, report) = open(&disk, None);
     assert!(report.damaged.is_empty(), "{report:?}");
@@ -366,12 +366,12 @@ fn reading_when_tombstones_expire_calls_tick() {
         log.append(one).unwrap();
     }
     log.work();
-    log.compact().unwrap().unwrap();
+    compaction::compact(&log).unwrap().unwrap();
     close::close(&log).unwrap();
     let (log, _) = open(&disk, None);
     log.set_settings(&compacted);
     let ticks = std::cell::Cell::new(0);
-    let wants = || log.wants_compaction(&|| ticks.set(ticks.get() + 1));
+    let wants = || compaction::is_wanted(&log, &|| ticks.set(ticks.get() + 1));
     assert!(wants().is_none());
     assert!(ticks.get() > 0);
     // It is known from then on, unless the reading was stopped.
@@ -382,7 +382,7 @@ fn reading_when_tombstones_expire_calls_tick() {
     log.set_settings(&compacted);
     log.context().work.stop();
     let (before, counted) = (disk.ops(), std::cell::Cell::new(0));
-    assert!(log.wants_compaction(&|| counted.set(counted.get() + 1)).is_none());
+    assert!(compaction::is_wanted(&log, &|| counted.set(counted.get() + 1)).is_none());
     assert!(disk.ops() - before < 20, "it ends with the broker");
 }
 
@@ -423,7 +423,7 @@ fn compacted_segments_span_no_more_offsets_either() {
     log.work();
     let bases = || -> Vec<u64> { log.segments().iter().map(|s| s.base.get() / SPAN).collect() };
     assert_eq!(bases(), [0, 3, 6]);
-    log.compact().unwrap().unwrap();
+    compaction::compact(&log).unwrap().unwrap();
     assert_eq!(bases(), [1, 4, 6], "three batches each, from another one on");
     for segment in log.segments().iter().filter(|segment| segment.is_sealed()) {
         assert!(segment.end().unwrap().since(segment.base) <= 1 << 31);
@@ -464,12 +464,12 @@ fn a_truncation_in_a_gap_drops_the_batches_after_it() {
         };
         let broker = open();
         let log = log_of(&broker);
-        log.reset_to(Offset::new(40)).unwrap();
+        truncate::reset_to(&log, Offset::new(40)).unwrap();
         // 40 and 43 in one batch, then one of which only the second record is left.
         append(&log, 4, &[made(0, b"40"), made(3, b"43")]);
         append(&log, 3, &[made(1, b"45")]);
         assert_eq!(offsets(&log), [40, 43, 45]);
-        log.truncate_to(Offset::new(to)).unwrap();
+        truncate::truncate_to(&log, Offset::new(to)).unwrap();
         assert_eq!(offsets(&log), left, "{to}");
         assert_eq!(log.bounds().log_end, Offset::new(to));
         let latest = lookup::find_latest(&log).unwrap().map(|(offset, _)| offset.get());
@@ -498,7 +498,7 @@ fn the_tail_cache_returns_no_truncated_batch() {
     let mut reader = Cursor::new(log.clone(), Offset::ZERO);
     reader.next_batch().unwrap().unwrap();
     assert!(log.tail.get(Offset::new(5)).is_some());
-    log.truncate_to(Offset::new(4)).unwrap();
+    truncate::truncate_to(&log, Offset::new(4)).unwrap();
     assert!(log.tail.get(Offset::new(3)).is_none());
     let rest = reader.next_batch().unwrap().unwrap();
     assert_eq!((rest.header.base_offset.get(), rest.header.end_offset().get(), rest.header.count), (3, 4, 1));
@@ -508,7 +508,7 @@ fn the_tail_cache_returns_no_truncated_batch() {
     for end in [3, 4, 7] {
         assert_eq!(reader.next_batch().unwrap().unwrap().header.end_offset(), end);
     }
-    log.reset_to(Offset::new(5)).unwrap();
+    truncate::reset_to(&log, Offset::new(5)).unwrap();
     assert!(log.tail.get(Offset::new(5)).is_none());
     three(b"fourth");
     let found = Cursor::new(log.clone(), Offset::new(5)).next_batch().unwrap().unwrap();

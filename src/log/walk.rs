@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use super::recovery::segments_of;
+use super::list::segments_of;
 use crate::engine::{Context, Identity, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::BatchHeader;

@@ -9,7 +9,8 @@ use crate::format::index::IndexFile;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::names;
 use crate::format::producers::ProducersFile;
-use crate::log::recovery::{Look, segments_of};
+use crate::log::list::segments_of;
+use crate::log::recovery::Assessment;
 use crate::log::walk::Walked;
 use crate::segment::Segment;
 use crate::stats::{Finding, FindingKind};
@@ -26,7 +27,7 @@ pub(super) struct PartitionCheck<'a> {
     pub(super) dir: &'a Path,
     pub(super) manifest: &'a Manifest,
     /// The result of inspecting it as an opening would.
-    pub(super) looked: &'a Look,
+    pub(super) looked: &'a Assessment,
 }
 
 impl PartitionCheck<'_> {

@@ -29,8 +29,8 @@ use crate::format::producers::ProducersFile;
 use crate::format::segment::SegmentHeader;
 use crate::log::create::find_manifest;
 use crate::log::manifest;
-use crate::log::recovery::transactions::Tail;
-use crate::log::recovery::{Note, look};
+use crate::log::recovered_tail::RecoveredTail;
+use crate::log::recovery::{Note, assess};
 use crate::log::walk::{KnownEnd, Seen, Walked, Watch, walk};
 use crate::segment::FIRST_BATCH;
 use crate::segment::copy::in_pieces;
@@ -112,7 +112,7 @@ struct Salvager<'a> {
     /// The greatest id of a producer in a batch.
     last_producer: u64,
     /// The transactions of each partition that was copied.
-    tails: Vec<Tail>,
+    tails: Vec<RecoveredTail>,
 }
 
 /// The parts of a partition that are copied.
@@ -133,7 +133,7 @@ struct BatchCount {
     last_producer: u64,
     epochs: Vec<EpochStart>,
     /// The transactions in it.
-    tail: Tail,
+    tail: RecoveredTail,
 }
 
 impl Watch for BatchCount {
@@ -333,7 +333,7 @@ impl Salvager<'_> {
         note: Option<Note<'_>>,
         count: &mut BatchCount,
     ) -> Result<Option<Whole>> {
-        let looked = look(self.from, identity, dir, &manifest, note)?;
+        let looked = assess(self.from, identity, dir, &manifest, note)?;
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
         let Some(mut walked) = walk(self.from, identity, dir, &manifest, known, count)? else {
             return Ok(None);

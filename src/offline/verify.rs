@@ -17,7 +17,7 @@ use crate::format::journal;
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile};
 use crate::log::create::find_manifest;
-use crate::log::recovery::{Note, look};
+use crate::log::recovery::{Note, assess};
 use crate::log::walk::{KnownEnd, Seen, Watch, walk};
 use crate::stats::{Finding, FindingKind, VerifyProgress, VerifyReport};
 use crate::storage::fs::FsStorage;
@@ -299,7 +299,7 @@ impl Verifier<'_> {
         }
         let identity = Arc::new(Identity { secret: manifest.secret, ..identity });
         self.names(dir, &manifest)?;
-        let looked = look(ctx, &identity, dir, &manifest, note)?;
+        let looked = assess(ctx, &identity, dir, &manifest, note)?;
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
         let mut batches = BatchNotes {
             meter: &mut self.meter,

@@ -204,7 +204,7 @@ impl Assigned {
             if next >= self.until {
                 return Ok(false);
             }
-            if let Some(lost) = self.log().lost_after(next).filter(|lost| lost.from <= next) {
+            if let Some(lost) = self.log().manifest().lost_after(next).filter(|lost| lost.from <= next) {
                 into.skip(Skipped::new(self.log(), next, lost.to, SkipReason::Lost));
                 self.cursor.go_to(lost.to);
                 continue;
@@ -229,7 +229,7 @@ impl Assigned {
             // Where compaction has left offsets out, a lost range may lie among them.
             let mut passed = next;
             while let Some(lost) =
-                self.log().lost_after(passed).filter(|lost| lost.to <= batch.header.base_offset)
+                self.log().manifest().lost_after(passed).filter(|lost| lost.to <= batch.header.base_offset)
             {
                 into.skip(Skipped::new(self.log(), lost.from, lost.to, SkipReason::Lost));
                 passed = lost.to;

@@ -8,8 +8,9 @@ use crate::broker::{BrokerInner, TopicState, prepare, refuse_sequence};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
+use crate::log::erase::erase_key;
 use crate::log::streams::{Limit, StreamCondition};
-use crate::log::{Log, durability};
+use crate::log::{Log, durability, streams};
 use crate::partitioner::partition_for_key;
 use crate::record::{IntoBytes, Record};
 use crate::records::OwnedRecord;
@@ -39,7 +40,7 @@ impl Topic {
         self.check_streams()?;
         let key: Arc<[u8]> = key.into_bytes().as_ref().into();
         let partition = self.partition(partition_for_key(&key, self.partition_count()))?;
-        let hash = partition.log().hash_key(&key);
+        let hash = partition.log().identity().key_hasher().hash(&key);
         Ok(Stream { broker: self.broker().clone(), partition, key, hash })
     }
 
@@ -78,7 +79,7 @@ impl Topic {
     /// ```
     pub fn erase_stream<'k>(&self, key: impl IntoBytes<'k>) -> Result<u64> {
         let stream = self.stream(key)?;
-        stream.log().erase_key(&stream.key, stream.hash)
+        erase_key(stream.log(), &stream.key, stream.hash)
     }
 
     /// # Errors
@@ -349,7 +350,7 @@ impl Stream {
 
     pub(crate) fn load_some(&self, from: impl Fn(Version) -> Version, limit: Limit) -> Result<History> {
         self.state().check()?;
-        let loaded = self.log().load_stream(self.hash, from, limit)?;
+        let loaded = streams::load(self.log(), self.hash, from, limit)?;
         Ok(History::new(loaded, &self.key))
     }
 
@@ -370,7 +371,7 @@ impl Stream {
     /// # Errors
     /// `StreamTruncated`; those of reading.
     pub(crate) fn check_version(&self, version: Version) -> Result<()> {
-        self.log().check_version(&self.key, self.hash, version, 0)
+        streams::check_version(self.log(), &self.key, self.hash, version, 0)
     }
 
     /// The same event with the stream's key.

@@ -11,7 +11,7 @@ use super::handle::Stream;
 use super::history::History;
 use crate::engine::Waiter;
 use crate::error::Result;
-use crate::log::streams::Limit;
+use crate::log::streams::{self, Limit};
 use crate::reader::parking::{Parking, look_or_register, wait_for};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -108,7 +108,7 @@ impl StreamReader {
         let log = self.stream.log();
         let (cuts, visible) = (log.revision(), log.visible_end());
         if let Some((seen, _)) = self.seen.filter(|(_, at)| *at == cuts)
-            && (seen == visible || !log.may_have_since(self.stream.hash(), seen)?)
+            && (seen == visible || !streams::may_have_since(log, self.stream.hash(), seen)?)
         {
             self.seen = Some((visible, cuts));
             self.stream.state().check()?;

@@ -10,6 +10,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::log::Log;
+use crate::log::loss::find_damage;
 use crate::stats::DamagedRange;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp, TopicName, TopicPartition};
@@ -82,7 +83,7 @@ impl Broker {
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
     /// of [`Partition::damage`].
     pub fn damage(&self, topic: &str, partition: u32) -> Result<Vec<DamagedRange>> {
-        self.inner().any_log(topic, partition)?.find_damage()
+        find_damage(&*self.inner().any_log(topic, partition)?)
     }
 
     /// As [`Partition::accept_loss`], also of an internal topic: after that, groups work again with

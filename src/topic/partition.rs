@@ -2,8 +2,9 @@
 
 use crate::broker::{BrokerInner, TopicState, prepare};
 use crate::error::{Error, Result};
+use crate::log::reopen::reopen;
 use crate::log::statistics::partition_stats;
-use crate::log::{Log, durability, lookup};
+use crate::log::{Log, compaction, durability, lookup, loss, retention};
 use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
@@ -13,7 +14,7 @@ use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName, TopicPartition};
 
 pub(super) fn give_up(log: &Arc<Log>, ranges: &[DamagedRange]) -> Result<Vec<(Offset, Offset)>> {
-    let lost = log.accept_loss(ranges)?;
+    let lost = loss::accept_loss(log, ranges)?;
     Ok(lost.into_iter().map(|range| (range.from, range.to)).collect())
 }
 
@@ -254,7 +255,7 @@ impl Partition {
     /// ```
     pub fn delete_records(&self, before: Offset) -> Result<Offset> {
         self.state.check()?;
-        self.log.delete_records(before)
+        retention::delete_records(&self.log, before)
     }
 
     /// Compacts this partition of a [compacted](crate::Cleanup) topic now, whatever its dirty
@@ -275,7 +276,7 @@ impl Partition {
     /// log is unchanged, and the partition is poisoned if a restart may find it compacted.
     pub fn compact(&self) -> Result<Option<crate::stats::Compacted>> {
         self.state.check()?;
-        self.log.compact()
+        compaction::compact(&self.log)
     }
 
     /// All damage in this partition, in the order of its offsets. The whole partition is read and
@@ -307,7 +308,7 @@ impl Partition {
     /// ```
     pub fn damage(&self) -> Result<Vec<DamagedRange>> {
         self.state.check()?;
-        self.log.find_damage()
+        loss::find_damage(&self.log)
     }
 
     /// Gives up the damaged records of this partition, so that it works again at once. All damage
@@ -352,7 +353,7 @@ impl Partition {
     /// [`Closed`](Error::Closed).
     pub fn reopen(&self) -> Result<()> {
         self.state.check()?;
-        self.log.reopen()
+        reopen(&self.log)
     }
 
     /// The partition in numbers.

@@ -4,6 +4,7 @@ use super::partition::Partition;
 use crate::error::Result;
 use crate::log::raw_batches::RawBatches;
 use crate::log::replicate;
+use crate::log::truncate::{reset_to, truncate_to};
 use crate::partitioner::check_stream;
 use crate::types::Offset;
 
@@ -164,7 +165,7 @@ impl Partition {
     /// ```
     pub fn truncate_to(&self, offset: Offset) -> Result<()> {
         self.state().check()?;
-        self.log().truncate_to(offset)
+        truncate_to(self.log(), offset)
     }
 
     /// Drops everything and continues at `offset`, which may lie before, within or beyond the log:
@@ -194,6 +195,6 @@ impl Partition {
     /// ```
     pub fn reset_to(&self, offset: Offset) -> Result<()> {
         self.state().check()?;
-        self.log().reset_to(offset)
+        reset_to(self.log(), offset)
     }
 }

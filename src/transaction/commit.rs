@@ -10,7 +10,7 @@ use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
 use crate::log::participate::{HeldPart, Part, hold};
 use crate::log::roll::bytes_to_append;
-use crate::log::{Appended, Log, durability};
+use crate::log::{Appended, Log, durability, retention};
 use crate::stats::Event;
 use crate::sync::Arc;
 
@@ -70,7 +70,7 @@ pub(crate) fn commit(
         ctx.reserve.appended(done.as_ref().map(drop));
     }
     match &done {
-        Ok(_) => logs.iter().for_each(Log::keep_size),
+        Ok(_) => logs.iter().for_each(retention::keep_size),
         // The freed room is for the next attempt: the batches of this one are gone.
         Err(error) if error.is_full() => drop(ctx.room.make_room()),
         Err(_) => {}

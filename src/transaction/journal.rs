@@ -29,7 +29,7 @@ use crate::format::names;
 use crate::log::commit::GroupCommit;
 use crate::log::journal::{Alone, LogJournal};
 use crate::log::participate::Involved;
-use crate::log::recovery::transactions::Tail;
+use crate::log::recovered_tail::RecoveredTail;
 use crate::log::{Log, durability};
 use crate::storage::{File, OpenMode, replace_file, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
@@ -285,7 +285,7 @@ impl LogJournal for Journal {
         self.state.lock().involved.iter().any(|part| std::ptr::eq(&**part.log.identity(), log))
     }
 
-    fn check_records(&self, identity: &Identity, tail: &Tail, log_start: Offset) -> Result<()> {
+    fn check_records(&self, identity: &Identity, tail: &RecoveredTail, log_start: Offset) -> Result<()> {
         let known = self.known.lock();
         let lost = known.as_ref().and_then(|known| Some((known, known.find_lost(tail, log_start)?)));
         lost.map_or(Ok(()), |(known, found)| Err(lost_record(&self.ctx, identity, known, found)))

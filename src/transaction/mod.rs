@@ -369,7 +369,7 @@ impl Transaction {
         let (at, part) = self.part(state, log)?;
         part.records.push(&ctx, record, now, index)?;
         if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
-            *part.events.entry(log.hash_key(key)).or_default() += 1;
+            *part.events.entry(log.identity().key_hasher().hash(key)).or_default() += 1;
         }
         self.order.push(at);
         Ok(())

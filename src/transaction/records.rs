@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::format::journal::{self, Committed, JOURNAL_HEADER_BYTES};
 use crate::format::names;
 use crate::format::reader::Malformed;
-use crate::log::recovery::transactions::{Found, Tail};
+use crate::log::recovered_tail::{RecoveredTail, RecoveredTransaction};
 use crate::types::Offset;
 
 /// The records of a journal, as an opening has read them.
@@ -38,7 +38,11 @@ impl JournalRecords {
     /// Returns the first batch of a tail whose record was durable and is not among these records.
     /// Ignores batches before `log_start`: they have been deleted, and the others of their
     /// transaction may be too.
-    pub(crate) fn find_lost<'a>(&self, tail: &'a Tail, log_start: Offset) -> Option<&'a Found> {
+    pub(crate) fn find_lost<'a>(
+        &self,
+        tail: &'a RecoveredTail,
+        log_start: Offset,
+    ) -> Option<&'a RecoveredTransaction> {
         tail.transactions.iter().find(|found| {
             found.witness.is_some()
                 && found.base >= log_start
@@ -53,9 +57,9 @@ pub(super) fn lost_record(
     ctx: &Context,
     identity: &Identity,
     known: &JournalRecords,
-    found: &Found,
+    found: &RecoveredTransaction,
 ) -> Error {
-    let Found { base, end, id, witness } = found;
+    let RecoveredTransaction { base, end, id, witness } = found;
     let witness = witness.map_or(0, Offset::get);
     let what = format!(
         "the records end here, and the record of transaction {id} is missing: {}/{} has its batch at {base}..{end}, and the \

@@ -12,9 +12,9 @@ use crate::format::journal::{CommittedPart, JOURNAL_HEADER_BYTES, decode_header 
 use crate::format::names;
 use crate::log::Log;
 use crate::log::journal::LogJournal;
-
-use crate::log::recovery::transactions::Found;
+use crate::log::recovered_tail::RecoveredTransaction;
 use crate::log::redo::{Presence, presence_of, redo};
+use crate::log::truncate::truncate_to;
 use crate::stats::{Event, OpenReport, TruncatedTail};
 use crate::storage::{OpenMode, read_file};
 use crate::sync::Arc;
@@ -63,7 +63,7 @@ pub(crate) fn settle(
 ) -> Result<()> {
     let ctx = journal.ctx();
     let path = Path::new(names::JOURNAL);
-    let seen: Vec<(&Arc<Log>, Found)> = logs
+    let seen: Vec<(&Arc<Log>, RecoveredTransaction)> = logs
         .iter()
         .flat_map(|log| log.recovered().transactions.iter().map(move |found| (log, *found)))
         .collect();
@@ -259,7 +259,7 @@ fn take_back(ctx: &Context, log: &Arc<Log>, base: Offset, report: &mut OpenRepor
     if base >= to || base < log.log_start() || !log.is_usable() {
         return Ok(());
     }
-    log.truncate_to(base)?;
+    truncate_to(log, base)?;
     let tail = TruncatedTail {
         topic: log.topic().clone(),
         partition: log.partition(),

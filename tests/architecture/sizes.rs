@@ -9,11 +9,11 @@ use super::source::{read, root};
 
 /// File and name of functions that are better whole, and why.
 const FUNCTIONS: [(&str, &str); 0] = [];
-const FUNCTIONS_TO_SPLIT: usize = 4;
+const FUNCTIONS_TO_SPLIT: usize = 0;
 
 /// Files that are better whole, and why.
 const FILES: [(&str, &str); 0] = [];
-const FILES_TO_SPLIT: usize = 3;
+const FILES_TO_SPLIT: usize = 0;
 
 /// Structs that are better whole, and why. Configuration is not counted: it has a field a setting.
 const STRUCTS: [(&str, &str); 1] = [(
@@ -24,7 +24,7 @@ const STRUCTS_TO_SPLIT: usize = 0;
 
 /// Types whose methods are better in one type, and why.
 const IMPLS: [(&str, &str); 0] = [];
-const IMPLS_TO_SPLIT: usize = 1;
+const IMPLS_TO_SPLIT: usize = 0;
 
 /// How many fewer there may be before a constant has to follow.
 const SLACK: usize = 3;

@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::common::{assert_filled, at, files, fill, open, send, small, snapshot};
 use quipu::testing::{Disk, Op, Survive, produced};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, ProducerConfig, Record, TopicConfig,
 };
+
+use crate::common::{assert_filled, at, files, fill, open, send, small, snapshot};
 
 // -- values and changes of a later release --
 

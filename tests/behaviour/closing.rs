@@ -1,17 +1,16 @@
 //! A closed broker writes nothing, and its directory is free for another thread or process,
 //! whichever handle is dropped last.
 
-use std::fs;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
+use std::{fs, thread};
 
-use crate::common::{assert_filled, fill, open, open_dir, send, small, snapshot};
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Error, ProducerConfig, Record, TopicConfig};
+
+use crate::common::{assert_filled, fill, open, open_dir, send, small, snapshot};
 
 type Act = fn(&Broker) -> quipu::Result<()>;
 

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::files;
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Compression, Durability, Partition, Producer, ProducerConfig, Record,
     Start, TopicConfig,
 };
+
+use crate::common::files;
 
 /// A broker that stops, with or without power, and is opened again.
 struct Bench {

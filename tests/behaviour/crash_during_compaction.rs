@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use crate::common::{small, warnings};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Cleanup, Durability, Record, Result, Start, TopicConfig};
+
+use crate::common::{small, warnings};
 
 /// Offsets and values.
 type State = Vec<(u64, Option<Vec<u8>>)>;

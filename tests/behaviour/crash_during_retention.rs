@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use crate::common::{crash_at_each_operation, files, small};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Partition, Record, Result, Retention, Start, TopicConfig};
+
+use crate::common::{crash_at_each_operation, files, small};
 
 const NAMES: [&str; 3] = ["sync", "os", "aged"];
 

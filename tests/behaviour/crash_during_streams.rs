@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{files, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Error, ExpectedVersion, Record, Result, TopicConfig, Version};
+
+use crate::common::{files, thorough};
 
 fn open(disk: &Disk, durability: Durability) -> Result<Broker> {
     BrokerConfig::new().clock(ManualClock::new()).seed(7).durability(durability).on_disk(disk)

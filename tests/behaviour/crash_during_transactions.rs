@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::common::{read_from, send, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Offset, Offsets, Partition, Position, Record, Result,
     Start,
 };
+
+use crate::common::{read_from, send, small, thorough};
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const INPUT: u64 = 20;

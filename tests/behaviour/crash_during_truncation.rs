@@ -2,11 +2,12 @@
 //! crashes at every single operation, and the disk is left in every way a power loss may leave it.
 //! The log is the one before an action or the one after it, never a mix.
 
-use crate::common::{crash_at_each_operation, files, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Partition, Record, Result, Retention, Start, TopicConfig,
 };
+
+use crate::common::{crash_at_each_operation, files, small, thorough};
 
 const NAMES: [&str; 2] = ["sync", "os"];
 

@@ -9,10 +9,11 @@
 //! By default some of the crashes and losses are tried, with `QUIPU_THOROUGH=1` all crashes, and
 //! more than 100,000 states.
 
-use crate::common::thorough;
-use crate::crash::{Continue, Counts, Depth, Run, Told, explore_stop};
 use quipu::Result;
 use quipu::testing::Disk;
+
+use crate::common::thorough;
+use crate::crash::{Continue, Counts, Depth, Run, Told, explore_stop};
 
 type Workload = fn(&mut Run<'_>) -> Result<()>;
 

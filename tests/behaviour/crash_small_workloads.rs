@@ -11,10 +11,11 @@
 
 use std::thread;
 
-use crate::common::thorough;
-use crate::crash::{Continue, Counts, Depth, Run, Told, explore_stop};
 use quipu::Result;
 use quipu::testing::{Disk, Survive};
+
+use crate::common::thorough;
+use crate::crash::{Continue, Counts, Depth, Run, Told, explore_stop};
 
 type Step = fn(&mut Run<'_>) -> Result<()>;
 

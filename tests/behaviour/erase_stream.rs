@@ -4,12 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::snapshot;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, ExpectedVersion, Record, Result, Start, Topic,
     TopicConfig, Version,
 };
+
+use crate::common::snapshot;
 
 const SECRET: &str = "secret";
 

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{files, small, thorough};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{Broker, BrokerConfig, Cleanup, Durability, Error, Partition, ReadMode, Record, Start};
+
+use crate::common::{files, small, thorough};
 
 /// Offsets, keys and values.
 type State = Vec<(u64, Option<Vec<u8>>, Option<Vec<u8>>)>;

@@ -8,12 +8,13 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::common::{dump, open, read_from, send, small, thorough};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Offset, Offsets, Outcome, Partition, Record,
     Result, Retention, Start, Timestamp, Topic, TopicConfig,
 };
+
+use crate::common::{dump, open, read_from, send, small, thorough};
 
 // -- the results of a run --
 

@@ -4,9 +4,10 @@
 //! Another test shows that the forged bytes would be accepted with the secret: otherwise these
 //! tests would prove nothing.
 
-use crate::common::{fill, open, read};
 use quipu::testing::{Disk, Survive};
 use quipu::{Durability, Error, Record, TopicConfig};
+
+use crate::common::{fill, open, read};
 
 const SEGMENT: &str = "topics/t/0/00000000000000000000-0.log";
 const SEGMENT_HEADER: usize = 128;

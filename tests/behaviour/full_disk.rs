@@ -3,13 +3,14 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{crash_at_each_operation, open};
 use quipu::stats::DiskState;
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
 use quipu::{
     Broker, BrokerConfig, Error, Offset, Outcome, Partition, ProducerConfig, Record, Result, Retention,
     Space, Start, Timestamp, TopicConfig,
 };
+
+use crate::common::{crash_at_each_operation, open};
 
 /// A topic "t" with one partition and segments of 4 KiB.
 fn opened(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Random, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Consumer, ConsumerHandle, CooperativeStickyAssignor, Durability, Error, Offsets,
     RangeAssignor, RebalanceEvent, Record, Records, RoundRobinAssignor, TopicConfig,
 };
+
+use crate::common::{Random, thorough};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const TOPICS: u64 = 3;

@@ -4,12 +4,13 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{Random, open, read_from, send};
 use quipu::testing::{Disk, ManualClock, Op, Survive, produced};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Durability, Error, ExpectedVersion, Offset, Partition, Producer,
     ProducerConfig, Record, Start, TopicConfig,
 };
+
+use crate::common::{Random, open, read_from, send};
 
 fn named(broker: &Broker) -> Producer {
     broker.producer_with(ProducerConfig::new().name("outbox")).unwrap()

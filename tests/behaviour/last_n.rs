@@ -1,11 +1,12 @@
 //! Reading the newest records without reading the others.
 
-use crate::common::{Random, assert_filled, files, fill, small, value};
 use quipu::testing::{Disk, ManualClock};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Partition, ReadMode, Record, Records, Start,
     TopicConfig,
 };
+
+use crate::common::{Random, assert_filled, files, fill, small, value};
 
 fn values(records: &Records) -> Vec<String> {
     records.iter().map(|record| String::from_utf8(record.value().unwrap().to_vec()).unwrap()).collect()

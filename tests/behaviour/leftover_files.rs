@@ -7,12 +7,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::common::{
-    assert_filled, crash_at_each_operation, files, fill, open, open_dir, send, small, tree, warnings,
-};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, IoAction, Offset, Partition, Record, Start, TopicConfig,
+};
+
+use crate::common::{
+    assert_filled, crash_at_each_operation, files, fill, open, open_dir, send, small, tree, warnings,
 };
 
 fn partition(broker: &Broker, topic: &str) -> Partition {

@@ -2,12 +2,13 @@
 //! retention, compaction, or a truncation to the log start. So no row is stored twice, however the
 //! run ends.
 
-use crate::common::open;
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, Cleanup, Durability, Error, Offset, Partition, Producer, ProducerConfig, Record, Retention,
     TopicConfig,
 };
+
+use crate::common::open;
 
 const STATE: &str = "topics/t/0/producers";
 

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::small;
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, ConsumedRecord, Durability, Error, ExpectedVersion, Offset, Position,
     Projection, ReadModel, Record, Records, Result, Start, Topic, TopicConfig, Transaction,
 };
+
+use crate::common::small;
 
 const NOW: Duration = Duration::ZERO;
 

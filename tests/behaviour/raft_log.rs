@@ -2,9 +2,10 @@
 //! prefix, start at a later offset after a snapshot, reopen between any two of them. After every
 //! step the log equals a vector.
 
-use crate::common::{Random, at, small};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Record, Start, TopicConfig};
+
+use crate::common::{Random, at, small};
 
 /// The expected log: the value of each offset from `start` on.
 #[derive(Default)]

@@ -5,13 +5,14 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::{at, look, send};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Clock, Durability, Error, Offset, Offsets, Partition, Position, Record, Retention,
     SkipReason, Start, TopicConfig,
 };
+
+use crate::common::{at, look, send};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);

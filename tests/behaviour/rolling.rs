@@ -4,13 +4,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::{assert_filled, at, files, fill, make_files, open, read, send, small, value};
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Clock, Durability, Error, Outcome, Partition, ProducerConfig, ReadMode, Record,
     Timestamp, TopicConfig,
 };
+
+use crate::common::{assert_filled, at, files, fill, make_files, open, read, send, small, value};
 
 const AGE: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_millis(1);

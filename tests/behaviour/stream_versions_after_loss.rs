@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use crate::common::open;
 use quipu::testing::{Disk, Survive};
 use quipu::{Broker, Durability, Error, ExpectedVersion, Offset, Record, Stream, TopicConfig, Version};
+
+use crate::common::open;
 
 fn stream(broker: &Broker) -> Stream {
     broker.topic("t").unwrap().stream("k").unwrap()

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Random, files, small};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Compression, ConsumedRecord, Durability, Error, ExpectedVersion, History,
     Offset, ProducerConfig, ReadMode, Record, Start, Stream, Topic, TopicConfig, Version,
 };
+
+use crate::common::{Random, files, small};
 
 const ANY: ExpectedVersion = ExpectedVersion::Any;
 

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::{Random, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, ExpectedVersion, Record, Stream, Topic,
     TopicConfig, Version,
 };
+
+use crate::common::{Random, thorough};
 
 const KEYS: u64 = 10;
 const THREADS: u64 = 8;

@@ -4,11 +4,12 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{assert_filled, assert_prefix, at, fill, make_files, open, read, send, value};
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Partition, Pending, ProducerConfig, Record, Start, TopicConfig,
 };
+
+use crate::common::{assert_filled, assert_prefix, at, fill, make_files, open, read, send, value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const EVERY: Durability = Durability::Interval(SECOND);

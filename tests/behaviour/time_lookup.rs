@@ -3,13 +3,14 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{at, files};
 use proptest::prelude::*;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Partition, ReadMode, Record, Start, Timestamp,
     TopicConfig,
 };
+
+use crate::common::{at, files};
 
 fn time(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)

@@ -4,11 +4,12 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::{assert_filled, at, files, fill, open, read, send, small};
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Error, Outcome, ProducerConfig, Record, Start, TopicConfig,
 };
+
+use crate::common::{assert_filled, at, files, fill, open, read, send, small};
 
 const SURVIVALS: [Survive; 6] = [
     Survive::Everything,

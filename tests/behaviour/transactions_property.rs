@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{Random, read_from, small, thorough};
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Compression, Durability, Offsets, Partition, Receipt, Record, Result, Start,
 };
+
+use crate::common::{Random, read_from, small, thorough};
 
 const TOPICS: [(&str, Durability, Compression); 3] = [
     ("os", Durability::Os, Compression::None),

@@ -1,6 +1,10 @@
 //! Reading a directory before it is changed: the lock, the catalog, the checkpoint and the
 //! manifests; and making the bytes that were read durable.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::Path;
+
 use crate::broker::catalog::identity;
 use crate::broker::checkpoint::CheckpointStore;
 use crate::broker::store::{CatalogFile, CatalogStore, damaged};
@@ -20,9 +24,6 @@ use crate::sync::Arc;
 use crate::transaction::journal::Journal;
 use crate::transaction::recovery::check_format as check_journal;
 use crate::types::{PartitionId, TopicId};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
-use std::path::Path;
 
 /// A directory that has been read and may be worked on.
 pub(super) struct Directory {

@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names::{self};
 use crate::group::Coordinator;
-use crate::log::Log;
+use crate::log::{Log, maintenance};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::{OpenMode, Storage, replace_file, write_all_at};
@@ -102,9 +102,9 @@ fn start_maintenance(
     topics: Vec<Arc<TopicState>>,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Arc<Maintenance>> {
-    let entries = topics
-        .iter()
-        .flat_map(|topic| topic.logs().iter().filter_map(|log| log.checkpoint()).collect::<Vec<_>>());
+    let entries = topics.iter().flat_map(|topic| {
+        topic.logs().iter().filter_map(|log| maintenance::checkpoint(log)).collect::<Vec<_>>()
+    });
     let entries: Vec<_> = entries.collect();
     let noted = checkpoint.map(|checkpoint| Checkpoint { clean: false, ..checkpoint });
     let maintenance = Arc::new(Maintenance {

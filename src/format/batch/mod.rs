@@ -1,9 +1,8 @@
 //! The header of a batch, with the checksum of the body and its own, and the search for the next
 //! batch after damage. The content of the body is in [`body`](super::body).
 
-use crate::types::{Offset, PartitionId, Timestamp, TopicId};
-
 use super::reader::{ByteReader, Malformed, Unsupported};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// Bytes of a batch before its body.
 pub(crate) const HEADER_BYTES: usize = 104;

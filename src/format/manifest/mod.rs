@@ -4,14 +4,13 @@
 //! It has nothing that a scan of the segments finds: the end of the active segment is known only
 //! after it was scanned.
 
-use crate::types::{Offset, PartitionId, Timestamp, TopicId};
-
 use super::FORMAT_VERSION;
 use super::batch::{BatchHeader, Secret};
 use super::digest::Digest;
 use super::envelope::{self, ByteWriter};
 use super::reader::{ByteReader, Malformed};
 use super::segment::SEGMENT_HEADER_BYTES;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
 /// The commit point of every change of a partition but appends.
 #[derive(Clone, Debug, PartialEq, Eq)]

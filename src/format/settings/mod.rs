@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::envelope::ByteWriter;
 use super::reader::{ByteReader, Malformed};
-use crate::config::{Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType};
-use crate::config::{TopicConfig, millis};
+use crate::config::{
+    Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType, TopicConfig, millis,
+};
 
 /// A setting as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

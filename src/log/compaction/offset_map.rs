@@ -12,27 +12,27 @@ pub(crate) struct OffsetMap {
     /// Open addressing. The length is a power of two; at most three quarters are used. 0 in an
     /// empty slot; otherwise the upper bits of the hash, and the number of the entry plus 1.
     slots: Vec<(u32, u32)>,
-    entries: Vec<Entry>,
+    entries: Vec<KeyEntry>,
     /// All keys, one after the other.
     keys: Vec<u8>,
     hasher: RandomState,
     bytes_max: usize,
 }
 
-struct Entry {
+struct KeyEntry {
     newest: u64,
     /// The start of its key in `keys`. It ends where the next one starts.
     key_start: u64,
 }
 
 const SLOT_BYTES: usize = size_of::<(u32, u32)>();
-const ENTRY_BYTES: usize = size_of::<Entry>();
+const ENTRY_BYTES: usize = size_of::<KeyEntry>();
 const SLOTS_LEAST: usize = 64;
 /// Entries are counted in 32 bits, and all keys of a batch are added before `is_full` is called.
 const ENTRIES_MAX: usize = 1 << 30;
 
 /// The slot of a key, whether the key is in the map or not.
-struct Found {
+struct KeySlot {
     slot: usize,
     tag: u32,
     entry: Option<usize>,
@@ -56,7 +56,7 @@ impl OffsetMap {
             entry.newest = offset.get();
             return;
         }
-        self.entries.push(Entry { newest: offset.get(), key_start: self.keys.len() as u64 });
+        self.entries.push(KeyEntry { newest: offset.get(), key_start: self.keys.len() as u64 });
         self.keys.extend_from_slice(key);
         let number = self.entries.len();
         if let Some(slot) = self.slots.get_mut(found.slot) {
@@ -81,7 +81,7 @@ impl OffsetMap {
     }
 
     #[inline]
-    fn find(&self, key: &[u8]) -> Found {
+    fn find(&self, key: &[u8]) -> KeySlot {
         let hash = self.hasher.hash_one(key);
         let (mut slot, tag) = (hash as usize, (hash >> 32) as u32);
         loop {
@@ -89,10 +89,10 @@ impl OffsetMap {
             // The mask keeps it inside the table, a quarter of which is empty.
             let (there, number) = self.slots.get(slot).copied().unwrap_or_default();
             let Some(at) = (number as usize).checked_sub(1) else {
-                return Found { slot, tag, entry: None };
+                return KeySlot { slot, tag, entry: None };
             };
             if there == tag && self.key(at) == Some(key) {
-                return Found { slot, tag, entry: Some(at) };
+                return KeySlot { slot, tag, entry: Some(at) };
             }
             slot = slot.wrapping_add(1);
         }

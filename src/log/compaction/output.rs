@@ -1,9 +1,9 @@
 //! The output of a compaction: batches one after the other in new segments of limited size, each
 //! with its index. Names and bytes of all of them are durable before the manifest lists them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::horizon_of;
+use super::policy::horizon_of;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::digest::Digest;
@@ -18,13 +18,13 @@ use crate::storage::{File, write_all_at};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
-/// The segments that a cleaning writes.
+/// The segments that a compaction writes.
 pub(crate) struct Outputs<'a> {
     log: &'a Log,
     generation: u32,
     segment_bytes: u64,
     index_interval: u64,
-    open: Option<Output>,
+    open: Option<OpenOutput>,
     /// The bytes of these segments are durable. Their names are once [`settle`](Outputs::settle)
     /// has returned.
     pub(crate) written: Vec<Written>,
@@ -38,9 +38,9 @@ pub(crate) struct Written {
     path: PathBuf,
 }
 
-struct Output {
+struct OpenOutput {
     file: Arc<dyn File>,
-    about: Written,
+    written: Written,
     /// The position of the last index entry.
     indexed: u64,
     /// Bytes that are not written yet.
@@ -66,7 +66,7 @@ impl<'a> Outputs<'a> {
     pub(crate) fn put(&mut self, header: &BatchHeader, stored: &[u8], compacted: bool) -> Result<()> {
         let state = if compacted { SegmentState::Compacted } else { SegmentState::Synced };
         let fits = self.open.as_ref().is_some_and(|open| {
-            let entry = &open.about.entry;
+            let entry = &open.written.entry;
             entry.log_epoch == header.log_epoch
                 && entry.state == state
                 && entry.size + stored.len() as u64 <= self.segment_bytes
@@ -77,7 +77,7 @@ impl<'a> Outputs<'a> {
             self.open(header, state)?;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
-        let Written { entry, horizon, index, .. } = &mut open.about;
+        let Written { entry, horizon, index, .. } = &mut open.written;
         if entry.size - open.indexed >= self.index_interval
             && let (Ok(offset_delta), Ok(position)) =
                 (u32::try_from(header.base_offset.since(entry.base_offset)), u32::try_from(entry.size))
@@ -127,16 +127,16 @@ impl<'a> Outputs<'a> {
             digest: Digest::default(),
         };
         let path = log.manifest.dir().join(names::segment_file(base, self.generation));
-        let about = Written { entry, horizon: None, index: Vec::new(), path };
-        self.open = Some(Output { file, about, indexed: FIRST_BATCH, pending: Vec::new() });
+        let written = Written { entry, horizon: None, index: Vec::new(), path };
+        self.open = Some(OpenOutput { file, written, indexed: FIRST_BATCH, pending: Vec::new() });
         Ok(())
     }
 
     fn write(&mut self) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let at = open.about.entry.size - open.pending.len() as u64;
+        let at = open.written.entry.size - open.pending.len() as u64;
         write_all_at(&*open.file, &open.pending, at)
-            .map_err(|(_, e)| failed(&self.log.ctx.display(&open.about.path), e))?;
+            .map_err(|(_, e)| failed(&self.log.ctx.display(&open.written.path), e))?;
         open.pending.clear();
         Ok(())
     }
@@ -145,8 +145,8 @@ impl<'a> Outputs<'a> {
     fn finish(&mut self) -> Result<()> {
         self.write()?;
         let Some(open) = &self.open else { return Ok(()) };
-        open.file.sync_data().map_err(|e| failed(&self.log.ctx.display(&open.about.path), e))?;
-        self.written.extend(self.open.take().map(|open| open.about));
+        open.file.sync_data().map_err(|e| failed(&self.log.ctx.display(&open.written.path), e))?;
+        self.written.extend(self.open.take().map(|open| open.written));
         Ok(())
     }
 
@@ -161,16 +161,16 @@ impl<'a> Outputs<'a> {
 
     /// Removes the written files. One that stays is a leftover, which no manifest lists.
     pub(crate) fn remove(&self) {
-        for written in self.written.iter().chain(self.open.iter().map(|open| &open.about)) {
+        for written in self.written.iter().chain(self.open.iter().map(|open| &open.written)) {
             let _ = self.log.ctx.storage.remove_file(&written.path);
         }
     }
 }
 
 impl Written {
-    /// Returns the segment, with its index.
-    pub(crate) fn to_segment(&self, log: &Log) -> Segment {
-        let segment = Segment::from_entry(log.manifest.dir(), &self.entry, None);
+    /// Returns the segment in `dir`, with its index.
+    pub(crate) fn to_segment(&self, dir: &Path) -> Segment {
+        let segment = Segment::from_entry(dir, &self.entry, None);
         let _ = segment.horizon.set(self.horizon);
         segment.set_index(self.index.clone());
         segment
@@ -178,6 +178,6 @@ impl Written {
 }
 
 /// The log is unchanged: "create" is not among the actions of unknown outcome.
-fn failed(path: &std::path::Path, e: std::io::Error) -> Error {
+fn failed(path: &Path, e: std::io::Error) -> Error {
     Error::create(path, e)
 }

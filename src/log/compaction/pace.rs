@@ -20,15 +20,15 @@ pub(crate) struct Pace<'a> {
     pub(crate) inputs: &'a [Arc<Segment>],
     /// Whether the partition's statistics show the progress.
     pub(crate) is_shown: bool,
-    begun: Duration,
+    started: Duration,
     bytes: u64,
     ticked: u64,
 }
 
 impl<'a> Pace<'a> {
     pub(crate) fn new(log: &'a Log, tick: &'a dyn Fn(), revision: u64, inputs: &'a [Arc<Segment>]) -> Self {
-        let begun = log.ctx.clock.monotonic();
-        Pace { log, tick, revision, inputs, is_shown: false, begun, bytes: 0, ticked: 0 }
+        let started = log.ctx.clock.monotonic();
+        Pace { log, tick, revision, inputs, is_shown: false, started, bytes: 0, ticked: 0 }
     }
 
     /// Returns the same pace, for other inputs.
@@ -62,7 +62,7 @@ impl<'a> Pace<'a> {
         {
             let takes = Duration::try_from_secs_f64(self.bytes as f64 / rate as f64).unwrap_or(Duration::MAX);
             let (never, waiting) = (Condvar::new(), Mutex::new(Rank::Pause, ()));
-            while let Some(left) = takes.checked_sub(ctx.clock.monotonic().saturating_sub(self.begun))
+            while let Some(left) = takes.checked_sub(ctx.clock.monotonic().saturating_sub(self.started))
                 && !left.is_zero()
             {
                 self.check()?;
@@ -83,6 +83,6 @@ impl<'a> Pace<'a> {
         // Stop, because the output could not replace the input any more.
         let is_gone = |segment: &Arc<Segment>| segment.retired.load(Ordering::Acquire);
         let overtaken = self.log.revision() != self.revision || self.inputs.iter().any(is_gone);
-        if overtaken { Err(self.log.aborted()) } else { Ok(()) }
+        if overtaken { Err(self.log.identity.compaction_aborted()) } else { Ok(()) }
     }
 }

@@ -1,15 +1,26 @@
 //! The policy of compaction: which segments are compacted, when, and which records stay. Pure
 //! functions of the segments and the time.
 
-use std::time::Duration;
-
 use super::offset_map::OffsetMap;
 use crate::config::CompactionSettings;
+use crate::format::batch::{BatchHeader, Extra};
 use crate::types::{Offset, Timestamp};
+
+/// The records that a compaction removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Compacts every segment that was never compacted, together with all segments before it. If
+    /// there is none, removes expired tombstones.
+    Whole,
+    /// Only removes expired tombstones, and rewrites only the segments with some. That is valid
+    /// whatever follows them, because older records of their keys were removed by the first
+    /// compaction that saw the tombstones.
+    Tombstones,
+}
 
 /// The data of a durable sealed segment that the decision needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(crate) struct CompactionCandidate {
     pub(crate) bytes: u64,
     pub(crate) max_timestamp: Option<Timestamp>,
     /// It was compacted, and has no newer records.
@@ -18,9 +29,13 @@ pub(crate) struct Span {
 
 /// Returns how many of the oldest segments may be compacted: those before the first that was never
 /// compacted and has a record that is too young. The active segment is not among them.
-pub(crate) fn compactable(settings: &CompactionSettings, segments: &[Span], now: Timestamp) -> usize {
+pub(crate) fn compactable(
+    settings: &CompactionSettings,
+    segments: &[CompactionCandidate],
+    now: Timestamp,
+) -> usize {
     let oldest = now.minus(settings.min_lag);
-    let too_young = |segment: &Span| {
+    let too_young = |segment: &CompactionCandidate| {
         let young = segment.max_timestamp.is_none_or(|newest| newest > oldest);
         !segment.compacted && !settings.min_lag.is_zero() && young
     };
@@ -28,16 +43,16 @@ pub(crate) fn compactable(settings: &CompactionSettings, segments: &[Span], now:
 }
 
 /// Returns the bytes that were compacted, and those that were not.
-pub(crate) fn amounts(segments: &[Span]) -> (u64, u64) {
+pub(crate) fn amounts(segments: &[CompactionCandidate]) -> (u64, u64) {
     let total: u64 = segments.iter().map(|segment| segment.bytes).sum();
-    let clean: u64 =
+    let compacted: u64 =
         segments.iter().take_while(|segment| segment.compacted).map(|segment| segment.bytes).sum();
-    (clean, total - clean)
+    (compacted, total - compacted)
 }
 
 /// Returns the share of the bytes that were not compacted, in millionths.
-pub(crate) fn dirtiness(clean: u64, dirty: u64) -> u32 {
-    let (dirty, total) = (u128::from(dirty), u128::from(clean) + u128::from(dirty));
+pub(crate) fn dirtiness(compacted: u64, dirty: u64) -> u32 {
+    let (dirty, total) = (u128::from(dirty), u128::from(compacted) + u128::from(dirty));
     u32::try_from((dirty * 1_000_000).checked_div(total).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
@@ -45,42 +60,20 @@ pub(crate) fn dirtiness(clean: u64, dirty: u64) -> u32 {
 /// Kafka, or the oldest record that was never compacted has waited too long.
 pub(crate) fn is_due(
     settings: &CompactionSettings,
-    clean: u64,
+    compacted: u64,
     dirty: u64,
     oldest_dirty: Option<Timestamp>,
     now: Timestamp,
 ) -> bool {
     let overdue =
         settings.max_lag.is_some_and(|lag| oldest_dirty.is_some_and(|oldest| oldest < now.minus(lag)));
-    dirty > 0 && (dirtiness(clean, dirty) > settings.min_dirty_ratio || overdue)
+    dirty > 0 && (dirtiness(compacted, dirty) > settings.min_dirty_ratio || overdue)
 }
 
-/// When a log is compacted again after a failure. A failed compaction has written as much as it
-/// read if the disk is full, so other logs should be compacted first.
-#[derive(Default)]
-pub(crate) struct Retries {
-    failures: u32,
-    /// By the monotonic clock.
-    not_before: Duration,
-}
-
-impl Retries {
-    const DELAY_MAX: Duration = Duration::from_secs(600);
-
-    /// Notes a failure. After the first, the next maintenance tries again, after `every`. Then the
-    /// delay begins with `every`, and doubles.
-    pub(crate) fn failed(&mut self, now: Duration, every: Duration) {
-        let delay = match self.failures.checked_sub(1) {
-            None => Duration::ZERO,
-            Some(doublings) => every.saturating_mul(1 << doublings.min(31)).min(Self::DELAY_MAX),
-        };
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = now.saturating_add(delay);
-    }
-
-    pub(crate) fn may_try(&self, now: Duration) -> bool {
-        now >= self.not_before
-    }
+/// Returns when the tombstones of a batch expire, if a compaction has set that.
+pub(super) fn horizon_of(header: &BatchHeader) -> Option<Timestamp> {
+    let stamped = header.attributes.extra() == Extra::DeleteHorizon;
+    stamped.then(|| Timestamp::from_millis(i64::try_from(header.extra).unwrap_or(i64::MAX)))
 }
 
 /// Returns whether a record before the end of the map stays: it must have a key, there must be no
@@ -101,10 +94,12 @@ pub(crate) fn stays(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn span(bytes: u64, max: i64, compacted: bool) -> Span {
-        Span { bytes, max_timestamp: Some(Timestamp::from_millis(max)), compacted }
+    fn segment(bytes: u64, max: i64, compacted: bool) -> CompactionCandidate {
+        CompactionCandidate { bytes, max_timestamp: Some(Timestamp::from_millis(max)), compacted }
     }
 
     fn at(millis: i64) -> Timestamp {
@@ -112,24 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn a_compaction_that_keeps_failing_is_tried_less_often() {
-        let (every, mut now, mut retries) =
-            (Duration::from_secs(100), Duration::from_secs(7), Retries::default());
-        assert!(retries.may_try(Duration::ZERO));
-        for delay in [0, 100, 200, 400, 600, 600].map(Duration::from_secs) {
-            retries.failed(now, every);
-            assert!(delay.is_zero() || !retries.may_try(now + delay - Duration::from_nanos(1)), "{delay:?}");
-            now += delay;
-            assert!(retries.may_try(now), "{delay:?}");
-        }
-        (0..100).for_each(|_| retries.failed(now, Duration::MAX));
-        assert!(retries.may_try(now + Duration::from_secs(600)));
-    }
-
-    #[test]
     fn segments_that_are_too_young_and_all_after_them_wait() {
         let lag = CompactionSettings { min_lag: Duration::from_millis(10), ..CompactionSettings::default() };
-        let segments = [span(1, 95, true), span(1, 90, false), span(1, 91, false), span(1, 1, false)];
+        let segments =
+            [segment(1, 95, true), segment(1, 90, false), segment(1, 91, false), segment(1, 1, false)];
         assert_eq!(compactable(&lag, &segments, at(100)), 2);
         assert_eq!(compactable(&lag, &segments, at(101)), 4);
         assert_eq!(compactable(&CompactionSettings::default(), &segments, at(0)), 4);
@@ -138,14 +119,15 @@ mod tests {
     #[test]
     fn due_above_the_ratio_or_after_the_lag() {
         let settings = CompactionSettings::default();
-        let due = |settings: &_, clean, dirty, oldest| is_due(settings, clean, dirty, oldest, at(100));
+        let due =
+            |settings: &_, compacted, dirty, oldest| is_due(settings, compacted, dirty, oldest, at(100));
         assert!(!due(&settings, 50, 50, None));
         assert!(due(&settings, 50, 51, None));
         assert!(!due(&settings, 0, 0, None));
         let lag = CompactionSettings { max_lag: Some(Duration::from_millis(10)), ..settings };
         assert!(due(&lag, 99, 1, Some(at(89))));
         assert!(!due(&lag, 99, 1, Some(at(90))));
-        assert_eq!(amounts(&[span(1, 0, true), span(2, 0, false), span(4, 0, true)]), (1, 6));
+        assert_eq!(amounts(&[segment(1, 0, true), segment(2, 0, false), segment(4, 0, true)]), (1, 6));
     }
 
     /// Kafka's vector: keys 0, 1, 0, 1, 0 and a map of one key.
@@ -175,7 +157,7 @@ mod tests {
         };
         assert!(!stays(Some(b"k"), false, 4, None));
         assert!(stays(Some(b"k"), false, 5, None));
-        assert!(stays(Some(b"k"), true, 5, None), "nobody has stamped it yet");
+        assert!(stays(Some(b"k"), true, 5, None), "no compaction has stamped it yet");
         assert!(stays(Some(b"k"), true, 5, Some(101)));
         assert!(!stays(Some(b"k"), true, 5, Some(100)));
         assert!(stays(Some(b"k"), false, 5, Some(100)));

@@ -4,161 +4,282 @@
 
 use std::path::PathBuf;
 
-use super::{After, Break, Inspection, Recovered, Recoverer, segments_of};
-use crate::error::Result;
-use crate::format::manifest::SegmentState;
+use super::directory::Directory;
+use super::inspect::{Inspection, Verdict};
+use super::scan::{AcceptedRange, Break, LaterBatches};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::names;
+use crate::log::list::segments_of;
 use crate::log::manifest;
+use crate::log::recovered_tail::RecoveredTail;
 use crate::log::switch::NextSegment;
 use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
 use crate::segment::{FIRST_BATCH, Point, Segment};
-use crate::stats::{Event, OpenReport, TruncatedTail};
+use crate::stats::{Event, OpenReport, Recovery, TruncatedTail};
 use crate::sync::Arc;
 
-impl Recoverer<'_> {
-    /// Writes the accepted ranges again and syncs them: after a failed sync, or a kill, the disk
-    /// may lack bytes that the page cache has, and a sync writes only dirty pages. The names were
-    /// made durable before.
-    pub(super) fn make_durable(&self, accepted: &[(Arc<Segment>, u64, u64)]) -> Result<()> {
-        for (segment, from, to) in accepted {
-            let file = self.open(segment)?;
-            rewrite(self.ctx, &*file, &segment.path, *from, *to)?;
+/// A partition after its recovery.
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The point where appending continues. All batches before it are durable.
+    pub(crate) point: Point,
+    /// Set if durable bytes are damaged: then the partition is read-only, up to `point.end`.
+    pub(crate) damage: Option<Error>,
+    /// Whether there is a side file of idempotent producers.
+    pub(crate) has_senders: bool,
+    pub(crate) tail: RecoveredTail,
+}
+
+/// Acts on the result of an inspection.
+///
+/// # Errors
+/// An I/O error.
+pub(super) fn repair(
+    directory: Directory<'_>,
+    found: Inspection,
+    report: &mut OpenReport,
+) -> Result<Recovered> {
+    match &found.verdict {
+        Verdict::Closed => {
+            if let Some(active) = directory.segments.last() {
+                active.grow(found.point.position, found.point.max_timestamp);
+                active.set_index_missing_below(found.point.position);
+            }
+            Ok(recovered(directory, found.point, found.tail, None))
         }
-        Ok(())
-    }
-
-    /// Returns the state of a segment that has been checked and written again. IMPORTANT: it must
-    /// not be `Synced` while the outcome of transactions in it is not settled, because after a
-    /// crash the next opening must find them again.
-    pub(super) fn state_of_checked(found: &Inspection) -> SegmentState {
-        if found.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
-    }
-
-    /// Continues in the active segment: nothing was truncated.
-    pub(super) fn resume(mut self, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
-        let mut changed = false;
-        let before = self.manifest.clone();
-        let state = Self::state_of_checked(&found);
-        for entry in &mut self.manifest.segments {
-            if entry.state == SegmentState::Sealed && state == SegmentState::Synced {
-                entry.state = SegmentState::Synced;
-                changed = true;
+        Verdict::Whole => {
+            make_durable(&directory, &found.accepted)?;
+            resume(directory, found, report)
+        }
+        Verdict::Torn(broken, later) => {
+            make_durable(&directory, &found.accepted)?;
+            let truncate = || truncate(directory.clone(), &found, broken, later, report);
+            match directory.ctx.reserve.with_room(truncate) {
+                Err(error) if error.is_full() => Ok(leave_torn(directory, broken.at, &found, error)),
+                truncated => truncated,
             }
         }
-        let written = if changed { self.write_manifest() } else { Ok(()) };
-        if let Err(error) = &written
-            && error.is_full()
-        {
-            // The next opening reads them again.
-            self.ctx.reserve.note_full();
-            self.manifest = before;
-        } else if changed {
-            written?;
-            // Take their states from the manifest, but keep the active segment, which has state
-            // from the scan.
-            let active = self.segments.pop();
-            self.segments = segments_of(self.dir, &self.manifest);
-            if let (Some(active), Some(last)) = (active, self.segments.last_mut()) {
-                *last = active;
-            }
+        Verdict::Damaged(error) => {
+            let error = error.clone();
+            Ok(leave(directory, found, error))
         }
-        self.note_recovery(&found, report);
-        Ok(self.recovered(found.point, found.tail, None))
     }
+}
 
-    /// Truncates a torn tail: copies its bytes aside, ends the log before it, raises the epoch, and
-    /// continues in a new segment.
-    pub(super) fn cut(
-        mut self,
-        found: &Inspection,
-        broken: &Break,
-        after: &After,
-        report: &mut OpenReport,
-    ) -> Result<Recovered> {
-        let point = found.point;
-        let (bytes, kept) = self.keep_aside(broken)?;
-        let torn = self.segment(broken.at)?;
-        // Offsets that the manifest lists as written, even if none of their records can be read.
-        let cut_entries = self.manifest.segments.iter().skip(broken.at);
-        let sealed_end = cut_entries.filter(|s| s.state != SegmentState::Active).map(|s| s.end_offset).max();
-        let known_end = after.end.max(sealed_end).filter(|end| *end > point.end);
-        let dropped: Vec<Arc<Segment>> = self.segments.iter().skip(broken.at + 1).cloned().collect();
-        self.manifest.segments.truncate(broken.at + 1);
-        // Offsets before the log start were assigned, even if their records are lost.
-        let base = point.end.max(self.manifest.log_start);
-        let mut gone = dropped;
-        if point.position > FIRST_BATCH {
-            let state = Self::state_of_checked(found);
-            if let Some(last) = self.manifest.segments.last_mut() {
-                last.state = state;
-                point.end_entry(last);
-            }
-        } else {
-            self.manifest.segments.pop();
-            gone.push(torn.clone());
+fn recovered(
+    directory: Directory<'_>,
+    point: Point,
+    tail: RecoveredTail,
+    damage: Option<Error>,
+) -> Recovered {
+    let Directory { manifest, segments, .. } = directory;
+    Recovered { manifest, segments, point, damage, has_senders: false, tail }
+}
+
+/// Writes the accepted ranges again and syncs them: after a failed sync, or a kill, the disk may
+/// lack bytes that the page cache has, and a sync writes only dirty pages. The names were made
+/// durable before.
+fn make_durable(directory: &Directory<'_>, accepted: &[AcceptedRange]) -> Result<()> {
+    for AcceptedRange { segment, from, to } in accepted {
+        let file = segment.file(directory.ctx)?;
+        rewrite(directory.ctx, &*file, &segment.path, *from, *to)?;
+    }
+    Ok(())
+}
+
+/// Returns the state of a segment that has been checked and written again. IMPORTANT: it must not
+/// be `Synced` while the outcome of transactions in it is not settled, because after a crash the
+/// next opening must find them again.
+fn state_of_checked(found: &Inspection) -> SegmentState {
+    if found.tail.transactions.is_empty() { SegmentState::Synced } else { SegmentState::Sealed }
+}
+
+/// Continues in the active segment: nothing was truncated.
+fn resume(mut directory: Directory<'_>, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
+    let mut changed = false;
+    let before = directory.manifest.clone();
+    let state = state_of_checked(&found);
+    for entry in &mut directory.manifest.segments {
+        if entry.state == SegmentState::Sealed && state == SegmentState::Synced {
+            entry.state = SegmentState::Synced;
+            changed = true;
         }
-        let replaced = gone.iter().filter(|s| s.base == base || Arc::ptr_eq(s, &torn));
-        let generation = match replaced.map(|s| s.generation).max() {
-            Some(last) => last.checked_add(1).ok_or_else(|| self.identity.generations_exhausted())?,
-            None => 0,
+    }
+    if changed {
+        let path = directory.path.join(names::MANIFEST);
+        match manifest::write(directory.ctx, &path, &directory.manifest) {
+            Err(failed) if failed.error.is_full() => {
+                // The next opening reads them again.
+                directory.ctx.reserve.note_full();
+                directory.manifest = before;
+            }
+            Err(failed) => return Err(failed.error),
+            Ok(()) => {
+                // Take their states from the manifest, but keep the active segment, which has state
+                // from the scan.
+                let active = directory.segments.pop();
+                directory.segments = segments_of(directory.path, &directory.manifest);
+                if let (Some(active), Some(last)) = (active, directory.segments.last_mut()) {
+                    *last = active;
+                }
+            }
+        }
+    }
+    note_recovery(&directory, &found, report);
+    Ok(recovered(directory, found.point, found.tail, None))
+}
+
+/// Truncates a torn tail: copies its bytes aside, ends the log before it, raises the epoch, and
+/// continues in a new segment.
+fn truncate(
+    mut directory: Directory<'_>,
+    found: &Inspection,
+    broken: &Break,
+    later: &LaterBatches,
+    report: &mut OpenReport,
+) -> Result<Recovered> {
+    let point = found.point;
+    let (bytes, kept) = keep_aside(&directory, broken)?;
+    let torn = directory.segment(broken.at)?.clone();
+    // Offsets that the manifest lists as written, even if none of their records can be read.
+    let truncated = directory.manifest.segments.iter().skip(broken.at);
+    let sealed_end = truncated.filter(|s| s.state != SegmentState::Active).map(|s| s.end_offset).max();
+    let known_end = later.end.max(sealed_end).filter(|end| *end > point.end);
+    let mut gone: Vec<Arc<Segment>> = directory.segments.iter().skip(broken.at + 1).cloned().collect();
+    if !end_manifest(&mut directory.manifest, found, broken.at) {
+        gone.push(torn.clone());
+    }
+    let something_lost = bytes > 0 || known_end.is_some();
+    let next = next_after(&directory, &point, &gone, &torn, something_lost)?;
+    if something_lost {
+        directory.manifest.begin_epoch(point.end);
+    }
+    list(&mut directory, &next, &gone)?;
+    note_recovery(&directory, found, report);
+    if something_lost {
+        let cut = TruncatedTail {
+            topic: directory.identity.topic.clone(),
+            partition: directory.identity.partition,
+            file: directory.ctx.display(&torn.path),
+            position: broken.position,
+            bytes,
+            reason: broken.what.clone(),
+            from: point.end,
+            to: known_end,
+            kept: kept.map(|path| directory.ctx.display(&path)),
         };
-        let something_lost = bytes > 0 || known_end.is_some();
-        let epoch = self.manifest.epoch() + u32::from(something_lost);
-        if something_lost {
-            self.manifest.begin_epoch(point.end);
-        }
-        let next = NextSegment { base, generation, epoch, prev_end: point.end, prev_crc: point.last_crc };
-        let begun = next.begin(self.ctx, self.identity, self.dir)?;
-        let listed = begun.list(|next| {
-            self.manifest.segments.push(next);
-            self.manifest.clip_lost(self.manifest.log_start, base);
-            manifest::write(self.ctx, &self.dir.join(names::MANIFEST), &self.manifest)
-        });
-        listed.map_err(|failed| failed.error)?;
-        for segment in gone {
-            // If this fails, the next opening removes them as leftovers.
-            let _ = self.ctx.storage.remove_file(&segment.path);
-            let _ = self.ctx.storage.remove_file(&segment.index_path());
-            let _ = self.ctx.storage.remove_file(&segment.keys_path());
-        }
-        self.segments = segments_of(self.dir, &self.manifest);
-        self.note_recovery(found, report);
-        if something_lost {
-            let tail = TruncatedTail {
-                topic: self.identity.topic.clone(),
-                partition: self.identity.partition,
-                file: self.ctx.display(&torn.path),
-                position: broken.position,
-                bytes,
-                reason: broken.what.clone(),
-                from: point.end,
-                to: known_end,
-                kept: kept.map(|path| self.ctx.display(&path)),
-            };
-            self.ctx.events.report(&Event::TailTruncated(tail.clone()));
-            report.truncated_tails.push(tail);
-        }
-        let point = Point::start_of(base, generation, epoch, point.last_crc);
-        Ok(self.recovered(point, found.tail.clone(), None))
+        directory.ctx.events.report(&Event::TailTruncated(cut.clone()));
+        report.truncated_tails.push(cut);
     }
+    let point = Point::start_of(next.base, next.generation, next.epoch, next.prev_crc);
+    Ok(recovered(directory, point, found.tail.clone(), None))
+}
 
-    /// Copies all bytes that a truncation will drop into files next to the segments. Returns their
-    /// number, without trailing zeros, and the path of the first copy.
-    pub(super) fn keep_aside(&self, broken: &Break) -> Result<(u64, Option<PathBuf>)> {
-        let (mut total, mut first) = (0, None);
-        for (at, segment) in self.segments.iter().enumerate().skip(broken.at) {
-            let file = self.open(segment)?;
-            let len = self.len(&*file, segment)?;
-            let from = if at == broken.at { broken.position } else { FIRST_BATCH.min(len) };
-            let to = last_nonzero(self.ctx, &*file, &segment.path, from, len)?;
-            if to <= from {
-                continue;
-            }
-            total += to - from;
-            let path = self.dir.join(names::torn_file(segment.base, segment.generation, from));
-            copy_aside(self.ctx, &*file, &segment.path, from, to, &path)?;
-            first.get_or_insert(path);
-        }
-        Ok((total, first))
+/// Ends a manifest at the point that an inspection has found, in the segment with the index `at`.
+/// Returns whether that segment stays.
+fn end_manifest(manifest: &mut Manifest, found: &Inspection, at: usize) -> bool {
+    manifest.segments.truncate(at + 1);
+    let stays = found.point.position > FIRST_BATCH;
+    if !stays {
+        manifest.segments.pop();
+    } else if let Some(last) = manifest.segments.last_mut() {
+        last.state = state_of_checked(found);
+        found.point.end_entry(last);
     }
+    stays
+}
+
+/// Returns the segment that follows a truncation at `point`, which drops the segments `gone`.
+fn next_after(
+    directory: &Directory<'_>,
+    point: &Point,
+    gone: &[Arc<Segment>],
+    torn: &Arc<Segment>,
+    something_lost: bool,
+) -> Result<NextSegment> {
+    // Offsets before the log start were assigned, even if their records are lost.
+    let base = point.end.max(directory.manifest.log_start);
+    let replaced = gone.iter().filter(|s| s.base == base || Arc::ptr_eq(s, torn));
+    let generation = match replaced.map(|s| s.generation).max() {
+        Some(last) => last.checked_add(1).ok_or_else(|| directory.identity.generations_exhausted())?,
+        None => 0,
+    };
+    let epoch = directory.manifest.epoch() + u32::from(something_lost);
+    Ok(NextSegment { base, generation, epoch, prev_end: point.end, prev_crc: point.last_crc })
+}
+
+/// Starts `next`, and writes the manifest that lists it, which is the commit point. Then removes
+/// the files of the segments `gone`.
+fn list(directory: &mut Directory<'_>, next: &NextSegment, gone: &[Arc<Segment>]) -> Result<()> {
+    let Directory { ctx, identity, path, ref mut manifest, ref mut segments, .. } = *directory;
+    let listed = next.begin(ctx, identity, path)?.list(|active| {
+        manifest.segments.push(active);
+        manifest.clip_lost(manifest.log_start, next.base);
+        manifest::write(ctx, &path.join(names::MANIFEST), manifest)
+    });
+    listed.map_err(|failed| failed.error)?;
+    for segment in gone {
+        // If this fails, the next opening removes them as leftovers.
+        let _ = ctx.storage.remove_file(&segment.path);
+        let _ = ctx.storage.remove_file(&segment.index_path());
+        let _ = ctx.storage.remove_file(&segment.keys_path());
+    }
+    *segments = segments_of(path, manifest);
+    Ok(())
+}
+
+/// Copies all bytes that a truncation will drop into files next to the segments. Returns their
+/// number, without trailing zeros, and the path of the first copy.
+fn keep_aside(directory: &Directory<'_>, broken: &Break) -> Result<(u64, Option<PathBuf>)> {
+    let (mut total, mut first) = (0, None);
+    for (at, segment) in directory.segments.iter().enumerate().skip(broken.at) {
+        let (file, len) = directory.open(segment)?;
+        let from = if at == broken.at { broken.position } else { FIRST_BATCH.min(len) };
+        let to = last_nonzero(directory.ctx, &*file, &segment.path, from, len)?;
+        if to <= from {
+            continue;
+        }
+        total += to - from;
+        let path = directory.path.join(names::torn_file(segment.base, segment.generation, from));
+        copy_aside(directory.ctx, &*file, &segment.path, from, to, &path)?;
+        first.get_or_insert(path);
+    }
+    Ok((total, first))
+}
+
+/// Leaves a damaged partition unchanged. It can be read around the damage, and takes no appends.
+fn leave(directory: Directory<'_>, found: Inspection, error: Error) -> Recovered {
+    if let Some(active) = directory.segments.last()
+        && let Ok((_, len)) = directory.open(active)
+    {
+        active.grow(len, None);
+        active.set_index_missing_below(len);
+    }
+    recovered(directory, found.point, found.tail, Some(error))
+}
+
+/// Leaves a torn tail that cannot be truncated for lack of room. The log can be read up to it.
+/// Nothing on disk is changed, and the next opening with room truncates it.
+fn leave_torn(mut directory: Directory<'_>, at: usize, found: &Inspection, error: Error) -> Recovered {
+    directory.ctx.reserve.note_full();
+    directory.segments.truncate(at + 1);
+    let point = Point { end: found.point.end.max(directory.manifest.log_start), ..found.point };
+    if let Some(last) = directory.segments.last() {
+        last.truncate(found.point.end, found.point.position, found.point.max_timestamp);
+    }
+    recovered(directory, point, found.tail.clone(), Some(error))
+}
+
+fn note_recovery(directory: &Directory<'_>, found: &Inspection, report: &mut OpenReport) {
+    let recovery = Recovery {
+        topic: directory.identity.topic.clone(),
+        partition: directory.identity.partition,
+        from: found.tail.from,
+        to: found.point.end,
+        bytes: found.accepted.iter().map(|range| range.to - range.from).sum(),
+    };
+    directory.ctx.events.report(&Event::Recovered(recovery.clone()));
+    report.recovered.push(recovery);
 }

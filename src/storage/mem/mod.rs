@@ -15,9 +15,8 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-pub use self::survive::Survive;
-
 use self::content::{SECTOR, in_sectors};
+pub use self::survive::Survive;
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{DirEntry, File, Map, OpenMode, Storage, write_all_at};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};

@@ -2,7 +2,8 @@
 //! crate. It reads whole files into memory, writes nothing, and prints what an opening that
 //! recovers would find.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 type Id = [u8; 16];
 type Place = (Id, u64); // topic id, partition

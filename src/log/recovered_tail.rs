@@ -5,16 +5,16 @@ use crate::types::Offset;
 
 /// The transactions at the end of a log that was not closed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tail {
+pub(crate) struct RecoveredTail {
     /// All batches before it were known to be durable.
     pub(crate) from: Offset,
     /// The batches of transactions after it, in order.
-    pub(crate) transactions: Vec<Found>,
+    pub(crate) transactions: Vec<RecoveredTransaction>,
 }
 
 /// A batch of a transaction that a scan found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct RecoveredTransaction {
     pub(crate) base: Offset,
     pub(crate) end: Offset,
     pub(crate) id: u64,
@@ -24,12 +24,12 @@ pub(crate) struct Found {
     pub(crate) witness: Option<Offset>,
 }
 
-impl Tail {
+impl RecoveredTail {
     /// Notes the next batch of the log.
     pub(crate) fn pass(&mut self, header: &BatchHeader) {
         self.attest(header.base_offset, header.synced_upto);
         if header.transaction_id > 0 {
-            self.transactions.push(Found {
+            self.transactions.push(RecoveredTransaction {
                 base: header.base_offset,
                 end: header.end_offset(),
                 id: header.transaction_id,
