@@ -48,7 +48,7 @@ impl<T> Pending<T> {
     ///
     /// # Errors
     /// The error that kept the record from being written, or from becoming durable;
-    /// [`Error::outcome`] returns whether sending it again can duplicate it.
+    /// [`Error::outcome`](crate::Error::outcome) returns whether sending it again can duplicate it.
     pub fn wait(self) -> Result<T> {
         match self.source {
             Awaited::Record(record, make) => record.wait().map(make),
