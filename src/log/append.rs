@@ -119,7 +119,7 @@ struct Append<'a> {
     log: &'a Arc<Log>,
     when: When<'a>,
     sender: Option<&'a Sender<'a>>,
-    /// `None` once it is in the log.
+    /// `None` once readers have it.
     batch: Option<SealedBatch>,
     keys: Vec<KeyCount>,
     /// The event of the roll, to be delivered without a lock. Set even if the append failed after
@@ -144,7 +144,7 @@ impl<'a> Append<'a> {
         }
     }
 
-    /// Appends the batch, and takes it out of `batch` if that succeeds.
+    /// Appends the batch. Must not be called again once it has succeeded.
     fn append_now(&mut self) -> Result<(Appended, Version)> {
         let log = self.log;
         log.check_writable()?;
@@ -152,7 +152,7 @@ impl<'a> Append<'a> {
         let (mut tip, version) = self.lock_writer()?;
         let settings = log.settings();
         let Some(SealedBatch { header, stored, keyless, .. }) = &mut self.batch else {
-            return Err(Error::internal("a batch that was taken has been appended"));
+            return Err(Error::internal("a batch that readers have was appended"));
         };
         if keyless.is_some() {
             settings.check_keys(log.topic(), *keyless)?;
@@ -178,7 +178,11 @@ impl<'a> Append<'a> {
             checked.note(header);
         }
         let base_offset = header.base_offset;
-        if let Some(SealedBatch { header, stored, raw, .. }) = self.batch.take() {
+        // Without a reader that follows this log the next batch reuses the buffers, while they are
+        // still in the processor's cache.
+        if log.waiters.any()
+            && let Some(SealedBatch { header, stored, raw, .. }) = self.batch.take()
+        {
             remember(log, &tip, header, stored, raw);
         }
         tip.ends.note_written(end, settings.durability != Durability::Sync);

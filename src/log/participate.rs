@@ -181,7 +181,9 @@ impl HeldPart<'_> {
     /// part, and the position of the batch.
     pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
         let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
-        remember(self.log, &self.tip, header, stored, raw);
+        if self.log.waiters.any() {
+            remember(self.log, &self.tip, header, stored, raw);
+        }
         self.tip.ends.note_written(header.end_offset(), self.settings.durability != Durability::Sync);
         let append_time = header.attributes.append_time().then_some(header.max_timestamp);
         let appended = Appended {

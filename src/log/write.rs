@@ -100,13 +100,9 @@ pub(crate) fn advance(
     log.counters.count_batch(header.count, stored);
 }
 
-/// Keeps the batch for readers that follow the end of the log.
+/// Keeps the batch for readers that follow the end of the log. The caller has checked that there
+/// are any.
 pub(crate) fn remember(log: &Log, tip: &Tip, header: BatchHeader, stored: Buffer, raw: Option<Buffer>) {
-    if !log.waiters.any() {
-        // No reader follows this log: the buffers are reused by the next batch, while they are
-        // still in the processor's cache.
-        return;
-    }
     let records = Arc::new(raw.unwrap_or(stored));
     // A table of positions may follow.
     let end = HEADER_BYTES.saturating_add(header.uncompressed_len as usize);

@@ -116,6 +116,7 @@ impl BatchState {
         }
     }
 
+    #[inline]
     fn is_completed(&self) -> bool {
         self.progress.lock().outcome.is_some()
     }
@@ -151,6 +152,7 @@ impl BatchState {
 
     /// The outcome of the records of this batch up to one of them: if the log was truncated after
     /// that record, they are still there, whatever the outcome of the rest.
+    #[inline]
     pub(super) fn unless_kept(&self, last: u32, outcome: Result<Appended>) -> Result<Appended> {
         let Err(Error::Truncated { to, .. }) = outcome else { return outcome };
         match self.wait_appended() {
@@ -160,6 +162,7 @@ impl BatchState {
     }
 
     /// The receipt for the sender of a record of this batch.
+    #[inline]
     pub(super) fn receipt(&self, appended: Appended, index: u32, timestamp: Timestamp) -> Receipt {
         let sink = self.buffer.sink();
         appended.receipt(sink.topic(), sink.partition(), u64::from(index), timestamp)

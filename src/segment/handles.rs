@@ -51,8 +51,23 @@ impl Handles {
         is_synced: impl FnOnce() -> bool,
     ) -> Result<Arc<dyn File>> {
         self.touch(ctx);
+        if let Some(opened) = &*self.file.lock() {
+            return Ok(opened.value.clone());
+        }
+        self.open_file(ctx, path, holder, is_synced)
+    }
+
+    #[cold]
+    fn open_file(
+        &self,
+        ctx: &Context,
+        path: &Path,
+        holder: &Arc<impl Holder + 'static>,
+        is_synced: impl FnOnce() -> bool,
+    ) -> Result<Arc<dyn File>> {
         let mut slot = self.file.lock();
         if let Some(opened) = &*slot {
+            // Another thread was faster.
             return Ok(opened.value.clone());
         }
         let read_only = is_synced() || ctx.settings.read_only;

@@ -46,6 +46,7 @@ impl SyncMarks {
     ///
     /// # Errors
     /// The error of `sync`, or of an earlier one. Then the state of the bytes is unknown.
+    #[inline]
     pub(super) fn sync(
         &self,
         is_sealed: impl FnOnce() -> bool,
@@ -60,6 +61,7 @@ impl SyncMarks {
     ///
     /// # Errors
     /// As [`sync`](SyncMarks::sync).
+    #[inline]
     pub(super) fn sync_if_dirty(
         &self,
         is_sealed: impl FnOnce() -> bool,
@@ -69,6 +71,7 @@ impl SyncMarks {
         if self.is_dirty() { self.sync_alone(&mut failed, is_sealed, sync) } else { Ok(()) }
     }
 
+    #[inline]
     fn sync_alone(
         &self,
         failed: &mut Option<Error>,

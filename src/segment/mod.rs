@@ -182,6 +182,7 @@ impl Segment {
     }
 
     /// Syncs the file. Returns false if retention has deleted the segment meanwhile.
+    #[inline]
     fn sync_data(self: &Arc<Self>, ctx: &Context) -> Result<bool> {
         let synced = self.file(ctx).and_then(|file| {
             file.sync_data().map_err(|e| Error::io(IoAction::Sync, &ctx.display(&self.path), e))
