@@ -349,6 +349,15 @@ pub enum Error {
         /// The group.
         group: GroupId,
     },
+    /// The group's offsets of this topic cannot be deleted, because a member subscribes to the
+    /// topic, or a transaction is committing offsets of the partition.
+    #[error("a member of group {group} subscribes to topic {topic}, or a transaction commits offsets of it")]
+    GroupSubscribed {
+        /// The group.
+        group: GroupId,
+        /// The topic.
+        topic: TopicName,
+    },
     /// An [`Assignor`](crate::Assignor) left a partition out, assigned one twice or assigned one to
     /// a member that does not subscribe to its topic. Nothing has changed.
     #[error("assignor {assignor:?}: {reason}")]

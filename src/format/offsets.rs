@@ -14,6 +14,8 @@ pub(crate) enum Key<'a> {
     Joined { group: &'a str, topic: TopicId },
     /// The group has subscribed to all topics whose names match; the value is empty.
     Glob { group: &'a str, glob: &'a str },
+    /// Where the group has started in a partition.
+    Began { group: &'a str, topic: TopicId, partition: PartitionId },
 }
 
 /// A committed offset.
@@ -29,6 +31,17 @@ pub(crate) struct CommitValue<'a> {
     pub(crate) metadata: &'a str,
 }
 
+/// Where a group has started in a partition, before its first commit there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BeganValue {
+    /// The first offset that it read.
+    pub(crate) offset: Offset,
+    /// The log epoch in which that was true.
+    pub(crate) epoch: u32,
+    /// When it started.
+    pub(crate) at: Timestamp,
+}
+
 impl<'a> Key<'a> {
     /// The record's key.
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -36,12 +49,13 @@ impl<'a> Key<'a> {
             Key::Commit { group, .. } => (COMMIT, group),
             Key::Joined { group, .. } => (JOINED, group),
             Key::Glob { group, .. } => (GLOB, group),
+            Key::Began { group, .. } => (BEGAN, group),
         };
         let mut out = Vec::with_capacity(24 + group.len());
         out.extend([VERSION, kind]);
         put_str(&mut out, group);
         match self {
-            Key::Commit { topic, partition, .. } => {
+            Key::Commit { topic, partition, .. } | Key::Began { topic, partition, .. } => {
                 out.extend(topic.0);
                 out.extend(partition.get().to_le_bytes());
             }
@@ -55,15 +69,18 @@ impl<'a> Key<'a> {
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Option<Self>, Malformed> {
         let mut reader = ByteReader::new(bytes);
         let (version, kind) = (reader.u8("version")?, reader.u8("kind")?);
-        if version != VERSION || !matches!(kind, COMMIT | JOINED | GLOB) {
+        if version != VERSION || !matches!(kind, COMMIT | JOINED | GLOB | BEGAN) {
             return Ok(None);
         }
         let group = take_str(&mut reader, "group")?;
         let key = match kind {
-            COMMIT => {
+            COMMIT | BEGAN => {
                 let topic = TopicId(reader.array("topic id")?);
                 let partition = PartitionId::new(reader.u32("partition")?);
-                Key::Commit { group, topic, partition }
+                match kind {
+                    COMMIT => Key::Commit { group, topic, partition },
+                    _ => Key::Began { group, topic, partition },
+                }
             }
             JOINED => Key::Joined { group, topic: TopicId(reader.array("topic id")?) },
             _ => Key::Glob { group, glob: take_str(&mut reader, "glob")? },
@@ -98,6 +115,31 @@ impl<'a> CommitValue<'a> {
     }
 }
 
+impl BeganValue {
+    /// The record's value.
+    pub(crate) fn encode(&self) -> [u8; 20] {
+        let mut out = [0; 20];
+        let (offset, rest) = out.split_at_mut(8);
+        let (epoch, at) = rest.split_at_mut(4);
+        offset.copy_from_slice(&self.offset.get().to_le_bytes());
+        epoch.copy_from_slice(&self.epoch.to_le_bytes());
+        at.copy_from_slice(&self.at.as_millis().to_le_bytes());
+        out
+    }
+
+    /// Reads a record's value.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = ByteReader::new(bytes);
+        let value = BeganValue {
+            offset: Offset::new(reader.u64("offset")?),
+            epoch: reader.u32("epoch")?,
+            at: Timestamp::from_millis(reader.i64("time")?),
+        };
+        reader.expect_end("bytes after the value")?;
+        Ok(value)
+    }
+}
+
 /// The value of a [`Key::Joined`].
 pub(crate) fn encode_partitions(partitions: u32) -> [u8; 4] {
     partitions.to_le_bytes()
@@ -126,6 +168,7 @@ const VERSION: u8 = 1;
 const COMMIT: u8 = 1;
 const JOINED: u8 = 2;
 const GLOB: u8 = 3;
+const BEGAN: u8 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -140,6 +183,7 @@ mod tests {
             Key::Commit { group: "é", topic: TOPIC, partition: PartitionId::new(u32::MAX) },
             Key::Joined { group: "billing", topic: TOPIC },
             Key::Glob { group: "billing", glob: "orders.*" },
+            Key::Began { group: "billing", topic: TOPIC, partition: PartitionId::new(3) },
         ] {
             assert_eq!(Key::decode(&key.encode()).unwrap(), Some(key));
         }
@@ -166,6 +210,23 @@ mod tests {
         }
         assert!(Key::decode(&[&key[..], &[0]].concat()).is_err());
         assert!(CommitValue::decode(&[&value[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn the_bytes_of_a_beginning_are_those_of_the_format() {
+        let key = Key::Began { group: "g1", topic: TOPIC, partition: PartitionId::new(0x0102) };
+        let mut bytes = vec![1, 4, 2, b'g', b'1'];
+        bytes.extend([7; 16]);
+        bytes.extend([0x02, 0x01, 0, 0]);
+        assert_eq!(key.encode(), bytes);
+        let value = BeganValue { offset: Offset::new(0x0304), epoch: 5, at: Timestamp::from_millis(-2) };
+        let bytes = [&[4, 3, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0xfe][..], &[0xff; 7]].concat();
+        assert_eq!(value.encode(), bytes[..]);
+        assert_eq!(BeganValue::decode(&bytes).unwrap(), value);
+        for len in 0..bytes.len() {
+            assert!(BeganValue::decode(&bytes[..len]).is_err(), "{len}");
+        }
+        assert!(BeganValue::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! thread that holds the catalog's lock may take a group's.
 
 pub(crate) mod assign;
+mod commit;
 mod host;
 pub(crate) mod offsets;
 pub(crate) mod state;
@@ -19,15 +20,17 @@ pub(crate) mod state;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+pub(crate) use self::commit::Commit;
+use self::commit::objection;
 pub(crate) use self::host::Host;
-use self::offsets::{OffsetChange, OffsetStore, StoredOffset};
-use self::state::{Joining, Liveness, Membership, NO_MEMBER, Share, Stamp};
-use crate::engine::{Context, Identity, Task};
+use self::offsets::{Beginning, OffsetChange, OffsetStore, StoredOffset};
+use self::state::{GONE, Joining, Liveness, Membership, Share, Stamp};
+use crate::engine::{Context, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
-use crate::types::{GroupId, Offset, PartitionId, TopicName};
+use crate::types::{GroupId, Offset, TopicId, TopicPartition};
 
 /// A host that also has the coordinator.
 pub(crate) trait GroupHost: Host {
@@ -47,22 +50,6 @@ pub(crate) struct GroupState {
     pub(crate) name: GroupId,
     membership: Mutex<Membership>,
     version: Arc<AtomicU64>,
-}
-
-/// An offset to commit.
-#[derive(Clone, Debug)]
-pub(crate) struct Commit {
-    pub(crate) topic: TopicName,
-    /// The log that it was read from, as that was opened; `None` if only the topic's name is known:
-    /// the one that has it now.
-    pub(crate) source: Option<Arc<Identity>>,
-    pub(crate) partition: PartitionId,
-    /// The next offset to read.
-    pub(crate) next: Offset,
-    pub(crate) epoch: u32,
-    /// The stamp of the poll; `None` for an offset that does not come from a poll.
-    pub(crate) stamp: Option<Stamp>,
-    pub(crate) metadata: Arc<str>,
 }
 
 /// An append to the offsets log that is still to be waited for.
@@ -290,6 +277,57 @@ impl GroupState {
         coordinator.offsets.append(host.ctx(), &self.name, &changes)
     }
 
+    /// Stores where the group starts in partitions in which it has neither committed nor started
+    /// yet, so that its next member there starts at the same offset. Leaves out partitions that the
+    /// caller may not commit.
+    ///
+    /// # Errors
+    /// Those of opening the offsets log and of an append.
+    pub(crate) fn begin(&self, host: &dyn GroupHost, own: Stamp, starts: &[Commit]) -> Result<WrittenCommit> {
+        let offsets = host.coordinator().offsets();
+        offsets.open(host)?;
+        let at = host.ctx().clock.now();
+        // Held over the append, so that a partition does not change hands in between.
+        let membership = self.lock();
+        let change = |start: &Commit| {
+            let id = start.source.as_ref()?.topic_id;
+            let share = Share { topic: start.topic.clone(), id, partition: start.partition };
+            let is_new = offsets.committed(&self.name, &id, start.partition).is_none()
+                && offsets.began(&self.name, &id, start.partition).is_none();
+            let may = is_new && objection(host, &membership, own, &share, start).is_none();
+            let began = Beginning { offset: start.next, epoch: start.epoch, at };
+            may.then_some(OffsetChange::Began(id, start.partition, began))
+        };
+        let changes: Vec<_> = starts.iter().filter_map(change).collect();
+        offsets.append(host.ctx(), &self.name, &changes)
+    }
+
+    /// Deletes the offsets of partitions, all of them or none.
+    ///
+    /// # Errors
+    /// `GroupSubscribed` if a member subscribes to one of the topics, or a transaction commits
+    /// offsets of one of the partitions; those of an append.
+    pub(crate) fn delete_offsets(
+        &self,
+        host: &dyn GroupHost,
+        partitions: &[(TopicId, TopicPartition)],
+    ) -> Result<WrittenCommit> {
+        let offsets = host.coordinator().offsets();
+        offsets.open_existing(host)?;
+        // Held over the append, so that no member joins in between.
+        let membership = self.lock();
+        let mut changes = Vec::new();
+        for (id, of) in partitions {
+            let share = Share { topic: of.topic.clone(), id: *id, partition: of.partition };
+            if membership.topics().iter().any(|topic| topic.id == *id) || membership.is_pinned_in(&share) {
+                let (group, topic) = (self.name.clone(), of.topic.clone());
+                return Err(Error::GroupSubscribed { group, topic });
+            }
+            changes.extend(offsets.erasure_in(&self.name, *id, of.partition));
+        }
+        offsets.append(host.ctx(), &self.name, &changes)
+    }
+
     /// Checks offsets that are to be committed with a transaction, and keeps their partitions where
     /// they are until the pin is dropped.
     ///
@@ -326,7 +364,9 @@ impl GroupState {
             let checked = match known.or_else(named) {
                 Some(id) => {
                     let share = Share { topic: commit.topic.clone(), id, partition: commit.partition };
-                    let stamp = commit.stamp.unwrap_or(own);
+                    // The handle of a consumer that is gone commits nothing, whichever member
+                    // polled it.
+                    let stamp = if own.member == GONE { own } else { commit.stamp.unwrap_or(own) };
                     match objection(host, membership, stamp, &share, commit) {
                         Some(reason) => Err(reason),
                         None => Ok(share),
@@ -359,34 +399,6 @@ impl GroupState {
             Err(Error::CommitRejected { group: self.name.clone(), offenders })
         }
     }
-}
-
-/// Why an offset may not be committed, if it may not.
-fn objection(
-    host: &dyn GroupHost,
-    membership: &Membership,
-    stamp: Stamp,
-    share: &Share,
-    commit: &Commit,
-) -> Option<RejectReason> {
-    let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
-    let stranger = stamp.member == NO_MEMBER;
-    if stranger && !membership.is_empty() {
-        return Some(RejectReason::NotAMember);
-    }
-    // Members are renumbered whenever a broker is opened, and so are its logs made again.
-    let elsewhere = |source: &Arc<Identity>| !Arc::ptr_eq(source, log.identity());
-    if commit.stamp.is_some() && commit.source.as_ref().is_some_and(elsewhere) {
-        return Some(RejectReason::NotAMember);
-    }
-    if !stranger && let Some(reason) = membership.objection(stamp, share) {
-        return Some(reason);
-    }
-    if let Err(Error::Truncated { to, .. }) = log.check_position(commit.next, commit.epoch) {
-        return Some(RejectReason::Truncated { to });
-    }
-    let end = log.visible_end();
-    (commit.next > end).then_some(RejectReason::BeyondEnd { end })
 }
 
 /// Partitions that do not change hands while it lives, and the offsets to commit of them.

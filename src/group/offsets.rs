@@ -15,7 +15,7 @@ use crate::config::Compression;
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::body;
-use crate::format::offsets::{CommitValue, Key, decode_partitions, encode_partitions};
+use crate::format::offsets::{BeganValue, CommitValue, Key, decode_partitions, encode_partitions};
 use crate::log::cursor::Cursor;
 use crate::log::reopen::reopen_with;
 use crate::log::{Appended, Log};
@@ -36,6 +36,15 @@ pub(crate) struct StoredOffset {
     pub(crate) metadata: Arc<str>,
 }
 
+/// Where a group has started in a partition in which it has committed nothing yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    pub(crate) offset: Offset,
+    /// The log epoch in which that was true.
+    pub(crate) epoch: u32,
+    pub(crate) at: Timestamp,
+}
+
 /// One change of the table.
 #[derive(Clone, Debug)]
 pub(crate) enum OffsetChange {
@@ -47,6 +56,8 @@ pub(crate) enum OffsetChange {
     /// The group has subscribed to all topics that match.
     Subscribed(Pattern),
     Unsubscribed(Pattern),
+    Began(TopicId, PartitionId, Beginning),
+    ForgetBeginning(TopicId, PartitionId),
 }
 
 /// All groups' offsets.
@@ -70,6 +81,7 @@ struct GroupOffsets {
     joined: HashMap<TopicId, u32>,
     /// Each glob: a topic that matches one and has not been joined came later.
     globs: Vec<Pattern>,
+    begins: HashMap<(TopicId, PartitionId), Beginning>,
 }
 
 impl OffsetStore {
@@ -149,10 +161,31 @@ impl OffsetStore {
                     StoredOffset { offset: end, epoch, ..committed },
                 ));
             }
+            changes.extend(self.settle_begins(&group, &find));
             self.append(ctx, &group, &changes)?;
         }
         log.sync()?;
         Ok(clamped)
+    }
+
+    /// The changes that set back, as commits are, the places where a group has started.
+    fn settle_begins(
+        &self,
+        group: &GroupId,
+        find: impl Fn(&TopicId, PartitionId) -> Option<Arc<Log>>,
+    ) -> Vec<OffsetChange> {
+        let settle = |(topic, partition, began): (TopicId, PartitionId, Beginning)| {
+            let Some(about) = find(&topic, partition) else {
+                return Some(OffsetChange::ForgetBeginning(topic, partition));
+            };
+            let end = about.bounds().log_end;
+            if began.offset <= end || about.health().is_damaged() {
+                return None;
+            }
+            let began = Beginning { offset: end, epoch: about.epoch(), ..began };
+            Some(OffsetChange::Began(topic, partition, began))
+        };
+        self.begins(group).into_iter().filter_map(settle).collect()
     }
 
     /// Reads the log, if that has not been done.
@@ -222,6 +255,16 @@ impl OffsetStore {
         Some(committed.clone())
     }
 
+    /// Where a group has started in a partition; `None` if no member has polled it.
+    pub(crate) fn began(
+        &self,
+        group: &GroupId,
+        topic: &TopicId,
+        partition: PartitionId,
+    ) -> Option<Beginning> {
+        self.state.lock().groups.get(group)?.begins.get(&(*topic, partition)).cloned()
+    }
+
     /// The offset from which a group still needs the records of a log: the one that it has
     /// committed, or the end of the common history if the log was truncated since; the beginning if
     /// it has committed nothing.
@@ -258,8 +301,33 @@ impl OffsetStore {
         let Some(progress) = state.groups.get(group) else { return Vec::new() };
         let commits = progress.commits.keys().filter(|(topic, _)| goes(topic));
         let forgotten = commits.map(|(topic, partition)| OffsetChange::Forget(*topic, *partition));
+        let begins = progress.begins.keys().filter(|(topic, _)| goes(topic));
+        let begins = begins.map(|(topic, partition)| OffsetChange::ForgetBeginning(*topic, *partition));
         let joined = progress.joined.keys().filter(|topic| goes(topic));
-        forgotten.chain(joined.map(|topic| OffsetChange::Part(*topic))).collect()
+        forgotten.chain(begins).chain(joined.map(|topic| OffsetChange::Part(*topic))).collect()
+    }
+
+    /// The changes that delete a group's state of one partition.
+    pub(crate) fn erasure_in(
+        &self,
+        group: &GroupId,
+        topic: TopicId,
+        partition: PartitionId,
+    ) -> Vec<OffsetChange> {
+        let state = self.state.lock();
+        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let place = (topic, partition);
+        let forget = progress.commits.get(&place).map(|_| OffsetChange::Forget(topic, partition));
+        let begins = progress.begins.get(&place).map(|_| OffsetChange::ForgetBeginning(topic, partition));
+        forget.into_iter().chain(begins).collect()
+    }
+
+    /// All places where a group has started.
+    fn begins(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, Beginning)> {
+        let state = self.state.lock();
+        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let begins = progress.begins.iter();
+        begins.map(|((topic, partition), began)| (*topic, *partition, began.clone())).collect()
     }
 
     /// All commits of a group.
@@ -279,7 +347,7 @@ impl OffsetStore {
 
 impl GroupOffsets {
     fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty()
+        self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty() && self.begins.is_empty()
     }
 }
 
@@ -326,6 +394,12 @@ fn apply(groups: &mut HashMap<GroupId, GroupOffsets>, group: &GroupId, at: Offse
             }
         }
         OffsetChange::Unsubscribed(glob) => progress.globs.retain(|other| *other != glob),
+        OffsetChange::Began(topic, partition, began) => {
+            progress.begins.insert((topic, partition), began);
+        }
+        OffsetChange::ForgetBeginning(topic, partition) => {
+            progress.begins.remove(&(topic, partition));
+        }
     }
 }
 
@@ -359,6 +433,14 @@ pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Off
             OffsetChange::Unsubscribed(Pattern(glob)) => {
                 Record::tombstone(Key::Glob { group, glob }.encode())
             }
+            OffsetChange::Began(topic, partition, began) => {
+                let Beginning { offset, epoch, at } = began.clone();
+                let key = Key::Began { group, topic: *topic, partition: *partition };
+                Record::new(BeganValue { offset, epoch, at }.encode()).key(key.encode())
+            }
+            OffsetChange::ForgetBeginning(topic, partition) => {
+                Record::tombstone(Key::Began { group, topic: *topic, partition: *partition }.encode())
+            }
         };
         builder.push(&record, now);
     }
@@ -389,6 +471,14 @@ fn read(key: &[u8], value: Option<&[u8]>) -> Option<(GroupId, OffsetChange)> {
                 OffsetChange::Unsubscribed(glob)
             };
             (GroupId::new(group).ok()?, change)
+        }
+        (Key::Began { group, topic, partition }, Some(value)) => {
+            let BeganValue { offset, epoch, at } = BeganValue::decode(value).ok()?;
+            let began = Beginning { offset, epoch, at };
+            (GroupId::new(group).ok()?, OffsetChange::Began(topic, partition, began))
+        }
+        (Key::Began { group, topic, partition }, None) => {
+            (GroupId::new(group).ok()?, OffsetChange::ForgetBeginning(topic, partition))
         }
     })
 }

@@ -47,6 +47,9 @@ impl Share {
 /// The number of no member.
 pub(crate) const NO_MEMBER: u32 = 0;
 
+/// The number of a consumer that has left or was dropped: it commits nothing.
+pub(crate) const GONE: u32 = u32::MAX;
+
 /// The stamp of polled records: the member, and the generation that it had come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -319,6 +322,11 @@ impl Membership {
     /// Whether a transaction is under way that commits offsets of the group.
     pub(crate) fn is_pinned(&self) -> bool {
         self.owners.values().any(|owner| owner.pins > 0)
+    }
+
+    /// Whether a transaction is under way that commits offsets of this partition.
+    pub(crate) fn is_pinned_in(&self, share: &Share) -> bool {
+        self.owners.get(share).is_some_and(|owner| owner.pins > 0)
     }
 
     pub(crate) fn unpin(&mut self, share: &Share) {

@@ -71,7 +71,7 @@ const fn together(modules: &'static [&'static str]) -> Row {
 
 /// The rows inside the storeys, top to bottom: a module uses modules of the rows above its own, and its own files. In a storey
 /// that stands here each module has a row.
-const INSIDE: [(&str, &[Row]); 16] = [
+const INSIDE: [(&str, &[Row]); 17] = [
     (
         "format",
         &[
@@ -149,11 +149,23 @@ const INSIDE: [(&str, &[Row]); 16] = [
     ),
     (
         "transaction",
-        &[apart(&["records"]), apart(&["journal"]), apart(&["commit", "recovery"]), apart(&["mod"])],
+        &[
+            apart(&["records"]),
+            apart(&["journal"]),
+            apart(&["commit", "recovery"]),
+            apart(&["pending"]),
+            apart(&["mod"]),
+        ],
     ),
     (
         "group",
-        &[apart(&["assign"]), apart(&["state"]), apart(&["host"]), apart(&["offsets"]), apart(&["mod"])],
+        &[
+            apart(&["assign"]),
+            apart(&["state"]),
+            apart(&["host"]),
+            apart(&["commit", "offsets"]),
+            apart(&["mod"]),
+        ],
     ),
     (
         "broker",
@@ -170,7 +182,7 @@ const INSIDE: [(&str, &[Row]); 16] = [
     (
         "consumer",
         &[
-            apart(&["offsets"]),
+            apart(&["early", "offsets"]),
             apart(&["commit"]),
             apart(&["admin", "rebalance"]),
             apart(&["member"]),
@@ -196,13 +208,14 @@ const INSIDE: [(&str, &[Row]); 16] = [
     ("error", &[apart(&["details"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
     (
         "reader",
-        &[apart(&["parking", "policy"]), apart(&["assigned"]), apart(&["fetcher", "once"]), apart(&["mod"])],
+        &[apart(&["parking", "policy", "step"]), apart(&["assigned"]), apart(&["fetcher", "once"]), apart(&["mod"])],
     ),
     ("records", &[apart(&["consumed"]), apart(&["chunk"]), apart(&["mod"])]),
     (
         "stream",
         &[apart(&["history"]), apart(&["repeat"]), apart(&["handle"]), apart(&["reader"]), apart(&["mod"])],
     ),
+    ("projection", &[apart(&["progress"]), apart(&["feed", "projector"]), apart(&["mod"])]),
     ("topic", &[apart(&["partition"]), apart(&["mod", "replicate"])]),
     ("testing", &[apart(&["disk"]), apart(&["explore"]), apart(&["mod"])]),
 ];
