@@ -68,6 +68,13 @@ pub enum Event {
         /// The log epoch that begins at the log's end.
         epoch: u32,
     },
+    /// A commit that no caller waits for has failed, and nothing of it was done: the
+    /// [`Pending`](crate::Pending) of a [`commit_async`](crate::Consumer::commit_async) or of a
+    /// [transaction](crate::Transaction::commit_async) was dropped or detached.
+    CommitFailed {
+        /// Why. It names the group or the partitions.
+        cause: Error,
+    },
     /// A write or sync failed: the partition takes no more appends until it is reopened.
     Poisoned {
         /// The topic.

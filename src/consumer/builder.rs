@@ -71,6 +71,12 @@ impl ConsumerBuilder {
     /// Where to start in a partition without a committed offset, and where to continue when the
     /// next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
     ///
+    /// The group's first poll of a partition stores where it starts there, as durably as a commit and
+    /// as the records of the topic. Until the group commits, a [rewind](Consumer::rewind) and its
+    /// next member start at that offset and not where the policy would choose then (under Kafka's
+    /// `latest` a member that dies before its first commit loses what it has polled).
+    /// [`committed`](Consumer::committed) returns `None` all the same.
+    ///
     /// Partitions that came after the group first subscribed to their topic, or to a glob that it
     /// matches, are read from their beginning in any case: their records are new to the group
     /// (Kafka's `latest` loses them, KAFKA-20539). That is remembered as commits are, over restarts
@@ -111,7 +117,8 @@ impl ConsumerBuilder {
     /// Commits the records of earlier polls automatically: at the first poll after each `interval`,
     /// before partitions are given up, and at [`close`](Consumer::close). Off by default: polled
     /// records count as processed even if the program never processed them, and are not delivered
-    /// again after a crash.
+    /// again after a crash. A position that is not in the log is not committed, for example after a
+    /// seek that no poll has checked, nor are records of a transaction that was not committed.
     pub fn auto_commit(mut self, interval: Duration) -> Self {
         self.auto_commit = Some(interval);
         self
@@ -196,7 +203,7 @@ impl ConsumerBuilder {
                 return Err(invalid("partitions", &place));
             }
             let assigned = consumer.membership.start(partition.log().clone());
-            consumer.fetcher.assign(assigned);
+            consumer.membership.assign(&mut consumer.fetcher, assigned);
         }
         Ok(consumer)
     }

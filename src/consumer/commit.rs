@@ -5,16 +5,18 @@ use std::task::{Context, Poll};
 use super::offsets::Offsets;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::group::offsets::StoredOffset;
-use crate::group::state::Stamp;
+use crate::group::state::{GONE, Stamp};
 use crate::group::{Commit, GroupHost, GroupState, Pin, WrittenCommit, wait};
 use crate::producer::Wait;
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::reader::step::PutBack;
+use crate::stats::Event;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId};
 
-/// State that a consumer shares with its handles. It outlives the consumer; after that its commits
-/// are those of no member.
+/// State that a consumer shares with its handles. It outlives the consumer; after that it commits
+/// nothing.
 pub(crate) struct Committer {
     pub(super) broker: Arc<BrokerInner>,
     pub(super) group: Arc<GroupState>,
@@ -22,11 +24,14 @@ pub(crate) struct Committer {
     /// The stamp of the records that the consumer polls now: the member in the upper half, its
     /// generation in the lower.
     stamp: AtomicU64,
+    /// A transaction with its offsets was not committed: the consumer goes back to its committed
+    /// offsets before it polls again.
+    goes_back: AtomicBool,
 }
 
 impl Committer {
     pub(super) fn new(broker: Arc<BrokerInner>, group: Arc<GroupState>, waiter: Arc<Waiter>) -> Self {
-        Committer { broker, group, waiter, stamp: AtomicU64::new(0) }
+        Committer { broker, group, waiter, stamp: AtomicU64::new(0), goes_back: AtomicBool::new(false) }
     }
 
     pub(super) fn stamp(&self) -> Stamp {
@@ -39,12 +44,24 @@ impl Committer {
         self.stamp.store(packed, Ordering::Release);
     }
 
+    /// The consumer has left or is dropped.
+    pub(super) fn end(&self) {
+        self.set_stamp(Stamp { member: GONE, generation: 0 });
+    }
+
+    /// Whether the consumer must go back. The caller goes back.
+    pub(super) fn take_goes_back(&self) -> bool {
+        // The swap writes only where there is something to take.
+        self.goes_back.load(Ordering::Relaxed) && self.goes_back.swap(false, Ordering::AcqRel)
+    }
+
     pub(super) fn commit(&self, done: Offsets) -> PendingCommit {
         self.commit_all(&done.into_commits())
     }
 
     pub(super) fn commit_all(&self, commits: &[Commit]) -> PendingCommit {
-        PendingCommit(self.group.commit(&*self.broker, self.stamp(), commits))
+        let result = self.group.commit(&*self.broker, self.stamp(), commits);
+        PendingCommit { broker: self.broker.clone(), result }
     }
 
     /// Checks the offsets that a transaction commits, and keeps the partitions where they are until
@@ -98,18 +115,35 @@ impl From<StoredOffset> for CommittedOffset {
     }
 }
 
+impl PutBack for Arc<Committer> {
+    fn put_back(&mut self) {
+        self.goes_back.store(true, Ordering::Release);
+    }
+}
+
 /// A commit that is written, and as safe as the broker's durability demands after a wait. Dropping
-/// it leaves that to the background.
-pub(super) struct PendingCommit(Result<WrittenCommit>);
+/// it leaves that to the background, and an error to the event listener.
+pub(super) struct PendingCommit {
+    broker: Arc<BrokerInner>,
+    result: Result<WrittenCommit>,
+}
 
 impl PendingCommit {
     pub(super) fn done(mut self) -> Result<()> {
-        wait(std::mem::replace(&mut self.0, Ok(None))?)
+        wait(std::mem::replace(&mut self.result, Ok(None))?)
     }
 
     /// Leaves the sync to the worker.
-    pub(super) fn detach(self) -> Result<()> {
-        self.0.as_ref().map(drop).map_err(Error::clone)
+    pub(super) fn detach(mut self) -> Result<()> {
+        self.take_error()
+    }
+
+    /// The error, which is reported with this.
+    fn take_error(&mut self) -> Result<()> {
+        match &self.result {
+            Ok(_) => Ok(()),
+            Err(_) => std::mem::replace(&mut self.result, Ok(None)).map(drop),
+        }
     }
 }
 
@@ -119,7 +153,8 @@ impl Wait<()> for PendingCommit {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        match &self.0 {
+        self.take_error()?;
+        match &self.result {
             Ok(Some((log, appended))) => {
                 let polled = log.poll_visible(appended.end, appended.epoch, cx.waker());
                 if polled.is_pending() {
@@ -127,16 +162,20 @@ impl Wait<()> for PendingCommit {
                 }
                 polled
             }
-            Ok(None) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error.clone())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
 
 impl Drop for PendingCommit {
     fn drop(&mut self) {
-        if let Ok(Some((log, _))) = &self.0 {
-            log.request_sync();
+        match &self.result {
+            Ok(Some((log, _))) => log.request_sync(),
+            Ok(None) => {}
+            Err(error) => {
+                self.broker.ctx.events.queue(Event::CommitFailed { cause: error.clone() });
+                self.broker.ctx.events.deliver();
+            }
         }
     }
 }

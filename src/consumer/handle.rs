@@ -13,9 +13,10 @@ use crate::error::Result;
 use crate::producer::Pending;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
+use crate::reader::step::PutBack;
 use crate::records::Records;
 use crate::sync::Arc;
-use crate::types::{GroupId, PartitionId, Position, Start, TopicPartition};
+use crate::types::{GroupId, PartitionId, Position, Start, TopicName, TopicPartition};
 
 /// A member of a consumer group, or a consumer of partitions assigned by hand.
 ///
@@ -25,7 +26,9 @@ use crate::types::{GroupId, PartitionId, Position, Start, TopicPartition};
 /// nothing.
 ///
 /// Ignoring the error of one batch of records and committing a later one skips the failed records:
-/// [`rewind`](Consumer::rewind) goes back to the committed offsets.
+/// [`rewind`](Consumer::rewind) goes back to the committed offsets. A
+/// [transaction](crate::Transaction) with the consumer's offsets that is not committed has the
+/// consumer do so by itself.
 ///
 /// ```
 /// use std::time::Duration;
@@ -91,7 +94,11 @@ impl Consumer {
         self.membership.committer.commit(done.into()).done()
     }
 
-    /// As [`commit`](Consumer::commit), to be waited for later or awaited.
+    /// As [`commit`](Consumer::commit), to be waited for later or awaited. It is checked and written
+    /// when this returns; only the sync is left. If it was rejected or not written, and the
+    /// `Pending` is dropped or detached, the event listener gets
+    /// [`CommitFailed`](crate::stats::Event::CommitFailed). The records are then delivered again
+    /// after the next rebalance or restart, as those of any commit that was not made.
     pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
         Pending::other(self.membership.committer.commit(done.into()))
     }
@@ -111,36 +118,62 @@ impl Consumer {
         committer.committed(&state, partition.into())
     }
 
-    /// Continues at a position, of a partition that it owns.
+    /// Continues at a position, of a partition that it owns. The next poll checks whether it is in
+    /// the log, and follows the [policy](ConsumerBuilder::offset_reset).
+    ///
+    /// A member gets its partitions by polling. A seek before that is remembered, and applied when
+    /// the partition is assigned with the first assignment. If the partition is not among those, the
+    /// seek is dropped.
     ///
     /// # Errors
     /// [`NotAssigned`](crate::Error::NotAssigned).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+    /// let mut consumer = broker.consumer("audit").subscribe(&["orders"])?;
+    /// consumer.seek(&"orders/0@2#0".parse().unwrap())?;
+    /// let records = consumer.poll(Duration::ZERO)?;
+    /// assert_eq!(records.iter().next().unwrap().value(), Some(&b"c"[..]));
+    /// # Ok(()) }
+    /// ```
     pub fn seek(&mut self, to: &Position) -> Result<()> {
-        self.fetcher.find(to.topic.as_str(), to.partition)?.seek(to.offset, to.epoch);
+        let Consumer { membership, fetcher } = self;
+        membership.put_back(fetcher);
+        match fetcher.find(to.topic.as_str(), to.partition) {
+            Ok(assigned) => assigned.seek(to.offset, to.epoch),
+            Err(error) => membership.early_of(to.topic.as_str(), to.partition).ok_or(error)?.seek(to),
+        }
         Ok(())
     }
 
-    /// Continues at a place in each partition that it owns now.
+    /// Continues at a place in each partition that it owns now, and in those of its first
+    /// assignment, if that is still to come.
     ///
     /// # Errors
     /// Those of [`Partition::offset_for_time`](crate::Partition::offset_for_time); then nothing has
-    /// moved.
+    /// moved. Where a partition is still to be assigned, the poll returns them.
     pub fn seek_all(&mut self, to: Start) -> Result<()> {
-        self.fetcher.seek_all(to)
+        let Consumer { membership, fetcher } = self;
+        membership.put_back(fetcher);
+        fetcher.seek_all(to)?;
+        if let Some(early) = membership.early() {
+            early.seek_all(to);
+        }
+        Ok(())
     }
 
-    /// Goes back to the committed offset in every partition that it owns, or to where it would
-    /// start: all records that were polled since are delivered again.
+    /// Goes back to the committed offset in every partition that it owns: all records that were
+    /// polled since are delivered again. Where nothing is committed it goes back to where the group
+    /// has started, which the first poll of a partition stores, under any
+    /// [policy](ConsumerBuilder::offset_reset).
     pub fn rewind(&mut self) {
         let Consumer { membership, fetcher } = self;
-        for assigned in fetcher.assigned_mut() {
-            let start = membership.start(assigned.log().clone());
-            let position = start.position();
-            assigned.seek(position.offset, position.epoch);
-            if start.is_unset() {
-                assigned.set_unset();
-            }
-        }
+        membership.rewind(fetcher);
     }
 
     /// The partitions that it owns, as of its last poll.
@@ -152,7 +185,7 @@ impl Consumer {
 
     /// The positions of the next records to deliver, per partition that it owns.
     pub fn positions(&self) -> Vec<Position> {
-        let set = self.fetcher.assigned().iter().filter(|assigned| !assigned.is_unset());
+        let set = self.fetcher.assigned().iter().filter(|assigned| assigned.is_placed());
         set.map(Assigned::position).collect()
     }
 
@@ -160,17 +193,16 @@ impl Consumer {
     pub fn position(&self, topic: &str, partition: impl Into<PartitionId>) -> Option<Position> {
         let partition = partition.into();
         let owned = self.fetcher.assigned().iter().find(|assigned| assigned.is(topic, partition))?;
-        (!owned.is_unset()).then(|| owned.position())
+        owned.is_placed().then(|| owned.position())
     }
 
     /// Delivers nothing of this partition until [`resume`](Consumer::resume); it stays the
-    /// consumer's.
+    /// consumer's. Before the first assignment it is remembered as a [`seek`](Consumer::seek) is.
     ///
     /// # Errors
     /// [`NotAssigned`](crate::Error::NotAssigned).
     pub fn pause(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
-        self.fetcher.find(topic, partition.into())?.set_paused(true);
-        Ok(())
+        self.set_paused(topic, partition.into(), true)
     }
 
     /// Delivers of this partition again.
@@ -178,14 +210,49 @@ impl Consumer {
     /// # Errors
     /// [`NotAssigned`](crate::Error::NotAssigned).
     pub fn resume(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
-        self.fetcher.find(topic, partition.into())?.set_paused(false);
+        self.set_paused(topic, partition.into(), false)
+    }
+
+    fn set_paused(&mut self, topic: &str, partition: PartitionId, paused: bool) -> Result<()> {
+        let Consumer { membership, fetcher } = self;
+        let error = match fetcher.find(topic, partition) {
+            Ok(assigned) => {
+                assigned.set_paused(paused);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let early = membership.early_of(topic, partition).zip(TopicName::new(topic).ok());
+        let (early, topic) = early.ok_or(error)?;
+        early.set_paused(TopicPartition::new(topic, partition), paused);
         Ok(())
     }
 
-    /// The partitions that are paused.
+    /// The partitions that are paused, or will be when they are assigned.
     pub fn paused(&self) -> Vec<TopicPartition> {
         let paused = self.fetcher.assigned().iter().filter(|assigned| assigned.is_paused());
-        paused.map(member::topic_partition).collect()
+        paused.map(member::topic_partition).chain(self.membership.early_paused().iter().cloned()).collect()
+    }
+
+    /// The committed offsets of the partitions that it owns.
+    pub(crate) fn commits(&self) -> Vec<(TopicPartition, CommittedOffset)> {
+        let commit = |assigned: &Assigned| {
+            let identity = assigned.log().identity();
+            let committed =
+                self.membership.committer.committed_by_id(&identity.topic_id, identity.partition)?;
+            Some((identity.topic_partition(), committed.into()))
+        };
+        self.fetcher.assigned().iter().filter_map(commit).collect()
+    }
+
+    /// How many visible offsets are still to be delivered in the partitions that it owns.
+    pub(crate) fn lag(&self) -> u64 {
+        self.fetcher.lag()
+    }
+
+    /// Bounds the records of one poll.
+    pub(crate) fn limit_records(&mut self, records: usize) {
+        self.fetcher.limits_mut().max_records = records.max(1);
     }
 
     /// The group's name.
@@ -211,6 +278,12 @@ impl Consumer {
     pub fn close(mut self) -> Result<()> {
         let Consumer { membership, fetcher } = &mut self;
         membership.close(fetcher)
+    }
+}
+
+impl PutBack for &mut Consumer {
+    fn put_back(&mut self) {
+        self.rewind();
     }
 }
 
@@ -257,8 +330,8 @@ impl ConsumerHandle {
     /// See [`Consumer::commit`].
     ///
     /// # Errors
-    /// Those of [`Consumer::commit`]; [`CommitRejected`](crate::Error::CommitRejected) also once
-    /// the consumer is gone.
+    /// Those of [`Consumer::commit`]; [`CommitRejected`](crate::Error::CommitRejected) for anything
+    /// once the consumer was closed or dropped.
     ///
     /// ```
     /// # use std::time::Duration;

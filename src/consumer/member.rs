@@ -5,18 +5,20 @@
 use std::time::Duration;
 
 use super::commit::Committer;
+use super::early::Early;
 use super::rebalance::{Rebalance, RebalanceEvent};
+use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
 use crate::group::assign::Assignor;
-use crate::group::state::{Joining, Liveness, Pattern, Share, Stamp};
-use crate::group::{Commit, GroupHost, Host, Seat};
+use crate::group::state::{Joining, Liveness, Pattern, Share};
+use crate::group::{Commit, GroupHost, Host, Seat, wait};
 use crate::log::Log;
 use crate::reader::OffsetReset;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::{Arc, about_to_call_user_code};
-use crate::types::TopicPartition;
+use crate::types::{Offset, PartitionId, Position, TopicPartition};
 
 /// Called with every change of the partitions that the consumer owns.
 pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Send>;
@@ -28,6 +30,15 @@ pub(super) struct Session {
     /// `None` if the partitions were assigned by hand.
     member: Option<Joined>,
     auto_commit: Option<AutoCommit>,
+    /// The partitions that were assigned since the last poll that stored where the group starts.
+    starting: Vec<Starting>,
+}
+
+/// A partition whose first records are still to be delivered.
+struct Starting {
+    identity: Arc<Identity>,
+    /// The offset, and its epoch, once it is known.
+    at: Option<(Offset, u32)>,
 }
 
 struct Joined {
@@ -36,6 +47,8 @@ struct Joined {
     liveness: Arc<Liveness>,
     /// The group's version that it has come to; `None` before the first time.
     seen: Option<u64>,
+    /// Seeks and pauses until it has all partitions of its first assignment; `None` after that.
+    early: Option<Early>,
 }
 
 /// The terms under which a member joins.
@@ -55,7 +68,7 @@ impl Session {
     pub(super) fn new(committer: Arc<Committer>, reset: OffsetReset, auto_commit: Option<Duration>) -> Self {
         let now = committer.broker.ctx.clock.monotonic();
         let auto_commit = auto_commit.map(|every| AutoCommit { every, next: now.saturating_add(every) });
-        Session { committer, reset, member: None, auto_commit }
+        Session { committer, reset, member: None, auto_commit, starting: Vec::new() }
     }
 
     /// Becomes a member of the group.
@@ -64,8 +77,49 @@ impl Session {
     /// Those of joining.
     pub(super) fn join(&mut self, subscription: Subscription) -> Result<()> {
         let (seat, liveness) = take_seat(&self.committer, &subscription)?;
-        self.member = Some(Joined { subscription, seat, liveness, seen: None });
+        let early = Some(Early::default());
+        self.member = Some(Joined { subscription, seat, liveness, seen: None, early });
         Ok(())
+    }
+
+    /// Where seeks and pauses of a partition wait that the consumer may still get with its first
+    /// assignment.
+    pub(super) fn early_of(&mut self, topic: &str, partition: PartitionId) -> Option<&mut Early> {
+        let member = self.member.as_mut()?;
+        let state = self.committer.broker.topic_state(topic).ok()?;
+        let may_get = member.subscription.topics.iter().any(|pattern| pattern.matches(topic))
+            && partition.get() < state.log_count();
+        member.early.as_mut().filter(|_| may_get)
+    }
+
+    /// Where seeks and pauses wait, if its first assignment is not complete.
+    pub(super) fn early(&mut self) -> Option<&mut Early> {
+        self.member.as_mut()?.early.as_mut()
+    }
+
+    /// The partitions that will be paused when they are assigned.
+    pub(super) fn early_paused(&self) -> &[TopicPartition] {
+        self.member.as_ref().and_then(|member| member.early.as_ref()).map_or(&[], Early::paused)
+    }
+
+    /// Goes back to the committed offsets, if a transaction with the consumer's offsets was not
+    /// committed.
+    pub(super) fn put_back(&self, fetcher: &mut Fetcher) {
+        if self.committer.take_goes_back() {
+            self.rewind(fetcher);
+        }
+    }
+
+    /// Goes back to where each partition would start.
+    pub(super) fn rewind(&self, fetcher: &mut Fetcher) {
+        for assigned in fetcher.assigned_mut() {
+            let start = self.start(assigned.log().clone());
+            let position = start.position();
+            assigned.seek(position.offset, position.epoch);
+            if start.is_unset() {
+                assigned.set_unset();
+            }
+        }
     }
 
     pub(super) fn begin_poll(&self) {
@@ -88,6 +142,7 @@ impl Session {
     /// those of joining again after an expulsion, and of an automatic commit.
     pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         self.committer.broker.check_open()?;
+        self.put_back(fetcher);
         let is_outdated = |member: &Joined| member.seen != Some(member.seat.group.version());
         let told =
             if self.member.as_ref().is_some_and(is_outdated) { self.reconcile(fetcher) } else { Ok(()) };
@@ -96,17 +151,72 @@ impl Session {
         told.and(self.commit_if_due(fetcher))?;
         let unset: Vec<TopicPartition> =
             fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(topic_partition).collect();
-        if unset.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::NoCommittedOffset { group: self.committer.group.name.clone(), partitions: unset })
+        if !unset.is_empty() {
+            let group = self.committer.group.name.clone();
+            return Err(Error::NoCommittedOffset { group, partitions: unset });
         }
+        if self.starting.is_empty() { Ok(()) } else { self.store_starts(fetcher) }
+    }
+
+    /// Takes a partition that is read from now on.
+    pub(super) fn assign(&mut self, fetcher: &mut Fetcher, assigned: Assigned) {
+        self.starting.push(Starting { identity: assigned.log().identity().clone(), at: None });
+        fetcher.assign(assigned);
+    }
+
+    /// Stores where the group starts in partitions of which it has committed nothing, before their
+    /// first records are delivered. Otherwise [`rewind`](Session::rewind), or another member after
+    /// this one, could start after records that were delivered.
+    ///
+    /// # Errors
+    /// Those of the append, if the policy would start elsewhere without the record: then the next
+    /// poll tries again.
+    fn store_starts(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        fetcher.assigned_mut().iter_mut().try_for_each(Assigned::look_up)?;
+        let (mut starts, mut is_strict) = (Vec::new(), false);
+        for starting in &mut self.starting {
+            let same = |assigned: &&Assigned| Arc::ptr_eq(assigned.log().identity(), &starting.identity);
+            let Some(assigned) = fetcher.assigned().iter().find(same) else { continue };
+            // If the last attempt failed, records may have been delivered since.
+            starting.at = starting.at.or_else(|| assigned.lands(self.reset));
+            if let Some((offset, epoch)) = starting.at {
+                is_strict |= assigned.log().settings().durability == Durability::Sync;
+                let position = Position { offset, epoch, ..assigned.position() };
+                starts.push(commit_of(starting.identity.clone(), position));
+            }
+        }
+        let Committer { broker, group, .. } = &*self.committer;
+        let written = group.begin(&**broker, self.committer.stamp(), &starts).and_then(|written| {
+            let log = written.as_ref().filter(|_| is_strict).map(|(log, _)| log.clone());
+            wait(written)?;
+            log.map_or(Ok(()), |log| log.sync().map(drop))
+        });
+        match written {
+            Err(error) if self.skips() => Err(error),
+            // Without the record it would start at the log's beginning, which skips nothing.
+            Err(_) => Ok(()),
+            Ok(()) => {
+                // One without an offset has nothing to deliver before the caller seeks.
+                let is_left = |starting: &Starting| {
+                    let same =
+                        |assigned: &Assigned| Arc::ptr_eq(assigned.log().identity(), &starting.identity);
+                    starting.at.is_none() && fetcher.assigned().iter().any(same)
+                };
+                self.starting.retain(is_left);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the policy passes over records of a partition in which nothing is committed.
+    fn skips(&self) -> bool {
+        matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail)
     }
 
     /// Takes the steps that the group asks for, until there are none.
     fn reconcile(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         let mut told = Ok(());
-        let skips = matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail);
+        let skips = self.skips();
         loop {
             let Some(member) = &mut self.member else { return told };
             // The version first: the next look sees a change after this one.
@@ -139,9 +249,14 @@ impl Session {
             }
             member.seen = Some(version);
             let partitions: Vec<TopicPartition> = steps.take.iter().map(Share::topic_partition).collect();
+            let early = if steps.settled { member.early.take() } else { member.early.clone() };
             for share in &steps.take {
                 if let Some(log) = self.committer.broker.log(&share.id, share.partition) {
-                    fetcher.assign(self.start(log));
+                    let mut assigned = self.start(log);
+                    if let Some(early) = &early {
+                        early.apply(&mut assigned);
+                    }
+                    self.assign(fetcher, assigned);
                 }
             }
             if steps.settled || !partitions.is_empty() {
@@ -196,8 +311,9 @@ impl Session {
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
     }
 
-    /// Where a partition is started: at the committed offset; in one that is newer than the group,
-    /// at its beginning; else where the policy chooses.
+    /// Where a partition is started: at the committed offset; where the group has started before, if
+    /// it has committed nothing; in a partition that is newer than the group, at its beginning; else
+    /// where the policy chooses.
     pub(super) fn start(&self, log: Arc<Log>) -> Assigned {
         let Committer { broker, group, .. } = &*self.committer;
         let offsets = broker.coordinator().offsets();
@@ -206,6 +322,9 @@ impl Session {
         let epoch = log.epoch();
         if let Some(committed) = offsets.committed(&group.name, &id, partition) {
             return Assigned::new(log, committed.offset, committed.epoch);
+        }
+        if let Some(began) = offsets.began(&group.name, &id, partition) {
+            return Assigned::new(log, began.offset, began.epoch);
         }
         let beginning = log.log_start();
         if self.member.is_some() && offsets.joined(&group.name, &id).is_some_and(|had| partition.get() >= had)
@@ -237,18 +356,19 @@ impl Session {
         }
     }
 
-    /// Commits the positions after earlier polls. A topic that was deleted, or a log that was
-    /// truncated since, has nothing to commit, and must not keep the others from being committed.
+    /// Commits the positions after earlier polls. A position that is not in the log, because the
+    /// topic was deleted, the log truncated, or a seek has gone elsewhere and no poll has checked it,
+    /// has nothing to commit, and must not keep the others from being committed.
     fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
         let is_there = |assigned: &Assigned| {
-            let (log, position) = (assigned.log(), assigned.position());
-            let found = self.committer.broker.log(&log.identity().topic_id, position.partition);
-            found.is_some() && log.check_position(position.offset, position.epoch).is_ok()
+            let identity = assigned.log().identity();
+            self.committer.broker.log(&identity.topic_id, identity.partition).is_some()
+                && assigned.is_in_log()
         };
         let commits: Vec<Commit> = fetcher
             .assigned()
             .iter()
-            .filter(|assigned| !assigned.is_unset() && is_there(assigned))
+            .filter(|assigned| is_there(assigned))
             .filter_map(|assigned| {
                 let (source, position) = (assigned.log().identity(), assigned.position());
                 let known = self.committer.committed_by_id(&source.topic_id, position.partition);
@@ -265,6 +385,7 @@ impl Session {
     /// # Errors
     /// The first of the listener's, or of the automatic commit.
     pub(super) fn close(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+        self.put_back(fetcher);
         let Some(member) = &self.member else {
             return if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
         };
@@ -282,8 +403,8 @@ impl Session {
     }
 
     fn leave(&mut self) {
+        self.committer.end();
         if let Some(member) = self.member.take() {
-            self.committer.set_stamp(Stamp { member: u32::MAX, generation: 0 });
             member.seat.group.leave(&*self.committer.broker, member.seat.id);
         }
     }
@@ -312,7 +433,7 @@ pub(super) fn topic_partition(assigned: &Assigned) -> TopicPartition {
     assigned.log().identity().topic_partition()
 }
 
-fn commit_of(source: Arc<Identity>, position: crate::types::Position) -> Commit {
+fn commit_of(source: Arc<Identity>, position: Position) -> Commit {
     Commit {
         topic: position.topic,
         source: Some(source),

@@ -13,6 +13,7 @@
 mod admin;
 mod builder;
 pub(crate) mod commit;
+mod early;
 mod handle;
 mod member;
 mod offsets;

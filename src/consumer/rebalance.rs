@@ -57,7 +57,7 @@ impl Rebalance<'_> {
         let concerned = |assigned: &&Assigned| {
             self.partitions.iter().any(|of| assigned.is(of.topic.as_str(), of.partition))
         };
-        let set = self.fetcher.assigned().iter().filter(concerned).filter(|assigned| !assigned.is_unset());
+        let set = self.fetcher.assigned().iter().filter(concerned).filter(|assigned| assigned.is_placed());
         set.map(Assigned::position).collect()
     }
 

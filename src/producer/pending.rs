@@ -15,8 +15,13 @@ use crate::types::{Receipt, Timestamp};
 /// [`detach`](Pending::detach) it.
 ///
 /// It completes when the topic's durability holds, and with that the record is visible to
-/// consumers. Waiting ends the batch's lingering. Dropping it is like detaching it: the record is
-/// written all the same, and an error is reported by the producer's next `flush`.
+/// consumers. Waiting ends the batch's lingering. Dropping it is like detaching it. The origin then
+/// decides which caller gets an error:
+///
+/// | from | an error after it was detached or dropped |
+/// |---|---|
+/// | [`Producer`](crate::Producer) | is returned by the producer's next `flush`; the record is written all the same |
+/// | [`Consumer::commit_async`](crate::Consumer::commit_async), [`Transaction::commit_async`](crate::Transaction::commit_async) | if nothing was committed: goes to the [event listener](crate::BrokerConfig::on_event) as [`CommitFailed`](crate::stats::Event::CommitFailed). If the sync fails later, as [`Poisoned`](crate::stats::Event::Poisoned) |
 ///
 /// ```
 /// # use quipu::{Broker, Record, TopicConfig};
@@ -30,7 +35,7 @@ use crate::types::{Receipt, Timestamp};
 /// assert_eq!(second.wait()?.offset.get(), 1);
 /// # Ok(()) }
 /// ```
-#[must_use = "wait for it, or say with `detach` that flush will report errors"]
+#[must_use = "wait for it, or state with `detach` that this caller needs no error"]
 pub struct Pending<T = Receipt> {
     source: Awaited<T>,
 }
@@ -56,8 +61,9 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Gives the acknowledgement up. The record is written all the same; the producer's next
-    /// `flush` reports the first error that could not be reported otherwise.
+    /// Gives the acknowledgement up, as dropping it does. What was started is completed all the
+    /// same. An error goes where the [table](Pending) states for its origin: a producer's next
+    /// `flush` returns the first one, and a commit's goes to the event listener.
     pub fn detach(self) {}
 
     /// An acknowledgement of something else than a record that was sent.

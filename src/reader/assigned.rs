@@ -21,8 +21,10 @@ pub(crate) struct Assigned {
     unset: bool,
     /// An error that came after good records, or one that only a seek gets past.
     failed: Option<Error>,
+    /// The place to continue at, if it could not be looked up yet: nothing is delivered before.
+    wanted: Option<Start>,
     /// Nothing at or after this offset is delivered.
-    until: Offset,
+    until: Option<Offset>,
 }
 
 impl Assigned {
@@ -36,7 +38,8 @@ impl Assigned {
             paused: false,
             unset: false,
             failed: None,
-            until: Offset::MAX,
+            wanted: None,
+            until: None,
         }
     }
 
@@ -64,6 +67,38 @@ impl Assigned {
         self.epoch = epoch;
         self.failed = None;
         self.unset = false;
+        self.wanted = None;
+    }
+
+    /// Continues at a place, which [`look_up`](Assigned::look_up) finds.
+    pub(crate) fn seek_to(&mut self, place: Start) {
+        (self.unset, self.wanted) = (false, Some(place));
+    }
+
+    /// Looks up the place to continue at, if that has not been done.
+    ///
+    /// # Errors
+    /// Those of looking for a time: nothing is delivered before it succeeds.
+    pub(crate) fn look_up(&mut self) -> Result<()> {
+        let Some(place) = self.wanted else { return Ok(()) };
+        // The epoch first: if the log is truncated after this, the next look sees another one.
+        let epoch = self.log().epoch();
+        let offset = start_offset(self.log(), place)?;
+        self.seek(offset, epoch);
+        Ok(())
+    }
+
+    /// The offset, and the epoch in which it is true, where delivery will continue: the position, or
+    /// where the policy moves it if it is not in the log. `None` if there is no such offset now.
+    pub(crate) fn lands(&self, policy: OffsetReset) -> Option<(Offset, u32)> {
+        if !self.is_placed() || self.is_in_log() {
+            return self.is_placed().then(|| (self.next(), self.epoch));
+        }
+        let nearest = match self.log().check_position(self.next(), self.epoch) {
+            Err(Error::Truncated { to, .. }) => to,
+            _ => self.next(),
+        };
+        target(self.log(), policy, nearest)
     }
 
     /// Has no position until the caller seeks.
@@ -73,6 +108,26 @@ impl Assigned {
 
     pub(crate) fn is_unset(&self) -> bool {
         self.unset
+    }
+
+    /// Whether it has a position.
+    pub(crate) fn is_placed(&self) -> bool {
+        !self.unset && self.wanted.is_none()
+    }
+
+    /// Whether its position is one that the log has now: neither truncated, nor passed by retention,
+    /// nor after the visible end.
+    pub(crate) fn is_in_log(&self) -> bool {
+        let (log, next) = (self.log(), self.next());
+        self.is_placed()
+            && log.check_position(next, self.epoch).is_ok()
+            && (log.log_start()..=log.visible_end()).contains(&next)
+    }
+
+    /// How many visible offsets are still to be delivered; none of a deleted topic.
+    pub(crate) fn lag(&self) -> u64 {
+        let log = self.log();
+        if !self.is_placed() || log.health().is_deleted() { 0 } else { log.visible_end().since(self.next()) }
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -85,14 +140,14 @@ impl Assigned {
 
     /// Delivers nothing that is not visible now.
     pub(crate) fn stop_at_end(&mut self) {
-        self.until = self.log().visible_end();
+        self.until = Some(self.log().visible_end());
     }
 
     /// Whether there may be records or an error to deliver. A few loads if not: an idle partition
     /// costs a poll no more than this.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
-        if self.paused || self.unset {
+        if self.paused || !self.is_placed() {
             return false;
         }
         let log = self.log();
@@ -175,7 +230,7 @@ impl Assigned {
             }
             // Without one the log was truncated between the check and the load: both come again.
             if let Some(unread) = &self.unread {
-                return Ok(unread.base_offset() < self.until);
+                return Ok(self.until.is_none_or(|until| unread.base_offset() < until));
             }
         }
     }
@@ -201,7 +256,7 @@ impl Assigned {
     fn load_next(&mut self, into: &mut Records) -> Result<bool> {
         loop {
             let next = self.cursor.offset();
-            if next >= self.until {
+            if self.until.is_some_and(|until| next >= until) {
                 return Ok(false);
             }
             if let Some(lost) = self.log().manifest().lost_after(next).filter(|lost| lost.from <= next) {
@@ -254,17 +309,23 @@ impl Assigned {
             _ => return Err(error),
         };
         let log = self.log().clone();
-        // The epoch first: if the log is truncated after this, the next look sees another one.
-        let (epoch, start, end) = (log.epoch(), log.log_start(), log.visible_end());
-        let to = match policy {
-            OffsetReset::Earliest => start,
-            OffsetReset::Latest => end,
-            OffsetReset::Nearest => nearest.min(end).max(start),
-            OffsetReset::Fail => return Err(error),
-        };
+        let Some((to, epoch)) = target(&log, policy, nearest) else { return Err(error) };
         self.seek(to, epoch);
         Ok(Skipped::new(&log, from, to, reason))
     }
+}
+
+/// Where a policy continues, and the epoch in which that is true; `None` if it is to fail.
+fn target(log: &Log, policy: OffsetReset, nearest: Offset) -> Option<(Offset, u32)> {
+    // The epoch first: if the log is truncated after this, the next look sees another one.
+    let (epoch, start, end) = (log.epoch(), log.log_start(), log.visible_end());
+    let to = match policy {
+        OffsetReset::Earliest => start,
+        OffsetReset::Latest => end,
+        OffsetReset::Nearest => nearest.min(end).max(start),
+        OffsetReset::Fail => return None,
+    };
+    Some((to, epoch))
 }
 
 /// The offset that a place means now.

@@ -114,6 +114,18 @@ impl Fetcher {
         });
     }
 
+    /// Reads partitions of deleted topics no more. Returns whether there were any.
+    pub(crate) fn forget_deleted(&mut self) -> bool {
+        let before = self.assigned.len();
+        self.unassign(|assigned| assigned.log().health().is_deleted());
+        self.assigned.len() < before
+    }
+
+    /// How many visible offsets are still to be delivered.
+    pub(crate) fn lag(&self) -> u64 {
+        self.assigned.iter().map(Assigned::lag).sum()
+    }
+
     /// Reads all partitions of a topic, and from their beginning those that are added to it.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ pub(crate) mod fetcher;
 mod once;
 pub(crate) mod parking;
 mod policy;
+pub(crate) mod step;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -350,6 +351,16 @@ impl Reader {
     pub fn resume(&mut self, topic: &str, partition: impl Into<PartitionId>) -> Result<()> {
         self.fetcher.find(topic, partition.into())?.set_paused(false);
         Ok(())
+    }
+
+    /// Reads partitions of deleted topics no more. Returns whether there were any.
+    pub(crate) fn forget_deleted(&mut self) -> bool {
+        self.fetcher.forget_deleted()
+    }
+
+    /// How many visible offsets are still to be read.
+    pub(crate) fn lag(&self) -> u64 {
+        self.fetcher.lag()
     }
 
     /// The partitions that are paused.
