@@ -12,7 +12,9 @@ use crate::error::{Error, Result};
 use crate::group::offsets::{OffsetChange, StoredOffset};
 use crate::group::{GroupHost, GroupState, wait};
 use crate::log::Log;
+use crate::log::cursor::Cursor;
 use crate::reader::assigned::start_offset;
+use crate::records::Unread;
 use crate::sync::Arc;
 use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName, TopicPartition};
 
@@ -50,7 +52,7 @@ impl Broker {
         Ok(Group { group: broker.coordinator().group(&name), broker })
     }
 
-    /// The groups that have members or have committed anything, by name.
+    /// The groups that have members, or have subscribed, read or committed anything, by name.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed), or an I/O error.
@@ -115,8 +117,9 @@ pub struct GroupPartition {
     pub committed: Option<CommittedOffset>,
     /// The visible end.
     pub end: Offset,
-    /// How many offsets there are between the committed offset, or else the log start, and the
-    /// visible end.
+    /// How many offsets there are between the committed offset, or else the one at which the group
+    /// has started, or else the log start, and the visible end. 0 if no record is left there,
+    /// because compaction has removed the newest ones or damaged ones were given up.
     pub lag: u64,
 }
 
@@ -173,10 +176,15 @@ impl Group {
                     continue;
                 }
                 let of = log.identity().topic_partition();
+                let next = committed.as_ref().map(|committed| committed.offset);
+                let next = next.or_else(|| {
+                    let offsets = self.broker.coordinator().offsets();
+                    offsets.began(&self.group.name, &state.id, of.partition).map(|began| began.offset)
+                });
                 partitions.push(GroupPartition {
                     owner: owners.get(&of).copied(),
                     end: log.visible_end(),
-                    lag: lag(log, committed.as_ref()),
+                    lag: lag(log, next.unwrap_or_default()),
                     committed: committed.map(CommittedOffset::from),
                     topic: of.topic,
                     partition: of.partition,
@@ -188,7 +196,7 @@ impl Group {
     }
 
     /// How many offsets lie between the committed offsets and the visible ends, over all its
-    /// partitions; where no offset is committed it counts from the log start.
+    /// [partitions](GroupPartition::lag).
     ///
     /// # Errors
     /// As [`describe`](Group::describe).
@@ -269,7 +277,7 @@ impl Group {
         Ok(positions)
     }
 
-    /// Deletes all committed offsets and subscriptions of the group.
+    /// Deletes all committed offsets and subscriptions of the group, and where it has started.
     ///
     /// # Errors
     /// [`GroupNotEmpty`](Error::GroupNotEmpty) as for [`reset`](Group::reset),
@@ -284,6 +292,51 @@ impl Group {
         wait(written)
     }
 
+    /// Deletes the committed offsets of some partitions, all of them or none, and where the group has
+    /// started in them. A later member starts there as in a partition that the group has never read.
+    /// Returns when that is as safe as the broker's [durability](crate::BrokerConfig::durability)
+    /// demands. A partition without a committed offset is left as it is.
+    ///
+    /// Kafka's `Admin.deleteConsumerGroupOffsets`.
+    ///
+    /// # Errors
+    /// [`GroupSubscribed`](Error::GroupSubscribed) while a member of the group subscribes to one of
+    /// the topics, or a transaction commits offsets of one of the partitions;
+    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition);
+    /// [`Closed`](Error::Closed), or an I/O error: then nothing is deleted.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send(&orders, Record::new("v"))?.wait()?;
+    /// # let mut consumer = broker.consumer("billing").subscribe(&["orders"])?;
+    /// # let records = consumer.poll(Duration::from_millis(200))?;
+    /// consumer.commit(&records)?;
+    /// let read = consumer.assignment();
+    /// consumer.close()?;
+    ///
+    /// let group = broker.group("billing")?;
+    /// group.delete_offsets(&read)?;
+    /// assert_eq!(group.committed("orders", 0)?, None);
+    /// # Ok(()) }
+    /// ```
+    pub fn delete_offsets(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.open()?;
+        let mut found = Vec::with_capacity(partitions.len());
+        for of in partitions {
+            let state = self.broker.topic_state(of.topic.as_str())?;
+            let (partition, count) = (of.partition.get(), state.log_count());
+            if partition >= count {
+                return Err(Error::UnknownPartition { topic: of.topic.clone(), partition, count });
+            }
+            found.push((state.id, of.clone()));
+        }
+        wait(self.group.delete_offsets(&*self.broker, &found)?)
+    }
+
     fn open(&self) -> Result<()> {
         self.broker.check_open()?;
         self.broker.coordinator().offsets().open_existing(&*self.broker)
@@ -296,7 +349,27 @@ impl fmt::Debug for Group {
     }
 }
 
-fn lag(log: &Log, committed: Option<&StoredOffset>) -> u64 {
-    let from = committed.map_or(log.log_start(), |committed| committed.offset.max(log.log_start()));
-    log.visible_end().since(from)
+/// How many offsets lie between an offset and the visible end; 0 if none of them has a record.
+fn lag(log: &Arc<Log>, next: Offset) -> u64 {
+    let from = next.max(log.log_start());
+    let lag = log.visible_end().since(from);
+    let may_have_gaps = || log.settings().cleanup.compacts() || log.manifest().lost_after(from).is_some();
+    // What cannot be read may be records.
+    if lag > 0 && may_have_gaps() && matches!(has_records(log, from), Ok(false)) { 0 } else { lag }
+}
+
+/// Whether there is a visible record at an offset or after it.
+fn has_records(log: &Arc<Log>, from: Offset) -> Result<bool> {
+    let mut cursor = Cursor::new(log.clone(), from);
+    while let Some(header) = cursor.peek()? {
+        if header.base_offset >= from {
+            return Ok(true);
+        }
+        // A batch that begins before the offset may have lost the records after it.
+        let Some(batch) = cursor.next_batch()? else { return Ok(false) };
+        if !Unread::new(batch, from).is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
