@@ -8,14 +8,15 @@
 
 pub(crate) mod commit;
 pub(crate) mod journal;
+mod pending;
 pub(crate) mod records;
 pub(crate) mod recovery;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::task::{Context, Poll};
 
-use self::commit::{Committing, commit};
+use self::commit::commit;
+use self::pending::{CommitResult, CommitWait, WrittenTransaction};
 use crate::broker::{Broker, BrokerInner, Gathering, TopicState, refuse_sequence};
 use crate::config::Compression;
 use crate::consumer::commit::Committer;
@@ -28,13 +29,14 @@ use crate::log::Log;
 use crate::log::participate::{Conditions, Part};
 use crate::log::streams::StreamCondition;
 use crate::partitioner::{check_stream, partition_for_key};
-use crate::producer::{Destination, Pending, Wait};
+use crate::producer::{Destination, Pending};
+use crate::reader::step::Step;
 use crate::record::Record;
 use crate::rng::SplitMix64;
 use crate::stream::{EventIds, Stream};
 use crate::sync::Arc;
 use crate::topic::Partition;
-use crate::types::{Offset, Receipt, Timestamp};
+use crate::types::{Offset, Receipt};
 use crate::version::ExpectedVersion;
 
 /// Records for any topics and partitions, conditions, and a consumer's offsets, that are committed
@@ -43,7 +45,12 @@ use crate::version::ExpectedVersion;
 /// After any crash either all of it is there or nothing, whatever the topics' durabilities; it
 /// survives a power loss if one of the topics is [`Sync`](crate::Durability::Sync). Readers see it
 /// partition by partition, and all of it once [`commit`](Transaction::commit) returns; there are no
-/// markers in the partitions, and no reader ever waits for a transaction. Dropping it does nothing.
+/// markers in the partitions, and no reader ever waits for a transaction. Dropping it does nothing,
+/// except that its consumers go back.
+///
+/// A transaction with offsets of a consumer that is dropped or fails, or whose thread panics before
+/// the commit, has the consumer [rewind](Consumer::rewind) before its next poll or seek: the records
+/// that were polled since the last commit come again, and a later commit does not pass over them.
 ///
 /// Consume, transform, produce, exactly once:
 ///
@@ -73,12 +80,25 @@ pub struct Transaction {
     parts: Vec<Building>,
     /// Of each record, which part it is in.
     order: Vec<usize>,
-    offsets: Vec<(Arc<Committer>, Offsets)>,
+    offsets: Vec<Processed>,
     /// The appends to streams.
     appends: Vec<Appending>,
     /// Chooses partitions for records without a key: one a topic.
     random: u64,
     error: Option<Error>,
+}
+
+/// Offsets that a consumer has processed. Dropped before they are committed, they have the consumer
+/// go back to its committed offsets.
+struct Processed {
+    committer: Step<Arc<Committer>>,
+    done: Offsets,
+}
+
+/// A consumer's offsets during their commit.
+struct Pinned {
+    pin: Pin,
+    committer: Step<Arc<Committer>>,
 }
 
 /// The part of one partition.
@@ -206,13 +226,14 @@ impl Transaction {
         let (done, pins) = self.write()?;
         done.wait()?;
         // Only now may the partitions of consumers change hands.
-        drop(pins);
+        settle(pins);
         Ok(done.receipts())
     }
 
     /// As [`commit`](Transaction::commit), to be waited for later or awaited. Conditions have been
     /// checked and everything is written when this returns; only the sync is left, if one of the
-    /// topics demands it. Dropping the `Pending` leaves that to the background.
+    /// topics demands it. Dropping the `Pending` leaves that to the background; if nothing was
+    /// committed, the event listener gets [`CommitFailed`](crate::stats::Event::CommitFailed).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -226,11 +247,16 @@ impl Transaction {
     /// # Ok(()) }
     /// ```
     pub fn commit_async(self) -> Pending<Vec<Receipt>> {
-        Pending::other(CommitWait(self.write().map(|(done, _)| done)))
+        let broker = self.broker.clone();
+        let written = self.write().map(|(done, pins)| {
+            settle(pins);
+            done
+        });
+        Pending::other(CommitWait::new(broker, written))
     }
 
     /// Does all of it but to wait, or finds that it was done before.
-    fn write(mut self) -> Result<(CommitResult, Vec<Pin>)> {
+    fn write(mut self) -> Result<(CommitResult, Vec<Pinned>)> {
         let appends = std::mem::take(&mut self.appends);
         // A repetition can only be recognized in streams, by the ids of their events.
         let by_ids = self.offsets.is_empty()
@@ -246,7 +272,7 @@ impl Transaction {
         }
     }
 
-    fn write_now(self) -> Result<(WrittenTransaction, Vec<Pin>)> {
+    fn write_now(self) -> Result<(WrittenTransaction, Vec<Pinned>)> {
         let Transaction { broker, parts, order, offsets, error, .. } = self;
         if let Some(error) = error {
             return Err(error);
@@ -254,8 +280,8 @@ impl Transaction {
         broker.check_open()?;
         let ctx = broker.ctx.clone();
         // Pinned first: no partition changes hands until all is written.
-        let pins = offsets.into_iter().map(|(committer, done)| committer.pin(done));
-        let pins: Vec<Pin> = pins.collect::<Result<_>>()?;
+        let pin = |Processed { committer, done }| Ok(Pinned { pin: committer.pin(done)?, committer });
+        let pins: Vec<Pinned> = offsets.into_iter().map(pin).collect::<Result<_>>()?;
         let mut work = Vec::with_capacity(parts.len() + 1);
         let mut times = Vec::with_capacity(parts.len());
         for Building { records, conditions, .. } in parts {
@@ -265,9 +291,9 @@ impl Transaction {
             work.push(Part { log, batch, conditions });
         }
         let records = work.len();
-        if pins.iter().any(|pin| pin.len() > 0) {
+        if pins.iter().any(|pinned| pinned.pin.len() > 0) {
             let mut builder = new_batch(&ctx);
-            pins.iter().for_each(|pin| pin.add_to(&mut builder));
+            pins.iter().for_each(|pinned| pinned.pin.add_to(&mut builder));
             let log = broker.coordinator().offsets().open(&*broker)?;
             let batch = Some(builder.seal(&ctx, Compression::None));
             work.push(Part { log, batch, conditions: Conditions::default() });
@@ -275,7 +301,7 @@ impl Transaction {
         let committing = commit(&broker.journal, work, |answers| {
             if let Some(Some(appended)) = answers.get(records) {
                 let mut base = appended.base_offset;
-                for pin in &pins {
+                for Pinned { pin, .. } in &pins {
                     pin.written(&*broker, base, appended.epoch);
                     base = base.plus(pin.len());
                 }
@@ -293,7 +319,7 @@ impl Transaction {
 
     fn add_offsets(&mut self, committer: Arc<Committer>, done: Offsets) -> &mut Self {
         let foreign = !committer.is_of(&self.broker);
-        self.offsets.push((committer, done));
+        self.offsets.push(Processed { committer: Step::new(committer), done });
         let reason = || "it belongs to another broker".to_string();
         self.note(if foreign {
             Err(Error::InvalidConfig { field: "consumer", reason: reason() })
@@ -391,6 +417,11 @@ impl Transaction {
     }
 }
 
+/// The offsets are committed: the positions of their consumers stay.
+fn settle(pins: Vec<Pinned>) {
+    pins.into_iter().for_each(|Pinned { committer, .. }| committer.done());
+}
+
 /// The receipts of events that were appended to streams before, if all of them were. There are
 /// conditions for it: each has an id, and there is one version at which they can have been.
 fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
@@ -405,83 +436,6 @@ fn find_repeated(appends: &[Appending]) -> Result<Option<Vec<Receipt>>> {
         receipts.extend(found);
     }
     Ok((!receipts.is_empty()).then_some(receipts))
-}
-
-/// The result of a commit.
-enum CommitResult {
-    Now(WrittenTransaction),
-    /// It is one that was committed before, with these receipts.
-    Before(Vec<Receipt>),
-}
-
-impl CommitResult {
-    fn wait(&self) -> Result<()> {
-        match self {
-            CommitResult::Now(written) => written.committing.wait(),
-            CommitResult::Before(_) => Ok(()),
-        }
-    }
-
-    fn receipts(&self) -> Vec<Receipt> {
-        match self {
-            CommitResult::Now(written) => written.receipts(),
-            CommitResult::Before(receipts) => receipts.clone(),
-        }
-    }
-}
-
-/// A transaction that is written.
-struct WrittenTransaction {
-    committing: Committing,
-    order: Vec<usize>,
-    times: Vec<Vec<Timestamp>>,
-}
-
-impl WrittenTransaction {
-    /// The receipts of the records in the order of sending.
-    fn receipts(&self) -> Vec<Receipt> {
-        let mut times: Vec<_> = self.times.iter().map(|times| (0..).zip(times)).collect();
-        let mut receipts = Vec::with_capacity(self.order.len());
-        for part in &self.order {
-            let next = times.get_mut(*part).and_then(Iterator::next);
-            if let (Some((log, appended)), Some((index, timestamp))) =
-                (self.committing.written_at(*part), next)
-            {
-                receipts.push(appended.receipt(log.topic(), log.partition(), index, *timestamp));
-            }
-        }
-        debug_assert_eq!(receipts.len(), self.order.len(), "each record that was sent has a part and a time");
-        receipts
-    }
-}
-
-/// The rest of a commit, for a caller that does not block.
-struct CommitWait(Result<CommitResult>);
-
-impl Wait<Vec<Receipt>> for CommitWait {
-    fn wait(self: Box<Self>) -> Result<Vec<Receipt>> {
-        let done = self.0.as_ref().map_err(Error::clone)?;
-        done.wait()?;
-        Ok(done.receipts())
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Receipt>>> {
-        match &self.0 {
-            Ok(CommitResult::Now(written)) => {
-                written.committing.poll(cx.waker()).map(|polled| polled.map(|()| written.receipts()))
-            }
-            Ok(CommitResult::Before(receipts)) => Poll::Ready(Ok(receipts.clone())),
-            Err(error) => Poll::Ready(Err(error.clone())),
-        }
-    }
-}
-
-impl Drop for CommitWait {
-    fn drop(&mut self) {
-        if let Ok(CommitResult::Now(written)) = &self.0 {
-            written.committing.request_sync();
-        }
-    }
 }
 
 impl fmt::Debug for Transaction {
