@@ -1,0 +1,210 @@
+//! A model outside of the broker, which is stored together with its positions.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::progress::{Progress, catch_up};
+use crate::broker::Broker;
+use crate::error::{Error, Result};
+use crate::reader::step::{PutBack, Step};
+use crate::reader::{OffsetReset, Reader};
+use crate::records::Records;
+use crate::sync::about_to_call_user_code;
+use crate::types::{Position, Start};
+
+/// A model that is stored outside of the broker, in a database or a file.
+pub trait ReadModel {
+    /// Its error. [`Error`] is enough if it has no errors of its own.
+    type Error: From<Error>;
+
+    /// Where to continue in each partition: the positions that the last [`apply`](ReadModel::apply)
+    /// was given. A partition that is not named is read from its beginning, so a model without
+    /// positions is rebuilt.
+    ///
+    /// # Errors
+    /// The model's own.
+    fn positions(&mut self) -> Result<Vec<Position>, Self::Error>;
+
+    /// Applies events, and stores their changes together with `next`: both or neither.
+    ///
+    /// # Errors
+    /// The model's own: it is asked again for its [positions](ReadModel::positions), and gets the
+    /// events after them.
+    fn apply(&mut self, events: &Records, next: &[Position]) -> Result<(), Self::Error>;
+}
+
+impl Broker {
+    /// Feeds a model that is stored elsewhere with the events of topics, from the positions that it
+    /// returns.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](Error::UnknownTopic); [`NotAssigned`](Error::NotAssigned) for a position of
+    /// another topic; [`Closed`](Error::Closed); those of the model.
+    ///
+    /// ```
+    /// use quipu::{Broker, ExpectedVersion, Position, ReadModel, Record, Records, TopicConfig};
+    ///
+    /// /// Stands for a table and a row with the positions, written in one transaction of some database.
+    /// #[derive(Default)]
+    /// struct Count {
+    ///     events: usize,
+    ///     positions: Vec<Position>,
+    /// }
+    ///
+    /// impl ReadModel for Count {
+    ///     type Error = quipu::Error;
+    ///
+    ///     fn positions(&mut self) -> quipu::Result<Vec<Position>> {
+    ///         Ok(self.positions.clone())
+    ///     }
+    ///
+    ///     fn apply(&mut self, events: &Records, next: &[Position]) -> quipu::Result<()> {
+    ///         self.events += events.len();
+    ///         self.positions = next.to_vec();
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// accounts.stream("account-7")?.append(ExpectedVersion::Any, ["opened", "closed"].map(Record::from))?;
+    /// let mut feed = broker.feed(&["accounts"], Count::default())?;
+    /// feed.catch_up(|_| {})?;
+    /// let stored = feed.into_model();
+    ///
+    /// accounts.stream("account-8")?.append(ExpectedVersion::Any, [Record::new("opened")])?;
+    /// let mut feed = broker.feed(&["accounts"], stored)?;
+    /// assert_eq!(feed.catch_up(|_| {})?, 1);
+    /// assert_eq!(feed.model().events, 3);
+    /// # Ok(()) }
+    /// ```
+    pub fn feed<M: ReadModel>(&self, topics: &[&str], model: M) -> Result<Feed<M>, M::Error> {
+        // A model that has applied records which are gone must not continue silently.
+        let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
+        let topics = topics.iter().map(ToString::to_string).collect();
+        let mut feed = Feed { source: Source { topics, reader, is_placed: false }, model };
+        feed.place()?;
+        Ok(feed)
+    }
+}
+
+/// A [`ReadModel`] that is being fed.
+pub struct Feed<M> {
+    source: Source,
+    model: M,
+}
+
+/// The reader of a feed.
+struct Source {
+    topics: Vec<String>,
+    reader: Reader,
+    /// Whether the reader is where the model is.
+    is_placed: bool,
+}
+
+impl PutBack for &mut Source {
+    fn put_back(&mut self) {
+        self.is_placed = false;
+    }
+}
+
+impl Source {
+    /// Moves the reader to the model's positions.
+    fn place(&mut self, positions: &[Position]) -> Result<()> {
+        self.reader.forget_deleted();
+        // Those that it does not name, one that was added just now among them.
+        self.reader.seek_all(Start::Beginning)?;
+        for position in positions {
+            match self.reader.seek(position) {
+                Err(Error::NotAssigned { topic, .. }) if self.was_deleted(&topic) => {}
+                sought => sought?,
+            }
+        }
+        self.is_placed = true;
+        Ok(())
+    }
+
+    /// Whether the feed has read this topic, and the topic was deleted.
+    fn was_deleted(&self, topic: &str) -> bool {
+        let is_read = || self.reader.positions().iter().any(|position| position.topic == *topic);
+        self.topics.iter().any(|name| name == topic) && !is_read()
+    }
+
+    /// The next events. Without the topics that were deleted it continues with the others.
+    fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        loop {
+            match self.reader.poll(timeout) {
+                Err(Error::TopicDeleted { .. }) if self.reader.forget_deleted() => {}
+                polled => return polled,
+            }
+        }
+    }
+}
+
+impl<M: ReadModel> Feed<M> {
+    /// How many events a step gives the model at most. At least 1; 0 counts as 1.
+    ///
+    /// Default: as many as a poll gives, which is about 1 MiB of them.
+    #[must_use]
+    pub fn max_records(mut self, events: usize) -> Self {
+        self.source.reader = self.source.reader.max_records(events);
+        self
+    }
+
+    /// Gives the model the next events, waiting for some for at most `timeout`. Where a topic was
+    /// deleted it continues with the others.
+    ///
+    /// # Errors
+    /// Those of [`Reader::poll`] and of the model, whose [positions](ReadModel::positions) are read
+    /// again with the next step, because it may have stored the events although it returned an
+    /// error or panicked. [`OffsetOutOfRange`](Error::OffsetOutOfRange) or
+    /// [`Truncated`](Error::Truncated): the model has applied events that are gone, or has missed
+    /// some; rebuild it.
+    pub fn step(&mut self, timeout: Duration) -> Result<Progress, M::Error> {
+        if !self.source.is_placed {
+            self.place()?;
+        }
+        let mut step = Step::new(&mut self.source);
+        let events = step.poll(timeout)?;
+        if !events.is_empty() {
+            about_to_call_user_code("a read model", &[]);
+            self.model.apply(&events, &step.reader.positions())?;
+        }
+        let lag = step.reader.lag();
+        step.done();
+        Ok(Progress { applied: events.len() as u64, lag })
+    }
+
+    /// Moves the reader to the model's positions.
+    fn place(&mut self) -> Result<(), M::Error> {
+        about_to_call_user_code("a read model", &[]);
+        let positions = self.model.positions()?;
+        Ok(self.source.place(&positions)?)
+    }
+
+    /// Gives it events until there are no more, and calls `report` with the progress after each
+    /// step. Returns their number.
+    ///
+    /// # Errors
+    /// As [`step`](Feed::step).
+    pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, M::Error> {
+        catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Stops, and gives the model back.
+    pub fn into_model(self) -> M {
+        self.model
+    }
+}
+
+impl<M> fmt::Debug for Feed<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("positions", &self.source.reader.positions()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,309 @@
+//! A projection whose records and position are committed in one transaction.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::progress::{Progress, catch_up};
+use crate::broker::Broker;
+use crate::config::invalid;
+use crate::consumer::{Consumer, Offsets};
+use crate::error::{Error, Result};
+use crate::reader::step::Step;
+use crate::records::{ConsumedRecord, SkipReason, Skipped};
+use crate::sync::about_to_call_user_code;
+use crate::transaction::Transaction;
+use crate::types::{Offset, Start};
+
+/// Derives records from events: for example a table in a compacted topic, or a stream per customer.
+///
+/// It may keep state in memory, which must be rebuilt from the records that it has sent: the state
+/// is lost with a restart, and it may include events that were not committed.
+pub trait Projection {
+    /// Its error. [`Error`] is enough if it has no errors of its own.
+    type Error: From<Error>;
+
+    /// Adds the records that follow from an event to `changes`.
+    ///
+    /// # Errors
+    /// The projection's own: nothing of this step is committed, and the event comes again.
+    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), Self::Error>;
+
+    /// Called before it is [rebuilt](Projector::rebuild): all events come again. Does nothing by
+    /// default.
+    ///
+    /// # Errors
+    /// The projection's own: it is not rebuilt.
+    fn reset(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+impl<F, E> Projection for F
+where
+    F: FnMut(&ConsumedRecord<'_>, &mut Transaction) -> Result<(), E>,
+    E: From<Error>,
+{
+    type Error = E;
+
+    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), E> {
+        self(event, changes)
+    }
+}
+
+impl Broker {
+    /// Runs a projection of topics under a name: the name of the consumer group that stores its
+    /// position. Several projectors of the same name share the partitions.
+    ///
+    /// # Errors
+    /// Those of [`subscribe`](crate::ConsumerBuilder::subscribe).
+    ///
+    /// ```
+    /// use quipu::{Broker, Cleanup, ConsumedRecord, ExpectedVersion, Record, TopicConfig, Transaction};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
+    /// broker.create_topic("owners", TopicConfig::new().cleanup(Cleanup::Compact))?;
+    /// accounts.stream("account-7")?.append(ExpectedVersion::Empty, [Record::new("opened by Ada")])?;
+    ///
+    /// let owners = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> quipu::Result<()> {
+    ///     if let (Some(account), Some(owner)) = (event.key(), event.value().and_then(|v| v.strip_prefix(b"opened by "))) {
+    ///         changes.send("owners", Record::new(owner).key(account));
+    ///     }
+    ///     Ok(())
+    /// };
+    /// let mut projector = broker.projector("owners", &["accounts"], owners)?;
+    /// assert_eq!(projector.catch_up(|_| {})?, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn projector<P: Projection>(
+        &self,
+        name: &str,
+        topics: &[&str],
+        projection: P,
+    ) -> Result<Projector<P>> {
+        let consumer = self.consumer(name).subscribe(topics)?;
+        Ok(Projector {
+            broker: self.clone(),
+            consumer,
+            projection,
+            bound: Bound::new(usize::MAX),
+            unfinished: false,
+        })
+    }
+}
+
+/// A [`Projection`] that runs.
+pub struct Projector<P> {
+    broker: Broker,
+    consumer: Consumer,
+    projection: P,
+    bound: Bound,
+    /// The projection has been reset, and the group has not been set to the beginning yet.
+    unfinished: bool,
+}
+
+/// How many events a step takes.
+struct Bound {
+    most: usize,
+    now: usize,
+    /// How many steps have gone through since it was changed.
+    steps: u32,
+}
+
+impl Bound {
+    /// After so many steps a divided one takes twice as many events again. A step that is too large
+    /// costs as much as one that goes through, so it is to be rare.
+    const STEPS: u32 = 16;
+
+    fn new(most: usize) -> Self {
+        Bound { most: most.max(1), now: most.max(1), steps: 0 }
+    }
+
+    /// A step of so many events made too much.
+    fn divide(&mut self, events: usize) {
+        (self.now, self.steps) = ((events / 2).max(1), 0);
+    }
+
+    /// A step went through.
+    fn grow(&mut self) {
+        self.steps += u32::from(self.now < self.most);
+        if self.steps == Self::STEPS {
+            (self.now, self.steps) = (self.now.saturating_mul(2).min(self.most), 0);
+        }
+    }
+}
+
+impl<P: Projection> Projector<P> {
+    /// How many events a step takes at most, and so one transaction. At least 1; 0 counts as 1.
+    ///
+    /// Default: as many as a poll gives, which is about 1 MiB of them.
+    #[must_use]
+    pub fn max_records(mut self, events: usize) -> Self {
+        self.bound = Bound::new(events);
+        self
+    }
+
+    /// Applies the next events, waiting for some for at most `timeout`, and commits their changes
+    /// together with the position after them.
+    ///
+    /// If that makes more records than a segment of one of their topics or a transaction can hold,
+    /// the step is divided: it starts again with half as many events, down to one. The projection
+    /// gets these events again.
+    ///
+    /// A step that ends early has applied nothing, whether by an error or because the projection
+    /// panicked: the events come again with the next step.
+    ///
+    /// # Errors
+    /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has
+    /// applied events that are gone, or retention deleted events before it applied them. This step
+    /// and every later one apply nothing until the caller [rebuilds](Projector::rebuild) it. The
+    /// same holds if a power loss took events whose results were durable, whatever has been
+    /// appended in their place and however often the broker is opened: the position is also in the
+    /// [metadata](crate::CommittedOffset::metadata) of each commit, and a commit that was [set
+    /// back](crate::stats::OpenReport::clamped) is less than that.
+    ///
+    /// [`RecordTooLarge`](Error::RecordTooLarge) or
+    /// [`TransactionTooLarge`](Error::TransactionTooLarge) if a single event makes too much.
+    ///
+    /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was
+    /// committed, or it is unknown whether it was; in both cases the next step starts after the
+    /// last commit.
+    pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
+        if self.unfinished {
+            self.start_over()?;
+        }
+        let mut timeout = timeout;
+        loop {
+            self.consumer.limit_records(self.bound.now);
+            let mut step = Step::new(&mut self.consumer);
+            let events = step.poll(timeout)?;
+            if let Some(error) = set_back(&step) {
+                return Err(error.into());
+            }
+            // Damaged records that were given up do not come again, however often they are read.
+            if let Some(skipped) = events.skipped().iter().find(|skipped| skipped.reason != SkipReason::Lost)
+            {
+                // To continue elsewhere is for consumers; here it would apply events again, or
+                // never.
+                return Err(unlike(&self.broker, skipped)?.into());
+            }
+            let applied = events.len();
+            if applied > 0 {
+                let mut changes = self.broker.transaction();
+                about_to_call_user_code("a projection", &[]);
+                events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes))?;
+                changes.offsets(&step, Offsets::from(&events).note_themselves());
+                match changes.commit() {
+                    Err(Error::RecordTooLarge { .. } | Error::TransactionTooLarge { .. }) if applied > 1 => {
+                        self.bound.divide(applied);
+                        timeout = Duration::ZERO;
+                        continue;
+                    }
+                    committed => drop(committed?),
+                }
+                self.bound.grow();
+            }
+            step.done();
+            return Ok(Progress { applied: applied as u64, lag: self.consumer.lag() });
+        }
+    }
+
+    /// Applies events until there are no more, and calls `report` with the progress after each
+    /// step. Returns their number.
+    ///
+    /// # Errors
+    /// As [`step`](Projector::step).
+    pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, P::Error> {
+        catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// Starts over: [resets](Projection::reset) the projection, and all events of the partitions
+    /// that it has now come again with the next steps, also after a restart. If several projectors
+    /// of the same name share the partitions, each rebuilds its own. The records that it has sent
+    /// stay; in a compacted topic newer records replace them.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of
+    /// [`Consumer::poll`] and of the projection: it is not rebuilt, and continues where it was.
+    /// Those of [`Consumer::commit`]: the projection has been reset, and the next step starts over
+    /// before it applies anything. A restart before that continues at the old position: call this
+    /// again.
+    pub fn rebuild(&mut self) -> Result<(), P::Error> {
+        let mut step = Step::new(&mut self.consumer);
+        // A projector that has joined just now gets its partitions with a poll.
+        drop(step.poll(Duration::ZERO)?);
+        if step.assignment().is_empty() {
+            return Err(invalid(
+                "rebuild",
+                "it has no partition: other projectors of this name have all of them",
+            )
+            .into());
+        }
+        about_to_call_user_code("a projection", &[]);
+        self.projection.reset()?;
+        self.unfinished = true;
+        drop(step);
+        Ok(self.start_over()?)
+    }
+
+    /// Sets the group to the beginning of the partitions that it has.
+    fn start_over(&mut self) -> Result<()> {
+        let mut step = Step::new(&mut self.consumer);
+        // Another member may have joined since, and the commit is to be one of this generation.
+        drop(step.poll(Duration::ZERO)?);
+        step.seek_all(Start::Beginning)?;
+        let mut started = Offsets::new();
+        for position in step.positions() {
+            started.next(&position);
+        }
+        step.commit(started)?;
+        step.done();
+        self.unfinished = false;
+        Ok(())
+    }
+
+    /// The projection.
+    pub fn projection(&self) -> &P {
+        &self.projection
+    }
+
+    /// The consumer that it reads with.
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// Stops, and gives the projection back.
+    pub fn into_projection(self) -> P {
+        self.projection
+    }
+}
+
+impl<P> fmt::Debug for Projector<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Projector").field("name", self.consumer.group()).finish_non_exhaustive()
+    }
+}
+
+/// The error if it has applied more than it has committed, because the commit was set back: nothing
+/// may follow.
+fn set_back(consumer: &Consumer) -> Option<Error> {
+    consumer.commits().into_iter().find_map(|(of, committed)| {
+        let applied = committed.metadata.parse().ok().map(Offset::new);
+        let offset = applied.filter(|applied| *applied > committed.offset)?;
+        Some(Error::Truncated { topic: of.topic, partition: of.partition, offset, to: committed.offset })
+    })
+}
+
+/// The error if the event to apply next does not follow the last one that was applied.
+fn unlike(broker: &Broker, skipped: &Skipped) -> Result<Error> {
+    let Skipped { topic, partition, from, reason, .. } = skipped;
+    let (topic, partition) = (topic.clone(), *partition);
+    Ok(match *reason {
+        SkipReason::Truncated { at } => Error::Truncated { topic, partition, offset: *from, to: at },
+        SkipReason::OutOfRange | SkipReason::Lost => {
+            let bounds = broker.topic(topic.as_str())?.partition(partition.get())?.bounds()?;
+            let (earliest, latest) = (bounds.log_start, bounds.visible_end);
+            Error::OffsetOutOfRange { topic, partition, requested: *from, earliest, latest }
+        }
+    })
+}
