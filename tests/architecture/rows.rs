@@ -208,7 +208,12 @@ const INSIDE: [(&str, &[Row]); 17] = [
     ("error", &[apart(&["details"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
     (
         "reader",
-        &[apart(&["parking", "policy", "step"]), apart(&["assigned"]), apart(&["fetcher", "once"]), apart(&["mod"])],
+        &[
+            apart(&["parking", "policy", "step"]),
+            apart(&["assigned"]),
+            apart(&["fetcher", "once"]),
+            apart(&["mod"]),
+        ],
     ),
     ("records", &[apart(&["consumed"]), apart(&["chunk"]), apart(&["mod"])]),
     (

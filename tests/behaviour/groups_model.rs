@@ -319,6 +319,8 @@ impl World {
         };
         let valid = done.iter().all(held);
         let by = random.below((self.members.len() + self.ghosts.len()) as u64) as usize;
+        // But a consumer that is gone commits nothing, not even for another member.
+        let valid = valid && by < self.members.len();
         let outcome = match self.members.get(by) {
             Some(member) => member.consumer.commit(offsets),
             None => self.ghosts[by - self.members.len()].commit(offsets),
