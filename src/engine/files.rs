@@ -32,8 +32,19 @@ pub(crate) struct FileBudget {
     open: Arc<AtomicUsize>,
     /// A logical clock: the number of uses so far.
     uses: AtomicU64,
-    holders: Mutex<Vec<Weak<dyn Holder>>>,
+    holders: Mutex<Holders>,
 }
+
+#[derive(Default)]
+struct Holders {
+    list: Vec<Weak<dyn Holder>>,
+    /// When there are as many, those that are gone are removed: twice the number that the last
+    /// removal left.
+    sweep_at: usize,
+}
+
+/// So many entries are never worth a removal.
+const SWEEP_MIN: usize = 64;
 
 /// A file or a map that counts against the budget until it is dropped.
 pub(crate) struct Opened<T> {
@@ -53,7 +64,7 @@ impl FileBudget {
             max,
             open: Arc::new(AtomicUsize::new(0)),
             uses: AtomicU64::new(0),
-            holders: Mutex::new(Rank::OpenFiles, Vec::new()),
+            holders: Mutex::new(Rank::OpenFiles, Holders::default()),
         }
     }
 
@@ -78,15 +89,16 @@ impl FileBudget {
     pub(crate) fn make_room(&self, holder: Arc<dyn Holder>) {
         let mut holders = self.holders.lock();
         if holder.register() {
-            holders.push(Arc::downgrade(&holder));
+            holders.add(&holder);
         }
         if self.open() <= self.max {
             return;
         }
         // A holder without open files registers again when it opens one. So the list is no longer
         // than the budget, however many segments there are.
-        holders.retain(|weak| weak.upgrade().is_some_and(|other| other.is_open() || other.forget()));
+        holders.list.retain(|weak| weak.upgrade().is_some_and(|other| other.is_open() || other.forget()));
         let others = holders
+            .list
             .iter()
             .filter_map(Weak::upgrade)
             .filter(|other| !std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(&holder)));
@@ -102,5 +114,61 @@ impl FileBudget {
             }
             victim.release();
         }
+    }
+}
+
+impl Holders {
+    /// Adds a holder. An entry of a segment that is gone keeps the segment's memory, so the list
+    /// must not collect them.
+    fn add(&mut self, holder: &Arc<dyn Holder>) {
+        if self.list.len() >= self.sweep_at {
+            self.list.retain(|weak| weak.strong_count() > 0);
+            self.sweep_at = SWEEP_MIN.max(2 * self.list.len());
+        }
+        self.list.push(Arc::downgrade(holder));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Closed;
+
+    impl Holder for Closed {
+        fn register(&self) -> bool {
+            true
+        }
+
+        fn forget(&self) -> bool {
+            false
+        }
+
+        fn is_open(&self) -> bool {
+            false
+        }
+
+        fn is_dirty(&self) -> bool {
+            false
+        }
+
+        fn last_used(&self) -> u64 {
+            0
+        }
+
+        fn release(&self) {}
+    }
+
+    #[test]
+    fn holders_that_are_gone_leave_the_list_below_the_limit_too() {
+        let budget = FileBudget::new(1000);
+        let kept: Vec<Arc<dyn Holder>> = (0..100).map(|_| Arc::new(Closed) as Arc<dyn Holder>).collect();
+        kept.iter().for_each(|holder| budget.make_room(holder.clone()));
+        for _ in 0..10_000 {
+            budget.make_room(Arc::new(Closed));
+            assert!(budget.holders.lock().list.len() <= 3 * kept.len());
+        }
+        let listed = budget.holders.lock().list.iter().filter(|weak| weak.strong_count() > 0).count();
+        assert_eq!(listed, kept.len());
     }
 }
