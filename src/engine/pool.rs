@@ -15,6 +15,8 @@ struct Stock {
 /// The most buffers that are kept. None of them is larger than [`BUFFER_BYTES_MAX`].
 const BUFFERS_MAX: usize = 64;
 const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Smaller reads allocate: that costs less than the memory of a larger buffer that they would keep.
+const POOLED_BYTES_MIN: usize = 4 << 10;
 
 impl BufferPool {
     pub(crate) fn new() -> Self {
@@ -27,6 +29,19 @@ impl BufferPool {
         buffer.clear();
         buffer.reserve(capacity);
         buffer
+    }
+
+    /// As [`take_used`](BufferPool::take_used), for about `len` bytes that records may keep for long:
+    /// the buffer has no memory yet, or at most four times as much.
+    pub(crate) fn take_used_for(&self, len: usize) -> Buffer {
+        if len < POOLED_BYTES_MIN {
+            // Not returned to the pool, where the next taker of a large one would have to grow it.
+            return Buffer { bytes: Vec::new(), stock: Weak::new() };
+        }
+        let mut free = self.0.free.lock();
+        let fits = free.last().is_some_and(|buffer| buffer.capacity() / 4 <= len);
+        let bytes = if fits { free.pop() } else { None };
+        Buffer { bytes: bytes.unwrap_or_default(), stock: Arc::downgrade(&self.0) }
     }
 
     /// Returns a buffer that still contains its last user's bytes, for a caller that overwrites
@@ -85,6 +100,17 @@ mod tests {
         let second = pool.take(1000);
         assert_eq!(second.as_ptr(), address);
         assert!(second.is_empty());
+    }
+
+    #[test]
+    fn a_buffer_for_so_many_bytes_is_not_much_larger() {
+        let pool = BufferPool::new();
+        drop(pool.take(256 << 10));
+        assert_eq!(pool.take_used_for(100).capacity(), 0);
+        assert_eq!(pool.take_used_for(32 << 10).capacity(), 0);
+        assert!(pool.take_used_for(64 << 10).capacity() >= 256 << 10);
+        drop(pool.take_used_for(100));
+        assert_eq!(pool.0.free.lock().len(), 1, "a small one does not go into the stock");
     }
 
     #[test]

@@ -95,6 +95,13 @@ impl Cursor {
             self.next = batch.header.end_offset();
             if let Some(place) = &mut self.place {
                 place.position = batch.next_position;
+                if self.next >= visible
+                    && let Source::Window(window) = &mut place.source
+                {
+                    // A reader of many partitions that has come to their ends keeps no bytes of
+                    // them.
+                    window.forget();
+                }
             }
             if batch.header.count > 0 {
                 return Ok(Some(batch));
@@ -266,7 +273,7 @@ impl Cursor {
             if let Source::Window(window) = &mut place.source
                 && place.seen <= self.next
             {
-                window.forget();
+                window.forget_up_to(place.segment.size());
                 place.seen = visible;
             }
             let looked = self.read_header(&mut place);

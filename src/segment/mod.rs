@@ -250,7 +250,7 @@ impl Segment {
         }
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
-        Ok(Source::Window(Window::new(file, ctx.display(&self.path))))
+        Ok(Source::Window(Window::new(file, ctx.display(&self.path)).up_to(self.size())))
     }
 
     /// As [`source`](Segment::source), for reading a few scattered batches: reads ahead no more

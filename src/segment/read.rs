@@ -83,7 +83,15 @@ fn uncompressed(
     }
     .ok_or_else(lost)?;
     let records = header.uncompressed_len as usize;
-    match packing::unpack_shared(header, shared.as_slice(), || ctx.pool.take_used())? {
+    let whole = records.saturating_add(usize::try_from(header.table_bytes()).unwrap_or(0));
+    match packing::unpack_shared(header, shared.as_slice(), || ctx.pool.take_used_for(whole))? {
+        // The next scattered batch is read into the same window, and this one keeps its own bytes.
+        None if matches!(source, Source::Window(window) if window.is_of_few()) && shared.is_small_part() => {
+            let mut own = ctx.pool.take_used_for(stored);
+            own.clear();
+            own.extend_from_slice(shared.as_slice());
+            ByteView::of_buffer(Arc::new(own), 0, records)
+        }
         None => shared.shortened(records),
         Some(buffer) => ByteView::of_buffer(Arc::new(buffer), 0, records),
     }

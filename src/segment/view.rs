@@ -49,6 +49,14 @@ impl ByteView {
         self.end.checked_add(len).and_then(|end| self.all().get(self.end..end)).unwrap_or(&[])
     }
 
+    /// Returns whether it keeps a buffer alive that is much larger than it is.
+    pub(crate) fn is_small_part(&self) -> bool {
+        match &self.backing {
+            Backing::Map(_) => false,
+            Backing::Buffer(buffer) => self.as_slice().len() < buffer.len() / 2,
+        }
+    }
+
     #[inline]
     fn all(&self) -> &[u8] {
         match &self.backing {

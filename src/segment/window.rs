@@ -18,6 +18,8 @@ pub(crate) struct Window {
     /// The size of the next read.
     ahead: usize,
     ahead_max: usize,
+    /// Nothing is read ahead from here on. Only a hint: the file may be longer.
+    end: u64,
 }
 
 const AHEAD_OF_FEW: usize = 4 << 10;
@@ -26,7 +28,14 @@ const AHEAD_MAX: usize = 512 << 10;
 
 impl Window {
     pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
-        Window { file, path, buffer: None, start: 0, ahead: AHEAD_MIN, ahead_max: AHEAD_MAX }
+        let (ahead, ahead_max) = (AHEAD_MIN, AHEAD_MAX);
+        Window { file, path, buffer: None, start: 0, ahead, ahead_max, end: u64::MAX }
+    }
+
+    /// Returns the window of a file that ends at `end`: it reads no further ahead, so records that
+    /// keep its buffer keep no more memory than there are bytes.
+    pub(crate) fn up_to(self, end: u64) -> Self {
+        Window { end, ..self }
     }
 
     /// Returns the window for reading scattered batches instead of a walk.
@@ -34,9 +43,19 @@ impl Window {
         Window { ahead: AHEAD_OF_FEW, ahead_max: AHEAD_OF_FEW, ..self }
     }
 
-    /// Drops the buffer, because the file may have grown.
+    /// Returns whether it is for scattered batches, each of which is a small part of it.
+    pub(crate) fn is_of_few(&self) -> bool {
+        self.ahead_max == AHEAD_OF_FEW
+    }
+
+    /// Drops the buffer.
     pub(crate) fn forget(&mut self) {
         self.buffer = None;
+    }
+
+    /// Drops the buffer, because the file has grown, and now ends at `end`.
+    pub(crate) fn forget_up_to(&mut self, end: u64) {
+        (self.buffer, self.end) = (None, end);
     }
 
     /// Returns the `len` bytes at `position`, or as many as the file has.
@@ -68,18 +87,18 @@ impl Window {
     }
 
     fn read(&mut self, ctx: &Context, position: u64, len: usize) -> Result<()> {
-        let wanted = len.max(self.ahead);
+        let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
+        let wanted = len.max(self.ahead.min(left));
         self.ahead = (self.ahead * 2).min(self.ahead_max);
         // A batch may still share the old buffer. Then the batch keeps it, and the window takes
         // another.
         let mut buffer = match self.buffer.take().map(Arc::try_unwrap) {
-            Some(Ok(mut own)) => {
-                let more = wanted.saturating_sub(own.len());
-                own.reserve(more);
-                own
-            }
-            _ => ctx.pool.take_used(),
+            Some(Ok(own)) if own.capacity() / 4 <= wanted => own,
+            _ => ctx.pool.take_used_for(wanted),
         };
+        // Records may keep it, so it must not be twice as large.
+        let more = wanted.saturating_sub(buffer.len());
+        buffer.reserve_exact(more);
         // Fills only those bytes with zeros that the buffer did not have before.
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
