@@ -163,6 +163,13 @@ impl AsRef<str> for TopicName {
     }
 }
 
+/// So that a table by name is asked with a `&str`.
+impl std::borrow::Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl PartialEq<str> for TopicName {
     fn eq(&self, other: &str) -> bool {
         &*self.0 == other

@@ -5,6 +5,7 @@
 //! first; then the files go. A crash in between leaves a topic that is being deleted, and the next
 //! opening finishes that.
 
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -22,51 +23,102 @@ use crate::stats::OpenReport;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
+/// A topic that is being created.
+struct NewTopic {
+    name: TopicName,
+    id: TopicId,
+    config: TopicConfig,
+}
+
 impl BrokerInner {
     pub(crate) fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
-        let name = topic_name(name)?;
-        check_config(&config)?;
+        let created = self.create_topics([(name, config)])?;
+        created.into_iter().next().ok_or_else(|| Error::internal("as many topics are created as are given"))
+    }
+
+    /// Creates topics with one commit of the catalog.
+    pub(crate) fn create_topics<N: AsRef<str>>(
+        &self,
+        topics: impl IntoIterator<Item = (N, TopicConfig)>,
+    ) -> Result<Vec<Arc<TopicState>>> {
+        let mut given = Vec::new();
+        let mut twice = HashSet::new();
+        for (name, config) in topics {
+            let name = topic_name(name.as_ref())?;
+            check_config(&config)?;
+            if !twice.insert(name.clone()) {
+                return Err(Error::TopicExists { topic: name });
+            }
+            given.push((name, config));
+        }
+        if given.is_empty() {
+            return self.check_open().map(|()| Vec::new());
+        }
         // Held to the end: creations, alterations and deletions are one after the other.
         let _changing = self.changing.lock();
         self.check_open()?;
-        let (ctx, catalog) = (&*self.ctx, &*self.catalog);
-        let (is_live, next_id, leftovers) = catalog.with(|catalog| {
-            let of_name = catalog.deleting().filter(|topic| topic.entry.name == name);
-            let leftovers: Vec<_> = of_name.map(|topic| topic.entry.id).collect();
-            (catalog.is_live(&name), catalog.next_id(), leftovers)
-        });
-        if is_live {
-            return Err(Error::TopicExists { topic: name });
+        let mut changes = self.make_way(given.iter().map(|(name, _)| name))?;
+        let (ctx, next_id) = (&*self.ctx, self.catalog.with(|catalog| catalog.next_id()));
+        let numbered = given.into_iter().zip(next_id..);
+        let new: Vec<_> = numbered
+            .map(|((name, config), number)| NewTopic { name, id: self.topic_id(number), config })
+            .collect();
+        for NewTopic { name, id, config } in &new {
+            refuse_existing(ctx, &names::topic_dir(name, id), None)?;
+            check_names(ctx, name, id, config.partitions)?;
         }
-        let mut changes = Vec::new();
-        // A deletion that failed halfway has to be out of the way: finishing it would take the new
-        // topic's files too.
-        for id in leftovers {
-            discard(ctx, &name, id)?;
-            changes.push(Change::TopicGone(id));
-        }
-        let id = self.topic_id(next_id);
-        refuse_existing(ctx, &names::topic_dir(&name, &id), None)?;
-        check_names(ctx, &name, &id, config.partitions)?;
         let created_at = ctx.clock.now();
-        let entry = live_entry(&name, id, created_at, &config);
-        // IMPORTANT: the ids before the topic. A topic that is there has taken its number.
-        changes.extend([Change::Ids(next_id + 1), Change::Topic(entry)]);
-        catalog.commit(ctx, changes)?;
-        let settings = LogSettings::new(config, self.durability);
-        let logs = self.new_logs(&name, id, &settings, 0..settings.partitions);
-        let state = Arc::new(TopicState::new(id, name, created_at, settings, logs));
-        self.add_topic(&state);
-        Ok(state)
+        // IMPORTANT: the ids before the topics. A topic that is there has taken its number.
+        changes.push(Change::Ids(next_id + new.len() as u64));
+        let entry = |topic: &NewTopic| live_entry(&topic.name, topic.id, created_at, &topic.config);
+        changes.extend(new.iter().map(|topic| Change::Topic(entry(topic))));
+        self.catalog.commit(ctx, changes)?;
+        let serve = |NewTopic { name, id, config }| {
+            let settings = LogSettings::new(config, self.durability);
+            let logs = self.new_logs(&name, id, &settings, 0..settings.partitions);
+            Arc::new(TopicState::new(id, name, created_at, settings, logs))
+        };
+        let states: Vec<_> = new.into_iter().map(serve).collect();
+        let mut topics = self.maintenance.topics.write();
+        states.iter().for_each(|state| topics.insert(state.clone()));
+        Ok(states)
     }
 
-    pub(super) fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
+    /// Checks that no topic has one of these names, and finishes deletions that failed halfway:
+    /// finishing one later would take the new topic's files too. Returns the changes that note
+    /// their end.
+    fn make_way<'a>(&self, names: impl Iterator<Item = &'a TopicName>) -> Result<Vec<Change>> {
+        let leftovers = self.catalog.with(|catalog| {
+            // By name, once for all: most often there are none.
+            let mut leftovers: HashMap<TopicName, Vec<TopicId>> = HashMap::new();
+            for topic in catalog.deleting() {
+                leftovers.entry(topic.entry.name.clone()).or_default().push(topic.entry.id);
+            }
+            let mut of_names = Vec::new();
+            for name in names {
+                if catalog.is_live(name) {
+                    return Err(Error::TopicExists { topic: name.clone() });
+                }
+                let ids = leftovers.remove(name).unwrap_or_default();
+                of_names.extend(ids.into_iter().map(|id| (name, id)));
+            }
+            Ok(of_names)
+        })?;
+        let mut changes = Vec::new();
+        for (name, id) in leftovers {
+            discard(&self.ctx, name, id)?;
+            changes.push(Change::TopicGone(id));
+        }
+        Ok(changes)
+    }
+
+    pub(super) fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         check_config(&config)?;
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
         let (had, seen) = (state.log_count(), state.settings());
         if **seen == config {
-            return Ok(());
+            return Ok(state);
         }
         let mismatch = |field, found: String, asked: String| {
             Err(Error::ConfigMismatch { topic: state.name.clone(), field, found, asked })
@@ -100,10 +152,10 @@ impl BrokerInner {
             log.set_settings(&settings);
         }
         state.alter(settings, added);
-        Ok(())
+        Ok(state)
     }
 
-    pub(super) fn delete_topic(&self, name: &str) -> Result<()> {
+    pub(super) fn delete_topic(&self, name: &str) -> Result<Arc<TopicState>> {
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
         let (ctx, id) = (&*self.ctx, state.id);
@@ -112,24 +164,18 @@ impl BrokerInner {
         };
         let entry = TopicEntry { state: EntryState::Deleting, ..entry };
         self.catalog.commit_freeing(ctx, vec![Change::Topic(entry)])?;
-        {
-            let mut topics = self.maintenance.topics.write();
-            if let Ok(at) = topics.binary_search_by(|other| other.name.cmp(&state.name)) {
-                topics.remove(at);
-            }
-        }
+        self.maintenance.topics.write().remove(&state);
         state.delete();
         discard(ctx, &state.name, id)?;
         ctx.reserve.restore();
         // If a crash takes this the next opening finds nothing to remove.
-        self.catalog.note(ctx, vec![Change::TopicGone(id)])
+        self.catalog.note(ctx, vec![Change::TopicGone(id)])?;
+        Ok(state)
     }
 
     /// Adds a topic that the catalog has to those that are served.
     pub(super) fn add_topic(&self, state: &Arc<TopicState>) {
-        let mut topics = self.maintenance.topics.write();
-        let at = topics.partition_point(|other| other.name < state.name);
-        topics.insert(at, state.clone());
+        self.maintenance.topics.write().insert(state.clone());
     }
 
     /// The logs of partitions that were never written to.

@@ -1,36 +1,23 @@
 //! The broker's side of groups: its topics and their logs, and one internal topic.
 
-use super::topic_state::offsets_log;
 use super::{BrokerInner, TopicState};
 use crate::config::{Cleanup, TopicConfig};
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::format::names::{OFFSETS_TOPIC, is_own_topic};
-use crate::group::state::TopicInfo;
+use crate::format::names::OFFSETS_TOPIC;
+use crate::group::state::{Pattern, TopicInfo, TopicLookup};
 use crate::group::{Coordinator, GroupHost, Host};
 use crate::log::Log;
 use crate::sync::Arc;
-use crate::types::{PartitionId, TopicId};
+use crate::types::{PartitionId, TopicId, TopicName};
 
 impl Host for BrokerInner {
     fn ctx(&self) -> &Arc<Context> {
         &self.ctx
     }
 
-    fn topics(&self) -> Vec<TopicInfo> {
-        let topics = self.maintenance.topics.read();
-        let info = |state: &Arc<TopicState>| TopicInfo {
-            name: state.name.clone(),
-            id: state.id,
-            partitions: state.log_count(),
-        };
-        topics.iter().filter(|state| !is_own_topic(state.name.as_str())).map(info).collect()
-    }
-
     fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>> {
-        let topics = self.maintenance.topics.read();
-        let state = topics.iter().find(|state| state.id == *topic)?;
-        state.logs().get(partition.get() as usize).cloned()
+        self.maintenance.topics.read().log(topic, partition)
     }
 
     fn offsets_log(&self) -> Result<Arc<Log>> {
@@ -47,8 +34,22 @@ impl Host for BrokerInner {
     }
 
     fn existing_offsets_log(&self) -> Option<Arc<Log>> {
-        offsets_log(&self.maintenance.topics.read())
+        self.maintenance.topics.read().offsets_log()
     }
+}
+
+impl TopicLookup for BrokerInner {
+    fn topic(&self, name: &str) -> Option<TopicInfo> {
+        self.maintenance.topics.read().get(name).map(|state| info(state))
+    }
+
+    fn matching(&self, glob: &Pattern) -> Vec<TopicInfo> {
+        self.maintenance.topics.read().matching(glob).map(|state| info(state)).collect()
+    }
+}
+
+fn info(state: &TopicState) -> TopicInfo {
+    TopicInfo { name: state.name.clone(), id: state.id, partitions: state.log_count() }
 }
 
 impl GroupHost for BrokerInner {
@@ -58,16 +59,16 @@ impl GroupHost for BrokerInner {
 }
 
 impl BrokerInner {
-    /// Topics were created, grew or were deleted.
-    pub(crate) fn topics_changed(&self) {
-        self.coordinator().topics_changed(self);
+    /// These topics were created, or grew.
+    pub(crate) fn topics_changed(&self, topics: &[TopicName]) {
+        self.coordinator().topics_changed(self, topics);
     }
 
     /// A topic was deleted. It is gone even if the groups' offsets of it cannot be deleted now.
-    pub(crate) fn topic_deleted(&self) {
-        self.topics_changed();
+    pub(crate) fn topic_deleted(&self, topic: &TopicState) {
+        self.topics_changed(std::slice::from_ref(&topic.name));
         // After that: now no group counts it among its own, and notes it again.
-        let _ = self.coordinator().topics_deleted(self);
+        let _ = self.coordinator().topic_deleted(self, topic.id);
     }
 }
 

@@ -9,7 +9,6 @@ use super::topic_state::TopicState;
 use crate::config::{Durability, TopicConfig, invalid};
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::format::names::is_own_topic;
 use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -45,18 +44,14 @@ pub(crate) struct BrokerInner {
 impl BrokerInner {
     /// All topics, by name.
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
-        let topics = self.maintenance.topics.read();
-        topics.iter().filter(|state| !is_own_topic(state.name.as_str())).cloned().collect()
+        self.maintenance.topics.read().of_user().cloned().collect()
     }
 
     /// The topic of this name.
     pub(crate) fn topic_state(&self, name: &str) -> Result<Arc<TopicState>> {
         self.check_open()?;
         let topics = self.maintenance.topics.read();
-        let found =
-            topics.binary_search_by(|state| state.name.as_str().cmp(name)).ok().and_then(|at| topics.get(at));
-        let found = found.filter(|_| !is_own_topic(name));
-        found.cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
+        topics.get(name).cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
     }
 
     /// The logs of all topics, the broker's own among them.
@@ -68,8 +63,7 @@ impl BrokerInner {
     pub(crate) fn any_log(&self, topic: &str, partition: u32) -> Result<Arc<Log>> {
         self.check_open()?;
         let topics = self.maintenance.topics.read();
-        let state = topics.iter().find(|state| state.name == *topic);
-        let state = state.ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
+        let state = topics.any(topic).ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
         state.check()?;
         state.logs().get(partition as usize).cloned().ok_or_else(|| Error::UnknownPartition {
             topic: state.name.clone(),
@@ -112,7 +106,7 @@ impl BrokerInner {
         let mut first = Ok(());
         let mut entries = Vec::new();
         // Not locked while they are closed: a compaction that is to end may be looking at the list.
-        let topics = self.maintenance.topics.read().clone();
+        let topics = self.maintenance.topics.read().to_vec();
         for state in &topics {
             state.end();
             for log in state.logs().iter() {

@@ -8,7 +8,8 @@ use std::cell::Cell;
 
 use super::checkpoint::CheckpointStore;
 use super::store::CatalogStore;
-use super::topic_state::{TopicState, offsets_log};
+use super::topic_state::TopicState;
+use super::topics::Topics;
 use crate::engine::{Context, Identity, Keeper, Reserve};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
@@ -25,8 +26,7 @@ use crate::types::{GroupId, Offset, PartitionId};
 /// some time later.
 pub(super) struct Maintenance {
     pub(super) ctx: Arc<Context>,
-    /// By name.
-    pub(super) topics: RwLock<Vec<Arc<TopicState>>>,
+    pub(super) topics: RwLock<Topics>,
     pub(super) catalog: Arc<CatalogStore>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
@@ -117,7 +117,7 @@ impl Maintenance {
     /// The periodic work, except compaction.
     fn look_after_logs(&self) -> Result<()> {
         let mut entries = Vec::new();
-        let topics = self.topics.read().clone();
+        let topics = self.topics.read().to_vec();
         for state in &topics {
             let holds = self.holds(state);
             for log in state.logs().iter() {
@@ -149,7 +149,7 @@ impl Maintenance {
         let groups: Vec<_> = groups.collect();
         let everything = vec![Offset::ZERO; state.logs().len()];
         // Without a log no group has committed anything.
-        let Some(log) = offsets_log(&self.topics.read()) else { return Some(everything) };
+        let Some(log) = self.topics.read().offsets_log() else { return Some(everything) };
         let offsets = self.groups.offsets();
         let read = offsets.attach(log.clone()).map(|()| {
             let hold = |log: &Arc<Log>| {
@@ -170,7 +170,7 @@ impl Maintenance {
             drop(self.making_room.lock());
             return true;
         };
-        let topics = self.topics.read().clone();
+        let topics = self.topics.read().to_vec();
         let mut went = false;
         for state in topics.iter().filter(|state| state.settings().cleanup.deletes()) {
             let holds = self.holds(state);
@@ -186,7 +186,7 @@ impl Maintenance {
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<BudgetClaim> {
         // One at a time: two would delete twice as much as is needed.
         let _alone = self.making_room.lock();
-        let topics = self.topics.read().clone();
+        let topics = self.topics.read().to_vec();
         let mut expirable = Vec::new();
         for state in topics.iter().filter(|state| {
             let config = state.settings();
@@ -236,7 +236,7 @@ impl Maintenance {
         if !self.ctx.reserve.may_write_derived() {
             return;
         }
-        let logs = self.topics.read().clone();
+        let logs = self.topics.read().to_vec();
         let logs = logs.iter().flat_map(|state| state.logs().to_vec());
         // A cleaning may take hours. IMPORTANT: nothing else waits for it.
         let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.settings.maintenance_interval);
@@ -273,7 +273,7 @@ fn hold_of(holds: Option<&[Offset]>, partition: PartitionId) -> Offset {
 impl Keeper for Weak<Maintenance> {
     fn hold(&self, of: &Identity) -> Offset {
         let Some(maintenance) = self.upgrade() else { return Offset::ZERO };
-        let state = maintenance.topics.read().iter().find(|state| state.id == of.topic_id).cloned();
+        let state = maintenance.topics.read().by_id(&of.topic_id).cloned();
         let Some(state) = state else { return Offset::ZERO };
         hold_of(maintenance.holds(&state).as_deref(), of.partition)
     }

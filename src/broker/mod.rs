@@ -10,6 +10,7 @@ mod prepare;
 mod producers;
 mod store;
 mod topic_state;
+mod topics;
 mod trash;
 mod unknown;
 
@@ -114,8 +115,8 @@ impl Broker {
     /// partitions, [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed), or an I/O
     /// error: then nothing has changed.
     pub fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
-        self.inner.alter_topic(name, config)?;
-        self.inner.topics_changed();
+        let state = self.inner.alter_topic(name, config)?;
+        self.inner.topics_changed(std::slice::from_ref(&state.name));
         Ok(())
     }
 
@@ -128,8 +129,8 @@ impl Broker {
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error; a
     /// deletion that began is finished at the next opening.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        self.inner.delete_topic(name)?;
-        self.inner.topic_deleted();
+        let state = self.inner.delete_topic(name)?;
+        self.inner.topic_deleted(&state);
         Ok(())
     }
 
@@ -151,8 +152,8 @@ impl Broker {
     /// [`Closed`](Error::Closed), or an I/O error, after which the next opening may have the topic.
     /// A damaged partition returns errors itself.
     pub fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<()> {
-        self.inner.adopt_topic(name, config)?;
-        self.inner.topics_changed();
+        let state = self.inner.adopt_topic(name, config)?;
+        self.inner.topics_changed(std::slice::from_ref(&state.name));
         Ok(())
     }
 
@@ -209,7 +210,7 @@ impl Broker {
     pub fn sync(&self) -> Result<()> {
         self.inner.check_open()?;
         let mut first = Ok(());
-        let topics = self.inner.maintenance.topics.read().clone();
+        let topics = self.inner.maintenance.topics.read().to_vec();
         for state in &topics {
             for log in state.logs().iter() {
                 first = first.and(log.sync());
@@ -233,7 +234,7 @@ impl Broker {
 
     /// The broker in numbers.
     pub fn stats(&self) -> BrokerStats {
-        let topics = self.inner.maintenance.topics.read().clone();
+        let topics = self.inner.maintenance.topics.read().to_vec();
         BrokerStats {
             topics: topics
                 .iter()

@@ -2,7 +2,6 @@
 
 use crate::config::TimestampType;
 use crate::error::{Error, Result};
-use crate::format::names::OFFSETS_TOPIC;
 use crate::log::{Log, LogSettings, close};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
 use crate::types::{Timestamp, TopicId, TopicName};
@@ -131,11 +130,4 @@ impl TopicState {
 fn count_of(logs: &[Arc<Log>]) -> u32 {
     debug_assert!(u32::try_from(logs.len()).is_ok(), "{} partitions", logs.len());
     logs.len() as u32
-}
-
-/// The log that offsets are committed to, if it is among these topics.
-pub(super) fn offsets_log(topics: &[Arc<TopicState>]) -> Option<Arc<Log>> {
-    let at = topics.binary_search_by(|state| state.name.as_str().cmp(OFFSETS_TOPIC)).ok()?;
-    let state = topics.get(at)?;
-    state.logs().first().cloned()
 }

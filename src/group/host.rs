@@ -1,6 +1,6 @@
 //! The functions of the broker that groups need.
 
-use super::state::TopicInfo;
+use super::state::TopicLookup;
 use crate::engine::Context;
 use crate::error::Result;
 use crate::log::Log;
@@ -8,11 +8,8 @@ use crate::sync::Arc;
 use crate::types::{PartitionId, TopicId};
 
 /// The functions of the broker that groups need.
-pub(crate) trait Host: Send + Sync {
+pub(crate) trait Host: TopicLookup + Send + Sync {
     fn ctx(&self) -> &Arc<Context>;
-
-    /// All topics, by name.
-    fn topics(&self) -> Vec<TopicInfo>;
 
     /// The log of a partition, if that is (still) there.
     fn log(&self, topic: &TopicId, partition: PartitionId) -> Option<Arc<Log>>;

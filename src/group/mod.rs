@@ -15,22 +15,23 @@ pub(crate) mod assign;
 mod commit;
 mod host;
 pub(crate) mod offsets;
+mod registry;
 pub(crate) mod state;
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 pub(crate) use self::commit::Commit;
 use self::commit::objection;
 pub(crate) use self::host::Host;
 use self::offsets::{Beginning, OffsetChange, OffsetStore, StoredOffset};
+use self::registry::Registry;
 use self::state::{GONE, Joining, Liveness, Membership, Share, Stamp};
 use crate::engine::{Context, Task};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
-use crate::types::{GroupId, Offset, TopicId, TopicPartition};
+use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName, TopicPartition};
 
 /// A host that also has the coordinator.
 pub(crate) trait GroupHost: Host {
@@ -39,7 +40,7 @@ pub(crate) trait GroupHost: Host {
 
 /// All groups of a broker.
 pub(crate) struct Coordinator {
-    groups: Mutex<HashMap<GroupId, Arc<GroupState>>>,
+    groups: Mutex<Registry<GroupState>>,
     offsets: OffsetStore,
     /// The number of the next member of any group; 0 means no member.
     next_member: AtomicU32,
@@ -70,7 +71,7 @@ pub(crate) fn wait(written: WrittenCommit) -> Result<()> {
 impl Coordinator {
     pub(crate) fn new() -> Self {
         Coordinator {
-            groups: Mutex::new(Rank::Groups, HashMap::new()),
+            groups: Mutex::new(Rank::Groups, Registry::new()),
             offsets: OffsetStore::new(),
             next_member: AtomicU32::new(1),
         }
@@ -80,30 +81,27 @@ impl Coordinator {
         &self.offsets
     }
 
-    /// The group of this name, made at its first use.
+    /// The group of this name. Its membership is kept while a handle or a member has it: after that
+    /// nothing is known of the group but the offsets that it has committed.
     pub(crate) fn group(&self, name: &GroupId) -> Arc<GroupState> {
-        let mut groups = self.groups.lock();
-        groups.entry(name.clone()).or_insert_with(|| Arc::new(GroupState::new(name.clone()))).clone()
+        self.groups.lock().get_or_insert(name, || GroupState::new(name.clone()))
     }
 
     /// The groups that have members.
     pub(crate) fn active(&self) -> Vec<GroupId> {
-        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        let groups = self.groups.lock().all();
         groups.iter().filter(|group| !group.lock().is_empty()).map(|group| group.name.clone()).collect()
     }
 
-    /// Topics came, grew or were deleted: the groups that subscribe to them rebalance.
-    pub(crate) fn topics_changed(&self, host: &dyn GroupHost) {
-        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
-        if groups.is_empty() {
-            return;
-        }
+    /// These topics came, grew or were deleted: the groups that subscribe to them rebalance. Other
+    /// groups are not looked at.
+    pub(crate) fn topics_changed(&self, host: &dyn GroupHost, topics: &[TopicName]) {
+        let groups = self.groups.lock().concerned_by(topics);
         for group in groups {
             let mut membership = group.lock();
-            // IMPORTANT: read the topic list while holding the group lock, here and below.
-            // Otherwise a thread with an older list could overwrite a newer assignment.
-            let topics = host.topics();
-            membership.topics_changed(&topics);
+            // IMPORTANT: look topics up while holding the group lock, here and below. Otherwise a
+            // thread with an older list could overwrite a newer assignment.
+            membership.topics_changed(host);
             let noted = self.note_joined(host, &group.name, &membership, true);
             drop(membership);
             // No caller is waiting for the error; the next poll that would skip records because of
@@ -114,25 +112,28 @@ impl Coordinator {
         }
     }
 
-    /// Topics were deleted: their offsets are deleted. Those that cannot be written now are written
-    /// the next time.
+    /// A topic was deleted: the offsets that groups have committed of it are deleted. Those that
+    /// cannot be written now are written the next time.
     ///
     /// # Errors
     /// Those of reading the offsets log and of an append.
-    pub(crate) fn topics_deleted(&self, host: &dyn GroupHost) -> Result<()> {
+    pub(crate) fn topic_deleted(&self, host: &dyn GroupHost, topic: TopicId) -> Result<()> {
         if host.existing_offsets_log().is_none() {
             return Ok(());
         }
+        self.offsets.note_deleted(topic);
         self.offsets.open(host)?;
-        for name in self.offsets.groups() {
-            let group = self.group(&name);
-            // Held over the append, so that no member commits offsets of a topic that has been
-            // created since.
-            let membership = group.lock();
-            let live: HashSet<_> = host.topics().iter().map(|topic| topic.id).collect();
-            let changes = self.offsets.erasure_of(&name, |topic| !live.contains(topic));
-            self.offsets.append(host.ctx(), &name, &changes)?;
-            drop(membership);
+        let is_there = |topic: &TopicId| host.log(topic, PartitionId::new(0)).is_some();
+        for topic in self.offsets.deleted_topics(is_there) {
+            for name in self.offsets.groups_of(&topic) {
+                let group = self.group(&name);
+                // Held over the append, so that no member commits offsets meanwhile.
+                let membership = group.lock();
+                let changes = self.offsets.erasure_of(&name, &topic);
+                self.offsets.append(host.ctx(), &name, &changes)?;
+                drop(membership);
+            }
+            self.offsets.note_erased(&topic);
         }
         Ok(())
     }
@@ -216,10 +217,16 @@ impl GroupState {
         let coordinator = host.coordinator();
         coordinator.offsets.open(&**host)?;
         let id = coordinator.next_member.fetch_add(1, Ordering::Relaxed);
-        let liveness = joining.liveness.clone();
+        let (liveness, patterns) = (joining.liveness.clone(), joining.topics.clone());
+        // IMPORTANT: before topics are looked up. A topic that is not found then comes later, and
+        // finds this group concerned.
+        coordinator.groups.lock().subscribe(&self.name, &patterns);
         let mut membership = self.lock();
-        let topics = host.topics();
-        membership.join(id, joining, &topics)?;
+        if let Err(error) = membership.join(id, joining, &**host) {
+            drop(membership);
+            coordinator.groups.lock().unsubscribe(&self.name, &patterns);
+            return Err(error);
+        }
         let noted = coordinator.note_joined(&**host, &self.name, &membership, false);
         drop(membership);
         if let Err(error) = noted.and_then(wait) {
@@ -254,7 +261,11 @@ impl GroupState {
     /// expelled.
     pub(crate) fn leave(&self, host: &dyn GroupHost, id: u32) {
         let mut membership = self.lock();
-        membership.leave(id, &host.topics());
+        let left = membership.leave(id, host);
+        drop(membership);
+        if let Some(patterns) = left {
+            host.coordinator().groups.lock().unsubscribe(&self.name, &patterns);
+        }
     }
 
     /// Commits offsets, all of them or none. `own` is the stamp of offsets that come from no poll:
@@ -354,12 +365,10 @@ impl GroupState {
         commits: &[Commit],
     ) -> Result<Vec<(Share, OffsetChange)>> {
         let at = host.ctx().clock.now();
-        let topics =
-            if commits.iter().any(|commit| commit.source.is_none()) { host.topics() } else { Vec::new() };
         let mut changes = Vec::with_capacity(commits.len());
         let mut offenders = Vec::new();
         for commit in commits {
-            let named = || topics.iter().find(|topic| topic.name == commit.topic).map(|topic| topic.id);
+            let named = || host.topic(commit.topic.as_str()).map(|topic| topic.id);
             let known = commit.source.as_ref().map(|source| source.topic_id);
             let checked = match known.or_else(named) {
                 Some(id) => {

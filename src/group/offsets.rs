@@ -7,7 +7,9 @@
 //! before they are durable or visible. After an I/O error the next commit reopens the log, and
 //! truncated changes leave the table; an acknowledged commit is never among them.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 use super::Host;
 use super::state::Pattern;
@@ -71,17 +73,29 @@ struct Store {
     /// The log epoch in which the table was read last. Changes that were appended in an earlier one
     /// are in the table, or have been truncated.
     epoch: u32,
+    table: Table,
+    /// Topics that were deleted, and of which groups may still have state.
+    deleted: BTreeSet<TopicId>,
+    /// The table has been searched for topics that were deleted in an earlier run, or by a call
+    /// that was interrupted.
+    is_searched: bool,
+}
+
+#[derive(Default)]
+struct Table {
     groups: HashMap<GroupId, GroupOffsets>,
+    /// The groups that have state of a topic.
+    by_topic: HashMap<TopicId, BTreeSet<GroupId>>,
 }
 
 /// The state of one group. A value's place in the log decides which of two is newer.
 #[derive(Default)]
 struct GroupOffsets {
-    commits: HashMap<(TopicId, PartitionId), (Offset, StoredOffset)>,
+    commits: BTreeMap<(TopicId, PartitionId), (Offset, StoredOffset)>,
     joined: HashMap<TopicId, u32>,
     /// Each glob: a topic that matches one and has not been joined came later.
     globs: Vec<Pattern>,
-    begins: HashMap<(TopicId, PartitionId), Beginning>,
+    begins: BTreeMap<(TopicId, PartitionId), Beginning>,
 }
 
 impl OffsetStore {
@@ -198,7 +212,7 @@ impl OffsetStore {
             return Ok(());
         }
         log.check_readable()?;
-        state.groups = read_log(&log)?;
+        state.table = read_log(&log)?;
         state.epoch = log.epoch();
         state.log = Some(log);
         Ok(())
@@ -206,9 +220,10 @@ impl OffsetStore {
 
     /// The log was truncated: changes in the table may be gone. No thread appends meanwhile.
     fn read_again(&self, log: &Arc<Log>) -> Result<()> {
-        let groups = read_log(log)?;
+        let table = read_log(log)?;
         let mut state = self.state.lock();
-        (state.groups, state.epoch) = (groups, log.epoch());
+        (state.table, state.epoch) = (table, log.epoch());
+        state.is_searched = false;
         Ok(())
     }
 
@@ -240,7 +255,7 @@ impl OffsetStore {
             return;
         }
         for (index, change) in (0..).zip(changes) {
-            apply(&mut state.groups, group, base.plus(index), change.clone());
+            state.table.apply(group, base.plus(index), change.clone());
         }
     }
 
@@ -251,7 +266,7 @@ impl OffsetStore {
         partition: PartitionId,
     ) -> Option<StoredOffset> {
         let state = self.state.lock();
-        let (_, committed) = state.groups.get(group)?.commits.get(&(*topic, partition))?;
+        let (_, committed) = state.table.groups.get(group)?.commits.get(&(*topic, partition))?;
         Some(committed.clone())
     }
 
@@ -262,7 +277,7 @@ impl OffsetStore {
         topic: &TopicId,
         partition: PartitionId,
     ) -> Option<Beginning> {
-        self.state.lock().groups.get(group)?.begins.get(&(*topic, partition)).cloned()
+        self.state.lock().table.groups.get(group)?.begins.get(&(*topic, partition)).cloned()
     }
 
     /// The offset from which a group still needs the records of a log: the one that it has
@@ -280,31 +295,35 @@ impl OffsetStore {
 
     /// How many partitions a topic had when a group first subscribed to it; `None` if it never has.
     pub(crate) fn joined(&self, group: &GroupId, topic: &TopicId) -> Option<u32> {
-        self.state.lock().groups.get(group)?.joined.get(topic).copied()
+        self.state.lock().table.groups.get(group)?.joined.get(topic).copied()
     }
 
     /// The globs that a group has ever subscribed with.
     pub(crate) fn globs(&self, group: &GroupId) -> Vec<Pattern> {
-        self.state.lock().groups.get(group).map_or(Vec::new(), |progress| progress.globs.clone())
+        self.state.lock().table.groups.get(group).map_or(Vec::new(), |progress| progress.globs.clone())
     }
 
     /// The changes that delete all state of a group.
     pub(crate) fn erasure(&self, group: &GroupId) -> Vec<OffsetChange> {
-        let mut changes = self.erasure_of(group, |_| true);
-        changes.extend(self.globs(group).into_iter().map(OffsetChange::Unsubscribed));
-        changes
+        let state = self.state.lock();
+        let Some(progress) = state.table.groups.get(group) else { return Vec::new() };
+        let forgotten = progress.commits.keys().map(|(topic, at)| OffsetChange::Forget(*topic, *at));
+        let begins = progress.begins.keys().map(|(topic, at)| OffsetChange::ForgetBeginning(*topic, *at));
+        let parted = progress.joined.keys().map(|topic| OffsetChange::Part(*topic));
+        let unsubscribed = progress.globs.iter().cloned().map(OffsetChange::Unsubscribed);
+        forgotten.chain(begins).chain(parted).chain(unsubscribed).collect()
     }
 
-    /// The changes that delete a group's state of some topics.
-    pub(crate) fn erasure_of(&self, group: &GroupId, goes: impl Fn(&TopicId) -> bool) -> Vec<OffsetChange> {
+    /// The changes that delete a group's state of a topic.
+    pub(crate) fn erasure_of(&self, group: &GroupId, topic: &TopicId) -> Vec<OffsetChange> {
         let state = self.state.lock();
-        let Some(progress) = state.groups.get(group) else { return Vec::new() };
-        let commits = progress.commits.keys().filter(|(topic, _)| goes(topic));
-        let forgotten = commits.map(|(topic, partition)| OffsetChange::Forget(*topic, *partition));
-        let begins = progress.begins.keys().filter(|(topic, _)| goes(topic));
-        let begins = begins.map(|(topic, partition)| OffsetChange::ForgetBeginning(*topic, *partition));
-        let joined = progress.joined.keys().filter(|topic| goes(topic));
-        forgotten.chain(begins).chain(joined.map(|topic| OffsetChange::Part(*topic))).collect()
+        let Some(progress) = state.table.groups.get(group) else { return Vec::new() };
+        let commits = progress.commits.range(partitions_of(topic));
+        let forgotten = commits.map(|((topic, at), _)| OffsetChange::Forget(*topic, *at));
+        let begins = progress.begins.range(partitions_of(topic));
+        let begins = begins.map(|((topic, at), _)| OffsetChange::ForgetBeginning(*topic, *at));
+        let parted = progress.joined.get(topic).map(|_| OffsetChange::Part(*topic));
+        forgotten.chain(begins).chain(parted).collect()
     }
 
     /// The changes that delete a group's state of one partition.
@@ -315,7 +334,7 @@ impl OffsetStore {
         partition: PartitionId,
     ) -> Vec<OffsetChange> {
         let state = self.state.lock();
-        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let Some(progress) = state.table.groups.get(group) else { return Vec::new() };
         let place = (topic, partition);
         let forget = progress.commits.get(&place).map(|_| OffsetChange::Forget(topic, partition));
         let begins = progress.begins.get(&place).map(|_| OffsetChange::ForgetBeginning(topic, partition));
@@ -325,15 +344,46 @@ impl OffsetStore {
     /// All places where a group has started.
     fn begins(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, Beginning)> {
         let state = self.state.lock();
-        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let Some(progress) = state.table.groups.get(group) else { return Vec::new() };
         let begins = progress.begins.iter();
         begins.map(|((topic, partition), began)| (*topic, *partition, began.clone())).collect()
+    }
+
+    /// A topic was deleted: it is among the [deleted topics](OffsetStore::deleted_topics) until
+    /// [`note_erased`](OffsetStore::note_erased).
+    pub(crate) fn note_deleted(&self, topic: TopicId) {
+        self.state.lock().deleted.insert(topic);
+    }
+
+    /// No group has state of a deleted topic any more.
+    pub(crate) fn note_erased(&self, topic: &TopicId) {
+        self.state.lock().deleted.remove(topic);
+    }
+
+    /// The topics that were deleted, and of which groups may still have state. The first call after
+    /// the log was read searches the table for topics that are not `there`; after that only the
+    /// topics are returned that were noted.
+    pub(crate) fn deleted_topics(&self, is_there: impl Fn(&TopicId) -> bool) -> Vec<TopicId> {
+        let mut state = self.state.lock();
+        if !state.is_searched {
+            let gone: Vec<_> =
+                state.table.by_topic.keys().filter(|topic| !is_there(topic)).copied().collect();
+            state.deleted.extend(gone);
+            state.is_searched = true;
+        }
+        state.deleted.iter().copied().collect()
+    }
+
+    /// The groups that have state of a topic.
+    pub(crate) fn groups_of(&self, topic: &TopicId) -> Vec<GroupId> {
+        let state = self.state.lock();
+        state.table.by_topic.get(topic).into_iter().flatten().cloned().collect()
     }
 
     /// All commits of a group.
     pub(crate) fn commits(&self, group: &GroupId) -> Vec<(TopicId, PartitionId, StoredOffset)> {
         let state = self.state.lock();
-        let Some(progress) = state.groups.get(group) else { return Vec::new() };
+        let Some(progress) = state.table.groups.get(group) else { return Vec::new() };
         let commits = progress.commits.iter();
         commits.map(|((topic, partition), (_, committed))| (*topic, *partition, committed.clone())).collect()
     }
@@ -341,64 +391,116 @@ impl OffsetStore {
     /// The groups of which anything is kept.
     pub(crate) fn groups(&self) -> Vec<GroupId> {
         let state = self.state.lock();
-        state.groups.iter().filter(|(_, p)| !p.is_empty()).map(|(name, _)| name.clone()).collect()
+        state.table.groups.keys().cloned().collect()
     }
 }
 
 impl GroupOffsets {
+    /// Whether there is any state of a topic.
+    fn knows(&self, topic: &TopicId) -> bool {
+        self.joined.contains_key(topic)
+            || self.commits.range(partitions_of(topic)).next().is_some()
+            || self.begins.range(partitions_of(topic)).next().is_some()
+    }
+
     fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty() && self.begins.is_empty()
     }
 }
 
 /// Reads the visible records of the log into a table.
-fn read_log(log: &Arc<Log>) -> Result<HashMap<GroupId, GroupOffsets>> {
+fn read_log(log: &Arc<Log>) -> Result<Table> {
     let mut cursor = Cursor::new(log.clone(), log.log_start());
-    let mut groups = HashMap::new();
+    let mut table = Table::default();
     while let Some(batch) = cursor.next_batch()? {
         let records = body::RawRecords::new(batch.records.as_slice(), batch.header.count);
         for raw in records.map_while(|raw| raw.ok()) {
             let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
             if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {
-                apply(&mut groups, &group, at, change);
+                table.apply(&group, at, change);
             }
         }
     }
-    Ok(groups)
+    Ok(table)
 }
 
-fn apply(groups: &mut HashMap<GroupId, GroupOffsets>, group: &GroupId, at: Offset, change: OffsetChange) {
-    let progress = groups.entry(group.clone()).or_default();
-    match change {
-        OffsetChange::Commit(topic, partition, committed) => {
-            let known = progress.commits.entry((topic, partition));
-            let known = known.or_insert_with(|| (at, committed.clone()));
-            if known.0 <= at {
-                *known = (at, committed);
+/// The keys of all partitions of a topic.
+fn partitions_of(topic: &TopicId) -> RangeInclusive<(TopicId, PartitionId)> {
+    (*topic, PartitionId::new(0))..=(*topic, PartitionId::new(u32::MAX))
+}
+
+impl Table {
+    fn apply(&mut self, group: &GroupId, at: Offset, change: OffsetChange) {
+        let progress = self.groups.entry(group.clone()).or_default();
+        match change {
+            OffsetChange::Commit(topic, partition, committed) => {
+                match progress.commits.entry((topic, partition)) {
+                    Entry::Occupied(mut known) if known.get().0 <= at => {
+                        known.insert((at, committed));
+                    }
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(new) => {
+                        new.insert((at, committed));
+                        self.list(group, topic);
+                    }
+                }
+            }
+            OffsetChange::Forget(topic, partition) => {
+                if progress.commits.get(&(topic, partition)).is_some_and(|known| known.0 <= at) {
+                    progress.commits.remove(&(topic, partition));
+                }
+                self.unlist_if_unknown(group, &topic);
+            }
+            OffsetChange::Joined(topic, partitions) => {
+                progress.joined.insert(topic, partitions);
+                self.list(group, topic);
+            }
+            OffsetChange::Part(topic) => {
+                progress.joined.remove(&topic);
+                self.unlist_if_unknown(group, &topic);
+            }
+            OffsetChange::Subscribed(glob) => {
+                if !progress.globs.contains(&glob) {
+                    progress.globs.push(glob);
+                }
+            }
+            OffsetChange::Unsubscribed(glob) => {
+                progress.globs.retain(|other| *other != glob);
+                self.forget_if_empty(group);
+            }
+            OffsetChange::Began(topic, partition, began) => {
+                progress.begins.insert((topic, partition), began);
+                self.list(group, topic);
+            }
+            OffsetChange::ForgetBeginning(topic, partition) => {
+                progress.begins.remove(&(topic, partition));
+                self.unlist_if_unknown(group, &topic);
             }
         }
-        OffsetChange::Forget(topic, partition) => {
-            if progress.commits.get(&(topic, partition)).is_some_and(|known| known.0 <= at) {
-                progress.commits.remove(&(topic, partition));
+    }
+
+    /// A group has state of a topic.
+    fn list(&mut self, group: &GroupId, topic: TopicId) {
+        self.by_topic.entry(topic).or_default().insert(group.clone());
+    }
+
+    /// A group may have no state of a topic any more.
+    fn unlist_if_unknown(&mut self, group: &GroupId, topic: &TopicId) {
+        if self.groups.get(group).is_some_and(|progress| progress.knows(topic)) {
+            return;
+        }
+        if let Some(groups) = self.by_topic.get_mut(topic) {
+            groups.remove(group);
+            if groups.is_empty() {
+                self.by_topic.remove(topic);
             }
         }
-        OffsetChange::Joined(topic, partitions) => {
-            progress.joined.insert(topic, partitions);
-        }
-        OffsetChange::Part(topic) => {
-            progress.joined.remove(&topic);
-        }
-        OffsetChange::Subscribed(glob) => {
-            if !progress.globs.contains(&glob) {
-                progress.globs.push(glob);
-            }
-        }
-        OffsetChange::Unsubscribed(glob) => progress.globs.retain(|other| *other != glob),
-        OffsetChange::Began(topic, partition, began) => {
-            progress.begins.insert((topic, partition), began);
-        }
-        OffsetChange::ForgetBeginning(topic, partition) => {
-            progress.begins.remove(&(topic, partition));
+        self.forget_if_empty(group);
+    }
+
+    fn forget_if_empty(&mut self, group: &GroupId) {
+        if self.groups.get(group).is_some_and(GroupOffsets::is_empty) {
+            self.groups.remove(group);
         }
     }
 }

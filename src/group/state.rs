@@ -11,7 +11,8 @@
 //! The commits that a member may make follow KIP-1251: it must own the partition, and must have
 //! owned it without a break since it polled the records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::assign::{Assignor, AssignorMember, AssignorTopic, checked};
@@ -26,6 +27,15 @@ pub(crate) struct TopicInfo {
     pub(crate) name: TopicName,
     pub(crate) id: TopicId,
     pub(crate) partitions: u32,
+}
+
+/// Where a group looks up the topics that its members subscribe to.
+pub(crate) trait TopicLookup {
+    /// The topic of this name.
+    fn topic(&self, name: &str) -> Option<TopicInfo>;
+
+    /// The topics that match a glob.
+    fn matching(&self, glob: &Pattern) -> Vec<TopicInfo>;
 }
 
 /// One partition of one topic, which is that topic forever: one that is created again under its
@@ -95,8 +105,15 @@ impl Liveness {
 }
 
 /// A topic's name, or a glob that stands for all that match it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Pattern(pub(crate) String);
+
+/// So that a table by pattern is asked with a name.
+impl Borrow<str> for Pattern {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 /// A group's members and the owners of partitions.
 pub(crate) struct Membership {
@@ -183,7 +200,7 @@ impl Membership {
     /// # Errors
     /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then
     /// it is not a member.
-    pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &[TopicInfo]) -> Result<()> {
+    pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &dyn TopicLookup) -> Result<()> {
         let Joining { topics: patterns, assignor, waiter, liveness } = joining;
         if let Some(other) = self.members.values().find(|other| other.assignor.name() != assignor.name()) {
             let reason = format!("the group's other members use {:?}", other.assignor.name());
@@ -206,18 +223,17 @@ impl Membership {
         })
     }
 
-    /// Removes a member; does nothing if there is no such member. If the assignor fails, the other
-    /// members get the error and keep their partitions: those of the member have no owner until the
-    /// next rebalance.
-    pub(crate) fn leave(&mut self, id: u32, topics: &[TopicInfo]) {
-        if self.members.remove(&id).is_none() {
-            return;
-        }
+    /// Removes a member, and returns its subscription; `None` if there is no such member. If the
+    /// assignor fails, the other members get the error and keep their partitions: those of the
+    /// member have no owner until the next rebalance.
+    pub(crate) fn leave(&mut self, id: u32, topics: &dyn TopicLookup) -> Option<Vec<Pattern>> {
+        let member = self.members.remove(&id)?;
         for owner in self.owners.values_mut().filter(|owner| owner.member == id) {
             owner.released = true;
         }
         self.owners.retain(|_, owner| !owner.is_free());
         self.rebalance_or_tell(topics);
+        Some(member.topics)
     }
 
     /// Whether a member has not polled for too long at `now`.
@@ -228,7 +244,7 @@ impl Membership {
 
     /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that
     /// is gone. If the assignor fails the members get the error, and nothing changes.
-    pub(crate) fn topics_changed(&mut self, topics: &[TopicInfo]) {
+    pub(crate) fn topics_changed(&mut self, topics: &dyn TopicLookup) {
         if !self.members.is_empty() && self.subscribed(topics) != self.topics {
             self.rebalance_or_tell(topics);
         }
@@ -364,7 +380,7 @@ impl Membership {
     }
 
     /// Computes a new target for each member.
-    fn rebalance(&mut self, topics: &[TopicInfo]) -> Result<()> {
+    fn rebalance(&mut self, topics: &dyn TopicLookup) -> Result<()> {
         let topics = self.subscribed(topics);
         let targets = self.targets(&topics)?;
         self.topics = topics;
@@ -377,7 +393,7 @@ impl Membership {
     }
 
     /// A rebalance that no caller asked for: the members get its error.
-    fn rebalance_or_tell(&mut self, topics: &[TopicInfo]) {
+    fn rebalance_or_tell(&mut self, topics: &dyn TopicLookup) {
         if let Err(error) = self.rebalance(topics) {
             self.tell(&error);
         }
@@ -386,6 +402,7 @@ impl Membership {
     fn targets(&self, topics: &[TopicInfo]) -> Result<Vec<BTreeSet<Share>>> {
         let Some(first) = self.members.values().next() else { return Ok(Vec::new()) };
         let assignor = first.assignor.clone();
+        let ids: HashSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
         let views: Vec<_> = self
             .members
             .iter()
@@ -398,7 +415,7 @@ impl Membership {
                     .owned(*id)
                     .into_iter()
                     .chain(member.target.iter().filter(|share| !self.owners.contains_key(share)).cloned())
-                    .filter(|share| topics.iter().any(|topic| topic.id == share.id))
+                    .filter(|share| ids.contains(&share.id))
                     .map(|share| TopicPartition::new(share.topic, share.partition))
                     .collect();
                 (format!("{id:010}"), subscribed, owned.into_iter().collect::<Vec<_>>())
@@ -418,10 +435,16 @@ impl Membership {
         Ok(assigned.into_iter().map(|shares| shares.into_iter().filter_map(share).collect()).collect())
     }
 
-    /// The topics that some member subscribes to, by name.
-    fn subscribed(&self, topics: &[TopicInfo]) -> Vec<TopicInfo> {
-        let wanted = |topic: &&TopicInfo| self.members.values().any(|member| member.subscribes(&topic.name));
-        topics.iter().filter(wanted).cloned().collect()
+    /// The topics that some member subscribes to, by name. Only these are looked up, however many
+    /// others there are.
+    fn subscribed(&self, topics: &dyn TopicLookup) -> Vec<TopicInfo> {
+        let patterns: BTreeSet<&Pattern> = self.members.values().flat_map(|member| &member.topics).collect();
+        let look_up = |pattern: &Pattern| match pattern.is_glob() {
+            true => topics.matching(pattern),
+            false => topics.topic(&pattern.0).into_iter().collect(),
+        };
+        let found = patterns.into_iter().flat_map(look_up).map(|topic| (topic.name.clone(), topic));
+        found.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     fn signal_all(&self) {
@@ -448,6 +471,11 @@ impl Pattern {
     /// Whether it stands for names that need not exist.
     pub(crate) fn is_glob(&self) -> bool {
         self.0.contains(['*', '?'])
+    }
+
+    /// The characters with which each matching name begins.
+    pub(crate) fn literal_prefix(&self) -> &str {
+        self.0.split(['*', '?']).next().unwrap_or_default()
     }
 
     /// Whether a topic's name matches: `*` stands for any characters, also none, `?` for one.

@@ -35,13 +35,40 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn create_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
-        if names::is_own_topic(name) {
+        let created = self.create_topics([(name, config)])?;
+        created.into_iter().next().ok_or_else(|| Error::internal("as many topics are created as are given"))
+    }
+
+    /// Creates many topics with one change of the catalog: one write and one sync, however many
+    /// there are. Returns them in the order in which they were given. If this returns an error
+    /// other than [`Io`](Error::Io), none of them exists. After a crash during the call the next
+    /// opening may find the first of them without the others.
+    ///
+    /// # Errors
+    /// Those of [`create_topic`](Broker::create_topic), of the first topic that cannot be created;
+    /// [`TopicExists`](Error::TopicExists) also for a name that is given twice.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// let tenants = (0..100).map(|tenant| (format!("tenant-{tenant}"), TopicConfig::new()));
+    /// assert_eq!(broker.create_topics(tenants)?.len(), 100);
+    /// # Ok(()) }
+    /// ```
+    pub fn create_topics<N: AsRef<str>>(
+        &self,
+        topics: impl IntoIterator<Item = (N, TopicConfig)>,
+    ) -> Result<Vec<Topic>> {
+        let topics: Vec<_> = topics.into_iter().collect();
+        if let Some((name, _)) = topics.iter().find(|(name, _)| names::is_own_topic(name.as_ref())) {
             let reason = "the broker has an internal topic of this name";
-            return Err(Error::InvalidTopicName { name: name.to_string(), reason });
+            return Err(Error::InvalidTopicName { name: name.as_ref().to_string(), reason });
         }
-        let state = self.inner().create_topic(name, config)?;
-        self.inner().topics_changed();
-        Ok(Topic::new(self.inner().clone(), state))
+        let states = self.inner().create_topics(topics)?;
+        let names: Vec<_> = states.iter().map(|state| state.name.clone()).collect();
+        self.inner().topics_changed(&names);
+        Ok(states.into_iter().map(|state| Topic::new(self.inner().clone(), state)).collect())
     }
 
     /// The topic of this name, created if it is missing, altered if its settings differ.

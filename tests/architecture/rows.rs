@@ -162,7 +162,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[
             apart(&["assign"]),
             apart(&["state"]),
-            apart(&["host"]),
+            apart(&["host", "registry"]),
             apart(&["commit", "offsets"]),
             apart(&["mod"]),
         ],
@@ -171,7 +171,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         "broker",
         &[
             apart(&["store", "topic_state"]),
-            apart(&["checkpoint", "prepare", "trash"]),
+            apart(&["checkpoint", "prepare", "topics", "trash"]),
             apart(&["maintenance"]),
             apart(&["inner"]),
             apart(&["catalog", "groups", "producers"]),

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::send;
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
     Broker, BrokerConfig, Durability, Error, Offsets, Position, Record, TopicConfig, TopicName,
     TopicPartition,
 };
+
+use crate::common::send;
 
 const NOW: Duration = Duration::ZERO;
 

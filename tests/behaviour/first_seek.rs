@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use crate::common::send;
 use quipu::testing::ManualClock;
 use quipu::{
     Broker, BrokerConfig, Consumer, Error, Offset, OffsetReset, Offsets, Position, RejectReason, SkipReason,
     Start, Timestamp, TopicConfig,
 };
+
+use crate::common::send;
 
 const NOW: Duration = Duration::ZERO;
 

@@ -4,11 +4,12 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::send;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Consumer, Durability, Error, Offset, OffsetReset, Partition, Start, TopicConfig,
 };
+
+use crate::common::send;
 
 const NOW: Duration = Duration::ZERO;
 

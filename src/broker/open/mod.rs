@@ -14,8 +14,8 @@ use super::catalog::random_u64;
 use super::checkpoint::CheckpointStore;
 use super::maintenance::{Maintenance, Threads};
 use super::store::CatalogStore;
-use super::topic_state::offsets_log;
-use super::{BrokerInner, TopicState, trash};
+use super::topics::Topics;
+use super::{BrokerInner, trash};
 use crate::config::BrokerConfig;
 use crate::engine::Context;
 use crate::error::Result;
@@ -62,10 +62,11 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     }
     let topics =
         open_topics(config, &journal, &catalog, &mut configs, manifests, checkpoint.as_ref(), &mut report)?;
+    let topics = Topics::new(topics);
     if !is_new {
         settle_transactions(&journal, &topics, is_clean, &mut report)?;
     }
-    begin_epochs(&ctx, &catalog, &topics, proof, checkpoint.as_ref(), &mut report)?;
+    begin_epochs(&ctx, &catalog, topics.iter(), proof, checkpoint.as_ref(), &mut report)?;
     report.clean = is_clean && report.recovered.is_empty();
     let groups = Coordinator::new();
     if !report.clean {
@@ -99,7 +100,7 @@ fn start_maintenance(
     ctx: &Arc<Context>,
     catalog: &Arc<CatalogStore>,
     groups: Coordinator,
-    topics: Vec<Arc<TopicState>>,
+    topics: Topics,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Arc<Maintenance>> {
     let entries = topics.iter().flat_map(|topic| {
@@ -233,24 +234,20 @@ fn remove_leftovers(ctx: &Context, catalog: &CatalogStore, report: &mut OpenRepo
 /// happened.
 fn settle_transactions(
     journal: &Journal,
-    topics: &[Arc<TopicState>],
+    topics: &Topics,
     is_clean: bool,
     report: &mut OpenReport,
 ) -> Result<()> {
     let logs: Vec<Arc<Log>> = topics.iter().flat_map(|topic| topic.logs().to_vec()).collect();
-    let find = |id: &TopicId, partition: PartitionId| {
-        let topic = topics.iter().find(|topic| topic.id == *id)?;
-        topic.logs().get(partition.get() as usize).cloned()
-    };
+    let find = |id: &TopicId, partition: PartitionId| topics.log(id, partition);
     settle(journal, &logs, find, is_clean, report)
 }
 
 /// Sets back commits beyond the records that the last stop took. If that fails now, groups return
 /// the error.
-fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &[Arc<TopicState>], report: &mut OpenReport) {
-    let logs = |id: &TopicId| topics.iter().find(|state| state.id == *id).map(|state| state.logs());
-    let Some(log) = offsets_log(topics) else { return };
-    let find = |id: &TopicId, partition: PartitionId| logs(id)?.get(partition.get() as usize).cloned();
+fn settle_groups(ctx: &Context, groups: &Coordinator, topics: &Topics, report: &mut OpenReport) {
+    let Some(log) = topics.offsets_log() else { return };
+    let find = |id: &TopicId, partition: PartitionId| topics.log(id, partition);
     match groups.offsets().settle(ctx, log, find) {
         Ok(clamped) => report.clamped = clamped,
         Err(error) => report.warnings.push(format!("committed offsets cannot be used: {error}")),

@@ -27,10 +27,10 @@ use crate::types::{PartitionId, TopicId};
 ///
 /// IMPORTANT: in one write, the epochs first. With the opening's boot identity the next opening
 /// would take the ends for known.
-pub(super) fn begin_epochs(
+pub(super) fn begin_epochs<'a>(
     ctx: &Context,
     catalog: &Arc<CatalogStore>,
-    topics: &[Arc<TopicState>],
+    topics: impl Iterator<Item = &'a Arc<TopicState>>,
     proof: Proof,
     checkpoint: Option<&Checkpoint>,
     report: &mut OpenReport,
