@@ -15,6 +15,7 @@ pub(crate) mod assign;
 mod commit;
 mod host;
 pub(crate) mod offsets;
+mod pattern;
 mod registry;
 pub(crate) mod state;
 
