@@ -1,6 +1,5 @@
 //! The state that all handles of a broker share.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::maintenance::{Maintenance, Threads};
@@ -12,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::transaction::journal::Journal;
 use crate::types::TopicName;
 
@@ -24,12 +23,10 @@ pub(crate) struct BrokerInner {
     pub(super) durability: Durability,
     pub(super) catalog: Arc<CatalogStore>,
     /// Held over each change of topics and names of producers, before any other lock.
-    pub(super) changing: Mutex<()>,
+    pub(super) changing: Arc<Mutex<()>>,
     /// The broker was given a seed: its topics' identities are repeatable.
     pub(super) is_seeded: bool,
     pub(super) maintenance: Arc<Maintenance>,
-    /// By producer id: which of its handles is the last one.
-    pub(super) producers: Mutex<HashMap<u64, Arc<AtomicU64>>>,
     pub(super) random: Mutex<SplitMix64>,
     pub(super) report: OpenReport,
     pub(super) threads: Threads,

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 
 use super::checkpoint::CheckpointStore;
+use super::producer_names::ProducerNames;
 use super::store::CatalogStore;
 use super::topic_state::TopicState;
 use super::topics::Topics;
@@ -30,6 +31,9 @@ pub(super) struct Maintenance {
     pub(super) catalog: Arc<CatalogStore>,
     pub(super) checkpoints: CheckpointStore,
     pub(super) groups: Coordinator,
+    pub(super) producers: ProducerNames,
+    /// Held over each change of topics and names of producers, before any other lock.
+    pub(super) changing: Arc<Mutex<()>>,
     /// Held by the thread that deletes to make room.
     pub(super) making_room: Mutex<()>,
 }
@@ -111,7 +115,11 @@ impl Maintenance {
             // Files that cannot be removed now are removed the next time.
             let _ = super::trash::settle(&self.ctx, &self.catalog);
         }
-        written
+        let expired = {
+            let _changing = self.changing.lock();
+            self.producers.expire(&self.ctx, &self.catalog)
+        };
+        written.and(expired)
     }
 
     /// The periodic work, except compaction.

@@ -7,6 +7,7 @@ mod inner;
 mod maintenance;
 mod open;
 mod prepare;
+mod producer_names;
 mod producers;
 mod store;
 mod topic_state;
@@ -172,7 +173,8 @@ impl Broker {
     /// there was one of that name. Its handles return [`Fenced`](Error::Fenced) after that. A later
     /// producer of that name is a new one: records that the old one has sent are not recognized
     /// when they are sent again. Use it for names that are not used again, for example of a job
-    /// that ran once, because each takes a little memory and room in the catalog.
+    /// that ran once, because each takes a little memory and room in the catalog;
+    /// [`BrokerConfig::producer_expiration`] does it for all that are not used any more.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed) or [`DiskFull`](Error::DiskFull): then the name is still known.
@@ -194,6 +196,26 @@ impl Broker {
     /// ```
     pub fn forget_producer(&self, name: &str) -> Result<bool> {
         self.inner.forget_producer(name)
+    }
+
+    /// The names of the [producers](crate::ProducerConfig::name) that have one, sorted. A name is
+    /// known until it is [forgotten](Broker::forget_producer) or
+    /// [expires](BrokerConfig::producer_expiration).
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed).
+    ///
+    /// ```
+    /// # use quipu::{Broker, ProducerConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let broker = Broker::in_memory()?;
+    /// broker.producer_with(ProducerConfig::new().name("outbox"))?;
+    /// assert_eq!(broker.producers()?, ["outbox"]);
+    /// # Ok(()) }
+    /// ```
+    pub fn producers(&self) -> Result<Vec<String>> {
+        self.inner.check_open()?;
+        Ok(self.inner.producer_names())
     }
 
     /// The report of the opening: whether the broker had been closed properly, and which partitions

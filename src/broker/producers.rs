@@ -3,7 +3,7 @@
 
 use super::BrokerInner;
 use crate::error::{Error, Result};
-use crate::format::catalog::{Change, ProducerEntry};
+use crate::format::catalog::{Catalog, Change, ProducerEntry};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A producer's identity, of one handle.
@@ -50,8 +50,10 @@ impl BrokerInner {
             }
         };
         changes.push(Change::Producer(ProducerEntry { id, epoch, name: name.to_string() }));
+        let names = &self.maintenance.producers;
+        changes.extend(names.use_of(id, self.ctx.clock.now()));
         self.catalog.commit(&self.ctx, changes)?;
-        let latest = self.producers.lock().entry(id).or_default().clone();
+        let latest = names.latest(id);
         // Under the lock of changes: no other thread gives a handle out.
         let handle = latest.load(Ordering::Acquire) + 1;
         latest.store(handle, Ordering::Release);
@@ -69,11 +71,16 @@ impl BrokerInner {
             return Ok(false);
         };
         self.catalog.commit(&self.ctx, vec![Change::ProducerGone(id)])?;
-        if let Some(latest) = self.producers.lock().remove(&id) {
-            // No handle has this number: all of them are fenced.
-            latest.fetch_add(1, Ordering::AcqRel);
-        }
+        self.maintenance.producers.fence(id);
         Ok(true)
+    }
+
+    /// The names of all producers that have one, sorted.
+    pub(super) fn producer_names(&self) -> Vec<String> {
+        let names = |catalog: &Catalog| catalog.producers().map(|producer| producer.name.clone()).collect();
+        let mut names: Vec<String> = self.catalog.with(names);
+        names.sort_unstable();
+        names
     }
 }
 

@@ -30,6 +30,7 @@ pub struct BrokerConfig {
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) read_mode: ReadMode,
     pub(crate) disk_budget: Option<u64>,
+    pub(crate) producer_expiration: Option<Duration>,
     pub(crate) on_event: Option<OnEvent>,
 }
 
@@ -49,6 +50,7 @@ impl std::fmt::Debug for BrokerConfig {
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("read_mode", &self.read_mode)
             .field("disk_budget", &self.disk_budget)
+            .field("producer_expiration", &self.producer_expiration)
             .finish_non_exhaustive()
     }
 }
@@ -67,6 +69,7 @@ impl BrokerConfig {
             compaction_bytes_per_second: None,
             read_mode: ReadMode::Map,
             disk_budget: None,
+            producer_expiration: None,
             on_event: None,
         }
     }
@@ -199,6 +202,20 @@ impl BrokerConfig {
         self
     }
 
+    /// After how long without a handle the name of a [producer](crate::ProducerConfig::name) is
+    /// forgotten (Kafka's `transactional.id.expiration.ms`, 7 days there), as
+    /// [`forget_producer`](crate::Broker::forget_producer) does it. [Maintenance](crate::Broker::maintain)
+    /// forgets a name after this time, and at most a quarter of it later. It counts while the broker
+    /// is closed too. A name that was opened before this was set counts as used when it is first
+    /// met.
+    ///
+    /// Default: never, because records that such a producer sends again are appended again. At
+    /// least 1 s.
+    pub fn producer_expiration(mut self, unused: Duration) -> Self {
+        self.producer_expiration = Some(unused);
+        self
+    }
+
     /// Calls `f` when something worth knowing happens: see [`Event`]. It runs on the thread on
     /// which it happens, so it should be short, and it must not call the broker.
     ///
@@ -221,6 +238,9 @@ impl BrokerConfig {
         }
         if self.disk_budget.is_some_and(|bytes| bytes < 256 << 10) {
             return Err(invalid("disk_budget", "it must be at least 256 KiB"));
+        }
+        if self.producer_expiration.is_some_and(|unused| unused < Duration::from_secs(1)) {
+            return Err(invalid("producer_expiration", "it must be at least 1 s"));
         }
         if self.compaction_bytes_per_second == Some(0) {
             return Err(invalid("compaction_bytes_per_second", "it must be at least 1"));

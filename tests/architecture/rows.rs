@@ -171,7 +171,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         "broker",
         &[
             apart(&["store", "topic_state"]),
-            apart(&["checkpoint", "prepare", "topics", "trash"]),
+            apart(&["checkpoint", "prepare", "producer_names", "topics", "trash"]),
             apart(&["maintenance"]),
             apart(&["inner"]),
             apart(&["catalog", "groups", "producers"]),

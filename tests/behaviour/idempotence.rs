@@ -771,3 +771,62 @@ fn sequences_deleted_by_retention_are_known_after_a_restart() {
     let end = partition.bounds().unwrap().log_end.get();
     assert_eq!(offsets(&producer, &partition, &[194]).unwrap(), [end]);
 }
+
+// -- names that are not used any more --
+
+fn expiring(disk: &Disk, clock: &ManualClock, after: Option<u64>) -> Broker {
+    let config = BrokerConfig::new().clock(clock.clone()).seed(1);
+    let config = match after {
+        Some(seconds) => config.producer_expiration(Duration::from_secs(seconds)),
+        None => config,
+    };
+    config.on_disk(disk).unwrap()
+}
+
+fn maintain_after(broker: &Broker, clock: &ManualClock, seconds: u64) -> Vec<String> {
+    clock.advance(Duration::from_secs(seconds));
+    broker.maintain().unwrap();
+    broker.producers().unwrap()
+}
+
+/// Kafka's `TransactionStateManager.removeExpiredTransactionalIds`.
+#[test]
+fn a_name_expires_that_no_handle_has_and_none_had_for_the_time_that_is_set() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = expiring(&disk, &clock, Some(800));
+    let name = |name: &str| broker.producer_with(ProducerConfig::new().name(name)).unwrap();
+    let partition = topic(&broker, 1);
+    let kept = name("kept");
+    drop(name("left"));
+    assert_eq!(maintain_after(&broker, &clock, 799), ["kept", "left"]);
+    // A handle is a use, however long it sends nothing.
+    assert_eq!(maintain_after(&broker, &clock, 101), ["kept"]);
+    assert_eq!(offsets(&kept, &partition, &[1]).unwrap(), [0]);
+    // A name that comes back is another producer: the sequence counts again.
+    let again = name("left");
+    assert_eq!(offsets(&again, &partition, &[1]).unwrap(), [1]);
+    drop((again, kept));
+    broker.close().unwrap();
+    // The time while the broker is closed counts, and what was noted is there.
+    clock.advance(Duration::from_secs(700));
+    let broker = expiring(&disk, &clock, Some(800));
+    assert_eq!(maintain_after(&broker, &clock, 50), ["kept", "left"]);
+    assert!(maintain_after(&broker, &clock, 200).is_empty());
+    broker.close().unwrap();
+    assert!(expiring(&disk, &clock, None).producers().unwrap().is_empty());
+}
+
+#[test]
+fn without_the_setting_no_name_expires_and_with_it_a_name_counts_from_when_it_is_met() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = expiring(&disk, &clock, None);
+    drop(named(&broker));
+    assert_eq!(maintain_after(&broker, &clock, 100_000_000), ["outbox"]);
+    broker.close().unwrap();
+    let broker = expiring(&disk, &clock, Some(800));
+    assert_eq!(maintain_after(&broker, &clock, 10_000), ["outbox"]);
+    assert_eq!(maintain_after(&broker, &clock, 700), ["outbox"]);
+    assert!(maintain_after(&broker, &clock, 200).is_empty());
+    let too_short = BrokerConfig::new().producer_expiration(Duration::from_millis(999)).in_memory();
+    assert!(matches!(too_short, Err(Error::InvalidConfig { field: "producer_expiration", .. })));
+}

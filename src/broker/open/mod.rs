@@ -4,15 +4,16 @@
 mod directory;
 mod topics;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use self::directory::{Directory, left_alone, look, make_missing_dirs, take_lock};
 use self::topics::{begin_epochs, open_topics};
 use super::catalog::random_u64;
 use super::checkpoint::CheckpointStore;
 use super::maintenance::{Maintenance, Threads};
+use super::producer_names::ProducerNames;
 use super::store::CatalogStore;
 use super::topics::Topics;
 use super::{BrokerInner, trash};
@@ -72,17 +73,16 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     if !report.clean {
         settle_groups(&ctx, &groups, &topics, &mut report);
     }
-    let maintenance = start_maintenance(&ctx, &catalog, groups, topics, checkpoint)?;
+    let maintenance = start_maintenance(&ctx, &catalog, groups, topics, config.producer_expiration, checkpoint)?;
     remove_leftovers(&ctx, &catalog, &mut report);
     report_disk(&ctx, &mut report);
     let broker = Arc::new(BrokerInner {
         durability: config.durability,
         journal,
         catalog,
-        changing: Mutex::new(Rank::Changing, ()),
+        changing: maintenance.changing.clone(),
         is_seeded: config.seed.is_some(),
         maintenance,
-        producers: Mutex::new(Rank::ProducerHandles, HashMap::new()),
         random: Mutex::new(Rank::Random, SplitMix64::new(seed)),
         report,
         threads: Threads::none(),
@@ -101,6 +101,7 @@ fn start_maintenance(
     catalog: &Arc<CatalogStore>,
     groups: Coordinator,
     topics: Topics,
+    producer_expiration: Option<Duration>,
     checkpoint: Option<Checkpoint>,
 ) -> Result<Arc<Maintenance>> {
     let entries = topics.iter().flat_map(|topic| {
@@ -114,6 +115,8 @@ fn start_maintenance(
         catalog: catalog.clone(),
         checkpoints: CheckpointStore::new(noted),
         groups,
+        producers: ProducerNames::new(producer_expiration),
+        changing: Arc::new(Mutex::new(Rank::Changing, ())),
         making_room: Mutex::new(Rank::MakingRoom, ()),
     });
     ctx.room.set_keeper(Arc::downgrade(&maintenance));

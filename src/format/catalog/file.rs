@@ -155,6 +155,7 @@ impl Change {
             Change::Partitions(..) => 6,
             Change::Opening(_) => 7,
             Change::Epochs(_) => 8,
+            Change::ProducerUsed(..) => 128,
         }
     }
 
@@ -165,6 +166,10 @@ impl Change {
             Change::TopicGone(id) => writer.bytes(&id.0),
             Change::Producer(entry) => entry.encode(writer),
             Change::ProducerGone(id) => writer.u64(*id),
+            Change::ProducerUsed(id, at) => {
+                writer.u64(*id);
+                writer.i64(at.as_millis());
+            }
             Change::Partitions(id, partitions) => {
                 writer.bytes(&id.0);
                 encode_bits(partitions, writer);
@@ -210,6 +215,10 @@ impl Change {
                 process: reader.u32("process")?,
             }),
             8 => Change::Epochs(decode_epochs(&mut reader)?),
+            128 => Change::ProducerUsed(
+                reader.u64("producer id")?,
+                Timestamp::from_millis(reader.i64("time of the use")?),
+            ),
             0 => return Err(start.malformed("kind")),
             kind if kind < 128 => {
                 let needs = Unsupported::Change(kind);

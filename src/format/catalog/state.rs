@@ -19,6 +19,8 @@ pub(crate) struct Catalog {
     deleting: BTreeSet<TopicId>,
     producers: BTreeMap<u64, ProducerEntry>,
     producer_names: BTreeMap<String, u64>,
+    /// When a producer's name was used last, by its id; only where that was noted.
+    producer_uses: BTreeMap<u64, Timestamp>,
     /// Epochs that began at an opening and are not in their partition's manifest yet.
     pub(crate) epochs: BTreeMap<(TopicId, PartitionId), Vec<EpochStart>>,
     opening: Option<Opening>,
@@ -98,6 +100,8 @@ pub(crate) enum Change {
     Producer(ProducerEntry),
     /// The producer's name is forgotten.
     ProducerGone(u64),
+    /// The producer's name was in use at this time, by the wall clock.
+    ProducerUsed(u64, Timestamp),
     /// These partitions have files, beside those that are known to.
     Partitions(TopicId, BTreeSet<u32>),
     /// The broker was opened.
@@ -144,6 +148,11 @@ impl Catalog {
         self.producers.values()
     }
 
+    /// When a producer's name was used last, if that was noted.
+    pub(crate) fn last_use(&self, id: u64) -> Option<Timestamp> {
+        self.producer_uses.get(&id).copied()
+    }
+
     /// The last opening.
     pub(crate) fn opening(&self) -> Option<Opening> {
         self.opening
@@ -177,6 +186,13 @@ impl Catalog {
             Change::ProducerGone(id) => {
                 let gone = self.producers.remove(&id).ok_or("a producer that is not there")?;
                 self.producer_names.remove(&gone.name);
+                self.producer_uses.remove(&id);
+            }
+            Change::ProducerUsed(id, at) => {
+                if !self.producers.contains_key(&id) {
+                    return Err("a use of a producer that is not there");
+                }
+                self.producer_uses.insert(id, at);
             }
             Change::Partitions(id, partitions) => {
                 let topic = self.topics.get_mut(&id).ok_or("files of a topic that is not there")?;
@@ -276,6 +292,7 @@ impl Catalog {
             }
         }
         changes.extend(self.producers.values().cloned().map(Change::Producer));
+        changes.extend(self.producer_uses.iter().map(|(id, at)| Change::ProducerUsed(*id, *at)));
         let epochs = self
             .epochs
             .iter()

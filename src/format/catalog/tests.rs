@@ -53,6 +53,7 @@ fn changes() -> Vec<Change> {
         Change::ProducerGone(2),
         Change::Epochs(vec![epoch(1, 9, 4, 100), epoch(1, 9, 5, 100), epoch(2, 0, 1, 7)]),
         Change::Opening(opening()),
+        Change::ProducerUsed(8, Timestamp::from_millis(1_700_000_000_000)),
     ]
 }
 
@@ -94,7 +95,7 @@ fn bytes_are_pinned() {
          000000000000000000000000000000000c264d5f5143484711000000030ca24d010000000000000000010000\
          0000000000"
     );
-    let expected: [&str; 12] = [
+    let expected: [&str; 13] = [
         "5143484711000000f3b76ade0140000000000000000900000000000000",
         "5143484744000000cef5e4b30240000000000000000101010101010101010101010101010101140000000068\
          e5cf8b010000066f72646572730200000007000105000000736576656e01000000000000",
@@ -113,6 +114,7 @@ fn bytes_are_pinned() {
          000202020202020202020202020202020200000000010000000700000000000000",
         "514348472d000000110dd0a3074000000000000000b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b003000000000000\
          00ffffffffffffffff4d000000",
+        "5143484719000000d009a4c880400000000000000008000000000000000068e5cf8b010000",
     ];
     for (change, expected) in changes().iter().zip(expected) {
         let mut bytes = Vec::new();
@@ -252,13 +254,13 @@ fn kinds_that_must_be_understood_refuse_and_others_are_passed_over() {
         raw_change(&mut bytes, &content(kind, b"a body of a later release"));
         let content_at = start + 12;
         match kind {
-            1..=8 => assert_eq!(read(&bytes).unwrap_err().unsupported, None),
+            1..=8 | 128 => assert_eq!(read(&bytes).unwrap_err().unsupported, None),
             0 => assert_eq!(read(&bytes).unwrap_err(), Malformed::new(content_at, "kind")),
             9..=127 => {
                 let refused = Malformed::unsupported(content_at, "kind", Unsupported::Change(kind));
                 assert_eq!(read(&bytes).unwrap_err(), refused);
             }
-            128..=255 => {
+            129..=255 => {
                 let found = read(&bytes).unwrap();
                 assert_eq!((found.end, &found.catalog), (bytes.len() as u64, &example()));
                 assert_eq!(found.catalog.snapshot(5).len() as u64, start, "it is gone with the file");
