@@ -160,7 +160,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "group",
         &[
-            apart(&["assign"]),
+            apart(&["assign", "pattern"]),
             apart(&["state"]),
             apart(&["host", "registry"]),
             apart(&["commit", "offsets"]),

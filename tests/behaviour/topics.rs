@@ -614,3 +614,66 @@ fn every_topic_has_an_identity_of_its_own_under_every_seed() {
         assert_filled(&broker.topic(&format!("kept-{run}")).unwrap().partition(0).unwrap(), 10, "reopened");
     }
 }
+
+// -- many at once --
+
+#[test]
+fn topics_that_are_created_together_cost_one_sync() {
+    let mut operations = Vec::new();
+    for count in [1, 10, 100, 1000] {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let before = (disk.ops_of(Op::Write), disk.ops_of(Op::Sync));
+        let topics = (0..count).map(|at| (format!("t{at}"), TopicConfig::new().partitions(2)));
+        let created = broker.create_topics(topics).unwrap();
+        operations.push((disk.ops_of(Op::Write) - before.0, disk.ops_of(Op::Sync) - before.1));
+        let names: Vec<_> = created.iter().map(|topic| topic.name().to_string()).collect();
+        assert_eq!(names, (0..count).map(|at| format!("t{at}")).collect::<Vec<_>>());
+        send(&broker, &created.last().unwrap().partition(1).unwrap(), "v").unwrap();
+        broker.close().unwrap();
+        let broker = open(&disk).unwrap();
+        assert_eq!(broker.topics().len(), count);
+    }
+    // The bytes of a thousand have the catalog's file replaced too, and the old one kept aside.
+    assert_eq!(operations, [(1, 1), (1, 1), (1, 1), (3, 3)]);
+}
+
+#[test]
+fn topics_that_are_created_together_are_all_there_or_none() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    broker.create_topic("old", TopicConfig::new()).unwrap();
+    let create = |names: &[&str]| {
+        broker.create_topics(names.iter().map(|name| (*name, TopicConfig::new()))).map(|made| made.len())
+    };
+    let is_taken =
+        |error: &Error, name: &str| matches!(error, Error::TopicExists { topic } if *topic == name);
+    assert!(is_taken(&create(&["a", "old", "b"]).unwrap_err(), "old"));
+    assert!(is_taken(&create(&["a", "b", "a"]).unwrap_err(), "a"));
+    assert!(matches!(create(&["a", "b c"]), Err(Error::InvalidTopicName { .. })));
+    assert!(matches!(create(&["a", "__consumer_offsets"]), Err(Error::InvalidTopicName { .. })));
+    assert_eq!(create(&[]).unwrap(), 0);
+    disk.fail(Op::Write, 1, ErrorKind::StorageFull);
+    assert!(matches!(create(&["c", "d"]), Err(Error::DiskFull { .. })));
+    assert_eq!(broker.topics().len(), 1);
+    assert_eq!(create(&["c", "d"]).unwrap(), 2);
+    broker.close().unwrap();
+    assert!(matches!(create(&["e"]), Err(Error::Closed)));
+}
+
+#[test]
+fn a_crash_while_topics_are_created_together_leaves_the_first_of_them() {
+    let operations = at_every_crash(
+        &three_partitions_filled(),
+        |broker| broker.create_topics((0..8).map(|at| (format!("new-{at}"), small()))).map(drop),
+        |broker, finished, case| {
+            assert_whole(broker, case);
+            let topics = broker.topics();
+            let new = topics.iter().map(|topic| topic.name().to_string());
+            let new: Vec<_> = new.filter(|name| name.starts_with("new-")).collect();
+            assert_eq!(new, (0..new.len()).map(|at| format!("new-{at}")).collect::<Vec<_>>(), "{case}");
+            assert!(new.len() == 8 || !finished, "{case}");
+        },
+    );
+    assert_eq!(operations, 1 + 8 * 2 + 2, "two looks a topic, a write, a sync");
+}

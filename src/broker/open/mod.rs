@@ -73,7 +73,8 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     if !report.clean {
         settle_groups(&ctx, &groups, &topics, &mut report);
     }
-    let maintenance = start_maintenance(&ctx, &catalog, groups, topics, config.producer_expiration, checkpoint)?;
+    let maintenance =
+        start_maintenance(&ctx, &catalog, groups, topics, config.producer_expiration, checkpoint)?;
     remove_leftovers(&ctx, &catalog, &mut report);
     report_disk(&ctx, &mut report);
     let broker = Arc::new(BrokerInner {

@@ -1,0 +1,277 @@
+//! Costs that must not grow with the number of topics, groups, partitions and segments: counted in
+//! allocated bytes and in operations of the medium, at four sizes.
+//!
+//! A program of its own, because it counts allocations. The counters are those of one thread, and
+//! under a manual clock a broker has no other.
+
+#![allow(unsafe_code, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use common::open;
+use quipu::testing::{Disk, ManualClock, Op};
+use quipu::{
+    Broker, BrokerConfig, Consumer, Durability, ExpectedVersion, ProducerConfig, Record, Retention, Start,
+    TopicConfig,
+};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATED: Cell<u64> = const { Cell::new(0) };
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+// SAFETY: passes everything to the system's allocator, and allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get() + layout.size() as u64);
+        HELD.set(HELD.get() + layout.size() as i64);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.set(HELD.get() - layout.size() as i64);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The bytes that a call allocates: the least of several calls, because a table that doubles is paid
+/// for by the calls before.
+fn allocated(mut call: impl FnMut(usize)) -> u64 {
+    let count = |at| {
+        let before = ALLOCATED.get();
+        call(at);
+        ALLOCATED.get() - before
+    };
+    (0..9).map(count).min().unwrap()
+}
+
+/// The bytes that are held longer than before after a call.
+fn held<T>(call: impl FnOnce() -> T) -> (T, i64) {
+    let before = HELD.get();
+    let kept = call();
+    (kept, HELD.get() - before)
+}
+
+/// The costs at four sizes: between the least and the greatest lie at most 20%.
+fn assert_flat(what: &str, costs: &[(usize, u64)]) {
+    println!("{what}: {costs:?}");
+    let (least, most) = (costs.iter().map(|c| c.1).min().unwrap(), costs.iter().map(|c| c.1).max().unwrap());
+    assert!(most * 10 <= least * 12, "{what} grows: {costs:?}");
+}
+
+fn add_topics(broker: &Broker, count: usize) {
+    let topics = (0..count).map(|at| (format!("t{at:06}"), TopicConfig::new()));
+    assert_eq!(broker.create_topics(topics).unwrap().len(), count);
+}
+
+fn create(broker: &Broker, at: usize) {
+    broker.create_topic(&format!("new-{at:06}"), TopicConfig::new()).unwrap();
+}
+
+const SIZES: [usize; 4] = [10, 50, 250, 1250];
+
+#[test]
+fn a_topic_among_many_costs_as_much_to_create_and_to_delete_as_one_among_few() {
+    let (mut created, mut deleted, mut operations) = (Vec::new(), Vec::new(), Vec::new());
+    for size in SIZES {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        add_topics(&broker, size);
+        created.push((size, allocated(|at| create(&broker, at))));
+        let before = disk.ops();
+        create(&broker, 100);
+        operations.push((size, disk.ops() - before));
+        deleted.push((size, allocated(|at| broker.delete_topic(&format!("new-{at:06}")).unwrap())));
+    }
+    assert_flat("bytes allocated to create a topic", &created);
+    assert_flat("operations to create a topic", &operations);
+    assert_flat("bytes allocated to delete a topic", &deleted);
+}
+
+fn members(broker: &Broker, groups: usize, topic: &str) -> Vec<Consumer> {
+    let subscribe = |at| broker.consumer(&format!("group-{at}")).subscribe(&[topic]).unwrap();
+    (0..groups).map(subscribe).collect()
+}
+
+#[test]
+fn groups_of_other_topics_cost_a_change_of_a_topic_nothing() {
+    let (mut created, mut altered, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
+    for size in SIZES {
+        let broker = open(&Disk::new()).unwrap();
+        create(&broker, 1_000);
+        broker.create_topic("theirs", TopicConfig::new()).unwrap();
+        let consumers = members(&broker, size, "theirs");
+        created.push((size, allocated(|at| create(&broker, at))));
+        let grown = |at: usize| TopicConfig::new().partitions(at as u32 + 2);
+        altered.push((size, allocated(|at| broker.alter_topic("new-001000", grown(at)).unwrap())));
+        deleted.push((size, allocated(|at| broker.delete_topic(&format!("new-{at:06}")).unwrap())));
+        drop(consumers);
+    }
+    assert_flat("bytes allocated to create a topic beside groups", &created);
+    assert_flat("bytes allocated to change a topic beside groups", &altered);
+    assert_flat("bytes allocated to delete a topic beside groups", &deleted);
+}
+
+#[test]
+fn a_group_that_was_only_looked_up_leaves_nothing() {
+    let broker = open(&Disk::new()).unwrap();
+    let mut created = vec![(0, allocated(|at| create(&broker, at)))];
+    let look_up = |names: std::ops::Range<usize>| {
+        for at in names {
+            drop(broker.group(&format!("who-is-{at}")).unwrap());
+        }
+    };
+    look_up(0..1_000);
+    let ((), kept) = held(|| look_up(1_000..11_000));
+    assert!(kept < 10_000, "{kept} bytes of 10,000 groups are left");
+    created.push((11_000, allocated(|at| create(&broker, 100 + at))));
+    assert_flat("bytes allocated to create a topic after look-ups of groups", &created);
+    assert!(broker.groups().unwrap().is_empty());
+}
+
+#[test]
+fn joining_a_group_and_committing_cost_the_same_among_many_topics() {
+    let (mut joined, mut committed) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let broker = open(&Disk::new()).unwrap();
+        add_topics(&broker, size);
+        let topic = broker.topic("t000003").unwrap();
+        let join = |at| drop(broker.consumer(&format!("g{at}")).subscribe(&["t000003"]).unwrap());
+        joined.push((size, allocated(join)));
+        let producer = broker.producer();
+        producer.send_all(&topic, (0..20).map(|_| Record::new("x"))).unwrap().wait().unwrap();
+        let mut consumer = broker.consumer("reader").max_records(1).subscribe(&["t000003"]).unwrap();
+        committed.push((
+            size,
+            allocated(|_| {
+                let records = consumer.poll(Duration::ZERO).unwrap();
+                assert_eq!(records.len(), 1);
+                consumer.commit(&records).unwrap();
+            }),
+        ));
+    }
+    assert_flat("bytes allocated to join a group", &joined);
+    assert_flat("bytes allocated to poll and commit", &committed);
+}
+
+/// Written, and closed since, so that readers take from the files.
+fn partitions_with_a_record(disk: &Disk, partitions: usize) -> Broker {
+    let broker = open(disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new().partitions(partitions as u32)).unwrap();
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+    for partition in topic.partitions() {
+        producer.send(&partition, Record::new("ten bytes.")).unwrap().wait().unwrap();
+    }
+    broker.close().unwrap();
+    open(disk).unwrap()
+}
+
+#[test]
+fn records_keep_about_as_much_memory_as_they_have_bytes() {
+    let (mut kept, mut reads) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let disk = Disk::new();
+        let broker = partitions_with_a_record(&disk, size);
+        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let before = disk.ops_of(Op::Read);
+        let (records, bytes) = held(|| reader.poll(Duration::ZERO).unwrap());
+        assert_eq!(records.len(), size);
+        reads.push((size, (disk.ops_of(Op::Read) - before) * 1000 / size as u64));
+        kept.push((size, u64::try_from(bytes).unwrap() / size as u64));
+        // The next poll finds nothing, and reads nothing.
+        let before = disk.ops_of(Op::Read);
+        assert!(reader.poll(Duration::ZERO).unwrap().is_empty());
+        assert_eq!(disk.ops_of(Op::Read), before);
+    }
+    println!("bytes kept by each small batch: {kept:?}");
+    assert!(kept.iter().all(|(_, bytes)| *bytes < 2048), "{kept:?}");
+    assert_flat("reads of a thousand batches", &reads);
+    // The header of the segment, checked once, and the batch.
+    assert!(reads[0].1 <= 2000, "{reads:?}");
+}
+
+#[test]
+fn the_events_of_a_stream_keep_about_as_much_memory_as_they_have_bytes() {
+    let mut kept = Vec::new();
+    for size in [10, 30, 90, 270] {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
+        for _ in 0..size {
+            for key in ["wanted", "other"] {
+                let stream = topic.stream(key).unwrap();
+                stream.append(ExpectedVersion::Any, [Record::new("x".repeat(100))]).unwrap();
+            }
+        }
+        broker.close().unwrap();
+        let broker = open(&disk).unwrap();
+        let stream = broker.topic("t").unwrap().stream("wanted").unwrap();
+        assert_eq!(stream.load().unwrap().len(), size);
+        let (history, bytes) = held(|| stream.load().unwrap());
+        assert_eq!(history.len(), size);
+        kept.push((size, u64::try_from(bytes).unwrap() / size as u64));
+    }
+    println!("bytes kept by each event: {kept:?}");
+    assert!(kept.iter().all(|(_, bytes)| *bytes < 1500), "{kept:?}");
+}
+
+/// Without the cache of newest batches, which fills up to its bound.
+fn without_cache(clock: &ManualClock) -> BrokerConfig {
+    BrokerConfig::new().clock(clock.clone()).seed(1).tail_cache_bytes(0)
+}
+
+#[test]
+fn topics_that_were_deleted_leave_no_memory() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::new());
+    let broker = without_cache(&clock).open(dir.path()).unwrap();
+    let churn = |topics: usize| {
+        for _ in 0..topics {
+            let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Os)).unwrap();
+            broker.producer().send(&topic, Record::new("x")).unwrap().wait().unwrap();
+            drop(broker.consumer("g").subscribe(&["t"]).unwrap());
+            drop(topic);
+            broker.delete_topic("t").unwrap();
+            // The timer keeps a producer for its linger, and a member for its time between polls.
+            clock.advance(Duration::from_secs(400));
+        }
+        broker.maintain().unwrap();
+    };
+    churn(100);
+    let ((), kept) = held(|| churn(400));
+    println!("{kept} bytes of 400 topics are left");
+    // The list of open files may have 64 entries of segments that are gone.
+    assert!(kept < 400 * 100, "{kept} bytes of 400 topics are left");
+}
+
+#[test]
+fn segments_that_retention_deleted_leave_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = without_cache(&ManualClock::new()).open(dir.path()).unwrap();
+    let config = TopicConfig::new().segment_bytes(1024).max_record_bytes(700);
+    let config = config.durability(Durability::Os).retention(Retention::for_bytes(4000));
+    let topic = broker.create_topic("t", config).unwrap();
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+    let churn = |segments: usize| {
+        for at in 0..segments {
+            producer.send(&topic, Record::new(vec![1; 600])).unwrap().wait().unwrap();
+            if at % 20 == 0 {
+                broker.maintain().unwrap();
+            }
+        }
+    };
+    churn(100);
+    let ((), kept) = held(|| churn(400));
+    println!("{kept} bytes of 400 segments are left");
+    assert!(kept < 400 * 100, "{kept} bytes of 400 segments are left");
+}
