@@ -9,7 +9,7 @@ use super::commit::CommittedOffset;
 use crate::broker::{Broker, BrokerInner};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
-use crate::group::offsets::{OffsetChange, StoredOffset};
+use crate::group::changes::{OffsetChange, StoredOffset};
 use crate::group::{GroupHost, GroupState, wait};
 use crate::log::Log;
 use crate::log::cursor::Cursor;

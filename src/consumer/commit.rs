@@ -6,7 +6,7 @@ use super::offsets::Offsets;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::Result;
-use crate::group::offsets::StoredOffset;
+use crate::group::changes::StoredOffset;
 use crate::group::state::{GONE, Stamp};
 use crate::group::{Commit, GroupHost, GroupState, Pin, WrittenCommit, wait};
 use crate::producer::Wait;

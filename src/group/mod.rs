@@ -12,6 +12,7 @@
 //! thread that holds the catalog's lock may take a group's.
 
 pub(crate) mod assign;
+pub(crate) mod changes;
 mod commit;
 mod host;
 pub(crate) mod offsets;
@@ -21,10 +22,11 @@ pub(crate) mod state;
 
 use std::time::Duration;
 
+use self::changes::{Beginning, OffsetChange, StoredOffset, add_to};
 pub(crate) use self::commit::Commit;
 use self::commit::objection;
 pub(crate) use self::host::Host;
-use self::offsets::{Beginning, OffsetChange, OffsetStore, StoredOffset};
+use self::offsets::OffsetStore;
 use self::registry::Registry;
 use self::state::{GONE, Joining, Liveness, Membership, Share, Stamp};
 use crate::engine::{Context, Task};
@@ -421,7 +423,7 @@ pub(crate) struct Pin {
 impl Pin {
     /// Adds the records of the commit to a batch for the offsets log.
     pub(crate) fn add_to(&self, builder: &mut BatchBuilder) {
-        offsets::add_to(builder, &self.group.name, &self.changes);
+        add_to(builder, &self.group.name, &self.changes);
     }
 
     /// How many records that are.

@@ -23,7 +23,7 @@ use crate::consumer::commit::Committer;
 use crate::consumer::{Consumer, ConsumerHandle, Offsets};
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
-use crate::group::offsets::new_batch;
+use crate::group::changes::new_batch;
 use crate::group::{GroupHost, Pin};
 use crate::log::Log;
 use crate::log::participate::{Conditions, Part};

@@ -162,7 +162,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[
             apart(&["assign", "pattern"]),
             apart(&["state"]),
-            apart(&["host", "registry"]),
+            apart(&["changes", "host", "registry"]),
             apart(&["commit", "offsets"]),
             apart(&["mod"]),
         ],
