@@ -4,10 +4,11 @@
 use std::task::Waker;
 
 use super::config::ProducerConfig;
+use super::failure::Failure;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::Error;
-use crate::sync::{Arc, AtomicUsize, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code};
+use crate::sync::{Arc, AtomicUsize, HELD_BY_WAKING, Mutex, Ordering, Rank, Weak, about_to_call_user_code};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -25,7 +26,8 @@ pub(super) struct Core {
     /// either the second try sees the room, or the waker is found.
     waiting: Mutex<Vec<Waker>>,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
-    failure: Mutex<Option<Error>>,
+    /// The failure is held by the other acknowledgements, if there are some.
+    failure: Mutex<Option<(Error, Weak<Failure>)>>,
 }
 
 impl Core {
@@ -55,12 +57,17 @@ impl Core {
     }
 
     /// Keeps an error for the next flush, if it is the first.
-    pub(super) fn keep_failure(&self, error: &Error) {
-        self.failure.lock().get_or_insert_with(|| error.clone());
+    pub(super) fn keep_failure(&self, failure: &Arc<Failure>) {
+        self.failure.lock().get_or_insert_with(|| (failure.error().clone(), Arc::downgrade(failure)));
     }
 
+    /// The error for a flush to return.
     pub(super) fn take_failure(&self) -> Option<Error> {
-        self.failure.lock().take()
+        let (error, failure) = self.failure.lock().take()?;
+        if let Some(failure) = failure.upgrade() {
+            failure.take();
+        }
+        Some(error)
     }
 
     fn give_back(&self, bytes: usize) {

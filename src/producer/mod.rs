@@ -11,6 +11,7 @@ mod batch;
 mod buffer;
 mod config;
 mod core;
+mod failure;
 mod outbox;
 mod outcome;
 mod pending;
@@ -44,9 +45,25 @@ use crate::types::Receipt;
 ///
 /// Records are gathered into batches per partition. A batch is written when it is full, when it has
 /// lingered ([`ProducerConfig::linger`]), when a caller waits for one of its records, or when the
-/// producer is flushed. Records sent to one partition by one thread keep their order. If writing a
-/// batch fails, everything that was accepted for that partition after it fails with the same error,
-/// so that records that are sent again in the old order keep it.
+/// producer is flushed. Records sent to one partition by one thread keep their order.
+///
+/// # Order after a failed write
+/// If writing a batch fails, everything that was accepted for that partition and not written fails
+/// with the same error. So does everything that is sent to it from then on, until
+///
+/// - a [`Pending`] of one of these records has returned the error, or [`flush`](Producer::flush)
+///   has, or
+/// - none of these `Pending`s is left: each of them was detached or dropped.
+///
+/// After that the partition takes records again. So no record overtakes one whose failure its
+/// sender does not know of yet. A sender keeps its order if it treats a `Pending` that returns an
+/// error like this: all records that it has sent to the partition since are to be sent again too,
+/// after that one, in the old order, and before any new one. If it waits for them, each of these
+/// returns the same error.
+///
+/// The failure is that of the producer, not of a thread: when several threads share a producer, the
+/// first of them that takes the error ends it for all. Threads that each have an order to keep
+/// across errors must have a producer each.
 ///
 /// Dropping the last clone hands the buffered records over, to be written as soon as possible, and
 /// waits for nothing. Call `flush` to learn the outcome.

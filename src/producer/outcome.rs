@@ -3,6 +3,7 @@
 use std::task::{Poll, Waker};
 
 use super::core::Core;
+use super::failure::Failure;
 use super::sink::Sink;
 use crate::error::{Error, Result};
 use crate::log::Appended;
@@ -33,9 +34,11 @@ pub(super) struct BatchState {
     given_up: AtomicBool,
 }
 
+type Outcome = std::result::Result<Appended, Arc<Failure>>;
+
 #[derive(Default)]
 struct BatchOutcome {
-    outcome: Option<Result<Appended>>,
+    outcome: Option<Outcome>,
     wakers: Vec<Waker>,
 }
 
@@ -49,16 +52,22 @@ impl BatchState {
         }
     }
 
+    /// Of records that come after a failed write.
+    pub(super) fn failed(buffer: Arc<dyn Buffer>, failure: Arc<Failure>) -> Self {
+        let outcome = BatchOutcome { outcome: Some(Err(failure)), wakers: Vec::new() };
+        BatchState { progress: Mutex::new(Rank::Pending, outcome), ..BatchState::new(buffer) }
+    }
+
     /// Wakes all waiting threads. Only the first outcome counts.
-    pub(super) fn complete(&self, outcome: Result<Appended>) {
+    pub(super) fn complete(&self, outcome: Outcome) {
         let mut progress = self.progress.lock();
         if progress.outcome.is_some() {
             return;
         }
-        if let Err(error) = &outcome
+        if let Err(failure) = &outcome
             && self.given_up.load(Ordering::Relaxed)
         {
-            self.buffer.core().keep_failure(error);
+            self.buffer.core().keep_failure(failure);
         }
         progress.outcome = Some(outcome);
         let wakers = std::mem::take(&mut progress.wakers);
@@ -70,8 +79,8 @@ impl BatchState {
         }
     }
 
-    /// Blocks until the batch is in the log, which another thread may be seeing to.
-    pub(super) fn wait_appended(&self) -> Result<Appended> {
+    /// Blocks until the batch is in the log or has failed; another thread may be writing it.
+    pub(super) fn wait_appended(&self) -> Outcome {
         let mut progress = self.progress.lock();
         loop {
             match &progress.outcome {
@@ -81,7 +90,7 @@ impl BatchState {
         }
     }
 
-    pub(super) fn poll_appended(&self, waker: &Waker) -> Poll<Result<Appended>> {
+    pub(super) fn poll_appended(&self, waker: &Waker) -> Poll<Outcome> {
         let mut progress = self.progress.lock();
         if let Some(outcome) = &progress.outcome {
             return Poll::Ready(outcome.clone());
@@ -111,8 +120,8 @@ impl BatchState {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(Err(error)) = &progress.outcome {
-            self.buffer.core().keep_failure(error);
+        if let Some(Err(failure)) = &progress.outcome {
+            self.buffer.core().keep_failure(failure);
         }
     }
 
@@ -121,12 +130,13 @@ impl BatchState {
         self.progress.lock().outcome.is_some()
     }
 
-    /// Writes the batch if it is still open, and blocks until it is visible.
+    /// Writes the batch if it is still open, and blocks until it is visible. The caller takes the
+    /// error.
     pub(super) fn wait_visible(self: &Arc<Self>) -> Result<Appended> {
         if !self.is_completed() {
             self.write();
         }
-        let appended = self.wait_appended()?;
+        let appended = self.wait_appended().map_err(taken)?;
         self.buffer.sink().wait_visible(appended.end, appended.epoch)?;
         Ok(appended)
     }
@@ -146,7 +156,8 @@ impl BatchState {
                 }
                 polled
             }
-            other => other,
+            Poll::Ready(Err(failure)) => Poll::Ready(Err(taken(failure))),
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -167,4 +178,10 @@ impl BatchState {
         let sink = self.buffer.sink();
         appended.receipt(sink.topic(), sink.partition(), u64::from(index), timestamp)
     }
+}
+
+/// The error, which a caller takes.
+fn taken(failure: Arc<Failure>) -> Error {
+    failure.take();
+    failure.error().clone()
 }

@@ -55,6 +55,7 @@ mod last_n;
 mod leftover_files;
 mod opening;
 mod opening_epochs;
+mod order_across_retries;
 mod positions_after_loss;
 mod producer_snapshots;
 mod projection_step_size;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::queue::{BatchQueue, Body, PartitionBuffer, Slot};
-use crate::error::Error;
 use crate::producer::batch::{Compressed, OpenBatch};
+use crate::producer::failure::Failure;
 use crate::producer::outcome::BatchState;
 use crate::producer::sink::unwound;
 use crate::sync::Arc;
@@ -139,8 +139,9 @@ impl<'a> Turn<'a> {
                 batch.complete(Ok(appended));
             }
             Err(error) => {
-                let failed = self.buffer.queue.lock().take_all();
-                fail(failed, &error);
+                let failure = Arc::new(Failure::new(error));
+                let failed = self.buffer.queue.lock().fail(&failure);
+                complete(failed, &failure);
             }
         }
         drop(charge);
@@ -153,21 +154,22 @@ impl Drop for Turn<'_> {
         if self.over {
             return;
         }
+        let failure = Arc::new(Failure::new(unwound(&*self.buffer.sink)));
         let failed = {
             let mut queue = self.buffer.queue.lock();
             queue.draining = false;
-            queue.take_all()
+            queue.fail(&failure)
         };
-        fail(failed, &unwound(&*self.buffer.sink));
+        complete(failed, &failure);
     }
 }
 
 /// Fails the batches that were taken off the queue, in order.
-pub(super) fn fail((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), error: &Error) {
+fn complete((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), failure: &Arc<Failure>) {
     for slot in sealed {
-        slot.batch.complete(Err(error.clone()));
+        slot.batch.complete(Err(failure.clone()));
     }
     if let Some(open) = open {
-        open.state.complete(Err(error.clone()));
+        open.state.complete(Err(failure.clone()));
     }
 }

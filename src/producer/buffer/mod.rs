@@ -10,8 +10,11 @@
 //! finds another draining leaves its batch to it.
 //!
 //! If an append fails, everything that this producer has accepted for the partition and not written
-//! fails with the same error, the open batch included, so that a caller that sends again in the old
-//! order keeps that order.
+//! fails with the same error, the open batch included. Until a caller has taken the error, or no
+//! acknowledgement is left that could return it, records that come later fail with it too
+//! ([`Failure`](super::failure::Failure)), so that a caller that sends again in the old order keeps
+//! that order. This costs a record nothing: after a failure there is no open batch, so the first
+//! record that comes opens one, and looks.
 
 mod drain;
 mod queue;
@@ -30,7 +33,7 @@ use crate::engine::Task;
 use crate::error::{Error, Result};
 use crate::partitioner::Sticky;
 use crate::record::Record;
-use crate::sync::{Arc, Mutex, Rank};
+use crate::sync::{Arc, Mutex, Rank, Weak};
 use crate::types::{Offset, Timestamp};
 
 /// Work to do after the lock is released.
@@ -49,6 +52,16 @@ pub(super) struct Sticking<'a> {
     pub(super) partitions: u32,
 }
 
+/// The open batch for a record.
+enum Opened<'a> {
+    Batch(&'a mut OpenBatch),
+    /// A record without a key goes elsewhere: the batch that has no room for it completes the share
+    /// of this partition.
+    Elsewhere,
+    /// None. The record fails with an earlier write.
+    Failed(Arc<BatchState>),
+}
+
 /// Where a record was put.
 pub(super) struct Placed {
     pub(super) batch: Arc<BatchState>,
@@ -64,6 +77,7 @@ impl PartitionBuffer {
             draining: false,
             timed: false,
             produced: 0,
+            failure: Weak::new(),
             unconfirmed: None,
         };
         PartitionBuffer {
@@ -116,8 +130,9 @@ impl PartitionBuffer {
         let batch = match &mut queue.open {
             Some(open) if open.fits(len) => open,
             _ => match self.make_open(queue, len, timestamp, sticking, chores)? {
-                Some(open) => open,
-                None => return Ok(None),
+                Opened::Batch(open) => open,
+                Opened::Failed(batch) => return Ok(Some(Placed { batch, index: 0 })),
+                Opened::Elsewhere => return Ok(None),
             },
         };
         let index = batch.push(record, timestamp);
@@ -141,9 +156,7 @@ impl PartitionBuffer {
         Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
     }
 
-    /// An open batch that has room for a record of `len` bytes; `None` if a record without a key
-    /// goes elsewhere, because the batch that has no room for it completes the share of this
-    /// partition.
+    /// An open batch that has room for a record of `len` bytes.
     #[cold]
     fn make_open<'a>(
         self: &Arc<Self>,
@@ -152,11 +165,14 @@ impl PartitionBuffer {
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
         chores: &mut Chores,
-    ) -> Result<Option<&'a mut OpenBatch>> {
+    ) -> Result<Opened<'a>> {
         let settings = self.sink.settings();
         let limits = BatchLimits::new(&self.core, &settings);
         if len > limits.record {
             return Err(self.too_large(len, limits.record));
+        }
+        if let Some(failure) = queue.unreported_failure() {
+            return Ok(Opened::Failed(Arc::new(BatchState::failed(self.clone(), failure))));
         }
         if let Some(left) = queue.seal(self) {
             chores.sealed = [Some(left), None];
@@ -164,14 +180,14 @@ impl PartitionBuffer {
                 && Sticky::is_time(queue.produced + len, limits.body(), true)
             {
                 self.leave(queue, choice);
-                return Ok(None);
+                return Ok(Opened::Elsewhere);
             }
         }
         let state = Arc::new(BatchState::new(self.clone()));
         let open = OpenBatch::new(&self.core, limits, settings.compression, timestamp, len, state);
         let (open, timer) = self.open(queue, open);
         chores.timer = timer;
-        Ok(Some(open))
+        Ok(Opened::Batch(open))
     }
 
     /// Lets a batch take records, and returns when the timer should come if it would not come
@@ -230,6 +246,14 @@ impl PartitionBuffer {
         let mut timer = None;
         let mut guard = self.queue.lock();
         let queue = &mut *guard;
+        if let Some(failure) = queue.unreported_failure() {
+            drop(guard);
+            for batch in batches {
+                batch.state.complete(Err(failure.clone()));
+                homes.push((batch.state, 0));
+            }
+            return;
+        }
         for batch in batches {
             let share = batch.limits().body();
             let mut complete = false;

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use crate::error::Error;
 use crate::producer::batch::{Compressed, OpenBatch};
 use crate::producer::core::Core;
+use crate::producer::failure::Failure;
 use crate::producer::outcome::BatchState;
 use crate::producer::sink::Sink;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Weak};
 use crate::types::Offset;
 
 /// The buffer of one producer for one partition.
@@ -36,6 +37,9 @@ pub(super) struct BatchQueue {
     pub(super) timed: bool,
     /// Bytes of records without a key since this partition was chosen for them.
     pub(super) produced: usize,
+    /// The last failed write. While a caller is to learn of it, nothing is taken: there is no open
+    /// batch, and no sealed one.
+    pub(super) failure: Weak<Failure>,
     /// After the last record appended, and in which epoch, until a flush has seen it become
     /// visible.
     pub(super) unconfirmed: Option<(Offset, u32)>,
@@ -66,9 +70,15 @@ impl BatchQueue {
         }
     }
 
-    /// Everything that is not in the log.
-    pub(super) fn take_all(&mut self) -> (VecDeque<Slot>, Option<OpenBatch>) {
+    /// Takes everything that is not in the log, which fails with this write.
+    pub(super) fn fail(&mut self, failure: &Arc<Failure>) -> (VecDeque<Slot>, Option<OpenBatch>) {
+        self.failure = Arc::downgrade(failure);
         self.first_ticket += self.sealed.len() as u64;
         (std::mem::take(&mut self.sealed), self.open.take())
+    }
+
+    /// The failed write that a caller is to learn of before anything more is taken.
+    pub(super) fn unreported_failure(&self) -> Option<Arc<Failure>> {
+        self.failure.upgrade().filter(|failure| !failure.is_taken())
     }
 }
