@@ -1,13 +1,14 @@
 //! The state that all buffers of one producer share: the bound on their bytes, and the errors that no
 //! caller has received yet.
 
-use std::task::Waker;
+use std::task::{Context as Polling, Poll};
 
 use super::config::ProducerConfig;
 use super::failure::Failure;
+use super::room::RoomQueue;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicUsize, HELD_BY_WAKING, Mutex, Ordering, Rank, Weak, about_to_call_user_code};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
@@ -21,10 +22,10 @@ pub(super) struct Core {
     /// memory, and a sender that reads it a moment too early is off by a batch, which the bound
     /// allows for.
     buffered: AtomicUsize,
-    /// The wakers of the threads that wait for room. A waiter leaves its waker and tries once more
+    /// The wakers of the senders that wait for room. A sender leaves its waker and tries once more
     /// before it sleeps; a thread that gives bytes back subtracts them and then takes this lock. So
     /// either the second try sees the room, or the waker is found.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<RoomQueue>,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
     /// The failure is held by the other acknowledgements, if there are some.
     failure: Mutex<Option<(Error, Weak<Failure>)>>,
@@ -37,7 +38,7 @@ impl Core {
             config,
             identity,
             buffered: AtomicUsize::new(0),
-            waiting: Mutex::new(Rank::ProducerWaiting, Vec::new()),
+            waiting: Mutex::new(Rank::ProducerWaiting, RoomQueue::default()),
             failure: Mutex::new(Rank::ProducerFailure, None),
         }
     }
@@ -48,11 +49,22 @@ impl Core {
         self.buffered.load(Ordering::Relaxed)
     }
 
-    /// Has `waker` woken when bytes are given back.
-    pub(super) fn wait_for_room(&self, waker: &Waker) {
+    /// The bytes that senders may have before one is refused. Beyond the bound there is room for a
+    /// batch, because a batch is charged as it grows.
+    pub(super) fn limit(&self) -> usize {
+        self.config.buffer_bytes.saturating_add(self.config.batch_bytes)
+    }
+
+    /// Wakes the senders whose records have room now. One that is woken and does not use the room
+    /// must call this.
+    fn wake_waiting(&self) {
         let mut waiting = self.waiting.lock();
-        if !waiting.iter().any(|known| known.will_wake(waker)) {
-            waiting.push(waker.clone());
+        let room = self.limit().saturating_sub(self.buffered());
+        let woken = waiting.take(room);
+        drop(waiting);
+        for waker in woken {
+            about_to_call_user_code("a waker", HELD_BY_WAKING);
+            waker.wake();
         }
     }
 
@@ -72,11 +84,64 @@ impl Core {
 
     fn give_back(&self, bytes: usize) {
         self.buffered.fetch_sub(bytes, Ordering::Relaxed);
-        let woken = std::mem::take(&mut *self.waiting.lock());
-        for waker in woken {
-            about_to_call_user_code("a waker", HELD_BY_WAKING);
-            waker.wake();
+        self.wake_waiting();
+    }
+}
+
+/// The place of one sender among those that wait for room. Dropping it gives the place up.
+pub(super) struct RoomWait {
+    core: Arc<Core>,
+    len: usize,
+    number: Option<u64>,
+}
+
+impl RoomWait {
+    /// For a record of this [`record_len`](crate::segment::builder::record_len).
+    pub(super) fn new(core: &Arc<Core>, len: usize) -> Self {
+        RoomWait { core: core.clone(), len, number: None }
+    }
+
+    /// Tries to send, or leaves the waker until there is room.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &Polling<'_>,
+        mut send: impl FnMut() -> Result<T>,
+    ) -> Poll<Result<T>> {
+        let mut done = send();
+        if matches!(done, Err(Error::BufferFull)) {
+            let number = self.core.waiting.lock().wait(self.number, self.len, cx.waker());
+            self.number = Some(number);
+            // Once more after leaving the waker: room that was made between is seen, room made
+            // later wakes.
+            done = send();
         }
+        match done {
+            Err(Error::BufferFull) => return Poll::Pending,
+            Err(_) => self.leave(),
+            Ok(_) => {
+                // The room is used: the batch that the record is in wakes the next when it is
+                // written.
+                if let Some(number) = self.number.take() {
+                    self.core.waiting.lock().leave(number);
+                }
+            }
+        }
+        Poll::Ready(done)
+    }
+
+    /// Waits no longer. If it has been woken, another sender is woken for the room.
+    fn leave(&mut self) {
+        let Some(number) = self.number.take() else { return };
+        let is_waiting = self.core.waiting.lock().leave(number);
+        if !is_waiting {
+            self.core.wake_waiting();
+        }
+    }
+}
+
+impl Drop for RoomWait {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

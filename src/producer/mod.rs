@@ -15,6 +15,7 @@ mod failure;
 mod outbox;
 mod outcome;
 mod pending;
+mod room;
 mod sequenced;
 mod sink;
 mod staging;
@@ -27,15 +28,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use self::config::ProducerConfig;
-use self::core::Core;
+use self::core::{Core, RoomWait};
 use self::outbox::Outbox;
 pub use self::pending::Pending;
 pub(crate) use self::pending::Wait;
 use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::idempotence;
 use crate::record::Record;
+use crate::segment::builder::record_len;
 use crate::sync::Arc;
 use crate::topic::{Partition, Topic};
 use crate::types::Receipt;
@@ -246,7 +248,8 @@ impl Producer {
         to: impl Into<Destination<'a>>,
         record: Record<'a>,
     ) -> impl Future<Output = Result<Receipt>> + Send {
-        SendAsync { producer: self, to: to.into(), record, sent: None }
+        let room = RoomWait::new(self.shared.outbox.core(), record_len(&record));
+        SendAsync { producer: self, to: to.into(), record, room, sent: None }
     }
 
     /// Writes everything that was sent before this call and blocks until each topic's durability
@@ -357,6 +360,7 @@ struct SendAsync<'a> {
     producer: &'a Producer,
     to: Destination<'a>,
     record: Record<'a>,
+    room: RoomWait,
     /// Once there was room.
     sent: Option<Pending>,
 }
@@ -368,27 +372,11 @@ impl Future for SendAsync<'_> {
         let this = self.get_mut();
         let sent = match &mut this.sent {
             Some(sent) => sent,
-            None => match this.try_send(cx) {
+            None => match this.room.poll(cx, || this.producer.try_send(this.to, &this.record)) {
                 Poll::Ready(pending) => this.sent.insert(pending?),
                 Poll::Pending => return Poll::Pending,
             },
         };
         Pin::new(sent).poll(cx)
-    }
-}
-
-impl SendAsync<'_> {
-    fn try_send(&self, cx: &Context<'_>) -> Poll<Result<Pending>> {
-        match self.producer.try_send(self.to, &self.record) {
-            Err(Error::BufferFull) => {}
-            done => return Poll::Ready(done),
-        }
-        // Once more after leaving the waker: room that was made between is seen, room made later
-        // wakes.
-        self.producer.shared.outbox.core().wait_for_room(cx.waker());
-        match self.producer.try_send(self.to, &self.record) {
-            Err(Error::BufferFull) => Poll::Pending,
-            done => Poll::Ready(done),
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::buffer::{PartitionBuffer, Placed, Sticking};
+use super::buffer::{PartitionBuffer, Placed, Sticking, Unflushed};
 use super::core::Core;
 use super::outcome::BatchState;
 use super::pending::{Pending, Wait};
@@ -83,6 +83,7 @@ impl Target for TopicState {
 /// until the producer is dropped.
 pub(super) struct Outbox<T: Target> {
     core: Arc<Core>,
+    unflushed: Arc<Unflushed>,
     seed: u64,
     /// Topics by the last bits of their random id, in chains.
     topics: [OnceLock<Box<TopicBuffers<T>>>; CHAINS],
@@ -103,7 +104,12 @@ type Shelf = Box<[OnceLock<Arc<PartitionBuffer>>]>;
 impl<T: Target> Outbox<T> {
     /// The seed decides where records without a key go.
     pub(super) fn new(core: Core, seed: u64) -> Self {
-        Outbox { core: Arc::new(core), seed, topics: [const { OnceLock::new() }; CHAINS] }
+        Outbox {
+            core: Arc::new(core),
+            unflushed: Arc::new(Unflushed::new()),
+            seed,
+            topics: [const { OnceLock::new() }; CHAINS],
+        }
     }
 
     /// Takes a record, for this partition, or for the one that its key chooses.
@@ -132,7 +138,7 @@ impl<T: Target> Outbox<T> {
                     (topic.sticky.current(partitions), Some(Sticking { sticky: &topic.sticky, partitions }))
                 }
             };
-            let buffer = topic.buffer(&self.core, partition)?;
+            let buffer = topic.buffer(self, partition)?;
             // Only a record without a key is ever declined, and then has another partition to go
             // to.
             if let Some(Placed { batch, index }) = buffer.push(record, len, timestamp, sticking)? {
@@ -163,20 +169,22 @@ impl<T: Target> Outbox<T> {
                 Some(partition) => partition,
                 None => staging.sticky_partition(record_len(&record)),
             };
-            staging.push(partition, &record, timestamp, || topic.buffer(&self.core, partition).cloned())?;
+            staging.push(partition, &record, timestamp, || topic.buffer(self, partition).cloned())?;
         }
         Ok(staging.publish())
     }
 
     /// Everything that has been accepted so far, to be waited for. It is written here; the flush
-    /// then waits until it is visible, and for batches that other threads are about to write.
+    /// then waits until it is visible, and for batches that other threads are about to write. Its
+    /// cost is that of the partitions with something to write or to wait for, of however many the
+    /// producer has written.
     pub(super) fn flush(&self) -> Flush {
         let mut parts = Vec::new();
-        for buffer in self.buffers() {
+        for buffer in self.unflushed.list() {
             buffer.write(None);
             let last = buffer.last_sealed();
             if last.is_some() || buffer.unconfirmed().is_some() {
-                parts.push(FlushPart { buffer: buffer.clone(), last });
+                parts.push(FlushPart { buffer, last });
             }
         }
         Flush { core: self.core.clone(), parts, first: Ok(()) }
@@ -188,12 +196,18 @@ impl<T: Target> Outbox<T> {
     /// # Errors
     /// There is no such partition.
     pub(super) fn note_written(&self, target: &Arc<T>, partition: u32, end: (Offset, u32)) -> Result<()> {
-        self.topic(target).buffer(&self.core, partition)?.note_written(end);
+        self.topic(target).buffer(self, partition)?.note_written(end);
         Ok(())
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// How many partitions the next flush visits.
+    #[cfg(test)]
+    pub(super) fn unflushed(&self) -> usize {
+        self.unflushed.list().len()
     }
 
     #[inline]
@@ -220,7 +234,8 @@ impl<T: Target> Outbox<T> {
     #[cold]
     fn write_largest(&self) -> Result<()> {
         let max = self.core.config.buffer_bytes;
-        let mut open: Vec<_> = self.buffers().map(|buffer| (buffer.open_bytes(), buffer)).collect();
+        let unflushed = self.unflushed.list();
+        let mut open: Vec<_> = unflushed.iter().map(|buffer| (buffer.open_bytes(), buffer)).collect();
         open.retain(|(bytes, _)| *bytes > 0);
         open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         // Down to half, so that not every record after this one comes here again.
@@ -230,11 +245,7 @@ impl<T: Target> Outbox<T> {
             }
             buffer.write(None);
         }
-        if self.core.buffered() < max.saturating_add(self.core.config.batch_bytes) {
-            Ok(())
-        } else {
-            Err(Error::BufferFull)
-        }
+        if self.core.buffered() < self.core.limit() { Ok(()) } else { Err(Error::BufferFull) }
     }
 
     #[inline]
@@ -257,10 +268,6 @@ impl<T: Target> Outbox<T> {
         self.topics.iter().flat_map(|first| {
             std::iter::successors(first.get(), |topic| topic.next.get()).map(|topic| &**topic)
         })
-    }
-
-    fn buffers(&self) -> impl Iterator<Item = &Arc<PartitionBuffer>> {
-        self.topics().flat_map(TopicBuffers::buffers)
     }
 }
 
@@ -289,7 +296,7 @@ impl<T: Target> TopicBuffers<T> {
     }
 
     #[inline]
-    fn buffer(&self, core: &Arc<Core>, partition: u32) -> Result<&Arc<PartitionBuffer>> {
+    fn buffer(&self, outbox: &Outbox<T>, partition: u32) -> Result<&Arc<PartitionBuffer>> {
         let unknown = || unknown_partition(&*self.target, partition);
         let number = partition.checked_add(1).ok_or_else(unknown)?;
         let shelf = number.ilog2();
@@ -301,7 +308,8 @@ impl<T: Target> TopicBuffers<T> {
             return Ok(buffer);
         }
         let sink = self.target.sink(partition).ok_or_else(unknown)?;
-        Ok(place.get_or_init(|| Arc::new(PartitionBuffer::new(core.clone(), sink))))
+        let (core, unflushed) = (&outbox.core, &outbox.unflushed);
+        Ok(place.get_or_init(|| Arc::new(PartitionBuffer::new(core.clone(), unflushed.clone(), sink))))
     }
 
     fn buffers(&self) -> impl Iterator<Item = &Arc<PartitionBuffer>> {

@@ -19,6 +19,8 @@ pub(crate) enum Rank {
     MakingRoom,
 
     // -- handles --
+    /// `Unflushed`: the buffers of a producer that have something for a flush.
+    ProducerUnflushed,
     /// `PartitionBuffer`: the records that wait for a batch.
     ProducerQueue,
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub(super) use self::drain::Outgoing;
 use self::queue::BatchQueue;
-pub(super) use self::queue::PartitionBuffer;
+pub(super) use self::queue::{PartitionBuffer, Unflushed};
 use super::batch::{BatchLimits, OpenBatch};
 use super::core::Core;
 use super::outcome::{BatchState, Buffer};
@@ -43,6 +43,8 @@ struct Chores {
     sealed: [Option<Outgoing>; 2],
     /// By when the timer should come.
     timer: Option<Duration>,
+    /// The buffer has something for a flush now, and is not listed.
+    list: bool,
 }
 
 /// For a record without a key: the choice that brought it here, and the number of partitions.
@@ -69,12 +71,13 @@ pub(super) struct Placed {
 }
 
 impl PartitionBuffer {
-    pub(super) fn new(core: Arc<Core>, sink: Box<dyn Sink>) -> Self {
+    pub(super) fn new(core: Arc<Core>, unflushed: Arc<Unflushed>, sink: Box<dyn Sink>) -> Self {
         let queue = BatchQueue {
             open: None,
             sealed: VecDeque::new(),
             first_ticket: 0,
             draining: false,
+            listed: false,
             timed: false,
             produced: 0,
             failure: Weak::new(),
@@ -82,6 +85,7 @@ impl PartitionBuffer {
         };
         PartitionBuffer {
             core,
+            unflushed,
             partition: sink.partition().get(),
             sink,
             queue: Mutex::new(Rank::ProducerQueue, queue),
@@ -185,6 +189,7 @@ impl PartitionBuffer {
         }
         let state = Arc::new(BatchState::new(self.clone()));
         let open = OpenBatch::new(&self.core, limits, settings.compression, timestamp, len, state);
+        chores.list = queue.list();
         let (open, timer) = self.open(queue, open);
         chores.timer = timer;
         Ok(Opened::Batch(open))
@@ -217,6 +222,9 @@ impl PartitionBuffer {
 
     #[cold]
     fn finish(self: &Arc<Self>, chores: &mut Chores) {
+        if std::mem::take(&mut chores.list) {
+            self.unflushed.add(self);
+        }
         if let Some(at) = chores.timer.take() {
             self.schedule(at);
         }
@@ -280,8 +288,12 @@ impl PartitionBuffer {
         if stuck > 0 && choice.sticky.is(self.partition) {
             queue.produced += stuck;
         }
+        let list = queue.list();
         drop(guard);
         drop(absorbed);
+        if list {
+            self.unflushed.add(self);
+        }
         if let Some(at) = timer {
             self.schedule(at);
         }
@@ -325,8 +337,15 @@ impl PartitionBuffer {
     }
 
     /// Something of this producer was written past the buffer, up to this end and in this epoch.
-    pub(super) fn note_written(&self, end: (Offset, u32)) {
-        self.queue.lock().note_written(end);
+    pub(super) fn note_written(self: &Arc<Self>, end: (Offset, u32)) {
+        let list = {
+            let mut queue = self.queue.lock();
+            queue.note_written(end);
+            queue.list()
+        };
+        if list {
+            self.unflushed.add(self);
+        }
     }
 
     /// A flush knows the outcome of everything up to this
@@ -388,6 +407,6 @@ impl Task for PartitionBuffer {
 impl Chores {
     #[inline]
     fn is_empty(&self) -> bool {
-        self.timer.is_none() && self.sealed.iter().all(Option::is_none)
+        self.timer.is_none() && !self.list && self.sealed.iter().all(Option::is_none)
     }
 }

@@ -8,12 +8,45 @@ use crate::producer::core::Core;
 use crate::producer::failure::Failure;
 use crate::producer::outcome::BatchState;
 use crate::producer::sink::Sink;
-use crate::sync::{Arc, Mutex, Weak};
+use crate::sync::{Arc, Mutex, Rank, Weak};
 use crate::types::Offset;
+
+/// The buffers of a producer that have something for a flush. Each is here once, from the time at
+/// which it gets something until a flush or a full buffer finds it without anything.
+pub(crate) struct Unflushed {
+    /// Taken before a buffer's lock.
+    buffers: Mutex<Vec<Weak<PartitionBuffer>>>,
+}
+
+impl Unflushed {
+    pub(crate) fn new() -> Self {
+        Unflushed { buffers: Mutex::new(Rank::ProducerUnflushed, Vec::new()) }
+    }
+
+    /// Adds a buffer after it has been marked as listed.
+    pub(super) fn add(&self, buffer: &Arc<PartitionBuffer>) {
+        self.buffers.lock().push(Arc::downgrade(buffer));
+    }
+
+    /// The buffers that have something. Forgets the others.
+    pub(crate) fn list(&self) -> Vec<Arc<PartitionBuffer>> {
+        let mut listed = Vec::new();
+        self.buffers.lock().retain(|buffer| {
+            let Some(buffer) = buffer.upgrade() else { return false };
+            let stays = buffer.queue.lock().stays_listed();
+            if stays {
+                listed.push(buffer);
+            }
+            stays
+        });
+        listed
+    }
+}
 
 /// The buffer of one producer for one partition.
 pub(crate) struct PartitionBuffer {
     pub(super) core: Arc<Core>,
+    pub(super) unflushed: Arc<Unflushed>,
     pub(super) sink: Box<dyn Sink>,
     /// The sink's, close at hand.
     pub(super) partition: u32,
@@ -33,6 +66,8 @@ pub(super) struct BatchQueue {
     /// this lock and then reads this flag. So a compressed head is never left without a thread to
     /// append it.
     pub(super) draining: bool,
+    /// It is among the [`Unflushed`], or the thread that has marked it is about to add it.
+    pub(super) listed: bool,
     /// An entry of the timer will come for the open batch, or earlier.
     pub(super) timed: bool,
     /// Bytes of records without a key since this partition was chosen for them.
@@ -68,6 +103,17 @@ impl BatchQueue {
         if is_later {
             self.unconfirmed = Some((end, epoch));
         }
+    }
+
+    /// Marks it as listed. Returns whether the caller must add it.
+    pub(super) fn list(&mut self) -> bool {
+        !std::mem::replace(&mut self.listed, true)
+    }
+
+    /// Whether there is something for a flush: it is listed from now on, or it is not.
+    fn stays_listed(&mut self) -> bool {
+        self.listed = self.open.is_some() || !self.sealed.is_empty() || self.unconfirmed.is_some();
+        self.listed
     }
 
     /// Takes everything that is not in the log, which fails with this write.

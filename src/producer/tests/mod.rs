@@ -7,4 +7,5 @@ mod futures;
 mod order;
 mod partitioning;
 mod refusal;
+mod room;
 mod writing;

@@ -1,11 +1,14 @@
 //! When a batch is written, and how many bytes a producer may hold before.
 
+use std::task::Context;
 use std::time::Duration;
 
 use super::fakes::{FakeTopic, Flag, big, flush, outbox, small};
 use crate::config::{Durability, TopicConfig};
 use crate::error::Error;
 use crate::producer::config::ProducerConfig;
+use crate::producer::core::RoomWait;
+use crate::producer::pending::Pending;
 use crate::producer::sink::Sink;
 use crate::record::Record;
 use crate::sync::{Ordering, thread};
@@ -176,7 +179,10 @@ fn batches_of_other_threads_are_not_waited_for_but_can_be_awaited() {
         };
         assert!(matches!(error, Error::BufferFull));
         let (waker, woken) = Flag::waker();
-        outbox.core().wait_for_room(&waker);
+        let mut waiting = RoomWait::new(outbox.core(), 910);
+        let polled = waiting
+            .poll(&Context::from_waker(&waker), || outbox.send(&topic, Some(0), &big()).map(Pending::detach));
+        assert!(polled.is_pending());
         assert!(!woken.load(Ordering::SeqCst));
         log.gate.open();
         writer.join().unwrap().unwrap();
@@ -184,4 +190,31 @@ fn batches_of_other_threads_are_not_waited_for_but_can_be_awaited() {
         outbox.send(&topic, Some(0), &Record::new("last")).unwrap().wait().unwrap();
         assert_eq!(log.values().len(), accepted + 2);
     });
+}
+
+/// However many partitions the producer has written.
+#[test]
+fn a_flush_visits_only_partitions_that_have_something() {
+    let topic = FakeTopic::new(1_000, TopicConfig::new().durability(Durability::Sync));
+    let outbox = outbox(&topic, ProducerConfig::new());
+    for partition in 0..1_000 {
+        outbox.send(&topic, Some(partition), &Record::new("a")).unwrap().detach();
+    }
+    assert_eq!(outbox.unflushed(), 1_000);
+    flush(&outbox).unwrap();
+    assert_eq!(outbox.unflushed(), 0, "all of them are written and durable");
+    // Written by the sender, by the timer, with others, and past the buffers.
+    outbox.send(&topic, Some(3), &Record::new("b")).unwrap().wait().unwrap();
+    outbox.send(&topic, Some(4), &Record::new("c")).unwrap().detach();
+    topic.clock.advance(Duration::from_millis(5));
+    outbox.send_all(&topic, Some(5), [Record::new("d")].into_iter()).unwrap().wait().unwrap();
+    outbox.note_written(&topic, 6, (Offset::new(1), 7)).unwrap();
+    assert_eq!(outbox.unflushed(), 4);
+    let waits = |partition: usize| topic.logs[partition].waits();
+    let before = [3, 4, 5, 6, 7].map(waits);
+    flush(&outbox).unwrap();
+    let after = [3, 4, 5, 6, 7].map(waits);
+    let grown: Vec<_> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    assert_eq!(grown, [1, 1, 1, 1, 0]);
+    assert_eq!(outbox.unflushed(), 0);
 }
