@@ -85,6 +85,21 @@ impl BrokerInner {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// # Errors
+    /// `ForeignBroker`: `owner`, to which `what` belongs, is another broker.
+    #[inline]
+    pub(crate) fn check_own(&self, owner: &Arc<BrokerInner>, what: impl FnOnce() -> String) -> Result<()> {
+        match std::ptr::eq(self, Arc::as_ptr(owner)) {
+            true => Ok(()),
+            false => Err(self.foreign(owner, what())),
+        }
+    }
+
+    #[cold]
+    fn foreign(&self, owner: &BrokerInner, what: String) -> Error {
+        Error::ForeignBroker { what, own: self.dir(), other: owner.dir() }
+    }
+
     /// The broker's directory, for messages.
     pub(super) fn dir(&self) -> PathBuf {
         self.ctx.display(Path::new(""))

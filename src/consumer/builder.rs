@@ -188,13 +188,14 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a
-    /// partition named twice; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
-    /// an I/O error.
+    /// partition named twice; [`ForeignBroker`](Error::ForeignBroker) for a partition of another
+    /// broker; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error.
     pub fn assign(self, partitions: &[Partition]) -> Result<Consumer> {
         let broker = self.broker.clone();
         broker.coordinator().offsets().open(&*broker)?;
         let (mut consumer, _) = self.build(Vec::new())?;
         for (at, partition) in partitions.iter().enumerate() {
+            partition.check_broker(&broker)?;
             partition.state().check()?;
             let same =
                 |other: &Partition| other.state().id == partition.state().id && other.id() == partition.id();

@@ -73,9 +73,10 @@ impl Committer {
         self.group.pin(&*self.broker, self.stamp(), &done.into_commits())
     }
 
-    /// Whether it commits to this broker.
-    pub(crate) fn is_of(&self, broker: &Arc<BrokerInner>) -> bool {
-        Arc::ptr_eq(&self.broker, broker)
+    /// # Errors
+    /// `ForeignBroker`: it commits to another broker than this.
+    pub(crate) fn check_broker(&self, broker: &BrokerInner) -> Result<()> {
+        broker.check_own(&self.broker, || format!("a consumer of group {}", self.group.name))
     }
 
     /// The group's committed offset of a partition.

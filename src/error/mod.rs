@@ -265,6 +265,18 @@ pub enum Error {
         /// Its bounds, or the setting that it conflicts with.
         reason: String,
     },
+    /// A topic, partition, stream or consumer of another broker was passed to an operation of this
+    /// one. Nothing was done. Ask this broker for the topic; a handle of a broker that was closed and
+    /// opened again is one of another broker too.
+    #[error("{what} belongs to the broker of {}, and not to this one, of {}", other.display(), own.display())]
+    ForeignBroker {
+        /// The handle in words: for example `topic orders`, or `a consumer of group billing`.
+        what: String,
+        /// The directory of the broker that the operation belongs to.
+        own: PathBuf,
+        /// The directory of the broker that the handle belongs to.
+        other: PathBuf,
+    },
     /// The name is not valid for a consumer group.
     #[error("{name:?} is not a valid group name: {reason}")]
     InvalidGroupName {

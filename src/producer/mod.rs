@@ -157,6 +157,7 @@ impl Producer {
     /// The record was not taken, and nothing of it will be written:
     /// [`RecordTooLarge`](Error::RecordTooLarge), [`InvalidTimestamp`](Error::InvalidTimestamp),
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
+    /// [`ForeignBroker`](Error::ForeignBroker) for a handle of another broker,
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
     /// [`BufferFull`](Error::BufferFull) if other threads are writing so much that the bound would
     /// be exceeded by more than a batch. An error of the write itself is returned by the
@@ -220,8 +221,12 @@ impl Producer {
             return Ok(Pending::other(self.send_sequenced(to.into(), records.collect())?));
         }
         match to.into() {
-            Destination::Topic(topic) => outbox.send_all(topic.state(), None, records),
+            Destination::Topic(topic) => {
+                topic.check_broker(&self.shared.broker)?;
+                outbox.send_all(topic.state(), None, records)
+            }
             Destination::Partition(partition) => {
+                partition.check_broker(&self.shared.broker)?;
                 outbox.send_all(partition.state(), Some(partition.id().get()), records)
             }
             Destination::Name(name) => outbox.send_all(&self.shared.broker.topic_state(name)?, None, records),
@@ -280,8 +285,12 @@ impl Producer {
         }
         let outbox = &self.shared.outbox;
         match to {
-            Destination::Topic(topic) => outbox.send(topic.state(), None, record),
+            Destination::Topic(topic) => {
+                topic.check_broker(&self.shared.broker)?;
+                outbox.send(topic.state(), None, record)
+            }
             Destination::Partition(partition) => {
+                partition.check_broker(&self.shared.broker)?;
                 outbox.send(partition.state(), Some(partition.id().get()), record)
             }
             Destination::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
@@ -295,12 +304,14 @@ impl Producer {
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name);
-    /// [`Fenced`](Error::Fenced); [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed),
+    /// [`Fenced`](Error::Fenced); [`ForeignBroker`](Error::ForeignBroker);
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed),
     /// [`Corrupt`](Error::Corrupt) if the stored sequences cannot be read, or an I/O error. See
     /// [`ProducerConfig::name`] for an example.
     pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
         let identity = self.identity()?;
         identity.check()?;
+        partition.check_broker(&self.shared.broker)?;
         partition.state().check()?;
         Ok(idempotence::locate(partition.log(), identity.id, u64::MAX)?.0)
     }
@@ -323,8 +334,14 @@ impl Producer {
             sequenced::send(broker, identity, outbox, topic, partition, records)
         };
         match to {
-            Destination::Topic(topic) => send(topic.state(), None),
-            Destination::Partition(partition) => send(partition.state(), Some(partition.id().get())),
+            Destination::Topic(topic) => {
+                topic.check_broker(broker)?;
+                send(topic.state(), None)
+            }
+            Destination::Partition(partition) => {
+                partition.check_broker(broker)?;
+                send(partition.state(), Some(partition.id().get()))
+            }
             Destination::Name(name) => send(&broker.topic_state(name)?, None),
         }
     }

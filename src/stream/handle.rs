@@ -392,12 +392,10 @@ impl Stream {
     }
 
     /// # Errors
-    /// It is another broker's.
-    pub(crate) fn check_broker(&self, broker: &Arc<BrokerInner>) -> Result<()> {
-        match Arc::ptr_eq(&self.broker, broker) {
-            true => Ok(()),
-            false => Err(invalid("stream", "it belongs to another broker")),
-        }
+    /// `ForeignBroker`: it is not a stream of `broker`.
+    pub(crate) fn check_broker(&self, broker: &BrokerInner) -> Result<()> {
+        let what = || format!("stream \"{}\" of {}", self.key().escape_ascii(), self.topic());
+        broker.check_own(&self.broker, what)
     }
 
     pub(crate) fn broker(&self) -> &Arc<BrokerInner> {

@@ -156,6 +156,13 @@ impl Topic {
         Topic { broker, state }
     }
 
+    /// # Errors
+    /// `ForeignBroker`: it is not a topic of `broker`.
+    #[inline]
+    pub(crate) fn check_broker(&self, broker: &BrokerInner) -> Result<()> {
+        broker.check_own(&self.broker, || format!("topic {}", self.name()))
+    }
+
     pub(crate) fn state(&self) -> &Arc<TopicState> {
         &self.state
     }

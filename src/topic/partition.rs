@@ -31,6 +31,13 @@ impl Partition {
         Partition { broker: broker.clone(), state: state.clone(), log: log.clone() }
     }
 
+    /// # Errors
+    /// `ForeignBroker`: it is not a partition of `broker`.
+    #[inline]
+    pub(crate) fn check_broker(&self, broker: &BrokerInner) -> Result<()> {
+        broker.check_own(&self.broker, || format!("partition {}/{}", self.topic(), self.id()))
+    }
+
     pub(crate) fn state(&self) -> &Arc<TopicState> {
         &self.state
     }

@@ -198,7 +198,8 @@ impl Transaction {
     /// # Errors
     /// Nothing was done: the first error of [`send`](Transaction::send) and
     /// [`append`](Transaction::append), also [`InvalidConfig`](Error::InvalidConfig) for a record
-    /// with a [sequence](Record::sequence); [`StreamTruncated`](Error::StreamTruncated);
+    /// with a [sequence](Record::sequence); [`ForeignBroker`](Error::ForeignBroker) for a topic,
+    /// partition, stream or consumer of another broker; [`StreamTruncated`](Error::StreamTruncated);
     /// [`VersionConflict`](Error::VersionConflict), which names a stream that has another version,
     /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
     /// the events and records there can be read; [`CommitRejected`](Error::CommitRejected);
@@ -318,17 +319,13 @@ impl Transaction {
     }
 
     fn add_offsets(&mut self, committer: Arc<Committer>, done: Offsets) -> &mut Self {
-        let foreign = !committer.is_of(&self.broker);
+        let own = committer.check_broker(&self.broker);
         self.offsets.push(Processed { committer: Step::new(committer), done });
-        let reason = || "it belongs to another broker".to_string();
-        self.note(if foreign {
-            Err(Error::InvalidConfig { field: "consumer", reason: reason() })
-        } else {
-            Ok(())
-        })
+        self.note(own)
     }
 
     fn try_expect_end(&mut self, partition: &Partition, end: Offset) -> Result<()> {
+        partition.check_broker(&self.broker)?;
         let (_, part) = self.part(partition.state(), partition.log())?;
         match part.conditions.end {
             Some(other) if other != end => {
@@ -363,8 +360,14 @@ impl Transaction {
 
     fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
         let (state, partition) = match to {
-            Destination::Topic(topic) => (topic.state().clone(), None),
-            Destination::Partition(partition) => (partition.state().clone(), Some(partition.id().get())),
+            Destination::Topic(topic) => {
+                topic.check_broker(&self.broker)?;
+                (topic.state().clone(), None)
+            }
+            Destination::Partition(partition) => {
+                partition.check_broker(&self.broker)?;
+                (partition.state().clone(), Some(partition.id().get()))
+            }
             Destination::Name(name) => (self.broker.topic_state(name)?, None),
         };
         state.check()?;

@@ -41,6 +41,7 @@ mod expected_offset;
 mod fault_in_compaction;
 mod fault_matrix;
 mod first_seek;
+mod foreign_broker;
 mod forged_batches;
 mod full_disk;
 mod golden;

@@ -135,7 +135,7 @@ fn a_consumers_offsets_are_committed_with_the_transaction_or_not_at_all() {
     let elsewhere = Broker::in_memory().unwrap();
     let mut foreign = elsewhere.transaction();
     foreign.offsets(&b, Offsets::new());
-    assert!(matches!(foreign.commit(), Err(Error::InvalidConfig { field: "consumer", .. })));
+    assert!(matches!(foreign.commit(), Err(Error::ForeignBroker { .. })));
 }
 
 /// Of a consumer with partitions assigned by hand (Kafka's `ClassicGroup.validateOffsetCommit`).
