@@ -245,6 +245,20 @@ pub(crate) fn locate(log: &Arc<Log>, producer_id: u64, sequence: u64) -> Result<
     Ok((known.producers.last_sequence(producer_id), known.producers.locate(producer_id, sequence)))
 }
 
+/// As [`locate`], for the sequences of one call.
+///
+/// # Errors
+/// The errors of reading.
+pub(crate) fn locate_all(
+    log: &Arc<Log>,
+    producer_id: u64,
+    sequences: &[u64],
+) -> Result<(Option<u64>, Vec<Located>)> {
+    let known = lock_known(log)?;
+    let located = known.producers.locate_all(producer_id, sequences);
+    Ok((known.producers.last_sequence(producer_id), located))
+}
+
 /// Checks a batch and its sender. The caller must hold the writer's lock.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod buffer;
 mod config;
 mod core;
 mod failure;
+mod original;
 mod outbox;
 mod outcome;
 mod pending;
@@ -195,9 +196,14 @@ impl Producer {
     /// # Errors
     /// As [`send`](Producer::send); `InvalidTimestamp` has the index of the record.
     /// [`BufferFull`](Error::BufferFull) if the records together are larger than
-    /// [`ProducerConfig::buffer_bytes`]: send them in pieces. Records with sequences are written as
-    /// one batch for each partition, and an error leaves open which other partitions were written:
-    /// send all of them again.
+    /// [`ProducerConfig::buffer_bytes`]: send them in pieces.
+    ///
+    /// Records with sequences are written as one batch for each partition, and an error of one
+    /// partition keeps no other from being written. Send all of them again, the same records, until
+    /// the call succeeds: those that are there are found, also by a later run of the program. As a
+    /// batch with gaps between its sequences does not list them, it is recognized as a whole, by its
+    /// keys and values; a part of it, or another record in place of one, is a
+    /// [`DuplicateSequence`](Error::DuplicateSequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};

@@ -4,17 +4,16 @@
 
 use std::task::{Context, Poll};
 
+use super::original::original;
 use super::outbox::{self, Outbox};
 use super::pending::Wait;
 use crate::broker::{BrokerInner, ProducerIdentity, TopicState, prepare_sequenced};
 use crate::error::{Error, Result};
-use crate::log::cursor::Cursor;
 use crate::log::producers::{Located, Sender};
-use crate::log::{Log, durability, idempotence};
-use crate::reader::read_once;
+use crate::log::{Log, idempotence};
 use crate::record::Record;
 use crate::sync::Arc;
-use crate::types::{Offset, Receipt, Start, TopicPartition};
+use crate::types::{Offset, Receipt, TopicPartition};
 
 /// The records of one call that go to one partition.
 struct Portion<'r> {
@@ -38,8 +37,8 @@ pub(super) struct Sent {
 ///
 /// # Errors
 /// `Fenced`, `OutOfOrderSequence`, `DuplicateSequence`, and those of an append. It works partition
-/// by partition: records that were written to other partitions before stay there, and the next try
-/// finds them.
+/// by partition: an error of one keeps no other from being written, and the next try finds what is
+/// there. So the call can be repeated until all of it is.
 pub(super) fn send<'r>(
     broker: &BrokerInner,
     identity: &ProducerIdentity,
@@ -49,6 +48,8 @@ pub(super) fn send<'r>(
     records: Vec<Record<'r>>,
 ) -> Result<Sent> {
     let total = records.len();
+    let mut receipts: Vec<Option<Receipt>> = vec![None; total];
+    let mut sent = Sent::default();
     let mut shares: Vec<Portion<'r>> = Vec::new();
     for (index, record) in records.into_iter().enumerate() {
         let Some(sequence) = record.given_sequence() else {
@@ -69,13 +70,19 @@ pub(super) fn send<'r>(
         }
     }
     shares.iter().try_for_each(|share| share.check_rising(identity))?;
-    let mut receipts: Vec<Option<Receipt>> = vec![None; total];
-    let mut sent = Sent::default();
+    let mut failed = None;
     for share in &shares {
         // If another partition fails, dropping `sent` requests the sync of this one.
-        let (end, epoch) = share.send(broker, identity, topic, &mut receipts)?;
-        sent.waits.push((share.log.clone(), end, epoch));
-        outbox.note_written(topic, share.log.partition().get(), (end, epoch))?;
+        let written = share.send(broker, identity, topic, &mut receipts).and_then(|(end, epoch)| {
+            sent.waits.push((share.log.clone(), end, epoch));
+            outbox.note_written(topic, share.log.partition().get(), (end, epoch))
+        });
+        if let Err(error) = written {
+            failed = more_telling(failed, error);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     sent.receipts = receipts.into_iter().flatten().collect();
     if sent.receipts.len() != total {
@@ -100,6 +107,16 @@ fn route(
     let logs = topic.logs();
     let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen, count };
     logs.get(chosen as usize).cloned().ok_or_else(unknown)
+}
+
+/// Of the errors of two partitions the first one; but one that keeps records out of the log comes
+/// before one of records that are there.
+fn more_telling(first: Option<Error>, error: Error) -> Option<Error> {
+    let is_there = |error: &Error| matches!(error, Error::DuplicateSequence { .. });
+    match first {
+        Some(first) if is_there(&error) || !is_there(&first) => Some(first),
+        _ => Some(error),
+    }
 }
 
 impl Portion<'_> {
@@ -141,14 +158,15 @@ impl Portion<'_> {
             let cuts = self.log.revision();
             let mut known = 0;
             let mut end = (Offset::ZERO, self.log.epoch());
-            let mut before = None;
-            for (&sequence, index) in self.sequences.iter().zip(&self.indices) {
-                let (last, located) = idempotence::locate(&self.log, identity.id, sequence)?;
-                before = last;
+            let (last, located) = idempotence::locate_all(&self.log, identity.id, &self.sequences)?;
+            let before = last;
+            let records = self.records.iter().zip(&self.sequences).zip(&self.indices);
+            for (((record, &sequence), index), located) in records.zip(located) {
                 match located {
                     Located::New => break,
-                    Located::At(offset) => {
-                        let receipt = self.original(offset);
+                    Located::At(offset) | Located::Likely(offset) => {
+                        let alike = matches!(located, Located::Likely(_)).then_some(record);
+                        let receipt = original(&self.log, offset, alike);
                         if self.log.revision() != cuts {
                             // Another record may be at the offset now.
                             continue 'again;
@@ -193,31 +211,6 @@ impl Portion<'_> {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// The receipt of a record that was appended at an offset; `None` if it has been deleted since,
-    /// or compacted away with its batch.
-    fn original(&self, offset: Offset) -> Result<Option<Receipt>> {
-        // It may be written and not visible yet; then its first sender waits for the same.
-        durability::sync_to_see(&self.log, offset)?;
-        let records = match read_once(&self.log, Start::At(offset), 1) {
-            Err(Error::OffsetOutOfRange { .. }) => return Ok(None),
-            records => records?,
-        };
-        let found = records.iter().next().filter(|record| record.offset() == offset);
-        let told = match found.map(|record| (record.timestamp(), record.position().epoch)) {
-            // The record is gone and its batch is not: the time is that of the batch, as Kafka's
-            // is.
-            None => match Cursor::new(self.log.clone(), offset).peek_any() {
-                Err(Error::OffsetOutOfRange { .. }) => None,
-                header => header?
-                    .filter(|header| header.base_offset <= offset)
-                    .map(|header| (header.max_timestamp, header.log_epoch)),
-            },
-            told => told,
-        };
-        let (topic, partition) = (self.log.topic().clone(), self.log.partition());
-        Ok(told.map(|(timestamp, epoch)| Receipt { topic, partition, offset, timestamp, epoch }))
     }
 }
 

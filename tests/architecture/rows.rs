@@ -194,7 +194,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "producer",
         &[
-            apart(&["config", "failure", "room", "sink"]),
+            apart(&["config", "failure", "original", "room", "sink"]),
             apart(&["core"]),
             apart(&["outcome"]),
             apart(&["batch", "pending"]),

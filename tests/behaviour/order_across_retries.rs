@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::common::Random;
 use quipu::testing::{Disk, Op, produced};
 use quipu::{Broker, BrokerConfig, Pending, Producer, ProducerConfig, Record, Topic, TopicConfig};
+
+use crate::common::Random;
 
 fn open(disk: &Disk, partitions: u32) -> (Broker, Topic) {
     let broker = BrokerConfig::new().on_disk(disk).unwrap();

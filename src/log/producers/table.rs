@@ -37,6 +37,9 @@ pub(crate) enum Located {
     New,
     /// In the log, at this offset.
     At(Offset),
+    /// In the log, at this offset, if the call's records are those of the batch there. The batch has
+    /// gaps between its sequences, and what is known of them fits.
+    Likely(Offset),
     /// Not in the log, although greater ones are: its sequence is between two consecutive batches.
     Missing,
     /// Not known: its sequence is below the remembered ones, or in a batch with gaps between its
@@ -157,7 +160,44 @@ impl Producers {
     }
 }
 
+impl Producers {
+    /// As [`locate`](Producers::locate), for the sequences of one call, which must rise.
+    ///
+    /// In a batch with gaps only the first and the last sequence are known, and after a restart only
+    /// the last. If the call has as many sequences for such a batch as it has records, and those that
+    /// are known are among them, it is most likely the same call again.
+    pub(crate) fn locate_all(&self, producer_id: u64, sequences: &[u64]) -> Vec<Located> {
+        let mut located: Vec<_> =
+            sequences.iter().map(|sequence| self.locate(producer_id, *sequence)).collect();
+        let mut before = None;
+        for batch in self.by_id.get(&producer_id).into_iter().flatten() {
+            let run = batch.run_of(sequences, before);
+            before = Some(batch.last);
+            let Some(run) = run.and_then(|run| located.get_mut(run)) else { continue };
+            for (nth, located) in (0..).zip(run) {
+                if *located == Located::Unknown {
+                    *located = Located::Likely(batch.base_offset.plus(nth));
+                }
+            }
+        }
+        located
+    }
+}
+
 impl Remembered {
+    /// Returns which of a call's sequences are likely those of this batch, all of them. `before` is
+    /// the last sequence of the batch before it, if that is known.
+    fn run_of(&self, sequences: &[u64], before: Option<u64>) -> Option<std::ops::Range<usize>> {
+        let last = sequences.binary_search(&self.last).ok()?;
+        let count = usize::try_from(self.last_offset.since(self.base_offset)).ok()?.checked_add(1)?;
+        let first = (last + 1).checked_sub(count)?;
+        let is_above = |at: usize| sequences.get(at).is_some_and(|at| before.is_none_or(|last| *at > last));
+        let fits = is_above(first) && (!self.knows_first() || sequences.get(first) == Some(&self.first));
+        // One more of them would be of this batch too: it is another call.
+        let is_longer = before.is_some() && first.checked_sub(1).is_some_and(is_above);
+        (fits && !is_longer).then_some(first..last + 1)
+    }
+
     /// Returns the location of a record. The sequence must not be greater than the last one, and
     /// must be greater than those of all batches before.
     fn locate(&self, sequence: u64) -> Located {
@@ -218,6 +258,32 @@ mod tests {
         }
         assert_eq!([0, 3].map(|sequence| producers.locate(7, sequence)), [Located::Unknown; 2]);
         assert_eq!(producers.locate(7, 14), Located::New);
+    }
+
+    #[test]
+    fn a_call_with_gaps_is_located_as_a_whole() {
+        let (mut producers, mut end) = (Producers::default(), 0);
+        append(&mut producers, &mut end, claim(1, 2), 2).unwrap();
+        append(&mut producers, &mut end, claim(10, 20), 3).unwrap();
+        let likely = |offset| Located::Likely(Offset::new(offset));
+        let locate = |producers: &Producers, sequences: &[u64]| producers.locate_all(7, sequences);
+        assert_eq!(locate(&producers, &[10, 15, 20]), [at(2), likely(3), at(4)]);
+        assert_eq!(locate(&producers, &[2, 10, 15, 20, 21]), [at(1), at(2), likely(3), at(4), Located::New]);
+        // Another number of records, or another first one.
+        for other in [&[10, 20][..], &[10, 12, 15, 20], &[15, 20], &[11, 15, 20], &[10, 15], &[3, 10, 15, 20]]
+        {
+            let located = locate(&producers, other);
+            assert!(!located.iter().any(|found| matches!(found, Located::Likely(_))), "{other:?}");
+        }
+        // As it is read from the log, where only the last sequence is known.
+        let read = Producers::new(producers.list());
+        assert_eq!(locate(&read, &[10, 15, 20]), [likely(2), likely(3), at(4)]);
+        assert_eq!(locate(&read, &[1, 10, 15, 20]), [at(0), likely(2), likely(3), at(4)]);
+        for other in [&[15, 20][..], &[3, 10, 15, 20]] {
+            let located = locate(&read, other);
+            assert!(!located.iter().any(|found| matches!(found, Located::Likely(_))), "{other:?}");
+        }
+        assert_eq!(producers.locate_all(8, &[1, 2]), [Located::New; 2]);
     }
 
     #[test]
