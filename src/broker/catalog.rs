@@ -143,6 +143,9 @@ impl BrokerInner {
         let Ok((_, ignored)) = settings::to_config(had, &entry.settings) else {
             return Err(Error::internal("the settings of a topic that is served can be read"));
         };
+        if config.partitions > had {
+            entry.earlier_partitions.push(had);
+        }
         entry.partitions = config.partitions;
         entry.settings = settings::merge(&seen, &config, &entry.settings, &ignored);
         self.catalog.commit(ctx, vec![Change::Topic(entry)])?;
@@ -223,6 +226,7 @@ pub(super) fn live_entry(
         created_at,
         name: name.clone(),
         settings: settings::of_config(config),
+        earlier_partitions: Vec::new(),
         rest: Vec::new(),
     }
 }

@@ -17,6 +17,9 @@ pub(crate) struct TopicState {
     /// The length of `logs`, for callers that only check whether it has grown. Stored after the
     /// logs.
     count: AtomicU32,
+    /// How many partitions it had before each time that it was given more, ascending. Stored before
+    /// the count.
+    earlier: RwLock<Arc<[u32]>>,
     /// Mirrors the configuration: records must have keys.
     needs_keys: AtomicBool,
     /// The keys are streams.
@@ -43,11 +46,24 @@ impl TopicState {
             settings: RwLock::new(Rank::TopicConfig, settings),
             logs: RwLock::new(Rank::TopicLogs, logs.into()),
             count,
+            earlier: RwLock::new(Rank::TopicLogs, [].into()),
             needs_keys,
             streams,
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// With the numbers of partitions that it had.
+    pub(super) fn with_earlier(self, earlier: &[u32]) -> Self {
+        *self.earlier.write() = earlier.into();
+        self
+    }
+
+    /// How many partitions it had before each time that it was given more, ascending. Must be asked
+    /// after [`log_count`](TopicState::log_count) to include all numbers below that one.
+    pub(crate) fn earlier_counts(&self) -> Arc<[u32]> {
+        self.earlier.read().clone()
     }
 
     /// The settings, which the logs of the topic share.
@@ -102,6 +118,10 @@ impl TopicState {
     pub(super) fn alter(&self, settings: Arc<LogSettings>, added: Vec<Arc<Log>>) {
         self.needs_keys.store(settings.needs_keys(), Ordering::Release);
         *self.settings.write() = settings;
+        if !added.is_empty() {
+            let mut earlier = self.earlier.write();
+            *earlier = earlier.iter().copied().chain([self.log_count()]).collect();
+        }
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();
         self.count.store(count_of(&logs), Ordering::Release);

@@ -348,6 +348,22 @@ pub enum Error {
         /// The last sequence in the log.
         last: u64,
     },
+    /// A record with a sequence may have been sent before its topic was given more partitions, to
+    /// another partition than it would go to now, and that cannot be decided. Nothing of it was
+    /// appended. Look whether it is there; if not, send it to a partition that the caller names.
+    #[error("{}", texts::possible_duplicate(producer, topic, *partition, *sequence, reason))]
+    PossibleDuplicate {
+        /// The producer's name.
+        producer: Arc<str>,
+        /// The topic.
+        topic: TopicName,
+        /// The partition that it may be in.
+        partition: PartitionId,
+        /// The sequence given.
+        sequence: u64,
+        /// Why it cannot be decided.
+        reason: &'static str,
+    },
     /// The name is not valid for a producer: it must have 1 to 249 bytes.
     #[error("{name:?} is not a valid producer name: it has {} bytes and must have 1 to 249", name.len())]
     InvalidProducerName {

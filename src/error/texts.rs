@@ -54,6 +54,19 @@ pub(super) fn duplicate(
     )
 }
 
+pub(super) fn possible_duplicate(
+    producer: &str,
+    topic: &TopicName,
+    partition: PartitionId,
+    sequence: u64,
+    reason: &str,
+) -> String {
+    format!(
+        "sequence {sequence} of producer {producer:?} may be in {topic}/{partition}, \
+         from before {topic} was given more partitions: {reason}"
+    )
+}
+
 pub(super) fn unsupported(path: &Path, needs: &str, supported: u32) -> String {
     format!(
         "{} needs {needs}; this build has format version {supported}: nothing was changed, \

@@ -249,6 +249,7 @@ fn topic_of_dir(ctx: &Context, name: &str) -> Result<Option<SurveyedTopic>> {
         created_at: created_at.unwrap_or(Timestamp::default()),
         name: named,
         settings: settings::of_config(&config),
+        earlier_partitions: Vec::new(),
         rest: Vec::new(),
     };
     Ok(Some(SurveyedTopic { entry, dir: name.to_string(), with_files }))

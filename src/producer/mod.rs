@@ -12,6 +12,7 @@ mod buffer;
 mod config;
 mod core;
 mod failure;
+mod growth;
 mod original;
 mod outbox;
 mod outcome;
@@ -169,7 +170,10 @@ impl Producer {
     /// returns an error of the write. If the record was sent before, the `Pending` returns its
     /// first receipt, or the call returns [`DuplicateSequence`](Error::DuplicateSequence) if that
     /// is not known any more. If it comes too late, the call returns
-    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence).
+    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence). If the topic was given more partitions, a
+    /// record with a key is also searched for where its key belonged before; without a key, or with
+    /// a [partitioner](ProducerConfig::partitioner), or if the records there are deleted, the call
+    /// may return [`PossibleDuplicate`](Error::PossibleDuplicate).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};

@@ -4,6 +4,7 @@
 
 use std::task::{Context, Poll};
 
+use super::growth::Grown;
 use super::original::original;
 use super::outbox::{self, Outbox};
 use super::pending::Wait;
@@ -50,12 +51,22 @@ pub(super) fn send<'r>(
     let total = records.len();
     let mut receipts: Vec<Option<Receipt>> = vec![None; total];
     let mut sent = Sent::default();
+    let grown = if partition.is_none() { Grown::of(topic, identity, outbox) } else { None };
     let mut shares: Vec<Portion<'r>> = Vec::new();
     for (index, record) in records.into_iter().enumerate() {
         let Some(sequence) = record.given_sequence() else {
             return Err(crate::config::invalid("sequence", "either all records of a call have one, or none"));
         };
         let log = route(outbox, topic, partition, &record, sequence)?;
+        if let Some(grown) = &grown
+            && let Some((earlier, receipt)) = grown.find(&record, sequence, &log)?
+        {
+            sent.waits.push((earlier, receipt.offset.plus(1), receipt.epoch));
+            if let Some(answer) = receipts.get_mut(index) {
+                *answer = Some(receipt);
+            }
+            continue;
+        }
         let share = match shares.iter_mut().position(|share| Arc::ptr_eq(&share.log, &log)) {
             Some(at) => at,
             None => {

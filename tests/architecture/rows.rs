@@ -201,6 +201,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["buffer"]),
             apart(&["staging"]),
             apart(&["outbox"]),
+            apart(&["growth"]),
             apart(&["sequenced"]),
             apart(&["mod"]),
         ],

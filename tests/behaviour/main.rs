@@ -57,6 +57,7 @@ mod leftover_files;
 mod opening;
 mod opening_epochs;
 mod order_across_retries;
+mod outbox_after_growth;
 mod positions_after_loss;
 mod producer_snapshots;
 mod projection_step_size;

@@ -158,7 +158,8 @@ fn open_topic<'a>(
         log::open::open(journal.clone(), identity, dir, settings.clone(), note, found, report)
     };
     let logs = (0..entry.partitions).zip(found).map(open).collect();
-    Arc::new(TopicState::new(entry.id, entry.name.clone(), entry.created_at, settings, logs))
+    let state = TopicState::new(entry.id, entry.name.clone(), entry.created_at, settings, logs);
+    Arc::new(state.with_earlier(&entry.earlier_partitions))
 }
 
 /// Reports entries beside a topic's partitions that are not partitions.

@@ -274,6 +274,14 @@ fn decode_epochs(reader: &mut ByteReader<'_>) -> Result<Vec<(TopicId, PartitionI
     Ok(epochs)
 }
 
+fn decode_earlier(reader: &mut ByteReader<'_>) -> Result<Vec<u32>, Malformed> {
+    if reader.remaining() == 0 {
+        return Ok(Vec::new());
+    }
+    let count = reader.count(4, "count of earlier numbers of partitions")?;
+    (0..count).map(|_| reader.u32("earlier number of partitions")).collect()
+}
+
 impl TopicEntry {
     fn encode(&self, writer: &mut ByteWriter) {
         writer.bytes(&self.id.0);
@@ -282,6 +290,12 @@ impl TopicEntry {
         writer.i64(self.created_at.as_millis());
         put_name(self.name.as_str(), writer);
         settings::encode(&self.settings, writer);
+        if self.earlier_partitions.is_empty() && self.rest.is_empty() {
+            return;
+        }
+        // There are fewer than there are partitions.
+        writer.u32(self.earlier_partitions.len() as u32);
+        self.earlier_partitions.iter().for_each(|count| writer.u32(*count));
         writer.bytes(&self.rest);
     }
 
@@ -293,6 +307,7 @@ impl TopicEntry {
             created_at: Timestamp::from_millis(reader.i64("creation time")?),
             name: decode_name(reader)?,
             settings: settings::decode(reader)?,
+            earlier_partitions: decode_earlier(reader)?,
             rest: reader.take(reader.remaining(), "rest")?.to_vec(),
         })
     }

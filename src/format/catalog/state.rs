@@ -49,6 +49,8 @@ pub(crate) struct TopicEntry {
     pub(crate) name: TopicName,
     /// Its settings, no tag twice. Those that a build does not know are kept unchanged.
     pub(crate) settings: Vec<Setting>,
+    /// How many partitions it had before each time that it was given more, ascending.
+    pub(crate) earlier_partitions: Vec<u32>,
     /// Bytes that a later release added. They are kept unchanged.
     pub(crate) rest: Vec<u8>,
 }
@@ -259,6 +261,10 @@ impl Catalog {
             }
             if entry.partitions == 0 || entry.partitions > TopicConfig::MAX_PARTITIONS {
                 return Err("number of partitions");
+            }
+            let counts = entry.earlier_partitions.iter().chain([&entry.partitions]);
+            if entry.earlier_partitions.first() == Some(&0) || !counts.is_sorted_by(|a, b| a < b) {
+                return Err("earlier numbers of partitions");
             }
             if with_files.last().is_some_and(|last| *last >= entry.partitions) {
                 return Err("files of a partition that is not there");

@@ -21,6 +21,7 @@ fn topic(id: u8, name: &str, state: TopicState) -> TopicEntry {
         created_at: Timestamp::from_millis(1_700_000_000_000),
         name: TopicName::new(name).unwrap(),
         settings: vec![setting(7, true, b"seven"), setting(1, false, b"")],
+        earlier_partitions: Vec::new(),
         rest: Vec::new(),
     }
 }
@@ -100,8 +101,9 @@ fn bytes_are_pinned() {
         "5143484744000000cef5e4b30240000000000000000101010101010101010101010101010101140000000068\
          e5cf8b010000066f72646572730200000007000105000000736576656e01000000000000",
         "5143484720000000b5024cc10640000000000000000101010101010101010101010101010100000000010208",
-        "5143484748000000f44a67f30240000000000000000202020202020202020202020202020203140000000068\
-         e5cf8b010000066f72646572730200000007000105000000736576656e010000000000006d6f7265",
+        "514348474c0000009998e5a00240000000000000000202020202020202020202020202020203140000000068\
+         e5cf8b010000066f72646572730200000007000105000000736576656e010000000000000000000\
+         06d6f7265",
         "51434847440000001981d8860240000000000000000303030303030303030303030303030301140000000068\
          e5cf8b010000064f72646572730200000007000105000000736576656e01000000000000",
         "5143484719000000ac1f239403400000000000000003030303030303030303030303030303",
@@ -375,4 +377,25 @@ fn what_cannot_be_is_refused_after_the_checksum_too() {
     let upto = bytes.len() as u64 + 13;
     raw_change(&mut bytes, &[&[1][..], &upto.to_le_bytes(), &9u64.to_le_bytes()].concat());
     assert_eq!(read(&bytes).unwrap_err().what, "synced upto");
+}
+
+#[test]
+fn earlier_numbers_of_partitions_are_kept_and_cost_a_topic_without_them_nothing() {
+    let never = topic(4, "t", TopicState::Live);
+    let partitions = never.partitions;
+    assert!(partitions > 2, "{partitions}");
+    let grown = TopicEntry { earlier_partitions: vec![1, partitions - 1], ..never.clone() };
+    let both = TopicEntry { rest: b"later".to_vec(), ..grown.clone() };
+    let length = |entry: &TopicEntry| file(&example(), &[(Change::Topic(entry.clone()), 0)]).len();
+    assert_eq!([&grown, &both].map(|entry| length(entry) - length(&never)), [12, 17]);
+    for entry in [grown, both] {
+        let found = read(&file(&example(), &[(Change::Topic(entry.clone()), 0)])).unwrap().catalog;
+        assert_eq!(found.topic(&TopicId([4; 16])).unwrap().entry, entry);
+        assert_eq!(read(&found.snapshot(6)).unwrap().catalog, found);
+    }
+    for wrong in [vec![0], vec![partitions], vec![2, 1], vec![1, 1], vec![partitions + 1]] {
+        let entry = TopicEntry { earlier_partitions: wrong.clone(), ..never.clone() };
+        let error = read(&file(&example(), &[(Change::Topic(entry), 0)])).unwrap_err();
+        assert_eq!(error.what, "earlier numbers of partitions", "{wrong:?}");
+    }
 }
