@@ -136,6 +136,12 @@ impl TopicConfig {
     /// A segment is sealed when a batch arrives that is younger than its first batch by more than
     /// this, by the records' timestamps (Kafka's `segment.ms`).
     ///
+    /// Maintenance seals a segment without a new batch too, after both its first batch, by its
+    /// timestamp, and its file, by the broker's clock, are older than this. Therefore the records
+    /// of an idle topic are deleted and compacted, and its expired tombstones removed, without new
+    /// records; Kafka waits for the next append. Records with old timestamps, for example those of
+    /// a mirror, are not sealed earlier because of them.
+    ///
     /// Default: 7 days. At least 1 ms.
     pub fn segment_age(mut self, age: Duration) -> Self {
         self.segment_age = age;

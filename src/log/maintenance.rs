@@ -1,6 +1,8 @@
 //! Maintenance of a log: functions of its state and the time, called by the worker, by `maintain`,
 //! or by a test.
 
+use std::time::Duration;
+
 use super::transitions::id_of;
 use super::writer::Tip;
 use super::{Log, idempotence, retention, roll, transitions};
@@ -9,7 +11,7 @@ use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
 use crate::segment::{Segment, timestamp_or_unknown};
 use crate::sync::Arc;
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 
 impl Work for Log {
     /// Syncs if that was asked for, and finishes sealed segments. An error poisons the log, and
@@ -26,18 +28,13 @@ impl Work for Log {
     }
 }
 
-/// Rolls a segment whose first record is too old, even if no records are appended, because only
-/// sealed segments can be deleted or compacted. Then deletes the records that retention may delete,
-/// none at or after `hold` for its age or size, and finishes the sealed segments.
+/// Rolls a segment that is too old, even if no records are appended, because only sealed segments
+/// can be deleted or compacted. Then deletes the records that retention may delete, none at or
+/// after `hold` for its age or size, and finishes the sealed segments.
 pub(crate) fn maintain(log: &Arc<Log>, hold: Offset) {
     let settings = log.settings();
-    let now = log.ctx.clock.now();
-    let aged = |tip: &Tip| {
-        let first = tip.point.first_timestamp.filter(|_| !tip.is_empty());
-        first.is_some_and(|first| now > first.plus(settings.segment_age))
-    };
     let mut tip = log.writer.lock();
-    if log.check_writable().is_ok() && aged(&tip) {
+    if log.check_writable().is_ok() && is_aged(log, &tip, settings.segment_age) {
         // An error leaves the segment unchanged or poisons the log; then the next append reports
         // it.
         let rolled = roll::roll(log, &mut tip).ok();
@@ -58,6 +55,19 @@ pub(crate) fn maintain(log: &Arc<Log>, hold: Offset) {
             segment.save_keys(&log.ctx, &log.identity);
         }
     }
+}
+
+/// Returns whether the active segment has a record, and both its first record and its file are
+/// older than `age` by the wall clock.
+///
+/// IMPORTANT: the record's timestamp alone is not enough. A mirror or an import appends records
+/// with old timestamps, and each of these calls would roll.
+fn is_aged(log: &Log, tip: &Tip, age: Duration) -> bool {
+    let now = log.ctx.clock.now();
+    let is_old = |time: Timestamp| now > time.plus(age);
+    !tip.is_empty()
+        && tip.point.first_timestamp.is_some_and(is_old)
+        && tip.segment.created_at(&log.ctx, &log.identity).is_ok_and(is_old)
 }
 
 /// Syncs sealed segments, writes their indexes and the state of idempotent producers, and marks the

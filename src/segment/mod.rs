@@ -50,6 +50,8 @@ pub(crate) struct Segment {
     pub(crate) compacted: bool,
     /// The time after which its first tombstone may be removed, once that was looked up.
     pub(crate) horizon: OnceLock<Option<Timestamp>>,
+    /// When it was created, once its header was read.
+    created_at: OnceLock<Timestamp>,
     /// The offset after its last record; `u64::MAX` while it is active.
     ///
     /// Stored before the next segment is published, and read after an acquiring load of the visible
@@ -90,6 +92,7 @@ impl Segment {
             name: SegmentName::of(dir, entry, previous),
             compacted: entry.state == SegmentState::Compacted,
             horizon: OnceLock::new(),
+            created_at: OnceLock::new(),
             end: AtomicU64::new(if sealed { entry.end_offset.get() } else { u64::MAX }),
             size: AtomicU64::new(size),
             max_timestamp: AtomicI64::new(entry.max_timestamp),
@@ -274,9 +277,22 @@ impl Segment {
             return Ok(());
         }
         let file = self.file(ctx)?;
-        self.check_header_of(ctx, identity, &*file)?;
+        let header = self.read_header(ctx, identity, &*file)?;
+        let _ = self.created_at.set(header.created_at);
         self.handles.note_header_checked();
         Ok(())
+    }
+
+    /// Returns when the segment was created, by the wall clock. Reads its header, once.
+    ///
+    /// # Errors
+    /// As [`check_header`](Segment::check_header).
+    pub(crate) fn created_at(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Timestamp> {
+        if let Some(created_at) = self.created_at.get() {
+            return Ok(*created_at);
+        }
+        let created_at = self.read_header(ctx, identity, &*self.file(ctx)?)?.created_at;
+        Ok(*self.created_at.get_or_init(|| created_at))
     }
 
     /// As [`check_header`](Segment::check_header), even if it was checked before.

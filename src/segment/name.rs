@@ -54,7 +54,12 @@ impl SegmentName {
     ///
     /// # Errors
     /// `Corrupt` or `UnsupportedFormat` if the header is not this segment's; an I/O error.
-    pub(super) fn check_header_of(&self, ctx: &Context, identity: &Identity, file: &dyn File) -> Result<()> {
+    pub(super) fn read_header(
+        &self,
+        ctx: &Context,
+        identity: &Identity,
+        file: &dyn File,
+    ) -> Result<SegmentHeader> {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let n = read_up_to(file, &mut bytes, 0)
             .map_err(|e| Error::io(IoAction::Read, &ctx.display(&self.path), e))?;
@@ -62,7 +67,7 @@ impl SegmentName {
             .map_err(|m| malformed(ctx, &self.path, 0, &m))?;
         match self.mismatch(&header, identity) {
             Some(what) => Err(corrupt(ctx, &self.path, 0, what)),
-            None => Ok(()),
+            None => Ok(header),
         }
     }
 

@@ -54,6 +54,7 @@ mod io_errors;
 mod journal_loss;
 mod last_n;
 mod leftover_files;
+mod old_timestamps;
 mod opening;
 mod opening_epochs;
 mod order_across_retries;
