@@ -1,13 +1,17 @@
 //! Kafka's sticky assignment: balanced, and moving as few partitions as possible.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use super::assignor::{Assignor, AssignorMember, AssignorTopic, subscribes};
 use crate::types::TopicPartition;
 
 /// Balanced, and moving as little as possible: a member keeps its partitions unless they are more
 /// than its share. Kafka's `CooperativeStickyAssignor`.
+///
+/// With different subscriptions balanced means: no move of one partition, and no chain of moves in
+/// which each member gives one partition to the next, takes one from a member and gives one to a
+/// member that has at least two fewer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CooperativeStickyAssignor;
 
@@ -239,9 +243,90 @@ impl<'a> Sharing<'a> {
         }
     }
 
-    /// Moves single partitions to members that have at least two fewer, until there are none: each
-    /// move makes the sum of the squares of the loads smaller, so this ends.
+    /// Moves partitions until no chain of moves improves the balance. Each move makes the sum of
+    /// the squares of the loads smaller, so this ends, and then the sum is the least possible
+    /// (Harvey and others: Semi-Matchings for Bipartite Graphs and Load Balancing, 2003).
     fn balance(&mut self) {
+        self.balance_by_single_moves();
+        while self.move_along_chain() {
+            self.balance_by_single_moves();
+        }
+    }
+
+    /// Moves one partition along each link of a chain of members, of which the last has at least
+    /// two fewer than the first. The loads of the others stay. Returns whether there was a chain.
+    fn move_along_chain(&mut self) -> bool {
+        let topics_of = self.topics_of_members();
+        let mut order: Vec<usize> = (0..self.members.len()).collect();
+        order.sort_by_key(|at| (Reverse(self.load(*at)), *at));
+        // Not reset for the next member: it has at most as many as this one, so a member that is
+        // reached from this one in vain is reached from that one in vain too.
+        let mut is_reached = vec![false; self.members.len()];
+        let mut is_asked = vec![false; self.topics.len()];
+        let mut links = vec![None; self.members.len()];
+        for first in order {
+            let mut queue = VecDeque::new();
+            if mark(&mut is_reached, first) {
+                queue.push_back(first);
+            }
+            while let Some(giver) = queue.pop_front() {
+                let topics = topics_of.get(giver).into_iter().flatten();
+                for topic in topics.copied().filter(|topic| mark(&mut is_asked, *topic)) {
+                    for taker in self.subscribers.get(topic).into_iter().flatten().copied() {
+                        if !mark(&mut is_reached, taker) {
+                            continue;
+                        }
+                        if let Some(link) = links.get_mut(taker) {
+                            *link = Some((giver, topic));
+                        }
+                        if self.load(first) > self.load(taker) + 1 {
+                            self.follow(&links, first, taker);
+                            return true;
+                        }
+                        queue.push_back(taker);
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Gives the last member of a chain one more partition and the first one fewer. `links` has for
+    /// each member the one before it, and a topic of which that one has a partition.
+    fn follow(&mut self, links: &[Option<(usize, usize)>], first: usize, last: usize) {
+        let mut taker = last;
+        while taker != first {
+            let Some((giver, topic)) = links.get(taker).copied().flatten() else { return };
+            // Rather one that goes home, or that is away from home already.
+            let is_givers = |number: &usize| self.owners.get(*number) == Some(&Some(giver));
+            let distance = |number: &usize| match self.homes.get(*number).copied().flatten() {
+                Some(home) if home == taker => 0,
+                Some(home) if home == giver => 2,
+                _ => 1,
+            };
+            if let Some(number) = self.numbers(topic).filter(is_givers).min_by_key(distance) {
+                self.move_to(number, taker);
+            }
+            taker = giver;
+        }
+    }
+
+    /// The topics of which each member has a partition.
+    fn topics_of_members(&self) -> Vec<BTreeSet<usize>> {
+        let mut topics_of = vec![BTreeSet::new(); self.members.len()];
+        for topic in 0..self.topics.len() {
+            for number in self.numbers(topic) {
+                let owner = self.owners.get(number).copied().flatten();
+                if let Some(topics) = owner.and_then(|owner| topics_of.get_mut(owner)) {
+                    topics.insert(topic);
+                }
+            }
+        }
+        topics_of
+    }
+
+    /// Moves single partitions to members that have at least two fewer, until there are none.
+    fn balance_by_single_moves(&mut self) {
         loop {
             let mut moved = false;
             for topic in 0..self.topics.len() {
@@ -285,4 +370,9 @@ impl<'a> Sharing<'a> {
         }
         shares
     }
+}
+
+/// Sets a flag. Returns whether it was not set before.
+fn mark(flags: &mut [bool], at: usize) -> bool {
+    flags.get_mut(at).is_some_and(|flag| !std::mem::replace(flag, true))
 }

@@ -219,6 +219,72 @@ fn balanced_without_needless_moves(before: &Shares, case: &Case) {
     }
 }
 
+/// Seen on Kafka 4.1.2: loads of 1, 1, 1, 1 and 2. `m1` may have only `t0p0`.
+#[test]
+fn sticky_gives_each_of_five_members_a_partition_where_a_chain_of_two_moves_is_needed() {
+    let both: &[&str] = &["t0", "t1"];
+    let members = [("m0", both), ("m1", &["t0"] as &[&str]), ("m2", both), ("m3", both), ("m4", both)];
+    let mut case = Case::new(&[("t0", 1), ("t1", 5)], &members);
+    let p = |topic: &str, number: u32| TopicPartition::new(name(topic), number);
+    case.members[3].2 = vec![p("t0", 0), p("t1", 1), p("t1", 3)];
+    case.members[4].2 = vec![p("t1", 0), p("t1", 2), p("t1", 4)];
+    let mut loads: Vec<_> = case.settle().iter().map(Vec::len).collect();
+    loads.sort_unstable();
+    assert_eq!(loads, [1, 1, 1, 1, 2]);
+    no_chain_of_moves_improves(&case);
+}
+
+#[test]
+fn sticky_leaves_no_chain_of_moves_that_improves_the_balance_of_a_random_group() {
+    let mut random = SplitMix64::new(11);
+    let mut pick = move |n: u64| random.next_u64() % n;
+    let names = ["a", "b", "c", "d", "e"];
+    for _ in 0..4_000 {
+        let topics: Vec<_> = names[..1 + pick(5) as usize].iter().map(|t| (*t, 1 + pick(5) as u32)).collect();
+        let mut case = Case::new(&topics, &[]);
+        for member in 0..1 + pick(6) {
+            let subscription = topics.iter().filter(|_| pick(2) == 0).map(|(t, _)| name(t)).collect();
+            case.members.push((format!("m{member}"), subscription, Vec::new()));
+        }
+        // Some owners of before, whatever their loads are.
+        for (topic, partitions) in &topics {
+            for number in 0..*partitions {
+                let owner = pick(case.members.len() as u64) as usize;
+                let (_, topics, owned) = &mut case.members[owner];
+                if pick(4) > 0 && topics.contains(&name(topic)) {
+                    owned.push(TopicPartition::new(name(topic), number));
+                }
+            }
+        }
+        case.settle();
+        no_chain_of_moves_improves(&case);
+    }
+}
+
+/// No member has two more than another one that it could reach by a chain of moves: each member of
+/// the chain gives a partition to the next, which subscribes to its topic.
+fn no_chain_of_moves_improves(case: &Case) {
+    let count = case.members.len();
+    let gives = |from: usize, to: usize| {
+        case.members[from].2.iter().any(|share| case.members[to].1.contains(&share.topic))
+    };
+    let mut reaches: Vec<Vec<bool>> =
+        (0..count).map(|from| (0..count).map(|to| gives(from, to)).collect()).collect();
+    for through in 0..count {
+        for from in 0..count {
+            for to in 0..count {
+                reaches[from][to] |= reaches[from][through] && reaches[through][to];
+            }
+        }
+    }
+    let loads: Vec<_> = case.members.iter().map(|(_, _, owned)| owned.len()).collect();
+    for from in 0..count {
+        for to in (0..count).filter(|to| reaches[from][*to]) {
+            assert!(loads[from] <= loads[to] + 1, "from member {from} to member {to}: {loads:?}");
+        }
+    }
+}
+
 fn short_owned(case: &Case) -> Vec<Vec<String>> {
     short(&case.members.iter().map(|(_, _, owned)| owned.clone()).collect())
 }
