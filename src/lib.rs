@@ -107,7 +107,8 @@ pub use consumer::{
 };
 pub use error::{Corruption, Error, IoAction, Offender, Outcome, RejectReason, Result, Space};
 pub use group::assign::{
-    Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RoundRobinAssignor,
+    Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol,
+    RoundRobinAssignor,
 };
 pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};

@@ -12,7 +12,7 @@ use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::group::GroupHost;
-use crate::group::assign::{Assignor, CooperativeStickyAssignor};
+use crate::group::assign::{Assignor, CooperativeStickyAssignor, RebalanceProtocol};
 use crate::group::state::Pattern;
 use crate::reader::OffsetReset;
 use crate::reader::fetcher::Fetcher;
@@ -47,6 +47,7 @@ impl Broker {
             max_bytes: None,
             max_poll_interval: Duration::from_secs(300),
             assignor: Arc::new(CooperativeStickyAssignor),
+            protocol: None,
             auto_commit: None,
             listener: None,
         }
@@ -63,6 +64,8 @@ pub struct ConsumerBuilder {
     max_bytes: Option<usize>,
     max_poll_interval: Duration,
     assignor: Arc<dyn Assignor>,
+    /// `None`: the assignor's.
+    protocol: Option<RebalanceProtocol>,
     auto_commit: Option<Duration>,
     listener: Option<Listener>,
 }
@@ -108,9 +111,22 @@ impl ConsumerBuilder {
     }
 
     /// How the group shares its partitions out. All members have to agree. Default:
-    /// [`CooperativeStickyAssignor`].
+    /// [`CooperativeStickyAssignor`]. (Kafka's Java client and librdkafka use
+    /// [`RangeAssignor`](crate::RangeAssignor) by default, whose protocol is
+    /// [eager](RebalanceProtocol::Eager).)
     pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
         self.assignor = Arc::new(assignor);
+        self
+    }
+
+    /// What the consumer does with its partitions at a rebalance. All members have to agree.
+    /// Default: that of the [assignor](Assignor::protocol), which is
+    /// [`Eager`](RebalanceProtocol::Eager) for [`RangeAssignor`](crate::RangeAssignor) and
+    /// [`RoundRobinAssignor`](crate::RoundRobinAssignor), and
+    /// [`Cooperative`](RebalanceProtocol::Cooperative) for
+    /// [`CooperativeStickyAssignor`] and others.
+    pub fn rebalance_protocol(mut self, protocol: RebalanceProtocol) -> Self {
+        self.protocol = Some(protocol);
         self
     }
 
@@ -165,7 +181,7 @@ impl ConsumerBuilder {
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern;
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
-    /// without a topic, or if the group's members use another assignor;
+    /// without a topic, or if the group's members use another assignor or protocol;
     /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
     pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
         if topics.is_empty() {
@@ -222,6 +238,7 @@ impl ConsumerBuilder {
         let membership = Session::new(committer, self.reset, self.auto_commit);
         let subscription = Subscription {
             topics,
+            protocol: self.protocol.unwrap_or_else(|| self.assignor.protocol()),
             assignor: self.assignor,
             max_poll_interval: self.max_poll_interval,
             listener: self.listener,

@@ -10,7 +10,7 @@ use super::rebalance::{Rebalance, RebalanceEvent};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
-use crate::group::assign::Assignor;
+use crate::group::assign::{Assignor, RebalanceProtocol};
 use crate::group::state::{Joining, Liveness, Pattern, Share};
 use crate::group::{Commit, GroupHost, Host, Seat, wait};
 use crate::log::Log;
@@ -55,6 +55,7 @@ struct Joined {
 pub(super) struct Subscription {
     pub(super) topics: Vec<Pattern>,
     pub(super) assignor: Arc<dyn Assignor>,
+    pub(super) protocol: RebalanceProtocol,
     pub(super) max_poll_interval: Duration,
     pub(super) listener: Option<Listener>,
 }
@@ -421,6 +422,7 @@ fn take_seat(committer: &Committer, subscription: &Subscription) -> Result<(Seat
     let joining = Joining {
         topics: subscription.topics.clone(),
         assignor: subscription.assignor.clone(),
+        protocol: subscription.protocol,
         waiter: committer.waiter.clone(),
         liveness: liveness.clone(),
     };

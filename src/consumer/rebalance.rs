@@ -35,7 +35,9 @@ pub enum RebalanceEvent {
     /// and no part is held back for the rest. For a rebalance that is overtaken by another one
     /// before that, it is not called.
     Assigned,
-    /// They are the consumer's until this call returns, and then another member's.
+    /// They are the consumer's until this call returns, and then another member's. Under the
+    /// [eager](crate::RebalanceProtocol::Eager) protocol these are all partitions that it has, and
+    /// it may be assigned some of them again.
     Revoked,
     /// They have not been the consumer's for some time.
     Lost,

@@ -2,11 +2,12 @@
 //! group's membership as a value: every step is a function of it, its arguments and the time;
 //! nothing here waits, writes or calls other code.
 //!
-//! The protocol is that of KIP-848, cooperative and without a network. A *generation* is a target
+//! The protocol is that of KIP-848, without a network. A *generation* is a target
 //! assignment: it rises whenever a member comes or goes or the topics change. Between polls a
 //! member reconciles its partitions with its target: it gives up partitions that move away, and
 //! takes those that have no other owner any more. So a partition never has two owners, and
-//! partitions that do not move are read without a break.
+//! partitions that do not move are read without a break. Under the eager protocol a member gives up
+//! all its partitions first, in each new generation.
 //!
 //! The commits that a member may make follow KIP-1251: it must own the partition, and must have
 //! owned it without a break since it polled the records.
@@ -14,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use super::assign::{Assignor, AssignorMember, AssignorTopic, checked};
+use super::assign::{Assignor, AssignorMember, AssignorTopic, RebalanceProtocol, checked};
 pub(crate) use super::pattern::Pattern;
 use crate::engine::Waiter;
 use crate::error::{Error, RejectReason, Result};
@@ -72,6 +73,7 @@ pub(crate) struct Stamp {
 pub(crate) struct Joining {
     pub(crate) topics: Vec<Pattern>,
     pub(crate) assignor: Arc<dyn Assignor>,
+    pub(crate) protocol: RebalanceProtocol,
     /// Signalled when there is something to reconcile.
     pub(crate) waiter: Arc<Waiter>,
     pub(crate) liveness: Arc<Liveness>,
@@ -117,6 +119,7 @@ pub(crate) struct Membership {
 struct Member {
     topics: Vec<Pattern>,
     assignor: Arc<dyn Assignor>,
+    protocol: RebalanceProtocol,
     waiter: Arc<Waiter>,
     liveness: Arc<Liveness>,
     /// The generation it has come to: its polls are stamped with it.
@@ -190,15 +193,20 @@ impl Membership {
     /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then
     /// it is not a member.
     pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &dyn TopicLookup) -> Result<()> {
-        let Joining { topics: patterns, assignor, waiter, liveness } = joining;
+        let Joining { topics: patterns, assignor, protocol, waiter, liveness } = joining;
         if let Some(other) = self.members.values().find(|other| other.assignor.name() != assignor.name()) {
             let reason = format!("the group's other members use {:?}", other.assignor.name());
             return Err(Error::InvalidConfig { field: "assignor", reason });
+        }
+        if let Some(other) = self.members.values().find(|other| other.protocol != protocol) {
+            let reason = format!("{protocol:?}; the group's other members use {:?}", other.protocol);
+            return Err(Error::InvalidConfig { field: "rebalance_protocol", reason });
         }
         let target = BTreeSet::new();
         let member = Member {
             topics: patterns,
             assignor,
+            protocol,
             waiter,
             liveness,
             generation: 0,
@@ -246,8 +254,9 @@ impl Membership {
         let member = self.members.get_mut(&id)?;
         let owned = |(_, owner): &(&Share, &Ownership)| owner.member == id && !owner.released;
         let mut steps = Steps::default();
+        let revokes_all = member.protocol == RebalanceProtocol::Eager && member.generation != self.generation;
         for (share, _) in self.owners.iter().filter(owned) {
-            if !member.target.contains(share) {
+            if revokes_all || !member.target.contains(share) {
                 steps.revoke.push(share.clone());
             }
         }

@@ -65,6 +65,7 @@ mod projection_step_size;
 mod projections;
 mod raft_log;
 mod reading;
+mod rebalance_protocols;
 mod recovery;
 mod reopen;
 mod replication;

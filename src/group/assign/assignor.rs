@@ -27,6 +27,30 @@ pub struct AssignorTopic<'a> {
     pub partitions: u32,
 }
 
+/// What a member does with its partitions at a rebalance.
+///
+/// All members of a group must use the same: a member that joins with another one gets
+/// [`InvalidConfig`](Error::InvalidConfig). An [`Assignor`] has one of its own, which
+/// [`ConsumerBuilder::rebalance_protocol`](crate::ConsumerBuilder::rebalance_protocol) overrides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RebalanceProtocol {
+    /// At each rebalance every member gives up all its partitions, and then takes those of its new
+    /// assignment, each from the committed offset on. Records that were polled and not committed
+    /// are delivered again, also of partitions that stay, and a commit of records that were polled
+    /// before is [rejected](Error::CommitRejected). The listener is called with all partitions as
+    /// [revoked](crate::RebalanceEvent::Revoked), then as
+    /// [assigned](crate::RebalanceEvent::Assigned).
+    ///
+    /// Kafka's protocol for `RangeAssignor` and `RoundRobinAssignor`, and so the default of its
+    /// Java client and of librdkafka. A program that will run there is tested with it. In contrast
+    /// to Kafka no member waits for the others: it takes each partition as soon as that is free.
+    Eager,
+    /// A member keeps reading the partitions that stay, and gives up only those that move away
+    /// (KIP-429, KIP-848). The default.
+    Cooperative,
+}
+
 /// How a group shares its partitions out among its members.
 ///
 /// ```
@@ -69,6 +93,12 @@ pub struct AssignorTopic<'a> {
 pub trait Assignor: Send + Sync + fmt::Debug {
     /// Its name, by which members make sure that they mean the same.
     fn name(&self) -> &str;
+
+    /// What members that use it do at a rebalance, unless they are configured otherwise. Default:
+    /// [`RebalanceProtocol::Cooperative`].
+    fn protocol(&self) -> RebalanceProtocol {
+        RebalanceProtocol::Cooperative
+    }
 
     /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
     /// name. Every partition of every topic must be in exactly one list, that of a member that

@@ -11,22 +11,28 @@ mod tests;
 
 pub(crate) use self::assignor::checked;
 use self::assignor::subscribes;
-pub use self::assignor::{Assignor, AssignorMember, AssignorTopic};
+pub use self::assignor::{Assignor, AssignorMember, AssignorTopic, RebalanceProtocol};
 pub use self::sticky::CooperativeStickyAssignor;
 use crate::types::TopicPartition;
 
 /// Topic by topic, a range of neighbouring partitions to each member: the same numbers of several
-/// topics meet at one member. Kafka's `RangeAssignor`.
+/// topics meet at one member. Kafka's `RangeAssignor`, with its
+/// [eager](RebalanceProtocol::Eager) protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RangeAssignor;
 
-/// One partition after the other, to one member after the other. Kafka's `RoundRobinAssignor`.
+/// One partition after the other, to one member after the other. Kafka's `RoundRobinAssignor`, with
+/// its [eager](RebalanceProtocol::Eager) protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RoundRobinAssignor;
 
 impl Assignor for RangeAssignor {
     fn name(&self) -> &str {
         "range"
+    }
+
+    fn protocol(&self) -> RebalanceProtocol {
+        RebalanceProtocol::Eager
     }
 
     fn assign(
@@ -57,6 +63,10 @@ impl Assignor for RangeAssignor {
 impl Assignor for RoundRobinAssignor {
     fn name(&self) -> &str {
         "roundrobin"
+    }
+
+    fn protocol(&self) -> RebalanceProtocol {
+        RebalanceProtocol::Eager
     }
 
     fn assign(
