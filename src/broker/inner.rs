@@ -8,6 +8,7 @@ use super::topic_state::TopicState;
 use crate::config::{Durability, TopicConfig, invalid};
 use crate::engine::Context;
 use crate::error::{Error, Result};
+use crate::format::names::is_own_topic;
 use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -49,6 +50,18 @@ impl BrokerInner {
         self.check_open()?;
         let topics = self.maintenance.topics.read();
         topics.get(name).cloned().ok_or_else(|| Error::UnknownTopic { topic: name.to_string() })
+    }
+
+    /// Checks whether a caller may create a topic of this name, or there is one.
+    ///
+    /// # Errors
+    /// `InvalidTopicName`, or `UnknownTopic` for one of the broker itself.
+    pub(crate) fn check_topic_name(&self, name: &str) -> Result<()> {
+        self.check_open()?;
+        match is_own_topic(topic_name(name)?.as_str()) {
+            true => Err(Error::UnknownTopic { topic: name.to_string() }),
+            false => Ok(()),
+        }
     }
 
     /// The logs of all topics, the broker's own among them.

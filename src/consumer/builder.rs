@@ -175,11 +175,13 @@ impl ConsumerBuilder {
     }
 
     /// Joins the group and shares these topics with its other members. A name with `*` (any
-    /// characters) or `?` (one) stands for all topics that match it, also those created later. The
-    /// consumer gets its partitions at its first poll.
+    /// characters) or `?` (one) stands for all topics that match it, also those created later. A
+    /// topic that does not exist yet is waited for in the same way, as in Kafka: its partitions
+    /// come to the members once it is created. The consumer gets its partitions at its first poll.
     ///
     /// # Errors
-    /// [`UnknownTopic`](Error::UnknownTopic) for a name that is no pattern;
+    /// [`InvalidTopicName`](Error::InvalidTopicName) for a name that no topic can have, unless it
+    /// is a pattern; [`UnknownTopic`](Error::UnknownTopic) for a topic of the broker itself;
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
     /// without a topic, or if the group's members use another assignor or protocol;
     /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
@@ -192,7 +194,7 @@ impl ConsumerBuilder {
         }
         let patterns: Vec<_> = topics.iter().map(|topic| Pattern((*topic).to_string())).collect();
         for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {
-            self.broker.topic_state(&pattern.0)?;
+            self.broker.check_topic_name(&pattern.0)?;
         }
         let (mut consumer, subscription) = self.build(patterns)?;
         consumer.membership.join(subscription)?;

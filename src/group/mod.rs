@@ -155,8 +155,8 @@ impl Coordinator {
     /// The changes that store a group's subscriptions: how many partitions each topic had when the
     /// group first subscribed to it. Partitions that come later are read from their beginning,
     /// whatever the policy. All partitions are later ones if the topic comes `late`, to a group
-    /// that exists already, or if it matches a glob to which the group has subscribed before:
-    /// topics that existed then have been stored.
+    /// that exists already, or if it matches a glob, or has a name, to which the group has
+    /// subscribed before: topics that existed then have been stored.
     fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<OffsetChange> {
         let known = self.offsets.globs(group);
         let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
@@ -164,8 +164,8 @@ impl Coordinator {
             let late = late || known.iter().any(|glob| glob.matches(topic.name.as_str()));
             OffsetChange::Joined(topic.id, if late { 0 } else { topic.partitions })
         });
-        let globs = membership.globs().filter(|glob| !known.contains(glob));
-        joined.chain(globs.cloned().map(OffsetChange::Subscribed)).collect()
+        let open = membership.open_patterns().filter(|pattern| !known.contains(pattern));
+        joined.chain(open.cloned().map(OffsetChange::Subscribed)).collect()
     }
 }
 

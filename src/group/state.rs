@@ -182,9 +182,13 @@ impl Membership {
         &self.topics
     }
 
-    /// The globs among the members' subscriptions.
-    pub(crate) fn globs(&self) -> impl Iterator<Item = &Pattern> {
-        self.members.values().flat_map(|member| &member.topics).filter(|pattern| pattern.is_glob())
+    /// The members' subscriptions to topics that may come later: the globs, and the names of which
+    /// there is no topic.
+    pub(crate) fn open_patterns(&self) -> impl Iterator<Item = &Pattern> {
+        let find = move |name: &str| self.topics.binary_search_by(|topic| topic.name.as_str().cmp(name));
+        let is_there = move |pattern: &Pattern| find(&pattern.0).is_ok();
+        let all = self.members.values().flat_map(|member| &member.topics);
+        all.filter(move |pattern| pattern.is_glob() || !is_there(pattern))
     }
 
     /// Takes in a member.

@@ -85,6 +85,7 @@ mod sync_modes;
 mod time_lookup;
 mod timestamps;
 mod topics;
+mod topics_that_come_later;
 mod transaction_failures;
 mod transactions;
 mod transactions_property;

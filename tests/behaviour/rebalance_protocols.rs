@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use RebalanceEvent::{Assigned, Revoked};
 use quipu::testing::Disk;
 use quipu::{
     Assignor, Broker, Consumer, ConsumerBuilder, CooperativeStickyAssignor, Error, RangeAssignor,
@@ -12,8 +13,6 @@ use quipu::{
 };
 
 use crate::common::{open, send};
-
-use RebalanceEvent::{Assigned, Revoked};
 
 const NOW: Duration = Duration::ZERO;
 
