@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::engine::Identity;
-use crate::group::Commit;
 use crate::group::state::Stamp;
+use crate::group::{Commit, METADATA_MAX};
 use crate::records::{ConsumedRecord, OwnedRecord, Records};
 use crate::sync::Arc;
 use crate::types::{Offset, Position, TopicPartition};
@@ -52,6 +52,10 @@ struct Done {
 }
 
 impl Offsets {
+    /// The longest [text](Offsets::metadata) beside an offset, in bytes: 4096, Kafka's default of
+    /// `offset.metadata.max.bytes`.
+    pub const MAX_METADATA_BYTES: usize = METADATA_MAX;
+
     /// Nothing is done.
     pub fn new() -> Self {
         Offsets::default()
@@ -94,7 +98,10 @@ impl Offsets {
     }
 
     /// Stores a text beside every offset added so far, which
-    /// [`Group::describe`](crate::Group::describe) returns.
+    /// [`Group::describe`](crate::Group::describe) returns. It has at most
+    /// [`MAX_METADATA_BYTES`](Offsets::MAX_METADATA_BYTES); with a longer one the whole commit is
+    /// [rejected](crate::Error::CommitRejected), as
+    /// [`MetadataTooLarge`](crate::RejectReason::MetadataTooLarge).
     pub fn metadata(&mut self, metadata: &str) -> &mut Self {
         let metadata: Arc<str> = Arc::from(metadata);
         for done in self.partitions.values_mut() {

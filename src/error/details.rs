@@ -153,6 +153,15 @@ pub enum RejectReason {
     /// There is no such partition, or no longer one.
     #[error("there is no such partition")]
     UnknownPartition,
+    /// The text beside the offset is too long: see
+    /// [`Offsets::metadata`](crate::Offsets::metadata).
+    #[error("its metadata has {size} bytes, and the limit is {limit} bytes")]
+    MetadataTooLarge {
+        /// The length of the text in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
 }
 
 /// Where a file does not hold the bytes that were written.

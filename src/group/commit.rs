@@ -23,6 +23,10 @@ pub(crate) struct Commit {
     pub(crate) metadata: Arc<str>,
 }
 
+/// The longest text beside a committed offset, in bytes: Kafka's default of
+/// `offset.metadata.max.bytes`.
+pub(crate) const METADATA_MAX: usize = 4096;
+
 /// Why an offset may not be committed, if it may not.
 pub(super) fn objection(
     host: &dyn Host,
@@ -32,6 +36,10 @@ pub(super) fn objection(
     commit: &Commit,
 ) -> Option<RejectReason> {
     let Some(log) = host.log(&share.id, share.partition) else { return Some(RejectReason::UnknownPartition) };
+    let (size, limit) = (commit.metadata.len(), METADATA_MAX);
+    if size > limit {
+        return Some(RejectReason::MetadataTooLarge { size, limit });
+    }
     let stranger = stamp.member == NO_MEMBER;
     if stranger && !membership.is_empty() {
         return Some(RejectReason::NotAMember);

@@ -23,8 +23,8 @@ pub(crate) mod state;
 use std::time::Duration;
 
 use self::changes::{Beginning, OffsetChange, StoredOffset, add_to};
-pub(crate) use self::commit::Commit;
 use self::commit::objection;
+pub(crate) use self::commit::{Commit, METADATA_MAX};
 pub(crate) use self::host::Host;
 use self::offsets::OffsetStore;
 use self::registry::Registry;

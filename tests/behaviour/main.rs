@@ -19,6 +19,7 @@ mod accept_loss;
 mod background_compaction;
 mod catalog;
 mod closing;
+mod commit_metadata;
 mod compaction;
 mod compaction_producers;
 mod crash;
