@@ -123,7 +123,8 @@ impl fmt::Display for Timestamp {
 }
 
 /// The name of a topic: 1 to 249 characters of `[a-zA-Z0-9._-]`, not `.` or `..` (Kafka's
-/// `Topic.validate`).
+/// `Topic.validate`). As in Kafka, no topic is created beside one whose name differs only in `.`
+/// and `_` ([`TopicNameCollides`](crate::Error::TopicNameCollides)).
 ///
 /// Cheap to clone. A value of this type has been validated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,7 +15,7 @@ use crate::config::TopicConfig;
 use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
-use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState};
+use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState, folded};
 use crate::format::{names, settings};
 use crate::log::{Log, LogSettings, open};
 use crate::rng::SplitMix64;
@@ -84,9 +84,9 @@ impl BrokerInner {
         Ok(states)
     }
 
-    /// Checks that no topic has one of these names, and finishes deletions that failed halfway:
-    /// finishing one later would take the new topic's files too. Returns the changes that note
-    /// their end.
+    /// Checks that no topic has one of these names, or one that collides with it, and finishes
+    /// deletions that failed halfway: finishing one later would take the new topic's files too.
+    /// Returns the changes that note their end.
     fn make_way<'a>(&self, names: impl Iterator<Item = &'a TopicName>) -> Result<Vec<Change>> {
         let leftovers = self.catalog.with(|catalog| {
             // By name, once for all: most often there are none.
@@ -95,9 +95,16 @@ impl BrokerInner {
                 leftovers.entry(topic.entry.name.clone()).or_default().push(topic.entry.id);
             }
             let mut of_names = Vec::new();
+            let mut new = HashMap::new();
             for name in names {
                 if catalog.is_live(name) {
                     return Err(Error::TopicExists { topic: name.clone() });
+                }
+                let with_new = folded(name).and_then(|folded| new.insert(folded, name));
+                // A caller's topic must not keep the broker from making its own.
+                let other = with_new.or_else(|| catalog.colliding(name));
+                if let Some(other) = other.filter(|_| !names::is_own_topic(name.as_str())) {
+                    return Err(Error::TopicNameCollides { topic: name.clone(), other: other.clone() });
                 }
                 let ids = leftovers.remove(name).unwrap_or_default();
                 of_names.extend(ids.into_iter().map(|id| (name, id)));

@@ -1,11 +1,20 @@
-//! The errors that the crate makes itself, where making one takes a decision.
+//! The errors that the crate makes itself, where making one takes a decision, and the outcome that
+//! an error stands for.
 
 use std::io;
 use std::path::Path;
 
-use super::{Corruption, Error, IoAction, Space, is_space};
+use super::{Corruption, Error, IoAction, Outcome, Space, is_space};
 
 impl Error {
+    /// Whether the records of a failed append may still appear in the log.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Error::Io { action, .. } => action.outcome(),
+            _ => Outcome::NotWritten,
+        }
+    }
+
     /// The error for a state that cannot occur. `what` is the invariant that does not hold.
     pub(crate) fn internal(what: &'static str) -> Self {
         debug_assert!(false, "{what}");

@@ -231,6 +231,14 @@ pub enum Error {
         /// The existing topic's name.
         topic: TopicName,
     },
+    /// The name differs from that of another topic only in `.` and `_`. Kafka refuses it too.
+    #[error("topic {topic} is not created beside {other}: their names differ only in '.' and '_'")]
+    TopicNameCollides {
+        /// The topic that was to be created.
+        topic: TopicName,
+        /// The existing topic.
+        other: TopicName,
+    },
     /// The handle's topic has been deleted. Ask the broker for the topic again.
     #[error("topic {topic} has been deleted")]
     TopicDeleted {
@@ -521,14 +529,4 @@ pub enum Error {
         /// The invariant that does not hold.
         what: &'static str,
     },
-}
-
-impl Error {
-    /// Whether the records of a failed append may still appear in the log.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Error::Io { action, .. } => action.outcome(),
-            _ => Outcome::NotWritten,
-        }
-    }
 }

@@ -20,7 +20,9 @@ impl Broker {
     /// partitions are made when they are first written to.
     ///
     /// # Errors
-    /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName),
+    /// [`TopicExists`](Error::TopicExists), [`InvalidTopicName`](Error::InvalidTopicName);
+    /// [`TopicNameCollides`](Error::TopicNameCollides) if the name differs from that of a topic
+    /// only in `.` and `_`, as `orders_v1` and `orders.v1`;
     /// [`InvalidConfig`](Error::InvalidConfig), [`Closed`](Error::Closed);
     /// [`ForeignDirectory`](Error::ForeignDirectory) if there are files that no topic of the broker
     /// has, where those of the topic would go; [`DiskFull`](Error::DiskFull): then the topic does

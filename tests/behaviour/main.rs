@@ -55,6 +55,7 @@ mod io_errors;
 mod journal_loss;
 mod last_n;
 mod leftover_files;
+mod names_that_collide;
 mod old_timestamps;
 mod opening;
 mod opening_epochs;

@@ -9,7 +9,9 @@ mod file;
 mod state;
 
 pub(crate) use self::file::{HEADER_BYTES, ReadCatalog, encode_change, read};
-pub(crate) use self::state::{Catalog, CatalogTopic, Change, Opening, ProducerEntry, TopicEntry, TopicState};
+pub(crate) use self::state::{
+    Catalog, CatalogTopic, Change, Opening, ProducerEntry, TopicEntry, TopicState, folded,
+};
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,9 @@ pub(crate) struct Catalog {
     topics: BTreeMap<TopicId, CatalogTopic>,
     /// The topics that may be used, by name.
     live: BTreeMap<TopicName, TopicId>,
+    /// The topics that may be used, by their names with each `_` as `.`. Only names with one of
+    /// the two are listed.
+    folded: BTreeMap<String, BTreeSet<TopicName>>,
     /// The topics that are being deleted.
     deleting: BTreeSet<TopicId>,
     producers: BTreeMap<u64, ProducerEntry>,
@@ -136,6 +139,12 @@ impl Catalog {
         self.live.contains_key(name)
     }
 
+    /// Returns a topic that may be used and whose name differs from `name` only in `.` and `_`
+    /// (Kafka's `Topic.hasCollision`).
+    pub(crate) fn colliding(&self, name: &TopicName) -> Option<&TopicName> {
+        self.folded.get(&folded(name)?)?.iter().find(|other| *other != name)
+    }
+
     /// The topics that are being deleted.
     pub(crate) fn deleting(&self) -> impl Iterator<Item = &CatalogTopic> {
         self.deleting.iter().filter_map(|id| self.topics.get(id))
@@ -237,8 +246,15 @@ impl Catalog {
             self.unlist(&old);
         }
         match entry.state {
-            TopicState::Live => drop(self.live.insert(entry.name.clone(), id)),
-            TopicState::Deleting => drop(self.deleting.insert(id)),
+            TopicState::Live => {
+                if let Some(folded) = folded(&entry.name) {
+                    self.folded.entry(folded).or_default().insert(entry.name.clone());
+                }
+                self.live.insert(entry.name.clone(), id);
+            }
+            TopicState::Deleting => {
+                self.deleting.insert(id);
+            }
         }
         match self.topics.get_mut(&id) {
             Some(topic) => topic.entry = entry,
@@ -250,6 +266,14 @@ impl Catalog {
         self.deleting.remove(&entry.id);
         if self.live.get(&entry.name) == Some(&entry.id) {
             self.live.remove(&entry.name);
+            if let Some(folded) = folded(&entry.name)
+                && let Some(names) = self.folded.get_mut(&folded)
+            {
+                names.remove(&entry.name);
+                if names.is_empty() {
+                    self.folded.remove(&folded);
+                }
+            }
         }
     }
 
@@ -310,6 +334,12 @@ impl Catalog {
         changes.extend(self.opening.map(Change::Opening));
         changes
     }
+}
+
+/// Returns a name with each `_` as `.`; `None` if it has neither, and no other name differs from it
+/// only in these.
+pub(crate) fn folded(name: &TopicName) -> Option<String> {
+    name.as_str().contains(['.', '_']).then(|| name.as_str().replace('_', "."))
 }
 
 /// Whether a producer may have this name.
