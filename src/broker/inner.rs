@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::maintenance::{Maintenance, Threads};
 use super::store::CatalogStore;
 use super::topic_state::TopicState;
-use crate::config::{Durability, TopicConfig, invalid};
+use crate::config::{Durability, SEGMENT_FRAMING, TopicConfig, invalid};
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
@@ -196,9 +196,7 @@ pub(super) fn topic_name(name: &str) -> Result<TopicName> {
 pub(super) fn check_config(config: &TopicConfig) -> Result<()> {
     config.validate()?;
     // A record must fit a batch, and a batch a segment.
-    let room = config.segment_bytes as usize;
-    let framing = crate::format::segment::SEGMENT_HEADER_BYTES + crate::format::batch::HEADER_BYTES;
-    if config.max_record_bytes as usize > room.saturating_sub(framing) {
+    if config.max_record_bytes > config.segment_bytes.saturating_sub(SEGMENT_FRAMING) {
         return Err(invalid("max_record_bytes", "such a record must fit a segment: raise segment_bytes"));
     }
     Ok(())

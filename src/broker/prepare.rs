@@ -35,7 +35,8 @@ impl Gathering {
     /// Encodes one more record, number `index` of a call made `now`.
     ///
     /// # Errors
-    /// `InvalidTimestamp`, `MissingKey`; `RecordTooLarge` for the record, or for the batch with it.
+    /// `InvalidTimestamp`, `MissingKey`, `RecordTooLarge`. The caller must check the size of the
+    /// batch after each call.
     pub(crate) fn push(
         &mut self,
         ctx: &Context,
@@ -56,8 +57,24 @@ impl Gathering {
             self.builder.get_or_insert_with(|| BatchBuilder::new(ctx, HEADER_BYTES + size, timestamp));
         builder.push(record, timestamp);
         self.timestamps.push(timestamp);
-        let (size, limit) = (builder.body().len(), MAX_UNCOMPRESSED as usize);
-        if size > limit { Err(self.too_large(size, limit)) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Checks the size of the batch as the part of a transaction.
+    ///
+    /// # Errors
+    /// `TransactionTooLarge`.
+    pub(crate) fn check_part(&self) -> Result<()> {
+        let Some((size, limit)) = self.excess() else { return Ok(()) };
+        let partition = Some(self.log.identity().topic_partition());
+        Err(Error::TransactionTooLarge { partition, size, limit })
+    }
+
+    /// Returns the size of the records and the limit of a batch, if they are larger.
+    fn excess(&self) -> Option<(usize, usize)> {
+        let size = self.builder.as_ref().map_or(0, |builder| builder.body().len());
+        let limit = MAX_UNCOMPRESSED as usize;
+        (size > limit).then_some((size, limit))
     }
 
     fn too_large(&self, size: usize, limit: usize) -> Error {
@@ -81,7 +98,8 @@ impl Gathering {
 /// Beside it the times of the records.
 ///
 /// # Errors
-/// Those of [`Gathering`]; `InvalidConfig` if there are no records, or one has a sequence.
+/// Those of [`Gathering`], `RecordTooLarge` for the batch; `InvalidConfig` if there are no records,
+/// or one has a sequence.
 pub(crate) fn prepare<'r>(
     ctx: &Context,
     topic: &Arc<TopicState>,
@@ -128,6 +146,9 @@ fn prepare_checked<'r>(
     for (index, record) in records.into_iter().enumerate() {
         check(record.borrow())?;
         gathering.push(ctx, record.borrow(), now, index)?;
+        if let Some((size, limit)) = gathering.excess() {
+            return Err(gathering.too_large(size, limit));
+        }
     }
     match gathering.seal(ctx)? {
         (Some(batch), timestamps) => Ok((batch, timestamps)),

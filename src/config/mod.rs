@@ -15,7 +15,7 @@ pub use self::cleanup::Cleanup;
 pub(crate) use self::cleanup::CompactionSettings;
 pub use self::compression::Compression;
 pub use self::retention::Retention;
-pub(crate) use self::topic::TimestampBounds;
 pub use self::topic::TopicConfig;
+pub(crate) use self::topic::{RecordLimit, SEGMENT_FRAMING, TimestampBounds, default_record_bytes};
 pub use self::values::{Durability, ReadMode, TimestampType};
 pub(crate) use self::values::{invalid, millis};

@@ -25,6 +25,8 @@ pub struct TopicConfig {
     pub(crate) segment_bytes: u32,
     pub(crate) segment_age: Duration,
     pub(crate) max_record_bytes: u32,
+    /// Whether `max_record_bytes` is the default, which follows `segment_bytes`.
+    pub(crate) record_limit: RecordLimit,
     pub(crate) index_interval_bytes: u32,
     pub(crate) timestamps: TimestampType,
     pub(crate) timestamp_bounds: TimestampBounds,
@@ -54,7 +56,8 @@ impl TopicConfig {
             durability: None,
             segment_bytes: 64 << 20,
             segment_age: Duration::from_secs(7 * 24 * 3600),
-            max_record_bytes: 1 << 20,
+            max_record_bytes: default_record_bytes(64 << 20),
+            record_limit: RecordLimit::FollowsSegment,
             index_interval_bytes: 4096,
             timestamps: TimestampType::Create,
             timestamp_bounds: TimestampBounds::default(),
@@ -130,6 +133,9 @@ impl TopicConfig {
     /// Default: 64 MiB. 1 KiB to 1 GiB, in bytes.
     pub fn segment_bytes(mut self, bytes: u32) -> Self {
         self.segment_bytes = bytes;
+        if matches!(self.record_limit, RecordLimit::FollowsSegment) {
+            self.max_record_bytes = default_record_bytes(bytes);
+        }
         self
     }
 
@@ -148,12 +154,19 @@ impl TopicConfig {
         self
     }
 
-    /// The largest record: key, value and headers with their framing (Kafka's
-    /// `max.message.bytes`).
+    /// The largest record: key, value and headers with their framing, before compression. Each
+    /// record is checked by itself, so one that is too large does not fail the others of its batch.
     ///
-    /// Default: 1 MiB. 1 byte to 32 MiB; it must fit a segment.
+    /// Not the same as Kafka's `max.message.bytes`, which bounds a batch after compression, with 61
+    /// bytes of header: with 1,000 the largest value without a key has 995 bytes here and 930
+    /// there, ten records of 300 bytes in one batch are refused there, and 50,000 zeros,
+    /// compressed, are accepted there.
+    ///
+    /// Default: 1 MiB, or as much as fits a smaller segment. 1 byte to 32 MiB; it must fit a
+    /// segment: 232 bytes less than [`segment_bytes`](TopicConfig::segment_bytes).
     pub fn max_record_bytes(mut self, bytes: u32) -> Self {
         self.max_record_bytes = bytes;
+        self.record_limit = RecordLimit::Given;
         self
     }
 
@@ -351,6 +364,32 @@ impl TopicConfig {
         }
         self.durability.map_or(Ok(()), Durability::validate)
     }
+}
+
+/// Where the limit of a topic's records comes from. It decides what a later change of the segment
+/// size does, and is no part of the settings: two configurations with equal limits are equal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RecordLimit {
+    /// It is the default for the segment size.
+    FollowsSegment,
+    /// It was given.
+    Given,
+}
+
+impl PartialEq for RecordLimit {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for RecordLimit {}
+
+/// The bytes of a segment before the records of its first batch: two headers.
+pub(crate) const SEGMENT_FRAMING: u32 = 232;
+
+/// Returns the default of `max_record_bytes`: 1 MiB, or as much as fits a segment.
+pub(crate) fn default_record_bytes(segment_bytes: u32) -> u32 {
+    segment_bytes.saturating_sub(SEGMENT_FRAMING).clamp(1, 1 << 20)
 }
 
 /// How far from the time of sending a given timestamp may lie; `None`: no bound.

@@ -120,11 +120,14 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The batches of a transaction together are larger than the journal allows. Nothing was
-    /// committed.
-    #[error("a transaction of {size} bytes is larger than the limit of {limit} bytes")]
+    /// The records of a transaction for one partition are larger than one batch and a
+    /// [segment](crate::TopicConfig::segment_bytes) can be, or all its batches together are larger
+    /// than the journal allows. Nothing was committed.
+    #[error("{}", texts::transaction_too_large(partition.as_ref(), *size, *limit))]
     TransactionTooLarge {
-        /// The encoded size of all batches in bytes.
+        /// The partition; `None` for all batches together.
+        partition: Option<TopicPartition>,
+        /// The encoded size in bytes; if the limit was exceeded by a record, up to that record.
         size: usize,
         /// The limit in bytes.
         limit: usize,

@@ -21,6 +21,16 @@ pub(super) fn truncated(topic: &TopicName, partition: PartitionId, offset: Offse
     )
 }
 
+pub(super) fn transaction_too_large(partition: Option<&TopicPartition>, size: usize, limit: usize) -> String {
+    match partition {
+        None => format!("a transaction of {size} bytes is larger than the limit of {limit} bytes"),
+        Some(partition) => format!(
+            "a transaction has {size} bytes of records for {partition}, and the limit is {limit} bytes: \
+             they are one batch, of at most 64 MiB, which must fit a segment (segment_bytes)"
+        ),
+    }
+}
+
 pub(super) fn loss_not_named(range: &DamagedRange) -> String {
     let DamagedRange { topic, partition, from, to, bytes, position, .. } = range;
     format!(

@@ -112,7 +112,8 @@ fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Optio
         let settings = log.settings();
         let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
         if size > limit {
-            return Err(Error::RecordTooLarge { topic: log.topic().clone(), size, limit });
+            let partition = Some(log.identity().topic_partition());
+            return Err(Error::TransactionTooLarge { partition, size, limit });
         }
         settings.check_keys(log.topic(), batch.keyless)?;
     }

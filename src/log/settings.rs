@@ -1,6 +1,6 @@
 //! The settings of a log: a topic's configuration, with the durability that applies.
 
-use crate::config::{Durability, TopicConfig};
+use crate::config::{Durability, SEGMENT_FRAMING, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::batch::HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -22,6 +22,8 @@ impl std::ops::Deref for LogSettings {
         &self.config
     }
 }
+
+const _: () = assert!(SEGMENT_FRAMING as usize == SEGMENT_HEADER_BYTES + HEADER_BYTES);
 
 impl LogSettings {
     pub(crate) fn new(config: TopicConfig, default_durability: Durability) -> Arc<Self> {

@@ -30,9 +30,9 @@ pub(crate) struct Committing {
 /// another thread can append to these logs.
 ///
 /// # Errors
-/// `OffsetConflict`, `VersionConflict`, `RecordTooLarge`, `DiskFull`, `JournalFailed`, or a log
-/// takes no appends: nothing was written. If a write fails the outcome is unknown until the broker
-/// is opened again, and the logs concerned take no appends until then.
+/// `OffsetConflict`, `VersionConflict`, `TransactionTooLarge`, `DiskFull`, `JournalFailed`, or a
+/// log takes no appends: nothing was written. If a write fails the outcome is unknown until the
+/// broker is opened again, and the logs concerned take no appends until then.
 pub(crate) fn commit(
     journal: &Arc<Journal>,
     parts: Vec<Part>,

@@ -311,14 +311,14 @@ impl JournalState {
         self.position > self.large_from
     }
 
-    /// Writes the record of a transaction with the id [`next_id`](JournalState::next_id): from here on the
-    /// transaction has happened. Returns the position up to which the journal must be durable for
-    /// it.
+    /// Writes the record of a transaction with the id [`next_id`](JournalState::next_id): from here
+    /// on the transaction has happened. Returns the position up to which the journal must be
+    /// durable for it.
     ///
     /// # Errors
-    /// `DiskFull`, `RecordTooLarge`: nothing has happened. `JournalFailed`: nothing has happened
-    /// either; the file has its largest size, because a partition prevents a new one. Another I/O
-    /// error: a restart may find the record, and nothing is committed until then.
+    /// `DiskFull`, `TransactionTooLarge`: nothing has happened. `JournalFailed`: nothing has
+    /// happened either; the file has its largest size, because a partition prevents a new one.
+    /// Another I/O error: a restart may find the record, and nothing is committed until then.
     pub(crate) fn write(
         &mut self,
         ctx: &Context,
@@ -331,7 +331,7 @@ impl JournalState {
         let synced_upto = durable.saturating_sub(self.written_before) + JOURNAL_HEADER_BYTES as u64;
         let size = parts.iter().map(|part| part.batch.len()).sum();
         if size > RECORD_BYTES_MAX {
-            return Err(Error::TransactionTooLarge { size, limit: RECORD_BYTES_MAX });
+            return Err(Error::TransactionTooLarge { partition: None, size, limit: RECORD_BYTES_MAX });
         }
         if self.position > self.bytes_max {
             // The bound exists because an opening reads the whole file.

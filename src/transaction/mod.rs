@@ -49,8 +49,14 @@ use crate::version::ExpectedVersion;
 /// except that its consumers go back.
 ///
 /// A transaction with offsets of a consumer that is dropped or fails, or whose thread panics before
-/// the commit, has the consumer [rewind](Consumer::rewind) before its next poll or seek: the records
-/// that were polled since the last commit come again, and a later commit does not pass over them.
+/// the commit, has the consumer [rewind](Consumer::rewind) before its next poll or seek: the
+/// records that were polled since the last commit come again, and a later commit does not pass over
+/// them.
+///
+/// Unlike Kafka's: a record takes its place in the log at the commit, and keeps the time of its
+/// [`send`](Transaction::send). The records for one partition are one batch, which must fit a
+/// [segment](crate::TopicConfig::segment_bytes) and 64 MiB. Without a `transactional.id` an older
+/// run is fenced only by its consumer's generation, with [offsets](Transaction::offsets).
 ///
 /// Consume, transform, produce, exactly once:
 ///
@@ -203,8 +209,8 @@ impl Transaction {
     /// [`VersionConflict`](Error::VersionConflict), which names a stream that has another version,
     /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
     /// the events and records there can be read; [`CommitRejected`](Error::CommitRejected);
-    /// [`RecordTooLarge`](Error::RecordTooLarge) for a batch that no segment has room for,
-    /// [`TransactionTooLarge`](Error::TransactionTooLarge) for all of them together above 1 GiB;
+    /// [`RecordTooLarge`](Error::RecordTooLarge) for a record; for those of one partition, or all
+    /// of them above 1 GiB, [`TransactionTooLarge`](Error::TransactionTooLarge);
     /// [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
     /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) is unknown, a write or sync
@@ -396,7 +402,7 @@ impl Transaction {
         let now = ctx.clock.now();
         let index = self.order.len();
         let (at, part) = self.part(state, log)?;
-        part.records.push(&ctx, record, now, index)?;
+        part.records.push(&ctx, record, now, index).and_then(|()| part.records.check_part())?;
         if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
             *part.events.entry(log.identity().key_hasher().hash(key)).or_default() += 1;
         }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::envelope::ByteWriter;
 use super::reader::{ByteReader, Malformed};
 use crate::config::{
-    Cleanup, CompactionSettings, Compression, Durability, TimestampBounds, TimestampType, TopicConfig, millis,
+    Cleanup, CompactionSettings, Compression, Durability, RecordLimit, TimestampBounds, TimestampType,
+    TopicConfig, default_record_bytes, millis,
 };
 
 /// A setting as it is stored.
@@ -165,7 +166,7 @@ const ROWS: &[Row] = &[
         tag: 4,
         must: true,
         get: |config| Some(config.max_record_bytes.to_le_bytes().to_vec()),
-        set: |config, bytes| put(&mut config.max_record_bytes, u32_of(bytes)),
+        set: set_record_bytes,
     },
     Row {
         tag: 5,
@@ -286,6 +287,14 @@ fn set_level(config: &mut TopicConfig, bytes: &[u8]) -> Option<()> {
     if matches!(config.compression, Compression::Zstd { .. }) {
         config.compression = stated;
     }
+    Some(())
+}
+
+/// IMPORTANT: after the setting of the segment size, which [`to_config`] ensures.
+fn set_record_bytes(config: &mut TopicConfig, bytes: &[u8]) -> Option<()> {
+    config.max_record_bytes = u32_of(bytes)?;
+    let is_default = config.max_record_bytes == default_record_bytes(config.segment_bytes);
+    config.record_limit = if is_default { RecordLimit::FollowsSegment } else { RecordLimit::Given };
     Some(())
 }
 

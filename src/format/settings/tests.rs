@@ -20,6 +20,7 @@ fn settings_survive_the_catalog() {
             segment_bytes: 1 << 16,
             segment_age: Duration::from_secs(5),
             max_record_bytes: 999,
+            record_limit: RecordLimit::Given,
             index_interval_bytes: 17,
             timestamps: TimestampType::Append,
             timestamp_bounds: TimestampBounds {
