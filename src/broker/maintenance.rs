@@ -5,6 +5,7 @@
 //! the clock, polling a reader and [`maintain`](crate::Broker::maintain) run the same functions.
 
 use std::cell::Cell;
+use std::path::Path;
 
 use super::checkpoint::CheckpointStore;
 use super::producer_names::ProducerNames;
@@ -12,7 +13,7 @@ use super::store::CatalogStore;
 use super::topic_state::TopicState;
 use super::topics::Topics;
 use crate::engine::{Context, Identity, Keeper, Reserve};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoAction, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -46,16 +47,29 @@ impl Threads {
         Threads(Mutex::new(Rank::Threads, Vec::new()))
     }
 
-    /// Starts both. A system that refuses threads gets them done by `maintain`.
-    pub(super) fn start(&self, maintenance: &Arc<Maintenance>) {
+    /// Starts both.
+    ///
+    /// # Errors
+    /// The system refuses a thread: without both, lingering batches would not be written and nothing
+    /// would be synced.
+    pub(super) fn start(&self, maintenance: &Arc<Maintenance>) -> Result<()> {
         let ctx = maintenance.ctx.clone();
-        let timer = thread::Builder::new()
-            .name("quipu-timer".to_string())
-            .spawn(move || ctx.timer.run_until_stopped(&*ctx.clock));
-        let maintenance = maintenance.clone();
-        let worker =
-            thread::Builder::new().name("quipu-worker".to_string()).spawn(move || run_worker(&maintenance));
-        self.0.lock().extend([timer, worker].into_iter().flatten());
+        self.spawn("quipu-timer", maintenance, move || ctx.timer.run_until_stopped(&*ctx.clock))?;
+        let of_worker = maintenance.clone();
+        self.spawn("quipu-worker", maintenance, move || run_worker(&of_worker))
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        maintenance: &Maintenance,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let dir = maintenance.ctx.display(Path::new(""));
+        let started = thread::Builder::new().name(name.to_string()).spawn(body);
+        let handle = started.map_err(|e| Error::io(IoAction::StartThread, &dir, e))?;
+        self.0.lock().push(handle);
+        Ok(())
     }
 
     /// Stops both and waits for them, except for the one that calls this.

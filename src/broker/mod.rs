@@ -73,7 +73,8 @@ impl BrokerConfig {
     /// A broker without a directory: the same engine, gone with its last handle.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig).
+    /// [`InvalidConfig`](Error::InvalidConfig), or [`Io`](Error::Io) if the system refuses a
+    /// background thread.
     pub fn in_memory(self) -> Result<Broker> {
         self.validate()?;
         self.open_on(Arc::new(MemStorage::new()))
@@ -101,7 +102,7 @@ impl Broker {
     /// A broker in memory with the default settings: see [`BrokerConfig::in_memory`].
     ///
     /// # Errors
-    /// None with the default settings.
+    /// [`Io`](Error::Io) if the system refuses a background thread.
     pub fn in_memory() -> Result<Broker> {
         BrokerConfig::new().in_memory()
     }

@@ -73,6 +73,9 @@ pub enum IoAction {
     /// A file was to be mapped into memory.
     #[error("map")]
     Map,
+    /// A background thread was to be started for the broker of this directory.
+    #[error("start a thread for")]
+    StartThread,
 }
 
 impl IoAction {
@@ -90,7 +93,8 @@ impl IoAction {
             | IoAction::Inspect
             | IoAction::Remove
             | IoAction::Lock
-            | IoAction::Map => Outcome::NotWritten,
+            | IoAction::Map
+            | IoAction::StartThread => Outcome::NotWritten,
         }
     }
 }

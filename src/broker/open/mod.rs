@@ -92,7 +92,7 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         lock: Mutex::new(Rank::Directory, Some(lock)),
         ctx,
     });
-    run_background_work(&broker);
+    run_background_work(&broker)?;
     Ok(broker)
 }
 
@@ -141,7 +141,10 @@ fn report_disk(ctx: &Context, report: &mut OpenReport) {
 }
 
 /// Starts the threads; under a manual clock, runs due work whenever the clock is moved.
-fn run_background_work(broker: &Arc<BrokerInner>) {
+///
+/// # Errors
+/// The system refuses a thread.
+fn run_background_work(broker: &Arc<BrokerInner>) -> Result<()> {
     if broker.ctx.clock.is_manual() {
         let weak: Weak<BrokerInner> = Arc::downgrade(broker);
         broker.ctx.clock.on_advance(Box::new(move || match weak.upgrade() {
@@ -151,8 +154,9 @@ fn run_background_work(broker: &Arc<BrokerInner>) {
             }
             None => false,
         }));
+        Ok(())
     } else {
-        broker.threads.start(&broker.maintenance);
+        broker.threads.start(&broker.maintenance)
     }
 }
 
