@@ -104,7 +104,7 @@ impl ConsumerBuilder {
 
     /// How long the consumer may stay away between two polls before its partitions go to others.
     /// Default: 5 minutes, as Kafka's `max.poll.interval.ms`. There is no other sign of life in one
-    /// process: a consumer that is dropped leaves at once.
+    /// process: a consumer that is dropped leaves at once. For [`recv`](Consumer::recv) see there.
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
         self.max_poll_interval = interval;
         self
@@ -143,7 +143,9 @@ impl ConsumerBuilder {
     /// Called with every change of the partitions that the consumer owns, from within
     /// [`poll`](Consumer::poll) and [`close`](Consumer::close), on the thread that calls those. It
     /// may commit and seek. That poll returns an error of the callback; the ownership changes all
-    /// the same. Not called when the consumer is dropped.
+    /// the same. Not called when the consumer is dropped. No lock is held: it may call the broker. A
+    /// panic of it reaches the caller of the poll. The consumer can be used after that, and a
+    /// callback that has not returned is made again by the next poll, except for `Assigned`.
     ///
     /// ```
     /// # use std::time::Duration;

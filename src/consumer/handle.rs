@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::commit::{CommittedOffset, Committer};
-use super::member::{self, Session};
+use super::member::{self, Polling, Session};
 use super::offsets::Offsets;
 use crate::error::Result;
 use crate::producer::Pending;
@@ -69,19 +69,21 @@ impl Consumer {
     /// [`Closed`](crate::Error::Closed), or an I/O error.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
         let Consumer { membership, fetcher } = self;
-        membership.begin_poll();
-        let polled = fetcher.poll(timeout, |fetcher| membership.keep_up(fetcher));
-        membership.end_poll();
-        let mut records = polled?;
-        records.set_stamp(membership.committer.stamp());
+        let mut polling = Polling::begin(membership);
+        let mut records = fetcher.poll(timeout, |fetcher| polling.session().keep_up(fetcher))?;
+        records.set_stamp(polling.session().committer.stamp());
         Ok(records)
     }
 
     /// As [`poll`](Consumer::poll) for async code, without a time limit. A future that is dropped
-    /// loses nothing. While it waits the consumer counts as polling.
+    /// loses nothing.
+    ///
+    /// While it waits the consumer counts as polling: from its first poll on, until it is woken. A
+    /// future that is not polled, or not polled again after it was woken, is no sign of life: at the
+    /// latest after twice the [`max_poll_interval`](ConsumerBuilder::max_poll_interval) the
+    /// partitions go to others.
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
-        self.membership.begin_poll();
-        ConsumerRecv(self)
+        ConsumerRecv { consumer: self, is_waiting: false }
     }
 
     /// Commits processed offsets, all of them or none, and returns when they are as safe as the
@@ -297,14 +299,27 @@ impl fmt::Debug for Consumer {
 }
 
 /// The future of [`Consumer::recv`].
-struct ConsumerRecv<'a>(&'a mut Consumer);
+struct ConsumerRecv<'a> {
+    consumer: &'a mut Consumer,
+    /// Its last poll has left a waker: the consumer counts as polling.
+    is_waiting: bool,
+}
 
 impl Future for ConsumerRecv<'_> {
     type Output = Result<Records>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Consumer { membership, fetcher } = &mut *self.get_mut().0;
-        let polled = fetcher.poll_records(cx, |fetcher| membership.keep_up(fetcher));
+        let ConsumerRecv { consumer, is_waiting } = self.get_mut();
+        let Consumer { membership, fetcher } = &mut **consumer;
+        *is_waiting = false;
+        let mut polling = Polling::begin(membership);
+        let polled = fetcher.poll_records(cx, |fetcher| polling.session().keep_up(fetcher));
+        if polled.is_pending() {
+            *is_waiting = true;
+            polling.wait();
+        } else {
+            drop(polling);
+        }
         polled.map_ok(|mut records| {
             records.set_stamp(membership.committer.stamp());
             records
@@ -314,8 +329,11 @@ impl Future for ConsumerRecv<'_> {
 
 impl Drop for ConsumerRecv<'_> {
     fn drop(&mut self) {
-        self.0.fetcher.stop_waiting();
-        self.0.membership.end_poll();
+        let Consumer { membership, fetcher } = &mut *self.consumer;
+        fetcher.stop_waiting();
+        if self.is_waiting {
+            membership.end_poll();
+        }
     }
 }
 

@@ -60,6 +60,38 @@ pub(super) struct Subscription {
     pub(super) listener: Option<Listener>,
 }
 
+/// One poll of a member. After it the next one is due, also if a listener has panicked.
+pub(super) struct Polling<'a> {
+    session: &'a mut Session,
+    waits: bool,
+}
+
+impl<'a> Polling<'a> {
+    pub(super) fn begin(session: &'a mut Session) -> Self {
+        session.begin_poll();
+        Polling { session, waits: false }
+    }
+
+    pub(super) fn session(&mut self) -> &mut Session {
+        self.session
+    }
+
+    /// A future waits to be woken: until then the member counts as polling.
+    pub(super) fn wait(mut self) {
+        self.waits = true;
+        // Once more: a look at the group may have noted an earlier wake-up during the poll.
+        self.session.begin_poll();
+    }
+}
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        if !self.waits {
+            self.session.end_poll();
+        }
+    }
+}
+
 struct AutoCommit {
     every: Duration,
     next: Duration,
@@ -123,7 +155,7 @@ impl Session {
         }
     }
 
-    pub(super) fn begin_poll(&self) {
+    fn begin_poll(&self) {
         if let Some(member) = &self.member {
             member.liveness.begin();
         }

@@ -37,6 +37,8 @@ struct WaiterState {
     /// [`Waiter::wake_up`] was called: the reader's poll returns no records.
     woken_up: bool,
     waker: Option<Waker>,
+    /// A waker was called, and its future has not been polled since.
+    future_woken: bool,
 }
 
 impl Waiter {
@@ -45,6 +47,7 @@ impl Waiter {
         let mut state = self.state.lock();
         state.signalled = true;
         let waker = state.waker.take();
+        state.future_woken |= waker.is_some();
         drop(state);
         self.signalled.notify_all();
         if let Some(waker) = waker {
@@ -66,7 +69,14 @@ impl Waiter {
 
     /// Forgets older signals. The reader must check its logs after this call.
     pub(crate) fn reset(&self) {
-        self.state.lock().signalled = false;
+        let mut state = self.state.lock();
+        state.signalled = false;
+        state.future_woken = false;
+    }
+
+    /// Returns whether a future was woken that has not been polled since.
+    pub(crate) fn future_woken(&self) -> bool {
+        self.state.lock().future_woken
     }
 
     /// Waits for a signal since the last [`reset`](Waiter::reset), for at most `timeout`.
@@ -79,7 +89,8 @@ impl Waiter {
 
     /// Drops the waker, because its future is gone.
     pub(crate) fn forget_waker(&self) {
-        self.state.lock().waker = None;
+        let mut state = self.state.lock();
+        (state.waker, state.future_woken) = (None, false);
     }
 
     /// Registers `waker` for the next signal. Returns false, and registers nothing, if there was a

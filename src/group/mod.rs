@@ -29,7 +29,7 @@ pub(crate) use self::host::Host;
 use self::offsets::OffsetStore;
 use self::registry::Registry;
 use self::state::{GONE, Joining, Liveness, Membership, Share, Stamp};
-use crate::engine::{Context, Task};
+use crate::engine::{Context, Task, Waiter};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
@@ -220,7 +220,8 @@ impl GroupState {
         let coordinator = host.coordinator();
         coordinator.offsets.open(&**host)?;
         let id = coordinator.next_member.fetch_add(1, Ordering::Relaxed);
-        let (liveness, patterns) = (joining.liveness.clone(), joining.topics.clone());
+        let (liveness, waiter) = (joining.liveness.clone(), joining.waiter.clone());
+        let patterns = joining.topics.clone();
         // IMPORTANT: before topics are looked up. A topic that is not found then comes later, and
         // finds this group concerned.
         coordinator.groups.lock().subscribe(&self.name, &patterns);
@@ -239,7 +240,8 @@ impl GroupState {
         let now = host.ctx().clock.monotonic();
         liveness.end(now.saturating_add(max_poll_interval));
         let group = Arc::downgrade(self);
-        let expiry = Expiry { host: Arc::downgrade(host), group, id, liveness, every: max_poll_interval };
+        let host_ref = Arc::downgrade(host);
+        let expiry = Expiry { host: host_ref, group, id, liveness, waiter, every: max_poll_interval };
         expiry.schedule(host.ctx(), now);
         Ok(Seat { group: self.clone(), id })
     }
@@ -447,11 +449,15 @@ impl Drop for Pin {
 }
 
 /// Looks whether a member still polls.
+///
+/// A member that awaits records counts as polling until its future is woken. The wake-up has no
+/// clock, so the next look notes that it has come, and the member has the interval from then on.
 struct Expiry {
     host: Weak<dyn GroupHost>,
     group: Weak<GroupState>,
     id: u32,
     liveness: Arc<Liveness>,
+    waiter: Arc<Waiter>,
     every: Duration,
 }
 
@@ -480,6 +486,7 @@ impl Task for Expiry {
             group.leave(&*host, self.id);
             return;
         }
+        self.liveness.note_woken(&self.waiter, now.saturating_add(self.every));
         if let Ok(this) = Arc::try_unwrap(self) {
             this.schedule(host.ctx(), now);
         }

@@ -100,6 +100,21 @@ impl Liveness {
         self.0.store(nanos, Ordering::Release);
     }
 
+    /// The member awaits records. If its future was woken and has not been polled since, it must be
+    /// polled before `deadline`. The member itself calls [`begin`](Liveness::begin) before and after
+    /// a poll of the future.
+    pub(crate) fn note_woken(&self, waiter: &Waiter, deadline: Duration) {
+        if self.deadline().is_some() || !waiter.future_woken() {
+            return;
+        }
+        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        let noted = self.0.compare_exchange(u64::MAX, nanos, Ordering::AcqRel, Ordering::Acquire);
+        // If the future was polled in between, it may have been before the exchange.
+        if noted.is_ok() && !waiter.future_woken() {
+            let _ = self.0.compare_exchange(nanos, u64::MAX, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
     /// The monotonic time at which its member is expelled; `None` inside a poll.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         Some(self.0.load(Ordering::Acquire)).filter(|nanos| *nanos != u64::MAX).map(Duration::from_nanos)

@@ -57,6 +57,7 @@ mod last_n;
 mod leftover_files;
 mod names_that_collide;
 mod old_timestamps;
+mod liveness;
 mod opening;
 mod opening_epochs;
 mod order_across_retries;
