@@ -122,6 +122,8 @@ impl BrokerInner {
         if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
             return Ok(());
         }
+        // Those that read no log; the end of a log wakes its own.
+        self.ctx.parked.idle.signal();
         // Waits for a running change of the topics; no other starts, so everything that it opens is
         // closed below.
         drop(self.changing.lock());

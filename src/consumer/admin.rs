@@ -14,6 +14,7 @@ use crate::group::{GroupHost, GroupState, wait};
 use crate::log::Log;
 use crate::log::cursor::Cursor;
 use crate::reader::assigned::start_offset;
+use crate::reader::parking::Idle;
 use crate::records::Unread;
 use crate::sync::Arc;
 use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName, TopicPartition};
@@ -214,7 +215,8 @@ impl Group {
         const EVERY: Duration = Duration::from_millis(5);
         let clock = &*self.broker.ctx.clock;
         let deadline = clock.monotonic().saturating_add(timeout);
-        let waiter = Waiter::default();
+        let waiter = Arc::new(Waiter::default());
+        let _idle = Idle::new(&self.broker.ctx, &waiter);
         loop {
             if self.lag()? <= lag {
                 return Ok(true);

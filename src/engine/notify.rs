@@ -13,10 +13,16 @@ use crate::sync::{
     Arc, AtomicUsize, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code, fence,
 };
 
-/// The number of readers of the broker that are parked or have left a waker. While it is zero,
-/// publishing is one store.
+/// The readers of a broker that wait.
 #[derive(Default)]
-pub(crate) struct Parked(AtomicUsize);
+pub(crate) struct Parked {
+    /// The number of readers that are parked or have left a waker. While it is zero, publishing is
+    /// one store.
+    count: AtomicUsize,
+    /// The readers that read no log, whether they wait or not: no log would wake them when the
+    /// broker is closed.
+    pub(crate) idle: Waiters,
+}
 
 /// The place where one reader waits.
 pub(crate) struct Waiter {
@@ -108,13 +114,13 @@ impl Waiter {
 impl Parked {
     /// Announces a reader that is about to wait. It must check its logs once more after this call.
     pub(crate) fn announce(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// The reader no longer waits.
     pub(crate) fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Returns whether a reader may have to be signalled. Must be called after the visible end is
@@ -124,7 +130,7 @@ impl Parked {
         // after this load, the reader's check could run before the store, and the reader would
         // sleep although there are records.
         fence(Ordering::SeqCst);
-        self.0.load(Ordering::SeqCst) > 0
+        self.count.load(Ordering::SeqCst) > 0
     }
 }
 

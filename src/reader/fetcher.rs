@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::assigned::{Assigned, start_offset};
-use super::parking::{Parking, look_or_register, wait_for};
+use super::parking::{Idle, Parking, look_or_register, wait_for};
 use super::policy::PollLimits;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
@@ -27,6 +27,8 @@ pub(crate) struct Fetcher {
     followed: Vec<Followed>,
     /// Signalled by every log in `assigned`: registered when one is assigned, taken out on drop.
     waiter: Arc<Waiter>,
+    /// While nothing is assigned.
+    idle: Option<Idle>,
     /// While a future of [`poll_records`](Fetcher::poll_records) is pending.
     parking: Option<Parking>,
 }
@@ -40,14 +42,16 @@ struct Followed {
 impl Fetcher {
     /// Of no partition yet.
     pub(crate) fn new(broker: Arc<BrokerInner>) -> Self {
+        let waiter = Arc::new(Waiter::default());
         Fetcher {
+            idle: Some(Idle::new(&broker.ctx, &waiter)),
             broker,
             limits: PollLimits::default(),
             assigned: Vec::new(),
             turn: 0,
             failed: false,
             followed: Vec::new(),
-            waiter: Arc::default(),
+            waiter,
             parking: None,
         }
     }
@@ -100,10 +104,15 @@ impl Fetcher {
     pub(crate) fn assign(&mut self, assigned: Assigned) {
         assigned.log().waiters().add(self.waiter.clone());
         self.assigned.push(assigned);
+        // After it was registered at the log: one of the two wakes it at any time.
+        self.idle = None;
     }
 
     /// Reads a partition no more.
     pub(crate) fn unassign(&mut self, is_it: impl Fn(&Assigned) -> bool) {
+        if self.idle.is_none() {
+            self.idle = Some(Idle::new(&self.broker.ctx, &self.waiter));
+        }
         let waiter = &self.waiter;
         self.assigned.retain(|assigned| {
             let stays = !is_it(assigned);
@@ -112,6 +121,9 @@ impl Fetcher {
             }
             stays
         });
+        if !self.assigned.is_empty() {
+            self.idle = None;
+        }
     }
 
     /// Reads partitions of deleted topics no more. Returns whether there were any.
@@ -208,6 +220,10 @@ impl Fetcher {
     fn look(&mut self) -> Result<Option<Records>> {
         if self.waiter.take_wake_up() {
             return Ok(Some(Records::default()));
+        }
+        if self.assigned.is_empty() {
+            // No log returns the error.
+            self.broker.check_open()?;
         }
         self.collect()
     }

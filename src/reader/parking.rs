@@ -17,6 +17,25 @@ impl Parking {
     }
 }
 
+/// While it lives, the close of the broker signals a waiter that is registered at no log.
+pub(crate) struct Idle {
+    ctx: Arc<Context>,
+    waiter: Arc<Waiter>,
+}
+
+impl Idle {
+    pub(crate) fn new(ctx: &Arc<Context>, waiter: &Arc<Waiter>) -> Self {
+        ctx.parked.idle.add(waiter.clone());
+        Idle { ctx: ctx.clone(), waiter: waiter.clone() }
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.ctx.parked.idle.remove(&self.waiter);
+    }
+}
+
 impl Drop for Parking {
     fn drop(&mut self) {
         self.0.parked.leave();

@@ -97,5 +97,6 @@ mod transactions;
 mod transactions_property;
 mod truncation;
 mod verify;
+mod waiting_callers;
 mod wakeups;
 mod where_a_group_starts;
