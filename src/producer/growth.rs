@@ -56,8 +56,8 @@ impl<'a> Grown<'a> {
         })
     }
 
-    /// The log and the first receipt of a record that is in another log than `log`, to which it would
-    /// go now.
+    /// The log and the first receipt of a record that is not where `log`, to which it would go now,
+    /// remembers it.
     ///
     /// # Errors
     /// `PossibleDuplicate` if it cannot be decided; the errors of reading.
@@ -67,13 +67,19 @@ impl<'a> Grown<'a> {
         sequence: u64,
         log: &Arc<Log>,
     ) -> Result<Option<(Arc<Log>, Receipt)>> {
-        if idempotence::locate(log, self.identity.id, sequence)?.1 != Located::New {
+        let here = idempotence::locate(log, self.identity.id, sequence)?.1;
+        if matches!(here, Located::At(_) | Located::Likely(_)) {
             return Ok(None);
         }
         let key = record.key_bytes().filter(|_| !self.custom);
-        for earlier in self.candidates(key).filter(|earlier| !Arc::ptr_eq(earlier, log)) {
+        let is_here = |earlier: &Arc<Log>| Arc::ptr_eq(earlier, log);
+        // It may be in the log to which it would go now, in a batch that the log no longer remembers.
+        let candidates = self.candidates(key).filter(|other| here == Located::Unknown || !is_here(other));
+        for earlier in candidates {
             let reason = match (self.trace(earlier, record, sequence)?, key) {
                 (Trace::Nothing, _) => continue,
+                // The append returns that error, because the sequence is not a new one.
+                (Trace::Unclear, _) if is_here(earlier) => continue,
                 (Trace::Record(offset), Some(_)) => match original(earlier, offset, None)? {
                     Some(receipt) => return Ok(Some((earlier.clone(), receipt))),
                     None => UNCLEAR,
