@@ -86,7 +86,7 @@ fn a_single_event_that_makes_too_much_is_an_error_and_those_before_it_are_applie
     for _ in 0..10 {
         match projector.step(NOW) {
             Ok(_) => {}
-            Err(Error::RecordTooLarge { .. }) => failures += 1,
+            Err(Error::TransactionTooLarge { .. }) => failures += 1,
             other => panic!("{other:?}"),
         }
     }
