@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::sync::Arc;
 use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName, TopicPartition};
 
-/// Something worth knowing has happened to a partition. See
+/// Something worth knowing has happened, most often to a partition. See
 /// [`BrokerConfig::on_event`](crate::BrokerConfig::on_event).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -83,6 +83,15 @@ pub enum Event {
         partition: PartitionId,
         /// Why.
         cause: Error,
+    },
+    /// Code of the user panicked on a thread that is not the user's, or in a call of another
+    /// caller: a waker, the clock. The panic was caught. A panic of the event listener itself is
+    /// counted in [`BrokerStats::panics`], and is no event.
+    Panicked {
+        /// The code that panicked: for example `a waker`.
+        which: &'static str,
+        /// The message of its panic.
+        message: String,
     },
 }
 
@@ -318,6 +327,9 @@ pub struct BrokerStats {
     pub tail_cache_bytes: usize,
     /// Whether there is room on the disk.
     pub disk: DiskState,
+    /// How many panics of the user's code were caught since the broker was opened: those of wakers
+    /// and of the event listener, and of a clock on a background thread. See [`Event::Panicked`].
+    pub panics: u64,
 }
 
 /// Whether the disk has room. A broker keeps a file `reserve` of at least 64 KiB, which it gives up

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::trash::discard;
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
-use crate::engine::{Context, Identity};
+use crate::engine::{Context, Identity, Later};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState, folded};
@@ -54,6 +54,7 @@ impl BrokerInner {
         if given.is_empty() {
             return self.check_open().map(|()| Vec::new());
         }
+        self.check_open()?;
         // Held to the end: creations, alterations and deletions are one after the other.
         let _changing = self.changing.lock();
         self.check_open()?;
@@ -121,6 +122,8 @@ impl BrokerInner {
 
     pub(super) fn alter_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         check_config(&config)?;
+        self.check_open()?;
+        let _later = Later::new();
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
         let (had, seen) = (state.log_count(), state.settings());
@@ -166,6 +169,8 @@ impl BrokerInner {
     }
 
     pub(super) fn delete_topic(&self, name: &str) -> Result<Arc<TopicState>> {
+        self.check_open()?;
+        let _later = Later::new();
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
         let (ctx, id) = (&*self.ctx, state.id);

@@ -9,6 +9,7 @@ use crate::config::{Durability, SEGMENT_FRAMING, TopicConfig, invalid};
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
+use crate::group::assign::refuse_in_assignor;
 use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -93,8 +94,11 @@ impl BrokerInner {
     }
 
     /// # Errors
-    /// The broker has been closed.
+    /// The broker has been closed, or an assignor calls it: such a call must be refused before it
+    /// takes a lock.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
+        refuse_in_assignor()?;
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
@@ -119,6 +123,7 @@ impl BrokerInner {
     }
 
     pub(super) fn close(&self) -> Result<()> {
+        refuse_in_assignor()?;
         if self.closed.swap(true, Ordering::AcqRel) || self.ctx.storage.run_identity().1 != self.process {
             return Ok(());
         }
@@ -171,12 +176,13 @@ impl BrokerInner {
         // From here on the directory may be another broker's.
         self.ctx.gate.close();
         *self.lock.lock() = None;
-        first.and(journal.map(drop)).and(catalog).and(written)
+        first.and(journal.map(drop)).and(catalog).and(written).and(self.ctx.events.check_panics())
     }
 
     pub(super) fn run_all_tasks(&self) {
         for task in self.ctx.timer.drain() {
-            task.run(std::time::Duration::MAX);
+            // All of them, also after one has panicked: each is the write of another caller.
+            self.ctx.events.catch("a task of the timer", || task.run(std::time::Duration::MAX));
         }
     }
 }

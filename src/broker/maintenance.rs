@@ -12,7 +12,7 @@ use super::producer_names::ProducerNames;
 use super::store::CatalogStore;
 use super::topic_state::TopicState;
 use super::topics::Topics;
-use crate::engine::{Context, Identity, Keeper, Reserve};
+use crate::engine::{Context, Identity, Keeper, Later, Reserve, Work};
 use crate::error::{Error, IoAction, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::journal::JOURNAL_HEADER_BYTES;
@@ -54,7 +54,9 @@ impl Threads {
     /// would be synced.
     pub(super) fn start(&self, maintenance: &Arc<Maintenance>) -> Result<()> {
         let ctx = maintenance.ctx.clone();
-        self.spawn("quipu-timer", maintenance, move || ctx.timer.run_until_stopped(&*ctx.clock))?;
+        self.spawn("quipu-timer", maintenance, move || {
+            ctx.timer.run_until_stopped(&*ctx.clock, &ctx.events)
+        })?;
         let of_worker = maintenance.clone();
         self.spawn("quipu-worker", maintenance, move || run_worker(&of_worker))
     }
@@ -83,26 +85,37 @@ impl Threads {
                 // thread ends once it comes back from there, and changes nothing more.
                 continue;
             }
-            // A panic in it has been printed by the runtime; there is nothing to add.
+            // It ends without a panic: all are caught and kept for the result of the close.
             let _ = handle.join();
         }
     }
 }
 
+/// The body of the worker's thread. Work that panics ends neither the thread nor other work.
 fn run_worker(maintenance: &Maintenance) {
+    let events = &maintenance.ctx.events;
+    while events.catch(WORKER, || work_until_stopped(maintenance)).is_none() {
+        if maintenance.ctx.work.pause() {
+            return;
+        }
+    }
+}
+
+const WORKER: &str = "work of the worker, or the clock";
+
+fn work_until_stopped(maintenance: &Maintenance) {
     let (ctx, every) = (&maintenance.ctx, maintenance.ctx.settings.maintenance_interval);
     let mut next = ctx.clock.monotonic().saturating_add(every);
     loop {
         let timeout = next.saturating_sub(ctx.clock.monotonic());
         let Some(logs) = ctx.work.wait(&*ctx.clock, timeout) else { return };
-        for log in logs {
-            log.work();
-        }
+        maintenance.work_for(logs);
         if ctx.clock.monotonic() >= next {
             // A checkpoint that could not be written is written the next time.
             let _ = maintenance.maintain();
             next = ctx.clock.monotonic().saturating_add(every);
         }
+        ctx.events.deliver();
     }
 }
 
@@ -116,8 +129,14 @@ impl Maintenance {
 
     fn do_due(&self) {
         self.ctx.timer.run_due(self.ctx.clock.monotonic());
-        for log in self.ctx.work.take() {
-            log.work();
+        self.work_for(self.ctx.work.take());
+    }
+
+    /// Does requested work. IMPORTANT: all of it, also after one has panicked. A log is queued once,
+    /// and callers wait for its sync.
+    fn work_for(&self, queued: Vec<Arc<dyn Work>>) {
+        for work in queued {
+            self.ctx.events.catch(WORKER, || work.work());
         }
     }
 
@@ -187,6 +206,7 @@ impl Maintenance {
 
     /// Deletes segments as retention allows. Returns whether there were any.
     fn make_room(&self) -> bool {
+        let _later = Later::new();
         let Some(_alone) = self.making_room.try_lock() else {
             // Another thread is doing it. Whatever that has freed may be enough.
             drop(self.making_room.lock());
@@ -206,6 +226,7 @@ impl Maintenance {
     /// Claims bytes of the budget, after deleting the oldest segments that may be deleted while
     /// there is no room.
     fn evict(&self, budget: &Arc<Budget>, bytes: u64, margin: u64) -> Result<BudgetClaim> {
+        let _later = Later::new();
         // One at a time: two would delete twice as much as is needed.
         let _alone = self.making_room.lock();
         let topics = self.topics.read().to_vec();
@@ -264,9 +285,7 @@ impl Maintenance {
         let next_time = || self.ctx.clock.monotonic().saturating_add(self.ctx.settings.maintenance_interval);
         let next = Cell::new(next_time());
         let tick = || {
-            for log in self.ctx.work.take() {
-                log.work();
-            }
+            self.work_for(self.ctx.work.take());
             if self.ctx.clock.monotonic() >= next.get() {
                 let _ = self.look_after_logs();
                 next.set(next_time());

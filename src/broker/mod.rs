@@ -269,6 +269,7 @@ impl Broker {
             open_files: self.inner.ctx.files.open(),
             tail_cache_bytes: self.inner.ctx.tail_bytes.load(Ordering::Relaxed),
             disk: self.inner.ctx.reserve.state(),
+            panics: self.inner.ctx.events.panics(),
         }
     }
 
@@ -284,9 +285,12 @@ impl Broker {
     /// that the child holds stay readable. The parent's close frees the directory even while the
     /// child lives.
     ///
+    /// Wakes every caller that waits for something of this broker.
+    ///
     /// # Errors
     /// The first error met; everything that could be closed properly has been, and the rest is
-    /// recovered at the next opening.
+    /// recovered at the next opening. [`Panicked`](Error::Panicked) if nothing else failed, and code
+    /// of the user has panicked where no caller could get the panic: everything was closed properly.
     pub fn close(&self) -> Result<()> {
         self.inner.close()
     }

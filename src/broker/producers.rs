@@ -37,6 +37,7 @@ impl BrokerInner {
     /// `Closed` or `DiskFull`: then the handle before is the last one still. After another I/O
     /// error the next opening may know the name or not.
     pub(crate) fn open_producer(&self, name: &str) -> Result<ProducerIdentity> {
+        self.check_open()?;
         let _changing = self.changing.lock();
         self.check_open()?;
         let (known, next_id) =
@@ -65,6 +66,7 @@ impl BrokerInner {
     /// # Errors
     /// `Closed`; an I/O error: then the name is still there.
     pub(super) fn forget_producer(&self, name: &str) -> Result<bool> {
+        self.check_open()?;
         let _changing = self.changing.lock();
         self.check_open()?;
         let Some(id) = self.catalog.with(|catalog| catalog.producer(name).map(|known| known.id)) else {

@@ -10,7 +10,7 @@ use super::catalog::{identity, live_entry};
 use super::trash::remove_tree;
 use super::{BrokerInner, TopicState, check_config, topic_name};
 use crate::config::TopicConfig;
-use crate::engine::corrupt;
+use crate::engine::{Later, corrupt};
 use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
@@ -25,6 +25,8 @@ impl BrokerInner {
     pub(super) fn adopt_topic(&self, name: &str, config: TopicConfig) -> Result<Arc<TopicState>> {
         let name = topic_name(name)?;
         check_config(&config)?;
+        self.check_open()?;
+        let _later = Later::new();
         let _changing = self.changing.lock();
         self.check_open()?;
         let (ctx, dir) = (&*self.ctx, self.unknown_dir(&name)?);
@@ -69,6 +71,7 @@ impl BrokerInner {
     /// Removes the files that are in the place of a topic of this name.
     pub(super) fn remove_unknown(&self, name: &str) -> Result<()> {
         let name = topic_name(name)?;
+        self.check_open()?;
         let _changing = self.changing.lock();
         self.check_open()?;
         let dir = self.unknown_dir(&name)?;

@@ -217,7 +217,12 @@ impl BrokerConfig {
     }
 
     /// Calls `f` when something worth knowing happens: see [`Event`]. It runs on the thread on
-    /// which it happens, so it should be short, and it must not call the broker.
+    /// which it happens, or on a background thread, so it should be short. No lock is held: it may
+    /// call the broker. A call that causes the next event calls it again, on the same thread.
+    ///
+    /// A panic of it is caught, counted in
+    /// [`BrokerStats::panics`](crate::stats::BrokerStats::panics), and returned by
+    /// [`close`](crate::Broker::close) as [`Panicked`](crate::Error::Panicked).
     ///
     /// Default: no call.
     pub fn on_event(mut self, f: impl Fn(&Event) + Send + Sync + 'static) -> Self {

@@ -215,7 +215,7 @@ impl Group {
         const EVERY: Duration = Duration::from_millis(5);
         let clock = &*self.broker.ctx.clock;
         let deadline = clock.monotonic().saturating_add(timeout);
-        let waiter = Arc::new(Waiter::default());
+        let waiter = Arc::new(Waiter::new(&self.broker.ctx.events));
         let _idle = Idle::new(&self.broker.ctx, &waiter);
         loop {
             if self.lag()? <= lag {

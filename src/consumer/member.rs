@@ -340,7 +340,7 @@ impl Session {
     ) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
         let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
-        about_to_call_user_code("the rebalance listener", &[]);
+        about_to_call_user_code("the rebalance listener");
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
     }
 

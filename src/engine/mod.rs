@@ -14,7 +14,7 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::events::Events;
+pub(crate) use self::events::{Events, Later, caught};
 pub(crate) use self::files::{FileBudget, Opened};
 pub(crate) use self::identity::Identity;
 pub(crate) use self::notify::{Parked, Waiter, Waiters};
@@ -87,7 +87,7 @@ pub(crate) struct Context {
     pub(crate) tail_bytes: AtomicUsize,
     pub(crate) reserve: Reserve,
     pub(crate) room: Room,
-    pub(crate) events: Events,
+    pub(crate) events: Arc<Events>,
     /// Notes that a partition has files. Set by the broker.
     on_files: OnceLock<OnFiles>,
 }
@@ -117,7 +117,7 @@ impl Context {
             parked: Parked::default(),
             tail_bytes: AtomicUsize::new(0),
             room: Room::new(budget),
-            events: Events::new(config.on_event.clone()),
+            events: Arc::new(Events::new(config.on_event.clone())),
             on_files: OnceLock::new(),
         }
     }
@@ -145,6 +145,14 @@ impl Context {
     #[inline]
     pub(crate) fn claim(&self, bytes: impl FnOnce() -> u64) -> Result<Option<BudgetClaim>> {
         self.room.claim(|| bytes().saturating_add(self.reserve.missing()))
+    }
+
+    /// Lets the timer's thread make the calls that this thread has kept with [`Later`] so far. Under
+    /// a manual clock there is no such thread, and they wait for the drop of that.
+    pub(crate) fn hand_over_calls(&self) {
+        if !self.clock.is_manual() {
+            self.timer.hand_over_calls(&*self.clock);
+        }
     }
 
     /// Reports that a partition has files now.

@@ -8,10 +8,9 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::events::Events;
 use crate::clock::{Clock, wait_timeout};
-use crate::sync::{
-    Arc, AtomicUsize, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code, fence,
-};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, fence};
 
 /// The readers of a broker that wait.
 #[derive(Default)]
@@ -28,11 +27,13 @@ pub(crate) struct Parked {
 pub(crate) struct Waiter {
     state: Mutex<WaiterState>,
     signalled: Condvar,
+    events: Arc<Events>,
 }
 
+#[cfg(test)]
 impl Default for Waiter {
     fn default() -> Self {
-        Waiter { state: Mutex::new(Rank::Waiter, WaiterState::default()), signalled: Condvar::new() }
+        Waiter::new(&Arc::new(Events::new(None)))
     }
 }
 
@@ -48,6 +49,15 @@ struct WaiterState {
 }
 
 impl Waiter {
+    /// Of a broker with these events.
+    pub(crate) fn new(events: &Arc<Events>) -> Self {
+        Waiter {
+            state: Mutex::new(Rank::Waiter, WaiterState::default()),
+            signalled: Condvar::new(),
+            events: events.clone(),
+        }
+    }
+
     /// Wakes the reader, because a log that it reads has changed.
     pub(crate) fn signal(&self) {
         let mut state = self.state.lock();
@@ -57,8 +67,7 @@ impl Waiter {
         drop(state);
         self.signalled.notify_all();
         if let Some(waker) = waker {
-            about_to_call_user_code("a waker", HELD_BY_WAKING);
-            waker.wake();
+            self.events.wake(waker);
         }
     }
 
@@ -95,18 +104,26 @@ impl Waiter {
 
     /// Drops the waker, because its future is gone.
     pub(crate) fn forget_waker(&self) {
-        let mut state = self.state.lock();
-        (state.waker, state.future_woken) = (None, false);
+        // Dropped after the lock is released: a waker may own the task of another reader.
+        let _waker = {
+            let mut state = self.state.lock();
+            state.future_woken = false;
+            state.waker.take()
+        };
     }
 
     /// Registers `waker` for the next signal. Returns false, and registers nothing, if there was a
     /// signal since the last [`reset`](Waiter::reset).
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
-        let mut state = self.state.lock();
-        if state.signalled || state.woken_up {
-            return false;
-        }
-        state.waker = Some(waker.clone());
+        // Cloned before the lock is taken, and the old one dropped after: both are code of the user.
+        let waker = waker.clone();
+        let _old = {
+            let mut state = self.state.lock();
+            if state.signalled || state.woken_up {
+                return false;
+            }
+            state.waker.replace(waker)
+        };
         true
     }
 }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::events::{AFTER_A_PANIC, Events, KeptCalls};
 use crate::clock::{Clock, wait_timeout};
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 
@@ -72,9 +73,21 @@ impl Timer {
             .collect()
     }
 
-    /// Runs tasks when they are due, until [`stop`](Timer::stop): the body of the timer thread.
-    pub(crate) fn run_until_stopped(&self, clock: &dyn Clock) {
+    /// Runs tasks when they are due, until [`stop`](Timer::stop): the body of the timer thread. A
+    /// task that panics ends neither the thread nor the other tasks.
+    pub(crate) fn run_until_stopped(&self, clock: &dyn Clock, events: &Arc<Events>) {
+        while events.catch("a task of the timer, or the clock", || self.run_tasks(clock, events)).is_none() {
+            let mut tasks = self.tasks.lock();
+            if !tasks.stopped {
+                // In real time, because the clock may be what panics.
+                self.changed.wait_for(&mut tasks, AFTER_A_PANIC, &[]);
+            }
+        }
+    }
+
+    fn run_tasks(&self, clock: &dyn Clock, events: &Arc<Events>) {
         loop {
+            events.deliver();
             let now = clock.monotonic();
             self.run_due(now);
             let mut tasks = self.tasks.lock();
@@ -93,6 +106,14 @@ impl Timer {
         }
     }
 
+    /// Lets this timer's thread make the calls that the calling thread has [kept](super::Later) so
+    /// far, because that will hold its lock for long.
+    pub(super) fn hand_over_calls(&self, clock: &dyn Clock) {
+        if let Some(calls) = KeptCalls::take() {
+            self.schedule(clock.monotonic(), Arc::new(calls));
+        }
+    }
+
     /// Ends [`run_until_stopped`](Timer::run_until_stopped).
     pub(crate) fn stop(&self) {
         self.tasks.lock().stopped = true;
@@ -106,6 +127,15 @@ impl Timer {
                 tasks.heap.pop().map(|Reverse(scheduled)| scheduled.task)
             }
             _ => None,
+        }
+    }
+}
+
+impl Task for KeptCalls {
+    fn run(self: Arc<Self>, _: Duration) {
+        // The heap had the only reference.
+        if let Some(calls) = Arc::into_inner(self) {
+            calls.make();
         }
     }
 }

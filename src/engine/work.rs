@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::events::AFTER_A_PANIC;
 use crate::clock::Clock;
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 
@@ -49,6 +50,16 @@ impl WorkQueue {
             crate::clock::wait_timeout(clock, &self.changed, &mut state, timeout);
         }
         if state.stopped { None } else { Some(std::mem::take(&mut state.queued)) }
+    }
+
+    /// Waits for a moment, in real time, because the clock may have panicked. Returns whether the
+    /// queue was stopped.
+    pub(crate) fn pause(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            self.changed.wait_for(&mut state, AFTER_A_PANIC, &[]);
+        }
+        state.stopped
     }
 
     /// Returns whether the broker is being closed.

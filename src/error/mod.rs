@@ -522,6 +522,18 @@ pub enum Error {
         /// The error of the operating system.
         source: Arc<io::Error>,
     },
+    /// Code of the user panicked where no caller could get the panic: see
+    /// [`Event::Panicked`](crate::stats::Event::Panicked). [`close`](crate::Broker::close) returns
+    /// this after everything else was done.
+    #[error("{which} panicked, as the first of {times} panics that were caught: {message}")]
+    Panicked {
+        /// The code that panicked first: for example `a waker`.
+        which: &'static str,
+        /// The message of its panic.
+        message: String,
+        /// How many panics were caught.
+        times: u64,
+    },
     /// The broker, or this handle, has been closed.
     #[error("the broker is closed")]
     Closed,

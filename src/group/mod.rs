@@ -14,6 +14,7 @@
 pub(crate) mod assign;
 pub(crate) mod changes;
 mod commit;
+mod guard;
 mod host;
 pub(crate) mod offsets;
 mod pattern;
@@ -22,9 +23,11 @@ pub(crate) mod state;
 
 use std::time::Duration;
 
+use self::assign::refuse_in_assignor;
 use self::changes::{Beginning, OffsetChange, StoredOffset, add_to};
 use self::commit::objection;
 pub(crate) use self::commit::{Commit, METADATA_MAX};
+use self::guard::MembershipGuard;
 pub(crate) use self::host::Host;
 use self::offsets::OffsetStore;
 use self::registry::Registry;
@@ -33,7 +36,7 @@ use crate::engine::{Context, Task, Waiter};
 use crate::error::{Error, Offender, RejectReason, Result};
 use crate::log::{Appended, Log};
 use crate::segment::builder::BatchBuilder;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, Weak};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, Rank, Weak};
 use crate::types::{GroupId, Offset, PartitionId, TopicId, TopicName, TopicPartition};
 
 /// A host that also has the coordinator.
@@ -185,15 +188,15 @@ impl GroupState {
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Membership> {
-        self.membership.lock()
+    pub(crate) fn lock(&self) -> MembershipGuard<'_> {
+        MembershipGuard::take(&self.membership)
     }
 
     /// The group, to be reset: no member joins while the guard lives.
     ///
     /// # Errors
     /// `GroupNotEmpty` if it has members, or a transaction commits offsets of it just now.
-    pub(crate) fn lock_empty(&self) -> Result<MutexGuard<'_, Membership>> {
+    pub(crate) fn lock_empty(&self) -> Result<MembershipGuard<'_>> {
         let membership = self.lock();
         if membership.is_empty() && !membership.is_pinned() {
             Ok(membership)
@@ -217,6 +220,7 @@ impl GroupState {
         joining: Joining,
         max_poll_interval: Duration,
     ) -> Result<Seat> {
+        refuse_in_assignor()?;
         let coordinator = host.coordinator();
         coordinator.offsets.open(&**host)?;
         let id = coordinator.next_member.fetch_add(1, Ordering::Relaxed);
@@ -285,6 +289,7 @@ impl GroupState {
         own: Stamp,
         commits: &[Commit],
     ) -> Result<WrittenCommit> {
+        refuse_in_assignor()?;
         let coordinator = host.coordinator();
         coordinator.offsets.open(host)?;
         let membership = self.lock();
@@ -350,6 +355,7 @@ impl GroupState {
     /// # Errors
     /// `CommitRejected` naming every offset that may not be committed.
     pub(crate) fn pin(self: &Arc<Self>, host: &dyn GroupHost, own: Stamp, commits: &[Commit]) -> Result<Pin> {
+        refuse_in_assignor()?;
         host.coordinator().offsets.open(host)?;
         let mut membership = self.lock();
         let (shares, changes): (Vec<_>, Vec<_>) =

@@ -79,6 +79,6 @@ pub(crate) fn end(log: &Log, error: Error) {
     // journal and of the checkpoint, and read the list of topics. The caller must hold none of
     // these (the catalog's lock is not among them). No other thread waits for this one, except for
     // the end itself. The worker is joined before a broker closes its logs. No compaction ends a
-    // log: it drops no handle, and a listener of events must not call the broker.
+    // log: it drops no handle, and calls no code of the user before it has released the lock.
     drop(log.compactor.lock());
 }

@@ -7,13 +7,16 @@
 
 use std::task::Waker;
 
+use crate::engine::Events;
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, HELD_BY_WAKING, Mutex, Rank, about_to_call_user_code, thread};
+use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
 
 /// The shared state of all threads that wait for one log's durable end.
 pub(crate) struct GroupCommit {
     state: Mutex<CommitState>,
     finished: Condvar,
+    /// Calls the wakers.
+    events: Arc<Events>,
 }
 
 struct CommitState {
@@ -31,13 +34,14 @@ struct CommitState {
 }
 
 impl GroupCommit {
-    pub(crate) fn new(durable: u64) -> Self {
+    pub(crate) fn new(durable: u64, events: &Arc<Events>) -> Self {
         GroupCommit {
             state: Mutex::new(
                 Rank::GroupCommit,
                 CommitState { durable, syncing: false, crowded: false, failed: None, wakers: Vec::new() },
             ),
             finished: Condvar::new(),
+            events: events.clone(),
         }
     }
 
@@ -79,9 +83,11 @@ impl GroupCommit {
     /// Registers `waker` for the end of the next sync. The caller must check again after this call,
     /// before it sleeps.
     pub(crate) fn register(&self, waker: &Waker) {
+        // Cloned before the lock is taken, because that is code of the user.
+        let waker = waker.clone();
         let mut state = self.state.lock();
-        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
-            state.wakers.push(waker.clone());
+        if !state.wakers.iter().any(|known| known.will_wake(&waker)) {
+            state.wakers.push(waker);
         }
     }
 
@@ -144,8 +150,7 @@ impl GroupCommit {
         drop(state);
         self.finished.notify_all();
         for waker in wakers {
-            about_to_call_user_code("a waker", HELD_BY_WAKING);
-            waker.wake();
+            self.events.wake(waker);
         }
     }
 
@@ -191,18 +196,22 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    fn commit_at(durable: u64) -> GroupCommit {
+        GroupCommit::new(durable, &Arc::new(Events::new(None)))
+    }
     use crate::error::IoAction;
     use crate::sync::{Arc, AtomicU64, Ordering, thread};
 
     #[test]
     fn a_covered_end_needs_no_sync() {
-        let commit = GroupCommit::new(5);
+        let commit = commit_at(5);
         commit.wait(5, || unreachable!("already durable")).unwrap();
     }
 
     #[test]
     fn waiters_during_a_running_sync_share_the_next_one() {
-        let commit = Arc::new(GroupCommit::new(0));
+        let commit = Arc::new(commit_at(0));
         let (syncs, gate) =
             (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(Rank::Test, false), Condvar::new())));
         let first = {
@@ -243,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_fails_every_waiter_until_a_restart() {
-        let commit = GroupCommit::new(0);
+        let commit = commit_at(0);
         let error = Error::io(IoAction::Sync, Path::new("f"), std::io::ErrorKind::Other.into());
         assert!(commit.wait(1, || Err(error.clone())).is_err());
         assert!(commit.wait(1, || unreachable!("never retried")).is_err());
@@ -254,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_sync_that_unwinds_hands_the_lead_over() {
-        let commit = GroupCommit::new(0);
+        let commit = commit_at(0);
         assert!(catch_unwind(AssertUnwindSafe(|| commit.wait(1, || panic!("the sync unwinds")))).is_err());
         commit.wait(1, || Ok(1)).unwrap();
     }

@@ -13,6 +13,7 @@ use super::compaction::swap::swap;
 use super::manifest::ManifestError;
 use super::streams::owner;
 use super::{Log, maintenance, roll};
+use crate::engine::Later;
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
@@ -43,6 +44,7 @@ struct Erasure<'a> {
 impl Erasure<'_> {
     fn run(&self) -> Result<u64> {
         let log = self.log;
+        let _later = Later::new();
         let _alone = log.compactor.lock();
         log.check_writable()?;
         if !log.has_files() {

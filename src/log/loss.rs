@@ -14,7 +14,7 @@ use super::switch::NextSegment;
 use super::walk::{Flaw, KnownEnd, Piece, Quiet, Walked, walk};
 use super::writer::Tip;
 use super::{Log, transitions};
-use crate::engine::corrupt;
+use crate::engine::{Later, corrupt};
 use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
@@ -49,6 +49,7 @@ pub(crate) fn find_damage(log: &Log) -> Result<Vec<DamagedRange>> {
 /// without any known segment, or I/O errors: nothing has changed. The log is poisoned if it is
 /// unknown which manifest a restart finds.
 pub(crate) fn accept_loss(log: &Log, named: &[DamagedRange]) -> Result<Vec<LostRange>> {
+    let _later = Later::new();
     // No compaction may read segments that are replaced here.
     let _compacting = log.compactor.lock();
     // Dropped last of these: it wakes waiting callers.

@@ -64,6 +64,7 @@ pub(crate) fn open(
     let active = segments.last().cloned().unwrap_or_else(|| first_segment(&dir));
     let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, point.end);
     Arc::new(Log {
+        durability: SyncState::new(point, &ctx.events),
         ctx,
         journal,
         seed: identity.seed(),
@@ -74,7 +75,6 @@ pub(crate) fn open(
         tail: TailCache::new(),
         waiters: Waiters::default(),
         health,
-        durability: SyncState::new(point),
         compactor: Compactor::default(),
         producers: ProducerTable::new(has_senders),
         counters: Counters::default(),

@@ -4,7 +4,7 @@
 use super::Log;
 use super::transitions::Truncation;
 use super::truncate::{Kept, begin_epoch, find_kept};
-use crate::engine::corrupt;
+use crate::engine::{Later, corrupt};
 use crate::error::{Error, Result};
 use crate::segment::copy::rewrite;
 use crate::segment::{FIRST_BATCH, HeaderError, Point, Segment, Source, Walker, Window};
@@ -57,6 +57,7 @@ pub(crate) fn reopen_with(log: &Log, before: impl FnOnce() -> Result<()>) -> Res
 
 /// Returns the visible records that were truncated.
 fn check_and_reopen(log: &Log, before: impl FnOnce() -> Result<()>) -> Result<Option<stats::TruncatedTail>> {
+    let _later = Later::new();
     // A thread that commits now may be about to write a record that refers to batches that would be
     // truncated.
     let _alone = log.journal.alone();

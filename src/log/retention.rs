@@ -8,6 +8,7 @@
 use super::writer::Tip;
 use super::{Log, idempotence, roll, transitions};
 use crate::config::{Cleanup, Retention};
+use crate::engine::Later;
 use crate::error::{Error, Result};
 use crate::format::manifest::SegmentState;
 use crate::segment::Segment;
@@ -104,6 +105,7 @@ fn delete_oldest(
     may_roll: bool,
     count: impl FnOnce(&[RetentionCandidate], Offset, Offset) -> usize,
 ) -> bool {
+    let _later = Later::new();
     let shape = log.list.lock_shape();
     if log.check_writable().is_err() {
         return false;
@@ -204,6 +206,7 @@ pub(crate) fn delete_records(log: &Arc<Log>, before: Offset) -> Result<Offset> {
         // be assigned again.
         log.sync()?;
     }
+    let _later = Later::new();
     let shape = log.list.lock_shape();
     if before <= log.log_start() {
         return Ok(log.log_start());

@@ -2,8 +2,9 @@
 //! worker and to the timer.
 
 use super::commit::GroupCommit;
+use crate::engine::Events;
 use crate::segment::Point;
-use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 
 /// The state of a log's syncs.
 pub(crate) struct SyncState {
@@ -18,9 +19,9 @@ pub(crate) struct SyncState {
 }
 
 impl SyncState {
-    pub(crate) fn new(point: Point) -> Self {
+    pub(crate) fn new(point: Point, events: &Arc<Events>) -> Self {
         SyncState {
-            commit: GroupCommit::new(point.end.get()),
+            commit: GroupCommit::new(point.end.get(), events),
             point: Mutex::new(Rank::DurablePoint, point),
             queued: AtomicBool::new(false),
             wanted: AtomicBool::new(false),

@@ -13,7 +13,7 @@ use super::switch::{FirstBatch, NextSegment};
 use super::transitions::Truncation;
 use super::writer::Tip;
 use super::{Log, create, idempotence, transitions};
-use crate::engine::corrupt;
+use crate::engine::{Later, corrupt};
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
@@ -31,7 +31,8 @@ use crate::types::{Offset, Timestamp};
 /// way; an I/O error: then nothing has changed, or the outcome is unknown and the partition is
 /// poisoned.
 pub(crate) fn truncate_to(log: &Arc<Log>, to: Offset) -> Result<()> {
-    // Dropped last: it wakes waiting callers.
+    let _later = Later::new();
+    // Dropped after the locks: it wakes waiting callers.
     let lead;
     // No record of the journal may refer to truncated batches.
     let alone = log.journal.forget(&log.identity)?;
@@ -82,7 +83,8 @@ pub(crate) fn reset_to(log: &Log, offset: Offset) -> Result<()> {
     if offset > MAX_RESET {
         return Err(log.out_of_range(offset));
     }
-    // Dropped last: it wakes waiting callers.
+    let _later = Later::new();
+    // Dropped after the locks: it wakes waiting callers.
     let lead;
     let alone = log.journal.forget(&log.identity)?;
     let shape = log.list.lock_shape();

@@ -9,7 +9,7 @@ use super::room::RoomQueue;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicUsize, HELD_BY_WAKING, Mutex, Ordering, Rank, Weak, about_to_call_user_code};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, Weak};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -63,8 +63,7 @@ impl Core {
         let woken = waiting.take(room);
         drop(waiting);
         for waker in woken {
-            about_to_call_user_code("a waker", HELD_BY_WAKING);
-            waker.wake();
+            self.ctx.events.wake(waker);
         }
     }
 

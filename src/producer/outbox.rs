@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::partitioner::{Partitioner, Sticky, check_stream, murmur2, partition_for_key};
 use crate::record::Record;
 use crate::segment::builder::record_len;
-use crate::sync::{Arc, OnceLock};
+use crate::sync::{Arc, OnceLock, about_to_call_user_code};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
 
 /// The functions of a topic that a producer needs.
@@ -160,6 +160,7 @@ impl<T: Target> Outbox<T> {
         let partitions = target.partitions();
         let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
         let now = self.core.ctx.clock.now();
+        about_to_call_user_code("an iterator");
         for (index, record) in records.enumerate() {
             let timestamp = record.timestamp_within(target.name(), now, index, || target.timestamps(now))?;
             if record.key_bytes().is_none() && target.needs_keys() {
@@ -412,7 +413,10 @@ pub(super) fn route(
         return Ok(partition);
     }
     if let Some(custom) = partitioner
-        && let Some(chosen) = custom.partition(target.name(), key, record.value_bytes(), partitions)
+        && let Some(chosen) = {
+            about_to_call_user_code("a partitioner");
+            custom.partition(target.name(), key, record.value_bytes(), partitions)
+        }
     {
         if chosen >= partitions {
             return Err(unknown_partition(target, chosen));

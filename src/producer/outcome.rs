@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::sink::Sink;
 use crate::error::{Error, Result};
 use crate::log::Appended;
-use crate::sync::{Arc, AtomicBool, Condvar, HELD_BY_WAKING, Mutex, Ordering, Rank, about_to_call_user_code};
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank};
 use crate::types::{Receipt, Timestamp};
 
 /// The buffer that a batch is in, for the threads that wait for the batch.
@@ -74,8 +74,7 @@ impl BatchState {
         drop(progress);
         self.completed.notify_all();
         for waker in wakers {
-            about_to_call_user_code("a waker", HELD_BY_WAKING);
-            waker.wake();
+            self.buffer.core().ctx.events.wake(waker);
         }
     }
 
@@ -91,12 +90,14 @@ impl BatchState {
     }
 
     pub(super) fn poll_appended(&self, waker: &Waker) -> Poll<Outcome> {
+        // Cloned before the lock is taken, because that is code of the user.
+        let waker = waker.clone();
         let mut progress = self.progress.lock();
         if let Some(outcome) = &progress.outcome {
             return Poll::Ready(outcome.clone());
         }
-        if !progress.wakers.last().is_some_and(|last| last.will_wake(waker)) {
-            progress.wakers.push(waker.clone());
+        if !progress.wakers.last().is_some_and(|last| last.will_wake(&waker)) {
+            progress.wakers.push(waker);
         }
         Poll::Pending
     }

@@ -168,7 +168,7 @@ impl<M: ReadModel> Feed<M> {
         let mut step = Step::new(&mut self.source);
         let events = step.poll(timeout)?;
         if !events.is_empty() {
-            about_to_call_user_code("a read model", &[]);
+            about_to_call_user_code("a read model");
             self.model.apply(&events, &step.reader.positions())?;
         }
         let lag = step.reader.lag();
@@ -178,7 +178,7 @@ impl<M: ReadModel> Feed<M> {
 
     /// Moves the reader to the model's positions.
     fn place(&mut self) -> Result<(), M::Error> {
-        about_to_call_user_code("a read model", &[]);
+        about_to_call_user_code("a read model");
         let positions = self.model.positions()?;
         Ok(self.source.place(&positions)?)
     }

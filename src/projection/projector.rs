@@ -190,7 +190,7 @@ impl<P: Projection> Projector<P> {
             let applied = events.len();
             if applied > 0 {
                 let mut changes = self.broker.transaction();
-                about_to_call_user_code("a projection", &[]);
+                about_to_call_user_code("a projection");
                 events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes))?;
                 changes.offsets(&step, Offsets::from(&events).note_themselves());
                 match changes.commit() {
@@ -239,7 +239,7 @@ impl<P: Projection> Projector<P> {
             )
             .into());
         }
-        about_to_call_user_code("a projection", &[]);
+        about_to_call_user_code("a projection");
         self.projection.reset()?;
         self.unfinished = true;
         drop(step);

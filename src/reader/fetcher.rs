@@ -42,7 +42,7 @@ struct Followed {
 impl Fetcher {
     /// Of no partition yet.
     pub(crate) fn new(broker: Arc<BrokerInner>) -> Self {
-        let waiter = Arc::new(Waiter::default());
+        let waiter = Arc::new(Waiter::new(&broker.ctx.events));
         Fetcher {
             idle: Some(Idle::new(&broker.ctx, &waiter)),
             broker,

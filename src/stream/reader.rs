@@ -58,7 +58,7 @@ impl Stream {
 
 impl StreamReader {
     pub(super) fn new(stream: Stream, next: Version) -> Self {
-        let waiter = Arc::new(Waiter::default());
+        let waiter = Arc::new(Waiter::new(&stream.broker().ctx.events));
         stream.log().waiters().add(waiter.clone());
         StreamReader { stream, next, seen: None, after: None, waiter, parking: None }
     }

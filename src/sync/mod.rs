@@ -12,7 +12,8 @@ pub(crate) use std::sync::atomic::{
 pub(crate) use std::sync::{Arc, OnceLock, Weak};
 pub(crate) use std::thread;
 
-pub(crate) use self::rank::{HELD_BY_WAKING, Rank};
+pub(crate) use self::rank::Rank;
 pub(crate) use self::ranked::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, about_to_call_user_code,
+    about_to_call_user_code_with,
 };

@@ -148,11 +148,6 @@ pub(crate) enum Rank {
     Clock,
 }
 
-/// The locks under which a waker may be called. A waker must only schedule its task: one that calls the broker instead can
-/// wait for these for ever.
-pub(crate) const HELD_BY_WAKING: &[Rank] =
-    &[Rank::Changing, Rank::Compacting, Rank::JournalGate, Rank::Shape];
-
 impl Rank {
     /// Whether a thread may hold several locks of this rank, in an order that is stated at the rank or at its owner.
     #[cfg(debug_assertions)]

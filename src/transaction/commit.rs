@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 
 use super::journal::Journal;
 use crate::config::Durability;
+use crate::engine::Later;
 use crate::error::{Error, IoAction, Outcome, Result};
 use crate::log::journal::LogJournal;
 use crate::log::participate::{HeldPart, Part, hold};
@@ -56,11 +57,12 @@ pub(crate) fn commit(
         ctx.room.make_room();
         ctx.reserve.check().map_err(|_| error)?;
     }
+    let later = Later::new();
     // A single append needs no record, so it does not wait while the journal's file is replaced.
     let entered = journaled.then(|| journal.enter());
     let done = if journaled { journal.prepare() } else { Ok(()) }
         .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
-    drop(entered);
+    drop((entered, later));
     events.iter().for_each(|event| ctx.events.report(event));
     ctx.events.deliver();
     if !events.is_empty() {

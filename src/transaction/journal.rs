@@ -88,10 +88,10 @@ impl Journal {
             bytes_max: JOURNAL_BYTES_MAX,
         };
         Journal {
+            commit: GroupCommit::new(0, &ctx.events),
             ctx,
             gate: RwLock::new(Rank::JournalGate, ()),
             state: Mutex::new(Rank::Journal, state),
-            commit: GroupCommit::new(0),
             known: Mutex::new(Rank::JournalRecords, None),
         }
     }

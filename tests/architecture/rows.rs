@@ -100,7 +100,8 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "engine",
         &[
-            apart(&["events", "files", "identity", "notify", "pool", "reserve", "timer", "work"]),
+            apart(&["events"]),
+            apart(&["files", "identity", "notify", "pool", "reserve", "timer", "work"]),
             apart(&["room"]),
             apart(&["mod"]),
         ],
@@ -162,7 +163,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[
             apart(&["assign", "pattern"]),
             apart(&["state"]),
-            apart(&["changes", "host", "registry"]),
+            apart(&["changes", "guard", "host", "registry"]),
             apart(&["commit", "offsets"]),
             apart(&["mod"]),
         ],

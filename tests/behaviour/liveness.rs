@@ -65,9 +65,8 @@ fn a_future_that_waits_counts_as_polling_until_it_is_woken() {
     assert_eq!(members(&broker), 1, "it was woken less than an interval ago, as far as is known");
     clock.advance(INTERVAL);
     assert_eq!(members(&broker), 0);
-    let mut second = member(&broker);
+    let second = member(&broker);
     assert_eq!(second.assignment().len(), 1);
-    assert_eq!(second.poll(NOW).unwrap().len() + 1, 1, "its first poll had the record");
     // It finds out when it is polled again, and is a member again.
     assert!(recv.as_mut().poll(&mut cx).is_pending());
     assert_eq!(members(&broker), 2);

@@ -96,6 +96,7 @@ mod transaction_size;
 mod transactions;
 mod transactions_property;
 mod truncation;
+mod user_code;
 mod verify;
 mod waiting_callers;
 mod wakeups;

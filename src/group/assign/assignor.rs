@@ -1,10 +1,11 @@
 //! How is an assignor called, and what makes its result an assignment?
 
+use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::engine::caught;
 use crate::error::{Error, Result};
-use crate::sync::{Rank, about_to_call_user_code};
+use crate::sync::{Rank, about_to_call_user_code_with};
 use crate::types::{TopicName, TopicPartition};
 
 /// A member of a group, as an [`Assignor`] sees it.
@@ -102,8 +103,10 @@ pub trait Assignor: Send + Sync + fmt::Debug {
 
     /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
     /// name. Every partition of every topic must be in exactly one list, that of a member that
-    /// subscribes to the topic. It is called with the group's lock held and must not call the
-    /// broker.
+    /// subscribes to the topic. It is called with the group's lock held, on the thread that causes
+    /// the rebalance, so it must be short, must not wait for a thread that uses the group, and must
+    /// not drop a consumer of it. Calls to the broker that change or look at topics or groups return
+    /// [`InvalidAssignment`](Error::InvalidAssignment) in here.
     ///
     /// A result that is not an assignment, or a panic, is
     /// [`InvalidAssignment`](Error::InvalidAssignment). A consumer that subscribes gets the error
@@ -126,12 +129,18 @@ pub(crate) fn checked(
     members: &[AssignorMember<'_>],
     topics: &[AssignorTopic<'_>],
 ) -> Result<Vec<Vec<TopicPartition>>> {
-    let invalid = |reason: String| Error::InvalidAssignment { assignor: assignor.name().to_string(), reason };
-    // It runs with locks held, on the thread that causes a rebalance, which may be that of the
-    // timer.
-    about_to_call_user_code("an assignor", &[Rank::Membership]);
-    let shares = catch_unwind(AssertUnwindSafe(|| assignor.assign(members, topics)))
-        .map_err(|_| invalid("it panicked".to_string()))?;
+    let invalid = |reason: String| {
+        let assignor = caught(|| assignor.name().to_string()).unwrap_or_default();
+        Error::InvalidAssignment { assignor, reason }
+    };
+    // The group's lock is held, so that no member comes or goes meanwhile: the user is told of it.
+    // The thread is the one that causes a rebalance, which may be that of the timer.
+    about_to_call_user_code_with("an assignor", &[Rank::Membership]);
+    let shares = {
+        let _inside = Inside::enter();
+        caught(|| assignor.assign(members, topics))
+    }
+    .map_err(|message| invalid(format!("it panicked: {message}")))?;
     if shares.len() != members.len() {
         return Err(invalid(format!("{} lists for {} members", shares.len(), members.len())));
     }
@@ -159,6 +168,44 @@ pub(crate) fn checked(
         }
     }
     Ok(shares)
+}
+
+thread_local! {
+    /// The thread is inside an assignor, and so holds the lock of a group.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, the thread is inside an assignor.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        INSIDE.set(true);
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+/// Refuses calls of an assignor: they could wait for ever for the lock of its group.
+///
+/// # Errors
+/// `InvalidAssignment` inside an assignor.
+#[inline]
+pub(crate) fn refuse_in_assignor() -> Result<()> {
+    if INSIDE.get() { Err(called_back()) } else { Ok(()) }
+}
+
+#[cold]
+fn called_back() -> Error {
+    Error::InvalidAssignment {
+        assignor: "the one that runs".to_string(),
+        reason: "an assignor must not call the broker, because the lock of its group is held".to_string(),
+    }
 }
 
 pub(super) fn subscribes(member: &AssignorMember<'_>, topic: &TopicName) -> bool {

@@ -9,9 +9,9 @@ mod sticky;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::assignor::checked;
 use self::assignor::subscribes;
 pub use self::assignor::{Assignor, AssignorMember, AssignorTopic, RebalanceProtocol};
+pub(crate) use self::assignor::{checked, refuse_in_assignor};
 pub use self::sticky::CooperativeStickyAssignor;
 use crate::types::TopicPartition;
 

@@ -76,6 +76,8 @@ impl<'a> Pace<'a> {
 
     pub(crate) fn check(&self) -> Result<()> {
         (self.tick)();
+        // The compactor's lock is held, perhaps for hours.
+        self.log.ctx.hand_over_calls();
         self.log.check_writable()?;
         if self.log.ctx.work.is_stopped() {
             return Err(Error::Closed);
