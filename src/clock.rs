@@ -11,9 +11,9 @@ use crate::types::Timestamp;
 /// Another implementation may shift or scale the system's time. Waiting is done in real time unless
 /// [`is_manual`](Clock::is_manual) returns true.
 ///
-/// A clock is asked with locks of the broker held: it must be short, and must not call the broker. A
-/// panic of it reaches the caller on whose thread it was asked. On a background thread it is caught
-/// and reported: see [`Event::Panicked`](crate::stats::Event::Panicked).
+/// A clock is asked with locks of the broker held: it must be short, and must not call the broker.
+/// A panic of it reaches the caller on whose thread it was asked. On a background thread it is
+/// caught and reported: see [`Event::Panicked`](crate::stats::Event::Panicked).
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock: the timestamp of records without their own, and the time that retention
     /// compares with. It may jump in both directions.

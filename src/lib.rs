@@ -19,15 +19,15 @@
 //! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` `projection` `offline` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes the record once into the open batch of its
-//! partition, under a short lock. A full or lingering batch is compressed and its body's checksum is
-//! computed outside every lock. Then it is appended in the order of sealing: base offset and header
-//! checksum under the partition's writer lock, one positional write. The group commit makes it
-//! durable as the topic asks, the visible end moves, readers wake.
+//! partition, under a short lock. A full or lingering batch is compressed and its body's checksum
+//! is computed outside every lock. Then it is appended in the order of sealing: base offset and
+//! header checksum under the partition's writer lock, one positional write. The group commit makes
+//! it durable as the topic asks, the visible end moves, readers wake.
 //!
-//! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it shares
-//! the batch that the producer sealed. Before that it reads maps of sealed segments, or the file of
-//! the active one up to the visible end. Every byte from a file is checked before it is returned.
-//! Records are borrowed from that one buffer.
+//! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it
+//! shares the batch that the producer sealed. Before that it reads maps of sealed segments, or the
+//! file of the active one up to the visible end. Every byte from a file is checked before it is
+//! returned. Records are borrowed from that one buffer.
 //!
 //! **Several at once.** A [`Transaction`] writes one record to the journal, its commit point, and
 //! then to each partition. An opening completes a transaction that a crash interrupted. A group's
@@ -51,7 +51,8 @@
 #![deny(missing_docs)]
 // `pub` means public; what the crate shares with itself says `pub(crate)`.
 #![deny(unreachable_pub)]
-// A library does not act on the process: it neither panics, nor prints, nor exits. Bytes are never taken on trust.
+// A library does not act on the process: it neither panics, nor prints, nor exits. Bytes are never
+// taken on trust.
 #![cfg_attr(
     not(test),
     deny(

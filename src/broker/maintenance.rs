@@ -50,8 +50,8 @@ impl Threads {
     /// Starts both.
     ///
     /// # Errors
-    /// The system refuses a thread: without both, lingering batches would not be written and nothing
-    /// would be synced.
+    /// The system refuses a thread: without both, lingering batches would not be written and
+    /// nothing would be synced.
     pub(super) fn start(&self, maintenance: &Arc<Maintenance>) -> Result<()> {
         let ctx = maintenance.ctx.clone();
         self.spawn("quipu-timer", maintenance, move || {
@@ -132,8 +132,8 @@ impl Maintenance {
         self.work_for(self.ctx.work.take());
     }
 
-    /// Does requested work. IMPORTANT: all of it, also after one has panicked. A log is queued once,
-    /// and callers wait for its sync.
+    /// Does requested work. IMPORTANT: all of it, also after one has panicked. A log is queued
+    /// once, and callers wait for its sync.
     fn work_for(&self, queued: Vec<Arc<dyn Work>>) {
         for work in queued {
             self.ctx.events.catch(WORKER, || work.work());

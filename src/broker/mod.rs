@@ -289,8 +289,9 @@ impl Broker {
     ///
     /// # Errors
     /// The first error met; everything that could be closed properly has been, and the rest is
-    /// recovered at the next opening. [`Panicked`](Error::Panicked) if nothing else failed, and code
-    /// of the user has panicked where no caller could get the panic: everything was closed properly.
+    /// recovered at the next opening. [`Panicked`](Error::Panicked) if nothing else failed, and
+    /// code of the user has panicked where no caller could get the panic: everything was closed
+    /// properly.
     pub fn close(&self) -> Result<()> {
         self.inner.close()
     }

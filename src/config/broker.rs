@@ -204,10 +204,10 @@ impl BrokerConfig {
 
     /// After how long without a handle the name of a [producer](crate::ProducerConfig::name) is
     /// forgotten (Kafka's `transactional.id.expiration.ms`, 7 days there), as
-    /// [`forget_producer`](crate::Broker::forget_producer) does it. [Maintenance](crate::Broker::maintain)
-    /// forgets a name after this time, and at most a quarter of it later. It counts while the broker
-    /// is closed too. A name that was opened before this was set counts as used when it is first
-    /// met.
+    /// [`forget_producer`](crate::Broker::forget_producer) does it.
+    /// [Maintenance](crate::Broker::maintain) forgets a name after this time, and at most a quarter
+    /// of it later. It counts while the broker is closed too. A name that was opened before this
+    /// was set counts as used when it is first met.
     ///
     /// Default: never, because records that such a producer sends again are appended again. At
     /// least 1 s.

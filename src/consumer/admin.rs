@@ -294,10 +294,11 @@ impl Group {
         wait(written)
     }
 
-    /// Deletes the committed offsets of some partitions, all of them or none, and where the group has
-    /// started in them. A later member starts there as in a partition that the group has never read.
-    /// Returns when that is as safe as the broker's [durability](crate::BrokerConfig::durability)
-    /// demands. A partition without a committed offset is left as it is.
+    /// Deletes the committed offsets of some partitions, all of them or none, and where the group
+    /// has started in them. A later member starts there as in a partition that the group has never
+    /// read. Returns when that is as safe as the broker's
+    /// [durability](crate::BrokerConfig::durability) demands. A partition without a committed
+    /// offset is left as it is.
     ///
     /// Kafka's `Admin.deleteConsumerGroupOffsets`.
     ///

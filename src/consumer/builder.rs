@@ -74,10 +74,10 @@ impl ConsumerBuilder {
     /// Where to start in a partition without a committed offset, and where to continue when the
     /// next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
     ///
-    /// The group's first poll of a partition stores where it starts there, as durably as a commit and
-    /// as the records of the topic. Until the group commits, a [rewind](Consumer::rewind) and its
-    /// next member start at that offset and not where the policy would choose then (under Kafka's
-    /// `latest` a member that dies before its first commit loses what it has polled).
+    /// The group's first poll of a partition stores where it starts there, as durably as a commit
+    /// and as the records of the topic. Until the group commits, a [rewind](Consumer::rewind) and
+    /// its next member start at that offset and not where the policy would choose then (under
+    /// Kafka's `latest` a member that dies before its first commit loses what it has polled).
     /// [`committed`](Consumer::committed) returns `None` all the same.
     ///
     /// Partitions that came after the group first subscribed to their topic, or to a glob that it
@@ -143,8 +143,8 @@ impl ConsumerBuilder {
     /// Called with every change of the partitions that the consumer owns, from within
     /// [`poll`](Consumer::poll) and [`close`](Consumer::close), on the thread that calls those. It
     /// may commit and seek. That poll returns an error of the callback; the ownership changes all
-    /// the same. Not called when the consumer is dropped. No lock is held: it may call the broker. A
-    /// panic of it reaches the caller of the poll. The consumer can be used after that, and a
+    /// the same. Not called when the consumer is dropped. No lock is held: it may call the broker.
+    /// A panic of it reaches the caller of the poll. The consumer can be used after that, and a
     /// callback that has not returned is made again by the next poll, except for `Assigned`.
     ///
     /// ```

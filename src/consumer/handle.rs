@@ -79,8 +79,8 @@ impl Consumer {
     /// loses nothing.
     ///
     /// While it waits the consumer counts as polling: from its first poll on, until it is woken. A
-    /// future that is not polled, or not polled again after it was woken, is no sign of life: at the
-    /// latest after twice the [`max_poll_interval`](ConsumerBuilder::max_poll_interval) the
+    /// future that is not polled, or not polled again after it was woken, is no sign of life: at
+    /// the latest after twice the [`max_poll_interval`](ConsumerBuilder::max_poll_interval) the
     /// partitions go to others.
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
         ConsumerRecv { consumer: self, is_waiting: false }
@@ -96,8 +96,8 @@ impl Consumer {
         self.membership.committer.commit(done.into()).done()
     }
 
-    /// As [`commit`](Consumer::commit), to be waited for later or awaited. It is checked and written
-    /// when this returns; only the sync is left. If it was rejected or not written, and the
+    /// As [`commit`](Consumer::commit), to be waited for later or awaited. It is checked and
+    /// written when this returns; only the sync is left. If it was rejected or not written, and the
     /// `Pending` is dropped or detached, the event listener gets
     /// [`CommitFailed`](crate::stats::Event::CommitFailed). The records are then delivered again
     /// after the next rebalance or restart, as those of any commit that was not made.
@@ -124,8 +124,8 @@ impl Consumer {
     /// the log, and follows the [policy](ConsumerBuilder::offset_reset).
     ///
     /// A member gets its partitions by polling. A seek before that is remembered, and applied when
-    /// the partition is assigned with the first assignment. If the partition is not among those, the
-    /// seek is dropped.
+    /// the partition is assigned with the first assignment. If the partition is not among those,
+    /// the seek is dropped.
     ///
     /// # Errors
     /// [`NotAssigned`](crate::Error::NotAssigned).

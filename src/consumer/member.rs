@@ -344,9 +344,9 @@ impl Session {
         listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
     }
 
-    /// Where a partition is started: at the committed offset; where the group has started before, if
-    /// it has committed nothing; in a partition that is newer than the group, at its beginning; else
-    /// where the policy chooses.
+    /// Where a partition is started: at the committed offset; where the group has started before,
+    /// if it has committed nothing; in a partition that is newer than the group, at its beginning;
+    /// else where the policy chooses.
     pub(super) fn start(&self, log: Arc<Log>) -> Assigned {
         let Committer { broker, group, .. } = &*self.committer;
         let offsets = broker.coordinator().offsets();
@@ -390,8 +390,8 @@ impl Session {
     }
 
     /// Commits the positions after earlier polls. A position that is not in the log, because the
-    /// topic was deleted, the log truncated, or a seek has gone elsewhere and no poll has checked it,
-    /// has nothing to commit, and must not keep the others from being committed.
+    /// topic was deleted, the log truncated, or a seek has gone elsewhere and no poll has checked
+    /// it, has nothing to commit, and must not keep the others from being committed.
     fn commit_positions(&self, fetcher: &Fetcher) -> Result<()> {
         let is_there = |assigned: &Assigned| {
             let identity = assigned.log().identity();

@@ -1,8 +1,8 @@
 //! Calls of the user's code that no call of the user asked for: wakers, and the listener of events.
 //!
-//! Such code may block, call the broker, or panic. Therefore it runs under no lock: a thread that is
-//! about to take one under which it may wake or report declares a [`Later`] first, and the calls are
-//! made when that is dropped. And its panic is caught, because the thread is ours, or that of
+//! Such code may block, call the broker, or panic. Therefore it runs under no lock: a thread that
+//! is about to take one under which it may wake or report declares a [`Later`] first, and the calls
+//! are made when that is dropped. And its panic is caught, because the thread is ours, or that of
 //! another caller, whose promise must be kept: it is counted, reported as
 //! [`Event::Panicked`](crate::stats::Event::Panicked), and returned by
 //! [`Broker::close`](crate::Broker::close).
@@ -93,8 +93,8 @@ impl Events {
         }
     }
 
-    /// Wakes a task, at once or after the thread's last [`Later`]. The caller must hold no lock that
-    /// it took before that.
+    /// Wakes a task, at once or after the thread's last [`Later`]. The caller must hold no lock
+    /// that it took before that.
     pub(crate) fn wake(self: &Arc<Self>, waker: Waker) {
         if is_later() {
             keep(Call::Wake(self.clone(), waker));

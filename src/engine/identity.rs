@@ -39,7 +39,8 @@ impl Identity {
         Error::GenerationsExhausted { topic: self.topic.clone(), partition: self.partition }
     }
 
-    /// The error of a compaction or an erasure that stopped because the log's segments have changed.
+    /// The error of a compaction or an erasure that stopped because the log's segments have
+    /// changed.
     pub(crate) fn compaction_aborted(&self) -> Error {
         Error::CompactionAborted { topic: self.topic.clone(), partition: self.partition }
     }

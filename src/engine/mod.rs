@@ -137,8 +137,8 @@ impl Context {
     }
 
     /// Claims so many bytes of the budget, if there is one, and those of a missing reserve. The
-    /// claim lasts until it is dropped. The caller must hold no lock of a log and none of a group, because the oldest records may
-    /// have to be deleted first.
+    /// claim lasts until it is dropped. The caller must hold no lock of a log and none of a group,
+    /// because the oldest records may have to be deleted first.
     ///
     /// # Errors
     /// `OverBudget` if there is no room and nothing may be deleted.
@@ -147,8 +147,8 @@ impl Context {
         self.room.claim(|| bytes().saturating_add(self.reserve.missing()))
     }
 
-    /// Lets the timer's thread make the calls that this thread has kept with [`Later`] so far. Under
-    /// a manual clock there is no such thread, and they wait for the drop of that.
+    /// Lets the timer's thread make the calls that this thread has kept with [`Later`] so far.
+    /// Under a manual clock there is no such thread, and they wait for the drop of that.
     pub(crate) fn hand_over_calls(&self) {
         if !self.clock.is_manual() {
             self.timer.hand_over_calls(&*self.clock);

@@ -115,7 +115,8 @@ impl Waiter {
     /// Registers `waker` for the next signal. Returns false, and registers nothing, if there was a
     /// signal since the last [`reset`](Waiter::reset).
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
-        // Cloned before the lock is taken, and the old one dropped after: both are code of the user.
+        // Cloned before the lock is taken, and the old one dropped after: both are code of the
+        // user.
         let waker = waker.clone();
         let _old = {
             let mut state = self.state.lock();

@@ -31,8 +31,8 @@ impl BufferPool {
         buffer
     }
 
-    /// As [`take_used`](BufferPool::take_used), for about `len` bytes that records may keep for long:
-    /// the buffer has no memory yet, or at most four times as much.
+    /// As [`take_used`](BufferPool::take_used), for about `len` bytes that records may keep for
+    /// long: the buffer has no memory yet, or at most four times as much.
     pub(crate) fn take_used_for(&self, len: usize) -> Buffer {
         if len < POOLED_BYTES_MIN {
             // Not returned to the pool, where the next taker of a large one would have to grow it.

@@ -277,8 +277,8 @@ pub enum Error {
         reason: String,
     },
     /// A topic, partition, stream or consumer of another broker was passed to an operation of this
-    /// one. Nothing was done. Ask this broker for the topic; a handle of a broker that was closed and
-    /// opened again is one of another broker too.
+    /// one. Nothing was done. Ask this broker for the topic; a handle of a broker that was closed
+    /// and opened again is one of another broker too.
     #[error("{what} belongs to the broker of {}, and not to this one, of {}", other.display(), own.display())]
     ForeignBroker {
         /// The handle in words: for example `topic orders`, or `a consumer of group billing`.

@@ -101,8 +101,8 @@ impl Liveness {
     }
 
     /// The member awaits records. If its future was woken and has not been polled since, it must be
-    /// polled before `deadline`. The member itself calls [`begin`](Liveness::begin) before and after
-    /// a poll of the future.
+    /// polled before `deadline`. The member itself calls [`begin`](Liveness::begin) before and
+    /// after a poll of the future.
     pub(crate) fn note_woken(&self, waiter: &Waiter, deadline: Duration) {
         if self.deadline().is_some() || !waiter.future_woken() {
             return;

@@ -132,8 +132,8 @@ impl GroupCommit {
     }
 
     /// Starts over at a durable end that may lie before the old one: the log was truncated, and
-    /// everything that was kept is synced. Waiting callers are woken by the drop of the [`Lead`], or
-    /// by [`wake_waiting`](GroupCommit::wake_waiting).
+    /// everything that was kept is synced. Waiting callers are woken by the drop of the [`Lead`],
+    /// or by [`wake_waiting`](GroupCommit::wake_waiting).
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
         state.durable = durable;

@@ -2,9 +2,9 @@
 //! write or sync.
 //!
 //! A [`Log`] consists of parts, each of which owns its lock and knows no log. This file puts them
-//! together, and has the calls that nearly every caller needs. An operation is a function of its own
-//! module, such as [`lookup`], [`replicate`] or [`close`]; the operations use the log and its parts,
-//! and this file uses no operation.
+//! together, and has the calls that nearly every caller needs. An operation is a function of its
+//! own module, such as [`lookup`], [`replicate`] or [`close`]; the operations use the log and its
+//! parts, and this file uses no operation.
 //!
 //! The concurrency argument, in one place:
 //! - *Appending* is serialized by the writer's lock, which owns the [`Tip`](writer::Tip): the

@@ -1,4 +1,5 @@
-//! The faults of one partition, from its manifest, the walk over its batches, and its derived files.
+//! The faults of one partition, from its manifest, the walk over its batches, and its derived
+//! files.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -80,8 +80,8 @@ impl ProducerConfig {
     /// KIP-98). It continues the identity of the earlier producer of this name, and that one is
     /// [fenced](Error::Fenced): it writes nothing after this one has read or written. Records that
     /// have a [sequence](crate::Record::sequence) are in each partition once, however often they
-    /// are sent, also by a later run of the program, and also if the topic was given more partitions
-    /// meanwhile. Default: none.
+    /// are sent, also by a later run of the program, and also if the topic was given more
+    /// partitions meanwhile. Default: none.
     ///
     /// ```
     /// use quipu::{Broker, ProducerConfig, Record, TopicConfig};

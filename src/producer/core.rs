@@ -1,5 +1,5 @@
-//! The state that all buffers of one producer share: the bound on their bytes, and the errors that no
-//! caller has received yet.
+//! The state that all buffers of one producer share: the bound on their bytes, and the errors that
+//! no caller has received yet.
 
 use std::task::{Context as Polling, Poll};
 

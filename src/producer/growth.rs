@@ -1,6 +1,6 @@
 //! Where may a record with a sequence be that was sent before its topic was given more partitions?
-//! Where its key belonged then. It is searched for there before it is appended where its key belongs
-//! now, because a log knows its own sequences only.
+//! Where its key belonged then. It is searched for there before it is appended where its key
+//! belongs now, because a log knows its own sequences only.
 
 use super::original::original;
 use super::outbox::Outbox;
@@ -73,7 +73,8 @@ impl<'a> Grown<'a> {
         }
         let key = record.key_bytes().filter(|_| !self.custom);
         let is_here = |earlier: &Arc<Log>| Arc::ptr_eq(earlier, log);
-        // It may be in the log to which it would go now, in a batch that the log no longer remembers.
+        // It may be in the log to which it would go now, in a batch that the log no longer
+        // remembers.
         let candidates = self.candidates(key).filter(|other| here == Located::Unknown || !is_here(other));
         for earlier in candidates {
             let reason = match (self.trace(earlier, record, sequence)?, key) {

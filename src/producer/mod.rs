@@ -205,8 +205,8 @@ impl Producer {
     /// Records with sequences are written as one batch for each partition, and an error of one
     /// partition keeps no other from being written. Send all of them again, the same records, until
     /// the call succeeds: those that are there are found, also by a later run of the program. As a
-    /// batch with gaps between its sequences does not list them, it is recognized as a whole, by its
-    /// keys and values; a part of it, or another record in place of one, is a
+    /// batch with gaps between its sequences does not list them, it is recognized as a whole, by
+    /// its keys and values; a part of it, or another record in place of one, is a
     /// [`DuplicateSequence`](Error::DuplicateSequence).
     ///
     /// ```

@@ -1,5 +1,5 @@
-//! The acknowledgement of a record, as its sender holds it: the state of the record's batch, and the
-//! record's index in it.
+//! The acknowledgement of a record, as its sender holds it: the state of the record's batch, and
+//! the record's index in it.
 
 use std::fmt;
 use std::future::Future;
@@ -24,9 +24,9 @@ use crate::types::{Receipt, Timestamp};
 /// | [`Consumer::commit_async`](crate::Consumer::commit_async), [`Transaction::commit_async`](crate::Transaction::commit_async) | if nothing was committed: goes to the [event listener](crate::BrokerConfig::on_event) as [`CommitFailed`](crate::stats::Event::CommitFailed). If the sync fails later, as [`Poisoned`](crate::stats::Event::Poisoned) |
 ///
 /// If writing the record fails, its partition takes no records until one of the `Pending`s that
-/// failed with it has returned the error, or all of them are gone (see
-/// [order after a failed write](crate::Producer#order-after-a-failed-write)). So a `Pending` that is
-/// kept must be waited for or dropped at some time.
+/// failed with it has returned the error, or all of them are gone (see [order after a failed
+/// write](crate::Producer#order-after-a-failed-write)). So a `Pending` that is kept must be waited
+/// for or dropped at some time.
 ///
 /// ```
 /// # use quipu::{Broker, Record, TopicConfig};

@@ -88,8 +88,8 @@ impl Assigned {
         Ok(())
     }
 
-    /// The offset, and the epoch in which it is true, where delivery will continue: the position, or
-    /// where the policy moves it if it is not in the log. `None` if there is no such offset now.
+    /// The offset, and the epoch in which it is true, where delivery will continue: the position,
+    /// or where the policy moves it if it is not in the log. `None` if there is no such offset now.
     pub(crate) fn lands(&self, policy: OffsetReset) -> Option<(Offset, u32)> {
         if !self.is_placed() || self.is_in_log() {
             return self.is_placed().then(|| (self.next(), self.epoch));
@@ -115,8 +115,8 @@ impl Assigned {
         !self.unset && self.wanted.is_none()
     }
 
-    /// Whether its position is one that the log has now: neither truncated, nor passed by retention,
-    /// nor after the visible end.
+    /// Whether its position is one that the log has now: neither truncated, nor passed by
+    /// retention, nor after the visible end.
     pub(crate) fn is_in_log(&self) -> bool {
         let (log, next) = (self.log(), self.next());
         self.is_placed()

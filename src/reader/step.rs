@@ -1,5 +1,5 @@
-//! A step from a poll to its result. Positions move with the poll, and must go back if the records do
-//! not reach their goal: otherwise the next step skips them.
+//! A step from a poll to its result. Positions move with the poll, and must go back if the records
+//! do not reach their goal: otherwise the next step skips them.
 //!
 //! One guard for all users: the projector, the feed, a transaction with a consumer's offsets, and
 //! through that the automatic commit, which commits positions only after they have been put back.

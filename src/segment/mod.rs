@@ -155,8 +155,8 @@ impl Segment {
         self.end_at(self.base, FIRST_BATCH, None);
     }
 
-    /// Gives it an end that does not come from appends. Its keys are dropped with the same lock: see
-    /// [`Keys`].
+    /// Gives it an end that does not come from appends. Its keys are dropped with the same lock:
+    /// see [`Keys`].
     fn end_at(&self, end: Offset, size: u64, max_timestamp: Option<Timestamp>) {
         self.keys.truncate(size, || self.seal(end, size, max_timestamp));
     }

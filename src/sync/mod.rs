@@ -1,7 +1,8 @@
 //! Where do locks, condition variables, atomics and threads come from?
 //!
-//! From here and nowhere else (held by `tests/architecture`), so that one change in one file puts the whole engine under a model
-//! checker. The locks have ranks: [`Rank`] is the order in which a thread may take them.
+//! From here and nowhere else (held by `tests/architecture`), so that one change in one file puts
+//! the whole engine under a model checker. The locks have ranks: [`Rank`] is the order in which a
+//! thread may take them.
 
 mod rank;
 mod ranked;

@@ -1,7 +1,8 @@
-/// Every lock of the crate, in the order in which a thread may take them: a thread that holds one takes only locks further down.
-/// Each is named for what it protects, and has one owner.
+/// Every lock of the crate, in the order in which a thread may take them: a thread that holds one
+/// takes only locks further down. Each is named for what it protects, and has one owner.
 ///
-/// Two locks of one rank are held at once only where [`may_repeat`](Rank::may_repeat) states their order.
+/// Two locks of one rank are held at once only where [`may_repeat`](Rank::may_repeat) states their
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     /// A lock of a test, which has no place in the order.
@@ -86,7 +87,8 @@ pub(crate) enum Rank {
     Checkpoint,
     /// `Reserve`: the file that makes room.
     Reserve,
-    /// `WriteGate`: the preparation of the first change, while it is under way. It changes the catalog.
+    /// `WriteGate`: the preparation of the first change, while it is under way. It changes the
+    /// catalog.
     Gate,
     /// `CatalogStore`: the catalog, over its change.
     Catalog,
@@ -149,7 +151,8 @@ pub(crate) enum Rank {
 }
 
 impl Rank {
-    /// Whether a thread may hold several locks of this rank, in an order that is stated at the rank or at its owner.
+    /// Whether a thread may hold several locks of this rank, in an order that is stated at the rank
+    /// or at its owner.
     #[cfg(debug_assertions)]
     pub(super) fn may_repeat(self) -> bool {
         self == Rank::Writer

@@ -41,7 +41,8 @@ pub(crate) struct RwLockWriteGuard<'a, T> {
     _held: HeldRank,
 }
 
-/// A condition variable, on which a thread waits with one lock, and with others only where it names them.
+/// A condition variable, on which a thread waits with one lock, and with others only where it names
+/// them.
 #[derive(Default)]
 pub(crate) struct Condvar(parking_lot::Condvar);
 
@@ -56,7 +57,8 @@ impl<T> Mutex<T> {
         MutexGuard { guard: self.lock.lock(), held }
     }
 
-    /// `None` while another thread holds it. Waits for no thread, so it may be called whatever is held.
+    /// `None` while another thread holds it. Waits for no thread, so it may be called whatever is
+    /// held.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.lock.try_lock().map(|guard| MutexGuard { guard, held: HeldRank::note(self.rank) })
     }
@@ -89,8 +91,8 @@ impl Condvar {
         self.wait_with(guard, &[]);
     }
 
-    /// As [`wait`](Condvar::wait), while the thread holds locks of these ranks too. The caller argues why the thread that it
-    /// waits for needs none of them.
+    /// As [`wait`](Condvar::wait), while the thread holds locks of these ranks too. The caller
+    /// argues why the thread that it waits for needs none of them.
     pub(crate) fn wait_with<T>(&self, guard: &mut MutexGuard<'_, T>, also: &[Rank]) {
         guard.held.check_alone(also);
         self.0.wait(&mut guard.guard);
@@ -107,8 +109,8 @@ impl Condvar {
         self.0.wait_for(&mut guard.guard, timeout).timed_out()
     }
 
-    /// As [`wait`](Condvar::wait), whatever locks the thread holds: for the simulated medium, which holds an operation on
-    /// purpose.
+    /// As [`wait`](Condvar::wait), whatever locks the thread holds: for the simulated medium, which
+    /// holds an operation on purpose.
     pub(crate) fn wait_like_a_medium<T>(&self, guard: &mut MutexGuard<'_, T>) {
         self.0.wait(&mut guard.guard);
     }
@@ -122,15 +124,15 @@ impl Condvar {
     }
 }
 
-/// The thread is about to call code of the user: a callback, a waker, a partitioner. That may block,
-/// panic, or call the broker, so the thread must hold no lock.
+/// The thread is about to call code of the user: a callback, a waker, a partitioner. That may
+/// block, panic, or call the broker, so the thread must hold no lock.
 #[inline]
 pub(crate) fn about_to_call_user_code(which: &str) {
     about_to_call_user_code_with(which, &[]);
 }
 
-/// As [`about_to_call_user_code`], while the thread holds locks of these ranks too, because the user
-/// is told of them.
+/// As [`about_to_call_user_code`], while the thread holds locks of these ranks too, because the
+/// user is told of them.
 #[inline]
 pub(crate) fn about_to_call_user_code_with(which: &str, also: &[Rank]) {
     #[cfg(debug_assertions)]

@@ -1,5 +1,5 @@
-//! Are the walks in CONTRIBUTING.md those that the code takes? A medium notes the stack at the operation that a walk ends with;
-//! the functions of the walk must be on it, in that order.
+//! Are the walks in CONTRIBUTING.md those that the code takes? A medium notes the stack at the
+//! operation that a walk ends with; the functions of the walk must be on it, in that order.
 
 use std::backtrace::Backtrace;
 use std::io;
@@ -164,7 +164,8 @@ fn function_of(name: &str) -> String {
         .to_string()
 }
 
-/// The steps of a walk: the numbered list below a heading of CONTRIBUTING.md, each with a file and a function.
+/// The steps of a walk: the numbered list below a heading of CONTRIBUTING.md, each with a file and
+/// a function.
 fn walk(heading: &str) -> Vec<Frame> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("CONTRIBUTING.md");
     let text = std::fs::read_to_string(path).unwrap();

@@ -350,8 +350,8 @@ impl Partition {
     ///
     /// After a failed sync some file systems return the older bytes of the disk instead of those
     /// that were written. Then the log ends before the first such batch:
-    /// [`Event::TailTruncated`](crate::stats::Event::TailTruncated) reports the records that were visible and are gone,
-    /// and positions after that end return [`Truncated`](Error::Truncated).
+    /// [`Event::TailTruncated`](crate::stats::Event::TailTruncated) reports the records that were
+    /// visible and are gone, and positions after that end return [`Truncated`](Error::Truncated).
     ///
     /// # Errors
     /// [`Corrupt`](Error::Corrupt) if bytes are damaged that had been synced. The partition stays

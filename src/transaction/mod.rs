@@ -205,17 +205,18 @@ impl Transaction {
     /// Nothing was done: the first error of [`send`](Transaction::send) and
     /// [`append`](Transaction::append), also [`InvalidConfig`](Error::InvalidConfig) for a record
     /// with a [sequence](Record::sequence); [`ForeignBroker`](Error::ForeignBroker) for a topic,
-    /// partition, stream or consumer of another broker; [`StreamTruncated`](Error::StreamTruncated);
-    /// [`VersionConflict`](Error::VersionConflict), which names a stream that has another version,
-    /// or [`OffsetConflict`](Error::OffsetConflict), which names a partition that ends elsewhere:
-    /// the events and records there can be read; [`CommitRejected`](Error::CommitRejected);
-    /// [`RecordTooLarge`](Error::RecordTooLarge) for a record; for those of one partition, or all
-    /// of them above 1 GiB, [`TransactionTooLarge`](Error::TransactionTooLarge);
-    /// [`DiskFull`](Error::DiskFull); [`Poisoned`](Error::Poisoned),
-    /// [`JournalFailed`](Error::JournalFailed), [`TopicDeleted`](Error::TopicDeleted),
-    /// [`Closed`](Error::Closed). If [`outcome`](Error::outcome) is unknown, a write or sync
-    /// failed: all of the transaction or nothing will be there once the broker has been opened
-    /// again, and until then its partitions take no appends.
+    /// partition, stream or consumer of another broker;
+    /// [`StreamTruncated`](Error::StreamTruncated); [`VersionConflict`](Error::VersionConflict),
+    /// which names a stream that has another version, or [`OffsetConflict`](Error::OffsetConflict),
+    /// which names a partition that ends elsewhere: the events and records there can be read;
+    /// [`CommitRejected`](Error::CommitRejected); [`RecordTooLarge`](Error::RecordTooLarge) for a
+    /// record; for those of one partition, or all of them above 1 GiB,
+    /// [`TransactionTooLarge`](Error::TransactionTooLarge); [`DiskFull`](Error::DiskFull);
+    /// [`Poisoned`](Error::Poisoned), [`JournalFailed`](Error::JournalFailed),
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). If
+    /// [`outcome`](Error::outcome) is unknown, a write or sync failed: all of the transaction or
+    /// nothing will be there once the broker has been opened again, and until then its partitions
+    /// take no appends.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};

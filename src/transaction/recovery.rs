@@ -142,8 +142,8 @@ fn replace_after_clean_close(
     state.start_file(ctx, true)
 }
 
-/// Checks that the journal has every record that a log proves, and, where a partition may have to be
-/// written (`may_write`), that all of them can be read.
+/// Checks that the journal has every record that a log proves, and, where a partition may have to
+/// be written (`may_write`), that all of them can be read.
 ///
 /// # Errors
 /// `Corrupt` if the journal has lost a record; the error of a partition that could not be opened.
@@ -183,7 +183,8 @@ fn complete_or_take_back(
                 let end = redo(log, part.batch)?;
                 restored(report, log, part, end);
             }
-            // IMPORTANT: take it back before the next record is checked. The next one may follow it.
+            // IMPORTANT: take it back before the next record is checked. The next one may follow
+            // it.
             Presence::Present if !possible => take_back(ctx, log, part.base_offset, report)?,
             _ => {}
         }

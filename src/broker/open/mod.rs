@@ -125,7 +125,8 @@ fn start_maintenance(
     Ok(maintenance)
 }
 
-/// Writes the reserve again where it is missing, and reports the room and the abilities of the disk.
+/// Writes the reserve again where it is missing, and reports the room and the abilities of the
+/// disk.
 fn report_disk(ctx: &Context, report: &mut OpenReport) {
     if !ctx.gate.is_shut() {
         ctx.reserve.restore();

@@ -37,8 +37,8 @@ pub(crate) enum Located {
     New,
     /// In the log, at this offset.
     At(Offset),
-    /// In the log, at this offset, if the call's records are those of the batch there. The batch has
-    /// gaps between its sequences, and what is known of them fits.
+    /// In the log, at this offset, if the call's records are those of the batch there. The batch
+    /// has gaps between its sequences, and what is known of them fits.
     Likely(Offset),
     /// Not in the log, although greater ones are: its sequence is between two consecutive batches.
     Missing,
@@ -163,9 +163,9 @@ impl Producers {
 impl Producers {
     /// As [`locate`](Producers::locate), for the sequences of one call, which must rise.
     ///
-    /// In a batch with gaps only the first and the last sequence are known, and after a restart only
-    /// the last. If the call has as many sequences for such a batch as it has records, and those that
-    /// are known are among them, it is most likely the same call again.
+    /// In a batch with gaps only the first and the last sequence are known, and after a restart
+    /// only the last. If the call has as many sequences for such a batch as it has records, and
+    /// those that are known are among them, it is most likely the same call again.
     pub(crate) fn locate_all(&self, producer_id: u64, sequences: &[u64]) -> Vec<Located> {
         let mut located: Vec<_> =
             sequences.iter().map(|sequence| self.locate(producer_id, *sequence)).collect();

@@ -1,5 +1,5 @@
-//! Inspects a partition: decides how far the log is valid, and whether it ends there, in a torn tail,
-//! or in damage. Writes nothing and reports nothing, so a verifier can use it too.
+//! Inspects a partition: decides how far the log is valid, and whether it ends there, in a torn
+//! tail, or in damage. Writes nothing and reports nothing, so a verifier can use it too.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

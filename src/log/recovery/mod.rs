@@ -7,9 +7,9 @@
 //! aside, truncated and reported. The accepted batches are written again and synced before any
 //! reader may read them. See FORMAT.md, "Crash safety".
 //!
-//! There are two steps. [`inspect`] decides how far the log is valid, which batches are accepted, and
-//! whether it ends there, in a torn tail, or in damage. It writes nothing and reports nothing, so a
-//! verifier can use it too. [`repair`] acts on the result.
+//! There are two steps. [`inspect`] decides how far the log is valid, which batches are accepted,
+//! and whether it ends there, in a torn tail, or in damage. It writes nothing and reports nothing,
+//! so a verifier can use it too. [`repair`] acts on the result.
 
 mod directory;
 mod files;

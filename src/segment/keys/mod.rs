@@ -97,8 +97,8 @@ impl KnownKeys {
     }
 }
 
-/// The size of the segment is passed as a function where it must be read under the lock of the keys:
-/// a truncation changes both in one critical section.
+/// The size of the segment is passed as a function where it must be read under the lock of the
+/// keys: a truncation changes both in one critical section.
 impl Keys {
     pub(super) fn missing_below(position: u64) -> Self {
         Keys {
