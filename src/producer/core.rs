@@ -108,7 +108,9 @@ impl RoomWait {
     ) -> Poll<Result<T>> {
         let mut done = send();
         if matches!(done, Err(Error::BufferFull)) {
-            let number = self.core.waiting.lock().wait(self.number, self.len, cx.waker());
+            // Cloned before the lock is taken, because that is code of the user.
+            let waker = cx.waker().clone();
+            let (number, _before) = self.core.waiting.lock().wait(self.number, self.len, waker);
             self.number = Some(number);
             // Once more after leaving the waker: room that was made between is seen, room made
             // later wakes.
@@ -121,7 +123,7 @@ impl RoomWait {
                 // The room is used: the batch that the record is in wakes the next when it is
                 // written.
                 if let Some(number) = self.number.take() {
-                    self.core.waiting.lock().leave(number);
+                    let _waker = self.core.waiting.lock().leave(number);
                 }
             }
         }
@@ -131,8 +133,8 @@ impl RoomWait {
     /// Waits no longer. If it has been woken, another sender is woken for the room.
     fn leave(&mut self) {
         let Some(number) = self.number.take() else { return };
-        let is_waiting = self.core.waiting.lock().leave(number);
-        if !is_waiting {
+        let waker = self.core.waiting.lock().leave(number);
+        if waker.is_none() {
             self.core.wake_waiting();
         }
     }

@@ -17,22 +17,21 @@ struct Waiting {
 }
 
 impl RoomQueue {
-    /// Adds a sender, or one that was woken for nothing to its old place, and returns its number.
-    pub(super) fn wait(&mut self, number: Option<u64>, len: usize, waker: &Waker) -> u64 {
+    /// Adds a sender, or one that was woken for nothing to its old place. Returns its number, and the
+    /// waker that it left before, which the caller drops under no lock.
+    pub(super) fn wait(&mut self, number: Option<u64>, len: usize, waker: Waker) -> (u64, Option<Waker>) {
         let number = number.unwrap_or_else(|| {
             self.next += 1;
             self.next
         });
-        match self.waiting.get_mut(&number) {
-            Some(waiting) => waiting.waker.clone_from(waker),
-            None => drop(self.waiting.insert(number, Waiting { waker: waker.clone(), len })),
-        }
-        number
+        let before = self.waiting.insert(number, Waiting { waker, len });
+        (number, before.map(|waiting| waiting.waker))
     }
 
-    /// Takes a sender out that waits no longer. `false` if it has been woken.
-    pub(super) fn leave(&mut self, number: u64) -> bool {
-        self.waiting.remove(&number).is_some()
+    /// Takes a sender out that waits no longer. Returns its waker, which the caller drops under no
+    /// lock, or `None` if it has been woken.
+    pub(super) fn leave(&mut self, number: u64) -> Option<Waker> {
+        self.waiting.remove(&number).map(|waiting| waiting.waker)
     }
 
     /// Takes the first senders whose records fit `room` bytes together, at least one if there is
