@@ -22,7 +22,7 @@ use std::path::Path;
 use std::task::{Poll, Waker};
 
 use super::records::{JournalRecords, lost_record};
-use crate::engine::{Context, Identity};
+use crate::engine::{Context, Identity, Later};
 use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
@@ -182,6 +182,7 @@ impl Journal {
         if !self.state.lock().is_large() {
             return;
         }
+        let _later = Later::new();
         let _alone = self.alone();
         // Check again: another thread may have done it.
         if self.state.lock().is_large()
@@ -242,6 +243,7 @@ impl Journal {
     /// Called at the broker's end, after every log was closed. If all logs were synced, the records
     /// are no longer needed. Returns whether the file has no record now.
     pub(crate) fn close(&self, all_synced: bool) -> Result<bool> {
+        let _later = Later::new();
         let _alone = self.alone();
         let mut state = self.state.lock();
         state.involved.clear();

@@ -119,8 +119,11 @@ fn a_waker_may_run_a_member_of_a_group_in_place() {
 fn a_waker_may_change_topics_and_partitions_whatever_woke_it() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
-    let small = || TopicConfig::new().segment_bytes(8 << 10).max_record_bytes(4 << 10);
-    let changes: [(&str, &dyn Fn(&Broker)); 8] = [
+    fn small() -> TopicConfig {
+        TopicConfig::new().segment_bytes(8 << 10).max_record_bytes(4 << 10)
+    }
+    type Change<'a> = (&'a str, &'a (dyn Fn(&Broker) + 'a));
+    let changes: [Change<'_>; 8] = [
         ("append", &|broker| send(broker, "t", "v")),
         ("alter", &|broker| {
             broker.alter_topic("t", small().partitions(2).cleanup(Cleanup::Compact)).unwrap();
