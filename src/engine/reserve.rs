@@ -5,7 +5,7 @@
 //!   writes nothing. Its bytes are random, so that no file system stores them as a hole,
 //!   compressed, or shared with others.
 //! - *Given up* when a step that frees space finds no room: the file is unlinked and the step is
-//!   tried once more. An append, a roll, and a creation of a topic never use it.
+//!   tried once more. Until it is done no thread writes the reserve again. An append, a roll, and a creation of a topic never use it.
 //! - *Written again* by every step that frees space, by maintenance, and by appends. While it is
 //!   missing, an append writes it first, and returns `DiskFull` if there is no room for it. So
 //!   appends do not use the freed room before it is certain that the next deletion works too.
@@ -18,12 +18,12 @@
 use std::io;
 use std::path::Path;
 
-use crate::error::{Error, Result, is_space};
+use crate::error::{Error, Result, Space, is_space};
 use crate::format::names;
 use crate::rng::SplitMix64;
 use crate::stats::DiskState;
 use crate::storage::{OpenMode, ReplaceError, Storage, write_all_at};
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, Mutex, Ordering, Rank};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
 
 /// The reserve's file and its state.
 pub(crate) struct Reserve {
@@ -33,6 +33,9 @@ pub(crate) struct Reserve {
     /// The size that the file must have.
     wanted: AtomicU64,
     file: Mutex<ReserveFile>,
+    /// The steps that have given the reserve up and are running: the room is theirs. Raised under
+    /// `file`.
+    steps: AtomicUsize,
     /// The last append found no room.
     refused: AtomicBool,
 }
@@ -84,6 +87,7 @@ impl Reserve {
             phase: AtomicU8::new(if storage.can_be_full() { phase::NEW } else { phase::NONE }),
             wanted: AtomicU64::new(STEP),
             file: Mutex::new(Rank::Reserve, ReserveFile::default()),
+            steps: AtomicUsize::new(0),
             refused: AtomicBool::new(false),
             storage,
         }
@@ -191,16 +195,20 @@ impl Reserve {
         mut step: impl FnMut() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
         match step() {
-            Err(error) if error.is_full() && self.give_up() => step(),
+            Err(error) if error.is_full() => match self.give_up() {
+                Some(_room) => step(),
+                None => Err(error),
+            },
             done => done,
         }
     }
 
-    /// Unlinks the reserve. Returns whether there was one.
-    fn give_up(&self) -> bool {
+    /// Unlinks the reserve, if there is one. No thread writes it again before the result is
+    /// dropped.
+    fn give_up(&self) -> Option<FreedRoom<'_>> {
         let mut made = self.file.lock();
         if matches!(self.phase.load(Ordering::Acquire), phase::NONE | phase::GIVEN_UP) {
-            return false;
+            return None;
         }
         match self.storage.remove_file(Path::new(names::RESERVE)) {
             Ok(()) => {
@@ -209,14 +217,15 @@ impl Reserve {
                 // Some file systems free the blocks of a file only after its removal is durable. If
                 // this sync fails, the step reports it.
                 let _ = self.storage.sync_dir(Path::new(""));
-                true
+                self.steps.fetch_add(1, Ordering::Relaxed);
+                Some(FreedRoom(self))
             }
             Err(e) => {
                 if e.kind() == io::ErrorKind::NotFound {
                     *made = ReserveFile::default();
                     self.phase.store(phase::GIVEN_UP, Ordering::Release);
                 }
-                false
+                None
             }
         }
     }
@@ -234,6 +243,11 @@ impl Reserve {
             return Ok(());
         }
         let path = Path::new(names::RESERVE);
+        // IMPORTANT: the room that a step has just been given is for that step. Another thread that
+        // wrote the reserve again now would make it fail.
+        if self.steps.load(Ordering::Relaxed) > 0 {
+            return Err(Error::DiskFull { path: self.storage.display(path), cause: Space::NoSpace });
+        }
         let written = (|| {
             let (file, there) = match self.storage.open(path, OpenMode::Write) {
                 Ok(file) => {
@@ -282,6 +296,15 @@ impl Reserve {
     }
 }
 
+/// The room of a reserve that was given up, until its step is done.
+struct FreedRoom<'a>(&'a Reserve);
+
+impl Drop for FreedRoom<'_> {
+    fn drop(&mut self) {
+        self.0.steps.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Returns the random bytes of the reserve from `from` to `to`.
 fn noise(from: u64, to: u64) -> Vec<u8> {
     let mut rng = SplitMix64::new(from ^ 0x7175_6970_7521);
@@ -292,4 +315,35 @@ fn noise(from: u64, to: u64) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Disk;
+
+    /// What a background thread does meanwhile is called here by the step itself.
+    #[test]
+    fn the_room_of_a_step_is_not_taken_by_the_reserve_again() {
+        let disk = Disk::new();
+        let reserve = Reserve::new(disk.storage());
+        reserve.appended(Ok(()));
+        assert!(disk.used() >= STEP);
+        let full = || Error::DiskFull { path: "manifest".into(), cause: Space::NoSpace };
+        let mut tries = 0;
+        let done: Result<()> = reserve.with_room(|| {
+            tries += 1;
+            if tries == 1 {
+                return Err(full());
+            }
+            assert!(!reserve.may_write_derived() && reserve.check().is_err());
+            reserve.restore();
+            reserve.maintain(STEP);
+            assert_eq!(disk.used(), 0, "the room is the step's");
+            Ok(())
+        });
+        done.unwrap();
+        reserve.restore();
+        assert!(disk.used() >= STEP && reserve.check().is_ok());
+    }
 }
