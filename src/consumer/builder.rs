@@ -232,7 +232,8 @@ impl ConsumerBuilder {
     fn build(self, topics: Vec<Pattern>) -> Result<(Consumer, Subscription)> {
         let group = GroupId::new(&self.group)
             .map_err(|reason| Error::InvalidGroupName { name: self.group.clone(), reason })?;
-        // IMPORTANT: before the group is looked up. An assignor calls this under the lock of a group.
+        // IMPORTANT: before the group is looked up. An assignor calls this under the lock of a
+        // group.
         self.broker.check_open()?;
         let group = self.broker.coordinator().group(&group);
         let mut fetcher = Fetcher::new(self.broker.clone());

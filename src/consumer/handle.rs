@@ -80,8 +80,8 @@ impl Consumer {
     ///
     /// While it waits the consumer counts as polling: from its first poll on, until it is woken. A
     /// future that is not polled, or not polled again after it was woken, is no sign of life: at
-    /// the latest after twice the [`max_poll_interval`](ConsumerBuilder::max_poll_interval) the
-    /// partitions go to others.
+    /// the latest after twice the [`max_poll_interval`](crate::ConsumerBuilder::max_poll_interval)
+    /// the partitions go to others.
     pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
         ConsumerRecv { consumer: self, is_waiting: false }
     }
@@ -121,7 +121,7 @@ impl Consumer {
     }
 
     /// Continues at a position, of a partition that it owns. The next poll checks whether it is in
-    /// the log, and follows the [policy](ConsumerBuilder::offset_reset).
+    /// the log, and follows the [policy](crate::ConsumerBuilder::offset_reset).
     ///
     /// A member gets its partitions by polling. A seek before that is remembered, and applied when
     /// the partition is assigned with the first assignment. If the partition is not among those,
@@ -172,7 +172,7 @@ impl Consumer {
     /// Goes back to the committed offset in every partition that it owns: all records that were
     /// polled since are delivered again. Where nothing is committed it goes back to where the group
     /// has started, which the first poll of a partition stores, under any
-    /// [policy](ConsumerBuilder::offset_reset).
+    /// [policy](crate::ConsumerBuilder::offset_reset).
     pub fn rewind(&mut self) {
         let Consumer { membership, fetcher } = self;
         membership.rewind(fetcher);

@@ -130,7 +130,7 @@ impl Broker {
     /// A producer with the given settings.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig).
+    /// [`InvalidConfig`](crate::Error::InvalidConfig).
     pub fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
         config.validate()?;
         let identity = config.name.as_deref().map(|name| self.inner().open_producer(name)).transpose()?;
@@ -157,23 +157,25 @@ impl Producer {
     ///
     /// # Errors
     /// The record was not taken, and nothing of it will be written:
-    /// [`RecordTooLarge`](Error::RecordTooLarge), [`InvalidTimestamp`](Error::InvalidTimestamp),
-    /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition),
-    /// [`ForeignBroker`](Error::ForeignBroker) for a handle of another broker,
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or
-    /// [`BufferFull`](Error::BufferFull) if other threads are writing so much that the bound would
-    /// be exceeded by more than a batch. An error of the write itself is returned by the
+    /// [`RecordTooLarge`](crate::Error::RecordTooLarge),
+    /// [`InvalidTimestamp`](crate::Error::InvalidTimestamp),
+    /// [`UnknownTopic`](crate::Error::UnknownTopic),
+    /// [`UnknownPartition`](crate::Error::UnknownPartition),
+    /// [`ForeignBroker`](crate::Error::ForeignBroker) for a handle of another broker,
+    /// [`TopicDeleted`](crate::Error::TopicDeleted), [`Closed`](crate::Error::Closed), or
+    /// [`BufferFull`](crate::Error::BufferFull) if other threads are writing so much that the bound
+    /// would be exceeded by more than a batch. An error of the write itself is returned by the
     /// [`Pending`]. A producer with a [name](ProducerConfig::name) may be
-    /// [`Fenced`](Error::Fenced).
+    /// [`Fenced`](crate::Error::Fenced).
     ///
     /// A record with a [sequence](Record::sequence) is not buffered: the call writes it, and
     /// returns an error of the write. If the record was sent before, the `Pending` returns its
-    /// first receipt, or the call returns [`DuplicateSequence`](Error::DuplicateSequence) if that
-    /// is not known any more. If it comes too late, the call returns
-    /// [`OutOfOrderSequence`](Error::OutOfOrderSequence). If the topic was given more partitions, a
-    /// record with a key is also searched for where its key belonged before; without a key, or with
-    /// a [partitioner](ProducerConfig::partitioner), or if the records there are deleted, the call
-    /// may return [`PossibleDuplicate`](Error::PossibleDuplicate).
+    /// first receipt, or the call returns [`DuplicateSequence`](crate::Error::DuplicateSequence) if
+    /// that is not known any more. If it comes too late, the call returns
+    /// [`OutOfOrderSequence`](crate::Error::OutOfOrderSequence). If the topic was given more
+    /// partitions, a record with a key is also searched for where its key belonged before; without
+    /// a key, or with a [partitioner](ProducerConfig::partitioner), or if the records there are
+    /// deleted, the call may return [`PossibleDuplicate`](crate::Error::PossibleDuplicate).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -199,7 +201,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`send`](Producer::send); `InvalidTimestamp` has the index of the record.
-    /// [`BufferFull`](Error::BufferFull) if the records together are larger than
+    /// [`BufferFull`](crate::Error::BufferFull) if the records together are larger than
     /// [`ProducerConfig::buffer_bytes`]: send them in pieces.
     ///
     /// Records with sequences are written as one batch for each partition, and an error of one
@@ -207,7 +209,7 @@ impl Producer {
     /// the call succeeds: those that are there are found, also by a later run of the program. As a
     /// batch with gaps between its sequences does not list them, it is recognized as a whole, by
     /// its keys and values; a part of it, or another record in place of one, is a
-    /// [`DuplicateSequence`](Error::DuplicateSequence).
+    /// [`DuplicateSequence`](crate::Error::DuplicateSequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -313,11 +315,11 @@ impl Producer {
     /// earlier run: continue with the next one. `None` if it has sent none.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig) without a [name](ProducerConfig::name);
-    /// [`Fenced`](Error::Fenced); [`ForeignBroker`](Error::ForeignBroker);
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed),
-    /// [`Corrupt`](Error::Corrupt) if the stored sequences cannot be read, or an I/O error. See
-    /// [`ProducerConfig::name`] for an example.
+    /// [`InvalidConfig`](crate::Error::InvalidConfig) without a [name](ProducerConfig::name);
+    /// [`Fenced`](crate::Error::Fenced); [`ForeignBroker`](crate::Error::ForeignBroker);
+    /// [`TopicDeleted`](crate::Error::TopicDeleted), [`Closed`](crate::Error::Closed),
+    /// [`Corrupt`](crate::Error::Corrupt) if the stored sequences cannot be read, or an I/O error.
+    /// See [`ProducerConfig::name`] for an example.
     pub fn last_sequence(&self, partition: &Partition) -> Result<Option<u64>> {
         let identity = self.identity()?;
         identity.check()?;

@@ -17,8 +17,8 @@ struct Waiting {
 }
 
 impl RoomQueue {
-    /// Adds a sender, or one that was woken for nothing to its old place. Returns its number, and the
-    /// waker that it left before, which the caller drops under no lock.
+    /// Adds a sender, or one that was woken for nothing to its old place. Returns its number, and
+    /// the waker that it left before, which the caller drops under no lock.
     pub(super) fn wait(&mut self, number: Option<u64>, len: usize, waker: Waker) -> (u64, Option<Waker>) {
         let number = number.unwrap_or_else(|| {
             self.next += 1;
