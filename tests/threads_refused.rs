@@ -12,8 +12,8 @@ use std::{env, fs, thread};
 use quipu::testing::ManualClock;
 use quipu::{Broker, BrokerConfig, Error, IoAction};
 
-/// Not root, for whom there is no such limit.
-const NOBODY: u32 = 65534;
+/// An ordinary user: the limit does not hold for root.
+const ORDINARY_USER: u32 = 65534;
 
 #[test]
 fn a_system_that_refuses_threads_is_an_error_of_opening() {
@@ -34,7 +34,7 @@ fn a_system_that_refuses_threads_is_an_error_of_opening() {
         fs::metadata(&program).unwrap().uid() == 0
     };
     let mut shell = Command::new("sh");
-    let output = if is_root { run(shell.uid(NOBODY).gid(NOBODY)) } else { run(&mut shell) };
+    let output = if is_root { run(shell.uid(ORDINARY_USER).gid(ORDINARY_USER)) } else { run(&mut shell) };
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains("REFUSED"), "{told}");

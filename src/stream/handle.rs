@@ -114,7 +114,7 @@ impl Topic {
 ///     let balance: i64 = history.iter().filter_map(|event| amount(event.value()?)).sum();
 ///     assert!(balance >= 30);
 ///     match account.append(history.version(), [Record::new("-30")]) {
-///         // Somebody was faster: decide again.
+///         // Another writer was faster: decide again.
 ///         Err(Error::VersionConflict { .. }) => continue,
 ///         done => break done?,
 ///     }

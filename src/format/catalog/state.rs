@@ -169,7 +169,7 @@ impl Catalog {
         self.opening
     }
 
-    /// Applies a change. A change that does not fit what is there leaves a state that
+    /// Applies a change. A change that does not fit the catalog leaves a state that
     /// [`check`](Catalog::check) refuses.
     ///
     /// # Errors

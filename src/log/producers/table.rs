@@ -38,7 +38,7 @@ pub(crate) enum Located {
     /// In the log, at this offset.
     At(Offset),
     /// In the log, at this offset, if the call's records are those of the batch there. The batch
-    /// has gaps between its sequences, and what is known of them fits.
+    /// has gaps between its sequences, and the known ones fit.
     Likely(Offset),
     /// Not in the log, although greater ones are: its sequence is between two consecutive batches.
     Missing,
