@@ -67,7 +67,7 @@ impl Partition {
     /// orders.truncate_to(Offset::new(1))?;
     /// # here.producer().send_all(&orders, ["c", "d"].map(Record::new))?.wait()?;
     /// let refused = orders.read_raw_in(end, epoch, 1 << 20);
-    /// assert!(matches!(refused, Err(crate::Error::Truncated { to, .. }) if to == 1));
+    /// assert!(matches!(refused, Err(quipu::Error::Truncated { to, .. }) if to == 1));
     /// # Ok(()) }
     /// ```
     pub fn read_raw_in(&self, from: Offset, epoch: u32, max_bytes: usize) -> Result<RawBatches> {
