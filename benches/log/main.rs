@@ -23,6 +23,7 @@ mod groups;
 mod limit;
 mod lookup;
 mod open;
+mod partitions;
 mod random;
 mod records;
 mod scan;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     groups::run(&mut suite);
     streams::run(&mut suite);
     together::run(&mut suite);
+    partitions::run(&mut suite);
     lookup::run(&mut suite);
     open::run(&mut suite);
     suite.finish()

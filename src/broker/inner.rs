@@ -10,6 +10,7 @@ use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
 use crate::group::assign::refuse_in_assignor;
+use crate::log::durability::sync_ahead;
 use crate::log::{Log, close};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -139,6 +140,8 @@ impl BrokerInner {
         let mut entries = Vec::new();
         // Not locked while they are closed: a compaction that is to end may be looking at the list.
         let topics = self.maintenance.topics.read().to_vec();
+        let logs: Vec<_> = topics.iter().flat_map(|state| state.logs().to_vec()).collect();
+        sync_ahead(&self.ctx, logs.iter());
         for state in &topics {
             state.end();
             for log in state.logs().iter() {

@@ -135,8 +135,11 @@ impl Maintenance {
     /// Does requested work. IMPORTANT: all of it, also after one has panicked. A log is queued
     /// once, and callers wait for its sync.
     fn work_for(&self, queued: Vec<Arc<dyn Work>>) {
-        for work in queued {
+        let work_caught = |work: &Arc<dyn Work>| {
             self.ctx.events.catch(WORKER, || work.work());
+        };
+        if !self.ctx.in_parallel(&queued, work_caught) {
+            queued.iter().for_each(work_caught);
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) use self::producers::ProducerIdentity;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::error::{Error, IoAction, Result};
+use crate::log::durability::sync_ahead;
 use crate::log::statistics::partition_stats;
 use crate::stats::{BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
@@ -234,10 +235,10 @@ impl Broker {
         self.inner.check_open()?;
         let mut first = Ok(());
         let topics = self.inner.maintenance.topics.read().to_vec();
-        for state in &topics {
-            for log in state.logs().iter() {
-                first = first.and(log.sync());
-            }
+        let logs: Vec<_> = topics.iter().flat_map(|state| state.logs().to_vec()).collect();
+        sync_ahead(&self.inner.ctx, logs.iter());
+        for log in &logs {
+            first = first.and(log.sync());
         }
         first
     }

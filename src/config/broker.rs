@@ -26,6 +26,7 @@ pub struct BrokerConfig {
     pub(crate) max_open_files: usize,
     pub(crate) tail_cache_bytes: usize,
     pub(crate) checkpoint_interval: Duration,
+    pub(crate) sync_threads: usize,
     pub(crate) compaction_memory: usize,
     pub(crate) compaction_bytes_per_second: Option<u64>,
     pub(crate) read_mode: ReadMode,
@@ -48,6 +49,7 @@ impl std::fmt::Debug for BrokerConfig {
             .field("max_open_files", &self.max_open_files)
             .field("tail_cache_bytes", &self.tail_cache_bytes)
             .field("checkpoint_interval", &self.checkpoint_interval)
+            .field("sync_threads", &self.sync_threads)
             .field("read_mode", &self.read_mode)
             .field("disk_budget", &self.disk_budget)
             .field("producer_expiration", &self.producer_expiration)
@@ -65,6 +67,7 @@ impl BrokerConfig {
             max_open_files: 512,
             tail_cache_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(10),
+            sync_threads: 8,
             compaction_memory: 128 << 20,
             compaction_bytes_per_second: None,
             read_mode: ReadMode::Map,
@@ -131,6 +134,19 @@ impl BrokerConfig {
     /// Default: 10 s. At least 1 ms.
     pub fn checkpoint_interval(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = interval;
+        self
+    }
+
+    /// How many threads may sync partitions at once. Where many partitions have records that are
+    /// not synced (a [`flush`](crate::Producer::flush) of many, [`Durability::Interval`],
+    /// [`Broker::sync`](crate::Broker::sync), [`Broker::close`](crate::Broker::close)), the calling
+    /// thread or the broker's worker starts others for each 4 partitions, up to this number, and
+    /// ends them with the call. A file system commits once for all of them. With 1 it starts none.
+    /// Under a [`ManualClock`](crate::testing::ManualClock) none is started either.
+    ///
+    /// Default: 8. From 1 to 64.
+    pub fn sync_threads(mut self, threads: usize) -> Self {
+        self.sync_threads = threads;
         self
     }
 
@@ -240,6 +256,10 @@ impl BrokerConfig {
         }
         if self.checkpoint_interval < Duration::from_millis(1) {
             return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
+        }
+        if !(1..=64).contains(&self.sync_threads) {
+            let reason = format!("{} threads; it must be from 1 to 64", self.sync_threads);
+            return Err(invalid("sync_threads", &reason));
         }
         if self.disk_budget.is_some_and(|bytes| bytes < 256 << 10) {
             return Err(invalid("disk_budget", "it must be at least 256 KiB"));

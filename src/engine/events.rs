@@ -225,12 +225,14 @@ impl KeptCalls {
         (!calls.is_empty()).then_some(KeptCalls(calls))
     }
 
+    /// Makes them, or keeps them for the drop of this thread's last [`Later`].
     pub(super) fn make(self) {
-        self.0.into_iter().for_each(Call::make);
+        self.0.into_iter().for_each(|call| if is_later() { keep(call) } else { call.make() });
     }
 }
 
-fn is_later() -> bool {
+/// Whether this thread has declared a [`Later`].
+pub(super) fn is_later() -> bool {
     with(|kept| kept.laters > 0) == Some(true)
 }
 

@@ -5,6 +5,7 @@ mod events;
 pub(crate) mod files;
 mod identity;
 mod notify;
+mod parallel;
 mod pool;
 mod reserve;
 mod room;
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) compaction_rate: Option<u64>,
     /// The time between two runs of maintenance.
     pub(crate) maintenance_interval: Duration,
+    /// How many threads may sync files at once.
+    pub(crate) sync_threads: usize,
 }
 
 impl Settings {
@@ -64,6 +67,7 @@ impl Settings {
             compaction_memory: config.compaction_memory,
             compaction_rate: config.compaction_bytes_per_second,
             maintenance_interval: config.checkpoint_interval,
+            sync_threads: config.sync_threads,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Log;
-use crate::engine::Task;
+use crate::engine::{Context, Task};
 use crate::error::{Error, Result};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -98,6 +98,14 @@ impl Log {
             want_sync(self);
         }
     }
+}
+
+/// Syncs those of the logs that have records to sync, if they are enough for several threads. The
+/// result of each is that of its own [`Log::sync`], which the caller must call in any case.
+pub(crate) fn sync_ahead<'a>(ctx: &Context, logs: impl Iterator<Item = &'a Arc<Log>>) {
+    let unsynced: Vec<&Arc<Log>> =
+        logs.filter(|log| log.durability.commit.durable() < log.log_end().get()).collect();
+    ctx.in_parallel(&unsynced, |log| drop(log.sync()));
 }
 
 /// Ensures that a record of the log can be read.

@@ -188,7 +188,7 @@ impl<T: Target> Outbox<T> {
                 parts.push(FlushPart { buffer, last });
             }
         }
-        Flush { core: self.core.clone(), parts, first: Ok(()) }
+        Flush { core: self.core.clone(), parts, first: Ok(()), has_asked: false }
     }
 
     /// Something was written past the buffers, up to this end and in this epoch: a flush waits for
@@ -323,12 +323,32 @@ pub(super) struct Flush {
     core: Arc<Core>,
     parts: Vec<FlushPart>,
     first: Result<()>,
+    /// The worker was asked to sync all parts.
+    has_asked: bool,
 }
 
 struct FlushPart {
     buffer: Arc<PartitionBuffer>,
     /// The last batch that another thread had in hand.
     last: Option<Arc<BatchState>>,
+}
+
+impl FlushPart {
+    /// Whether waiting for it takes a sync, or another thread's write.
+    fn is_hidden(&self) -> bool {
+        let is_hidden = |(end, _)| !self.buffer.sink().is_visible(end);
+        self.last.is_some() || self.buffer.unconfirmed().is_some_and(is_hidden)
+    }
+
+    /// Waits until it is written and visible. The outcome stays there for a second wait.
+    fn settle(&self) {
+        if let Some(last) = &self.last {
+            let _ = last.wait_appended();
+        }
+        if let Some((end, epoch)) = self.buffer.unconfirmed() {
+            let _ = self.buffer.sink().wait_visible(end, epoch);
+        }
+    }
 }
 
 impl Flush {
@@ -357,6 +377,8 @@ impl Flush {
 
 impl Wait<()> for Flush {
     fn wait(mut self: Box<Self>) -> Result<()> {
+        let hidden: Vec<_> = self.parts.iter().filter(|part| part.is_hidden()).collect();
+        self.core.ctx.in_parallel(&hidden, |part| part.settle());
         while let Some(FlushPart { buffer, last }) = self.parts.pop() {
             if let Some(last) = last {
                 // Its error goes to its own acknowledgements, or to `take_failure`.
@@ -382,6 +404,11 @@ impl Wait<()> for Flush {
                 match buffer.sink().poll_visible(end, epoch, cx.waker()) {
                     Poll::Ready(result) => self.part_done(&buffer, (end, epoch), result),
                     Poll::Pending => {
+                        // All at once, so that the worker does not sync one after the other.
+                        let has_asked = std::mem::replace(&mut self.has_asked, true);
+                        for part in self.parts.iter().filter(|_| !has_asked) {
+                            part.buffer.sink().request_sync();
+                        }
                         buffer.sink().request_sync();
                         return Poll::Pending;
                     }

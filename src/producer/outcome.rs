@@ -5,6 +5,7 @@ use std::task::{Poll, Waker};
 use super::core::Core;
 use super::failure::Failure;
 use super::sink::Sink;
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::log::Appended;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank};
@@ -140,6 +141,27 @@ impl BatchState {
         let appended = self.wait_appended().map_err(taken)?;
         self.buffer.sink().wait_visible(appended.end, appended.epoch)?;
         Ok(appended)
+    }
+
+    pub(super) fn ctx(&self) -> &Context {
+        &self.buffer.core().ctx
+    }
+
+    /// Whether waiting for it takes a sync, or another thread's write.
+    pub(super) fn is_hidden(&self) -> bool {
+        let outcome = self.progress.lock().outcome.clone();
+        match outcome {
+            Some(Ok(appended)) => !self.buffer.sink().is_visible(appended.end),
+            Some(Err(_)) => false,
+            None => true,
+        }
+    }
+
+    /// Waits until it is written and visible. The outcome stays there for a second wait.
+    pub(super) fn settle(&self) {
+        if let Ok(appended) = self.wait_appended() {
+            let _ = self.buffer.sink().wait_visible(appended.end, appended.epoch);
+        }
     }
 
     /// As [`wait_visible`](BatchState::wait_visible), leaving the waker with the thread that is at

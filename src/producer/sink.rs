@@ -18,6 +18,8 @@ pub(super) trait Sink: Send + Sync {
     /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
     /// last one of that.
     fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
+    /// Whether everything below `end` is visible, without regard to truncations.
+    fn is_visible(&self, end: Offset) -> bool;
     /// Blocks until everything below `end`, appended up to `epoch`, is visible.
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()>;
     /// Looks whether everything below `end`, appended up to `epoch`, is visible, or leaves the
@@ -51,6 +53,10 @@ impl Sink for Arc<Log> {
             ),
             None => Log::append(self, batch),
         }
+    }
+
+    fn is_visible(&self, end: Offset) -> bool {
+        self.visible_end() >= end
     }
 
     fn wait_visible(&self, end: Offset, epoch: u32) -> Result<()> {

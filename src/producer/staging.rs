@@ -156,6 +156,10 @@ impl Wait<Vec<Receipt>> for ManyWait {
         for batch in &self.batches {
             batch.write();
         }
+        let hidden: Vec<_> = self.batches.iter().filter(|batch| batch.is_hidden()).collect();
+        if let Some(first) = hidden.first() {
+            first.ctx().in_parallel(&hidden, |batch| batch.settle());
+        }
         let wait = |(home, batch): (usize, &Arc<BatchState>)| self.unless_kept(home, batch.wait_visible());
         let appended = self.batches.iter().enumerate().map(wait).collect::<Result<Vec<_>>>()?;
         Ok(self.receipts(&appended))

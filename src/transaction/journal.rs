@@ -216,6 +216,7 @@ impl Journal {
         let mut logs: Vec<&Arc<Log>> = involved.iter().map(|part| &part.log).collect();
         logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
         logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        durability::sync_ahead(&self.ctx, logs.iter().copied());
         for log in logs {
             // Transactions of a deleted log need not be durable. Check after the sync, because the
             // topic may be deleted during it.

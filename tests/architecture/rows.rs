@@ -102,6 +102,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["files", "identity", "notify", "pool", "reserve", "timer", "work"]),
             apart(&["room"]),
             apart(&["mod"]),
+            apart(&["parallel"]),
         ],
     ),
     (

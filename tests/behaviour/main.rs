@@ -56,6 +56,7 @@ mod journal_loss;
 mod last_n;
 mod leftover_files;
 mod liveness;
+mod many_partitions;
 mod names_that_collide;
 mod old_timestamps;
 mod opening;

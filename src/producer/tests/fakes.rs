@@ -243,6 +243,10 @@ impl Sink for Arc<FakeLog> {
         Ok(Appended { base_offset: Offset::new(base), end: Offset::new(end), epoch: 7, append_time: None })
     }
 
+    fn is_visible(&self, end: Offset) -> bool {
+        self.state.lock().visible >= end.get()
+    }
+
     fn wait_visible(&self, end: Offset, _: u32) -> Result<()> {
         let mut state = self.state.lock();
         state.waits += 1;
