@@ -107,15 +107,13 @@ impl BrokerInner {
     /// `ForeignBroker`: `owner`, to which `what` belongs, is another broker.
     #[inline]
     pub(crate) fn check_own(&self, owner: &Arc<BrokerInner>, what: impl FnOnce() -> String) -> Result<()> {
-        match std::ptr::eq(self, Arc::as_ptr(owner)) {
-            true => Ok(()),
-            false => Err(self.foreign(owner, what())),
-        }
+        if std::ptr::eq(self, Arc::as_ptr(owner)) { Ok(()) } else { Err(self.foreign(owner, what)) }
     }
 
     #[cold]
-    fn foreign(&self, owner: &BrokerInner, what: String) -> Error {
-        Error::ForeignBroker { what, own: self.dir(), other: owner.dir() }
+    #[inline(never)]
+    fn foreign(&self, owner: &BrokerInner, what: impl FnOnce() -> String) -> Error {
+        Error::ForeignBroker { what: what(), own: self.dir(), other: owner.dir() }
     }
 
     /// The broker's directory, for messages.

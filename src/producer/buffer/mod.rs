@@ -109,10 +109,10 @@ impl PartitionBuffer {
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
     ) -> Result<Option<Placed>> {
-        let mut chores = Chores::default();
+        let mut chores = None;
         let pushed = self.push_locked(record, len, timestamp, sticking, &mut chores);
-        if !chores.is_empty() {
-            self.finish(&mut chores);
+        if let Some(chores) = chores {
+            self.finish(chores);
         }
         pushed
     }
@@ -124,7 +124,7 @@ impl PartitionBuffer {
         len: usize,
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
-        chores: &mut Chores,
+        chores: &mut Option<Chores>,
     ) -> Result<Option<Placed>> {
         let mut guard = self.queue.lock();
         let queue = &mut *guard;
@@ -133,7 +133,7 @@ impl PartitionBuffer {
         }
         let batch = match &mut queue.open {
             Some(open) if open.fits(len) => open,
-            _ => match self.make_open(queue, len, timestamp, sticking, chores)? {
+            _ => match self.make_open(queue, len, timestamp, sticking, chores.get_or_insert_default())? {
                 Opened::Batch(open) => open,
                 Opened::Failed(batch) => return Ok(Some(Placed { batch, index: 0 })),
                 Opened::Elsewhere => return Ok(None),
@@ -150,7 +150,7 @@ impl PartitionBuffer {
             }
         }
         if full {
-            let [_, filled] = &mut chores.sealed;
+            let [_, filled] = &mut chores.get_or_insert_default().sealed;
             *filled = queue.seal(self);
         }
         Ok(Some(placed))
@@ -221,17 +221,15 @@ impl PartitionBuffer {
     }
 
     #[cold]
-    fn finish(self: &Arc<Self>, chores: &mut Chores) {
-        if std::mem::take(&mut chores.list) {
+    fn finish(self: &Arc<Self>, chores: Chores) {
+        if chores.list {
             self.unflushed.add(self);
         }
-        if let Some(at) = chores.timer.take() {
+        if let Some(at) = chores.timer {
             self.schedule(at);
         }
-        for sealed in &mut chores.sealed {
-            if let Some(sealed) = sealed.take() {
-                sealed.compress(None);
-            }
+        for sealed in chores.sealed.into_iter().flatten() {
+            sealed.compress(None);
         }
     }
 
@@ -401,12 +399,5 @@ impl Task for PartitionBuffer {
         if let Some(sealed) = sealed {
             sealed.compress(None);
         }
-    }
-}
-
-impl Chores {
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.timer.is_none() && !self.list && self.sealed.iter().all(Option::is_none)
     }
 }
