@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::commit::Committer;
+use super::departure::leave;
 use super::early::Early;
 use super::rebalance::{Rebalance, RebalanceEvent};
 use crate::config::Durability;
@@ -438,7 +439,7 @@ impl Session {
     fn leave(&mut self) {
         self.committer.end();
         if let Some(member) = self.member.take() {
-            member.seat.group.leave(&*self.committer.broker, member.seat.id);
+            leave(&self.committer.broker, member.seat);
         }
     }
 }

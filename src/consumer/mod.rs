@@ -13,6 +13,7 @@
 mod admin;
 mod builder;
 pub(crate) mod commit;
+mod departure;
 mod early;
 mod handle;
 mod member;

@@ -182,7 +182,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "consumer",
         &[
-            apart(&["early", "offsets"]),
+            apart(&["departure", "early", "offsets"]),
             apart(&["commit"]),
             apart(&["admin", "rebalance"]),
             apart(&["member"]),

@@ -14,9 +14,9 @@ use std::time::Duration;
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
-    Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Cleanup, Clock, Durability, Error, Offset,
-    Partitioner, ProducerConfig, Record, Retention, Start, SystemClock, Timestamp, TopicConfig, TopicName,
-    TopicPartition,
+    Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Cleanup, Clock, Consumer, Durability,
+    Error, Offset, Partitioner, ProducerConfig, Record, Retention, Start, SystemClock, Timestamp,
+    TopicConfig, TopicName, TopicPartition,
 };
 
 const NOW: Duration = Duration::ZERO;
@@ -264,6 +264,52 @@ fn an_assignor_that_calls_the_broker_is_refused_by_an_error() {
     assert!(refused.iter().all(|text| text.contains("an assignor must not call the broker")), "{refused:?}");
     // The thread may call it again.
     broker.create_topic("new", TopicConfig::new()).unwrap();
+}
+
+/// Drops a consumer of the group whose lock is held.
+#[derive(Debug)]
+struct DropsAConsumer(Arc<Mutex<Option<Consumer>>>);
+
+impl Assignor for DropsAConsumer {
+    fn name(&self) -> &str {
+        "drops"
+    }
+
+    fn assign(
+        &self,
+        members: &[AssignorMember<'_>],
+        topics: &[AssignorTopic<'_>],
+    ) -> Vec<Vec<TopicPartition>> {
+        drop(self.0.lock().unwrap().take());
+        let mut shares = vec![Vec::new(); members.len()];
+        for topic in topics {
+            let last = shares.last_mut().unwrap();
+            last.extend((0..topic.partitions).map(|p| TopicPartition::new(topic.name.clone(), p)));
+        }
+        shares
+    }
+}
+
+#[test]
+fn a_consumer_that_an_assignor_drops_leaves_its_group() {
+    let clock = ManualClock::new();
+    for manual in [false, true] {
+        let config = if manual { BrokerConfig::new().clock(clock.clone()) } else { BrokerConfig::new() };
+        let broker = config.in_memory().unwrap();
+        broker.create_topic("t", TopicConfig::new()).unwrap();
+        let place = Arc::new(Mutex::new(None));
+        let join = || broker.consumer("g").assignor(DropsAConsumer(place.clone())).subscribe(&["t"]).unwrap();
+        let first = join();
+        *place.lock().unwrap() = Some(first);
+        let mut second = join();
+        clock.advance(Duration::from_millis(1));
+        while broker.group("g").unwrap().describe().unwrap().members.len() > 1 {
+            assert!(!manual, "the clock was moved");
+            std::thread::yield_now();
+        }
+        second.poll(NOW).unwrap();
+        assert_eq!(second.assignment().len(), 1);
+    }
 }
 
 // -- panics --

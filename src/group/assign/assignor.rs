@@ -104,9 +104,10 @@ pub trait Assignor: Send + Sync + fmt::Debug {
     /// One list per member, in the order of `members`, which are sorted by id, as `topics` are by
     /// name. Every partition of every topic must be in exactly one list, that of a member that
     /// subscribes to the topic. It is called with the group's lock held, on the thread that causes
-    /// the rebalance, so it must be short, must not wait for a thread that uses the group, and must
-    /// not drop a consumer of it. Calls to the broker that change or look at topics or groups
-    /// return [`InvalidAssignment`](Error::InvalidAssignment) in here.
+    /// the rebalance, so it must be short, and must not wait for a thread that uses the group. Calls
+    /// to the broker that change or look at topics or groups return
+    /// [`InvalidAssignment`](Error::InvalidAssignment) in here. A consumer that is dropped in here
+    /// leaves its group soon after.
     ///
     /// A result that is not an assignment, or a panic, is
     /// [`InvalidAssignment`](Error::InvalidAssignment). A consumer that subscribes gets the error
