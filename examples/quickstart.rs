@@ -84,7 +84,8 @@ fn write(dir: &Path, input: &Input) -> Result<Offsets, Box<dyn Error>> {
         stats.topics.iter().filter(|t| t.name == TOPIC).flat_map(|t| &t.partitions).collect();
     let appended: u64 = partitions.iter().map(|p| p.bytes_appended).sum();
     println!("on disk:  {appended} bytes, ratio {:.2}", bytes as f64 / appended as f64);
-    for segment in partitions.iter().flat_map(|p| &p.segments) {
+    let partitions = broker.topic(TOPIC)?.partitions();
+    for segment in partitions.iter().flat_map(|partition| partition.segments()) {
         println!("          {:>9} bytes  {}", segment.bytes, segment.file.display());
     }
     broker.close()?;

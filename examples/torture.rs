@@ -243,7 +243,7 @@ fn truncate(producer: &Producer, partition: &Partition, random: &mut Random, i: 
 /// The log start after retention by size has removed as much as it may, after one more step:
 /// Kafka's rule, computed from outside.
 fn kept_by_size(partition: &Partition) -> Result<Offset, Error> {
-    let segments = partition.stats().segments;
+    let segments = partition.segments();
     let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
     // No step appends more to one partition.
     left += STEP_BYTES;

@@ -371,8 +371,8 @@ pub struct PartitionStats {
     pub epoch: u32,
     /// Bytes in its segments.
     pub bytes: u64,
-    /// Its segments, oldest first.
-    pub segments: Vec<SegmentStats>,
+    /// How many segments it has. [`Partition::segments`](crate::Partition::segments) lists them.
+    pub segments: usize,
     /// Records appended since opening.
     pub records_appended: u64,
     /// Batches appended since opening.

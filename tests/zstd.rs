@@ -179,7 +179,7 @@ mod with_the_feature {
             let plain = partition(&broker, "plain", small());
             send(&broker, &topic, 20);
             send(&broker, &plain, 20);
-            assert!(topic.stats().segments.len() > 2 && topic.stats().bytes < plain.stats().bytes / 2);
+            assert!(topic.segments().len() > 2 && topic.stats().bytes < plain.stats().bytes / 2);
             assert_eq!(codecs(&topic), [2; 20]);
             assert_eq!(everything(&topic), everything(&plain));
             let before = everything(&topic);

@@ -5,8 +5,10 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Log;
+use super::ends::Ends;
 use crate::engine::{Context, Task};
 use crate::error::{Error, Result};
+use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -77,7 +79,7 @@ impl Log {
             (tip.point, tip.journal_upto, tip.ends.clone())
         };
         self.counters.count_sync();
-        for segment in self.segments().iter().filter(|segment| segment.base < point.end) {
+        for segment in unvisited(&self.segments(), &ends).iter().filter(|segment| segment.base < point.end) {
             segment.sync_if_dirty(&self.ctx).map_err(|e| self.poison(e))?;
         }
         if journal_upto > 0 {
@@ -87,8 +89,9 @@ impl Log {
         }
         self.durability.set_point(point);
         // No truncation runs in between, because it takes the lead.
-        ends.note_synced(point.end);
-        self.wake_readers();
+        if ends.note_synced(point.end) {
+            self.wake_readers();
+        }
         Ok(point.end.get())
     }
 
@@ -126,6 +129,16 @@ pub(crate) fn resolve_conflict(log: &Log, conflict: Error) -> Error {
     conflict
 }
 
+/// Returns the segments that may have bytes that are not durable: those after the end that the last
+/// sync has come to. So a sync costs the same in a log of few segments and in one of many.
+fn unvisited<'a>(segments: &'a [Arc<Segment>], ends: &Ends) -> &'a [Arc<Segment>] {
+    let visited = ends.visited();
+    let done = segments.partition_point(|segment| segment.end().is_some_and(|end| end <= visited));
+    let (done, rest) = segments.split_at(done);
+    debug_assert!(done.iter().all(|segment| !segment.is_dirty()), "the last sync has passed over no segment");
+    rest
+}
+
 /// Asks the worker to sync the appended records, and the journal up to their transactions.
 pub(crate) fn want_sync(log: &Arc<Log>) {
     log.durability.want();
@@ -144,7 +157,8 @@ pub(crate) fn sync_before(log: &Log, before: Offset) -> Result<()> {
     let failed = match log.durability.commit.failure() {
         Some(error) => error,
         None => {
-            let mut before = view.segments.iter().filter(|segment| segment.base < before);
+            let segments = unvisited(&view.segments, &view.ends).iter();
+            let mut before = segments.filter(|segment| segment.base < before);
             match before.try_for_each(|segment| segment.sync_if_dirty(&log.ctx)) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,

@@ -17,13 +17,16 @@ pub(crate) struct Ends {
     covered: AtomicU64,
     /// The next offset to be assigned.
     log: AtomicU64,
+    /// No segment that ends at or before it has bytes that are not durable, because a sync of the
+    /// log has visited each. A truncation, which brings other segments, starts over at 0.
+    visited: AtomicU64,
 }
 
 impl Ends {
     /// Returns ends that are all at `end`.
     pub(crate) fn new(end: Offset) -> Self {
         let at = || AtomicU64::new(end.get());
-        Ends { visible: at(), durable: at(), covered: at(), log: at() }
+        Ends { visible: at(), durable: at(), covered: at(), log: at(), visited: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -39,6 +42,11 @@ impl Ends {
     #[inline]
     pub(crate) fn log(&self) -> Offset {
         Offset::new(self.log.load(Ordering::Acquire))
+    }
+
+    /// Returns the end before which a sync need not visit a segment.
+    pub(crate) fn visited(&self) -> Offset {
+        Offset::new(self.visited.load(Ordering::Acquire))
     }
 
     /// Returns whether some records are not visible yet.
@@ -62,10 +70,12 @@ impl Ends {
         }
     }
 
-    /// Moves the durable end and the visible end. Must be called after the sync.
-    pub(crate) fn note_synced(&self, end: Offset) {
+    /// Moves the durable end and the visible end. Must be called after a sync that has visited
+    /// every segment with records before `end`. Returns whether records have become visible.
+    pub(crate) fn note_synced(&self, end: Offset) -> bool {
+        self.visited.fetch_max(end.get(), Ordering::AcqRel);
         self.durable.fetch_max(end.get(), Ordering::AcqRel);
-        self.visible.fetch_max(end.get(), Ordering::AcqRel);
+        self.visible.fetch_max(end.get(), Ordering::AcqRel) < end.get()
     }
 
     /// Notes that all records before `end` are durable, in a segment or in the journal. Records of

@@ -14,16 +14,30 @@
 //! - Segments leave the list only while the `shape` lock is held. New ones are added under the
 //!   writer's lock.
 
+use std::ops::Deref;
 use std::path::Path;
 
 use super::ends::Ends;
+use super::maxima::Maxima;
 use crate::format::manifest::Manifest;
 use crate::segment::Segment;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank, RwLock};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Rank, RwLock};
 use crate::types::Offset;
 
-/// The segments of a log, oldest first; the last one is active.
-pub(crate) type Segments = Arc<[Arc<Segment>]>;
+/// The segments of a log, oldest first; the last one is active. It derefs to the segments.
+///
+/// The other segments are sealed: their sizes and times change only by a replacement, which makes
+/// another set. Therefore it has them added up and compared already.
+pub(crate) struct SegmentSet {
+    segments: Box<[Arc<Segment>]>,
+    /// The bytes of all segments but the last.
+    sealed_bytes: u64,
+    /// The greatest times of all segments but the last: made by the first lookup, and continued by
+    /// a roll.
+    times: OnceLock<Maxima>,
+}
+
+pub(crate) type Segments = Arc<SegmentSet>;
 
 /// The state of a log at one moment.
 #[derive(Clone)]
@@ -47,9 +61,60 @@ pub(crate) struct SegmentList {
     shape: Mutex<()>,
 }
 
+impl SegmentSet {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
+        let sealed = segments.iter().take(segments.len().saturating_sub(1));
+        SegmentSet {
+            sealed_bytes: sealed.map(|segment| segment.size()).sum(),
+            times: OnceLock::new(),
+            segments: segments.into(),
+        }
+    }
+
+    /// Returns the set with one more segment. The last one must be sealed. Adds nothing up again.
+    fn with(&self, segment: Arc<Segment>) -> Self {
+        let last = self.segments.last();
+        debug_assert!(last.is_none_or(|last| last.is_sealed()), "a segment follows a sealed one");
+        let times = match (self.times.get(), last) {
+            (Some(times), Some(last)) => OnceLock::from(times.with(time_of(last))),
+            _ => OnceLock::new(),
+        };
+        SegmentSet {
+            sealed_bytes: self.sealed_bytes + last.map_or(0, |last| last.size()),
+            times,
+            segments: self.segments.iter().cloned().chain([segment]).collect(),
+        }
+    }
+
+    /// Returns the bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sealed_bytes + self.segments.last().map_or(0, |last| last.size())
+    }
+
+    /// Returns the greatest times of all segments but the last, in milliseconds; `i64::MAX` of one
+    /// whose time is not known.
+    pub(crate) fn times(&self) -> &Maxima {
+        let sealed = self.segments.len().saturating_sub(1);
+        self.times.get_or_init(|| Maxima::of(self.segments.iter().take(sealed).map(time_of)))
+    }
+}
+
+impl Deref for SegmentSet {
+    type Target = [Arc<Segment>];
+
+    fn deref(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+}
+
+fn time_of(segment: &Arc<Segment>) -> i64 {
+    segment.max_timestamp().map_or(i64::MAX, |time| time.as_millis())
+}
+
 impl SegmentList {
     pub(crate) fn new(epoch: u32, log_start: Offset, segments: Vec<Arc<Segment>>, end: Offset) -> Self {
-        let view = View { epoch, log_start, segments: segments.into(), ends: Arc::new(Ends::new(end)) };
+        let segments = Arc::new(SegmentSet::new(segments));
+        let view = View { epoch, log_start, segments, ends: Arc::new(Ends::new(end)) };
         SegmentList {
             current: RwLock::new(Rank::View, Arc::new(view)),
             revision: AtomicU64::new(0),
@@ -93,7 +158,7 @@ impl SegmentList {
     /// Adds the new segment of a roll. The caller must hold the writer's lock.
     pub(crate) fn push(&self, segment: Arc<Segment>) {
         let mut current = self.current.write();
-        let segments = current.segments.iter().cloned().chain([segment]).collect();
+        let segments = Arc::new(current.segments.with(segment));
         *current = Arc::new(View { segments, ..View::clone(&current) });
     }
 
@@ -101,7 +166,8 @@ impl SegmentList {
     /// must hold the shape lock.
     pub(crate) fn begin_at(&self, log_start: Offset, is_gone: impl Fn(&Segment) -> bool) {
         let mut current = self.current.write();
-        let segments = current.segments.iter().filter(|segment| !is_gone(segment)).cloned().collect();
+        let left = current.segments.iter().filter(|segment| !is_gone(segment)).cloned().collect();
+        let segments = Arc::new(SegmentSet::new(left));
         // Store the log start before the shorter list: a reader that misses a segment then finds
         // the reason.
         self.log_start.store(log_start.get(), Ordering::Release);

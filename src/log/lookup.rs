@@ -17,6 +17,13 @@ use crate::segment::batch::Batch;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
+/// The visible part of a log.
+struct Visible {
+    view: Arc<View>,
+    start: Offset,
+    end: Offset,
+}
+
 /// The visible part of a segment.
 struct VisibleSpan {
     segment: Arc<Segment>,
@@ -43,13 +50,15 @@ pub(crate) fn find_time(log: &Arc<Log>, time: Timestamp) -> Result<Option<(Offse
             latest,
         });
     }
-    look(log, |spans| {
-        for span in spans {
-            if span.max_timestamp.is_none_or(|max| max >= time)
-                && let Some(found) = first_in(log, span, time)?
+    look(log, |visible| {
+        let mut next = 0;
+        while let Some(at) = visible.first_with(next, time) {
+            if let Some(span) = visible.span(at)
+                && let Some(found) = first_in(log, &span, time)?
             {
                 return Ok(Some(found));
             }
+            next = at + 1;
         }
         Ok(None)
     })
@@ -61,18 +70,25 @@ pub(crate) fn find_time(log: &Arc<Log>, time: Timestamp) -> Result<Option<(Offse
 /// # Errors
 /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
 pub(crate) fn find_latest(log: &Arc<Log>) -> Result<Option<(Offset, Timestamp)>> {
-    let latest = look(log, |spans| {
-        // Segments that may have the greatest time come first, including those whose time is
-        // not known.
-        spans.sort_by_key(|span| Reverse(span.max_timestamp.unwrap_or(Timestamp::MAX)));
+    let latest = look(log, |visible| {
         let mut best = None;
-        for span in spans {
-            if span.max_timestamp.is_some_and(|max| is_beaten(max, best)) {
-                break;
+        // Segments that may have the greatest time come first, including those whose time is not
+        // known. Of two with the same time the older comes first.
+        let mut sealed = visible.view.segments.times().descending();
+        let mut active = visible.active_time();
+        loop {
+            let next = match (sealed.peek(), active) {
+                (Some(greatest), Some((max, _))) if max > greatest => active.take(),
+                (Some(_), _) => sealed.next(),
+                (None, _) => active.take(),
+            };
+            let Some((max, at)) = next else { return Ok(best) };
+            let Some(span) = visible.span(at) else { continue };
+            if is_beaten(Timestamp::from_millis(max), best) || has_equal_before(max, &span, best) {
+                return Ok(best);
             }
-            best = best.max(latest_in(log, span)?);
+            best = best.max(latest_in(log, &span)?);
         }
-        Ok(best)
     })?;
     Ok(latest.map(|(timestamp, Reverse(offset))| (offset, timestamp)))
 }
@@ -83,8 +99,8 @@ pub(crate) fn find_latest(log: &Arc<Log>) -> Result<Option<(Offset, Timestamp)>>
 /// # Errors
 /// `Corrupt` if a batch that must be read is damaged; closed; an I/O error.
 pub(crate) fn nth_newest(log: &Arc<Log>, n: u64) -> Result<Offset> {
-    look(log, |spans| {
-        let (Some(first), Some(last)) = (spans.first(), spans.last()) else {
+    look(log, |visible| {
+        let (Some(first), Some(last)) = (visible.first(), visible.last()) else {
             return Ok(log.visible_end());
         };
         let (start, mut until) = (first.from, last.until);
@@ -112,10 +128,55 @@ pub(crate) fn nth_newest(log: &Arc<Log>, n: u64) -> Result<Offset> {
     })
 }
 
-/// Calls `at` with the segments that have visible records, oldest first. Calls it again if
-/// retention or a replacement removed one of them meanwhile.
-fn look<T>(log: &Log, mut at: impl FnMut(&mut [VisibleSpan]) -> Result<T>) -> Result<T> {
-    log.consistently(|| at(&mut spans_of(&log.list.view())).map(Some))
+/// Calls `at` with the visible part of the log. Calls it again if retention or a replacement removed
+/// a segment meanwhile.
+fn look<T>(log: &Log, mut at: impl FnMut(&Visible) -> Result<T>) -> Result<T> {
+    log.consistently(|| at(&Visible::of(log)).map(Some))
+}
+
+impl Visible {
+    fn of(log: &Log) -> Self {
+        let view = log.list.view();
+        // Load the end before the time of the active segment: then every visible record before the
+        // end is covered by it.
+        Visible { start: view.log_start, end: view.ends.visible(), view }
+    }
+
+    /// Returns the visible part of a segment; `None` if it has none.
+    fn span(&self, at: usize) -> Option<VisibleSpan> {
+        let segment = self.view.segments.get(at)?;
+        let (from, until) = (segment.base.max(self.start), segment.end().unwrap_or(self.end).min(self.end));
+        let max_timestamp = segment.max_timestamp();
+        (from < until).then(|| VisibleSpan { segment: segment.clone(), from, until, max_timestamp })
+    }
+
+    /// Returns the oldest segment with visible records.
+    fn first(&self) -> Option<VisibleSpan> {
+        let segments = &self.view.segments;
+        let first = segments.partition_point(|segment| segment.end().is_some_and(|end| end <= self.start));
+        (first..segments.len()).find_map(|at| self.span(at))
+    }
+
+    /// Returns the newest segment with visible records.
+    fn last(&self) -> Option<VisibleSpan> {
+        let after = self.view.segments.partition_point(|segment| segment.base < self.end);
+        (0..after).rev().find_map(|at| self.span(at))
+    }
+
+    /// Returns the index of the first segment at or after `from` that may have a record of at least
+    /// `time`. The cost is the logarithm of the number of segments.
+    fn first_with(&self, from: usize, time: Timestamp) -> Option<usize> {
+        let time = time.as_millis();
+        let active = || self.active_time().filter(|(max, at)| *max >= time && *at >= from);
+        self.view.segments.times().first_at_least(from, time).or_else(|| active().map(|(_, at)| at))
+    }
+
+    /// Returns the greatest time of the active segment, or `i64::MAX` if it is not known, and its
+    /// index.
+    fn active_time(&self) -> Option<(i64, usize)> {
+        let max = self.view.segments.last()?.max_timestamp().map_or(i64::MAX, Timestamp::as_millis);
+        Some((max, self.view.segments.len().saturating_sub(1)))
+    }
 }
 
 /// Returns the first record of a segment with a timestamp of at least `time`.
@@ -186,22 +247,15 @@ fn nth_newest_in(log: &Arc<Log>, header: &BatchHeader, n: u64) -> Result<Offset>
     Ok(nth.map_or(header.base_offset, |(offset, _)| offset))
 }
 
-/// Returns the segments with visible records, oldest first.
-fn spans_of(view: &View) -> Vec<VisibleSpan> {
-    // Load the end before the times: then every visible record before the end is covered by them.
-    let (end, start) = (view.ends.visible(), view.log_start);
-    let span = |segment: &Arc<Segment>| VisibleSpan {
-        segment: segment.clone(),
-        from: segment.base.max(start),
-        until: segment.end().unwrap_or(end).min(end),
-        max_timestamp: segment.max_timestamp(),
-    };
-    view.segments.iter().map(span).filter(|span| span.from < span.until).collect()
-}
-
 /// Returns whether no record with a time of at most `max` can replace the best.
 fn is_beaten(max: Timestamp, best: Option<(Timestamp, Reverse<Offset>)>) -> bool {
     best.is_some_and(|(greatest, _)| max < greatest)
+}
+
+/// Returns whether the best has the time `max` and comes before the segment: then neither a record
+/// of the segment can replace it, nor one of a segment after it in the order of the times.
+fn has_equal_before(max: i64, span: &VisibleSpan, best: Option<(Timestamp, Reverse<Offset>)>) -> bool {
+    best.is_some_and(|(greatest, Reverse(offset))| greatest.as_millis() == max && offset < span.from)
 }
 
 /// Returns offsets and timestamps of a batch's records.
@@ -320,7 +374,8 @@ mod tests {
 
     /// Every segment has exactly the greatest time of its batches.
     fn assert_known(log: &Arc<Log>, case: &str) {
-        for span in spans_of(&log.list.view()) {
+        let visible = Visible::of(log);
+        for span in (0..visible.view.segments.len()).filter_map(|at| visible.span(at)) {
             let max = read_headers(log, span.from, span.until).unwrap().iter().map(|h| h.max_timestamp).max();
             assert_eq!(span.max_timestamp, max, "{case}: the segment of {}", span.from);
         }

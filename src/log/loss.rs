@@ -8,7 +8,7 @@
 //! are not listed. No offset is assigned twice.
 
 use super::ends::Ends;
-use super::list::{Segments, View};
+use super::list::{SegmentSet, Segments, View};
 use super::manifest::ManifestError;
 use super::switch::NextSegment;
 use super::walk::{Flaw, KnownEnd, Piece, Quiet, Walked, walk};
@@ -183,7 +183,7 @@ impl<'a> Examined<'a> {
             View {
                 epoch: next.epoch,
                 log_start: view.log_start,
-                segments: list.into(),
+                segments: Arc::new(SegmentSet::new(list)),
                 ends: Arc::new(Ends::new(next.base)),
             }
         });

@@ -8,7 +8,7 @@ use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentState};
 use crate::format::names;
 use crate::storage::{read_file, replace_file};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, Mutex, MutexGuard, Ordering, Rank};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
 /// The manifest as it is on disk, the functions that change it, and the generation numbers of its
@@ -28,6 +28,9 @@ pub(crate) struct ManifestStore {
     has_lost: AtomicBool,
     /// The greatest generation assigned to a file of the log since it was opened.
     generation: AtomicU32,
+    /// Copies of [`compacted_and_dirty`] of the current manifest. Stored and loaded under its lock.
+    compacted: AtomicU64,
+    dirty: AtomicU64,
 }
 
 /// How many of a partition's files exist. Only rises.
@@ -65,8 +68,11 @@ impl ManifestStore {
     /// `made` is a [`stage`].
     pub(crate) fn new(dir: PathBuf, current: Manifest, made: u8) -> Self {
         let generation = current.segments.iter().map(|entry| entry.generation).max().unwrap_or(0);
+        let (compacted, dirty) = compacted_and_dirty(&current);
         ManifestStore {
             dir,
+            compacted: AtomicU64::new(compacted),
+            dirty: AtomicU64::new(dirty),
             closed: AtomicBool::new(false),
             made: AtomicU8::new(made),
             has_lost: AtomicBool::new(!current.lost.is_empty()),
@@ -123,6 +129,13 @@ impl ManifestStore {
         given.map(|last| last.saturating_add(1)).map_err(|_| of.generations_exhausted())
     }
 
+    /// Returns the durable sealed bytes that have been compacted, and those that have not. Adds
+    /// nothing up.
+    pub(crate) fn compacted_and_dirty(&self) -> (u64, u64) {
+        let _current = self.current.lock();
+        (self.compacted.load(Ordering::Relaxed), self.dirty.load(Ordering::Relaxed))
+    }
+
     /// Locks and returns the manifest.
     pub(crate) fn get(&self) -> MutexGuard<'_, Manifest> {
         self.current.lock()
@@ -173,9 +186,22 @@ impl ManifestStore {
         let start = next.log_start;
         next.clip_lost(start, Offset::MAX);
         write(&self.dir.join(names::MANIFEST), &next)?;
+        let (compacted, dirty) = compacted_and_dirty(&next);
+        self.compacted.store(compacted, Ordering::Relaxed);
+        self.dirty.store(dirty, Ordering::Relaxed);
         *current = next;
         Ok(())
     }
+}
+
+/// Returns the bytes of the oldest segments that were compacted, and the bytes of the other durable
+/// sealed segments.
+fn compacted_and_dirty(manifest: &Manifest) -> (u64, u64) {
+    let durable = manifest.segments.iter().take_while(|entry| entry.state.is_synced());
+    let total: u64 = durable.map(|entry| entry.size).sum();
+    let compacted = manifest.segments.iter().take_while(|entry| entry.state == SegmentState::Compacted);
+    let compacted: u64 = compacted.map(|entry| entry.size).sum();
+    (compacted, total - compacted)
 }
 
 /// Writes a manifest over the one at `path`.

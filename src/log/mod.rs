@@ -46,6 +46,7 @@ mod health;
 pub(crate) mod journal;
 pub(crate) mod list;
 pub(crate) mod manifest;
+mod maxima;
 pub(crate) mod producers;
 pub(crate) mod raw_batches;
 pub(crate) mod recovered_tail;

@@ -7,7 +7,7 @@
 
 use super::cursor::Cursor;
 use super::ends::Ends;
-use super::list::View;
+use super::list::{SegmentSet, View};
 use super::manifest::ManifestError;
 use super::switch::{FirstBatch, NextSegment};
 use super::transitions::Truncation;
@@ -246,7 +246,7 @@ pub(super) fn begin_epoch(
         View {
             epoch: next.epoch,
             log_start: truncation.start,
-            segments: kept.iter().cloned().chain([segment.clone()]).collect(),
+            segments: Arc::new(SegmentSet::new(kept.iter().cloned().chain([segment.clone()]).collect())),
             ends: Arc::new(Ends::new(truncation.end)),
         }
     });

@@ -3,13 +3,13 @@
 use crate::broker::{BrokerInner, TopicState, prepare};
 use crate::error::{Error, Result};
 use crate::log::reopen::reopen;
-use crate::log::statistics::partition_stats;
+use crate::log::statistics::{partition_stats, segment_stats};
 use crate::log::{Log, compaction, durability, lookup, loss, retention};
 use crate::partitioner::check_stream;
 use crate::reader::{read_last, read_once};
 use crate::record::Record;
 use crate::records::Records;
-use crate::stats::{DamagedRange, PartitionStats};
+use crate::stats::{DamagedRange, PartitionStats, SegmentStats};
 use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName, TopicPartition};
 
@@ -363,9 +363,27 @@ impl Partition {
         reopen(&self.log)
     }
 
-    /// The partition in numbers.
+    /// The partition in numbers. The cost does not depend on how many segments it has.
     pub fn stats(&self) -> PartitionStats {
         partition_stats(&self.log)
+    }
+
+    /// The segments of the partition, oldest first: none before the first record. The cost is
+    /// linear in their number.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let orders = broker.create_topic("orders", TopicConfig::new())?.partition(0)?;
+    /// assert!(orders.segments().is_empty());
+    /// broker.producer().send(&orders, Record::new("v"))?.wait()?;
+    /// let bytes: u64 = orders.segments().iter().map(|segment| segment.bytes).sum();
+    /// assert_eq!((orders.stats().segments, orders.stats().bytes), (1, bytes));
+    /// # Ok(()) }
+    /// ```
+    pub fn segments(&self) -> Vec<SegmentStats> {
+        segment_stats(&self.log)
     }
 }
 

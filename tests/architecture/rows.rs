@@ -127,6 +127,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
                 "ends",
                 "health",
                 "manifest",
+                "maxima",
                 "producers",
                 "raw_batches",
                 "recovered_tail",

@@ -30,7 +30,7 @@ fn fill(broker: &Broker, to: &Partition) {
     for n in 0..40 {
         put(broker, to, &format!("{}", n % 7), &"x".repeat(60));
     }
-    assert!(to.stats().segments.len() > 3);
+    assert!(to.segments().len() > 3);
 }
 
 fn offsets(partition: &Partition) -> Vec<u64> {
@@ -198,11 +198,7 @@ fn closing_and_deleting_wait_for_a_requested_compaction() {
             if !delete {
                 let partition = broker.topic("t").unwrap().partition(0).unwrap();
                 assert_eq!(offsets(&partition).len(), left, "{case}");
-                assert_eq!(
-                    files(&disk, "topics/t", ".log").len(),
-                    partition.stats().segments.len(),
-                    "{case}"
-                );
+                assert_eq!(files(&disk, "topics/t", ".log").len(), partition.segments().len(), "{case}");
             }
         }
     }
@@ -218,7 +214,7 @@ fn a_compaction_that_fails_repeatedly_is_retried_less_often() {
     broker.maintain().unwrap();
     broker.alter_topic("t", compacted(0.0)).unwrap();
     // In the last of the bodies that it reads.
-    let sealed = partition.stats().segments.iter().filter(|segment| segment.sealed).count();
+    let sealed = partition.segments().iter().filter(|segment| segment.sealed).count();
     let path = files(&disk, "topics/t", ".log").remove(sealed - 1);
     let last_bit = disk.read(&path).unwrap().len() as u64 * 8 - 1;
     disk.flip_bit(&path, last_bit).unwrap();

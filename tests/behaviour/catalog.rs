@@ -405,7 +405,7 @@ fn a_partition_that_was_never_written_to_has_no_files_and_works() {
         partition.truncate_to(Offset::ZERO).unwrap();
         assert_eq!(partition.delete_records(Offset::ZERO).unwrap(), Offset::ZERO);
         partition.compact().unwrap();
-        assert_eq!((partition.stats().bytes, partition.stats().segments.len()), (0, 0));
+        assert_eq!((partition.stats().bytes, partition.segments().len()), (0, 0));
         assert!(partition.reopen().is_ok() && partition.read_raw(Offset::ZERO, 1 << 20).unwrap().is_empty());
         broker.sync().unwrap();
         broker.maintain().unwrap();

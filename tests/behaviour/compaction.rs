@@ -91,11 +91,11 @@ fn the_active_segment_and_records_younger_than_the_lag_are_not_compacted() {
     for _ in 0..20 {
         put(&broker, &partition, "k", Some("some longer text"));
     }
-    assert!(partition.stats().segments.len() > 1, "{:?}", partition.stats());
+    assert!(partition.segments().len() > 1, "{:?}", partition.stats());
     assert_eq!(partition.compact().unwrap(), None, "all of it is too young");
     clock.advance(Duration::from_secs(61));
     let done = compact(&partition);
-    let active = partition.stats().segments.last().unwrap().base_offset;
+    let active = partition.segments().last().unwrap().base_offset;
     assert_eq!(done.compacted_to, active);
     let expected: Vec<_> = (active.get() - 1..25).collect();
     assert_eq!(offsets(&partition), expected);
@@ -454,7 +454,7 @@ fn assert_continues(disk: &Disk, clock: &ManualClock, broker: Broker, expected: 
     assert!(report.damaged.is_empty() && report.warnings.is_empty(), "{case}: {report:?}");
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     assert_eq!(offsets(&partition), expected, "{case}: reopened");
-    assert_eq!(files(disk, "topics/t", ".log").len(), partition.stats().segments.len(), "{case}");
+    assert_eq!(files(disk, "topics/t", ".log").len(), partition.segments().len(), "{case}");
     seal(&broker, clock);
     compact(&partition);
     assert_eq!(offsets(&partition), expected, "{case}: compacted");
@@ -470,7 +470,7 @@ fn retention_and_delete_records_win_over_a_compaction() {
             let (disk, clock, broker, partition) = made(config.clone());
             unique(&broker, &partition);
             seal(&broker, &clock);
-            let active = partition.stats().segments.last().unwrap().base_offset;
+            let active = partition.segments().last().unwrap().base_offset;
             let gate = disk.hold(op, nth);
             std::thread::scope(|scope| {
                 let compacting = scope.spawn(|| partition.compact());
@@ -705,7 +705,7 @@ fn small_segments_are_merged_and_none_grows_too_large() {
     seal(&broker, &clock);
     let done = compact(&partition);
     assert!(done.segments_after > 1 && done.segments_after * 3 < done.segments_before, "{done:?}");
-    assert!(partition.stats().segments.iter().all(|segment| segment.bytes <= 1 << 10));
+    assert!(partition.segments().iter().all(|segment| segment.bytes <= 1 << 10));
     assert_eq!(offsets(&partition), (160..200).collect::<Vec<_>>());
 }
 

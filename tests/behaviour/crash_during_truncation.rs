@@ -124,7 +124,7 @@ fn delete(broker: &Broker, name: &str, model: &mut Model, count: u64) -> Result<
 fn kept_by_size(partition: &Partition) -> u64 {
     let stats = partition.stats();
     let (mut left, mut start) = (stats.bytes, stats.bounds.log_start);
-    for pair in stats.segments.windows(2) {
+    for pair in partition.segments().windows(2) {
         left -= pair[0].bytes;
         if left < KEPT_BYTES {
             break;
@@ -230,7 +230,7 @@ fn look<'a>(
             values.push(String::from_utf8(record.value().unwrap().to_vec()).unwrap());
         }
     }
-    let listed = partition.stats().segments.len();
+    let listed = partition.segments().len();
     let dir = format!("topics/{name}/0");
     // A partition that was never written to may have the segment of a first write that was
     // interrupted.

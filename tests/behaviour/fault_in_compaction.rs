@@ -84,7 +84,7 @@ fn ready(disk: &Disk, mode: ReadMode) -> Broker {
 
 /// No file of a segment is there that is not listed.
 fn assert_no_orphan(disk: &Disk, partition: &Partition, case: &str) {
-    let listed = partition.stats().segments.len();
+    let listed = partition.segments().len();
     let (logs, indexes) = (files(disk, "topics/t/0", ".log"), files(disk, "topics/t/0", ".index"));
     assert_eq!(logs.len(), listed, "{case}: {logs:?}");
     for index in &indexes {

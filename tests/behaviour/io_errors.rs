@@ -90,7 +90,7 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_the_partition_is_reopened()
         let disk = Disk::new();
         let (broker, partition) = with_topic(&disk, small().durability(Durability::Sync));
         fill(&broker, &partition, visible);
-        while partition.stats().segments.last().unwrap().bytes > 800 {
+        while partition.segments().last().unwrap().bytes > 800 {
             fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 1);
         }
         let visible = partition.bounds().unwrap().log_end.get();

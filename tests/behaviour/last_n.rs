@@ -55,7 +55,7 @@ fn the_newest_records_come_in_offset_order_across_batches_and_segments() {
         assert_newest(&single, 0, "empty");
         fill(&broker, &single, 40);
         fill_in_batches(&broker, &many, 90);
-        assert!(single.stats().segments.len() > 3 && many.stats().segments.len() > 3);
+        assert!(single.segments().len() > 3 && many.segments().len() > 3);
         assert_newest(&single, 40, "one by one");
         assert_newest(&many, 90, "in batches");
         broker.close().unwrap();

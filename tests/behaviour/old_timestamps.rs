@@ -29,7 +29,7 @@ fn append(broker: &Broker, to: &Partition, record: Record<'_>) {
 }
 
 fn segments(partition: &Partition) -> usize {
-    partition.stats().segments.len()
+    partition.segments().len()
 }
 
 /// Seen on Kafka 4.1.2.

@@ -394,7 +394,7 @@ fn a_newer_sealed_segment_is_reported_when_it_is_read() {
         let partition = broker.topic("t").unwrap().partition(0).unwrap();
         let error = partition.read(at(0), 1 << 20).unwrap_err();
         assert!(is_newer(&error, &file), "{error}");
-        let second = partition.stats().segments[1].base_offset;
+        let second = partition.segments()[1].base_offset;
         let records = partition.read(Start::At(second), 1 << 20).unwrap();
         assert_eq!(records.iter().next().unwrap().value(), Some(value(second.get()).as_bytes()));
     }

@@ -104,7 +104,7 @@ fn run(seed: u64, steps: u64) {
                 disk.crash(survive);
                 // After a power loss nothing proves where a log that has files ended, unless
                 // nothing was changed since a clean close.
-                let has_files = !partition.stats().segments.is_empty();
+                let has_files = !partition.segments().is_empty();
                 let is_changed = disk.read("checkpoint").is_ok_and(|bytes| bytes[20] == 0);
                 model.epoch += u32::from(survive != Survive::Everything && has_files && is_changed);
                 (broker, partition) = open(&disk, &clock);

@@ -234,10 +234,10 @@ fn a_listed_segment_without_its_header_is_damage() {
     damages(&disk, 1, 0);
     // After rolls, acknowledged records in it and none in it.
     let (disk, broker, p) = made();
-    while p.stats().segments.len() < 4 {
+    while p.segments().len() < 4 {
         fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
     }
-    let base = p.stats().segments[3].base_offset.get();
+    let base = p.segments()[3].base_offset.get();
     broker.sync().unwrap();
     disk.crash(Survive::Everything);
     damages(&disk, 4, base);
@@ -260,7 +260,7 @@ fn a_listed_segment_without_its_header_is_damage_also_after_a_torn_tail() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
-    while p.stats().segments.len() < 3 {
+    while p.segments().len() < 3 {
         fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
     }
     disk.crash(Survive::Everything);
@@ -288,10 +288,10 @@ fn a_roll_costs_one_sync_of_the_header() {
     fill(&broker, &p, 1);
     let (mut rolls, before) = (0, disk.ops_of(Op::Sync));
     while rolls < 5 {
-        let segments = p.stats().segments.len();
+        let segments = p.segments().len();
         let syncs = disk.ops_of(Op::Sync);
         fill(&broker, &p, p.bounds().unwrap().log_end.get() + 1);
-        let rolled = (p.stats().segments.len() - segments) as u64;
+        let rolled = (p.segments().len() - segments) as u64;
         rolls += rolled;
         // Of the header, and of the new manifest.
         assert!(disk.ops_of(Op::Sync) - syncs >= 2 * rolled);
@@ -402,7 +402,7 @@ fn damage_is_reported_at_every_opening_despite_maintenance() {
             let record = Record::new(value(offset)).key("k");
             broker.producer().send(&p, record).unwrap().wait().unwrap();
         }
-        assert!(p.stats().segments.len() > 2);
+        assert!(p.segments().len() > 2);
         disk.crash(Survive::Synced);
         drop((p, broker));
         let ends = batch_ends(&disk.read(ACTIVE).unwrap());
@@ -666,7 +666,7 @@ fn only_batches_after_the_recovery_point_are_read_again() {
         let broker = open(&Disk::new()).unwrap();
         let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
         fill(&broker, &p, 40);
-        p.stats().segments[1].base_offset.get()
+        p.segments()[1].base_offset.get()
     };
     assert_eq!(reopen(full, 12), reopen(full * 70, 12), "the long past is not looked at");
     assert!(reopen(full, 70) > reopen(full, 2));

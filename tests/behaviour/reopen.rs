@@ -106,12 +106,12 @@ fn only_lost_batches_are_truncated_at_any_position() {
     // Whole segments may be unsynced, and the loss in any of them.
     let segments = {
         let failed = failed(small(), 30);
-        failed.partition.stats().segments.len()
+        failed.partition.segments().len()
     };
     assert!(segments > 4, "{segments}");
     for lost in 1..segments - 1 {
         let Failed { disk, broker, cuts, partition, .. } = failed(small(), 30);
-        let bases: Vec<u64> = partition.stats().segments.iter().map(|s| s.base_offset.get()).collect();
+        let bases: Vec<u64> = partition.segments().iter().map(|s| s.base_offset.get()).collect();
         let file = files(&disk, "topics/t/0", ".log").remove(lost);
         let len = disk.read(&file).unwrap().len() as u64;
         // The last byte of the segment's last batch.

@@ -105,14 +105,14 @@ fn a_copy_is_equal_in_records_offsets_and_stored_bodies() {
                 producer.send(&source, record.null_header("none")).unwrap().wait().unwrap();
             }
             producer.send(&source, Record::tombstone("key 1")).unwrap().wait().unwrap();
-            assert!(source.stats().segments.len() > 2, "several segments");
+            assert!(source.segments().len() > 2, "several segments");
 
             let steps = replicate(&source, &copy, max_bytes);
             assert_eq!(steps == 1, max_bytes == 1 << 20, "{steps} steps");
             assert_eq!(everything(&copy), everything(&source));
             assert_eq!(copy.bounds().unwrap(), source.bounds().unwrap());
             assert_eq!(copy.stats().bytes, source.stats().bytes, "stored as they were");
-            assert!(copy.stats().segments.len() > 2, "the copy rolls by itself");
+            assert!(copy.segments().len() > 2, "the copy rolls by itself");
 
             // The copy can be replicated again, and takes appends of its own.
             let next = partition(&there, "copy-of-copy", small());
@@ -383,7 +383,7 @@ fn a_replica_has_the_durability_of_its_own_topic() {
         let there = open(&disk).unwrap();
         let copy = partition(&there, "t", small().durability(durability));
         let copied = copy.append_raw(&source.read_raw(offset(0), 4000).unwrap()).unwrap().get();
-        assert!(copied > 10 && copied < 40 && copy.stats().segments.len() > 1);
+        assert!(copied > 10 && copied < 40 && copy.segments().len() > 1);
         disk.crash(survive);
         let there = open(&disk).unwrap();
         let copy = partition(&there, "t", small());

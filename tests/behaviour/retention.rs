@@ -50,8 +50,8 @@ fn by_size_the_oldest_segments_go_down_to_the_bound_and_not_below() {
     let t = partition(&broker, fives());
     append(&broker, &t, 15);
     assert_eq!(look(&disk, &t), (3, 0, 15));
-    let five = t.stats().segments[0].bytes;
-    assert!(t.stats().segments.iter().all(|segment| segment.bytes == five));
+    let five = t.segments()[0].bytes;
+    assert!(t.segments().iter().all(|segment| segment.bytes == five));
     for (bytes, expected) in [
         (15 * five, (3, 0, 15)),
         (2 * five + 1, (3, 0, 15)),
@@ -188,7 +188,7 @@ fn retention_by_age_and_size_deletes_the_union_of_both() {
     append(&broker, &t, 5);
     clock.advance(MINUTE);
     append(&broker, &t, 15);
-    let five = t.stats().segments[0].bytes;
+    let five = t.segments()[0].bytes;
     let both = Retention::for_bytes(2 * five).and_age(MINUTE);
     assert_eq!(both, Retention::for_age(MINUTE).and_bytes(2 * five));
     broker.alter_topic("t", fives().retention(both)).unwrap();
@@ -297,7 +297,7 @@ fn deleted_segments_are_reported_as_an_event() {
         .unwrap();
     let t = partition(&broker, fives());
     append(&broker, &t, 15);
-    let five = t.stats().segments[0].bytes;
+    let five = t.segments()[0].bytes;
     broker.alter_topic("t", fives().retention(Retention::for_bytes(five))).unwrap();
     broker.maintain().unwrap();
     broker.maintain().unwrap();

@@ -17,7 +17,7 @@ const AGE: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_millis(1);
 
 fn segments(partition: &Partition) -> usize {
-    partition.stats().segments.len()
+    partition.segments().len()
 }
 
 // -- by size --
@@ -34,24 +34,26 @@ fn a_segment_that_would_grow_beyond_its_size_is_sealed_and_no_batch_is_split() {
     for i in 0..30u64 {
         let records: Vec<_> =
             (0..1 + i % 4).map(|n| format!("{i} {n} {}", "x".repeat(i as usize * 5))).collect();
-        let before = partition.stats();
+        let (before, had) = (partition.stats(), partition.segments());
         let receipts =
             producer.send_all(&partition, records.iter().map(Record::new)).unwrap().wait().unwrap();
-        let after = partition.stats();
+        let (after, has) = (partition.stats(), partition.segments());
+        assert_eq!((before.segments, after.segments), (had.len(), has.len()));
+        assert_eq!(after.bytes, has.iter().map(|segment| segment.bytes).sum::<u64>());
         assert_eq!(after.batches_appended, before.batches_appended + 1);
         let bytes = after.bytes_appended - before.bytes_appended;
-        let (last_before, last) = (before.segments.last().unwrap(), after.segments.last().unwrap());
-        if after.segments.len() == before.segments.len() {
+        let (last_before, last) = (had.last().unwrap(), has.last().unwrap());
+        if has.len() == had.len() {
             assert_eq!(last.bytes, last_before.bytes + bytes, "the whole batch is in the segment");
         } else {
-            assert_eq!(after.segments.len(), before.segments.len() + 1);
+            assert_eq!(has.len(), had.len() + 1);
             assert!(
                 last_before.bytes + bytes > 1024,
                 "it would not have fitted: {} and {bytes}",
                 last_before.bytes
             );
             assert_eq!(last.base_offset, receipts[0].offset, "the batch begins the next segment");
-            let sealed = &after.segments[before.segments.len() - 1];
+            let sealed = &has[had.len() - 1];
             assert!(sealed.sealed && sealed.bytes == last_before.bytes);
         }
         assert!(last.bytes <= 1024 && !last.sealed);
@@ -116,7 +118,7 @@ fn a_record_or_batch_above_its_limit_is_refused_before_anything_is_written() {
     for (offset, pending) in (3..).zip(pending) {
         assert_eq!(pending.wait().unwrap().offset, offset);
     }
-    assert!(partition.stats().segments.iter().all(|segment| segment.bytes <= 1024));
+    assert!(partition.segments().iter().all(|segment| segment.bytes <= 1024));
     assert_filled(&partition, 200, "in segments of 1 KiB");
 }
 
@@ -214,7 +216,7 @@ fn an_idle_segment_is_rolled_by_maintenance_once_it_is_old_and_an_empty_one_neve
     clock.advance(TICK);
     broker.maintain().unwrap();
     assert_eq!(segments(&used), 2);
-    let after = used.stats().segments;
+    let after = used.segments();
     assert!(after[0].sealed && !after[1].sealed && after[1].base_offset == 3);
     for _ in 0..5 {
         clock.advance(AGE * 10);
@@ -289,7 +291,7 @@ fn a_sealed_segment_is_marked_synced_only_after_maintenance_synced_it() {
         broker.maintain().unwrap();
         assert_eq!(states(&disk), [vec![3; count - 1], vec![1]].concat());
         assert_eq!(files(&disk, "topics/t/0", ".index").len(), count - 1);
-        let sealed_end = partition.stats().segments.last().unwrap().base_offset;
+        let sealed_end = partition.segments().last().unwrap().base_offset;
         assert!(partition.bounds().unwrap().durable_end >= sealed_end);
         // A segment marked synced is synced: the worst power loss leaves it.
         disk.crash(Survive::Synced);
@@ -343,13 +345,8 @@ fn every_roll_is_reported_as_an_event() {
     fill(&broker, &partition, 20);
     clock.advance(AGE * 2);
     broker.maintain().unwrap();
-    let bases: Vec<_> = partition
-        .stats()
-        .segments
-        .iter()
-        .skip(1)
-        .map(|s| ("t".to_string(), 1, s.base_offset.get()))
-        .collect();
+    let bases: Vec<_> =
+        partition.segments().iter().skip(1).map(|s| ("t".to_string(), 1, s.base_offset.get())).collect();
     assert_eq!(*told.lock().unwrap(), bases);
     assert_eq!(bases.last().unwrap().2, 20, "the idle one too");
 }

@@ -54,15 +54,15 @@ fn a_segment_that_follows_another_history_is_no_part_of_the_log() {
         let write = |what: &str| {
             let disk = begin.duplicate();
             let (broker, partition) = topic(&disk, small());
-            while partition.stats().segments.len() < 2 {
+            while partition.segments().len() < 2 {
                 let value = format!("{what} {:>100}", partition.bounds().unwrap().log_end);
                 send(&broker, &partition, &value).unwrap();
             }
             if is_closed {
                 broker.close().unwrap();
             }
-            let name = relative(&partition.stats().segments[1].file);
-            let base = partition.stats().segments[1].base_offset;
+            let name = relative(&partition.segments()[1].file);
+            let base = partition.segments()[1].base_offset;
             disk.crash(Survive::Everything);
             (disk, name, base)
         };
@@ -97,9 +97,9 @@ fn a_batch_of_another_epoch_is_no_witness() {
     partition.truncate_to(4.into()).unwrap();
     fill(&broker, &partition, 8);
     broker.sync().unwrap();
-    let before = partition.stats().segments.last().unwrap().bytes as usize;
+    let before = partition.segments().last().unwrap().bytes as usize;
     fill(&broker, &partition, 9);
-    let file = relative(&partition.stats().segments.last().unwrap().file);
+    let file = relative(&partition.segments().last().unwrap().file);
     let batch = copy.read(file).unwrap()[before..].to_vec();
     copy.crash(Survive::Everything);
 

@@ -258,7 +258,7 @@ fn indexes_of_truncated_and_only_sent_events_are_written() {
     topic(&broker).stream("absent").unwrap().version().unwrap();
     broker.maintain().unwrap();
     let indexes = || files(&disk, "topics/accounts/0", ".keys").len();
-    assert_eq!(indexes(), partition.stats().segments.iter().filter(|segment| segment.sealed).count());
+    assert_eq!(indexes(), partition.segments().iter().filter(|segment| segment.sealed).count());
     broker.close().unwrap();
 
     // A run in which no stream is read.
@@ -267,7 +267,7 @@ fn indexes_of_truncated_and_only_sent_events_are_written() {
         let record = Record::new(format!("sent {n}")).key("account-1");
         broker.producer().send(&topic(&broker), record).unwrap().wait().unwrap();
     }
-    let segments = topic(&broker).partition(0).unwrap().stats().segments.len();
+    let segments = topic(&broker).partition(0).unwrap().segments().len();
     broker.close().unwrap();
     assert_eq!(indexes(), segments, "the active one's too");
     let broker = open(&disk);
@@ -769,7 +769,7 @@ fn an_append_that_is_not_synced_yet_is_counted_and_not_loaded() {
             transaction.commit_async()
         })
         .collect();
-    assert!(topic.partition(0).unwrap().stats().segments.len() > 3);
+    assert!(topic.partition(0).unwrap().segments().len() > 3);
     assert_eq!(values(&stream.load().unwrap()), ["visible"]);
     assert_eq!(values(&stream.last_n(3).unwrap()), ["visible"]);
     assert_eq!(stream.version().unwrap(), 1);

@@ -124,7 +124,7 @@ fn a_late_record_is_found_across_index_entries_and_segments() {
     times[32] = 8_999;
     let config = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700).index_interval_bytes(1);
     let (_broker, partition) = partition_of(config, &times);
-    assert!(partition.stats().segments.len() > 5);
+    assert!(partition.segments().len() > 5);
     assert_like(&partition, &times, "");
     assert_eq!([2_000, 5_001, 9_000].map(|t| lookup(&partition, t)), [Some(7), Some(31), Some(31)]);
 }
@@ -210,7 +210,7 @@ fn segments_that_are_too_old_are_not_even_opened() {
     broker.close().unwrap();
     let broker = config().on_disk(&disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
-    assert!(partition.stats().segments.len() > 20);
+    assert!(partition.segments().len() > 20);
     let opened = || disk.ops_of(Op::OpenFile);
     for (t, expected) in [(150, Some(150)), (300, None)] {
         let before = opened();

@@ -186,7 +186,7 @@ fn append_time_rolls_and_goes_back_with_the_clock() {
             broker.producer().send(&partition, record).unwrap().wait().unwrap().timestamp,
             clock.now()
         );
-        partition.stats().segments.len()
+        partition.segments().len()
     };
     assert_eq!(send(at(0)), 1);
     assert_eq!(send(clock.now().plus(2 * HOUR)), 1, "its own time does not count");

@@ -199,7 +199,7 @@ fn altered_settings_take_effect_from_the_next_batch_on() {
         let before = partition.stats();
         send(&broker, &partition, &long).unwrap();
         let after = partition.stats();
-        (after.bytes_appended - before.bytes_appended, after.segments.len() - before.segments.len())
+        (after.bytes_appended - before.bytes_appended, after.segments - before.segments)
     };
     let mut config = topic.config();
     assert!(appended(&config).0 > 500);

@@ -88,7 +88,7 @@ fn a_segment_is_not_marked_synced_before_its_transactions_records_are() {
     let (broker, [a, b, c, s, _]) = open(&disk);
     send(&broker, &a, "before").unwrap();
     together(&broker, &[&a, &b], "one").unwrap();
-    while a.stats().segments.len() < 2 {
+    while a.segments().len() < 2 {
         let end = a.bounds().unwrap().log_end;
         a.append_at(end, [Record::new("x".repeat(300))]).unwrap();
     }
@@ -268,7 +268,7 @@ fn a_reopen_takes_nothing_from_a_transaction_that_is_being_committed() {
     let (broker, [_, _, _, s, z]) = open(&disk);
     send(&broker, &z, "before").unwrap();
     // The next one rolls: its directory is synced before the record is written.
-    while s.stats().segments.iter().map(|segment| segment.bytes).sum::<u64>() < 900 {
+    while s.segments().iter().map(|segment| segment.bytes).sum::<u64>() < 900 {
         send(&broker, &s, &"x".repeat(100)).unwrap();
     }
     let mut unsynced = broker.transaction();

@@ -27,7 +27,7 @@ fn with(disk: &Disk, config: TopicConfig) -> (Broker, Partition) {
 fn filled(disk: &Disk, end: u64) -> (Broker, Partition) {
     let (broker, partition) = with(disk, small());
     fill(&broker, &partition, end);
-    assert!(end < 20 || partition.stats().segments.len() >= 3);
+    assert!(end < 20 || partition.segments().len() >= 3);
     (broker, partition)
 }
 
@@ -82,13 +82,13 @@ fn truncate_to_sets_the_log_end_and_appends_continue_there() {
     for to in 0..40 {
         let disk = Disk::new();
         let (broker, partition) = filled(&disk, 40);
-        let bases: Vec<_> = partition.stats().segments.iter().map(|s| s.base_offset.get()).collect();
+        let bases: Vec<_> = partition.segments().iter().map(|s| s.base_offset.get()).collect();
         partition.truncate_to(to.into()).unwrap();
         assert_eq!(ends(&partition), (0, to, to, to));
         assert_eq!(partition.epoch(), 1);
         assert_filled(&partition, to, "cut");
         let kept = bases.iter().filter(|base| **base < to).count();
-        assert_eq!(partition.stats().segments.len(), kept + 1, "{bases:?} {to}");
+        assert_eq!(partition.segments().len(), kept + 1, "{bases:?} {to}");
         assert_eq!(files(&disk, "topics/t/0", ".log").len(), kept + 1);
         after_each_stop(&disk, |_, partition, case| {
             assert_eq!(
@@ -392,7 +392,7 @@ fn max_timestamp_and_time_lookup_follow_a_truncation() {
         let record = Record::new(value(n)).timestamp(Timestamp::from_millis(time(n)));
         broker.producer().send(&partition, record).unwrap().wait().unwrap();
     }
-    assert!(partition.stats().segments.len() >= 3);
+    assert!(partition.segments().len() >= 3);
     let whole = disk.clone();
     drop((broker, partition));
     for to in 0..40 {
@@ -466,7 +466,7 @@ fn a_truncation_is_reported_as_an_event() {
 fn a_checkpoint_of_a_truncated_segment_is_ignored() {
     let disk = Disk::new();
     let (broker, partition) = filled(&disk, 40);
-    let base = partition.stats().segments.last().unwrap().base_offset.get();
+    let base = partition.segments().last().unwrap().base_offset.get();
     fill(&broker, &partition, base + 3);
     broker.close().unwrap();
     let (broker, partition) = filled(&disk, 40);

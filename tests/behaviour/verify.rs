@@ -62,7 +62,7 @@ fn rich() -> (Disk, Broker) {
     // At the beginning of a segment: of one that is shortened, the bytes after its end belong to no
     // record.
     let p = plain.partition(0).unwrap();
-    p.truncate_to(p.stats().segments.last().unwrap().base_offset).unwrap();
+    p.truncate_to(p.segments().last().unwrap().base_offset).unwrap();
     broker.maintain().unwrap();
     (disk, broker)
 }

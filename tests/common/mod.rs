@@ -73,12 +73,12 @@ pub fn send(broker: &Broker, to: &Partition, value: &str) -> quipu::Result<Recei
 /// Has the files of a partition made that was never written to, and nothing in them: its first
 /// batch finds no room.
 pub fn make_files(disk: &Disk, broker: &Broker, partition: &Partition) {
-    if partition.stats().segments.is_empty() {
+    if partition.segments().is_empty() {
         // After the header of the segment, the manifest, and the note in the catalog.
         disk.fail(Op::Write, 4, ErrorKind::StorageFull);
         let error = send(broker, partition, "no room").unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
-        assert_eq!((partition.stats().segments.len(), partition.bounds().unwrap().log_end.get()), (1, 0));
+        assert_eq!((partition.segments().len(), partition.bounds().unwrap().log_end.get()), (1, 0));
     }
 }
 
@@ -226,7 +226,7 @@ pub fn look(disk: &Disk, partition: &Partition) -> (usize, u64, u64) {
             next = next.plus(1);
         }
     }
-    let listed = partition.stats().segments;
+    let listed = partition.segments();
     assert_eq!(files(disk, "topics/t/0", ".log").len(), listed.len(), "{listed:?}");
     (listed.len(), bounds.log_start.get(), bounds.log_end.get())
 }

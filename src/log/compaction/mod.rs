@@ -129,10 +129,8 @@ fn compact_extent(
 /// Returns the results of past compactions, and the bytes that the next one would read.
 pub(crate) fn stats(log: &Log) -> CompactionStats {
     let mut stats = log.compactor.stats();
-    if log.settings().cleanup.compacts()
-        && let Some((_, candidates)) = sealed(log)
-    {
-        (stats.compacted_bytes, stats.dirty_bytes) = amounts(&candidates);
+    if log.settings().cleanup.compacts() {
+        (stats.compacted_bytes, stats.dirty_bytes) = log.manifest.compacted_and_dirty();
     }
     stats
 }

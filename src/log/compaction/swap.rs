@@ -2,7 +2,7 @@
 
 use super::output::Outputs;
 use super::pace::Pace;
-use crate::log::list::View;
+use crate::log::list::{SegmentSet, View};
 use crate::log::manifest::ManifestError;
 use crate::log::{Log, idempotence};
 use crate::segment::Segment;
@@ -45,7 +45,7 @@ pub(in crate::log) fn swap(
         log.tail.clear(&log.ctx);
         let mut list = view.segments.to_vec();
         list.splice(first..after, segments.iter().cloned());
-        View { segments: list.into(), ..view.clone() }
+        View { segments: Arc::new(SegmentSet::new(list)), ..view.clone() }
     });
     // Unlink under the shape lock, while no other thread removes segments, or makes one that may
     // have the name of an old one.

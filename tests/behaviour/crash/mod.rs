@@ -438,8 +438,8 @@ impl<'a> Run<'a> {
             if !model.now.exists || !["aged", "sized"].contains(name) {
                 continue;
             }
-            let stats = self.broker.topic(name)?.partition(0)?.stats();
-            let start = if *name == "aged" { model.now.end } else { kept_by_size(&stats, 2_000) };
+            let partition = self.broker.topic(name)?.partition(0)?;
+            let start = if *name == "aged" { model.now.end } else { kept_by_size(&partition, 2_000) };
             if start > model.now.start {
                 model.next = Some(begun_later(&model.now, start));
                 gone.push(*name);
@@ -594,9 +594,10 @@ fn begun_later(state: &State, start: u64) -> State {
 }
 
 /// Where a log starts when whole segments are gone, the oldest first, as long as enough is left.
-fn kept_by_size(stats: &quipu::stats::PartitionStats, bytes: u64) -> u64 {
+fn kept_by_size(partition: &quipu::Partition, bytes: u64) -> u64 {
+    let stats = partition.stats();
     let (mut left, mut start) = (stats.bytes, stats.bounds.log_start);
-    for pair in stats.segments.windows(2) {
+    for pair in partition.segments().windows(2) {
         left -= pair[0].bytes;
         if left < bytes {
             break;
@@ -618,7 +619,7 @@ pub fn look(disk: &Disk, broker: &Broker, told: &Told) -> std::result::Result<Fo
         disk.files().into_iter().map(|(path, _)| format!("mem:/{}", path.display())).collect();
     for topic in broker.topics() {
         let partition = topic.partition(0).map_err(|e| e.to_string())?;
-        for segment in partition.stats().segments {
+        for segment in partition.segments() {
             if !files.contains(&segment.file.display().to_string()) {
                 return Err(format!("{} is listed and missing", segment.file.display()));
             }
