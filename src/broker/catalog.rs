@@ -164,7 +164,7 @@ impl BrokerInner {
         for log in state.logs().iter() {
             log.set_settings(&settings);
         }
-        state.alter(settings, added);
+        state.alter(settings, added, &ctx.readers);
         Ok(state)
     }
 

@@ -127,7 +127,7 @@ impl BrokerInner {
             return Ok(());
         }
         // Those that read no log; the end of a log wakes its own.
-        self.ctx.parked.idle.signal();
+        self.ctx.readers.idle.signal();
         // Waits for a running change of the topics; no other starts, so everything that it opens is
         // closed below.
         drop(self.changing.lock());

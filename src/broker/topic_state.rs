@@ -1,6 +1,7 @@
 //! A topic as the broker knows it: its identity, its settings, and the logs of its partitions.
 
 use crate::config::TimestampType;
+use crate::engine::Readers;
 use crate::error::{Error, Result};
 use crate::log::{Log, LogSettings, close};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
@@ -114,8 +115,8 @@ impl TopicState {
         }
     }
 
-    /// Takes new settings and partitions that have been added.
-    pub(super) fn alter(&self, settings: Arc<LogSettings>, added: Vec<Arc<Log>>) {
+    /// Takes new settings and partitions that have been added, of which it tells `readers`.
+    pub(super) fn alter(&self, settings: Arc<LogSettings>, added: Vec<Arc<Log>>, readers: &Readers) {
         self.needs_keys.store(settings.needs_keys(), Ordering::Release);
         *self.settings.write() = settings;
         if !added.is_empty() {
@@ -125,6 +126,7 @@ impl TopicState {
         let mut logs = self.logs.write();
         *logs = logs.iter().cloned().chain(added).collect();
         self.count.store(count_of(&logs), Ordering::Release);
+        readers.note_grown();
         // Readers that wait are to look at the new partitions too.
         for log in logs.iter() {
             log.waiters().signal();

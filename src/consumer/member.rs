@@ -2,6 +2,7 @@
 //! one load. If they differ, it gives up the partitions that move away, takes those that are free,
 //! and calls its listener.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::commit::Committer;
@@ -183,8 +184,7 @@ impl Session {
         // The listener's error comes first: it is returned once, whereas an automatic commit is
         // tried again.
         told.and(self.commit_if_due(fetcher))?;
-        let unset: Vec<TopicPartition> =
-            fetcher.assigned().iter().filter(|assigned| assigned.is_unset()).map(topic_partition).collect();
+        let unset = fetcher.unset();
         if !unset.is_empty() {
             let group = self.committer.group.name.clone();
             return Err(Error::NoCommittedOffset { group, partitions: unset });
@@ -208,9 +208,14 @@ impl Session {
     fn store_starts(&mut self, fetcher: &mut Fetcher) -> Result<()> {
         fetcher.assigned_mut().iter_mut().try_for_each(Assigned::look_up)?;
         let (mut starts, mut is_strict) = (Vec::new(), false);
+        let place_of = |identity: &Arc<Identity>| (identity.topic_id, identity.partition);
+        let assigned: HashMap<_, _> = fetcher
+            .assigned()
+            .iter()
+            .map(|assigned| (place_of(assigned.log().identity()), assigned))
+            .collect();
         for starting in &mut self.starting {
-            let same = |assigned: &&Assigned| Arc::ptr_eq(assigned.log().identity(), &starting.identity);
-            let Some(assigned) = fetcher.assigned().iter().find(same) else { continue };
+            let Some(assigned) = assigned.get(&place_of(&starting.identity)) else { continue };
             // If the last attempt failed, records may have been delivered since.
             starting.at = starting.at.or_else(|| assigned.lands(self.reset));
             if let Some((offset, epoch)) = starting.at {
@@ -322,9 +327,10 @@ impl Session {
         let partitions: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
         let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
         let told = self.tell(fetcher, RebalanceEvent::Revoked, &partitions);
+        let shared: HashSet<_> = shares.iter().map(|share| (share.id, share.partition)).collect();
         fetcher.unassign(|assigned| {
             let identity = assigned.log().identity();
-            shares.iter().any(|share| share.id == identity.topic_id && share.partition == identity.partition)
+            shared.contains(&(identity.topic_id, identity.partition))
         });
         if let Some(member) = &self.member {
             member.seat.group.lock().release(member.seat.id, shares);

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) use self::events::{Events, Later, caught};
 pub(crate) use self::files::{FileBudget, Opened};
 pub(crate) use self::identity::Identity;
-pub(crate) use self::notify::{Parked, Waiter, Waiters};
+pub(crate) use self::notify::{Interest, Readers, Waiter, Waiters};
 pub(crate) use self::pool::{Buffer, BufferPool};
 pub(crate) use self::reserve::{MayBeFull, Reserve};
 pub(crate) use self::room::Keeper;
@@ -86,7 +86,7 @@ pub(crate) struct Context {
     pub(crate) timer: Timer,
     pub(crate) work: WorkQueue,
     pub(crate) files: FileBudget,
-    pub(crate) parked: Parked,
+    pub(crate) readers: Readers,
     /// The bytes of the newest batches that all logs keep in memory.
     pub(crate) tail_bytes: AtomicUsize,
     pub(crate) reserve: Reserve,
@@ -118,7 +118,7 @@ impl Context {
             timer: Timer::new(),
             work: WorkQueue::default(),
             files: FileBudget::new(config.max_open_files),
-            parked: Parked::default(),
+            readers: Readers::default(),
             tail_bytes: AtomicUsize::new(0),
             room: Room::new(budget),
             events: Arc::new(Events::new(config.on_event.clone())),

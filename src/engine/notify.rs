@@ -1,26 +1,45 @@
-//! Wakes readers that wait for new records. A writer pays one load when no reader waits.
+//! Wakes readers that wait for new records, and notes for each reader which of its logs it has to
+//! look at. A writer pays one load where no reader waits for its log, and a reader pays nothing for
+//! logs that do not change.
 //!
-//! A reader announces that it is about to park, checks the visible ends once more, and parks. A
-//! writer stores the visible end and then checks whether a reader is parked. Both put a
-//! sequentially consistent fence between their store and their load, so at least one of them sees
-//! the other's store: no wake-up is lost.
+//! A reader of many logs has a *ready list*: the logs that may have something for it. It looks at
+//! those only. Its [`Interest`] in each of the other logs is *armed*.
+//!
+//! The concurrency argument:
+//! - *Invariant*: a log is on the reader's ready list, or among the [places](Waiter::take) that its
+//!   waiter has noted for that list, or the interest in it is armed and the reader has found nothing
+//!   in it after it was armed.
+//! - *Arming*: a reader that finds nothing in a log arms its interest, looks at the log once more,
+//!   and takes it off the list if there is still nothing. A writer moves the visible end, and then
+//!   checks whether an interest in its log is armed. Both put a sequentially consistent fence
+//!   between their store and their load, so at least one of them sees the other's store: the reader
+//!   finds the records, or the writer finds the interest armed. No record is missed.
+//! - *Firing*: the writer notes the place of the log with the waiter, disarms the interest, and
+//!   signals the waiter. It does so under the lock of the log's list, and the mark that an interest
+//!   is armed is taken back last, under that lock. So a writer that finds the mark waits for a
+//!   writer that is firing, or sees that it is done: once an append has returned, a poll finds its
+//!   record.
+//! - *Parking*: a reader resets its waiter, takes the noted places, looks, and waits only if there
+//!   was no signal since. A place is noted and its signal is set under one lock. So a place is taken
+//!   by this look, or its signal ends the wait.
+//! - *Other changes* of a log (a truncation, its end, added partitions) fire every armed interest,
+//!   and signal every waiter, armed or not: such a change is not a matter of one log only.
 
 use std::task::Waker;
 use std::time::Duration;
 
 use super::events::Events;
 use crate::clock::{Clock, wait_timeout};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, fence};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, Rank, fence};
 
-/// The readers of a broker that wait.
+/// Changes that concern readers of a broker, and are of no single log.
 #[derive(Default)]
-pub(crate) struct Parked {
-    /// The number of readers that are parked or have left a waker. While it is zero, publishing is
-    /// one store.
-    count: AtomicUsize,
+pub(crate) struct Readers {
     /// The readers that read no log, whether they wait or not: no log would wake them when the
     /// broker is closed.
     pub(crate) idle: Waiters,
+    /// How often partitions were added to a topic. Raised before the logs of the topic signal.
+    grown: AtomicU64,
 }
 
 /// The place where one reader waits.
@@ -46,6 +65,19 @@ struct WaiterState {
     waker: Option<Waker>,
     /// A waker was called, and its future has not been polled since.
     future_woken: bool,
+    /// The places of logs that have changed since the last [`Waiter::take`]. Each is there about
+    /// once, because firing an interest disarms it.
+    changed: Vec<usize>,
+}
+
+impl WaiterState {
+    /// Returns the waker to be called once the lock is released.
+    fn signal(&mut self) -> Option<Waker> {
+        self.signalled = true;
+        let waker = self.waker.take();
+        self.future_woken |= waker.is_some();
+        waker
+    }
 }
 
 impl Waiter {
@@ -58,17 +90,25 @@ impl Waiter {
         }
     }
 
-    /// Wakes the reader, because a log that it reads has changed.
+    /// Wakes the reader, because something that it reads has changed.
     pub(crate) fn signal(&self) {
-        let mut state = self.state.lock();
-        state.signalled = true;
-        let waker = state.waker.take();
-        state.future_woken |= waker.is_some();
-        drop(state);
+        let waker = self.state.lock().signal();
         self.signalled.notify_all();
         if let Some(waker) = waker {
             self.events.wake(waker);
         }
+    }
+
+    /// As [`signal`](Waiter::signal), because of the log at `place`, if there is one. Calls no
+    /// waker: returns the waker that the caller must wake under no lock.
+    fn note(&self, place: Option<usize>) -> Option<(Arc<Events>, Waker)> {
+        let waker = {
+            let mut state = self.state.lock();
+            state.changed.extend(place);
+            state.signal()
+        };
+        self.signalled.notify_all();
+        waker.map(|waker| (self.events.clone(), waker))
     }
 
     /// Makes the current or the next wait return at once.
@@ -77,9 +117,12 @@ impl Waiter {
         self.signal();
     }
 
-    /// Returns whether [`wake_up`](Waiter::wake_up) was called since the last call.
-    pub(crate) fn take_wake_up(&self) -> bool {
-        std::mem::take(&mut self.state.lock().woken_up)
+    /// Adds the places of the logs that have changed since the last call, and returns whether
+    /// [`wake_up`](Waiter::wake_up) was called since.
+    pub(crate) fn take(&self, changed: &mut impl Extend<usize>) -> bool {
+        let mut state = self.state.lock();
+        changed.extend(state.changed.drain(..));
+        std::mem::take(&mut state.woken_up)
     }
 
     /// Forgets older signals. The reader must check its logs after this call.
@@ -127,54 +170,93 @@ impl Waiter {
         };
         true
     }
+
+    #[cfg(test)]
+    pub(crate) fn has_waker(&self) -> bool {
+        self.state.lock().waker.is_some()
+    }
 }
 
-impl Parked {
-    /// Announces a reader that is about to wait. It must check its logs once more after this call.
-    pub(crate) fn announce(&self) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+impl Readers {
+    /// Notes that partitions were added to a topic. Must be called before its logs signal.
+    pub(crate) fn note_grown(&self) {
+        self.grown.fetch_add(1, Ordering::Release);
     }
 
-    /// The reader no longer waits.
-    pub(crate) fn leave(&self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
+    /// Returns a number that changes with each topic that was given more partitions.
+    #[inline]
+    pub(crate) fn grown(&self) -> u64 {
+        self.grown.load(Ordering::Acquire)
+    }
+}
+
+/// A reader's interest in one log.
+pub(crate) struct Interest {
+    waiter: Arc<Waiter>,
+    /// The place of the log among those of the reader. Changed by the reader only.
+    place: AtomicUsize,
+    /// The log is to be put on the ready list when it changes. Changed under the lock of the log's
+    /// list.
+    armed: AtomicBool,
+}
+
+impl Interest {
+    pub(crate) fn new(waiter: &Arc<Waiter>, place: usize) -> Self {
+        Interest { waiter: waiter.clone(), place: AtomicUsize::new(place), armed: AtomicBool::new(false) }
     }
 
-    /// Returns whether a reader may have to be signalled. Must be called after the visible end is
-    /// stored.
-    pub(crate) fn any(&self) -> bool {
-        // IMPORTANT: keep the fence. Without it the store of the visible end could be reordered
-        // after this load, the reader's check could run before the store, and the reader would
-        // sleep although there are records.
-        fence(Ordering::SeqCst);
-        self.count.load(Ordering::SeqCst) > 0
+    /// The log has another place now. The reader must look at it after this call, because a writer
+    /// may have noted the old place.
+    pub(crate) fn set_place(&self, place: usize) {
+        self.place.store(place, Ordering::Release);
+    }
+
+    /// Disarms it, and signals its waiter if it was armed or if `always`.
+    fn fire(&self, always: bool) -> Option<(Arc<Events>, Waker)> {
+        let was_armed = self.armed.swap(false, Ordering::AcqRel);
+        // Load the place after the swap: a reader that has moved the log, and armed the interest
+        // since, is told the new place.
+        let place = was_armed.then(|| self.place.load(Ordering::Acquire));
+        if was_armed || always { self.waiter.note(place) } else { None }
+    }
+}
+
+#[cfg(test)]
+impl Default for Interest {
+    fn default() -> Self {
+        Interest::new(&Arc::default(), 0)
     }
 }
 
 /// The readers of one log.
 pub(crate) struct Waiters {
-    list: Mutex<Vec<Arc<Waiter>>>,
+    list: Mutex<Vec<Arc<Interest>>>,
     /// The length of the list: a hint for callers that only check whether the log has readers.
     count: AtomicUsize,
+    /// Whether an interest of the list may be armed. Changed under the lock of the list.
+    armed: AtomicBool,
 }
 
 impl Default for Waiters {
     fn default() -> Self {
-        Waiters { list: Mutex::new(Rank::Waiters, Vec::new()), count: AtomicUsize::new(0) }
+        Waiters {
+            list: Mutex::new(Rank::Waiters, Vec::new()),
+            count: AtomicUsize::new(0),
+            armed: AtomicBool::new(false),
+        }
     }
 }
 
 impl Waiters {
-    pub(crate) fn add(&self, waiter: Arc<Waiter>) {
+    pub(crate) fn add(&self, interest: Arc<Interest>) {
         let mut list = self.list.lock();
-        list.push(waiter);
+        list.push(interest);
         self.count.store(list.len(), Ordering::Relaxed);
     }
 
-    pub(crate) fn remove(&self, waiter: &Arc<Waiter>) {
+    pub(crate) fn remove(&self, interest: &Arc<Interest>) {
         let mut list = self.list.lock();
-        list.retain(|other| !Arc::ptr_eq(other, waiter));
+        list.retain(|other| !Arc::ptr_eq(other, interest));
         self.count.store(list.len(), Ordering::Relaxed);
     }
 
@@ -183,10 +265,46 @@ impl Waiters {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Signals all readers of this log.
+    /// Arms an interest in this log. The reader must look at the log once more after this call.
+    pub(crate) fn arm(&self, interest: &Interest) {
+        {
+            let _list = self.list.lock();
+            interest.armed.store(true, Ordering::Release);
+            self.armed.store(true, Ordering::Release);
+        }
+        // IMPORTANT: keep the fence, here and in `appended`: see the head of this file.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Fires the armed interests. Must be called after the visible end is stored.
+    #[inline]
+    pub(crate) fn appended(&self) {
+        // IMPORTANT: keep the fence. Without it the store of the visible end could be reordered
+        // after this load, the reader's check could run before the store, and the reader would
+        // sleep although there are records.
+        fence(Ordering::SeqCst);
+        if self.armed.load(Ordering::Acquire) {
+            self.fire(false);
+        }
+    }
+
+    /// Fires the armed interests, and signals all readers of this log. Must be called after the
+    /// change.
     pub(crate) fn signal(&self) {
-        // A copy, because a waker may let go of a reader, which takes the lock.
-        let waiters = self.list.lock().clone();
-        waiters.iter().for_each(|waiter| waiter.signal());
+        fence(Ordering::SeqCst);
+        self.fire(true);
+    }
+
+    fn fire(&self, always: bool) {
+        let wakers: Vec<_> = {
+            let list = self.list.lock();
+            let wakers = list.iter().filter_map(|interest| interest.fire(always)).collect();
+            self.armed.store(false, Ordering::Release);
+            wakers
+        };
+        // Under no lock: a waker may let go of a reader, which takes the lock of the list.
+        for (events, waker) in wakers {
+            events.wake(waker);
+        }
     }
 }

@@ -93,7 +93,7 @@ fn append_if(
         true => None,
         false => log.ctx.claim(|| bytes_to_append(log, batch.stored.len()))?,
     };
-    let mut append = Append { log, when, sender, batch: Some(batch), keys, rolled: None };
+    let mut append = Append { log, when, sender, batch: Some(batch), keys, rolled: None, is_visible: false };
     let done = append.with_room();
     if let Some(event) = append.rolled {
         log.ctx.events.report(&event);
@@ -103,7 +103,7 @@ fn append_if(
     if done.is_err() {
         log.ctx.events.deliver();
     } else {
-        if settings.durability != Durability::Sync {
+        if append.is_visible {
             log.wake_readers();
         }
         if let Durability::Interval(every) = settings.durability {
@@ -125,6 +125,8 @@ struct Append<'a> {
     /// The event of the roll, to be delivered without a lock. Set even if the append failed after
     /// it.
     rolled: Option<Event>,
+    /// The batch was visible at once: readers must be told.
+    is_visible: bool,
 }
 
 impl<'a> Append<'a> {
@@ -185,7 +187,8 @@ impl<'a> Append<'a> {
         {
             remember(log, &tip, header, stored, raw);
         }
-        tip.ends.note_written(end, settings.durability != Durability::Sync);
+        self.is_visible = settings.durability != Durability::Sync;
+        tip.ends.note_written(end, self.is_visible);
         Ok((Appended { base_offset, end, epoch, append_time }, version))
     }
 

@@ -369,11 +369,11 @@ impl Log {
         if failed.unknown { self.poison(failed.error) } else { failed.error }
     }
 
-    /// Wakes readers that wait for records at the end of the log.
+    /// Tells readers that wait for this log of new visible records. Must be called after every
+    /// move of the visible end.
+    #[inline]
     pub(crate) fn wake_readers(&self) {
-        if self.ctx.parked.any() {
-            self.waiters.signal();
-        }
+        self.waiters.appended();
     }
 
     /// Asks the worker to work for this log.

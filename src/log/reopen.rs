@@ -48,8 +48,9 @@ pub(crate) fn reopen_with(log: &Log, before: impl FnOnce() -> Result<()>) -> Res
     // Wake and report with no lock held.
     log.durability.commit.wake_waiting();
     log.ctx.events.deliver();
+    // Also if no record is lost: the epoch is another one.
+    log.waiters.signal();
     if let Some(lost) = reopened? {
-        log.waiters.signal();
         log.ctx.events.report(&Event::TailTruncated(lost));
     }
     Ok(())

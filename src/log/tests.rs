@@ -170,7 +170,7 @@ fn every_offset_is_a_place_to_start_from() {
 fn the_tail_cache_serves_readers_at_the_end_and_skips_no_batch() {
     let disk = Disk::new();
     let log = create(&disk, Durability::Os);
-    let reader = Arc::new(crate::engine::Waiter::default());
+    let reader = Arc::new(crate::engine::Interest::default());
     for to in [20, 40, 60, 80] {
         match to % 40 {
             20 => log.waiters().add(reader.clone()),

@@ -107,6 +107,8 @@ impl Assigned {
     }
 
     pub(crate) fn is_unset(&self) -> bool {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         self.unset
     }
 
@@ -143,16 +145,18 @@ impl Assigned {
         self.until = Some(self.log().visible_end());
     }
 
-    /// Whether there may be records or an error to deliver. A few loads if not: an idle partition
-    /// costs a poll no more than this.
+    /// Whether there may be records or an error to deliver. A few loads if not.
     #[inline]
     pub(crate) fn is_ready(&self) -> bool {
         if self.paused || !self.is_placed() {
             return false;
         }
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let log = self.log();
-        self.unread.is_some()
-            || self.cursor.has_more()
+        let is_wanted = |offset: Offset| self.until.is_none_or(|until| offset < until);
+        self.unread.as_ref().is_some_and(|unread| is_wanted(unread.base_offset()))
+            || (self.cursor.has_more() && is_wanted(self.cursor.offset()))
             || log.epoch() != self.epoch
             || log.check_readable().is_err()
     }
@@ -313,6 +317,12 @@ impl Assigned {
         self.seek(to, epoch);
         Ok(Skipped::new(&log, from, to, reason))
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has looked whether a partition is ready, or has a position.
+    pub(super) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Where a policy continues, and the epoch in which that is true; `None` if it is to fail.

@@ -5,32 +5,39 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::assigned::{Assigned, start_offset};
-use super::parking::{Idle, Parking, look_or_register, wait_for};
+use super::parking::{Idle, look_or_register, wait_for};
 use super::policy::PollLimits;
+use super::ready::Ready;
 use crate::broker::{BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::records::Records;
 use crate::sync::Arc;
-use crate::types::{PartitionId, Start};
+use crate::types::{PartitionId, Start, TopicPartition};
 
 /// Reads a set of partitions, each at its own pace.
 pub(crate) struct Fetcher {
     broker: Arc<BrokerInner>,
     limits: PollLimits,
     assigned: Vec<Assigned>,
+    /// Those of them that may have something to deliver.
+    ready: Ready,
+    /// Whether one of them may have [no position](Assigned::is_unset).
+    may_be_unset: bool,
     /// Whose turn it is: after the partition that was served last.
     turn: usize,
     /// Some partition has an error to report.
     failed: bool,
     /// The topics that are read whole, to find added partitions.
     followed: Vec<Followed>,
+    /// The [number](crate::engine::Readers::grown) of additions that it has seen.
+    grown: u64,
     /// Signalled by every log in `assigned`: registered when one is assigned, taken out on drop.
     waiter: Arc<Waiter>,
     /// While nothing is assigned.
     idle: Option<Idle>,
-    /// While a future of [`poll_records`](Fetcher::poll_records) is pending.
-    parking: Option<Parking>,
+    /// A future of [`poll_records`](Fetcher::poll_records) is pending.
+    is_parked: bool,
 }
 
 struct Followed {
@@ -45,14 +52,17 @@ impl Fetcher {
         let waiter = Arc::new(Waiter::new(&broker.ctx.events));
         Fetcher {
             idle: Some(Idle::new(&broker.ctx, &waiter)),
+            grown: broker.ctx.readers.grown(),
             broker,
             limits: PollLimits::default(),
             assigned: Vec::new(),
+            ready: Ready::default(),
+            may_be_unset: false,
             turn: 0,
             failed: false,
             followed: Vec::new(),
             waiter,
-            parking: None,
+            is_parked: false,
         }
     }
 
@@ -72,15 +82,39 @@ impl Fetcher {
         &self.assigned
     }
 
+    /// All of them count as ready after this, because the caller may move them.
     pub(crate) fn assigned_mut(&mut self) -> &mut [Assigned] {
+        self.ready.add_all();
+        self.may_be_unset = true;
         &mut self.assigned
     }
 
+    /// Returns the partitions that have no position. Costs nothing if there is none, and none was
+    /// moved since the last call.
+    pub(crate) fn unset(&mut self) -> Vec<TopicPartition> {
+        if !self.may_be_unset {
+            return Vec::new();
+        }
+        let unset = self.assigned.iter().filter(|assigned| assigned.is_unset());
+        let unset: Vec<_> = unset.map(|assigned| assigned.log().identity().topic_partition()).collect();
+        self.may_be_unset = !unset.is_empty();
+        unset
+    }
+
+    /// It counts as ready after this, because the caller may move it.
+    ///
     /// # Errors
     /// `NotAssigned`.
     pub(crate) fn find(&mut self, topic: &str, partition: PartitionId) -> Result<&mut Assigned> {
-        let found = self.assigned.iter_mut().find(|assigned| assigned.is(topic, partition));
-        found.ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
+        let mut assigned = self.assigned.iter_mut().enumerate();
+        match assigned.find(|(_, assigned)| assigned.is(topic, partition)) {
+            Some((at, found)) => {
+                self.ready.insert(at);
+                self.may_be_unset = true;
+                Ok(found)
+            }
+            None => Err(Error::NotAssigned { topic: topic.to_string(), partition }),
+        }
     }
 
     /// Continues at a place in each partition.
@@ -94,7 +128,7 @@ impl Fetcher {
             let epoch = assigned.log().epoch();
             places.push((start_offset(assigned.log(), to)?, epoch));
         }
-        for (assigned, (offset, epoch)) in self.assigned.iter_mut().zip(places) {
+        for (assigned, (offset, epoch)) in self.assigned_mut().iter_mut().zip(places) {
             assigned.seek(offset, epoch);
         }
         Ok(())
@@ -102,7 +136,8 @@ impl Fetcher {
 
     /// Reads one more partition.
     pub(crate) fn assign(&mut self, assigned: Assigned) {
-        assigned.log().waiters().add(self.waiter.clone());
+        self.ready.add(assigned.log(), &self.waiter);
+        self.may_be_unset |= assigned.is_unset();
         self.assigned.push(assigned);
         // After it was registered at the log: one of the two wakes it at any time.
         self.idle = None;
@@ -113,14 +148,14 @@ impl Fetcher {
         if self.idle.is_none() {
             self.idle = Some(Idle::new(&self.broker.ctx, &self.waiter));
         }
-        let waiter = &self.waiter;
-        self.assigned.retain(|assigned| {
-            let stays = !is_it(assigned);
-            if !stays {
-                assigned.log().waiters().remove(waiter);
-            }
-            stays
-        });
+        let stays: Vec<bool> = self.assigned.iter().map(|assigned| !is_it(assigned)).collect();
+        let stays = |at: usize| stays.get(at).is_some_and(|stays| *stays);
+        for (at, assigned) in self.assigned.iter().enumerate().filter(|(at, _)| !stays(*at)) {
+            self.ready.release(at, assigned.log());
+        }
+        let mut at = 0..;
+        self.assigned.retain(|_| at.next().is_some_and(stays));
+        self.ready.retain(stays);
         if !self.assigned.is_empty() {
             self.idle = None;
         }
@@ -158,7 +193,7 @@ impl Fetcher {
         self.broker.run_due();
         self.adopt_added();
         self.followed.clear();
-        for assigned in &mut self.assigned {
+        for assigned in self.assigned_mut() {
             assigned.stop_at_end();
         }
     }
@@ -190,9 +225,7 @@ impl Fetcher {
         let found = match before(self).and_then(|()| self.look()) {
             Ok(None) => {
                 let waiter = self.waiter.clone();
-                if self.parking.is_none() {
-                    self.parking = Some(Parking::announce(&self.broker.ctx));
-                }
+                self.is_parked = true;
                 look_or_register(&waiter, cx.waker(), || {
                     before(self)?;
                     self.look()
@@ -211,14 +244,14 @@ impl Fetcher {
 
     /// No future waits any more for a wake-up by [`poll_records`](Fetcher::poll_records).
     pub(crate) fn stop_waiting(&mut self) {
-        if self.parking.take().is_some() {
+        if std::mem::take(&mut self.is_parked) {
             self.waiter.forget_waker();
         }
     }
 
     /// The result of a poll now: the records there are, or none if it was woken up.
     fn look(&mut self) -> Result<Option<Records>> {
-        if self.waiter.take_wake_up() {
+        if self.waiter.take(&mut self.ready) {
             return Ok(Some(Records::default()));
         }
         if self.assigned.is_empty() {
@@ -228,31 +261,38 @@ impl Fetcher {
         self.collect()
     }
 
+    /// The next records up to the end, of which [`stop_at_end`](Fetcher::stop_at_end) has told.
+    ///
+    /// # Errors
+    /// As [`collect`](Fetcher::collect).
+    pub(crate) fn collect_to_end(&mut self) -> Result<Option<Records>> {
+        // A truncation, or the end of a log.
+        self.waiter.take(&mut self.ready);
+        self.collect()
+    }
+
     /// The next records within the limits. `None` if there is neither a record nor a skipped range.
+    /// Then an interest in every log is armed.
     ///
     /// # Errors
     /// That of a partition, if it was met after the records of an earlier call or before any record
     /// of this one.
-    pub(crate) fn collect(&mut self) -> Result<Option<Records>> {
+    fn collect(&mut self) -> Result<Option<Records>> {
         self.adopt_added();
         self.report_failed()?;
         let mut records = Records::default();
         let count = self.assigned.len();
         let first = if self.turn < count { self.turn } else { 0 };
-        for at in (first..count).chain(0..first) {
-            let Some(assigned) = self.assigned.get_mut(at).filter(|assigned| assigned.is_ready()) else {
+        let mut left = first..count;
+        let mut then = Some(0..first);
+        loop {
+            let Some(at) = self.ready.first_in(left.clone()) else {
+                let Some(others) = then.take() else { break };
+                left = others;
                 continue;
             };
-            let before = records.len();
-            let full = assigned.deliver(&self.limits, &mut records).unwrap_or_else(|error| {
-                assigned.fail(error);
-                self.failed = true;
-                false
-            });
-            if records.len() > before {
-                self.turn = at + 1;
-            }
-            if full {
+            left.start = at + 1;
+            if !self.rests(at) && self.deliver(at, &mut records) {
                 break;
             }
         }
@@ -261,6 +301,51 @@ impl Fetcher {
             return Ok(None);
         }
         Ok(Some(records))
+    }
+
+    /// Adds the next records of a partition; returns whether the limits ended it.
+    fn deliver(&mut self, at: usize, records: &mut Records) -> bool {
+        let Some(assigned) = self.assigned.get_mut(at) else { return false };
+        let before = records.len();
+        match assigned.deliver(&self.limits, records) {
+            Ok(full) => {
+                if records.len() > before {
+                    self.turn = at + 1;
+                } else if !full && !self.rests(at) {
+                    // Something came since. IMPORTANT: without the signal this reader could wait
+                    // although there is a record, because the log was not armed when it came.
+                    self.waiter.signal();
+                }
+                full
+            }
+            Err(error) => {
+                assigned.fail(error);
+                self.failed = true;
+                if records.len() > before {
+                    self.turn = at + 1;
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes a partition off the ready list if it has nothing to deliver; returns whether it did.
+    fn rests(&mut self, at: usize) -> bool {
+        let Some(assigned) = self.assigned.get(at) else {
+            self.ready.remove(at);
+            return true;
+        };
+        if assigned.is_ready() {
+            return false;
+        }
+        self.ready.arm(at, assigned.log());
+        // IMPORTANT: look again. The log of a record that came before this is not armed when the
+        // writer looks; a later record puts the partition on the list again.
+        if assigned.is_ready() {
+            return false;
+        }
+        self.ready.remove(at);
+        true
     }
 
     /// # Errors
@@ -282,6 +367,11 @@ impl Fetcher {
     /// Takes in the partitions that were added to the followed topics. They are read from their
     /// beginning wherever the reader started, because their records came after it.
     fn adopt_added(&mut self) {
+        // The number first: partitions that are added after this raise it again.
+        let grown = self.broker.ctx.readers.grown();
+        if std::mem::replace(&mut self.grown, grown) == grown {
+            return;
+        }
         let mut added = Vec::new();
         for followed in &mut self.followed {
             if followed.state.log_count() as usize > followed.known {
@@ -300,8 +390,8 @@ impl Fetcher {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
-        for assigned in &self.assigned {
-            assigned.log().waiters().remove(&self.waiter);
+        for (at, assigned) in self.assigned.iter().enumerate() {
+            self.ready.release(at, assigned.log());
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod fetcher;
 mod once;
 pub(crate) mod parking;
 mod policy;
+mod ready;
 pub(crate) mod step;
 
 use std::collections::HashSet;
@@ -452,7 +453,7 @@ impl Iterator for ToEnd {
     type Item = Result<Records>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.fetcher.as_mut()?.collect().transpose();
+        let next = self.fetcher.as_mut()?.collect_to_end().transpose();
         if !matches!(next, Some(Ok(_))) {
             self.fetcher = None;
         }

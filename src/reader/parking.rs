@@ -3,51 +3,39 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::engine::{Context, Waiter};
+use crate::engine::{Context, Interest, Waiter};
 use crate::error::Result;
 use crate::sync::Arc;
-
-/// While it lives, writers signal readers when they publish records.
-pub(crate) struct Parking(Arc<Context>);
-
-impl Parking {
-    pub(crate) fn announce(ctx: &Arc<Context>) -> Self {
-        ctx.parked.announce();
-        Parking(ctx.clone())
-    }
-}
 
 /// While it lives, the close of the broker signals a waiter that is registered at no log.
 pub(crate) struct Idle {
     ctx: Arc<Context>,
-    waiter: Arc<Waiter>,
+    interest: Arc<Interest>,
 }
 
 impl Idle {
     pub(crate) fn new(ctx: &Arc<Context>, waiter: &Arc<Waiter>) -> Self {
-        ctx.parked.idle.add(waiter.clone());
-        Idle { ctx: ctx.clone(), waiter: waiter.clone() }
+        let interest = Arc::new(Interest::new(waiter, 0));
+        ctx.readers.idle.add(interest.clone());
+        Idle { ctx: ctx.clone(), interest }
     }
 }
 
 impl Drop for Idle {
     fn drop(&mut self) {
-        self.ctx.parked.idle.remove(&self.waiter);
-    }
-}
-
-impl Drop for Parking {
-    fn drop(&mut self) {
-        self.0.parked.leave();
+        self.ctx.readers.idle.remove(&self.interest);
     }
 }
 
 /// What `look` finds, waiting for it for at most `timeout`. Under a manual clock it looks once.
 ///
+/// If it finds nothing, it must have armed an interest in every log that it looks at, and looked at
+/// the log after that.
+///
 /// # Errors
 /// Those of `look`.
 pub(crate) fn wait_for<T>(
-    ctx: &Arc<Context>,
+    ctx: &Context,
     waiter: &Waiter,
     timeout: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -60,11 +48,9 @@ pub(crate) fn wait_for<T>(
         return Ok(None);
     }
     let deadline = clock.monotonic().saturating_add(timeout);
-    let _parking = Parking::announce(ctx);
     loop {
-        // IMPORTANT: announce and reset before this look. The look sees a record that becomes
-        // visible before it; a later record signals the waiter. In the other order a record could
-        // be missed.
+        // IMPORTANT: reset before this look. The look sees a record that becomes visible before it;
+        // a later record signals the waiter. In the other order a record could be missed.
         waiter.reset();
         if let Some(found) = look()? {
             return Ok(Some(found));
@@ -77,8 +63,8 @@ pub(crate) fn wait_for<T>(
     }
 }
 
-/// Returns what `look` finds now, or leaves the waker where appending threads find it. The caller
-/// must be [announced](Parking).
+/// Returns what `look` finds now, or leaves the waker where appending threads find it. `look` must
+/// arm interests as for [`wait_for`].
 ///
 /// # Errors
 /// Those of `look`.

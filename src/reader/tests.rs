@@ -1,6 +1,8 @@
+use super::assigned::LOOKS;
 use super::*;
-use crate::config::TopicConfig;
+use crate::config::{BrokerConfig, Durability, TopicConfig};
 use crate::records::tests::{append, value};
+use crate::testing::{Disk, ManualClock};
 use crate::types::Offset;
 use crate::{Record, Topic};
 
@@ -142,16 +144,17 @@ fn a_dropped_reader_and_a_dropped_future_leave_no_state() {
     let log = log(&topic, 0);
     let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
     let weak = Arc::downgrade(reader.fetcher.waiter());
-    let parked = &broker.inner().ctx.parked;
+    let waiter = reader.fetcher.waiter().clone();
     {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut recv = std::pin::pin!(reader.recv());
         assert!(recv.as_mut().poll(&mut cx).is_pending());
         assert!(recv.as_mut().poll(&mut cx).is_pending());
-        assert!(parked.any());
+        assert!(waiter.has_waker());
     }
-    assert!(!parked.any());
-    drop(reader);
+    assert!(!waiter.has_waker());
+    drop((reader, waiter));
+    assert!(!log.waiters().any());
     assert!(weak.upgrade().is_none());
     fill(&log, 1);
 }
@@ -175,4 +178,185 @@ fn a_record_is_read_as_it_was_sent() {
     let records = broker.reader(&["t"], Start::Beginning).unwrap().poll(NOW).unwrap();
     let record = records.last().unwrap();
     assert_eq!(Record::from(&record), Record::new("v").key("k").header("h", "x"));
+}
+
+/// The looks at partitions during some polls.
+fn looks(polls: impl FnOnce()) -> u64 {
+    LOOKS.set(0);
+    polls();
+    LOOKS.get()
+}
+
+/// Appends to one partition, and polls until there is nothing, a few times.
+fn rounds(broker: &Broker, topic: &Topic, mut poll: impl FnMut() -> usize) -> u64 {
+    let producer = broker.producer();
+    for _ in 0..3 {
+        while poll() > 0 {}
+    }
+    looks(|| {
+        for round in 0..10 {
+            let to = topic.partition(round % 7).unwrap();
+            producer.send(&to, Record::new("v")).unwrap().wait().unwrap();
+            assert_eq!(poll(), 1);
+            assert_eq!(poll(), 0);
+        }
+    })
+}
+
+#[test]
+fn a_poll_costs_the_same_beside_few_idle_partitions_and_beside_many() {
+    let mut costs = Vec::new();
+    for partitions in [10, 100, 1_000, 10_000] {
+        let (broker, topic) = broker(partitions);
+        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let of_reader = rounds(&broker, &topic, || reader.poll(NOW).unwrap().len());
+        let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let of_consumer = rounds(&broker, &topic, || consumer.poll(NOW).unwrap().len());
+        costs.push((partitions, of_reader, of_consumer));
+    }
+    println!("looks of 20 polls of a reader and of a consumer: {costs:?}");
+    assert!(costs.iter().all(|(_, reader, consumer)| (*reader, *consumer) == (costs[0].1, costs[0].2)));
+    assert!(costs[0].1 <= 80 && costs[0].2 <= 80, "{costs:?}");
+}
+
+/// A reader that has found nothing looks at no partition until something happens to one.
+#[test]
+fn every_change_of_a_partition_is_found_by_the_next_poll() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_disk(&disk).unwrap();
+    let config = TopicConfig::new().partitions(50);
+    let topic = broker.create_topic("t", config.clone()).unwrap();
+    let producer = broker.producer();
+    let send = |partition: u32| {
+        producer.send(&topic.partition(partition).unwrap(), Record::new("v")).unwrap().wait().unwrap()
+    };
+    for partition in 0..50 {
+        send(partition);
+    }
+    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut found = |change: &dyn Fn(&mut Reader)| {
+        while !reader.poll(NOW).unwrap().is_empty() {}
+        assert_eq!(looks(|| assert!(reader.poll(NOW).unwrap().is_empty())), 0, "nothing is ready");
+        change(&mut reader);
+        let mut polled = Records::default();
+        let count = looks(|| polled = reader.poll(NOW).unwrap());
+        let is_grown = reader.positions().len() > 50;
+        assert!(count <= if is_grown { 200 } else { 10 }, "{count} looks");
+        let records: Vec<_> = polled.iter().map(|r| (r.partition().get(), r.offset().get())).collect();
+        (records, polled.skipped().len())
+    };
+    assert_eq!(found(&|_| drop(send(7))), (vec![(7, 1)], 0));
+    let start = || Position { offset: Offset::ZERO, ..send(8).position() };
+    assert_eq!(found(&|reader| reader.seek(&start()).unwrap()), (vec![(8, 0), (8, 1)], 0));
+    // Paused: nothing, and everything once it is resumed.
+    assert_eq!(
+        found(&|reader| {
+            reader.pause("t", 9).unwrap();
+            send(9);
+            assert!(reader.poll(NOW).unwrap().is_empty());
+            send(9);
+            assert!(reader.poll(NOW).unwrap().is_empty());
+            reader.resume("t", 9).unwrap();
+        }),
+        (vec![(9, 1), (9, 2)], 0)
+    );
+    let tenth = topic.partition(10).unwrap();
+    assert_eq!(found(&|_| tenth.truncate_to(Offset::ZERO).unwrap()), (vec![], 1));
+    assert_eq!(found(&|_| tenth.reset_to(Offset::new(5)).unwrap()), (vec![], 1));
+    assert_eq!(
+        found(&|_| {
+            send(10);
+            tenth.delete_records(Offset::new(6)).unwrap();
+        }),
+        (vec![], 1)
+    );
+    let transaction = || {
+        let mut transaction = broker.transaction();
+        for partition in [11, 12] {
+            transaction.send(&topic.partition(partition).unwrap(), Record::new("v"));
+        }
+        transaction.commit().unwrap();
+    };
+    assert_eq!(found(&|_| transaction()), (vec![(11, 1), (12, 1)], 0));
+    // Visible after its sync only, and with the change of the durability.
+    broker.alter_topic("t", config.clone().durability(Durability::Sync)).unwrap();
+    assert_eq!(found(&|_| drop(send(13))), (vec![(13, 1)], 0));
+    let flush = || {
+        producer.send(&topic.partition(14).unwrap(), Record::new("v")).unwrap().detach();
+        producer.flush().unwrap();
+    };
+    assert_eq!(found(&|_| flush()), (vec![(14, 1)], 0));
+    // Of a partition that is added, all records.
+    assert_eq!(
+        found(&|_| {
+            broker.alter_topic("t", config.clone().partitions(51)).unwrap();
+            send(50);
+        })
+        .0,
+        [(50, 0)]
+    );
+    drop(found);
+    broker.delete_topic("t").unwrap();
+    assert!(matches!(reader.poll(NOW), Err(Error::TopicDeleted { .. })));
+    assert!(matches!(reader.poll(NOW), Err(Error::TopicDeleted { .. })));
+}
+
+#[test]
+fn ready_partitions_have_their_turns_in_order_also_after_some_were_given_up() {
+    let (broker, topic) = broker(40);
+    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(1);
+    assert!(reader.poll(NOW).unwrap().is_empty());
+    let turns = |reader: &mut Reader, count: usize| -> Vec<u32> {
+        (0..count).map(|_| reader.poll(NOW).unwrap().last().unwrap().partition().get()).collect()
+    };
+    for partition in [30, 5, 17, 38] {
+        fill(&log(&topic, partition), 3);
+    }
+    assert_eq!(turns(&mut reader, 6), [5, 17, 30, 38, 5, 17]);
+    // Every other one goes: the places of the others change, and none of them is lost.
+    reader.fetcher.unassign(|assigned| assigned.log().partition().get() % 2 == 1);
+    fill(&log(&topic, 2), 2);
+    assert_eq!(turns(&mut reader, 4), [38, 2, 30, 38]);
+    fill(&log(&topic, 36), 1);
+    assert_eq!(turns(&mut reader, 3), [2, 30, 36]);
+    assert!(reader.poll(NOW).unwrap().is_empty());
+    for partition in (0..40).rev() {
+        fill(&log(&topic, partition), 1);
+    }
+    assert_eq!(turns(&mut reader, 20), (38..40).chain(0..38).step_by(2).collect::<Vec<_>>());
+    assert!(reader.poll(NOW).unwrap().is_empty());
+}
+
+/// Threads append to the same partitions, and each finds its own record by a poll that does not
+/// wait, as soon as the append has returned. Another reader waits for all of them.
+#[test]
+fn a_record_is_found_by_a_poll_once_its_append_has_returned() {
+    const ROUNDS: u64 = 2_000;
+    let (broker, topic) = broker(3);
+    let mut all = broker.reader(&["t"], Start::Beginning).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let (broker, topic) = (&broker, &topic);
+            scope.spawn(move || {
+                let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+                let producer = broker.producer();
+                for round in 0..ROUNDS {
+                    let to = topic.partition(((thread + round) % 3) as u32).unwrap();
+                    let sent = producer.send(&to, Record::new("v")).unwrap().wait().unwrap();
+                    let mut next = reader.position("t", to.id()).unwrap().offset;
+                    while next <= sent.offset {
+                        let records = reader.poll(NOW).unwrap();
+                        assert!(!records.is_empty(), "{sent:?} is not found from {next} on");
+                        next = reader.position("t", to.id()).unwrap().offset;
+                    }
+                }
+            });
+        }
+        let mut left = 3 * ROUNDS as usize;
+        while left > 0 {
+            let records = all.poll(Duration::from_secs(600)).unwrap();
+            assert!(!records.is_empty(), "the wait ended with {left} records to come");
+            left -= records.len();
+        }
+    });
 }

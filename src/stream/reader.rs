@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::handle::Stream;
 use super::history::History;
-use crate::engine::Waiter;
+use crate::engine::{Interest, Waiter};
 use crate::error::Result;
 use crate::log::streams::{self, Limit};
-use crate::reader::parking::{Parking, look_or_register, wait_for};
+use crate::reader::parking::{look_or_register, wait_for};
 use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::Version;
@@ -41,7 +41,10 @@ pub struct StreamReader {
     /// After the last event that was delivered: the offset, and the log epoch.
     after: Option<(Offset, u32)>,
     waiter: Arc<Waiter>,
-    parking: Option<Parking>,
+    /// In the log of the stream.
+    interest: Arc<Interest>,
+    /// A future of [`recv`](StreamReader::recv) is pending.
+    is_parked: bool,
 }
 
 impl Stream {
@@ -59,8 +62,9 @@ impl Stream {
 impl StreamReader {
     pub(super) fn new(stream: Stream, next: Version) -> Self {
         let waiter = Arc::new(Waiter::new(&stream.broker().ctx.events));
-        stream.log().waiters().add(waiter.clone());
-        StreamReader { stream, next, seen: None, after: None, waiter, parking: None }
+        let interest = Arc::new(Interest::new(&waiter, 0));
+        stream.log().waiters().add(interest.clone());
+        StreamReader { stream, next, seen: None, after: None, waiter, interest, is_parked: false }
     }
 
     /// The version that it has come to: it continues after that many events.
@@ -103,8 +107,19 @@ impl StreamReader {
         StreamRecv(self)
     }
 
-    /// The next events, if there are any.
+    /// The next events, if there are any. Otherwise the interest in the log is armed.
     fn look(&mut self) -> Result<Option<History>> {
+        // It has one log: the noted places tell nothing. Wake-ups are for readers of topics.
+        self.waiter.take(&mut Vec::new());
+        if let Some(history) = self.look_once()? {
+            return Ok(Some(history));
+        }
+        self.stream.log().waiters().arm(&self.interest);
+        // IMPORTANT: look again. See the head of `engine/notify.rs`.
+        self.look_once()
+    }
+
+    fn look_once(&mut self) -> Result<Option<History>> {
         let log = self.stream.log();
         let (cuts, visible) = (log.revision(), log.visible_end());
         if let Some((seen, _)) = self.seen.filter(|(_, at)| *at == cuts)
@@ -141,7 +156,7 @@ const PIECE: Limit = Limit { events: u64::MAX, bytes: 1 << 20 };
 
 impl Drop for StreamReader {
     fn drop(&mut self) {
-        self.stream.log().waiters().remove(&self.waiter);
+        self.stream.log().waiters().remove(&self.interest);
     }
 }
 
@@ -164,9 +179,7 @@ impl Future for StreamRecv<'_> {
         let reader = &mut *self.get_mut().0;
         let broker = reader.stream.broker().clone();
         broker.run_due();
-        if reader.parking.is_none() {
-            reader.parking = Some(Parking::announce(&broker.ctx));
-        }
+        reader.is_parked = true;
         let waiter = reader.waiter.clone();
         match look_or_register(&waiter, cx.waker(), || reader.look()).transpose() {
             Some(done) => Poll::Ready(done),
@@ -177,7 +190,7 @@ impl Future for StreamRecv<'_> {
 
 impl Drop for StreamRecv<'_> {
     fn drop(&mut self) {
-        if self.0.parking.take().is_some() {
+        if std::mem::take(&mut self.0.is_parked) {
             self.0.waiter.forget_waker();
         }
     }

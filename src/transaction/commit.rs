@@ -176,13 +176,13 @@ impl Committing {
     fn announce(&self) -> bool {
         let mut is_strict = false;
         for (log, _) in self.written() {
+            // Whatever the durability is now: it may have been another one when the batch was
+            // published.
+            log.wake_readers();
             match log.settings().durability {
                 Durability::Sync => is_strict = true,
-                Durability::Interval(every) => {
-                    durability::arm_interval(log, every);
-                    log.wake_readers();
-                }
-                Durability::Os => log.wake_readers(),
+                Durability::Interval(every) => durability::arm_interval(log, every),
+                Durability::Os => {}
             }
         }
         is_strict

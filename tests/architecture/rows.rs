@@ -211,7 +211,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "reader",
         &[
-            apart(&["parking", "policy", "step"]),
+            apart(&["parking", "policy", "ready", "step"]),
             apart(&["assigned"]),
             apart(&["fetcher", "once"]),
             apart(&["mod"]),
