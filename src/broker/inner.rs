@@ -16,7 +16,7 @@ use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::transaction::journal::Journal;
-use crate::types::TopicName;
+use crate::types::{TopicId, TopicName};
 
 /// The state that all handles share.
 pub(crate) struct BrokerInner {
@@ -45,6 +45,12 @@ impl BrokerInner {
     /// All topics, by name.
     pub(crate) fn topic_states(&self) -> Vec<Arc<TopicState>> {
         self.maintenance.topics.read().of_user().cloned().collect()
+    }
+
+    /// The topic with this identity, if it is one that the user sees.
+    pub(crate) fn topic_of(&self, id: &TopicId) -> Option<Arc<TopicState>> {
+        let topics = self.maintenance.topics.read();
+        topics.by_id(id).filter(|state| !is_own_topic(state.name.as_str())).cloned()
     }
 
     /// The topic of this name.

@@ -236,10 +236,12 @@ impl TopicConfig {
 
     /// The groups whose progress [`retention`](TopicConfig::retention) waits for: no segment is
     /// deleted by age or size that holds a record at or above the least offset that any of them has
-    /// committed in its partition.
+    /// committed in its partition. Where a group has committed nothing, the offset counts at which
+    /// it has started, which the first poll of a partition stores.
     ///
     /// As a replication slot does, this keeps everything for a group that makes no progress:
-    /// **where one of them has committed nothing, or is deleted, the log grows until it commits**.
+    /// **where one of them has neither started nor committed anything, or is deleted, the log grows
+    /// until it does**.
     /// [`Group::reset`](crate::Group::reset) moves such a group forward, and altering the topic
     /// without its name ends the hold. If the committed offsets cannot be read, or cannot be made
     /// durable, everything is kept until they can.

@@ -1,7 +1,7 @@
 //! Groups from outside: their state, and setting them to other offsets. Kafka's
 //! `kafka-consumer-groups`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -130,7 +130,9 @@ pub struct GroupPartition {
 pub enum ResetTo {
     /// A place in each partition.
     Start(Start),
-    /// This many offsets after the committed one, or before it if negative.
+    /// This many offsets after the committed one, or before it if negative. Where nothing is
+    /// committed it counts from the offset at which the group has started, or else from the log
+    /// start.
     Shift(i64),
 }
 
@@ -146,29 +148,33 @@ impl Group {
         &self.group.name
     }
 
-    /// Its members, the partitions that they own, and its progress.
+    /// Its members, the partitions that they own, and its progress. The cost is that of the topics
+    /// that it subscribes to or has committed offsets of, of however many the broker has.
     ///
     /// # Errors
     /// [`Closed`](Error::Closed), or an I/O error.
     pub fn describe(&self) -> Result<GroupDescription> {
         self.open()?;
-        let topics = self.broker.topic_states();
         let membership = self.group.lock();
-        let members: Vec<_> = membership
-            .members()
-            .map(|id| {
-                let partitions = membership.owned(id).iter().map(|share| share.topic_partition()).collect();
-                GroupMember { id, partitions }
-            })
-            .collect();
+        let mut members: BTreeMap<u32, Vec<TopicPartition>> =
+            membership.members().map(|id| (id, Vec::new())).collect();
+        for (id, share) in membership.owners() {
+            members.entry(id).or_default().push(share.topic_partition());
+        }
+        let members: Vec<_> =
+            members.into_iter().map(|(id, partitions)| GroupMember { id, partitions }).collect();
         let (generation, stable) = (membership.generation(), membership.is_stable());
-        let subscribed: HashSet<_> = membership.topics().iter().map(|topic| topic.id).collect();
+        let mut known: HashSet<_> = membership.topics().iter().map(|topic| topic.id).collect();
+        let subscribed = known.clone();
         drop(membership);
         let owned = members.iter().flat_map(|member| member.partitions.iter().map(|of| (of, member.id)));
         let owners: HashMap<_, _> = owned.collect();
         let commits = self.broker.coordinator().offsets().commits(&self.group.name).into_iter();
         let mut commits: HashMap<_, _> =
             commits.map(|(topic, partition, committed)| ((topic, partition), committed)).collect();
+        known.extend(commits.keys().map(|(topic, _)| *topic));
+        let mut topics: Vec<_> = known.iter().filter_map(|id| self.broker.topic_of(id)).collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
         let mut partitions = Vec::new();
         for state in topics {
             for log in state.logs().iter() {
@@ -177,11 +183,11 @@ impl Group {
                     continue;
                 }
                 let of = log.identity().topic_partition();
-                let next = committed.as_ref().map(|committed| committed.offset);
-                let next = next.or_else(|| {
-                    let offsets = self.broker.coordinator().offsets();
-                    offsets.began(&self.group.name, &state.id, of.partition).map(|began| began.offset)
-                });
+                let offsets = self.broker.coordinator().offsets();
+                let next = match &committed {
+                    Some(committed) => Some(committed.offset),
+                    None => offsets.next(&self.group.name, &state.id, of.partition).map(|(offset, _)| offset),
+                };
                 partitions.push(GroupPartition {
                     owner: owners.get(&of).copied(),
                     end: log.visible_end(),
@@ -259,11 +265,11 @@ impl Group {
         let membership = self.group.lock_empty()?;
         for log in state.logs().iter() {
             let epoch = log.epoch();
-            let committed = coordinator.offsets().committed(&self.group.name, &state.id, log.partition());
             let wanted = match to {
                 ResetTo::Start(start) => start_offset(log, start)?,
                 ResetTo::Shift(by) => {
-                    let from = committed.map_or(log.log_start(), |committed| committed.offset);
+                    let next = coordinator.offsets().next(&self.group.name, &state.id, log.partition());
+                    let from = next.map_or(log.log_start(), |(offset, _)| offset);
                     Offset::new(from.get().saturating_add_signed(by))
                 }
             };

@@ -243,12 +243,26 @@ impl OffsetStore {
         self.state.lock().table.groups.get(group)?.begins.get(&(*topic, partition)).cloned()
     }
 
+    /// The next offset to read of a group in a partition, and its epoch: the committed one, or the
+    /// one at which the group has started. `None` if no member has polled the partition.
+    pub(crate) fn next(
+        &self,
+        group: &GroupId,
+        topic: &TopicId,
+        partition: PartitionId,
+    ) -> Option<(Offset, u32)> {
+        let state = self.state.lock();
+        let (known, place) = (state.table.groups.get(group)?, (*topic, partition));
+        let committed = known.commits.get(&place).map(|(_, committed)| (committed.offset, committed.epoch));
+        committed.or_else(|| known.begins.get(&place).map(|began| (began.offset, began.epoch)))
+    }
+
     /// The offset from which a group still needs the records of a log: the one that it has
-    /// committed, or the end of the common history if the log was truncated since; the beginning if
-    /// it has committed nothing.
+    /// committed, or else the one at which it has started; the end of the common history if the log
+    /// was truncated since. The beginning if it has neither.
     pub(crate) fn holds(&self, group: &GroupId, log: &Log) -> Offset {
-        match self.committed(group, &log.identity().topic_id, log.partition()) {
-            Some(StoredOffset { offset, epoch, .. }) => match log.check_position(offset, epoch) {
+        match self.next(group, &log.identity().topic_id, log.partition()) {
+            Some((offset, epoch)) => match log.check_position(offset, epoch) {
                 Err(Error::Truncated { to, .. }) => to,
                 _ => offset,
             },

@@ -380,6 +380,12 @@ impl Membership {
         owned.map(|(share, _)| share.clone()).collect()
     }
 
+    /// The partitions that members own, each with its member.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (u32, &Share)> {
+        let owned = self.owners.iter().filter(|(_, owner)| !owner.released);
+        owned.map(|(share, owner)| (owner.member, share))
+    }
+
     pub(crate) fn members(&self) -> impl Iterator<Item = u32> + '_ {
         self.members.keys().copied()
     }

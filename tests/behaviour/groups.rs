@@ -706,6 +706,30 @@ fn the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
 }
 
 #[test]
+fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing() {
+    let (broker, _) = broker();
+    topic(&broker, "t", 2);
+    fill(&broker, "t", 10);
+    let mut a = broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&["t"]).unwrap();
+    assert!(a.poll(NOW).unwrap().is_empty());
+    fill(&broker, "t", 10);
+    let mut position = a.position("t", 1).unwrap();
+    position.offset = Offset::new(12);
+    a.commit(Offsets::new().next(&position)).unwrap();
+    a.close().unwrap();
+    let group = broker.group("g").unwrap();
+    let offsets = |by: i64| -> Vec<u64> {
+        group.reset("t", ResetTo::Shift(by)).unwrap().iter().map(|at| at.offset.get()).collect()
+    };
+    assert_eq!(offsets(-3), [7, 9]);
+    assert_eq!(offsets(5), [12, 14], "from the commits that the reset has made");
+    // Without a start it counts from the log start.
+    topic(&broker, "u", 1);
+    fill(&broker, "u", 10);
+    assert_eq!(group.reset("u", ResetTo::Shift(4)).unwrap()[0].offset, 4);
+}
+
+#[test]
 fn subscribe_and_assign_exclude_each_other_and_bad_names_are_refused() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);

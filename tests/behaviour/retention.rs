@@ -8,8 +8,8 @@ use std::time::Duration;
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Clock, Durability, Error, Offset, Offsets, Partition, Position, Record, Retention,
-    SkipReason, Start, TopicConfig,
+    Broker, BrokerConfig, Clock, Durability, Error, Offset, OffsetReset, Offsets, Partition, Position,
+    Record, Retention, SkipReason, Start, TopicConfig,
 };
 
 use crate::common::{at, look, send};
@@ -474,6 +474,32 @@ fn retention_keeps_records_that_a_held_group_has_not_committed() {
         let expected = if retention == Retention::for_bytes(1) { 10 } else { 15 };
         assert_eq!(start(&broker, &t), expected, "{retention:?}");
     }
+}
+
+/// A group that has started needs nothing before that, also if it has committed nothing.
+#[test]
+fn a_held_group_without_a_commit_holds_from_where_it_has_started() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let broker = open(&disk, &clock);
+    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]));
+    append(&broker, &t, 15);
+    assert_eq!(start(&broker, &t), 0, "it has not started");
+    let latest = |broker: &Broker| {
+        broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&[t.topic().as_str()]).unwrap()
+    };
+    let mut consumer = latest(&broker);
+    assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());
+    append(&broker, &t, 10);
+    assert_eq!(start(&broker, &t), 15, "it starts there again after a restart");
+    drop(consumer);
+    let broker = disk.crash_and_reopen(Survive::Synced, settings(&clock)).unwrap();
+    let t = broker.topic("t").unwrap().partition(0).unwrap();
+    append(&broker, &t, 5);
+    assert_eq!(start(&broker, &t), 15);
+    assert_eq!(latest(&broker).poll(Duration::ZERO).unwrap().iter().next().unwrap().offset(), 15);
+    broker.group("g").unwrap().delete().unwrap();
+    append(&broker, &t, 5);
+    assert_eq!(start(&broker, &t), 15, "it has started nowhere any more");
 }
 
 #[test]
