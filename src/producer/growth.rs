@@ -2,6 +2,8 @@
 //! Where its key belonged then. It is searched for there before it is appended where its key
 //! belongs now, because a log knows its own sequences only.
 
+use std::collections::HashMap;
+
 use super::original::original;
 use super::outbox::Outbox;
 use crate::broker::{ProducerIdentity, TopicState};
@@ -27,6 +29,10 @@ pub(super) struct Grown<'a> {
     custom: bool,
     /// Whether records with a key may be compacted away.
     keyed: bool,
+    /// The last sequence that the producer had in a partition when the call first looked.
+    lasts: HashMap<u32, Option<u64>>,
+    /// The greatest of the last sequences in all partitions that there were, once it was looked up.
+    greatest: Option<Option<u64>>,
 }
 
 /// What an earlier partition has of a record.
@@ -53,6 +59,8 @@ impl<'a> Grown<'a> {
             earlier,
             custom: outbox.core().config.partitioner.is_some(),
             keyed: topic.needs_keys(),
+            lasts: HashMap::new(),
+            greatest: None,
         })
     }
 
@@ -62,16 +70,19 @@ impl<'a> Grown<'a> {
     /// # Errors
     /// `PossibleDuplicate` if it cannot be decided; the errors of reading.
     pub(super) fn find(
-        &self,
+        &mut self,
         record: &Record<'_>,
         sequence: u64,
         log: &Arc<Log>,
     ) -> Result<Option<(Arc<Log>, Receipt)>> {
+        let key = record.key_bytes().filter(|_| !self.custom);
+        if self.is_new(key, sequence, log)? {
+            return Ok(None);
+        }
         let here = idempotence::locate(log, self.identity.id, sequence)?.1;
         if matches!(here, Located::At(_) | Located::Likely(_)) {
             return Ok(None);
         }
-        let key = record.key_bytes().filter(|_| !self.custom);
         let is_here = |earlier: &Arc<Log>| Arc::ptr_eq(earlier, log);
         // It may be in the log to which it would go now, in a batch that the log no longer
         // remembers.
@@ -96,6 +107,45 @@ impl<'a> Grown<'a> {
             return Err(self.possible(earlier, sequence, reason));
         }
         Ok(None)
+    }
+
+    /// Whether the sequence is greater than each that the producer has in the partitions where the
+    /// record may be. So a call looks up each partition once, and not for each of its records.
+    fn is_new(&mut self, key: Option<&[u8]>, sequence: u64, log: &Arc<Log>) -> Result<bool> {
+        let is_new = |last: Option<u64>| last.is_none_or(|last| sequence > last);
+        if !is_new(self.last_in(log.partition().get())?) {
+            return Ok(false);
+        }
+        let earlier = self.earlier.clone();
+        let Some(key) = key else {
+            if self.greatest.is_none() {
+                let mut greatest = None;
+                let count = earlier.last().copied().unwrap_or(0) as usize;
+                for log in self.logs.iter().take(count) {
+                    greatest = greatest.max(idempotence::locate(log, self.identity.id, 0)?.0);
+                }
+                self.greatest = Some(greatest);
+            }
+            return Ok(self.greatest.is_some_and(is_new));
+        };
+        for count in earlier.iter() {
+            if !is_new(self.last_in(partition_for_key(key, *count))?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn last_in(&mut self, number: u32) -> Result<Option<u64>> {
+        if let Some(last) = self.lasts.get(&number) {
+            return Ok(*last);
+        }
+        let last = match self.logs.get(number as usize) {
+            Some(log) => idempotence::locate(log, self.identity.id, 0)?.0,
+            None => None,
+        };
+        self.lasts.insert(number, last);
+        Ok(last)
     }
 
     /// The logs that the record may be in, each once: those that its key belonged to, or without a

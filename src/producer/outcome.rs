@@ -90,17 +90,28 @@ impl BatchState {
         }
     }
 
+    /// The outcome, or registers the waker.
     pub(super) fn poll_appended(&self, waker: &Waker) -> Poll<Outcome> {
-        // Cloned before the lock is taken, because that is code of the user.
-        let waker = waker.clone();
+        let is_there =
+            |progress: &BatchOutcome| progress.wakers.last().is_some_and(|last| last.will_wake(waker));
+        {
+            let progress = self.progress.lock();
+            match &progress.outcome {
+                Some(outcome) => return Poll::Ready(outcome.clone()),
+                None if is_there(&progress) => return Poll::Pending,
+                None => {}
+            }
+        }
+        // Cloned under no lock, because that is code of the user, and only to be stored.
+        let mut own = Some(waker.clone());
         let mut progress = self.progress.lock();
-        if let Some(outcome) = &progress.outcome {
-            return Poll::Ready(outcome.clone());
+        let outcome = progress.outcome.clone();
+        if outcome.is_none() && !is_there(&progress) {
+            progress.wakers.extend(own.take());
         }
-        if !progress.wakers.last().is_some_and(|last| last.will_wake(&waker)) {
-            progress.wakers.push(waker);
-        }
-        Poll::Pending
+        // A clone that was not stored is dropped after the lock is released.
+        drop(progress);
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Writes the batch, unless that is done. The caller waits for it.

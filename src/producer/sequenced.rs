@@ -51,14 +51,14 @@ pub(super) fn send<'r>(
     let total = records.len();
     let mut receipts: Vec<Option<Receipt>> = vec![None; total];
     let mut sent = Sent::default();
-    let grown = if partition.is_none() { Grown::of(topic, identity, outbox) } else { None };
+    let mut grown = if partition.is_none() { Grown::of(topic, identity, outbox) } else { None };
     let mut shares: Vec<Portion<'r>> = Vec::new();
     for (index, record) in records.into_iter().enumerate() {
         let Some(sequence) = record.given_sequence() else {
             return Err(crate::config::invalid("sequence", "either all records of a call have one, or none"));
         };
         let log = route(outbox, topic, partition, &record, sequence)?;
-        if let Some(grown) = &grown
+        if let Some(grown) = &mut grown
             && let Some((earlier, receipt)) = grown.find(&record, sequence, &log)?
         {
             sent.waits.push((earlier, receipt.offset.plus(1), receipt.epoch));
