@@ -15,8 +15,8 @@ use std::time::Duration;
 use common::open;
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
-    Broker, BrokerConfig, Consumer, Durability, ExpectedVersion, ProducerConfig, Record, Retention, Start,
-    TopicConfig,
+    Broker, BrokerConfig, Consumer, Durability, ExpectedVersion, Offset, Partition, ProducerConfig, Record,
+    Retention, Start, Timestamp, TopicConfig,
 };
 
 struct Counting;
@@ -224,6 +224,133 @@ fn the_events_of_a_stream_keep_about_as_much_memory_as_they_have_bytes() {
     }
     println!("bytes kept by each event: {kept:?}");
     assert!(kept.iter().all(|(_, bytes)| *bytes < 1500), "{kept:?}");
+}
+
+/// A record in each segment, ten milliseconds after the one before it.
+fn partition_with_segments(broker: &Broker, segments: usize) -> Partition {
+    let config = TopicConfig::new().segment_bytes(1024).max_record_bytes(700).durability(Durability::Os);
+    let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+    for at in 0..segments {
+        let record = Record::new(vec![1; 600]).timestamp(Timestamp::from_millis(at as i64 * 10));
+        producer.send(&partition, record).unwrap().wait().unwrap();
+    }
+    assert_eq!((partition.segments().len(), partition.stats().segments), (segments, segments));
+    partition
+}
+
+#[test]
+fn looking_up_a_time_costs_the_same_in_few_segments_and_in_many() {
+    let (mut sealed, mut active, mut latest) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut newest, mut reads) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let disk = Disk::new();
+        let broker = without_cache(&ManualClock::new()).on_disk(&disk).unwrap();
+        let partition = partition_with_segments(&broker, size);
+        let find = |at: usize| {
+            let found = partition.offset_for_time(Timestamp::from_millis(at as i64 * 10 - 5)).unwrap();
+            assert_eq!(found.map(Offset::get), (at < size).then_some(at as u64));
+        };
+        for at in [1, size / 3, size / 2, size - 2] {
+            sealed.push((size, allocated(|_| find(at))));
+        }
+        active.push((size, allocated(|_| find(size - 1))));
+        assert_eq!(allocated(|_| find(size)), 0, "after the newest record nothing is read");
+        latest.push((size, allocated(|_| assert!(partition.max_timestamp().unwrap().is_some()))));
+        newest.push((size, allocated(|_| assert_eq!(partition.last_n(2).unwrap().len(), 2))));
+        let before = disk.ops_of(Op::Read);
+        (0..10).for_each(|part| find(size * part / 10 + 1));
+        reads.push((size, disk.ops_of(Op::Read) - before));
+    }
+    assert_flat("bytes allocated to find a time in a sealed segment", &sealed);
+    assert_flat("bytes allocated to find a time in the active segment", &active);
+    assert_flat("bytes allocated to find the latest record", &latest);
+    assert_flat("bytes allocated to read the newest records", &newest);
+    assert!(reads.iter().all(|cost| cost.1 <= reads[0].1.max(20)), "{reads:?}");
+}
+
+#[test]
+fn statistics_cost_the_same_with_few_segments_and_with_many() {
+    let (mut of_partition, mut of_topic) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let broker = without_cache(&ManualClock::new()).on_disk(&Disk::new()).unwrap();
+        let partition = partition_with_segments(&broker, size);
+        of_partition.push((size, 1 + allocated(|_| drop(partition.stats()))));
+        of_topic.push((size, allocated(|_| drop(broker.stats()))));
+        let bytes: u64 = partition.segments().iter().map(|segment| segment.bytes).sum();
+        assert_eq!(partition.stats().bytes, bytes);
+        partition.delete_records(Offset::new(size as u64 / 2)).unwrap();
+        let bytes: u64 = partition.segments().iter().map(|segment| segment.bytes).sum();
+        assert_eq!(partition.stats().bytes, bytes);
+    }
+    assert_flat("bytes allocated by the statistics of a partition", &of_partition);
+    assert_flat("bytes allocated by the statistics of a broker", &of_topic);
+}
+
+#[test]
+fn describing_a_group_costs_the_same_among_few_topics_and_among_many() {
+    let mut described = Vec::new();
+    for size in SIZES {
+        let broker = open(&Disk::new()).unwrap();
+        add_topics(&broker, size);
+        let topic = broker.topic("t000003").unwrap();
+        broker.producer().send(&topic, Record::new("x")).unwrap().wait().unwrap();
+        let mut consumer = broker.consumer("g").subscribe(&["t000003"]).unwrap();
+        let records = consumer.poll(Duration::ZERO).unwrap();
+        consumer.commit(&records).unwrap();
+        let group = broker.group("g").unwrap();
+        described.push((size, allocated(|_| assert_eq!(group.describe().unwrap().partitions.len(), 1))));
+    }
+    assert_flat("bytes allocated to describe a group", &described);
+}
+
+#[test]
+fn a_flush_costs_the_same_whatever_a_producer_has_written_before() {
+    let (mut flushed, mut idle, mut operations) = (Vec::new(), Vec::new(), Vec::new());
+    for size in SIZES {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let config = TopicConfig::new().partitions(size as u32).durability(Durability::Sync);
+        let topic = broker.create_topic("t", config).unwrap();
+        let producer = broker.producer();
+        for partition in topic.partitions() {
+            producer.send(&partition, Record::new("x")).unwrap().detach();
+        }
+        producer.flush().unwrap();
+        let partition = topic.partition(3).unwrap();
+        let flush = |_| {
+            producer.send(&partition, Record::new("x")).unwrap().detach();
+            producer.flush().unwrap();
+        };
+        flushed.push((size, allocated(flush)));
+        idle.push((size, 1 + allocated(|_| producer.flush().unwrap())));
+        let before = disk.ops();
+        flush(0);
+        operations.push((size, disk.ops() - before));
+    }
+    assert_flat("bytes allocated to flush a record", &flushed);
+    assert_flat("bytes allocated to flush nothing", &idle);
+    assert_flat("operations to flush a record", &operations);
+}
+
+#[test]
+fn records_with_sequences_cost_the_same_whatever_number_of_partitions_a_topic_has_had() {
+    let mut sent = Vec::new();
+    for size in SIZES {
+        let broker = open(&Disk::new()).unwrap();
+        let config = |partitions: usize| TopicConfig::new().partitions(partitions as u32);
+        let topic = broker.create_topic("t", config(size)).unwrap();
+        broker.alter_topic("t", config(size + 1)).unwrap();
+        let producer = broker.producer_with(ProducerConfig::new().name("outbox")).unwrap();
+        // All in one of the partitions, which the sequences choose.
+        let send = |call: usize| {
+            let sequence = |at: usize| ((call * 200 + at) * (size + 1) + 3) as u64;
+            let records = (1..=200).map(|at| Record::new("x").sequence(sequence(at)));
+            producer.send_all(&topic, records).unwrap().wait().unwrap();
+        };
+        sent.push((size, allocated(send)));
+    }
+    assert_flat("bytes allocated to send records with sequences", &sent);
 }
 
 /// Without the cache of newest batches, which fills up to its bound.
