@@ -321,8 +321,12 @@ pub struct SalvageReport {
 pub struct BrokerStats {
     /// Every topic, by name.
     pub topics: Vec<TopicStats>,
-    /// Segment files and maps open now.
+    /// Segment files and maps open now, those that calls under way and the user's records hold
+    /// included.
     pub open_files: usize,
+    /// How many may be open: [`BrokerConfig::max_open_files`](crate::BrokerConfig::max_open_files),
+    /// or its default in this process.
+    pub max_open_files: usize,
     /// Bytes of newest batches kept in memory now.
     pub tail_cache_bytes: usize,
     /// Whether there is room on the disk.

@@ -7,10 +7,13 @@ mod common;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::{at, small};
 use quipu::testing::{Disk, ManualClock};
-use quipu::{Broker, BrokerConfig, Durability, ProducerConfig, ReadMode, Record, Start, TopicConfig};
+use quipu::{
+    Broker, BrokerConfig, Durability, Offset, Position, ProducerConfig, ReadMode, Record, Start, TopicConfig,
+};
 use tempfile::TempDir;
 
 const PARTITIONS: u32 = 1000;
@@ -49,7 +52,7 @@ fn assert_budget(broker: &Broker, case: &str) {
 fn append(broker: &Broker, round: u32) {
     let topic = broker.topic("many").unwrap();
     // Written in the call that sends.
-    let producer = broker.producer_with(ProducerConfig::new().linger(std::time::Duration::ZERO)).unwrap();
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
     for partition in topic.partitions() {
         let value = format!("{round} of {} {}", partition.id(), "x".repeat(400));
         let receipt = producer.send(&partition, Record::new(value)).unwrap().wait().unwrap();
@@ -191,4 +194,133 @@ fn idle_partitions_keep_no_file_open_beyond_the_budget() {
     let broker = config().in_memory().unwrap();
     broker.create_topic("many", TopicConfig::new().partitions(PARTITIONS)).unwrap();
     assert_budget(&broker, "idle");
+}
+
+/// One consumer and one reader for each partition, all alive: a reader that waits keeps no file.
+#[test]
+fn readers_of_three_hundred_partitions_keep_the_process_within_the_budget() {
+    let _alone = alone();
+    let Some(before) = open_descriptors() else {
+        println!("notice: this system does not tell which files are open");
+        return;
+    };
+    for mode in [ReadMode::Map, ReadMode::Positional] {
+        let dir = directory();
+        let broker =
+            config().max_open_files(16).read_mode(mode).tail_cache_bytes(0).open(dir.path()).unwrap();
+        let topic = broker.create_topic("many", small().partitions(300)).unwrap();
+        for round in 0..3 {
+            append(&broker, round);
+        }
+        broker.maintain().unwrap();
+        let mut readers: Vec<_> = topic
+            .partitions()
+            .iter()
+            .map(|partition| {
+                let (topic, partition, epoch) = (topic.name().clone(), partition.id(), partition.epoch());
+                let start = Position { topic, partition, offset: Offset::ZERO, epoch };
+                broker.reader_at(&[start]).unwrap().max_records(1)
+            })
+            .collect();
+        let mut consumer = broker.consumer("g").subscribe(&["many"]).unwrap();
+        let (mut read, mut consumed) = (0, 0);
+        while consumed < 900 {
+            consumed += consumer.poll(Duration::from_secs(1)).unwrap().len();
+            for reader in &mut readers {
+                read += reader.poll(Duration::ZERO).unwrap().len();
+            }
+            let now = open_descriptors().unwrap();
+            // The listing itself, the lock and its directory, the catalog and the journal.
+            assert!(now <= before + 16 + 5, "{mode:?}: {now} descriptors, {before} before");
+            assert!(broker.stats().open_files <= 16, "{mode:?}: {}", broker.stats().open_files);
+        }
+        assert!(consumed == 900 && read >= 300, "{mode:?}: {read}");
+    }
+}
+
+/// Runs a test of this file in a process with a limit, which the shell sets. Returns its output.
+#[cfg(unix)]
+fn run_limited(test: &str, limit: &str, dir: &Path) -> String {
+    let script = format!("{limit}; exec \"$0\" --exact {test} --ignored --nocapture --test-threads=1");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env("QUIPU_DIR", dir)
+        // Each arena of the allocator reserves addresses, which are limited here.
+        .env("MALLOC_ARENA_MAX", "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    told
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_at_its_limit_of_descriptors_closes_files_of_its_own() {
+    let _alone = alone();
+    let dir = directory();
+    let told = run_limited("at_the_limit_of_descriptors", "ulimit -n 64", dir.path());
+    assert!(told.contains("MAX 32") && told.contains("DONE"), "{told}");
+}
+
+/// Run by the test before, in a process that may have 64 descriptors.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "only under a limit of descriptors"]
+fn at_the_limit_of_descriptors() {
+    let dir = std::path::PathBuf::from(std::env::var_os("QUIPU_DIR").unwrap());
+    let broker = BrokerConfig::new().clock(ManualClock::new()).tail_cache_bytes(0).open(dir).unwrap();
+    // The default is half of the limit.
+    println!("MAX {}", broker.stats().max_open_files);
+    broker.create_topic("many", small().partitions(100).durability(Durability::Sync)).unwrap();
+    append(&broker, 0);
+    // Other parts of the process take every descriptor that is left.
+    let others: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert!(others.len() < 64);
+    for round in 1..6 {
+        append(&broker, round);
+    }
+    broker.maintain().unwrap();
+    check(&broker, 6);
+    broker.delete_topic("many").unwrap();
+    println!("DONE");
+}
+
+/// Segments of more bytes than the process has addresses for.
+#[cfg(target_os = "linux")]
+#[test]
+fn all_is_read_under_a_limit_of_addresses() {
+    let _alone = alone();
+    let dir = directory();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).open(dir.path()).unwrap();
+    let config = TopicConfig::new().segment_bytes(8 << 20).compression(quipu::Compression::None);
+    let topic = broker.create_topic("large", config).unwrap();
+    let partition = topic.partition(0).unwrap();
+    for _ in 0..128 {
+        let records = (0..1_000).map(|_| Record::new([7u8; 1_000]));
+        broker.producer().send_all(&partition, records).unwrap().wait().unwrap();
+    }
+    broker.close().unwrap();
+    drop(broker);
+    let told = run_limited("under_a_limit_of_addresses", "true", dir.path());
+    let used =
+        told.split_once("VmSize:").unwrap().1.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+    let limit = format!("ulimit -v {}", used + (64 << 10));
+    let told = run_limited("under_a_limit_of_addresses", &limit, dir.path());
+    assert!(told.contains("READ 128000"), "{told}");
+}
+
+/// Run by the test before, once without a limit and once with one.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "only under a limit of addresses"]
+fn under_a_limit_of_addresses() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmSize:")).unwrap());
+    let dir = std::path::PathBuf::from(std::env::var_os("QUIPU_DIR").unwrap());
+    let broker = BrokerConfig::new().clock(ManualClock::new()).tail_cache_bytes(0).open(dir).unwrap();
+    let reader = broker.reader(&["large"], Start::Beginning).unwrap();
+    let read: usize = reader.to_end().map(|records| records.unwrap().len()).sum();
+    println!("READ {read}");
 }

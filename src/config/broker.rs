@@ -23,7 +23,8 @@ pub struct BrokerConfig {
     pub(crate) durability: Durability,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) seed: Option<u64>,
-    pub(crate) max_open_files: usize,
+    /// `None` for the default, which follows from the limit of the process.
+    pub(crate) max_open_files: Option<usize>,
     pub(crate) tail_cache_bytes: usize,
     pub(crate) checkpoint_interval: Duration,
     pub(crate) sync_threads: usize,
@@ -64,7 +65,7 @@ impl BrokerConfig {
             durability: Durability::Os,
             clock: Arc::new(SystemClock::new()),
             seed: None,
-            max_open_files: 512,
+            max_open_files: None,
             tail_cache_bytes: 32 << 20,
             checkpoint_interval: Duration::from_secs(10),
             sync_threads: 8,
@@ -104,18 +105,40 @@ impl BrokerConfig {
         self
     }
 
-    /// How many files and maps of segments may be open at once. Beyond it the one used longest ago
-    /// is closed, and opened again when it is needed. Segments whose bytes are all synced are
-    /// closed first. If there are none, others are closed too, and then a kernel that drops a
-    /// closed file's state may forget a failed write-back before it is reported.
+    /// How many files and maps of segments may be open at once, whichever call, reader or consumer
+    /// uses them. Beyond it the one used longest ago is closed, and opened again when it is needed.
+    /// Segments whose bytes are all synced are closed first. If there are none, others are closed
+    /// too, and then a kernel that drops a closed file's state may forget a failed write-back before
+    /// it is reported. [`BrokerStats::open_files`](crate::stats::BrokerStats::open_files) counts
+    /// them.
+    ///
+    /// The number of descriptors of the broker may be greater, by:
+    /// - the lock and its directory, the catalog, and the journal: 4;
+    /// - for each call under way, on a thread of the caller or of the broker: at most 3, for the
+    ///   segment that it uses, a file that it writes, and a directory that it lists or syncs;
+    /// - one for each partition that a transaction writes to, while it is committed.
+    ///
+    /// Records that the caller keeps may refer to the map of their segment, which cannot be taken
+    /// back. Therefore maps are at most three quarters of this number, and have at most 256 GiB
+    /// together (512 MiB where pointers have 32 bits), and at most half of the addresses that the
+    /// process may use in addition when the broker is opened, if it has a limit (`ulimit -v`, on
+    /// Linux). A segment that gets no map is read by position.
+    ///
+    /// If the process has no descriptor left (`EMFILE`, `ENFILE`), other files of the broker are
+    /// closed, and the operation is tried again. If there is none to close, the operation returns
+    /// [`Error::Io`](crate::Error::Io), whose text names the path and this setting: nothing was
+    /// changed, and no partition is poisoned. A sync that could not be tried for that reason may be
+    /// tried again; a future that waits for it waits for the next one, which maintenance tries.
     ///
     /// The key indexes of [streams](crate::Stream) count too. A lookup of a key asks every segment
     /// of its partition, from the newest to the first that knows how many events there are before
     /// it. With more segments than this number, that opens files each time.
     ///
-    /// Default: 512. At least 8.
+    /// Default: half of the descriptors that the process may have when the broker is opened (the
+    /// soft limit, on Linux), at least 8 and at most 4,096; 512 where the limit is not known. Set it
+    /// if a process opens several brokers, because they share that limit. At least 8.
     pub fn max_open_files(mut self, files: usize) -> Self {
-        self.max_open_files = files;
+        self.max_open_files = Some(files);
         self
     }
 
@@ -248,11 +271,8 @@ impl BrokerConfig {
 
     pub(crate) fn validate(&self) -> Result<()> {
         self.durability.validate()?;
-        if self.max_open_files < 8 {
-            return Err(invalid(
-                "max_open_files",
-                &format!("{} files; it must be at least 8", self.max_open_files),
-            ));
+        if let Some(files) = self.max_open_files.filter(|files| *files < 8) {
+            return Err(invalid("max_open_files", &format!("{files} files; it must be at least 8")));
         }
         if self.checkpoint_interval < Duration::from_millis(1) {
             return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));

@@ -49,7 +49,9 @@ pub enum TimestampType {
 #[non_exhaustive]
 pub enum ReadMode {
     /// Through read-only memory maps: nothing is copied. If the medium fails under a map, or
-    /// another process truncates the file, the process is killed with SIGBUS.
+    /// another process truncates the file, the process is killed with SIGBUS. A segment that cannot
+    /// be mapped is read by position: see
+    /// [`max_open_files`](crate::BrokerConfig::max_open_files).
     #[default]
     Map,
     /// By positional reads: one copy, and a failing medium is an error like any other.

@@ -5,6 +5,7 @@ mod events;
 pub(crate) mod files;
 mod identity;
 mod notify;
+pub(crate) mod opened;
 mod parallel;
 mod pool;
 mod reserve;
@@ -16,9 +17,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use self::events::{Events, Later, caught};
-pub(crate) use self::files::{FileBudget, Opened};
+pub(crate) use self::files::FileBudget;
 pub(crate) use self::identity::Identity;
 pub(crate) use self::notify::{Interest, Readers, Waiter, Waiters};
+pub(crate) use self::opened::{OpenedFile, OpenedMap};
 pub(crate) use self::pool::{Buffer, BufferPool};
 pub(crate) use self::reserve::{MayBeFull, Reserve};
 pub(crate) use self::room::Keeper;
@@ -33,6 +35,7 @@ use crate::format::reader::Malformed;
 use crate::rng::random_bytes;
 use crate::storage::Storage;
 use crate::storage::budget::{Budget, BudgetClaim, BudgetStorage};
+use crate::storage::descriptors::DescriptorStorage;
 use crate::storage::gate::{GatedStorage, WriteGate};
 use crate::sync::{Arc, AtomicUsize, OnceLock};
 use crate::types::{PartitionId, Timestamp, TopicId};
@@ -85,7 +88,7 @@ pub(crate) struct Context {
     pub(crate) pool: BufferPool,
     pub(crate) timer: Timer,
     pub(crate) work: WorkQueue,
-    pub(crate) files: FileBudget,
+    pub(crate) files: Arc<FileBudget>,
     pub(crate) readers: Readers,
     /// The bytes of the newest batches that all logs keep in memory.
     pub(crate) tail_bytes: AtomicUsize,
@@ -98,11 +101,13 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(storage: Arc<dyn Storage>, config: &BrokerConfig, seed: u64) -> Self {
+        let files = Arc::new(FileBudget::new(config.max_open_files, &storage.process_limits()));
         let budget = config.disk_budget.map(Budget::new);
         let storage = match &budget {
             Some(budget) => Arc::new(BudgetStorage::new(storage, budget)) as Arc<dyn Storage>,
             None => storage,
         };
+        let storage = Arc::new(DescriptorStorage::new(storage, files.clone()));
         let storage = GatedStorage::new(storage);
         let gate = storage.gate();
         let storage: Arc<dyn Storage> = Arc::new(storage);
@@ -117,7 +122,7 @@ impl Context {
             pool: BufferPool::new(),
             timer: Timer::new(),
             work: WorkQueue::default(),
-            files: FileBudget::new(config.max_open_files),
+            files,
             readers: Readers::default(),
             tail_bytes: AtomicUsize::new(0),
             room: Room::new(budget),

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{Corruption, Error, IoAction, Outcome, Space, is_space};
+use super::{Corruption, Error, IoAction, Outcome, Space, is_no_descriptor, is_space};
 
 impl Error {
     /// Whether the records of a failed append may still appear in the log.
@@ -51,6 +51,23 @@ impl Error {
     /// Whether deleting files may make room for the operation.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Error::DiskFull { cause: Space::NoSpace | Space::Quota, .. })
+    }
+
+    /// Whether the process had no descriptor left: the operation has had no effect, and may succeed
+    /// later.
+    pub(crate) fn is_no_descriptor(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if is_no_descriptor(source))
+    }
+
+    /// The error of a sync whose file could not be opened: the bytes were written before, so the
+    /// [outcome](Error::outcome) is that of a sync.
+    pub(crate) fn of_sync(self) -> Self {
+        match self {
+            Error::Io { action: IoAction::Open, path, source } => {
+                Error::Io { action: IoAction::Sync, path, source }
+            }
+            error => error,
+        }
     }
 
     pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {

@@ -2,6 +2,7 @@
 
 mod constructors;
 mod details;
+mod system;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 pub(crate) use self::details::is_space;
 pub use self::details::{Corruption, DamagedRange, IoAction, Offender, Outcome, RejectReason, Space};
+pub(crate) use self::system::{NoDescriptor, NoMap, is_no_descriptor, is_no_map};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
 use crate::version::{ExpectedVersion, Version};
 

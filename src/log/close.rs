@@ -38,7 +38,7 @@ pub(crate) fn close(log: &Log) -> Result<Option<CheckpointEntry>> {
 /// a clean close requires it.
 fn sync_empty(log: &Log) -> Result<()> {
     let segment = log.writer.lock().segment.clone();
-    if segment.is_dirty() { segment.sync(&log.ctx).map_err(|e| log.poison(e)) } else { Ok(()) }
+    if segment.is_dirty() { segment.sync(&log.ctx).map_err(|e| log.sync_failed(e)) } else { Ok(()) }
 }
 
 /// Writes everything that a restart would otherwise compute again. All records must be durable.

@@ -31,6 +31,9 @@ struct CommitState {
     failed: Option<Error>,
     /// Futures to wake when a sync has finished, with whatever result.
     wakers: Vec<Waker>,
+    /// The last sync could not be tried, for lack of a descriptor. The futures wait for the next
+    /// one: the worker tries again.
+    untried: bool,
 }
 
 impl GroupCommit {
@@ -38,7 +41,14 @@ impl GroupCommit {
         GroupCommit {
             state: Mutex::new(
                 Rank::GroupCommit,
-                CommitState { durable, syncing: false, crowded: false, failed: None, wakers: Vec::new() },
+                CommitState {
+                    durable,
+                    syncing: false,
+                    crowded: false,
+                    failed: None,
+                    wakers: Vec::new(),
+                    untried: false,
+                },
             ),
             finished: Condvar::new(),
             events: events.clone(),
@@ -51,6 +61,7 @@ impl GroupCommit {
     ///
     /// # Errors
     /// The error of the sync, for every waiter that it could have released and for all later ones.
+    /// If the process has no descriptor for the sync, that is the error of this call only.
     pub(crate) fn wait(&self, end: u64, sync: impl FnOnce() -> Result<u64>) -> Result<()> {
         let mut state = self.state.lock();
         loop {
@@ -173,6 +184,10 @@ impl Lead<'_> {
                 state.durable = state.durable.max(durable);
                 Ok(())
             }
+            Err(error) if error.is_no_descriptor() => {
+                state.untried = true;
+                Err(error)
+            }
             Err(error) => {
                 state.failed.get_or_insert(error.clone());
                 Err(error)
@@ -186,7 +201,12 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         let mut state = self.commit.state.lock();
         state.syncing = false;
-        self.commit.wake(state);
+        if std::mem::take(&mut state.untried) {
+            drop(state);
+            self.commit.finished.notify_all();
+        } else {
+            self.commit.wake(state);
+        }
     }
 }
 
@@ -259,6 +279,30 @@ mod tests {
         assert!(commit.wait(2, || unreachable!("never retried")).is_err());
         commit.restart(0);
         commit.wait(2, || Ok(2)).unwrap();
+    }
+
+    #[test]
+    fn a_sync_that_finds_no_descriptor_fails_its_caller_only_and_wakes_no_future() {
+        let commit = commit_at(0);
+        let none = || std::io::Error::from_raw_os_error(24);
+        let error = || Error::io(IoAction::Sync, Path::new("f"), none());
+        let (waker, woken) = futures_waker();
+        commit.register(&waker);
+        assert!(commit.wait(1, || Err(error())).is_err());
+        assert!(commit.failure().is_none() && !woken.load(Ordering::SeqCst));
+        commit.wait(1, || Ok(1)).unwrap();
+        assert!(woken.load(Ordering::SeqCst));
+    }
+
+    fn futures_waker() -> (Waker, Arc<crate::sync::AtomicBool>) {
+        struct Flag(Arc<crate::sync::AtomicBool>);
+        impl std::task::Wake for Flag {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let woken = Arc::new(crate::sync::AtomicBool::new(false));
+        (Waker::from(std::sync::Arc::new(Flag(woken.clone()))), woken)
     }
 
     #[test]

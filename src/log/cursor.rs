@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
 use crate::segment::batch::Batch;
 use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
 /// The position of a reader in one log.
@@ -26,6 +26,8 @@ struct CursorPlace {
     /// The visible end when the source's window was last read. Bytes of later batches in the window
     /// may be incomplete.
     seen: Offset,
+    /// The revision of the log when the source was given up by [`rest`](Cursor::rest).
+    revision: u64,
 }
 
 impl Cursor {
@@ -50,6 +52,24 @@ impl Cursor {
             self.place = None;
         }
         self.next = next;
+    }
+
+    /// Gives up the open file or the map until the next call, so that a cursor that waits keeps no
+    /// descriptor. The position stays, and the bytes that were read ahead.
+    pub(crate) fn rest(&mut self) {
+        if let Some(place) = &mut self.place
+            && !place.source.is_resting()
+        {
+            place.revision = self.log.revision();
+            place.source.rest();
+        }
+    }
+
+    /// Returns a copy of a batch that does not refer to a map, if the batch does and maps are
+    /// scarce: for a reader that keeps it for a later call.
+    pub(crate) fn copy_if_scarce(&self, batch: &Batch) -> Option<Arc<Batch>> {
+        let ctx = self.log.ctx();
+        if ctx.files.is_short_of_maps() { batch.without_map(ctx).map(Arc::new) } else { None }
     }
 
     /// Returns whether there may be a record to read.
@@ -257,8 +277,12 @@ impl Cursor {
             let place = match self.place.take() {
                 // If the segment has ended, by a roll or a truncation, look the offset up in the
                 // current list.
-                Some(place) if place.segment.end().is_none_or(|end| self.next < end) => Some(place),
-                _ => self.seek(visible)?,
+                Some(place) if place.segment.end().is_none_or(|end| self.next < end) => self.wake(place)?,
+                _ => None,
+            };
+            let place = match place {
+                Some(place) => Some(place),
+                None => self.seek(visible)?,
             };
             let Some(mut place) = place else { return Ok(None) };
             if self.next < place.segment.base
@@ -368,9 +392,31 @@ impl Cursor {
         Ok(Some(place))
     }
 
+    /// Opens the source of a place again, if it was given up. Returns `None` if the segment may no
+    /// longer be part of the log: then the offset must be looked up again.
+    fn wake(&self, mut place: CursorPlace) -> Result<Option<CursorPlace>> {
+        if !place.source.is_resting() {
+            return Ok(Some(place));
+        }
+        if self.log.revision() != place.revision {
+            return Ok(None);
+        }
+        let (ctx, segment) = (self.log.ctx(), &place.segment);
+        let woken = match &mut place.source {
+            Source::Window(window) => segment.file(ctx).map(|file| window.wake(file)),
+            given_up => segment.source(ctx, self.log.identity()).map(|source| *given_up = source),
+        };
+        match woken {
+            Ok(()) => Ok(Some(place)),
+            // Its files were deleted meanwhile.
+            Err(_) if place.segment.retired.load(Ordering::Acquire) => Ok(None),
+            Err(error) => Err(self.unreadable(&place.segment, error)),
+        }
+    }
+
     fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<CursorPlace> {
         let source = segment.source(self.log.ctx(), self.log.identity())?;
-        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible })
+        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible, revision: 0 })
     }
 
     /// Adds to an error that makes a whole segment unreadable the affected offset, and the start of

@@ -62,7 +62,8 @@ impl Log {
     /// Makes all records appended so far durable.
     ///
     /// # Errors
-    /// The sync failed, now or before: the partition is poisoned.
+    /// The sync failed, now or before: the partition is poisoned. Or the process has no descriptor
+    /// for it: a later sync may succeed.
     pub(crate) fn sync(&self) -> Result<()> {
         if self.health.is_damaged() {
             return Ok(());
@@ -80,12 +81,12 @@ impl Log {
         };
         self.counters.count_sync();
         for segment in unvisited(&self.segments(), &ends).iter().filter(|segment| segment.base < point.end) {
-            segment.sync_if_dirty(&self.ctx).map_err(|e| self.poison(e))?;
+            segment.sync_if_dirty(&self.ctx).map_err(|e| self.sync_failed(e))?;
         }
         if journal_upto > 0 {
             // IMPORTANT: sync the journal before the records are reported as durable. A batch of a
             // transaction counts only with its record.
-            self.journal.make_durable(journal_upto).map_err(|e| self.poison(e))?;
+            self.journal.make_durable(journal_upto).map_err(|e| self.sync_failed(e))?;
         }
         self.durability.set_point(point);
         // No truncation runs in between, because it takes the lead.
@@ -93,6 +94,12 @@ impl Log {
             self.wake_readers();
         }
         Ok(point.end.get())
+    }
+
+    /// Handles a failed sync: poisons the partition, because the state of its bytes is unknown, unless
+    /// the process had no descriptor for the sync. Then it was not tried, and may be tried again.
+    pub(crate) fn sync_failed(&self, error: Error) -> Error {
+        if error.is_no_descriptor() { error } else { self.poison(error) }
     }
 
     /// Asks the worker to make all appended records visible, if that takes a sync.
@@ -166,7 +173,7 @@ pub(crate) fn sync_before(log: &Log, before: Offset) -> Result<()> {
         }
     };
     // Transactions of a deleted log need not be complete.
-    if log.health.is_deleted() { Ok(()) } else { Err(log.poison(failed)) }
+    if log.health.is_deleted() { Ok(()) } else { Err(log.sync_failed(failed)) }
 }
 
 /// Notes that all records before `end` are durable, in a segment or in the journal. Records of

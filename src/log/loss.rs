@@ -308,11 +308,14 @@ impl<'a> Examined<'a> {
     fn keep_aside(&self) -> Result<()> {
         let log = self.log;
         for (entry, one) in self.manifest.segments.iter().zip(&self.walked) {
-            let Some(file) = &one.file else { continue };
+            if one.flaws.iter().all(|flaw| flaw.bytes == 0) {
+                continue;
+            }
+            let Some(file) = one.open(&log.ctx)? else { continue };
             for flaw in one.flaws.iter().filter(|flaw| flaw.bytes > 0) {
                 let name = names::lost_file(entry.base_offset, entry.generation, flaw.position);
                 let (from, to) = (flaw.position, flaw.position + flaw.bytes);
-                copy_aside(&log.ctx, &**file, &one.path, from, to, &log.manifest.dir().join(name))?;
+                copy_aside(&log.ctx, &*file, &one.path, from, to, &log.manifest.dir().join(name))?;
             }
         }
         Ok(())
@@ -322,7 +325,7 @@ impl<'a> Examined<'a> {
     fn make_durable(&self, segment: &Arc<Segment>, size: u64) -> Result<()> {
         let log = self.log;
         if !log.health.is_damaged() {
-            return segment.sync_if_dirty(&log.ctx).map_err(|error| log.poison(error));
+            return segment.sync_if_dirty(&log.ctx).map_err(|error| log.sync_failed(error));
         }
         if segment.is_synced() {
             return Ok(());
@@ -343,8 +346,10 @@ impl<'a> Examined<'a> {
         previous: Option<&SegmentEntry>,
     ) -> Result<()> {
         let (ctx, dir) = (&self.log.ctx, self.log.manifest.dir());
-        let source = self.walked.get(at).and_then(|one| Some((one.file.as_ref()?, &one.path)));
-        let Some((source, path)) = source else {
+        let Some(one) = self.walked.get(at) else {
+            return Err(corrupt(ctx, dir, 0, "a segment that is not there"));
+        };
+        let Some(source) = one.open(ctx)? else {
             return Err(corrupt(ctx, dir, 0, "a segment that is not there"));
         };
         let segment = NextSegment {
@@ -357,7 +362,7 @@ impl<'a> Examined<'a> {
         let file = create_segment_file(ctx, dir, &segment.header(ctx, &self.log.identity))?;
         let target = ctx.display(&dir.join(names::segment_file(entry.base_offset, entry.generation)));
         let to = piece.position + piece.bytes();
-        in_pieces(&**source, &ctx.display(path), piece.position, to, |at, bytes| {
+        in_pieces(&*source, &ctx.display(&one.path), piece.position, to, |at, bytes| {
             let position = at - piece.position + FIRST_BATCH;
             // The log is unchanged, whatever the outcome of this write.
             write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&target, e))

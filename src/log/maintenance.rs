@@ -17,7 +17,13 @@ impl Work for Log {
     /// Syncs if that was asked for, and finishes sealed segments. An error poisons the log, and
     /// every later append reports it.
     fn work(&self) {
-        if self.durability.take_request() && self.sync().is_err() {
+        if self.durability.take_request()
+            && let Err(error) = self.sync()
+        {
+            if error.is_no_descriptor() {
+                // The next call tries again, at the latest that of maintenance.
+                self.durability.want();
+            }
             // A caller may wait for a transaction. Its records may be durable in the journal
             // nevertheless; otherwise it must get the error.
             let upto = self.writer.lock().journal_upto;
@@ -97,7 +103,7 @@ pub(crate) fn finish_sealed(log: &Log) {
         if log.durability.commit.wait(end.get(), || log.sync_written()).is_err() {
             return;
         }
-        if !segment.is_synced() && segment.sync(&log.ctx).map_err(|e| log.poison(e)).is_err() {
+        if !segment.is_synced() && segment.sync(&log.ctx).map_err(|e| log.sync_failed(e)).is_err() {
             return;
         }
         segment.save_index(&log.ctx, &log.identity, segment.size(), end);

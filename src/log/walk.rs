@@ -24,8 +24,8 @@ use crate::types::{Offset, Timestamp};
 
 /// The content of one segment.
 pub(crate) struct Walked {
-    /// Its file; `None` if it is missing.
-    pub(crate) file: Option<Arc<dyn File>>,
+    /// Whether its file exists.
+    pub(crate) is_there: bool,
     pub(crate) path: PathBuf,
     /// Whether its header is valid and belongs to this segment.
     pub(crate) has_header: bool,
@@ -33,6 +33,21 @@ pub(crate) struct Walked {
     pub(crate) pieces: Vec<Piece>,
     /// The damage between and around them.
     pub(crate) flaws: Vec<Flaw>,
+}
+
+impl Walked {
+    /// Opens its file again: a log may have more segments than the process has descriptors. Returns
+    /// `None` if the walk has found no file.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub(crate) fn open(&self, ctx: &Context) -> Result<Option<Arc<dyn File>>> {
+        if !self.is_there {
+            return Ok(None);
+        }
+        let file = ctx.storage.open(&self.path, OpenMode::Read);
+        file.map(Some).map_err(|e| Error::io(IoAction::Open, &ctx.display(&self.path), e))
+    }
 }
 
 /// Whole batches without damage between them.
@@ -166,7 +181,7 @@ impl Check<'_> {
         let ctx = self.ctx;
         let path = self.segment.path.clone();
         let mut walked =
-            Walked { file: None, path, has_header: false, pieces: Vec::new(), flaws: Vec::new() };
+            Walked { is_there: false, path, has_header: false, pieces: Vec::new(), flaws: Vec::new() };
         let file = match ctx.storage.open(&walked.path, OpenMode::Read) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -182,7 +197,7 @@ impl Check<'_> {
             false => self.entry.size,
         };
         let limit = size.min(len);
-        walked.file = Some(file.clone());
+        walked.is_there = true;
         let mut source = Source::Window(Window::new(file, ctx.display(&walked.path)));
         walked.has_header = self.check_header(&mut source, limit, &mut walked.flaws)?;
         let mut walk = Walker::new(ctx, self.identity.seed(), self.segment, source, FIRST_BATCH, limit);

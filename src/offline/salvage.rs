@@ -431,7 +431,7 @@ impl Salvager<'_> {
             secret: identity.secret,
         };
         for (entry, one) in manifest.segments.iter().zip(walked) {
-            let Some(source) = &one.file else { continue };
+            let Some(source) = one.open(self.from)? else { continue };
             for piece in &one.pieces {
                 let state = match entry.state {
                     // IMPORTANT: never mark it as synced. The opening of the copy looks for
@@ -449,7 +449,7 @@ impl Salvager<'_> {
                 let path = target.join(names::segment_file(entry.base_offset, entry.generation));
                 let shown = self.to.display(&path);
                 let to = piece.position + piece.bytes();
-                in_pieces(&**source, &self.from.display(&one.path), piece.position, to, |at, bytes| {
+                in_pieces(&*source, &self.from.display(&one.path), piece.position, to, |at, bytes| {
                     let position = at - piece.position + FIRST_BATCH;
                     write_all_at(&*file, bytes, position).map_err(|(_, e)| Error::create(&shown, e))
                 })?;

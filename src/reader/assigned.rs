@@ -186,6 +186,16 @@ impl Assigned {
         }
     }
 
+    /// Gives up open files and maps until the next call.
+    pub(crate) fn rest(&mut self) {
+        self.cursor.rest();
+        if let Some(unread) = &mut self.unread
+            && let Some(copy) = self.cursor.copy_if_scarce(unread.batch())
+        {
+            unread.replace_batch(copy);
+        }
+    }
+
     /// Notes an error for [`failure`](Assigned::failure).
     pub(crate) fn fail(&mut self, error: Error) {
         self.failed = Some(error);

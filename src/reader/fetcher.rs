@@ -307,7 +307,9 @@ impl Fetcher {
     fn deliver(&mut self, at: usize, records: &mut Records) -> bool {
         let Some(assigned) = self.assigned.get_mut(at) else { return false };
         let before = records.len();
-        match assigned.deliver(&self.limits, records) {
+        let delivered = assigned.deliver(&self.limits, records);
+        assigned.rest();
+        match delivered {
             Ok(full) => {
                 if records.len() > before {
                     self.turn = at + 1;

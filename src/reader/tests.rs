@@ -295,7 +295,6 @@ fn every_change_of_a_partition_is_found_by_the_next_poll() {
         .0,
         [(50, 0)]
     );
-    drop(found);
     broker.delete_topic("t").unwrap();
     assert!(matches!(reader.poll(NOW), Err(Error::TopicDeleted { .. })));
     assert!(matches!(reader.poll(NOW), Err(Error::TopicDeleted { .. })));

@@ -147,6 +147,16 @@ impl Unread {
         }
     }
 
+    /// The batch.
+    pub(crate) fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Continues with a copy of the batch.
+    pub(crate) fn replace_batch(&mut self, copy: Arc<Batch>) {
+        self.batch = copy;
+    }
+
     pub(crate) fn base_offset(&self) -> Offset {
         self.batch.header.base_offset
     }

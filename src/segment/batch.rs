@@ -1,7 +1,7 @@
 //! A batch as a reader gets it: checked, with records that are slices of one shared buffer or map.
 
 use super::{ByteView, Segment};
-use crate::engine::Identity;
+use crate::engine::{Context, Identity};
 use crate::format::batch::BatchHeader;
 use crate::format::packing::nearest;
 use crate::sync::Arc;
@@ -21,6 +21,19 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Returns the same batch with its own copy of the records; `None` if it does not refer to a
+    /// map.
+    pub(crate) fn without_map(&self, ctx: &Context) -> Option<Batch> {
+        let table = usize::try_from(self.header.table_bytes()).unwrap_or(0);
+        Some(Batch {
+            source: self.source.clone(),
+            header: self.header,
+            records: self.records.copy_of_map(&ctx.pool, table)?,
+            segment: self.segment.clone(),
+            next_position: self.next_position,
+        })
+    }
+
     /// Returns the number and the position of a record from which a walk to `offset` can start. It
     /// is at or before the record of `offset`. Returns the first record if the batch has offsets
     /// without a record, because then numbers do not follow from offsets.

@@ -3,16 +3,18 @@
 
 use std::path::Path;
 
-use crate::engine::files::Holder;
-use crate::engine::{Context, Opened, corrupt};
-use crate::error::{Error, IoAction, Result};
-use crate::storage::{File, Map, OpenMode};
+use crate::engine::files::{Holder, Holds};
+use crate::engine::{Context, OpenedMap, corrupt};
+use crate::error::{Error, IoAction, NoMap, Result, is_no_map};
+use crate::storage::{File, OpenMode};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank};
 
 /// The open file and the map of a segment, each opened by its first use.
 pub(super) struct Handles {
-    file: Mutex<Option<Opened<Arc<dyn File>>>>,
-    map: Mutex<Option<Opened<Arc<Map>>>>,
+    file: Mutex<Option<Arc<dyn File>>>,
+    map: Mutex<Option<Arc<OpenedMap>>>,
+    /// The file system has no maps.
+    unmappable: AtomicBool,
     /// The file's header was checked.
     header_checked: AtomicBool,
     /// The holder is in the list of the budget of open files.
@@ -25,6 +27,7 @@ impl Handles {
         Handles {
             file: Mutex::new(Rank::SegmentFile, None),
             map: Mutex::new(Rank::SegmentMap, None),
+            unmappable: AtomicBool::new(false),
             header_checked: AtomicBool::new(false),
             registered: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
@@ -52,7 +55,7 @@ impl Handles {
     ) -> Result<Arc<dyn File>> {
         self.touch(ctx);
         if let Some(opened) = &*self.file.lock() {
-            return Ok(opened.value.clone());
+            return Ok(opened.clone());
         }
         self.open_file(ctx, path, holder, is_synced)
     }
@@ -65,15 +68,13 @@ impl Handles {
         holder: &Arc<impl Holder + 'static>,
         is_synced: impl FnOnce() -> bool,
     ) -> Result<Arc<dyn File>> {
-        let mut slot = self.file.lock();
-        if let Some(opened) = &*slot {
-            // Another thread was faster.
-            return Ok(opened.value.clone());
-        }
         let read_only = is_synced() || ctx.settings.read_only;
-        let file = open(ctx, path, if read_only { OpenMode::Read } else { OpenMode::Write })?;
-        *slot = Some(ctx.files.count(file.clone()));
-        drop(slot);
+        // IMPORTANT: open it with no lock of a segment held. Where the process has no descriptor
+        // left, this closes files of other segments.
+        let opened = open(ctx, path, if read_only { OpenMode::Read } else { OpenMode::Write })?;
+        let opened = ctx.files.count_file(opened);
+        // If another thread was faster, both use its file.
+        let file = self.file.lock().get_or_insert_with(|| -> Arc<dyn File> { Arc::new(opened) }).clone();
         ctx.files.make_room(holder.clone());
         Ok(file)
     }
@@ -81,18 +82,25 @@ impl Handles {
     /// Takes the file of `holder` that was just created, with its header.
     pub(super) fn adopt_file(&self, ctx: &Context, holder: &Arc<impl Holder + 'static>, file: Arc<dyn File>) {
         self.note_header_checked();
-        *self.file.lock() = Some(ctx.files.count(file));
+        *self.file.lock() = Some(Arc::new(ctx.files.count_file(file)));
         self.touch(ctx);
         ctx.files.make_room(holder.clone());
     }
 
     /// Returns the map, if there is one.
     #[inline]
-    pub(super) fn map(&self) -> Option<Arc<Map>> {
-        self.map.lock().as_ref().map(|opened| opened.value.clone())
+    pub(super) fn map(&self) -> Option<Arc<OpenedMap>> {
+        self.map.lock().clone()
     }
 
-    /// Maps the first `size` bytes of an open file. The caller must make room for the map.
+    /// Returns whether a map of so many bytes may be tried. Closes other maps for it.
+    pub(super) fn may_map(&self, ctx: &Context, size: u64) -> bool {
+        !self.unmappable.load(Ordering::Relaxed) && ctx.files.has_room_for_map(size)
+    }
+
+    /// Maps the first `size` bytes of an open file. Returns `None` if the process has no room for
+    /// the map, or the file system has no maps: then the file must be read by position. The caller
+    /// must make room for the map.
     ///
     /// # Errors
     /// `Corrupt` if the file is shorter; an I/O error.
@@ -102,16 +110,30 @@ impl Handles {
         path: &Path,
         file: &dyn File,
         size: u64,
-    ) -> Result<Arc<Map>> {
+    ) -> Result<Option<Arc<OpenedMap>>> {
         let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(path), e))?;
         if len < size {
             let what = format!("the file has {len} bytes, the manifest lists {size}");
             return Err(corrupt(ctx, path, len, &what));
         }
-        let map = file.map(size).map_err(|e| Error::io(IoAction::Map, &ctx.display(path), e))?;
-        let map = Arc::new(map);
-        *self.map.lock() = Some(ctx.files.count(map.clone()));
-        Ok(map)
+        let map = match file.map(size) {
+            Err(e) if is_no_map(&e) == Some(NoMap::NoRoom) && ctx.files.close_maps() => file.map(size),
+            mapped => mapped,
+        };
+        match map {
+            Ok(map) => {
+                let map = Arc::new(ctx.files.count_map(map));
+                *self.map.lock() = Some(map.clone());
+                Ok(Some(map))
+            }
+            Err(e) => match is_no_map(&e) {
+                Some(reason) => {
+                    self.unmappable.store(reason == NoMap::Unsupported, Ordering::Relaxed);
+                    Ok(None)
+                }
+                None => Err(Error::io(IoAction::Map, &ctx.display(path), e)),
+            },
+        }
     }
 
     /// Returns whether the header was checked since the last
@@ -139,8 +161,10 @@ impl Handles {
         *self.map.lock() = None;
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.file.lock().is_some() || self.map.lock().is_some()
+    pub(super) fn holds(&self) -> Holds {
+        let maps = self.map.lock().is_some();
+        let files = self.file.lock().is_some();
+        Holds { files, maps }
     }
 
     /// See [`Holder::register`].

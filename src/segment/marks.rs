@@ -1,7 +1,11 @@
 //! Which bytes of a segment are durable, and the right to sync it.
 
-use crate::error::{Error, Result};
-use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
+use std::path::Path;
+
+use crate::engine::Context;
+use crate::error::{Error, IoAction, Result};
+use crate::storage::File;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
 
 /// The marks of a segment's durability.
 pub(super) struct SyncMarks {
@@ -41,19 +45,22 @@ impl SyncMarks {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Runs `sync`, which makes every byte written before it durable. It returns false if the file
-    /// was deleted meanwhile, because its bytes are no longer needed.
+    /// Runs `sync` on the result of `open`, and makes so every byte written before it durable.
+    /// `sync` returns false if the file was deleted meanwhile, because its bytes are no longer
+    /// needed.
     ///
     /// # Errors
-    /// The error of `sync`, or of an earlier one. Then the state of the bytes is unknown.
+    /// The error of `open`: nothing has changed. The error of `sync`, or of an earlier one: then the
+    /// state of the bytes is unknown.
     #[inline]
-    pub(super) fn sync(
+    pub(super) fn sync<F>(
         &self,
         is_sealed: impl FnOnce() -> bool,
-        sync: impl FnOnce() -> Result<bool>,
+        open: impl FnOnce() -> Result<F>,
+        sync: impl FnOnce(F) -> Result<bool>,
     ) -> Result<()> {
         let mut failed = self.syncing.lock();
-        self.sync_alone(&mut failed, is_sealed, sync)
+        self.sync_alone(&mut failed, is_sealed, open, sync)
     }
 
     /// As [`sync`](SyncMarks::sync), if a byte was written since the last sync. Waits for a sync
@@ -62,30 +69,34 @@ impl SyncMarks {
     /// # Errors
     /// As [`sync`](SyncMarks::sync).
     #[inline]
-    pub(super) fn sync_if_dirty(
+    pub(super) fn sync_if_dirty<F>(
         &self,
         is_sealed: impl FnOnce() -> bool,
-        sync: impl FnOnce() -> Result<bool>,
+        open: impl FnOnce() -> Result<F>,
+        sync: impl FnOnce(F) -> Result<bool>,
     ) -> Result<()> {
         let mut failed = self.syncing.lock();
-        if self.is_dirty() { self.sync_alone(&mut failed, is_sealed, sync) } else { Ok(()) }
+        if self.is_dirty() { self.sync_alone(&mut failed, is_sealed, open, sync) } else { Ok(()) }
     }
 
     #[inline]
-    fn sync_alone(
+    fn sync_alone<F>(
         &self,
         failed: &mut Option<Error>,
         is_sealed: impl FnOnce() -> bool,
-        sync: impl FnOnce() -> Result<bool>,
+        open: impl FnOnce() -> Result<F>,
+        sync: impl FnOnce(F) -> Result<bool>,
     ) -> Result<()> {
         if let Some(error) = failed {
             return Err(error.clone());
         }
+        // Not a failed sync: it may be tried again.
+        let file = open()?;
         // Load it before the sync: an append during the sync makes the segment dirty again, and a
         // seal during the sync does not count.
         let sealed = is_sealed();
-        self.dirty.store(false, Ordering::Release);
-        match sync() {
+        let was_dirty = self.dirty.swap(false, Ordering::AcqRel);
+        match sync(file) {
             Ok(is_there) => {
                 if sealed && is_there {
                     self.synced.store(true, Ordering::Release);
@@ -93,7 +104,9 @@ impl SyncMarks {
                 Ok(())
             }
             Err(error) => {
-                self.dirty.store(true, Ordering::Release);
+                if was_dirty {
+                    self.dirty.store(true, Ordering::Release);
+                }
                 *failed = Some(error.clone());
                 Err(error)
             }
@@ -106,5 +119,22 @@ impl SyncMarks {
         *self.syncing.lock() = None;
         self.dirty.store(false, Ordering::Release);
         self.synced.store(is_sealed(), Ordering::Release);
+    }
+}
+
+/// Syncs the file, if there is one. Returns false if there is none, or if retention has deleted
+/// the segment meanwhile: then it is `retired`.
+#[inline]
+pub(super) fn sync_file(
+    ctx: &Context,
+    path: &Path,
+    retired: &AtomicBool,
+    file: Option<Arc<dyn File>>,
+) -> Result<bool> {
+    let Some(file) = file else { return Ok(false) };
+    match file.sync_data() {
+        Ok(()) => Ok(true),
+        Err(_) if retired.load(Ordering::Acquire) => Ok(false),
+        Err(e) => Err(Error::io(IoAction::Sync, &ctx.display(path), e)),
     }
 }

@@ -32,13 +32,13 @@ pub(crate) use self::view::ByteView;
 pub(crate) use self::walker::{Met, Walker, find_batch_in};
 pub(crate) use self::window::Window;
 use crate::config::ReadMode;
-use crate::engine::files::Holder;
-use crate::engine::{Context, Identity};
-use crate::error::{Error, IoAction, Result};
+use crate::engine::files::{Holder, Holds};
+use crate::engine::{Context, Identity, OpenedMap};
+use crate::error::Result;
 use crate::format::index::IndexEntry;
 use crate::format::key_hash::KeyHash;
 use crate::format::manifest::{SegmentEntry, SegmentState};
-use crate::storage::{File, Map};
+use crate::storage::File;
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, OnceLock, Ordering};
 use crate::types::{Offset, Timestamp};
 
@@ -172,7 +172,8 @@ impl Segment {
     /// # Errors
     /// An I/O error, of this sync or of an earlier one. Then the state of the bytes is unknown.
     pub(crate) fn sync(self: &Arc<Self>, ctx: &Context) -> Result<()> {
-        self.marks.sync(|| self.is_sealed(), || self.sync_data(ctx))
+        let sync = |file| marks::sync_file(ctx, &self.path, &self.retired, file);
+        self.marks.sync(|| self.is_sealed(), || self.open_to_sync(ctx), sync)
     }
 
     /// As [`sync`](Segment::sync), if a byte was written since the last sync. Waits for a sync that
@@ -181,19 +182,17 @@ impl Segment {
     /// # Errors
     /// As [`sync`](Segment::sync).
     pub(crate) fn sync_if_dirty(self: &Arc<Self>, ctx: &Context) -> Result<()> {
-        self.marks.sync_if_dirty(|| self.is_sealed(), || self.sync_data(ctx))
+        let sync = |file| marks::sync_file(ctx, &self.path, &self.retired, file);
+        self.marks.sync_if_dirty(|| self.is_sealed(), || self.open_to_sync(ctx), sync)
     }
 
-    /// Syncs the file. Returns false if retention has deleted the segment meanwhile.
+    /// Opens the file for a sync. Returns `None` if retention has deleted the segment meanwhile.
     #[inline]
-    fn sync_data(self: &Arc<Self>, ctx: &Context) -> Result<bool> {
-        let synced = self.file(ctx).and_then(|file| {
-            file.sync_data().map_err(|e| Error::io(IoAction::Sync, &ctx.display(&self.path), e))
-        });
-        match synced {
-            Ok(()) => Ok(true),
-            Err(_) if self.retired.load(Ordering::Acquire) => Ok(false),
-            Err(error) => Err(error),
+    fn open_to_sync(self: &Arc<Self>, ctx: &Context) -> Result<Option<Arc<dyn File>>> {
+        match self.file(ctx) {
+            Ok(file) => Ok(Some(file)),
+            Err(_) if self.retired.load(Ordering::Acquire) => Ok(None),
+            Err(error) => Err(error.of_sync()),
         }
     }
 
@@ -223,33 +222,43 @@ impl Segment {
         self.handles.adopt_file(ctx, self, file);
     }
 
-    /// Returns the bytes of a sealed segment, mapped.
+    /// Returns the bytes of a sealed segment, mapped; `None` if they must be read by position,
+    /// because there is no room for the map or the file system has none.
     ///
     /// # Errors
     /// `Corrupt` if the file is shorter than in the manifest, or its header is not this segment's.
-    pub(crate) fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Arc<Map>> {
+    fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Option<Arc<OpenedMap>>> {
         self.handles.touch(ctx);
         if let Some(map) = self.handles.map() {
-            return Ok(map);
+            return Ok(Some(map));
+        }
+        if !self.handles.may_map(ctx, self.size()) {
+            return Ok(None);
         }
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
-        let map = self.handles.map_file(ctx, &self.path, &*file, self.size())?;
+        let Some(map) = self.handles.map_file(ctx, &self.path, &*file, self.size())? else {
+            return Ok(None);
+        };
         // The map keeps the bytes. A file that is never written again needs no open handle as well.
         if self.is_synced() {
             self.handles.close_file();
         }
         ctx.files.make_room(self.clone());
-        Ok(map)
+        Ok(Some(map))
     }
 
-    /// Returns the bytes of the segment, mapped or read, according to the read mode.
+    /// Returns the bytes of the segment, mapped or read, according to the read mode. Where a map
+    /// cannot be had they are read.
     ///
     /// # Errors
     /// As [`map`](Segment::map) and [`file`](Segment::file).
     pub(crate) fn source(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
-        if self.is_sealed() && ctx.settings.read_mode == ReadMode::Map {
-            return Ok(Source::Map(self.map(ctx, identity)?));
+        if self.is_sealed()
+            && ctx.settings.read_mode == ReadMode::Map
+            && let Some(map) = self.map(ctx, identity)?
+        {
+            return Ok(Source::Map(map));
         }
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
@@ -264,7 +273,7 @@ impl Segment {
     pub(crate) fn source_of_few(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
         self.source(ctx, identity).map(|source| match source {
             Source::Window(window) => Source::Window(window.of_few()),
-            Source::Map(map) => Source::Map(map),
+            other => other,
         })
     }
 
@@ -465,8 +474,9 @@ impl Holder for Segment {
         self.handles.forget()
     }
 
-    fn is_open(&self) -> bool {
-        self.handles.is_open() || self.keys.is_open()
+    fn holds(&self) -> Holds {
+        let (own, keys) = (self.handles.holds(), self.keys.holds());
+        Holds { files: own.files || keys.files, maps: own.maps || keys.maps }
     }
 
     fn is_dirty(&self) -> bool {

@@ -80,6 +80,7 @@ fn uncompressed(
         Source::Window(window) => window
             .share(position)
             .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
+        Source::Resting => None,
     }
     .ok_or_else(lost)?;
     let records = header.uncompressed_len as usize;

@@ -1,22 +1,40 @@
 //! The bytes of a segment, mapped or read.
 
 use super::window::Window;
-use crate::engine::Context;
+use crate::engine::{Context, OpenedMap};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header, is_zero};
 use crate::format::reader::Malformed;
-use crate::storage::Map;
 use crate::sync::Arc;
 
 /// The bytes of a segment, mapped or read.
 pub(crate) enum Source {
     /// A sealed segment.
-    Map(Arc<Map>),
-    /// The active segment; every segment if maps are not used.
+    Map(Arc<OpenedMap>),
+    /// The active segment; every segment if maps are not used or cannot be had.
     Window(Window),
+    /// A map that was given up by [`rest`](Source::rest).
+    Resting,
 }
 
 impl Source {
+    /// Gives up the map, or the open file; the bytes that a window has read stay. Nothing can be
+    /// read until the window [wakes](Window::wake), or another source takes the place of the map.
+    pub(crate) fn rest(&mut self) {
+        match self {
+            Source::Map(_) | Source::Resting => *self = Source::Resting,
+            Source::Window(window) => window.rest(),
+        }
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        match self {
+            Source::Map(_) => false,
+            Source::Window(window) => window.is_resting(),
+            Source::Resting => true,
+        }
+    }
+
     /// Returns whether all bytes between two positions are zero, up to the end of the file.
     ///
     /// # Errors
@@ -46,6 +64,7 @@ impl Source {
                 Ok(all.get(start..start.saturating_add(len).min(all.len())).unwrap_or(&[]))
             }
             Source::Window(window) => window.get(ctx, position, len),
+            Source::Resting => Err(Error::internal("a source that rests was read")),
         }
     }
 

@@ -1,7 +1,6 @@
 //! A range of the bytes of a segment that keeps its map or buffer alive.
 
-use crate::engine::Buffer;
-use crate::storage::Map;
+use crate::engine::{Buffer, BufferPool, OpenedMap};
 use crate::sync::Arc;
 
 /// A range of a map or of a pooled buffer. It keeps the map or the buffer alive.
@@ -14,13 +13,13 @@ pub(crate) struct ByteView {
 
 #[derive(Clone)]
 enum Backing {
-    Map(Arc<Map>),
+    Map(Arc<OpenedMap>),
     Buffer(Arc<Buffer>),
 }
 
 impl ByteView {
     /// Returns `None` if the range is not inside the map.
-    pub(crate) fn of_map(map: Arc<Map>, start: usize, end: usize) -> Option<Self> {
+    pub(crate) fn of_map(map: Arc<OpenedMap>, start: usize, end: usize) -> Option<Self> {
         map.as_slice().get(start..end)?;
         Some(ByteView { backing: Backing::Map(map), start, end })
     }
@@ -47,6 +46,18 @@ impl ByteView {
     /// are fewer.
     pub(crate) fn following(&self, len: usize) -> &[u8] {
         self.end.checked_add(len).and_then(|end| self.all().get(self.end..end)).unwrap_or(&[])
+    }
+
+    /// Returns a copy of it in a buffer, with the `more` bytes that follow it; `None` if it does not
+    /// refer to a map.
+    pub(crate) fn copy_of_map(&self, pool: &BufferPool, more: usize) -> Option<Self> {
+        let Backing::Map(_) = &self.backing else { return None };
+        let (own, following) = (self.as_slice(), self.following(more));
+        let mut buffer = pool.take_used_for(own.len().saturating_add(following.len()));
+        buffer.clear();
+        buffer.extend_from_slice(own);
+        buffer.extend_from_slice(following);
+        ByteView::of_buffer(Arc::new(buffer), 0, own.len())
     }
 
     /// Returns whether it keeps a buffer alive that is much larger than it is.

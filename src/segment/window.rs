@@ -10,7 +10,8 @@ use crate::sync::Arc;
 /// A part of a file in memory. Moving the window reads ahead; each move reads more than the one
 /// before, up to a limit.
 pub(crate) struct Window {
-    file: Arc<dyn File>,
+    /// `None` while it rests.
+    file: Option<Arc<dyn File>>,
     path: PathBuf,
     buffer: Option<Arc<Buffer>>,
     /// The file position of the buffer's first byte.
@@ -29,7 +30,21 @@ const AHEAD_MAX: usize = 512 << 10;
 impl Window {
     pub(crate) fn new(file: Arc<dyn File>, path: PathBuf) -> Self {
         let (ahead, ahead_max) = (AHEAD_MIN, AHEAD_MAX);
-        Window { file, path, buffer: None, start: 0, ahead, ahead_max, end: u64::MAX }
+        Window { file: Some(file), path, buffer: None, start: 0, ahead, ahead_max, end: u64::MAX }
+    }
+
+    /// Gives up the file; the buffer stays.
+    pub(super) fn rest(&mut self) {
+        self.file = None;
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Continues with the file, open again.
+    pub(crate) fn wake(&mut self, file: Arc<dyn File>) {
+        self.file = Some(file);
     }
 
     /// Returns the window of a file that ends at `end`: it reads no further ahead, so records that
@@ -87,6 +102,9 @@ impl Window {
     }
 
     fn read(&mut self, ctx: &Context, position: u64, len: usize) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Err(Error::internal("a window that rests was read"));
+        };
         let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
         let wanted = len.max(self.ahead.min(left));
         self.ahead = (self.ahead * 2).min(self.ahead_max);
@@ -104,8 +122,7 @@ impl Window {
             buffer.resize(wanted, 0);
         }
         let room = buffer.get_mut(..wanted).unwrap_or_default();
-        let n =
-            read_up_to(&*self.file, room, position).map_err(|e| Error::io(IoAction::Read, &self.path, e))?;
+        let n = read_up_to(&**file, room, position).map_err(|e| Error::io(IoAction::Read, &self.path, e))?;
         buffer.truncate(n);
         self.start = position;
         self.buffer = Some(Arc::new(buffer));

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
+use crate::error::is_no_descriptor;
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage, SyncDir};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank};
 
 /// The bound, and the bytes that are taken of it.
@@ -121,8 +122,10 @@ impl Budget {
                 continue;
             }
             // A file that cannot be inspected is foreign, and is not counted.
-            if let Ok(bytes) = storage.open(&path, OpenMode::Read).and_then(|file| file.len()) {
-                self.add(&path, bytes);
+            match storage.open(&path, OpenMode::Read).and_then(|file| file.len()) {
+                Err(e) if is_no_descriptor(&e) => return Err(e),
+                Err(_) => {}
+                Ok(bytes) => drop(self.add(&path, bytes)),
             }
         }
         Ok(())
@@ -198,6 +201,10 @@ impl Storage for BudgetStorage {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.inner.sync_dir(dir)
+    }
+
+    fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
+        self.inner.prepare_sync_dir(dir)
     }
 
     fn can_be_full(&self) -> bool {

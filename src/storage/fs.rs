@@ -6,8 +6,9 @@
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
+use crate::error::is_no_descriptor;
 use crate::storage::gate::is_unsupported;
-use crate::storage::{DirEntry, File, Map, OpenMode, Storage, read_up_to};
+use crate::storage::{DirEntry, File, Map, OpenMode, ProcessLimits, Storage, SyncDir, read_up_to};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// A directory of the operating system's file system.
@@ -57,15 +58,14 @@ impl Storage for FsStorage {
         // Lock the directory too, because the file has another inode once it was deleted by hand. A
         // directory cannot be locked everywhere (Windows opens no directory, NFS locks no file that
         // is open for reading only); the lock of the file is enough there.
-        if let Ok(dir) = fs::File::open(&self.root) {
-            match try_lock(&dir) {
-                Ok(()) => locked.push(dir),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    locked.iter().for_each(|file| drop(file.unlock()));
-                    return Err(e);
-                }
-                Err(_) => {}
+        let dir = fs::File::open(&self.root).and_then(|dir| try_lock(&dir).map(|()| dir));
+        match dir {
+            Ok(dir) => locked.push(dir),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock || is_no_descriptor(&e) => {
+                locked.iter().for_each(|file| drop(file.unlock()));
+                return Err(e);
             }
+            Err(_) => {}
         }
         Ok(Box::new(DirLock { locked, process: std::process::id() }))
     }
@@ -147,7 +147,18 @@ impl Storage for FsStorage {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        sync_directory(&self.resolve(dir)?)
+        sync_directory(&open_directory(&self.resolve(dir)?)?)
+    }
+
+    fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
+        let opened = open_directory(&self.resolve(dir)?)?;
+        Ok(Box::new(move || sync_directory(&opened)))
+    }
+
+    fn process_limits(&self) -> ProcessLimits {
+        // Only Linux has them. A failed read is no error.
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        ProcessLimits::parse(&read("/proc/self/limits"), &read("/proc/self/status"))
     }
 }
 
@@ -269,20 +280,31 @@ fn create_durably(path: &Path) -> io::Result<()> {
 
 /// Syncs a directory above the broker's, where the file system can do that.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    match sync_directory(path) {
+    match open_directory(path).and_then(|dir| sync_directory(&dir)) {
         Err(e) if is_unsupported(&e) => Ok(()),
         synced => synced,
     }
 }
 
 #[cfg(unix)]
-fn sync_directory(path: &Path) -> io::Result<()> {
+fn open_directory(path: &Path) -> io::Result<fs::File> {
     let dir = fs::File::open(path)?;
-    if dir.metadata()?.is_dir() { dir.sync_all() } else { Err(io::ErrorKind::NotADirectory.into()) }
+    if dir.metadata()?.is_dir() { Ok(dir) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+#[cfg(unix)]
+fn sync_directory(dir: &fs::File) -> io::Result<()> {
+    dir.sync_all()
+}
+
+/// Windows opens no directory as a file.
+#[cfg(windows)]
+fn open_directory(path: &Path) -> io::Result<()> {
+    fs::read_dir(path).map(drop)
 }
 
 /// Windows has no such operation; NTFS journals its metadata.
 #[cfg(windows)]
-fn sync_directory(path: &Path) -> io::Result<()> {
-    fs::read_dir(path).map(drop)
+fn sync_directory((): &()) -> io::Result<()> {
+    Ok(())
 }

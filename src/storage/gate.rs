@@ -12,7 +12,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage, SyncDir};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Mutex, Ordering, Rank};
 
 /// The preparation before the first change. Its argument is the medium without the gate. The next
@@ -68,6 +68,17 @@ impl WriteGate {
     /// Whether the file system has refused to sync a directory because it has no such operation.
     pub(crate) fn syncs_no_dirs(&self) -> bool {
         self.syncs_no_dirs.load(Ordering::Acquire)
+    }
+
+    /// The result of a sync of a directory: one that the file system cannot make is no error.
+    fn synced_dir(&self, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(e) if is_unsupported(&e) => {
+                self.syncs_no_dirs.store(true, Ordering::Release);
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Passes the gate. For a caller that holds a lock which the preparation takes.
@@ -161,12 +172,13 @@ impl Storage for GatedStorage {
     /// used nevertheless, because its names cannot be made safer. [`WriteGate::syncs_no_dirs`]
     /// reports it.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        match self.inner.sync_dir(dir) {
-            Err(e) if is_unsupported(&e) => {
-                self.gate.syncs_no_dirs.store(true, Ordering::Release);
-                Ok(())
-            }
-            result => result,
+        self.gate.synced_dir(self.inner.sync_dir(dir))
+    }
+
+    fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
+        match self.inner.prepare_sync_dir(dir) {
+            Ok(sync_dir) => Ok(Box::new(move || self.gate.synced_dir(sync_dir()))),
+            Err(e) => self.gate.synced_dir(Err(e)).map(|()| -> SyncDir<'a> { Box::new(|| Ok(())) }),
         }
     }
 

@@ -18,13 +18,19 @@ use crate::sync::Arc;
 pub(crate) mod budget;
 #[cfg(test)]
 mod conformance;
+pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod fs;
 pub(crate) mod gate;
+pub(crate) mod limits;
 pub(crate) mod mem;
 pub(crate) mod mmap;
 
+pub(crate) use limits::ProcessLimits;
 pub(crate) use mmap::Map;
+
+/// A sync of a directory that has all that it needs: see [`Storage::prepare_sync_dir`].
+pub(crate) type SyncDir<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 /// A directory tree on some medium.
 pub(crate) trait Storage: Send + Sync {
@@ -66,6 +72,13 @@ pub(crate) trait Storage: Send + Sync {
     /// call.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// As [`sync_dir`](Storage::sync_dir), in two steps: the first opens what the second needs. A
+    /// caller whose change must not be left half done prepares the sync before the change, so that
+    /// a lack of descriptors is met before it.
+    fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
+        Ok(Box::new(move || self.sync_dir(dir)))
+    }
+
     /// Whether it can run out of space such that deleting files frees some.
     fn can_be_full(&self) -> bool {
         true
@@ -74,6 +87,11 @@ pub(crate) trait Storage: Send + Sync {
     /// The start of the machine, and the process. As long as the first is the same, and not zero,
     /// every write that was not synced is still there. Zeros if they are not known.
     fn run_identity(&self) -> ([u8; 16], u32);
+
+    /// The limits that the process has now, as far as they concern this medium and are known.
+    fn process_limits(&self) -> ProcessLimits {
+        ProcessLimits::default()
+    }
 }
 
 /// One entry of a directory.
@@ -190,7 +208,8 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &Path, limit: u64) -> io::R
 #[derive(Debug)]
 pub(crate) struct ReplaceError {
     pub(crate) error: io::Error,
-    /// The rename was tried: a power loss may leave the old content or the new.
+    /// The rename was tried: a power loss may leave the old content or the new. Never for a lack of
+    /// descriptors.
     pub(crate) replaced: bool,
 }
 
@@ -217,14 +236,15 @@ pub(crate) fn replace_and_open(
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
+    let parent = path.parent().unwrap_or(Path::new(""));
     let written = (|| {
         let file = storage.open(&temporary, OpenMode::Truncate)?;
         write_all_at(&*file, bytes, 0).map_err(|(_, e)| e)?;
         file.sync_data()?;
-        Ok(file)
+        Ok((file, storage.prepare_sync_dir(parent)?))
     })();
-    let file = match written {
-        Ok(file) => file,
+    let (file, sync_dir) = match written {
+        Ok(written) => written,
         Err(error) => {
             // Best effort: a leftover is overwritten by the next attempt and ignored otherwise.
             let _ = storage.remove_file(&temporary);
@@ -233,7 +253,7 @@ pub(crate) fn replace_and_open(
     };
     storage
         .rename(&temporary, path)
-        .and_then(|()| storage.sync_dir(path.parent().unwrap_or(Path::new(""))))
+        .and_then(|()| sync_dir())
         .map_err(|error| ReplaceError { error, replaced: true })?;
     Ok(file)
 }

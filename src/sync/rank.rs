@@ -71,16 +71,6 @@ pub(crate) enum Rank {
     Syncing,
     /// `Keys`: the right to read or write the side file.
     CompletingKeys,
-    /// `FileBudget`: the segments that have files open.
-    OpenFiles,
-    /// `Index`: the known entries.
-    Index,
-    /// `Keys`: the known keys.
-    Keys,
-    /// `Handles`: the map of a segment.
-    SegmentMap,
-    /// `Handles`: the file of a segment.
-    SegmentFile,
 
     // -- what any change may need --
     /// `CheckpointStore`: the last checkpoint, over its replacement.
@@ -130,6 +120,18 @@ pub(crate) enum Rank {
     Compressors,
     /// `BufferPool`: free buffers.
     Pool,
+
+    // -- open files: every operation that opens one may close others --
+    /// `FileBudget`: the segments that have files open.
+    OpenFiles,
+    /// `Index`: the known entries.
+    Index,
+    /// `Keys`: the known keys.
+    Keys,
+    /// `Handles`: the map of a segment.
+    SegmentMap,
+    /// `Handles`: the file of a segment.
+    SegmentFile,
 
     // -- the medium --
     /// `BudgetStorage`: the files that are counted.

@@ -9,7 +9,7 @@ use crate::config::BrokerConfig;
 use crate::error::Result;
 use crate::stats::{SalvageReport, VerifyProgress, VerifyReport};
 use crate::storage::Storage;
-use crate::storage::faults::{FaultStorage, Faults, Gate, Op};
+use crate::storage::faults::{Failure, FaultStorage, Faults, Gate, Op};
 use crate::storage::mem::{MemStorage, Survive, UNBOUNDED};
 use crate::sync::Arc;
 
@@ -104,6 +104,44 @@ impl Disk {
     /// As [`fail`](Disk::fail), for the n-th operation and all after it.
     pub fn fail_always(&self, op: Op, nth: u64, kind: io::ErrorKind) {
         self.faults.fail_always(op, nth, kind);
+    }
+
+    /// As [`fail`](Disk::fail), with an error of the operating system by its number, for example 23
+    /// (`ENFILE`) or 19 (`ENODEV`), which have no kind.
+    pub fn fail_with_number(&self, op: Op, nth: u64, number: i32) {
+        self.faults.fail_with(op, nth, false, Failure::Number(number));
+    }
+
+    /// As [`fail_with_number`](Disk::fail_with_number), for the n-th operation and all after it.
+    pub fn fail_always_with_number(&self, op: Op, nth: u64, number: i32) {
+        self.faults.fail_with(op, nth, true, Failure::Number(number));
+    }
+
+    /// Bounds the descriptors of a process from now on, as `ulimit -n` does. `None` removes the
+    /// bound. Every open file takes one; listing a directory and syncing one take one for the time
+    /// of the operation. An operation that gets none fails with `EMFILE`, is not executed and not
+    /// counted. The lock of the directory takes none here.
+    ///
+    /// ```
+    /// use quipu::testing::Disk;
+    /// use quipu::{BrokerConfig, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// let disk = Disk::new();
+    /// let broker = BrokerConfig::new().on_disk(&disk)?;
+    /// let topic = broker.create_topic("t", TopicConfig::new().partitions(20))?;
+    /// disk.limit_descriptors(disk.descriptors() + 3);
+    /// for partition in topic.partitions() {
+    ///     broker.producer().send(&partition, Record::new("v"))?.wait()?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn limit_descriptors(&self, limit: impl Into<Option<usize>>) {
+        self.faults.limit_descriptors(limit.into());
+    }
+
+    /// The descriptors that the process has now, without the lock of the directory.
+    pub fn descriptors(&self) -> usize {
+        self.faults.descriptors()
     }
 
     /// Shortens the n-th read or write: half of the bytes, at least one, and no error. With

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::record::Record;
 use crate::storage::fs::FsStorage;
 use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, Rank};
 use crate::testing::ManualClock;
 use crate::types::TopicName;
 
@@ -28,14 +28,18 @@ enum Call {
 
 type Calls = Arc<Mutex<Vec<Call>>>;
 
+/// The name of an open file, which follows the file when that is renamed.
+type Name = Arc<Mutex<PathBuf>>;
+
 struct Recorder {
     inner: FsStorage,
     calls: Calls,
+    names: Mutex<Vec<Name>>,
 }
 
 struct RecordedFile {
     inner: Arc<dyn File>,
-    path: PathBuf,
+    name: Name,
     calls: Calls,
 }
 
@@ -75,11 +79,20 @@ impl Storage for Recorder {
         if matches!(mode, OpenMode::CreateNew | OpenMode::Truncate) {
             self.calls.lock().push(Call::Create(path.into()));
         }
-        Ok(Arc::new(RecordedFile { inner, path: path.into(), calls: Arc::clone(&self.calls) }))
+        let name = Arc::new(Mutex::new(Rank::Test, path.into()));
+        self.names.lock().push(Arc::clone(&name));
+        Ok(Arc::new(RecordedFile { inner, name, calls: Arc::clone(&self.calls) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(self.inner.rename(from, to), Call::Rename(from.into(), to.into()))
+        self.note(self.inner.rename(from, to), Call::Rename(from.into(), to.into()))?;
+        for name in self.names.lock().iter() {
+            let mut name = name.lock();
+            if *name == from {
+                *name = to.into();
+            }
+        }
+        Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -106,13 +119,15 @@ impl File for RecordedFile {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<usize> {
         let written = self.inner.write_at(bytes, position)?;
-        self.calls.lock().push(Call::Write(self.path.clone()));
+        let path = self.name.lock().clone();
+        self.calls.lock().push(Call::Write(path));
         Ok(written)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.inner.sync_data()?;
-        self.calls.lock().push(Call::SyncData(self.path.clone()));
+        let path = self.name.lock().clone();
+        self.calls.lock().push(Call::SyncData(path));
         Ok(())
     }
 
@@ -128,10 +143,11 @@ impl File for RecordedFile {
 /// A broker that does each thing once, and the calls that this took.
 fn calls() -> Vec<Call> {
     let dir = tempfile::tempdir().unwrap();
-    let calls = Calls::new(Mutex::new(crate::sync::Rank::Test, Vec::new()));
+    let calls = Calls::new(Mutex::new(Rank::Test, Vec::new()));
     let open = || {
         let inner = FsStorage::new(dir.path().to_path_buf());
-        let storage = Arc::new(Recorder { inner, calls: Arc::clone(&calls) });
+        let names = Mutex::new(Rank::Test, Vec::new());
+        let storage = Arc::new(Recorder { inner, calls: Arc::clone(&calls), names });
         let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
         config.open_on(storage).unwrap()
     };

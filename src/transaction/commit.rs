@@ -237,6 +237,10 @@ impl Committing {
     }
 
     fn failed(&self, error: &Error) {
+        if error.is_no_descriptor() {
+            // The sync was not tried.
+            return;
+        }
         self.written().for_each(|(log, _)| drop(log.poison(error.clone())));
     }
 }

@@ -31,7 +31,7 @@ use crate::log::journal::{Alone, LogJournal};
 use crate::log::participate::Involved;
 use crate::log::recovered_tail::RecoveredTail;
 use crate::log::{Log, durability};
-use crate::storage::{File, OpenMode, replace_file, write_all_at};
+use crate::storage::{File, OpenMode, replace_and_open, write_all_at};
 use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
 
@@ -149,7 +149,12 @@ impl Journal {
 
     /// The leader's part. After a failure no transaction is committed.
     fn sync(&self) -> Result<u64> {
-        self.try_sync().inspect_err(|error| self.state.lock().fail(error))
+        self.try_sync().inspect_err(|error| {
+            // Without a descriptor a sync was not tried.
+            if !error.is_no_descriptor() {
+                self.state.lock().fail(error);
+            }
+        })
     }
 
     fn try_sync(&self) -> Result<u64> {
@@ -218,8 +223,7 @@ impl Journal {
         logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
         durability::sync_ahead(&self.ctx, logs.iter().copied());
         for log in logs {
-            // Transactions of a deleted log need not be durable. Check after the sync, because the
-            // topic may be deleted during it.
+            // Those of a deleted log need not be durable. Check last: it may be deleted meanwhile.
             log.sync().or_else(|error| if log.health().is_deleted() { Ok(()) } else { Err(error) })?;
         }
         self.make_durable(written)?;
@@ -373,17 +377,13 @@ impl JournalState {
     pub(super) fn start_file(&mut self, ctx: &Context, frees: bool) -> Result<()> {
         let path = Path::new(names::JOURNAL);
         let floor = self.next_id;
-        let replace = || replace_file(&*ctx.storage, path, &journal::encode_header(floor));
+        let replace = || replace_and_open(&*ctx.storage, path, &journal::encode_header(floor));
         let replaced = if frees { ctx.reserve.with_room(replace) } else { replace() };
-        let opened = replaced.map_err(|failed| (failed.error, failed.replaced)).and_then(|()| {
-            let opened = ctx.storage.open(path, OpenMode::Write);
-            opened.map_err(|error| (error, true))
-        });
-        match opened {
+        match replaced {
             Ok(file) => self.file = Some(file),
-            Err((error, replaced)) => {
-                let error = Error::create(&ctx.display(path), error);
-                if replaced {
+            Err(failed) => {
+                let error = Error::create(&ctx.display(path), failed.error);
+                if failed.replaced {
                     // The next opening can use either file, but no more can be written to the old
                     // one.
                     self.fail(&error);

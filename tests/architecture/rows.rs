@@ -93,12 +93,17 @@ const INSIDE: [(&str, &[Row]); 17] = [
     ),
     (
         "storage",
-        &[apart(&["mmap"]), apart(&["mod"]), apart(&["budget", "faults", "gate", "mem"]), apart(&["fs"])],
+        &[
+            apart(&["limits", "mmap"]),
+            apart(&["mod"]),
+            apart(&["budget", "descriptors", "faults", "gate", "mem"]),
+            apart(&["fs"]),
+        ],
     ),
     (
         "engine",
         &[
-            apart(&["events"]),
+            apart(&["events", "opened"]),
             apart(&["files", "identity", "notify", "pool", "reserve", "timer", "work"]),
             apart(&["room"]),
             apart(&["mod"]),
@@ -207,7 +212,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["mod"]),
         ],
     ),
-    ("error", &[apart(&["details"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
+    ("error", &[apart(&["details", "system"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
     (
         "reader",
         &[

@@ -41,6 +41,7 @@ mod every_bit_flipped;
 mod expected_offset;
 mod fault_in_compaction;
 mod fault_matrix;
+mod few_descriptors;
 mod first_seek;
 mod foreign_broker;
 mod forged_batches;

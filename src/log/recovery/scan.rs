@@ -3,7 +3,7 @@
 
 use super::directory::Directory;
 use crate::engine::malformed;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::recovered_tail::RecoveredTail;
 use crate::segment::{FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window};
@@ -214,7 +214,14 @@ pub(super) fn look_after(
     let end = broken.header_end.filter(|end| *end > expected);
     let mut later = LaterBatches { end, ..LaterBatches::default() };
     for (at, segment) in directory.segments.iter().enumerate().skip(broken.at) {
-        let Ok(file) = segment.file(ctx) else { continue };
+        let file = match segment.file(ctx) {
+            Ok(file) => file,
+            // It is missing.
+            Err(Error::Corrupt(_)) => continue,
+            // IMPORTANT: a file that cannot be opened now may have witnesses, and batches that a
+            // truncation would drop.
+            Err(error) => return Err(error),
+        };
         let limit = limit_of(segment, directory.len_of(&*file, segment)?);
         let source = Source::Window(Window::new(file, ctx.display(&segment.path)));
         let from = if at == broken.at { broken.position + 1 } else { 0 };

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use super::table::{KeyCount, KeyTable};
 use crate::config::ReadMode;
-use crate::engine::{Context, Identity};
+use crate::engine::files::Holds;
+use crate::engine::{Context, Identity, OpenedFile, OpenedMap};
+use crate::error::is_no_map;
 use crate::format::key_hash::KeyHash;
 use crate::format::key_index::{HEADER_BYTES, IndexedSegment, KeyEntry, KeyIndex, KeyPlace};
 use crate::format::reader::Malformed;
 use crate::segment::name::SegmentName;
-use crate::storage::{File, Map, OpenMode, read_up_to, write_all_at};
-use crate::sync::Arc;
+use crate::storage::{OpenMode, read_up_to, write_all_at};
 
 /// An open side file. Every piece of it is checked each time it is read.
 pub(super) struct KeyFile {
@@ -20,8 +21,8 @@ pub(super) struct KeyFile {
 }
 
 enum Bytes {
-    Map(Map),
-    File(Arc<dyn File>),
+    Map(OpenedMap),
+    File(OpenedFile),
 }
 
 /// The side file is damaged or cannot be read.
@@ -51,11 +52,22 @@ impl KeyFile {
         if !is_ours {
             return None;
         }
-        let bytes = match ctx.settings.read_mode {
-            ReadMode::Map => Bytes::Map(file.map(index.file_bytes()).ok()?),
-            ReadMode::Positional => Bytes::File(file),
+        let may_map =
+            ctx.settings.read_mode == ReadMode::Map && ctx.files.has_room_for_map(index.file_bytes());
+        let map = match may_map.then(|| file.map(index.file_bytes())) {
+            Some(Err(e)) if is_no_map(&e).is_none() => return None,
+            tried => tried.and_then(std::result::Result::ok),
+        };
+        let bytes = match map {
+            Some(map) => Bytes::Map(ctx.files.count_map(map)),
+            None => Bytes::File(ctx.files.count_file(file)),
         };
         Some(KeyFile { index, bytes })
+    }
+
+    pub(super) fn holds(&self) -> Holds {
+        let maps = matches!(self.bytes, Bytes::Map(_));
+        Holds { files: !maps, maps }
     }
 
     /// Returns the entry of a key, if the file has one.
@@ -138,7 +150,7 @@ impl KeyFile {
             Bytes::File(file) => {
                 // At most the size of the file.
                 let mut bytes = vec![0; len];
-                let n = read_up_to(&**file, &mut bytes, range.start).map_err(|_| Unusable)?;
+                let n = read_up_to(file, &mut bytes, range.start).map_err(|_| Unusable)?;
                 Ok(f(bytes.get(..n).unwrap_or(&[]))?)
             }
         }
@@ -192,9 +204,10 @@ impl SegmentName {
         identity: &Identity,
         covers: u64,
     ) -> Option<&'static str> {
-        let there = ctx.storage.open(&self.keys_path(), OpenMode::Read);
-        if there.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
-            return None;
+        match ctx.storage.open(&self.keys_path(), OpenMode::Read) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(_) => return Some("the key index cannot be opened"),
+            Ok(_) => {}
         }
         match KeyFile::open(self, ctx, identity, covers) {
             None => Some("the key index is damaged, or of another segment"),

@@ -143,8 +143,7 @@ impl Segment {
     /// Replaces the table of the sealed segment by a side file that covers it. Returns false if the
     /// segment was truncated since it had `truncations`.
     fn adopt_keys(self: &Arc<Self>, ctx: &Context, file: KeyFile, truncations: u64, covers: u64) -> bool {
-        let file = ctx.files.count(Arc::new(file));
-        let adopted = self.keys.adopt(file, truncations, covers, || self.size());
+        let adopted = self.keys.adopt(Arc::new(file), truncations, covers, || self.size());
         if adopted {
             ctx.files.make_room(self.clone());
         }

@@ -14,7 +14,8 @@ use self::file::{KeyFile, Unusable};
 use self::table::KeyTable;
 pub(crate) use self::table::{KeyCount, RecordCounts, count_keys};
 use super::point::FIRST_BATCH;
-use crate::engine::{Context, Identity, Opened};
+use crate::engine::files::Holds;
+use crate::engine::{Context, Identity};
 use crate::format::key_hash::KeyHash;
 use crate::sync::{Arc, Mutex, MutexGuard, Rank};
 use crate::types::Offset;
@@ -41,7 +42,7 @@ struct KnownKeys {
     /// The keys below this byte position are missing. They are read or rebuilt by the first lookup.
     missing_below: u64,
     /// The side file of a sealed segment, instead of a table. It has all keys.
-    file: Option<Opened<Arc<KeyFile>>>,
+    file: Option<Arc<KeyFile>>,
     /// The side file was found damaged or could not be read, and may still exist: it is not read
     /// again.
     distrusted: bool,
@@ -127,9 +128,9 @@ impl Keys {
         self.known.lock().whole_table().is_some_and(|table| !table.is_empty())
     }
 
-    /// Returns whether the side file is open.
-    pub(super) fn is_open(&self) -> bool {
-        self.known.lock().file.is_some()
+    /// Whether the side file is open, or mapped.
+    pub(super) fn holds(&self) -> Holds {
+        self.known.lock().file.as_ref().map(|file| file.holds()).unwrap_or_default()
     }
 
     /// Closes the side file. The next lookup opens it again.
@@ -169,7 +170,7 @@ impl Keys {
             if let Some(whole) = known.whole_table() {
                 return Some(table(whole));
             }
-            known.file.as_ref().map(|file| file.value.clone())?
+            known.file.clone()?
         };
         match file(&opened) {
             Ok(found) => Some(found),
@@ -208,13 +209,7 @@ impl Keys {
 
     /// Replaces the table by a side file that covers the bytes below `covers`. Returns false if
     /// the segment has another size, or was truncated since it had `truncations`.
-    fn adopt(
-        &self,
-        file: Opened<Arc<KeyFile>>,
-        truncations: u64,
-        covers: u64,
-        size: impl FnOnce() -> u64,
-    ) -> bool {
+    fn adopt(&self, file: Arc<KeyFile>, truncations: u64, covers: u64, size: impl FnOnce() -> u64) -> bool {
         let mut known = self.known.lock();
         if known.truncations != truncations || size() != covers {
             return false;

@@ -6,14 +6,18 @@
 //! [`Faults`] has the plan and the counters, [`FaultStorage`] is a layer over any storage that
 //! follows it. No operation blocks or runs while the plan is locked.
 
+mod descriptor;
+mod failure;
 mod hold;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::descriptor::{Descriptor, Descriptors};
+pub(crate) use self::failure::Failure;
 use self::hold::Door;
 pub use self::hold::Gate;
-use crate::storage::{DirEntry, File, Map, OpenMode, Storage};
+use crate::storage::{DirEntry, File, Map, OpenMode, Storage, SyncDir};
 use crate::sync::{Arc, Mutex, Rank};
 
 /// The kinds of operations of a medium.
@@ -71,11 +75,13 @@ impl Op {
 #[derive(Clone)]
 pub(crate) struct Faults {
     plan: Arc<Mutex<FaultPlan>>,
+    descriptors: Descriptors,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Faults { plan: Arc::new(Mutex::new(Rank::Faults, FaultPlan::default())) }
+        let plan = Arc::new(Mutex::new(Rank::Faults, FaultPlan::default()));
+        Faults { plan, descriptors: Descriptors::default() }
     }
 }
 
@@ -106,7 +112,7 @@ struct Rule {
 
 #[derive(Clone)]
 enum Effect {
-    Fail(io::ErrorKind),
+    Fail(Failure),
     Short,
     Tear,
     Hold(Arc<Door>),
@@ -144,12 +150,28 @@ impl Faults {
 
     /// Fails the n-th operation of a kind. It is not executed.
     pub(crate) fn fail(&self, op: Op, nth: u64, kind: io::ErrorKind) {
-        self.add(op, nth, false, Effect::Fail(kind));
+        self.fail_with(op, nth, false, Failure::Kind(kind));
     }
 
     /// Fails the n-th operation of a kind and all after it.
     pub(crate) fn fail_always(&self, op: Op, nth: u64, kind: io::ErrorKind) {
-        self.add(op, nth, true, Effect::Fail(kind));
+        self.fail_with(op, nth, true, Failure::Kind(kind));
+    }
+
+    /// Fails the n-th operation of a kind, and all after it if `always`.
+    pub(crate) fn fail_with(&self, op: Op, nth: u64, always: bool, failure: Failure) {
+        self.add(op, nth, always, Effect::Fail(failure));
+    }
+
+    /// Bounds the descriptors of the process: see
+    /// [`Disk::limit_descriptors`](crate::testing::Disk::limit_descriptors).
+    pub(crate) fn limit_descriptors(&self, limit: Option<usize>) {
+        self.descriptors.set_limit(limit);
+    }
+
+    /// The descriptors that the process has now.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.descriptors.open()
     }
 
     /// Shortens the n-th read or write (of either kind, for [`Op::Any`]) to half of its bytes, at
@@ -204,6 +226,9 @@ impl Faults {
         plan.run = plan.run.saturating_add(1);
         plan.left_to_live = None;
         plan.is_dead = false;
+        let run = plan.run;
+        drop(plan);
+        self.descriptors.start_run(run);
     }
 
     fn add(&self, op: Op, nth: u64, always: bool, effect: Effect) {
@@ -271,7 +296,7 @@ impl FaultPlan {
             match &rule.effect {
                 Effect::Hold(door) => before.push(Arc::clone(door)),
                 Effect::HoldAfter(door) => after.push(Arc::clone(door)),
-                Effect::Fail(kind) => drop(outcome.get_or_insert(Err((*kind).into()))),
+                Effect::Fail(failure) => drop(outcome.get_or_insert(Err((*failure).into()))),
                 Effect::Short => drop(outcome.get_or_insert(Ok(Transfer::Half))),
                 Effect::Tear => drop(outcome.get_or_insert(Ok(Transfer::Torn))),
             }
@@ -336,6 +361,14 @@ impl Process {
     ) -> io::Result<R> {
         self.faults.run(self.run, op, act)
     }
+
+    /// Takes a descriptor.
+    ///
+    /// # Errors
+    /// `EMFILE` if the process has none left.
+    fn descriptor(&self) -> io::Result<Descriptor> {
+        self.faults.descriptors.take(self.run)
+    }
 }
 
 impl FaultStorage {
@@ -352,6 +385,7 @@ impl Storage for FaultStorage {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        // Its descriptors count for no limit: it is taken first, and kept.
         self.process.run(Op::Lock, |_| self.inner.lock(path))
     }
 
@@ -360,6 +394,7 @@ impl Storage for FaultStorage {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let _descriptor = self.process.descriptor()?;
         self.process.run(Op::List, |_| self.inner.list(dir))
     }
 
@@ -368,8 +403,9 @@ impl Storage for FaultStorage {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let descriptor = self.process.descriptor()?;
         let inner = self.process.run(Op::OpenFile, |_| self.inner.open(path, mode))?;
-        Ok(Arc::new(FaultFile { inner, process: self.process.clone() }))
+        Ok(Arc::new(FaultFile { inner, process: self.process.clone(), _descriptor: descriptor }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -385,7 +421,15 @@ impl Storage for FaultStorage {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.process.run(Op::SyncDir, |_| self.inner.sync_dir(dir))
+        self.prepare_sync_dir(dir)?()
+    }
+
+    fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
+        let descriptor = self.process.descriptor()?;
+        Ok(Box::new(move || {
+            let _descriptor = descriptor;
+            self.process.run(Op::SyncDir, |_| self.inner.sync_dir(dir))
+        }))
     }
 
     fn can_be_full(&self) -> bool {
@@ -400,6 +444,7 @@ impl Storage for FaultStorage {
 struct FaultFile {
     inner: Arc<dyn File>,
     process: Process,
+    _descriptor: Descriptor,
 }
 
 impl File for FaultFile {
