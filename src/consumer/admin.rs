@@ -119,8 +119,9 @@ pub struct GroupPartition {
     /// The visible end.
     pub end: Offset,
     /// How many offsets there are between the committed offset, or else the one at which the group
-    /// has started, or else the log start, and the visible end. 0 if no record is left there,
-    /// because compaction has removed the newest ones or damaged ones were given up.
+    /// has started, or else the log start, and the visible end. Offsets before the log start do not
+    /// count (Kafka's tool counts them). 0 if no record is left there, because compaction has
+    /// removed the newest ones or damaged ones were given up.
     pub lag: u64,
 }
 
