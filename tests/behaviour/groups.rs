@@ -696,6 +696,9 @@ fn the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
     assert_eq!(offset(Start::End.into()), 10);
     assert_eq!(offset(ResetTo::Shift(10)), 10, "no further than to the end");
     assert_eq!(offset(Start::At(Offset::new(7)).into()), 7);
+    assert_eq!(offset(Start::At(Offset::new(11)).into()), 10);
+    assert_eq!(offset(ResetTo::Shift(i64::MIN)), 0);
+    assert_eq!(offset(ResetTo::Shift(i64::MAX)), 10);
     let time = partition(&broker, "t", 0).read(Start::At(Offset::new(5)), 1).unwrap();
     let time = time.iter().next().unwrap().timestamp();
     assert_eq!(offset(Start::Time(time).into()), 0, "all have the same time here");

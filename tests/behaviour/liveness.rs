@@ -37,6 +37,18 @@ fn send(broker: &Broker) {
     broker.producer().send("t", Record::new("v")).unwrap().wait().unwrap();
 }
 
+/// Kafka's default of `max.poll.interval.ms`.
+#[test]
+fn by_default_a_member_may_be_silent_for_five_minutes() {
+    let (broker, clock) = broker();
+    let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    member.poll(NOW).unwrap();
+    clock.advance(Duration::from_secs(300) - Duration::from_nanos(1));
+    assert_eq!(members(&broker), 1);
+    clock.advance(Duration::from_nanos(1));
+    assert_eq!(members(&broker), 0);
+}
+
 #[test]
 fn a_future_that_was_never_polled_is_no_poll() {
     let (broker, clock) = broker();

@@ -16,6 +16,8 @@
 mod common;
 
 mod accept_loss;
+mod assigned_consumers;
+mod async_calls;
 mod background_compaction;
 mod catalog;
 mod closing;
@@ -58,6 +60,7 @@ mod last_n;
 mod leftover_files;
 mod liveness;
 mod many_partitions;
+mod long_streams;
 mod names_that_collide;
 mod old_timestamps;
 mod opening;

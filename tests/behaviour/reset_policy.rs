@@ -45,6 +45,32 @@ fn out_of_range_follows_the_policy_and_is_reported() {
     }
 }
 
+/// Before the log start, the nearest record is the first one; after the end it is the end.
+#[test]
+fn before_the_log_start_each_policy_goes_to_its_end_of_the_log() {
+    for (policy, to, records) in
+        [(OffsetReset::Earliest, 3, 2), (OffsetReset::Latest, 5, 0), (OffsetReset::Nearest, 3, 2)]
+    {
+        let (broker, topic) = with_five_records();
+        let mut reader = broker.reader(&["t"], Start::At(Offset::new(1))).unwrap().offset_reset(policy);
+        topic.partition(0).unwrap().delete_records(Offset::new(3)).unwrap();
+        let polled = reader.poll(NOW).unwrap();
+        assert_eq!(polled.len(), records, "{policy:?}");
+        let [skipped] = polled.skipped() else { panic!("{:?}", polled.skipped()) };
+        assert_eq!((skipped.from.get(), skipped.to.get()), (1, to), "{policy:?}");
+    }
+    let (broker, topic) = with_five_records();
+    topic.partition(0).unwrap().delete_records(Offset::new(3)).unwrap();
+    let mut strict =
+        broker.reader(&["t"], Start::At(Offset::new(2))).unwrap().offset_reset(OffsetReset::Fail);
+    match strict.poll(NOW) {
+        Err(Error::OffsetOutOfRange { requested, earliest, latest, .. }) => {
+            assert_eq!((requested.get(), earliest.get(), latest.get()), (2, 3, 5));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 // Kafka's `FetchCollector.handleInitializeErrors`.
 #[test]
 fn with_fail_the_error_stays_and_the_position_too() {

@@ -175,6 +175,48 @@ fn a_group_is_not_reset_or_taken_over_during_a_transaction_without_a_member() {
     group.reset("a", Start::Beginning).unwrap();
 }
 
+/// A member's partitions stay where they are until its transaction is over, also if the member leaves or is expelled
+/// meanwhile. Then the next owner continues after the transaction.
+#[test]
+fn partitions_of_a_transaction_change_hands_after_it_also_when_their_member_leaves() {
+    for expelled in [false, true] {
+        let (disk, clock) = (Disk::new(), ManualClock::new());
+        let broker = BrokerConfig::new().clock(clock.clone()).seed(1).on_disk(&disk).unwrap();
+        let p = topics(&broker);
+        send(&broker, &p[0], "in").unwrap();
+        let interval = Duration::from_secs(10);
+        let mut leaving = broker.consumer("g").max_poll_interval(interval).subscribe(&["a"]).unwrap();
+        let records = leaving.poll(NOW).unwrap();
+        assert_eq!((records.len(), leaving.assignment().len()), (1, 2));
+        let gate = disk.hold(Op::Sync, 1);
+        let committing = thread::spawn({
+            let (broker, to, handle) = (broker.clone(), p[2].clone(), leaving.handle());
+            move || {
+                let mut transaction = broker.transaction();
+                transaction.send(&to, Record::new("out")).offsets_of(&handle, &records);
+                transaction.commit()
+            }
+        });
+        gate.wait_until_reached();
+        if expelled {
+            clock.advance(interval);
+        } else {
+            leaving.close().unwrap();
+        }
+        let mut next = broker.consumer("g").subscribe(&["a"]).unwrap();
+        assert!(next.poll(NOW).unwrap().is_empty(), "expelled: {expelled}");
+        assert_eq!(next.assignment().iter().map(|of| of.partition.get()).collect::<Vec<_>>(), [1]);
+        assert!(!broker.group("g").unwrap().describe().unwrap().stable);
+        gate.release();
+        committing.join().unwrap().unwrap();
+        assert!(next.poll(NOW).unwrap().is_empty(), "it continues after the transaction");
+        assert_eq!(next.assignment().len(), 2, "expelled: {expelled}");
+        assert!(broker.group("g").unwrap().describe().unwrap().stable);
+        send(&broker, &p[0], "later").unwrap();
+        assert_eq!(next.poll(NOW).unwrap().iter().next().unwrap().offset(), 1);
+    }
+}
+
 #[test]
 fn offsets_committed_in_a_transaction_survive_a_power_loss() {
     let disk = Disk::new();
@@ -194,6 +236,26 @@ fn offsets_committed_in_a_transaction_survive_a_power_loss() {
 }
 
 /// There are no markers, so offsets count records.
+/// Within a transaction they go to one partition of the topic.
+#[test]
+fn records_without_a_key_go_to_every_partition() {
+    let broker = Broker::in_memory().unwrap();
+    broker.create_topic("one", TopicConfig::new()).unwrap();
+    broker.create_topic("four", TopicConfig::new().partitions(4)).unwrap();
+    let mut chosen = [0; 4];
+    for _ in 0..100 {
+        let mut transaction = broker.transaction();
+        for topic in ["four", "one", "four"] {
+            transaction.send(topic, Record::new("v"));
+        }
+        let receipts = transaction.commit().unwrap();
+        assert_eq!(receipts[0].partition, receipts[2].partition);
+        chosen[receipts[0].partition.get() as usize] += 1;
+    }
+    // With 100 throws of a die of four sides.
+    assert!(chosen.iter().all(|count| (10..=45).contains(count)), "{chosen:?}");
+}
+
 #[test]
 fn transactions_leave_no_gaps() {
     let disk = Disk::new();
