@@ -68,7 +68,7 @@ impl Written {
     /// Sends a record to each partition. Returns how many milliseconds the flush of all took.
     fn flush(&self) -> f64 {
         for partition in &self.partitions {
-            self.producer.send(partition, Record::new(&[7; 100])).unwrap().detach();
+            self.producer.send(partition, Record::new([7; 100])).unwrap().detach();
         }
         let start = Instant::now();
         self.producer.flush().unwrap();

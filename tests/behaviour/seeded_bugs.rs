@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{BrokerConfig, Cleanup, Durability, Error, Partition, Record, Retention, Start, TopicConfig};
+use quipu::{
+    BrokerConfig, Cleanup, Durability, Error, Offset, Partition, Record, Retention, Start, TopicConfig,
+};
 
 use crate::common::{assert_filled, fill, open, read, send, small, value};
 
@@ -212,4 +214,34 @@ fn a_reader_at_the_end_does_not_see_bytes_from_before_a_truncation() {
     assert_eq!(values(&reader.poll(Duration::ZERO).unwrap()), ["second"]);
     let (end, error) = (partition.bounds().unwrap().visible_end, read(&partition).1);
     assert!(end == 2 && error.is_none(), "{error:?}");
+}
+
+/// Where the last batch of a segment is damaged, reading can continue with the next segment.
+#[test]
+fn damage_at_the_end_of_a_segment_names_the_next_segment() {
+    let disk = Disk::new();
+    let (broker, partition) = topic(&disk, small());
+    let mut end = 0;
+    while partition.stats().segments < 3 {
+        end += 1;
+        fill(&broker, &partition, end);
+    }
+    let segments = partition.segments();
+    let (second, next) = (&segments[1], segments[2].base_offset);
+    let (file, bytes) = (relative(&second.file), second.bytes);
+    broker.close().unwrap();
+    let last = last_batch(&disk, &file, bytes);
+    disk.flip_bit(&file, (last + 10) * 8).unwrap();
+    let (_broker, partition) = topic(&disk, small());
+    let error = partition.read(Start::At(Offset::new(next.get() - 1)), 1 << 20).unwrap_err();
+    match error {
+        Error::Corrupt(damage) => assert_eq!(damage.resume, Some(next), "{damage}"),
+        other => panic!("{other}"),
+    }
+}
+
+/// The position of the last batch of a file, which begins with the magic of a batch.
+fn last_batch(disk: &Disk, file: &Path, bytes: u64) -> u64 {
+    let content = disk.read(file).unwrap();
+    content[..bytes as usize].windows(4).rposition(|window| window == b"QBAT").unwrap() as u64
 }
