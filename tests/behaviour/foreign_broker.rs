@@ -55,6 +55,7 @@ fn a_producer_refuses_topics_and_partitions_of_another_broker() {
     let partition = foreign.partition(0).unwrap();
     let outbox = a.producer_with(ProducerConfig::new().name("outbox")).unwrap();
     let record = || Record::new("v");
+    refused(outbox.last_sequence(&partition), "partition t/0");
     for producer in [&a.producer(), &outbox] {
         refused(producer.send(&foreign, record()), "topic t");
         refused(producer.send(&partition, record()), "partition t/0");

@@ -108,6 +108,28 @@ fn each_partition_has_one_owner_and_a_surplus_member_is_idle() {
     assert_eq!((owned(&b).len(), owned(&c).len()), (1, 1));
 }
 
+/// With members or with committed offsets alone, each once.
+#[test]
+fn groups_are_listed_by_name() {
+    let (broker, _) = broker();
+    topic(&broker, "t", 1);
+    fill(&broker, "t", 1);
+    let mut members = Vec::new();
+    for name in ["c", "a", "d", "b", "e"] {
+        let mut consumer = broker.consumer(name).subscribe(&["t"]).unwrap();
+        let records = consumer.poll(NOW).unwrap();
+        consumer.commit(&records).unwrap();
+        if name > "b" {
+            members.push(consumer);
+        }
+    }
+    assert_eq!(broker.groups().unwrap(), ["a", "b", "c", "d", "e"]);
+    drop(members);
+    assert_eq!(broker.groups().unwrap(), ["a", "b", "c", "d", "e"]);
+    broker.group("c").unwrap().delete().unwrap();
+    assert_eq!(broker.groups().unwrap(), ["a", "b", "d", "e"]);
+}
+
 #[test]
 fn two_groups_are_independent() {
     let (broker, _) = broker();
