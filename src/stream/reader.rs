@@ -195,3 +195,31 @@ impl Drop for StreamRecv<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::types::Start;
+    use crate::version::Version;
+    use crate::{Broker, TopicConfig};
+
+    #[test]
+    fn readers_that_are_gone_are_not_signalled() {
+        let broker = Broker::in_memory().unwrap();
+        let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
+        let stream = topic.stream("k").unwrap();
+        let is_signalled = || stream.log().waiters().any();
+        assert!(!is_signalled());
+        let reader = stream.reader(Version::ZERO).unwrap();
+        assert!(is_signalled());
+        drop(reader);
+        assert!(!is_signalled());
+        let reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        assert!(is_signalled());
+        drop(reader);
+        assert!(!is_signalled());
+        let consumer = broker.consumer("g").assign(&topic.partitions()).unwrap();
+        assert!(is_signalled());
+        drop(consumer);
+        assert!(!is_signalled());
+    }
+}

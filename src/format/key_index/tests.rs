@@ -181,3 +181,19 @@ fn a_file_made_up_is_refused_or_harmless() {
     entry.crc = piece_crc(index.salt, index.places(&entry).unwrap(), &bytes);
     assert!(index.read_places(&entry, &bytes).is_err());
 }
+
+/// Under valid checksums too: the places of a key rise, lie in the covered part, and have a record each.
+#[test]
+fn places_that_no_segment_can_have_are_refused() {
+    let hash = keys(1)[0].hash;
+    let read = |places: &[(u32, u32)]| {
+        let places = places.iter().map(|&(position, records)| KeyPlace { position, records }).collect();
+        let file = KeyIndex::encode(&OF, &[Indexed { hash, before: None, places }]).unwrap();
+        look_up(&file, hash).map(|found| found.is_some())
+    };
+    let last = OF.covers_bytes as u32 - 1;
+    assert_eq!(read(&[(96, 1), (97, 1), (last, 1)]), Ok(true));
+    for wrong in [[(96, 1), (96, 1)], [(96, 2), (97, 0)], [(96, 1), (last + 1, 1)]] {
+        assert_eq!(read(&wrong).unwrap_err().what, "places of a key", "{wrong:?}");
+    }
+}

@@ -126,3 +126,20 @@ fn zstd_is_stored_as_its_number_and_a_level_and_kept_by_a_build_without_it() {
         assert!(old.iter().all(|setting| merged.contains(setting)));
     }
 }
+
+/// Also if a file has the settings in another order.
+#[test]
+fn a_record_limit_that_was_not_given_follows_the_segment_size_after_it_was_read() {
+    let config = || TopicConfig::new().segment_bytes(1 << 20);
+    for (config, follows) in [(config(), true), (config().max_record_bytes(1_000), false)] {
+        let mut settings = of_config(&config);
+        for _ in 0..2 {
+            let (read, _) = to_config(1, &settings).unwrap();
+            assert_eq!(read.max_record_bytes, config.max_record_bytes);
+            let limit = read.segment_bytes(1 << 16).max_record_bytes;
+            let expected = if follows { default_record_bytes(1 << 16) } else { 1_000 };
+            assert_eq!(limit, expected, "{settings:?}");
+            settings.reverse();
+        }
+    }
+}
