@@ -274,6 +274,26 @@ fn events_come_again_after_a_read_model_panicked() {
     assert_eq!(feed.model().rows, ["1", "2"]);
 }
 
+/// A step of a feed is one poll, of at most 1 MiB.
+#[test]
+fn each_step_of_a_feed_returns_the_events_that_are_left() {
+    let broker = open(&Disk::new());
+    broker.create_topic("a", TopicConfig::new()).unwrap();
+    let large = "x".repeat(300 << 10);
+    for _ in 0..10 {
+        send(&broker, "a", &[&large]);
+    }
+    let mut feed = broker.feed(&["a"], Rows::default()).unwrap();
+    let (mut left, mut steps) = (10, 0);
+    while left > 0 {
+        let progress = feed.step(NOW).unwrap();
+        left -= progress.applied;
+        steps += 1;
+        assert_eq!(progress.lag, left);
+    }
+    assert!(steps > 1, "it was one step");
+}
+
 #[test]
 fn a_feed_continues_without_a_topic_that_was_deleted() {
     let broker = open(&Disk::new());

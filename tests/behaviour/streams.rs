@@ -11,7 +11,7 @@ use std::time::Duration;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Compression, ConsumedRecord, Durability, Error, ExpectedVersion, History,
-    Offset, ProducerConfig, ReadMode, Record, Start, Stream, Topic, TopicConfig, Version,
+    Offset, Offsets, ProducerConfig, ReadMode, Record, Start, Stream, Topic, TopicConfig, Version,
 };
 
 use crate::common::{Random, files, small};
@@ -689,6 +689,34 @@ fn a_transaction_of_events_with_ids_can_be_repeated() {
     more.send(&topic, Record::new("v").key("c"));
     assert_eq!(conflict(more.commit()), 3);
     assert_eq!((a.version().unwrap().get(), b.version().unwrap().get()), (3, 1));
+}
+
+/// It is not known whether the rest of it was done: it is a conflict.
+#[test]
+fn a_transaction_of_more_than_events_with_ids_is_no_repetition() {
+    let broker = Broker::in_memory().unwrap();
+    let stream = topic(&broker).stream("k").unwrap();
+    let plain = broker.create_topic("plain", TopicConfig::new()).unwrap().partition(0).unwrap();
+    let consumer = broker.consumer("g").assign(std::slice::from_ref(&plain)).unwrap();
+    let offsets = Offsets::new().next(&consumer.position("plain", 0).unwrap()).clone();
+    stream.append(ExpectedVersion::Empty, ["a"].map(with_id)).unwrap();
+    for more in ["nothing", "a record", "a condition", "offsets"] {
+        let mut transaction = broker.transaction();
+        transaction.append(&stream, ExpectedVersion::Empty, ["a"].map(with_id));
+        match more {
+            "a record" => _ = transaction.send(&plain, Record::new("v")),
+            "a condition" => _ = transaction.expect_end(&plain, Offset::ZERO),
+            "offsets" => _ = transaction.offsets(&consumer, offsets.clone()),
+            _ => {}
+        }
+        let done = transaction.commit();
+        match more {
+            "nothing" => assert_eq!(done.unwrap().len(), 1),
+            _ => assert_eq!(conflict(done), 1, "{more}"),
+        }
+    }
+    assert_eq!(consumer.committed("plain", 0).unwrap(), None);
+    assert_eq!(plain.bounds().unwrap().log_end, 0);
 }
 
 #[test]
