@@ -509,7 +509,8 @@ fn all_is_read_by_position_where_maps_fail() {
         broker.topic("keys").unwrap().partition(0).unwrap().compact().unwrap();
         dump(&broker).unwrap()
     };
-    let plans: [(&str, fn(&Disk)); 4] = [
+    type Plan = (&'static str, fn(&Disk));
+    let plans: [Plan; 4] = [
         ("the file system has none", |disk| disk.fail_always_with_number(Op::Map, 1, ENODEV)),
         ("no support", |disk| disk.fail_always(Op::Map, 1, ErrorKind::Unsupported)),
         ("no memory", |disk| disk.fail_always(Op::Map, 1, ErrorKind::OutOfMemory)),
