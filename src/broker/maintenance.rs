@@ -1,8 +1,9 @@
 //! Background work: functions of the state and the time, called by two threads, or by a test.
 //!
 //! The timer runs due work (lingering batches); the worker syncs, finishes sealed segments and
-//! writes checkpoints. Neither keeps the broker alive. Under a manual clock neither exists: moving
-//! the clock, polling a reader and [`maintain`](crate::Broker::maintain) run the same functions.
+//! writes checkpoints. For many partitions at once it starts other threads, and waits for them.
+//! None of these threads keeps the broker alive. Under a manual clock none exists: moving the clock,
+//! polling a reader and [`maintain`](crate::Broker::maintain) run the same functions.
 
 use std::cell::Cell;
 use std::path::Path;

@@ -115,7 +115,7 @@ impl TopicState {
         }
     }
 
-    /// Takes new settings and partitions that have been added, of which it tells `readers`.
+    /// Takes new settings and partitions that have been added, and notes those with `readers`.
     pub(super) fn alter(&self, settings: Arc<LogSettings>, added: Vec<Arc<Log>>, readers: &Readers) {
         self.needs_keys.store(settings.needs_keys(), Ordering::Release);
         *self.settings.write() = settings;

@@ -213,7 +213,7 @@ impl Worker<'_> {
     }
 }
 
-/// Prints what was found. Returns whether it is as it should be.
+/// Prints the differences. Returns whether all of them are listed and none is stale.
 fn report(options: &Options, list: &Differences, totals: &Totals, took: Duration) -> bool {
     for (kind, (histories, steps)) in &totals.counts {
         println!("{}: {histories} histories, {steps} steps compared", kind.name());

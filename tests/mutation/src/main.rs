@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What is known of one edit, a line of `mutants.tsv`.
+/// One edit, a line of `mutants.tsv`.
 #[derive(Clone)]
 pub struct Mutant {
     pub id: u32,

@@ -204,7 +204,7 @@ impl Reading {
         });
     }
 
-    /// Takes what is there, waiting a moment for the first. Returns whether anything was.
+    /// Takes the records that are there, and waits a moment for the first. Returns whether there was a record or a call.
     pub fn poll(&self) -> bool {
         let calls = || self.diary(|diary| diary.calls.len());
         let before = calls();
