@@ -1,6 +1,6 @@
 //! Locks that know their place in the order, and in a debug build hold every thread to it.
 //!
-//! A debug build keeps a list of the locks that a thread holds. It panics where a thread takes a
+//! A debug build counts the locks that a thread holds by their rank. It panics where a thread takes a
 //! lock whose rank comes before one that it holds, or waits on a condition variable while it holds
 //! another lock. So every test is a test of the order too. A release build has none of this: its
 //! locks are those of `parking_lot`.
@@ -233,19 +233,59 @@ impl Drop for HeldRank {
 #[cfg(debug_assertions)]
 #[allow(clippy::panic, reason = "a wrong order is a bug of this crate, and a debug build stops at it")]
 mod order {
-    use std::cell::RefCell;
+    use std::cell::Cell;
 
     use super::Rank;
 
-    thread_local! {
-        /// The locks that this thread holds, in the order in which it took them.
-        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    /// More than there are ranks.
+    const RANKS: usize = 128;
+
+    /// The locks that a thread holds. Without a destructor, so that it may be asked for at any time
+    /// of a thread's life.
+    struct Held {
+        /// A bit for each rank of which it holds a lock.
+        ranks: Cell<u128>,
+        /// The rank of each bit, and how many of its locks are held.
+        counts: [Cell<Option<(Rank, u32)>>; RANKS],
     }
 
-    /// Calls `with` with the list, unless the thread is ending or panics already.
-    fn with(look: impl FnOnce(&mut Vec<Rank>) -> Option<String>) {
-        let wrong = HELD.try_with(|held| look(&mut held.borrow_mut())).ok().flatten();
-        if let Some(wrong) = wrong.filter(|_| !std::thread::panicking()) {
+    thread_local! {
+        static HELD: Held = const {
+            Held { ranks: Cell::new(0), counts: [const { Cell::new(None) }; RANKS] }
+        };
+    }
+
+    impl Held {
+        fn count(&self, rank: Rank) -> u32 {
+            let count = self.counts.get(rank as usize).and_then(Cell::get);
+            count.map_or(0, |(_, count)| count)
+        }
+
+        fn set(&self, rank: Rank, count: u32) {
+            if let Some(place) = self.counts.get(rank as usize) {
+                place.set(Some((rank, count)));
+            }
+            let others = self.ranks.get() & !bit(rank);
+            self.ranks.set(if count > 0 { others | bit(rank) } else { others });
+        }
+
+        /// The first of these ranks.
+        fn first(&self, ranks: u128) -> Option<Rank> {
+            self.counts.get(ranks.trailing_zeros() as usize)?.get().map(|(rank, _)| rank)
+        }
+    }
+
+    fn bit(rank: Rank) -> u128 {
+        1 << rank as u32
+    }
+
+    fn bits(ranks: &[Rank]) -> u128 {
+        ranks.iter().fold(0, |bits, rank| bits | bit(*rank))
+    }
+
+    /// Panics, unless the thread panics already.
+    fn stop(wrong: &str) {
+        if !std::thread::panicking() {
             panic!("the order of locks: {wrong}");
         }
     }
@@ -254,43 +294,39 @@ mod order {
         if rank.is_unranked() {
             return;
         }
-        with(|held| {
-            let before =
-                held.iter().find(|other| **other > rank || (**other == rank && !rank.may_repeat()))?;
-            Some(format!("{rank:?} is taken while {before:?} is held"))
+        let earlier = if rank.may_repeat() { bit(rank) | (bit(rank) - 1) } else { bit(rank) - 1 };
+        HELD.with(|held| {
+            if let Some(before) = held.first(held.ranks.get() & !earlier) {
+                stop(&format!("{rank:?} is taken while {before:?} is held"));
+            }
         });
     }
 
     pub(super) fn push(rank: Rank) {
-        if rank.is_unranked() {
-            return;
+        if !rank.is_unranked() {
+            HELD.with(|held| held.set(rank, held.count(rank) + 1));
         }
-        with(|held| {
-            held.push(rank);
-            None
-        });
     }
 
     pub(super) fn pop(rank: Rank) {
-        with(|held| {
-            if let Some(at) = held.iter().rposition(|other| *other == rank) {
-                held.remove(at);
-            }
-            None
-        });
+        if !rank.is_unranked() {
+            HELD.with(|held| held.set(rank, held.count(rank).saturating_sub(1)));
+        }
     }
 
     pub(super) fn check_alone(rank: Rank, also: &[Rank]) {
-        with(|held| {
-            let other = held.iter().find(|other| **other != rank && !also.contains(other))?;
-            Some(format!("a condition variable of {rank:?} is waited for while {other:?} is held"))
+        HELD.with(|held| {
+            if let Some(other) = held.first(held.ranks.get() & !bits(also) & !bit(rank)) {
+                stop(&format!("a condition variable of {rank:?} is waited for while {other:?} is held"));
+            }
         });
     }
 
     pub(super) fn check_user_code(which: &str, also: &[Rank]) {
-        with(|held| {
-            let held = held.iter().find(|held| !also.contains(held))?;
-            Some(format!("code of the user ({which}) is called while {held:?} is held"))
+        HELD.with(|held| {
+            if let Some(other) = held.first(held.ranks.get() & !bits(also)) {
+                stop(&format!("code of the user ({which}) is called while {other:?} is held"));
+            }
         });
     }
 }
