@@ -213,11 +213,15 @@ fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
     proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200))
 }
 
+fn name() -> impl Strategy<Value = String> {
+    proptest::collection::vec(any::<char>(), 0..8).prop_map(String::from_iter)
+}
+
 proptest! {
     #[test]
     fn records_come_back(
         records in proptest::collection::vec(
-            (bytes(), bytes(), -1_000i64..=1_000, 0u32..3, proptest::collection::vec((".{0,8}", bytes()), 0..4)),
+            (bytes(), bytes(), -1_000i64..=1_000, 0u32..3, proptest::collection::vec((name(), bytes()), 0..4)),
             0..30,
         ),
     ) {
