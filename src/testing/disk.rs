@@ -262,6 +262,25 @@ impl Disk {
         self.medium.used()
     }
 
+    /// A hash of the names of all files and directories, and of the bytes of the files as written,
+    /// synced or not. Two disks with the same contents have the same fingerprint, within one build
+    /// of a program. A test of crashes need not look twice at what it has seen.
+    ///
+    /// ```
+    /// use quipu::testing::{Disk, Survive};
+    /// # fn main() -> std::io::Result<()> {
+    /// let disk = Disk::new();
+    /// disk.write_new("a", b"same")?;
+    /// let copy = disk.duplicate();
+    /// assert_eq!(copy.fingerprint(), disk.fingerprint());
+    /// copy.overwrite("a", 0, b"S")?;
+    /// assert_ne!(copy.fingerprint(), disk.fingerprint());
+    /// # Ok(()) }
+    /// ```
+    pub fn fingerprint(&self) -> u64 {
+        self.medium.fingerprint()
+    }
+
     /// All files with their lengths, sorted by path.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         self.medium.files()

@@ -3,12 +3,13 @@
 //! are a prefix, a second opening agrees, appends continue, and no old byte comes back.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Record, Result, TopicConfig};
 
-use crate::common::{Dump, assert_gapless, crash_at_each_operation, dump, thorough};
+use crate::common::{Dump, after_each_crash, assert_gapless, crash_at_each_operation, dump, thorough};
 
 /// The results of the workload and its attempts, as a model of the possible contents.
 #[derive(Default)]
@@ -166,14 +167,13 @@ fn a_crash_at_any_operation_keeps_every_promise() {
         assert!(ended.is_err(), "operation {operation} was not reached");
         let ways = [Survive::Everything, Survive::Synced, Survive::Zeroed(operation)];
         let random = (0..if thorough() { 60 } else { 4 }).map(|n| Survive::Random(operation * 31 + n));
-        for survive in ways.into_iter().chain(random) {
-            let disk = disk.duplicate();
-            check(&disk, &told, survive, &format!("crash at operation {operation}, {survive:?}"));
+        after_each_crash(&disk, ways.into_iter().chain(random), &mut BTreeSet::new(), |disk, survive| {
+            check(disk, &told, survive, &format!("crash at operation {operation}, {survive:?}"));
             cases += 1;
             cuts +=
                 disk.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "torn")).count()
                     as u64;
-        }
+        });
     }
     println!("{operations} operations, {cases} crashes, {cuts} torn tails");
     assert!(cases >= 2_000, "{cases}");
@@ -187,29 +187,24 @@ fn a_crash_at_any_operation_of_the_recovery_keeps_every_promise() {
     workload(&disk, &mut Told::default()).unwrap();
     let operations = disk.ops();
     let mut cases = 0;
-    for operation in (5..operations).step_by(if thorough() { 3 } else { 29 }) {
+    for operation in (5..operations).step_by(if thorough() { 3 } else { 23 }) {
         let disk = Disk::new();
         disk.crash_at(operation);
         let mut told = Told::default();
         workload(&disk, &mut told).unwrap_err();
         disk.crash(Survive::Random(operation));
+        let mut seen = BTreeSet::new();
         crash_at_each_operation(
             &disk,
             |disk| broker(disk, &ManualClock::new()),
             |disk, nested| {
-                for survive in [Survive::Everything, Survive::Synced, Survive::Random(nested)] {
-                    let disk = disk.duplicate();
-                    // Whatever survived the first loss was durable then; the promises stand.
-                    let power =
-                        if survive == Survive::Everything { Survive::Random(nested * 7) } else { survive };
-                    check(
-                        &disk,
-                        &told,
-                        power,
-                        &format!("crash at {operation}, then at {nested} of the recovery, {survive:?}"),
-                    );
+                // Whatever survived the first loss was durable then; the promises stand.
+                let ways = [Survive::Random(nested * 7), Survive::Synced, Survive::Random(nested)];
+                after_each_crash(disk, ways, &mut seen, |disk, survive| {
+                    let case = format!("crash at {operation}, then at {nested} of the recovery, {survive:?}");
+                    check(disk, &told, survive, &case);
                     cases += 1;
-                }
+                });
             },
         );
     }

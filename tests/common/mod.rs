@@ -2,12 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use quipu::testing::{Disk, ManualClock, Op};
+use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{Broker, BrokerConfig, Error, Offset, Partition, Receipt, Record, Start, TopicConfig};
 
 /// Every readable record of a broker: by topic and partition, offset and value, in the order of
@@ -193,6 +193,23 @@ pub fn read_from(partition: &Partition, from: Start) -> BTreeMap<u64, String> {
         from = Start::At(last.offset().plus(1));
         let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
         found.extend(records.iter().map(|record| (record.offset().get(), text(record.value()))));
+    }
+}
+
+/// Crashes copies of a disk in each of these ways, and shows each. A crash that leaves the same
+/// names and bytes as one in `seen` is left out, so the one with the most to promise comes first.
+pub fn after_each_crash(
+    disk: &Disk,
+    ways: impl IntoIterator<Item = Survive>,
+    seen: &mut BTreeSet<u64>,
+    mut show: impl FnMut(&Disk, Survive),
+) {
+    for survive in ways {
+        let left = disk.duplicate();
+        left.crash(survive);
+        if seen.insert(left.fingerprint()) {
+            show(&left, survive);
+        }
     }
 }
 

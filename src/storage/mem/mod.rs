@@ -12,6 +12,7 @@ mod content;
 mod survive;
 mod tree;
 
+use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -125,6 +126,13 @@ impl MemStorage {
     /// there are more than `most`.
     pub(crate) fn subsets(&self, most: usize) -> Option<Vec<u64>> {
         self.machine.tree.lock().subsets(most)
+    }
+
+    /// A hash of all names and of the bytes that were written.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.machine.tree.lock().hash_into(&mut hasher);
+        hasher.finish()
     }
 
     /// All files with their lengths, sorted by path.

@@ -1,6 +1,7 @@
 //! The names of files: as written, and as a machine finds them after a power loss.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Component, Path};
 
@@ -205,6 +206,26 @@ impl Tree {
             match node {
                 Node::File(inode) => visit(&path, inode),
                 Node::Dir(inner) => self.files(&path, *inner, visit),
+            }
+        }
+    }
+
+    /// Hashes every name below the root with the bytes that were written to it.
+    pub(super) fn hash_into(&self, hasher: &mut impl Hasher) {
+        self.hash_directory(ROOT, hasher);
+    }
+
+    fn hash_directory(&self, dir: DirId, hasher: &mut impl Hasher) {
+        let names = self.dirs.get(&dir).map(|dir| &dir.written);
+        names.map_or(0, BTreeMap::len).hash(hasher);
+        for (name, node) in names.into_iter().flatten() {
+            name.hash(hasher);
+            match node {
+                Node::File(inode) => (0u8, inode.content.read().bytes()).hash(hasher),
+                Node::Dir(inner) => {
+                    1u8.hash(hasher);
+                    self.hash_directory(*inner, hasher);
+                }
             }
         }
     }

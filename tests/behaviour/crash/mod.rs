@@ -667,6 +667,9 @@ pub struct Counts {
     pub opened: u64,
     pub continued: u64,
     pub cut_openings: u64,
+    /// How many of these were the same, with the same promises, as an earlier one of the same stop:
+    /// these are not looked at again.
+    pub same: u64,
     /// How often the second opening was held against the first.
     pub agreed: u64,
     /// Each failing state, and the reason.
@@ -684,6 +687,7 @@ impl Counts {
         self.opened += other.opened;
         self.continued += other.continued;
         self.cut_openings += other.cut_openings;
+        self.same += other.same;
         self.agreed += other.agreed;
         self.failures.extend(other.failures);
     }
@@ -692,13 +696,14 @@ impl Counts {
     pub fn conclude(self, name: &str) {
         println!(
             "{name}: {} operations, {} states ({} power losses, {} after an opening, {} after going on, {} after a cut \
-             opening), {} second openings",
+             opening; {} the same as another), {} second openings",
             self.operations,
             self.states(),
             self.direct,
             self.opened,
             self.continued,
             self.cut_openings,
+            self.same,
             self.agreed
         );
         // Of each kind the first one.
@@ -793,40 +798,47 @@ fn some(losses: Vec<Survive>, most: usize, turn: u64) -> Vec<Survive> {
 /// when it died.
 pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Depth, counts: &mut Counts) {
     let fail = |counts: &mut Counts, case: &str, what: String| counts.failures.push((case.to_string(), what));
-    let check = |disk: &Disk, told: &Told, promised: Promised, case: &str, counts: &mut Counts| {
-        let clock = ManualClock::new();
-        let result = open(disk, &clock).map_err(|e| format!("opening: {e}")).and_then(|broker| {
-            let found = look(disk, &broker, told).and_then(|found| {
-                told.judge(&found, promised)?;
-                Ok(found)
-            });
-            if counts.states().is_multiple_of(depth.second_opening)
-                && let Ok(found) = &found
-            {
-                counts.agreed += 1;
-                let again = disk.duplicate();
-                again.crash(Survive::Synced);
-                let second = open(&again, &clock).map_err(|e| format!("second opening: {e}"))?;
-                let mut told = told.clone();
-                told.settle(found);
-                let agrees =
-                    look(&again, &second, &told).and_then(|found| told.judge(&found, Promised::Durable));
-                again.crash_at(1);
-                agrees.map_err(|e| format!("the second opening: {e}"))?;
+    // After the crash; what has more to promise comes first.
+    let check =
+        |disk: &Disk, told: &Told, promised, seen: &mut BTreeSet<u64>, case: &str, counts: &mut Counts| {
+            if !seen.insert(disk.fingerprint()) {
+                counts.same += 1;
+                return;
             }
-            // It dies: closing it changes nothing.
-            disk.crash_at(1);
-            found.map(drop)
-        });
-        if let Err(what) = result {
-            fail(counts, case, what);
-        }
-    };
+            let clock = ManualClock::new();
+            let result = open(disk, &clock).map_err(|e| format!("opening: {e}")).and_then(|broker| {
+                let found = look(disk, &broker, told).and_then(|found| {
+                    told.judge(&found, promised)?;
+                    Ok(found)
+                });
+                if (counts.states() - counts.same).is_multiple_of(depth.second_opening)
+                    && let Ok(found) = &found
+                {
+                    counts.agreed += 1;
+                    let again = disk.duplicate();
+                    again.crash(Survive::Synced);
+                    let second = open(&again, &clock).map_err(|e| format!("second opening: {e}"))?;
+                    let mut told = told.clone();
+                    told.settle(found);
+                    let agrees =
+                        look(&again, &second, &told).and_then(|found| told.judge(&found, Promised::Durable));
+                    again.crash_at(1);
+                    agrees.map_err(|e| format!("the second opening: {e}"))?;
+                }
+                // It dies: closing it changes nothing.
+                disk.crash_at(1);
+                found.map(drop)
+            });
+            if let Err(what) = result {
+                fail(counts, case, what);
+            }
+        };
 
+    let mut durable = BTreeSet::new();
     for survive in some(disk.power_losses(turn), depth.losses, turn) {
         let left = disk.duplicate();
         left.crash(survive);
-        check(&left, told, Promised::Durable, &format!("{case}, {survive:?}"), counts);
+        check(&left, told, Promised::Durable, &mut durable, &format!("{case}, {survive:?}"), counts);
         counts.direct += 1;
     }
 
@@ -862,10 +874,11 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
             }
         }
         if n == chosen {
+            let mut seen = BTreeSet::new();
             for survive in some(disk.power_losses(turn), depth.losses, turn) {
                 let left = disk.duplicate();
                 left.crash(survive);
-                check(&left, &told, Promised::Durable, &format!("{case}, {survive:?}"), counts);
+                check(&left, &told, Promised::Durable, &mut seen, &format!("{case}, {survive:?}"), counts);
                 counts.opened += 1;
             }
         }
@@ -878,10 +891,11 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
         if let Err(e) = result {
             fail(counts, &case, format!("it does not continue: {e}"));
         } else {
+            let mut seen = BTreeSet::new();
             for survive in some(disk.power_losses(turn), depth.losses, turn) {
                 let left = disk.duplicate();
                 left.crash(survive);
-                check(&left, &told, Promised::Durable, &format!("{case}, {survive:?}"), counts);
+                check(&left, &told, Promised::Durable, &mut seen, &format!("{case}, {survive:?}"), counts);
                 counts.continued += 1;
             }
         }
@@ -891,6 +905,7 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
     if depth.opening_step == 0 {
         return;
     }
+    let mut acknowledged = BTreeSet::new();
     // The opening crashes, and then the power is lost, or the process is killed again and opens the
     // disk.
     for nth in (1 + turn % depth.opening_step..).step_by(depth.opening_step as usize) {
@@ -901,11 +916,18 @@ pub fn explore_stop(disk: &Disk, told: &Told, case: &str, turn: u64, depth: Dept
         for survive in some(disk.power_losses(nth), depth.losses.div_ceil(2), nth) {
             let left = disk.duplicate();
             left.crash(survive);
-            check(&left, told, Promised::Durable, &format!("{case}, {survive:?}"), counts);
+            check(&left, told, Promised::Durable, &mut durable, &format!("{case}, {survive:?}"), counts);
             counts.cut_openings += 1;
         }
         disk.crash(Survive::Everything);
-        check(&disk, told, Promised::Acknowledged, &format!("{case}, killed again"), counts);
+        check(
+            &disk,
+            told,
+            Promised::Acknowledged,
+            &mut acknowledged,
+            &format!("{case}, killed again"),
+            counts,
+        );
         counts.cut_openings += 1;
         if finished {
             break;
