@@ -2,12 +2,13 @@
 //! after it. The log is the old one or the new one, never a mix, and holds the newest value of
 //! every key.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Cleanup, Durability, Record, Result, Start, TopicConfig};
 
-use crate::common::{small, warnings};
+use crate::common::{after_each_crash, small, warnings};
 
 /// Offsets and values.
 type State = Vec<(u64, Option<Vec<u8>>)>;
@@ -80,9 +81,8 @@ fn a_crash_at_any_operation_of_a_compaction_leaves_the_old_or_the_new_log() {
         let cut = start.duplicate();
         cut.crash_at(at);
         let _ = workload(&cut, &mut Vec::new());
-        for survive in [Survive::Synced, Survive::Everything, Survive::Random(at), Survive::Zeroed(at)] {
-            let left = cut.duplicate();
-            left.crash(survive);
+        let ways = [Survive::Synced, Survive::Everything, Survive::Random(at), Survive::Zeroed(at)];
+        after_each_crash(&cut, ways, &mut BTreeSet::new(), |left, survive| {
             let after = left.duplicate();
             let broker = open(&after).unwrap_or_else(|e| panic!("{at} {survive:?}: {e}"));
             assert!(broker.open_report().damaged.is_empty() && warnings(&broker).is_empty(), "{at}");
@@ -104,7 +104,7 @@ fn a_crash_at_any_operation_of_a_compaction_leaves_the_old_or_the_new_log() {
                     cases += 1;
                 }
             }
-        }
+        });
     }
     assert!(cases > 500, "{cases}");
 }

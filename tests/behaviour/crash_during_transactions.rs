@@ -3,7 +3,7 @@
 //! the simulated disk is left in every way a crash may leave it. Each transaction is whole or
 //! absent, and every acknowledged record is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
@@ -12,7 +12,7 @@ use quipu::{
     Start,
 };
 
-use crate::common::{read_from, send, small, thorough};
+use crate::common::{after_each_crash, read_from, send, small, thorough};
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const INPUT: u64 = 20;
@@ -204,10 +204,8 @@ fn crash_everywhere(topics: Topics) {
             Survive::Random(nth + 7919),
             Survive::Zeroed(nth),
         ];
-        for survive in survivals {
+        after_each_crash(&disk, survivals, &mut BTreeSet::new(), |left, survive| {
             let case = format!("{topics:?}, crash at operation {nth} of {whole}, {survive:?}");
-            let left = disk.duplicate();
-            left.crash(survive);
             // The recovery crashes too: at one operation by default, at many of them to be
             // thorough.
             let recovery = {
@@ -232,19 +230,18 @@ fn crash_everywhere(topics: Topics) {
                 check(&again, topics, survive, &told, &format!("{case}, again at {cut}"));
                 nested += 1;
             }
-            let found = check(&left, topics, survive, &told, &case);
-            absent += told.transactions.len()
-                - found.iter().flatten().collect::<std::collections::BTreeSet<_>>().len();
+            let found = check(left, topics, survive, &told, &case);
+            absent += told.transactions.len() - found.iter().flatten().collect::<BTreeSet<_>>().len();
             // Accepted records stay.
             left.crash(Survive::Synced);
-            let broker = broker(&left, topics).unwrap();
+            let broker = broker(left, topics).unwrap();
             let names = TOPICS.iter().filter_map(|name| broker.topic(name).ok());
             for (at, partition) in names.flat_map(|topic| topic.partitions()).enumerate() {
                 let later = transactions_in(&read_from(&partition, Start::Beginning));
                 assert!(found[at].iter().all(|number| later.contains(number)), "{case}: {at} lost some");
             }
             cases += 1;
-        }
+        });
     }
     println!(
         "{topics:?}: {whole} operations, {cases} crashes, {nested} of them twice, {absent} transactions absent"

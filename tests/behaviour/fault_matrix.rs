@@ -529,17 +529,17 @@ fn fail_each_operation(name: &str, run: Run, sample: u64, at_least: u64) {
 
 #[test]
 fn an_io_error_during_appends_loses_no_acknowledged_record() {
-    fail_each_operation("appending", appending, 2, 850);
+    fail_each_operation("appending", appending, 3, 700);
 }
 
 #[test]
 fn an_io_error_during_deletion_keeps_all_other_records() {
-    fail_each_operation("letting go", letting_go, 2, 1150);
+    fail_each_operation("letting go", letting_go, 3, 950);
 }
 
 #[test]
 fn an_io_error_during_close_or_open_loses_nothing() {
-    fail_each_operation("taking over", taking_over, 2, 1050);
+    fail_each_operation("taking over", taking_over, 3, 1000);
 }
 
 #[test]
