@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
 use crate::log::Log;
 use crate::record::Record;
-use crate::segment::builder::{BatchBuilder, SealedBatch, record_len};
+use crate::segment::builder::{BatchBuilder, Measured, SealedBatch};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -49,13 +49,14 @@ impl Gathering {
         if record.key_bytes().is_none() && self.topic.needs_keys() {
             return Err(Error::MissingKey { topic: self.topic.name.clone(), index });
         }
-        let (size, limit) = (record_len(record), self.log.settings().max_record_len());
+        let measured = Measured::new(record);
+        let (size, limit) = (measured.len(), self.log.settings().max_record_len());
         if size > limit {
             return Err(self.too_large(size, limit));
         }
         let builder =
             self.builder.get_or_insert_with(|| BatchBuilder::new(ctx, HEADER_BYTES + size, timestamp));
-        builder.push(record, timestamp);
+        builder.push(&measured, timestamp);
         self.timestamps.push(timestamp);
         Ok(())
     }

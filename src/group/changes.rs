@@ -4,7 +4,7 @@ use super::state::Pattern;
 use crate::engine::Context;
 use crate::format::offsets::{BeganValue, CommitValue, Key, decode_partitions, encode_partitions};
 use crate::record::Record;
-use crate::segment::builder::BatchBuilder;
+use crate::segment::builder::{BatchBuilder, Measured};
 use crate::sync::Arc;
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicId};
 
@@ -82,7 +82,7 @@ pub(crate) fn add_to(builder: &mut BatchBuilder, group: &GroupId, changes: &[Off
                 Record::tombstone(Key::Began { group, topic: *topic, partition: *partition }.encode())
             }
         };
-        builder.push(&record, now);
+        builder.push(&Measured::new(&record), now);
     }
 }
 

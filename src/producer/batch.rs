@@ -8,8 +8,7 @@ use super::outcome::BatchState;
 use crate::config::Compression;
 use crate::format::batch::HEADER_BYTES;
 use crate::log::LogSettings;
-use crate::record::Record;
-use crate::segment::builder::{BatchBuilder, DELTA_BYTES_MAX, SealedBatch};
+use crate::segment::builder::{BatchBuilder, DELTA_BYTES_MAX, Measured, SealedBatch};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -52,7 +51,7 @@ impl OpenBatch {
         self.records.len()
     }
 
-    /// Whether a record of this [`record_len`](crate::segment::builder::record_len) is allowed and
+    /// Whether a record of this [length](crate::segment::builder::Measured::len) is allowed and
     /// finds room.
     #[inline]
     pub(super) fn fits(&self, len: usize) -> bool {
@@ -65,7 +64,7 @@ impl OpenBatch {
 
     /// Encodes a record after the others, and returns its index in the batch.
     #[inline]
-    pub(super) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
+    pub(super) fn push(&mut self, record: &Measured<'_>, timestamp: Timestamp) -> u32 {
         let index = self.records.push(record, timestamp);
         self.charge.cover(self.records.len());
         index
@@ -105,7 +104,7 @@ pub(super) struct Compressed {
 pub(super) struct BatchLimits {
     /// A batch with its header; only a single record may make it larger.
     pub(super) batch: usize,
-    /// A record as [`record_len`](crate::segment::builder::record_len) counts it.
+    /// A record as [`Measured::len`](crate::segment::builder::Measured::len) counts it.
     pub(super) record: usize,
 }
 

@@ -95,7 +95,7 @@ pub(super) struct RoomWait {
 }
 
 impl RoomWait {
-    /// For a record of this [`record_len`](crate::segment::builder::record_len).
+    /// For a record of this [length](crate::segment::builder::Measured::len).
     pub(super) fn new(core: &Arc<Core>, len: usize) -> Self {
         RoomWait { core: core.clone(), len, number: None }
     }

@@ -39,7 +39,7 @@ use crate::config::invalid;
 use crate::error::Result;
 use crate::log::idempotence;
 use crate::record::Record;
-use crate::segment::builder::record_len;
+use crate::segment::builder::Measured;
 use crate::sync::Arc;
 use crate::topic::{Partition, Topic};
 use crate::types::Receipt;
@@ -265,7 +265,7 @@ impl Producer {
         to: impl Into<Destination<'a>>,
         record: Record<'a>,
     ) -> impl Future<Output = Result<Receipt>> + Send {
-        let room = RoomWait::new(self.shared.outbox.core(), record_len(&record));
+        let room = RoomWait::new(self.shared.outbox.core(), Measured::new(&record).len());
         SendAsync { producer: self, to: to.into(), record, room, sent: None }
     }
 

@@ -12,7 +12,7 @@ use crate::broker::TopicState;
 use crate::error::{Error, Result};
 use crate::partitioner::{Partitioner, Sticky, check_stream, murmur2, partition_for_key};
 use crate::record::Record;
-use crate::segment::builder::record_len;
+use crate::segment::builder::Measured;
 use crate::sync::{Arc, OnceLock, about_to_call_user_code};
 use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
 
@@ -128,7 +128,7 @@ impl<T: Target> Outbox<T> {
         }
         self.make_room()?;
         let topic = self.topic(target);
-        let len = record_len(record);
+        let measured = Measured::new(record);
         let partitions = target.partitions();
         let chosen = self.route(target, partition, record, partitions)?;
         loop {
@@ -141,7 +141,7 @@ impl<T: Target> Outbox<T> {
             let buffer = topic.buffer(self, partition)?;
             // Only a record without a key is ever declined, and then has another partition to go
             // to.
-            if let Some(Placed { batch, index }) = buffer.push(record, len, timestamp, sticking)? {
+            if let Some(Placed { batch, index }) = buffer.push(&measured, timestamp, sticking)? {
                 return Ok(Pending::record(batch, index, timestamp));
             }
         }
@@ -166,11 +166,12 @@ impl<T: Target> Outbox<T> {
             if record.key_bytes().is_none() && target.needs_keys() {
                 return Err(Error::MissingKey { topic: target.name().clone(), index });
             }
+            let measured = Measured::new(&record);
             let partition = match self.route(target, partition, &record, partitions)? {
                 Some(partition) => partition,
-                None => staging.sticky_partition(record_len(&record)),
+                None => staging.sticky_partition(measured.len()),
             };
-            staging.push(partition, &record, timestamp, || topic.buffer(self, partition).cloned())?;
+            staging.push(partition, &measured, timestamp, || topic.buffer(self, partition).cloned())?;
         }
         Ok(staging.publish())
     }
@@ -219,7 +220,11 @@ impl<T: Target> Outbox<T> {
         record: &Record<'_>,
         partitions: u32,
     ) -> Result<Option<u32>> {
-        route(self.core.config.partitioner.as_ref(), &**target, partition, record, partitions)
+        let partitioner = self.core.config.partitioner.as_ref();
+        if partition.is_none() && partitioner.is_none() && record.key_bytes().is_none() {
+            return Ok(None);
+        }
+        route(partitioner, &**target, partition, record, partitions)
     }
 
     /// Writes buffered records if there are too many. It waits for no other thread; the batches

@@ -2,7 +2,6 @@
 //! when all are valid.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::task::{Context, Poll};
 
 use super::batch::{BatchLimits, OpenBatch};
@@ -10,11 +9,11 @@ use super::buffer::{PartitionBuffer, Sticking};
 use super::core::Core;
 use super::outcome::BatchState;
 use super::pending::{Pending, Wait};
+use crate::config::Compression;
 use crate::error::{Error, Result};
-use crate::log::{Appended, LogSettings};
+use crate::log::Appended;
 use crate::partitioner::Sticky;
-use crate::record::Record;
-use crate::segment::builder::record_len;
+use crate::segment::builder::Measured;
 use crate::sync::Arc;
 use crate::types::{Receipt, Timestamp};
 
@@ -25,24 +24,38 @@ pub(super) struct Staging<'a> {
     partitions: u32,
     /// Where records without a key go, and how many of their bytes are there.
     stuck_to: Option<(u32, usize)>,
-    parts: BTreeMap<u32, StagedPart>,
-    places: Vec<StagedRecord>,
+    /// In the order of their first records.
+    parts: Vec<StagedPart>,
+    /// The index in `parts` of each partition.
+    known: BTreeMap<u32, usize>,
+    /// The index in `parts` of the last record's partition, which most often is the next one's too.
+    current: usize,
+    runs: Vec<Run>,
     /// The lengths of all records.
     bytes: usize,
 }
 
 /// The records of one partition: full batches, and the last one.
 struct StagedPart {
+    partition: u32,
     buffer: Arc<PartitionBuffer>,
-    settings: Arc<LogSettings>,
+    compression: Compression,
+    limits: BatchLimits,
     batches: Vec<OpenBatch>,
+    /// The index among the batches of the call of its first one, once they are handed over.
+    first_home: usize,
 }
 
-/// Where a record is: in which of its partition's batches, and there at which index.
-struct StagedRecord {
-    partition: u32,
+/// Records that follow each other, in the order of sending and in their batch, with one time. So
+/// the acknowledgement keeps a few words a batch, and not a few a record.
+struct Run {
+    /// The index of the part, and after the handing over that of the batch among all of the call.
+    home: usize,
+    /// The index of the batch in its part.
     batch: usize,
-    index: u32,
+    /// The index in the batch of the first of them.
+    first: u32,
+    count: u32,
     timestamp: Timestamp,
 }
 
@@ -53,13 +66,16 @@ impl<'a> Staging<'a> {
             sticky,
             partitions,
             stuck_to: None,
-            parts: BTreeMap::new(),
-            places: Vec::new(),
+            parts: Vec::new(),
+            known: BTreeMap::new(),
+            current: 0,
+            runs: Vec::new(),
             bytes: 0,
         }
     }
 
     /// The partition of the next record without a key: another one after each batch's worth.
+    #[inline]
     pub(super) fn sticky_partition(&mut self, len: usize) -> u32 {
         let (partition, produced) = match self.stuck_to {
             Some((partition, produced)) if Sticky::is_time(produced, self.core.config.batch_bytes, true) => {
@@ -76,41 +92,64 @@ impl<'a> Staging<'a> {
     ///
     /// # Errors
     /// It is too large, or all together do not fit the producer's buffer.
+    #[inline]
     pub(super) fn push(
         &mut self,
         partition: u32,
-        record: &Record<'_>,
+        record: &Measured<'_>,
         timestamp: Timestamp,
         buffer: impl FnOnce() -> Result<Arc<PartitionBuffer>>,
     ) -> Result<()> {
-        let len = record_len(record);
+        let len = record.len();
         self.bytes = self.bytes.saturating_add(len);
-        let part = match self.parts.entry(partition) {
-            Entry::Occupied(part) => part.into_mut(),
-            Entry::Vacant(place) => {
-                let buffer = buffer()?;
-                place.insert(StagedPart { settings: buffer.sink().settings(), buffer, batches: Vec::new() })
-            }
-        };
-        let limits = BatchLimits::new(self.core, &part.settings);
-        if len > limits.record {
-            return Err(part.buffer.too_large(len, limits.record));
+        if self.parts.get(self.current).is_none_or(|part| part.partition != partition) {
+            self.turn_to(partition, buffer)?;
         }
-        if self.bytes > self.core.config.buffer_bytes {
+        let Some(part) = self.parts.get_mut(self.current) else { return Ok(()) };
+        if self.bytes > self.core.config.buffer_bytes && len <= part.limits.record {
             return Err(Error::BufferFull);
         }
         if !part.batches.last().is_some_and(|batch| batch.fits(len)) {
-            // The first may then be appended to the open batch by copying.
-            let base = if part.batches.is_empty() { part.buffer.base_timestamp() } else { None };
-            let state = Arc::new(BatchState::new(part.buffer.clone()));
-            let base = base.unwrap_or(timestamp);
-            part.batches.push(OpenBatch::new(self.core, limits, part.settings.compression, base, len, state));
+            part.open(self.core, len, timestamp)?;
         }
+        let Some(open) = part.batches.last_mut() else { return Ok(()) };
+        let index = open.push(record, timestamp);
         let batch = part.batches.len().saturating_sub(1);
-        if let Some(open) = part.batches.last_mut() {
-            let index = open.push(record, timestamp);
-            self.places.push(StagedRecord { partition, batch, index, timestamp });
+        let place = (self.current, batch, timestamp);
+        match self.runs.last_mut() {
+            Some(run) if (run.home, run.batch, run.timestamp) == place && run.first + run.count == index => {
+                run.count += 1;
+            }
+            _ => {
+                let home = self.current;
+                self.runs.push(Run { home, batch, first: index, count: 1, timestamp });
+            }
         }
+        Ok(())
+    }
+
+    /// Makes this partition the current one.
+    #[cold]
+    fn turn_to(
+        &mut self,
+        partition: u32,
+        buffer: impl FnOnce() -> Result<Arc<PartitionBuffer>>,
+    ) -> Result<()> {
+        self.current = match self.known.get(&partition) {
+            Some(at) => *at,
+            None => {
+                let buffer = buffer()?;
+                let settings = buffer.sink().settings();
+                let limits = BatchLimits::new(self.core, &settings);
+                let compression = settings.compression;
+                let batches = Vec::new();
+                let part = StagedPart { partition, buffer, compression, limits, batches, first_home: 0 };
+                self.parts.push(part);
+                let at = self.parts.len().saturating_sub(1);
+                self.known.insert(partition, at);
+                at
+            }
+        };
         Ok(())
     }
 
@@ -118,34 +157,51 @@ impl<'a> Staging<'a> {
     pub(super) fn publish(mut self) -> Pending<Vec<Receipt>> {
         let mut sealed = Vec::new();
         let mut homes: Vec<(Arc<BatchState>, u32)> = Vec::new();
-        let mut first_home = BTreeMap::new();
         let choice = Sticking { sticky: self.sticky, partitions: self.partitions };
-        for (partition, part) in std::mem::take(&mut self.parts) {
-            first_home.insert(partition, homes.len());
+        for (partition, at) in self.known {
+            let Some(part) = self.parts.get_mut(at) else { continue };
+            part.first_home = homes.len();
             let stuck =
                 self.stuck_to.map_or(0, |(stuck_to, bytes)| if stuck_to == partition { bytes } else { 0 });
-            part.buffer.adopt(part.batches, (stuck, choice), &mut homes, &mut sealed);
+            let batches = std::mem::take(&mut part.batches);
+            part.buffer.adopt(batches, (stuck, choice), &mut homes, &mut sealed);
         }
         for sealed in sealed {
             sealed.compress(None);
         }
-        let batches = homes.iter().map(|(state, _)| state.clone()).collect();
-        let records = self.places.iter().filter_map(|place| {
-            let home = first_home.get(&place.partition)? + place.batch;
-            let (_, first) = homes.get(home)?;
-            Some((home, first + place.index, place.timestamp))
-        });
-        let records: Vec<_> = records.collect();
-        debug_assert_eq!(records.len(), self.places.len(), "each record was adopted with its batch");
-        Pending::other(ManyWait { records, batches, reported: false })
+        for run in &mut self.runs {
+            run.home = self.parts.get(run.home).map_or(0, |part| part.first_home + run.batch);
+            run.first += homes.get(run.home).map_or(0, |(_, first)| *first);
+        }
+        let batches = homes.into_iter().map(|(state, _)| state).collect();
+        Pending::other(ManyWait { runs: self.runs, batches, reported: false })
+    }
+}
+
+impl StagedPart {
+    /// Adds a batch for a record that the last one has no room for.
+    ///
+    /// # Errors
+    /// The record is too large for any.
+    #[cold]
+    fn open(&mut self, core: &Arc<Core>, len: usize, timestamp: Timestamp) -> Result<()> {
+        if len > self.limits.record {
+            return Err(self.buffer.too_large(len, self.limits.record));
+        }
+        // The first may then be appended to the open batch by copying.
+        let base = if self.batches.is_empty() { self.buffer.base_timestamp() } else { None };
+        let state = Arc::new(BatchState::new(self.buffer.clone()));
+        let base = base.unwrap_or(timestamp);
+        self.batches.push(OpenBatch::new(core, self.limits, self.compression, base, len, state));
+        Ok(())
     }
 }
 
 /// The acknowledgement of many records, which are all acknowledged when the last one is.
 struct ManyWait {
     batches: Vec<Arc<BatchState>>,
-    /// In the order of sending: which batch, which index in it, which time.
-    records: Vec<(usize, u32, Timestamp)>,
+    /// In the order of sending.
+    runs: Vec<Run>,
     reported: bool,
 }
 
@@ -192,7 +248,8 @@ impl ManyWait {
         if outcome.is_ok() {
             return outcome;
         }
-        let last = self.records.iter().filter(|(at, ..)| *at == home).map(|(_, index, _)| *index).max();
+        let runs = self.runs.iter().filter(|run| run.home == home);
+        let last = runs.map(|run| run.first + run.count.saturating_sub(1)).max();
         match (self.batches.get(home), last) {
             (Some(batch), Some(last)) => batch.unless_kept(last, outcome),
             _ => outcome,
@@ -200,12 +257,16 @@ impl ManyWait {
     }
 
     fn receipts(&self, appended: &[Appended]) -> Vec<Receipt> {
-        let receipt = |(home, index, timestamp): &(usize, u32, Timestamp)| {
-            let batch = self.batches.get(*home)?;
-            Some(batch.receipt(*appended.get(*home)?, *index, *timestamp))
-        };
-        let receipts: Vec<_> = self.records.iter().filter_map(receipt).collect();
-        debug_assert_eq!(receipts.len(), self.records.len(), "each record is of one of the batches");
+        let count = self.runs.iter().map(|run| run.count as usize).sum();
+        let mut receipts = Vec::with_capacity(count);
+        for run in &self.runs {
+            let (Some(batch), Some(appended)) = (self.batches.get(run.home), appended.get(run.home)) else {
+                continue;
+            };
+            let indexes = run.first..run.first + run.count;
+            receipts.extend(indexes.map(|index| batch.receipt(*appended, index, run.timestamp)));
+        }
+        debug_assert_eq!(receipts.len(), count, "each run is in one of the batches");
         receipts
     }
 }

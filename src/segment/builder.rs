@@ -4,7 +4,7 @@
 use crate::config::Compression;
 use crate::engine::{Buffer, Context};
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
-use crate::format::body::{HeaderFields, RecordFields, encode, encoded_len};
+use crate::format::body::{HeaderFields, RecordFields, Shape, encode_shaped};
 use crate::format::packing::{NOTED, TABLE_RECORDS_PER_BYTE, pack};
 use crate::record::{Header, Record};
 use crate::types::Timestamp;
@@ -82,13 +82,14 @@ impl BatchBuilder {
 
     /// Encodes one more record. Returns its index in the batch.
     #[inline]
-    pub(crate) fn push(&mut self, record: &Record<'_>, timestamp: Timestamp) -> u32 {
+    pub(crate) fn push(&mut self, measured: &Measured<'_>, timestamp: Timestamp) -> u32 {
+        let Measured { record, shape } = *measured;
         // Valid timestamps are between 0 and 2^62, so this cannot overflow.
         let delta = timestamp.as_millis() - self.base_timestamp.as_millis();
         if self.count.is_multiple_of(NOTED) && self.count > 0 {
             self.note_position();
         }
-        encode(&fields(record, delta), &mut self.bytes);
+        encode_shaped(shape.with_timestamp_delta(delta), &fields(record, delta), &mut self.bytes);
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let index = self.count;
         if record.key_bytes().is_none() {
@@ -138,10 +139,24 @@ impl BatchBuilder {
     }
 }
 
-/// Returns the encoded size of a record in bytes, without its timestamp delta.
-#[inline]
-pub(crate) fn record_len(record: &Record<'_>) -> usize {
-    encoded_len(&fields(record, 0))
+/// A record and its measures, which are taken once: before it is accepted.
+#[derive(Clone, Copy)]
+pub(crate) struct Measured<'a> {
+    pub(crate) record: &'a Record<'a>,
+    shape: Shape,
+}
+
+impl<'a> Measured<'a> {
+    #[inline]
+    pub(crate) fn new(record: &'a Record<'a>) -> Self {
+        Measured { record, shape: Shape::of(&fields(record, 0)) }
+    }
+
+    /// Returns the encoded size of the record in bytes, without its timestamp delta.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.shape.encoded_len()
+    }
 }
 
 /// The most bytes that a timestamp delta adds to a record: the delta (a varint of 63 bits) and one

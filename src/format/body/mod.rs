@@ -1,6 +1,6 @@
 //! The layout of records in the body of a batch: one after the other, each with its length first.
 //!
-//! [`encode`] is the producer's hot path and [`Records`] the consumer's: neither allocates. Every
+//! [`encode_shaped`] is the producer's hot path and [`Records`] the consumer's: neither allocates. Every
 //! body that was read from a medium must pass [`validate`] before a caller iterates over it.
 
 use super::batch::BatchHeader;
@@ -42,16 +42,20 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> HeaderFields for (N, Option<V>) {
 }
 
 /// How many bytes [`encode`] appends.
-#[inline]
+#[cfg(test)]
 pub(crate) fn encoded_len<H: HeaderFields>(fields: &RecordFields<'_, H>) -> usize {
-    let len = Shape::of(fields).len;
-    varint_len(len as u64) + len
+    Shape::of(fields).encoded_len()
 }
 
 /// Appends a record to a body.
-#[inline]
+#[cfg(test)]
 pub(crate) fn encode<H: HeaderFields>(fields: &RecordFields<'_, H>, out: &mut Vec<u8>) {
-    let shape = Shape::of(fields);
+    encode_shaped(Shape::of(fields), fields, out);
+}
+
+/// Appends a record of this shape to a body.
+#[inline]
+pub(crate) fn encode_shaped<H: HeaderFields>(shape: Shape, fields: &RecordFields<'_, H>, out: &mut Vec<u8>) {
     put_fields(&shape, fields, out);
     if shape.flags & HEADERS != 0 {
         put_headers(fields.headers, out);
@@ -361,14 +365,16 @@ impl<'a> Iterator for RawRecords<'a> {
 }
 
 /// The flags of a record to encode, and its length without the length field.
-struct Shape {
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
     flags: u8,
     len: usize,
 }
 
 impl Shape {
+    /// Looks at all fields, which is much of the cost of encoding a small record.
     #[inline]
-    fn of<H: HeaderFields>(fields: &RecordFields<'_, H>) -> Shape {
+    pub(crate) fn of<H: HeaderFields>(fields: &RecordFields<'_, H>) -> Shape {
         let mut shape = Shape { flags: 0, len: 1 };
         if fields.timestamp_delta != 0 {
             shape.add(TIMESTAMP, varint_len(zigzag(fields.timestamp_delta)));
@@ -386,6 +392,21 @@ impl Shape {
             shape.add(HEADERS, headers_len(fields.headers));
         }
         shape
+    }
+
+    /// The shape of the same record with this timestamp delta, where it had none.
+    #[inline]
+    pub(crate) fn with_timestamp_delta(mut self, delta: i64) -> Shape {
+        if delta != 0 {
+            self.add(TIMESTAMP, varint_len(zigzag(delta)));
+        }
+        self
+    }
+
+    /// How many bytes [`encode_shaped`] appends.
+    #[inline]
+    pub(crate) fn encoded_len(self) -> usize {
+        varint_len(self.len as u64) + self.len
     }
 
     #[inline]

@@ -32,7 +32,7 @@ use super::sink::Sink;
 use crate::engine::Task;
 use crate::error::{Error, Result};
 use crate::partitioner::Sticky;
-use crate::record::Record;
+use crate::segment::builder::Measured;
 use crate::sync::{Arc, Mutex, Rank, Weak};
 use crate::types::{Offset, Timestamp};
 
@@ -96,21 +96,19 @@ impl PartitionBuffer {
         &*self.sink
     }
 
-    /// Takes a record of this [`record_len`](crate::segment::builder::record_len). `None` if
-    /// records without a key go elsewhere now: choose again.
+    /// Takes a record. `None` if records without a key go elsewhere now: choose again.
     ///
     /// # Errors
     /// The record is too large; nothing was taken.
     #[inline]
     pub(super) fn push(
         self: &Arc<Self>,
-        record: &Record<'_>,
-        len: usize,
+        record: &Measured<'_>,
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
     ) -> Result<Option<Placed>> {
         let mut chores = None;
-        let pushed = self.push_locked(record, len, timestamp, sticking, &mut chores);
+        let pushed = self.push_locked(record, timestamp, sticking, &mut chores);
         if let Some(chores) = chores {
             self.finish(chores);
         }
@@ -120,12 +118,12 @@ impl PartitionBuffer {
     #[inline]
     fn push_locked(
         self: &Arc<Self>,
-        record: &Record<'_>,
-        len: usize,
+        record: &Measured<'_>,
         timestamp: Timestamp,
         sticking: Option<Sticking<'_>>,
         chores: &mut Option<Chores>,
     ) -> Result<Option<Placed>> {
+        let len = record.len();
         let mut guard = self.queue.lock();
         let queue = &mut *guard;
         if sticking.is_some_and(|choice| !choice.sticky.is(self.partition)) {

@@ -10,7 +10,7 @@ use crate::producer::core::RoomWait;
 use crate::producer::outbox::Outbox;
 use crate::producer::pending::Pending;
 use crate::record::Record;
-use crate::segment::builder::record_len;
+use crate::segment::builder::Measured;
 use crate::sync::{Arc, AtomicUsize, Ordering, Weak, thread};
 
 /// Counts the wake-ups of one sender.
@@ -32,7 +32,7 @@ struct Sender {
 impl Sender {
     fn new(outbox: &Outbox<FakeTopic>, record: Record<'static>) -> Self {
         let woken = Arc::new(Counter(AtomicUsize::new(0)));
-        Sender { room: RoomWait::new(outbox.core(), record_len(&record)), woken, record }
+        Sender { room: RoomWait::new(outbox.core(), Measured::new(&record).len()), woken, record }
     }
 
     /// Whether the record was taken.
