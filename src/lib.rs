@@ -41,7 +41,7 @@
 //! lock.
 //!
 //! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`.
-//! Concurrency: the heads of `src/log/mod.rs`, `src/log/list.rs`, `src/transaction/journal.rs`,
+//! Concurrency: the heads of `src/log/mod.rs`, `src/log/list.rs`, `src/transaction/journal/mod.rs`,
 //! `src/log/streams.rs` and `src/group/mod.rs`; the order of all locks: `src/sync/rank.rs`.
 //! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes
 //! and fails on demand is public: [`testing::Disk`].

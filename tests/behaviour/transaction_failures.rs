@@ -376,6 +376,47 @@ fn records_covered_by_the_journal_are_not_synced_again() {
     }
 }
 
+/// Several that are written before the first is waited for share its sync, also over the same
+/// partitions. A record without a place in the journal, between two of them, is synced in its
+/// segment.
+#[test]
+fn transactions_over_the_same_partitions_share_one_sync() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).seed(5).on_disk(&disk).unwrap();
+    let config = quipu::TopicConfig::new().partitions(4).durability(Durability::Sync);
+    let parts = broker.create_topic("t", config).unwrap().partitions();
+    let all: Vec<_> = parts.iter().collect();
+    together(&broker, &all, "first").unwrap();
+    let write = |parts: &[&Partition], value: String| {
+        let mut transaction = broker.transaction();
+        for part in parts {
+            transaction.send(*part, Record::new(value.clone()));
+        }
+        transaction.commit_async()
+    };
+
+    let before = disk.ops_of(Op::Sync);
+    let several: Vec<_> = (0..5).map(|n| write(&all, format!("value {n}"))).collect();
+    several.into_iter().for_each(|pending| drop(pending.wait().unwrap()));
+    assert_eq!(disk.ops_of(Op::Sync) - before, 1);
+
+    let before = disk.ops_of(Op::Sync);
+    let one = write(&all, "value 5".into());
+    write(&all[..1], "alone".into()).detach();
+    let two = write(&all, "value 6".into());
+    one.wait().unwrap();
+    two.wait().unwrap();
+    assert_eq!(disk.ops_of(Op::Sync) - before, 2, "the journal, and the segment with a record of its own");
+
+    std::mem::forget(broker);
+    disk.crash(Survive::Synced);
+    let broker = BrokerConfig::new().clock(ManualClock::new()).seed(5).on_disk(&disk).unwrap();
+    for (n, partition) in broker.topic("t").unwrap().partitions().iter().enumerate() {
+        assert!((0..7).all(|n| has(partition, &format!("value {n}"))));
+        assert_eq!(has(partition, "alone"), n == 0);
+    }
+}
+
 /// The journal has a part that belongs into a partition which cannot be looked at just now. If it
 /// were thrown away, the next opening would find the partition without it.
 #[test]

@@ -1,0 +1,63 @@
+use std::io::ErrorKind;
+
+use super::*;
+use crate::broker::Broker;
+use crate::clock::ManualClock;
+use crate::config::{BrokerConfig, TopicConfig};
+use crate::error::Outcome;
+use crate::record::Record;
+use crate::testing::{Disk, Op};
+use crate::topic::Partition;
+
+fn together(broker: &Broker, partitions: [&Partition; 2], bytes: usize) -> Result<()> {
+    let mut transaction = broker.transaction();
+    for partition in partitions {
+        transaction.send(partition, Record::new(vec![7u8; bytes]));
+    }
+    transaction.commit().map(drop)
+}
+
+fn made(disk: &Disk) -> (Broker, [Partition; 4]) {
+    let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(disk).unwrap();
+    let topic = broker.ensure_topic("t", TopicConfig::new().partitions(4)).unwrap();
+    let partition = |n| topic.partition(n).unwrap();
+    (broker, [partition(0), partition(1), partition(2), partition(3)])
+}
+
+/// A partition that cannot be synced keeps a new file from being started: the file grows, but
+/// only up to a bound, and not every commit tries.
+#[test]
+fn a_file_that_cannot_be_replaced_grows_up_to_its_bound() {
+    let disk = Disk::new();
+    let (broker, [a, b, c, d]) = made(&disk);
+    let journal = &broker.inner().journal;
+    journal.state.lock().bytes_max = 3 * FILE_BYTES;
+    together(&broker, [&a, &b], 10).unwrap();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    broker.sync().unwrap_err();
+    let (mut commits, before) = (0, disk.ops_of(Op::Sync));
+    let refused = loop {
+        match together(&broker, [&c, &d], 500_000) {
+            Ok(()) => commits += 1,
+            Err(error) => break error,
+        }
+        assert!(commits < 100, "without a bound");
+    };
+    assert!(matches!(refused, Error::JournalFailed { .. }), "{refused}");
+    assert_eq!(refused.outcome(), Outcome::NotWritten);
+    assert!(commits > 40 && disk.ops_of(Op::Sync) - before < 8, "{commits} commits");
+    // An append that needs no record still succeeds, and the next opening makes room.
+    broker.producer().send(&c, Record::new("alone")).unwrap().wait().unwrap();
+    drop((broker, a, b, c, d));
+    let (broker, [_, _, c, d]) = made(&disk);
+    together(&broker, [&c, &d], 10).unwrap();
+    assert_eq!(c.bounds().unwrap().log_end.get(), commits + 2);
+}
+
+#[test]
+fn a_large_file_is_replaced_by_an_empty_one() {
+    let disk = Disk::new();
+    let (broker, [a, b, ..]) = made(&disk);
+    (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());
+    assert!(broker.inner().journal.state.lock().position < FILE_BYTES + (2 << 20));
+}
