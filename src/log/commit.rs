@@ -9,12 +9,18 @@ use std::task::Waker;
 
 use crate::engine::Events;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Bell, Mutex, Ordering, Rank, thread};
 
 /// The shared state of all threads that wait for one log's durable end.
 pub(crate) struct GroupCommit {
     state: Mutex<CommitState>,
-    finished: Condvar,
+    /// As `durable` in the state, for a thread that a sync has woken: it takes no lock to see that
+    /// it is done.
+    reached: AtomicU64,
+    /// How many of the threads that the last sync released have not come back with another write.
+    /// Written under the lock of the state.
+    expected: AtomicUsize,
+    finished: Bell,
     /// Calls the wakers.
     events: Arc<Events>,
 }
@@ -24,9 +30,10 @@ struct CommitState {
     durable: u64,
     /// A leader is syncing.
     syncing: bool,
-    /// A thread waited while the last sync ran: the next leader lets others catch up before it
-    /// syncs.
-    crowded: bool,
+    /// How many threads wait.
+    waiting: usize,
+    /// How many threads the running sync releases.
+    covered: usize,
     /// A sync failed: every wait returns this error until [`GroupCommit::restart`].
     failed: Option<Error>,
     /// Futures to wake when a sync has finished, with whatever result.
@@ -44,13 +51,16 @@ impl GroupCommit {
                 CommitState {
                     durable,
                     syncing: false,
-                    crowded: false,
+                    waiting: 0,
+                    covered: 0,
                     failed: None,
                     wakers: Vec::new(),
                     untried: false,
                 },
             ),
-            finished: Condvar::new(),
+            reached: AtomicU64::new(durable),
+            expected: AtomicUsize::new(0),
+            finished: Bell::default(),
             events: events.clone(),
         }
     }
@@ -64,6 +74,7 @@ impl GroupCommit {
     /// If the process has no descriptor for the sync, that is the error of this call only.
     pub(crate) fn wait(&self, end: u64, sync: impl FnOnce() -> Result<u64>) -> Result<()> {
         let mut state = self.state.lock();
+        self.come_back();
         loop {
             if state.durable >= end {
                 return Ok(());
@@ -74,21 +85,38 @@ impl GroupCommit {
             if !state.syncing {
                 break;
             }
-            state.crowded = true;
+            state.waiting += 1;
             // A leader takes no right to compact.
-            self.finished.wait_with(&mut state, &[Rank::Compacting]);
+            self.finished.wait(state, &[Rank::Compacting]);
+            if self.reached.load(Ordering::Acquire) >= end {
+                return Ok(());
+            }
+            state = self.state.lock();
         }
         state.syncing = true;
-        let crowded = std::mem::take(&mut state.crowded);
         drop(state);
         let lead = Lead { commit: self };
-        if crowded {
-            // The waiters of the last sync are about to write again. Yielding lets them share this
-            // sync. A thread alone does not yield.
-            thread::yield_now();
-        }
+        self.let_others_write();
         let result = sync();
         lead.finish(result)
+    }
+
+    /// The threads that the last sync released are about to write again: yielding lets them share
+    /// this sync. A thread alone does not yield.
+    fn let_others_write(&self) {
+        let mut yields = 0;
+        while yields < YIELDS && self.expected.load(Ordering::Relaxed) > 0 {
+            thread::yield_now();
+            yields += 1;
+        }
+        let mut state = self.state.lock();
+        state.covered = std::mem::take(&mut state.waiting);
+    }
+
+    /// A thread has written and is about to wait. Called under the lock of the state.
+    fn come_back(&self) {
+        let expected = self.expected.load(Ordering::Relaxed);
+        self.expected.store(expected.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Registers `waker` for the end of the next sync. The caller must check again after this call,
@@ -126,7 +154,8 @@ impl GroupCommit {
         state.failed.get_or_insert(error);
         while state.syncing {
             // A leader takes none of these: it ends whatever this thread holds.
-            self.finished.wait_with(&mut state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
+            self.finished.wait(state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
+            state = self.state.lock();
         }
     }
 
@@ -136,7 +165,8 @@ impl GroupCommit {
         let mut state = self.state.lock();
         while state.syncing {
             // A leader takes none of these: it ends whatever this thread holds.
-            self.finished.wait_with(&mut state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
+            self.finished.wait(state, &[Rank::Compacting, Rank::JournalGate, Rank::Shape]);
+            state = self.state.lock();
         }
         state.syncing = true;
         Lead { commit: self }
@@ -148,6 +178,7 @@ impl GroupCommit {
     pub(crate) fn restart(&self, durable: u64) {
         let mut state = self.state.lock();
         state.durable = durable;
+        self.reached.store(durable, Ordering::Release);
         state.failed = None;
     }
 
@@ -159,7 +190,7 @@ impl GroupCommit {
     fn wake(&self, mut state: crate::sync::MutexGuard<'_, CommitState>) {
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
-        self.finished.notify_all();
+        self.finished.ring();
         for waker in wakers {
             self.events.wake(waker);
         }
@@ -170,6 +201,10 @@ impl GroupCommit {
         self.state.lock().syncing
     }
 }
+
+/// How often a leader yields at most to the threads that the last sync released. They may have
+/// other work.
+const YIELDS: usize = 32;
 
 /// The right and the duty to sync. Dropping it, on any path, lets the next waiter lead.
 pub(crate) struct Lead<'a> {
@@ -182,6 +217,8 @@ impl Lead<'_> {
         match result {
             Ok(durable) => {
                 state.durable = state.durable.max(durable);
+                self.commit.expected.store(state.covered, Ordering::Relaxed);
+                self.commit.reached.store(state.durable, Ordering::Release);
                 Ok(())
             }
             Err(error) if error.is_no_descriptor() => {
@@ -203,7 +240,7 @@ impl Drop for Lead<'_> {
         state.syncing = false;
         if std::mem::take(&mut state.untried) {
             drop(state);
-            self.commit.finished.notify_all();
+            self.commit.finished.ring();
         } else {
             self.commit.wake(state);
         }
@@ -221,7 +258,7 @@ mod tests {
         GroupCommit::new(durable, &Arc::new(Events::new(None)))
     }
     use crate::error::IoAction;
-    use crate::sync::{Arc, AtomicU64, Ordering, thread};
+    use crate::sync::{Arc, AtomicU64, Condvar, Ordering, thread};
 
     #[test]
     fn a_covered_end_needs_no_sync() {

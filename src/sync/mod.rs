@@ -4,6 +4,7 @@
 //! the whole engine under a model checker. The locks have ranks: [`Rank`] is the order in which a
 //! thread may take them.
 
+mod bell;
 mod rank;
 mod ranked;
 
@@ -13,6 +14,7 @@ pub(crate) use std::sync::atomic::{
 pub(crate) use std::sync::{Arc, OnceLock, Weak};
 pub(crate) use std::thread;
 
+pub(crate) use self::bell::Bell;
 pub(crate) use self::rank::Rank;
 pub(crate) use self::ranked::{
     Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, about_to_call_user_code,

@@ -148,6 +148,14 @@ pub(crate) fn about_to_call_user_code_with(which: &str, also: &[Rank]) {
 #[cfg(debug_assertions)]
 const CHECKS_USER_CODE: bool = cfg!(test) || option_env!("QUIPU_CHECK_USER_CODE").is_some();
 
+impl<T> MutexGuard<'_, T> {
+    /// Panics in a debug build if the thread holds other locks, but for those of the ranks `also`.
+    #[inline]
+    pub(super) fn check_alone(&self, also: &[Rank]) {
+        self.held.check_alone(also);
+    }
+}
+
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 

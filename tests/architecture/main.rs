@@ -25,7 +25,7 @@ const RESERVED: [(&[&str], &[&str], &str); 9] = [
     (&["SystemTime", "Instant"], &["clock.rs"], "the wall clock"),
     (
         &["parking_lot", "std::sync::", "std::thread"],
-        &["sync/mod.rs", "sync/ranked.rs", "types.rs", "error/mod.rs"],
+        &["sync/mod.rs", "sync/bell.rs", "sync/ranked.rs", "types.rs", "error/mod.rs"],
         "locks, atomics and threads",
     ),
     (
