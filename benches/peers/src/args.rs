@@ -1,0 +1,89 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use crate::contenders;
+use crate::plan;
+
+const USAGE: &str = "\
+cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
+
+  --workloads A,B    only rows whose names contain A or B
+  --contenders A,B   only these, by name; without it, all
+  --repeat N         repetitions (5)
+  --quick            one repetition, small sizes
+  --dir DIRECTORY    where the logs are written: the disk that is measured (below target)
+  --out DIRECTORY    where the table is written: peers.md, peers.json, peers.svg (below target)
+  --list             the names of the rows";
+
+pub struct Args {
+    pub workloads: Vec<String>,
+    pub contenders: Vec<String>,
+    pub repeat: usize,
+    pub quick: bool,
+    pub dir: PathBuf,
+    pub out: PathBuf,
+    pub list: bool,
+}
+
+impl Args {
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let target = target();
+        let mut args = Args {
+            workloads: Vec::new(),
+            contenders: Vec::new(),
+            repeat: 0,
+            quick: false,
+            dir: target.clone(),
+            out: target,
+            list: false,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} needs a value\n\n{USAGE}"));
+            match word.as_str() {
+                "--workloads" => args.workloads = names(&value()?),
+                "--contenders" => args.contenders = names(&value()?),
+                "--repeat" => args.repeat = value()?.parse().map_err(|e| format!("--repeat: {e}"))?,
+                "--quick" => args.quick = true,
+                "--dir" => args.dir = PathBuf::from(value()?),
+                "--out" => args.out = PathBuf::from(value()?),
+                "--list" => args.list = true,
+                _ => return Err(format!("{word} is not an option\n\n{USAGE}")),
+            }
+        }
+        if args.repeat == 0 {
+            args.repeat = if args.quick { 1 } else { 5 };
+        }
+        let known: Vec<_> = contenders::cards().iter().map(|card| card.name).collect();
+        if let Some(name) = args.contenders.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(format!("there is no contender {name:?}, but {}", known.join(", ")));
+        }
+        if !plan::rows().iter().any(|row| args.wants(row.key.as_str())) {
+            return Err(format!(
+                "no row has a name that contains {}; try --list",
+                args.workloads.join(" or ")
+            ));
+        }
+        Ok(args)
+    }
+
+    /// Whether the row of this name is wanted.
+    pub fn wants(&self, row: &str) -> bool {
+        self.workloads.is_empty() || self.workloads.iter().any(|part| row.contains(part.as_str()))
+    }
+
+    pub fn wants_contender(&self, name: &str) -> bool {
+        self.contenders.is_empty() || self.contenders.iter().any(|wanted| wanted == name)
+    }
+}
+
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
+
+/// `peers` in the target directory, beside the directory of this program.
+fn target() -> PathBuf {
+    let program = std::env::current_exe().ok();
+    let beside = program.as_deref().and_then(|path| path.parent()?.parent());
+    beside.map_or_else(|| PathBuf::from("target"), PathBuf::from).join("peers")
+}
