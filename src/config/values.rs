@@ -44,7 +44,7 @@ pub enum TimestampType {
     Append,
 }
 
-/// How segments that take no more appends are read.
+/// How segments that take no more appends are read, and how often a batch is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadMode {
@@ -52,10 +52,20 @@ pub enum ReadMode {
     /// another process truncates the file, the process is killed with SIGBUS. A segment that cannot
     /// be mapped is read by position: see
     /// [`max_open_files`](crate::BrokerConfig::max_open_files).
+    ///
+    /// A batch is checked by its first read through a map, and not again by later reads through the
+    /// same map. A segment is mapped again after it was truncated, compacted, or closed because too
+    /// many files were open. So bytes that the medium changes after the first read may be returned;
+    /// [`Checked`](ReadMode::Checked) avoids that. Records that are written again, by a compaction
+    /// for example, are always checked before.
     #[default]
     Map,
-    /// By positional reads: one copy, and a failing medium is an error like any other.
+    /// By positional reads: one copy, and a failing medium is an error like any other. Each read
+    /// checks its batches.
     Positional,
+    /// As [`Map`](ReadMode::Map), and each read checks its batches. A read of one record then takes
+    /// as long as the checksum of its whole batch.
+    Checked,
 }
 
 /// A duration in whole milliseconds, as it is stored.

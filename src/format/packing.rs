@@ -93,22 +93,25 @@ pub(crate) fn unpack<'a>(
 }
 
 /// As [`unpack`], for a reader that keeps the body: returns `None` if the records lie in `body`
-/// itself, else a buffer that `room` made, with the records and the table after them.
+/// itself, else a buffer that `room` made, with the records and the table after them. If
+/// `is_checked`, the records passed an earlier call and are not checked again.
 pub(crate) fn unpack_shared<B: DerefMut<Target = Vec<u8>>>(
     header: &BatchHeader,
     body: &[u8],
+    is_checked: bool,
     room: impl FnOnce() -> B,
 ) -> Result<Option<B>, Malformed> {
     let (records, table) = split(header, body)?;
+    let check = |records: &[u8]| if is_checked { Ok(()) } else { body::validate(header, records, table) };
     match Codec::from_number(header.codec)? {
         Codec::None => {
-            body::validate(header, records, table)?;
+            check(records)?;
             Ok(None)
         }
         codec => {
             let mut room = room();
             decompress(codec, records, header.uncompressed_len as usize, &mut room)?;
-            body::validate(header, &room, table)?;
+            check(&room)?;
             room.extend_from_slice(table);
             Ok(Some(room))
         }

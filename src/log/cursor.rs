@@ -6,7 +6,7 @@ use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
 use crate::segment::batch::Batch;
-use crate::segment::{FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
+use crate::segment::{Checks, FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
@@ -17,6 +17,7 @@ pub(crate) struct Cursor {
     next: Offset,
     /// The position of that offset in the files, once it was looked up.
     place: Option<CursorPlace>,
+    checks: Checks,
 }
 
 struct CursorPlace {
@@ -34,7 +35,12 @@ impl Cursor {
     /// Returns a cursor that reads from `next` on. Whether that offset exists is checked when it is
     /// read.
     pub(crate) fn new(log: Arc<Log>, next: Offset) -> Self {
-        Cursor { log, next, place: None }
+        Cursor { log, next, place: None, checks: Checks::Once }
+    }
+
+    /// Returns the same cursor with other checks of the records that it reads.
+    pub(crate) fn with_checks(self, checks: Checks) -> Self {
+        Cursor { checks, ..self }
     }
 
     pub(crate) fn log(&self) -> &Arc<Log> {
@@ -351,7 +357,7 @@ impl Cursor {
     /// Reads, checks and decompresses the batch at `place`, which has this header.
     fn load_at(&self, place: &mut CursorPlace, header: BatchHeader) -> Result<Arc<Batch>> {
         let ctx = self.log.ctx();
-        match read_records(ctx, &mut place.source, place.position, &header)? {
+        match read_records(ctx, &mut place.source, place.position, &header, self.checks)? {
             Ok(records) => Ok(Arc::new(Batch {
                 source: self.log.identity().clone(),
                 header,

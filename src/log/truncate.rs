@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
 use crate::format::packing::repack;
-use crate::segment::{FIRST_BATCH, Point, Segment};
+use crate::segment::{Checks, FIRST_BATCH, Point, Segment};
 use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -163,12 +163,12 @@ pub(super) fn find_kept(log: &Log, tip: &Tip, end: Offset) -> Result<Kept> {
 /// Returns the records before `to` of the batch with this header, as a batch; `None` if there are
 /// none.
 fn shorten(log: &Arc<Log>, header: &BatchHeader, to: Offset) -> Result<Option<FirstBatch>> {
-    // An offset inside the batch, and not before the log start: a cursor finds and checks the
-    // batch.
+    // An offset inside the batch, and not before the log start: a cursor finds the batch, and checks
+    // it now, because the kept records get a new checksum.
     let within = Offset::new(to.get().saturating_sub(1)).max(log.log_start());
     let batch = match header.count {
         0 => None,
-        _ => Cursor::new(log.clone(), within).next_batch()?,
+        _ => Cursor::new(log.clone(), within).with_checks(Checks::Always).next_batch()?,
     };
     let Some(batch) = batch.filter(|batch| batch.header.base_offset == header.base_offset) else {
         return Ok(None);

@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
+use super::map::SegmentMap;
+use crate::config::ReadMode;
 use crate::engine::files::{Holder, Holds};
-use crate::engine::{Context, OpenedMap, corrupt};
+use crate::engine::{Context, corrupt};
 use crate::error::{Error, IoAction, NoMap, Result, is_no_map};
 use crate::storage::{File, OpenMode};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank};
@@ -12,7 +14,7 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank};
 /// The open file and the map of a segment, each opened by its first use.
 pub(super) struct Handles {
     file: Mutex<Option<Arc<dyn File>>>,
-    map: Mutex<Option<Arc<OpenedMap>>>,
+    map: Mutex<Option<Arc<SegmentMap>>>,
     /// The file system has no maps.
     unmappable: AtomicBool,
     /// The file's header was checked.
@@ -89,7 +91,7 @@ impl Handles {
 
     /// Returns the map, if there is one.
     #[inline]
-    pub(super) fn map(&self) -> Option<Arc<OpenedMap>> {
+    pub(super) fn map(&self) -> Option<Arc<SegmentMap>> {
         self.map.lock().clone()
     }
 
@@ -110,7 +112,7 @@ impl Handles {
         path: &Path,
         file: &dyn File,
         size: u64,
-    ) -> Result<Option<Arc<OpenedMap>>> {
+    ) -> Result<Option<Arc<SegmentMap>>> {
         let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &ctx.display(path), e))?;
         if len < size {
             let what = format!("the file has {len} bytes, the manifest lists {size}");
@@ -122,7 +124,8 @@ impl Handles {
         };
         match map {
             Ok(map) => {
-                let map = Arc::new(ctx.files.count_map(map));
+                let keeps_notes = ctx.settings.read_mode != ReadMode::Checked;
+                let map = Arc::new(SegmentMap::new(ctx.files.count_map(map), keeps_notes));
                 *self.map.lock() = Some(map.clone());
                 Ok(Some(map))
             }

@@ -8,6 +8,7 @@ pub(crate) mod create;
 mod handles;
 mod index;
 pub(crate) mod keys;
+mod map;
 mod marks;
 mod name;
 mod point;
@@ -23,17 +24,18 @@ use std::path::Path;
 use self::handles::Handles;
 use self::index::Index;
 use self::keys::{KeyCount, Keys, RecordCounts};
+use self::map::SegmentMap;
 use self::marks::SyncMarks;
 use self::name::SegmentName;
 pub(crate) use self::point::{FIRST_BATCH, Point, known_timestamp, timestamp_or_unknown};
-pub(crate) use self::read::{read_batch, read_records, read_records_of};
+pub(crate) use self::read::{Checks, read_batch, read_records, read_records_of};
 pub(crate) use self::source::{HeaderError, Source};
 pub(crate) use self::view::ByteView;
 pub(crate) use self::walker::{Met, Walker, find_batch_in};
 pub(crate) use self::window::Window;
 use crate::config::ReadMode;
 use crate::engine::files::{Holder, Holds};
-use crate::engine::{Context, Identity, OpenedMap};
+use crate::engine::{Context, Identity};
 use crate::error::Result;
 use crate::format::index::IndexEntry;
 use crate::format::key_hash::KeyHash;
@@ -227,7 +229,7 @@ impl Segment {
     ///
     /// # Errors
     /// `Corrupt` if the file is shorter than in the manifest, or its header is not this segment's.
-    fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Option<Arc<OpenedMap>>> {
+    fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Option<Arc<SegmentMap>>> {
         self.handles.touch(ctx);
         if let Some(map) = self.handles.map() {
             return Ok(Some(map));
@@ -255,7 +257,7 @@ impl Segment {
     /// As [`map`](Segment::map) and [`file`](Segment::file).
     pub(crate) fn source(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
         if self.is_sealed()
-            && ctx.settings.read_mode == ReadMode::Map
+            && ctx.settings.read_mode != ReadMode::Positional
             && let Some(map) = self.map(ctx, identity)?
         {
             return Ok(Source::Map(map));

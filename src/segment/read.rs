@@ -1,5 +1,5 @@
 //! Reads the records of a batch: checked, uncompressed, and as a view of the bytes of its segment
-//! where these are not compressed.
+//! where these are not compressed. Through a map a batch is checked once.
 
 use super::name::SegmentName;
 use super::source::{HeaderError, Source};
@@ -11,6 +11,15 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body};
 use crate::format::packing;
 use crate::format::reader::Malformed;
 use crate::sync::Arc;
+
+/// Whether a batch that was checked before through the same map is checked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checks {
+    /// It is not. For readers that return its records.
+    Once,
+    /// It is. IMPORTANT: for records that are written again, because they get a new checksum.
+    Always,
+}
 
 /// Reads, checks and decompresses the batch at a position of a segment.
 ///
@@ -31,7 +40,7 @@ pub(crate) fn read_batch(
     if !met.is_of(segment) {
         return Err(corrupt(ctx, &segment.path, position, "the batch is of another epoch or segment"));
     }
-    Ok((header, read_records_of(ctx, segment, source, &met)?))
+    Ok((header, read_records_of(ctx, segment, source, &met, Checks::Once)?))
 }
 
 /// The records of a batch that was met: checked, uncompressed and valid.
@@ -43,8 +52,9 @@ pub(crate) fn read_records_of(
     segment: &SegmentName,
     source: &mut Source,
     met: &Met,
+    checks: Checks,
 ) -> Result<ByteView> {
-    let records = read_records(ctx, source, met.position, &met.header)?;
+    let records = read_records(ctx, source, met.position, &met.header, checks)?;
     records.map_err(|m| malformed(ctx, &segment.path, met.position + HEADER_BYTES as u64, &m))
 }
 
@@ -58,18 +68,28 @@ pub(crate) fn read_records(
     source: &mut Source,
     position: u64,
     header: &BatchHeader,
+    checks: Checks,
 ) -> Result<std::result::Result<ByteView, Malformed>> {
     let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
-    let bytes = source.get(ctx, body, stored)?;
-    Ok(check_body(header, bytes).and_then(|()| uncompressed(ctx, source, header, body)))
+    let is_checked = checks == Checks::Once && source.is_checked(position);
+    if !is_checked && let Err(damage) = check_body(header, source.get(ctx, body, stored)?) {
+        return Ok(Err(damage));
+    }
+    let records = uncompressed(ctx, source, header, body, is_checked);
+    if !is_checked && records.is_ok() {
+        source.note_checked(position);
+    }
+    Ok(records)
 }
 
-/// Returns the records of a body at `position` that has passed its checksum.
+/// Returns the records of a body at `position` that has passed its checksum. Its records are checked
+/// too unless it `is_checked`.
 fn uncompressed(
     ctx: &Context,
     source: &Source,
     header: &BatchHeader,
     position: u64,
+    is_checked: bool,
 ) -> std::result::Result<ByteView, Malformed> {
     let lost = || Malformed::new(0, "the body is gone");
     let stored = header.body_len as usize;
@@ -85,7 +105,7 @@ fn uncompressed(
     .ok_or_else(lost)?;
     let records = header.uncompressed_len as usize;
     let whole = records.saturating_add(usize::try_from(header.table_bytes()).unwrap_or(0));
-    match packing::unpack_shared(header, shared.as_slice(), || ctx.pool.take_used_for(whole))? {
+    match packing::unpack_shared(header, shared.as_slice(), is_checked, || ctx.pool.take_used_for(whole))? {
         // The next scattered batch is read into the same window, and this one keeps its own bytes.
         None if matches!(source, Source::Window(window) if window.is_of_few()) && shared.is_small_part() => {
             let mut own = ctx.pool.take_used_for(stored);

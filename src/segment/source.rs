@@ -1,7 +1,8 @@
 //! The bytes of a segment, mapped or read.
 
+use super::map::SegmentMap;
 use super::window::Window;
-use crate::engine::{Context, OpenedMap};
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header, is_zero};
 use crate::format::reader::Malformed;
@@ -10,7 +11,7 @@ use crate::sync::Arc;
 /// The bytes of a segment, mapped or read.
 pub(crate) enum Source {
     /// A sealed segment.
-    Map(Arc<OpenedMap>),
+    Map(Arc<SegmentMap>),
     /// The active segment; every segment if maps are not used or cannot be had.
     Window(Window),
     /// A map that was given up by [`rest`](Source::rest).
@@ -59,12 +60,25 @@ impl Source {
     pub(crate) fn get(&mut self, ctx: &Context, position: u64, len: usize) -> Result<&[u8]> {
         match self {
             Source::Map(map) => {
-                let all = map.as_slice();
-                let start = usize::try_from(position).unwrap_or(usize::MAX).min(all.len());
-                Ok(all.get(start..start.saturating_add(len).min(all.len())).unwrap_or(&[]))
+                let start = usize::try_from(position).unwrap_or(usize::MAX).min(map.len());
+                Ok(map.get(start..start.saturating_add(len).min(map.len())).unwrap_or(&[]))
             }
             Source::Window(window) => window.get(ctx, position, len),
             Source::Resting => Err(Error::internal("a source that rests was read")),
+        }
+    }
+
+    /// Returns whether the batch at `position` was checked through this map. False without a map:
+    /// bytes that are read again may be others.
+    #[inline]
+    pub(super) fn is_checked(&self, position: u64) -> bool {
+        matches!(self, Source::Map(map) if map.is_checked(position))
+    }
+
+    /// Notes that the batch at `position` was checked.
+    pub(super) fn note_checked(&self, position: u64) {
+        if let Source::Map(map) = self {
+            map.note_checked(position);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A range of the bytes of a segment that keeps its map or buffer alive.
 
-use crate::engine::{Buffer, BufferPool, OpenedMap};
+use super::map::SegmentMap;
+use crate::engine::{Buffer, BufferPool};
 use crate::sync::Arc;
 
 /// A range of a map or of a pooled buffer. It keeps the map or the buffer alive.
@@ -13,14 +14,14 @@ pub(crate) struct ByteView {
 
 #[derive(Clone)]
 enum Backing {
-    Map(Arc<OpenedMap>),
+    Map(Arc<SegmentMap>),
     Buffer(Arc<Buffer>),
 }
 
 impl ByteView {
     /// Returns `None` if the range is not inside the map.
-    pub(crate) fn of_map(map: Arc<OpenedMap>, start: usize, end: usize) -> Option<Self> {
-        map.as_slice().get(start..end)?;
+    pub(crate) fn of_map(map: Arc<SegmentMap>, start: usize, end: usize) -> Option<Self> {
+        map.get(start..end)?;
         Some(ByteView { backing: Backing::Map(map), start, end })
     }
 
@@ -71,7 +72,7 @@ impl ByteView {
     #[inline]
     fn all(&self) -> &[u8] {
         match &self.backing {
-            Backing::Map(map) => map.as_slice(),
+            Backing::Map(map) => map,
             Backing::Buffer(buffer) => buffer,
         }
     }

@@ -50,8 +50,9 @@ impl Map {
         // compiler may at worst see a byte twice with two values. Nothing is built on a byte's
         // value that such a change could break: the map is only ever seen as `u8`, which has no
         // invalid bit pattern, no reference to any other type is made from it, and a parser checks
-        // every length against the slice and every checksum, in safe code. The content of the disk
-        // is not part of this argument.
+        // every length against the slice, in safe code, whether or not it compares a checksum.
+        // Code that is not safe, as that of a decoder, must get a copy of the bytes. The content of
+        // the disk is not part of this argument.
         let map = unsafe { MmapOptions::new().len(len).map(file) }?;
         Ok(Map { source: MapBytes::Disk(map) })
     }

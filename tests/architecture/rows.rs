@@ -113,7 +113,8 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "segment",
         &[
-            apart(&["copy", "create", "handles", "marks", "name", "point", "view", "window"]),
+            apart(&["copy", "create", "map", "marks", "name", "point", "window"]),
+            apart(&["handles", "view"]),
             apart(&["source"]),
             apart(&["walker"]),
             apart(&["index", "read"]),

@@ -20,6 +20,7 @@ mod assigned_consumers;
 mod async_calls;
 mod background_compaction;
 mod catalog;
+mod checked_once;
 mod closing;
 mod commit_metadata;
 mod compaction;

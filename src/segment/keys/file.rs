@@ -53,7 +53,7 @@ impl KeyFile {
             return None;
         }
         let may_map =
-            ctx.settings.read_mode == ReadMode::Map && ctx.files.has_room_for_map(index.file_bytes());
+            ctx.settings.read_mode != ReadMode::Positional && ctx.files.has_room_for_map(index.file_bytes());
         let map = match may_map.then(|| file.map(index.file_bytes())) {
             Some(Err(e)) if is_no_map(&e).is_none() => return None,
             tried => tried.and_then(std::result::Result::ok),

@@ -1,0 +1,239 @@
+//! A batch is checked by its first read through a map, and again through another map or before its
+//! records are written again. On real files, because a map in memory has its own copy of the bytes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quipu::testing::ManualClock;
+use quipu::{
+    Broker, BrokerConfig, Cleanup, Compression, Error, Offset, Partition, ReadMode, Record, Start,
+    TopicConfig,
+};
+
+/// Records of a batch.
+const RECORDS: u64 = 20;
+/// Batches of the log. A segment has a few of them.
+const BATCHES: u64 = 80;
+
+fn config(mode: ReadMode) -> BrokerConfig {
+    BrokerConfig::new().clock(ManualClock::new()).seed(1).read_mode(mode).tail_cache_bytes(0)
+}
+
+fn open(dir: &Path, mode: ReadMode) -> (Broker, Partition) {
+    let broker = config(mode).open(dir).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    (broker, partition)
+}
+
+/// A closed directory with a topic whose batches are all alike but for a number.
+fn fill(dir: &Path, topic: TopicConfig) {
+    let broker = config(ReadMode::Map).open(dir).unwrap();
+    let topic = broker.create_topic("t", topic.segment_bytes(8 << 10).max_record_bytes(200)).unwrap();
+    let producer = broker.producer();
+    for batch in 0..BATCHES {
+        let records = (0..RECORDS).map(|n| {
+            let value = format!("{batch:02}-{n:02} {}", marker(batch).repeat(8));
+            Record::new(value).key(format!("key {batch} {n}"))
+        });
+        producer.send_all(&topic, records).unwrap().wait().unwrap();
+    }
+    drop(producer);
+    broker.close().unwrap();
+}
+
+/// Bytes that only the records of one batch have.
+fn marker(batch: u64) -> String {
+    format!("<{batch:02}>")
+}
+
+/// Flips a bit of the last occurrence of a batch's marker in a file.
+fn damage(file: &Path, batch: u64) {
+    let mut bytes = fs::read(file).unwrap();
+    let marker = marker(batch);
+    let at = bytes.windows(marker.len()).rposition(|window| window == marker.as_bytes());
+    let at = at.expect("the batch is in the file and not compressed");
+    bytes[at + 1] ^= 1;
+    // Into the same file, and not another of the same name: a map must show it.
+    let file = fs::File::options().write(true).open(file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at + 1..at + 2], at as u64 + 1).unwrap();
+}
+
+/// The segment file of a batch.
+fn file_of(dir: &Path, partition: &Partition, batch: u64) -> PathBuf {
+    let segments = partition.segments();
+    let of = segments.iter().rfind(|segment| segment.base_offset.get() <= batch * RECORDS).unwrap();
+    assert!(of.sealed, "batch {batch} is in the active segment");
+    if of.file.is_absolute() { of.file.clone() } else { dir.join(&of.file) }
+}
+
+/// Reads a record in the middle of a batch.
+fn read(partition: &Partition, batch: u64) -> Result<Vec<u8>, Error> {
+    let records = partition.read(Start::At(Offset::new(batch * RECORDS + 7)), 1)?;
+    let record = records.iter().next().unwrap();
+    assert_eq!(record.offset().get(), batch * RECORDS + 7);
+    Ok(record.value().unwrap().to_vec())
+}
+
+fn assert_damaged(read: Result<Vec<u8>, Error>) {
+    assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+}
+
+#[test]
+fn damage_before_the_first_read_is_found_by_every_read() {
+    for mode in [ReadMode::Map, ReadMode::Positional, ReadMode::Checked] {
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), TopicConfig::new());
+        let (broker, partition) = open(dir.path(), mode);
+        damage(&file_of(dir.path(), &partition, 3), 3);
+        read(&partition, 2).unwrap();
+        assert_damaged(read(&partition, 3));
+        assert_damaged(read(&partition, 3));
+        read(&partition, 4).unwrap();
+        broker.close().unwrap();
+    }
+}
+
+#[test]
+fn a_batch_is_checked_once_through_a_map_and_again_through_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new());
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    let before = read(&partition, 3).unwrap();
+    damage(&file_of(dir.path(), &partition, 3), 3);
+    // Bytes that change after the check are not noticed: this is documented at `ReadMode::Map`.
+    assert_eq!(read(&partition, 3).unwrap(), before, "the damage is in another record");
+    broker.close().unwrap();
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    assert_damaged(read(&partition, 3));
+    broker.close().unwrap();
+}
+
+#[test]
+fn each_read_checks_where_it_was_asked_for() {
+    for mode in [ReadMode::Checked, ReadMode::Positional] {
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), TopicConfig::new());
+        let (broker, partition) = open(dir.path(), mode);
+        read(&partition, 3).unwrap();
+        damage(&file_of(dir.path(), &partition, 3), 3);
+        assert_damaged(read(&partition, 3));
+        read(&partition, 4).unwrap();
+        broker.close().unwrap();
+    }
+}
+
+#[test]
+fn a_segment_that_the_budget_of_open_files_has_closed_is_checked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new());
+    let broker = config(ReadMode::Map).max_open_files(8).open(dir.path()).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    assert!(partition.segments().len() > 8);
+    read(&partition, 3).unwrap();
+    damage(&file_of(dir.path(), &partition, 3), 3);
+    read(&partition, 3).unwrap();
+    for batch in 6..BATCHES {
+        read(&partition, batch).unwrap();
+    }
+    assert_damaged(read(&partition, 3));
+    broker.close().unwrap();
+}
+
+#[test]
+fn a_truncated_segment_is_checked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new());
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    let first = partition.segments().iter().rfind(|s| s.base_offset.get() <= 3 * RECORDS).cloned().unwrap();
+    let batch = first.base_offset.get() / RECORDS;
+    for batch in batch..BATCHES {
+        read(&partition, batch).unwrap();
+    }
+    // Once more: a small batch is checked again if its neighbour was checked after it.
+    read(&partition, batch).unwrap();
+    damage(&file_of(dir.path(), &partition, batch), batch);
+    read(&partition, batch).unwrap();
+    partition.truncate_to(Offset::new((batch + 1) * RECORDS)).unwrap();
+    assert_damaged(read(&partition, batch));
+    broker.close().unwrap();
+}
+
+#[test]
+fn a_truncation_inside_a_batch_checks_the_records_that_it_writes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new());
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    read(&partition, 3).unwrap();
+    damage(&file_of(dir.path(), &partition, 3), 3);
+    read(&partition, 3).unwrap();
+    let end = partition.bounds().unwrap().log_end;
+    let truncated = partition.truncate_to(Offset::new(4 * RECORDS - 1));
+    assert!(matches!(truncated, Err(Error::Corrupt(_))), "{truncated:?}");
+    assert_eq!(partition.bounds().unwrap().log_end, end);
+    broker.close().unwrap();
+}
+
+#[test]
+fn a_compaction_checks_what_it_writes_again_and_its_output_is_checked_by_the_first_read() {
+    let compacted = || TopicConfig::new().cleanup(Cleanup::Compact);
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), compacted());
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    read(&partition, 3).unwrap();
+    damage(&file_of(dir.path(), &partition, 3), 3);
+    read(&partition, 3).unwrap();
+    let done = partition.compact();
+    assert!(matches!(done, Err(Error::Corrupt(_))), "{done:?}");
+    broker.close().unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), compacted());
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    for batch in 0..BATCHES {
+        read(&partition, batch).unwrap();
+    }
+    partition.compact().unwrap().expect("there is something to compact");
+    damage(&file_of(dir.path(), &partition, 3), 3);
+    assert_damaged(read(&partition, 3));
+    broker.close().unwrap();
+}
+
+#[test]
+fn compressed_batches_are_checked_once_too() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new().compression(Compression::Lz4));
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    let values =
+        |partition: &Partition| (0..BATCHES - 5).map(|batch| read(partition, batch)).collect::<Vec<_>>();
+    let first: Vec<_> = values(&partition).into_iter().map(Result::unwrap).collect();
+    let again: Vec<_> = values(&partition).into_iter().map(Result::unwrap).collect();
+    assert_eq!(first, again);
+    let file = file_of(dir.path(), &partition, 3);
+    broker.close().unwrap();
+    // The last byte of the file belongs to a body.
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x40;
+    fs::write(&file, bytes).unwrap();
+    let (broker, partition) = open(dir.path(), ReadMode::Map);
+    assert!((0..2).all(|_| values(&partition).iter().any(Result::is_err)), "each read finds it");
+    broker.close().unwrap();
+}
+
+#[test]
+fn a_scan_that_meets_checked_batches_returns_the_same_records() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), TopicConfig::new());
+    let (broker, _) = open(dir.path(), ReadMode::Map);
+    let scan = || {
+        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut all = Vec::new();
+        while (all.len() as u64) < BATCHES * RECORDS {
+            let records = reader.poll(Duration::ZERO).unwrap();
+            all.extend(records.iter().map(|record| (record.offset(), record.value().map(<[u8]>::to_vec))));
+        }
+        all
+    };
+    assert_eq!(scan(), scan());
+    broker.close().unwrap();
+}
