@@ -18,6 +18,17 @@ pub(super) struct Mark {
     next_offset_delta: u32,
 }
 
+impl Mark {
+    /// Before the record that the iterator returns next.
+    fn before_next(records: &body::RawRecords<'_>) -> Self {
+        Mark {
+            position: records.position(),
+            remaining: records.remaining(),
+            next_offset_delta: records.next_offset_delta(),
+        }
+    }
+}
+
 /// Where a run of records ends.
 pub(crate) struct ChunkEnd<'a> {
     pub(crate) source: &'a Arc<Identity>,
@@ -196,13 +207,19 @@ impl Unread {
         let (index, position) = self.batch.nearest(offset);
         let remaining = self.mark.remaining.saturating_sub(index);
         self.mark = Mark { position, remaining, next_offset_delta: index };
-        let deltas = self.records().map_while(Result::ok).map(|record| u64::from(record.offset_delta));
-        let below = deltas.take_while(|delta| *delta < least).count();
-        self.mark = self.mark_after(u32::try_from(below).unwrap_or(u32::MAX));
+        let mut records = self.records();
+        let mut mark = loop {
+            let mark = Mark::before_next(&records);
+            match records.next() {
+                Some(Ok(record)) if u64::from(record.offset_delta) < least => {}
+                _ => break mark,
+            }
+        };
         // Nothing lies between the last record below and the next one: the rest starts at the
         // offset asked for.
         let least = u32::try_from(least).unwrap_or(u32::MAX);
-        self.mark.next_offset_delta = self.mark.next_offset_delta.max(least);
+        mark.next_offset_delta = mark.next_offset_delta.max(least);
+        self.mark = mark;
     }
 
     /// The place after the next `count` records.
@@ -211,11 +228,7 @@ impl Unread {
         for _ in 0..count {
             records.next();
         }
-        Mark {
-            position: records.position(),
-            remaining: records.remaining(),
-            next_offset_delta: records.next_offset_delta(),
-        }
+        Mark::before_next(&records)
     }
 
     pub(super) fn records(&self) -> body::RawRecords<'_> {
