@@ -26,6 +26,7 @@ pub fn build(places: &Places, samples: &[(u64, usize)]) -> Result<()> {
         let taken = seeds.keys().copied().collect();
         seeds.extend(choose(&all, *seed, *count, &taken).into_iter().map(|id| (id, *seed)));
     }
+    seeds.extend(again(places, &all).into_iter().map(|id| (id, 0)));
     let mut dropped: BTreeSet<u32> =
         places.rows("dropped.tsv").iter().filter_map(|row| row.first()?.parse().ok()).collect();
     let edited =
@@ -54,6 +55,23 @@ pub fn build(places: &Places, samples: &[(u64, usize)]) -> Result<()> {
         fs::write(places.work.join("dropped.tsv"), list)?;
     }
     Err("it still does not compile".into())
+}
+
+/// The edits that `again.tsv` names by their path, edit and line of text, as lines of an earlier `mutants.tsv`.
+fn again(places: &Places, all: &[Candidates]) -> BTreeSet<u32> {
+    let rows = places.rows("again.tsv");
+    let mut found = BTreeSet::new();
+    for file in all {
+        for (id, edit) in (file.first..).zip(&file.edits) {
+            let line = file.source[..edit.at.start].matches('\n').count();
+            let text = file.source.lines().nth(line).unwrap_or_default().trim();
+            let here = [file.path.as_str(), edit.change.as_str(), text];
+            if rows.iter().any(|row| row.len() == 6 && [&row[2], &row[4], &row[5]] == here) {
+                found.insert(id);
+            }
+        }
+    }
+    found
 }
 
 /// Writes the files of the copy that have edits, and the switch.

@@ -17,6 +17,8 @@ const MOST_TOGETHER: usize = 40;
 /// A hang is noticed after this time, or after so many times the usual time.
 const PATIENCE: Duration = Duration::from_secs(15);
 const TIMES: u32 = 10;
+/// Tests that have hung run once more, with so many times the patience: the machine may be busy.
+const SECOND_PATIENCE: u32 = 4;
 /// An edit can turn a loop into one that allocates without end.
 const MEMORY_KIB: u64 = 12 << 20;
 
@@ -155,7 +157,12 @@ fn try_one(places: &Places, id: u32, tests: &[Test], cap: Duration) -> Result<(&
         let usual: Duration = group.iter().map(|test| test.usual).sum();
         let names: Vec<&str> = group.iter().map(|test| test.name.as_str()).collect();
         let patience = PATIENCE.max(usual * TIMES);
-        match run_tests(places, &group[0].program, &names, patience, &environment)? {
+        let mut outcome = run_tests(places, &group[0].program, &names, patience, &environment)?;
+        if matches!(outcome, Outcome::Hung(_)) {
+            let patience = patience * SECOND_PATIENCE;
+            outcome = run_tests(places, &group[0].program, &names, patience, &environment)?;
+        }
+        match outcome {
             Outcome::Failed(by) => return Ok(("killed", by)),
             Outcome::Hung(by) => return Ok(("killed", format!("{by} (hangs)"))),
             Outcome::Passed => {}
