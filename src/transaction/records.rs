@@ -35,20 +35,21 @@ impl JournalRecords {
         Ok(JournalRecords::new(floor, &records, end))
     }
 
-    /// Returns the first batch of a tail whose record was durable and is not among these records.
-    /// Ignores batches before `log_start`: they have been deleted, and the others of their
-    /// transaction may be too.
+    /// Returns the first batch of a tail whose record was durable and is not among these records,
+    /// and the batch that proves it. Ignores batches before `log_start`: they have been deleted,
+    /// and the others of their transaction may be too.
     pub(crate) fn find_lost<'a>(
         &self,
         tail: &'a RecoveredTail,
         log_start: Offset,
-    ) -> Option<&'a RecoveredTransaction> {
-        tail.transactions.iter().find(|found| {
-            found.witness.is_some()
-                && found.base >= log_start
-                && found.id >= self.floor
-                && !self.ids.contains(&found.id)
-        })
+    ) -> Option<(&'a RecoveredTransaction, Offset)> {
+        let is_lost = |found: &RecoveredTransaction| {
+            found.base >= log_start && found.id >= self.floor && !self.ids.contains(&found.id)
+        };
+        tail.transactions
+            .iter()
+            .filter(|found| is_lost(found))
+            .find_map(|found| Some((found, found.witness?)))
     }
 }
 
@@ -57,10 +58,9 @@ pub(super) fn lost_record(
     ctx: &Context,
     identity: &Identity,
     known: &JournalRecords,
-    found: &RecoveredTransaction,
+    (found, witness): (&RecoveredTransaction, Offset),
 ) -> Error {
-    let RecoveredTransaction { base, end, id, witness } = found;
-    let witness = witness.map_or(0, Offset::get);
+    let RecoveredTransaction { base, end, id, .. } = found;
     let what = format!(
         "the records end here, and the record of transaction {id} is missing: {}/{} has its batch at {base}..{end}, and the \
          batch at {witness} proves that the record was durable",

@@ -1,9 +1,10 @@
 //! A transaction journal that has lost durable records: a later batch of a partition proves that
 //! they were durable. That is damage, and nothing is truncated because of it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use quipu::testing::{Disk, Survive};
+use quipu::testing::{Disk, Op, Survive};
 use quipu::{Broker, Durability, Error, Partition, Record, TopicConfig};
 
 use crate::common::{dump, open, send};
@@ -139,4 +140,48 @@ fn a_batch_before_the_log_start_needs_no_record() {
     disk.truncate("journal", 32).unwrap();
     let broker = open(&disk).unwrap();
     assert_eq!(partitions(&broker)[0].bounds().unwrap().log_end, end);
+}
+
+/// Without the journal each batch counts by itself. Later transactions take other ids, so that an
+/// opening that scans the old batches again does not miss their records.
+#[test]
+fn batches_still_count_after_the_journal_was_deleted_and_started_over() {
+    let (disk, _) = six();
+    disk.remove("journal").unwrap();
+    let broker = open(&disk).unwrap();
+    let warnings = &broker.open_report().warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("each batch of a transaction counts")),
+        "{warnings:?}"
+    );
+    let parts = partitions(&broker);
+    assert_eq!(parts.each_ref().map(|part| part.bounds().unwrap().log_end.get()), [8, 6]);
+    together(&broker, &parts, "later");
+    let all = dump(&broker).unwrap();
+    disk.crash(Survive::Everything);
+    disk.remove("checkpoint").unwrap();
+    let broker = open(&disk).unwrap();
+    assert_eq!(dump(&broker).unwrap(), all, "{:?}", broker.open_report());
+}
+
+/// The journal is read before anything is written, because it may prove that a torn batch was
+/// durable.
+#[test]
+fn an_opening_that_cannot_read_the_journal_changes_nothing() {
+    let (whole, _) = six();
+    let x = "topics/x/0/00000000000000000000-0.log";
+    let len = whole.read(x).unwrap().len() as u64;
+    whole.truncate(x, len - 3).unwrap();
+    let before = kept(&whole);
+    let mut refused = 0;
+    for nth in 1..60 {
+        let disk = whole.duplicate();
+        disk.fail(Op::OpenFile, nth, ErrorKind::PermissionDenied);
+        let Err(Error::Io { path, .. }) = open(&disk) else { continue };
+        if path.ends_with("journal") && refused == 0 {
+            refused = nth;
+            assert_eq!(kept(&disk), before, "operation {nth}");
+        }
+    }
+    assert!(refused > 0, "the journal is opened");
 }
