@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 #[cfg(unix)]
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
@@ -335,7 +336,10 @@ fn transactions_in_files_that_are_taken_over_count() {
     let disk = Disk::new();
     open(&disk).unwrap().close().unwrap();
     let catalog = disk.read("catalog").unwrap();
-    let broker = open(&disk).unwrap();
+    // Ids follow the time, and these files are of a machine whose clock is ahead.
+    let ahead = ManualClock::new();
+    ahead.advance(Duration::from_secs(3600));
+    let broker = BrokerConfig::new().clock(ahead).seed(1).on_disk(&disk).unwrap();
     for topic in ["t", "u"] {
         broker.create_topic(topic, TopicConfig::new()).unwrap();
     }
@@ -358,10 +362,17 @@ fn transactions_in_files_that_are_taken_over_count() {
         records.iter().map(|record| record.value().unwrap().to_vec()).collect()
     };
     assert_eq!(values(&broker).len(), 2);
+    // A transaction of this broker starts a journal.
+    broker.create_topic("v", TopicConfig::new()).unwrap();
+    let mut transaction = broker.transaction();
+    for topic in ["t", "v"] {
+        transaction.send(&partition(&broker, topic), Record::new("three"));
+    }
+    transaction.commit().unwrap();
     disk.crash(Survive::Everything);
     disk.remove("checkpoint").unwrap();
     let broker = open(&disk).unwrap();
-    assert_eq!(values(&broker).len(), 2, "{:?}", broker.open_report());
+    assert_eq!(values(&broker).len(), 3, "{:?}", broker.open_report());
 }
 
 // -- the entries of a volume's root --
