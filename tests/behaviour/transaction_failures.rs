@@ -3,14 +3,15 @@
 
 use std::io::ErrorKind;
 use std::thread;
+use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Durability, Error, Offset, Offsets, Outcome, Partition, Position, Receipt, Record,
-    Result, Start,
+    Broker, BrokerConfig, Durability, Error, Offset, OffsetReset, Offsets, Outcome, Partition, Position,
+    Receipt, Record, Result, Start,
 };
 
-use crate::common::{make_files, read_from, send, small};
+use crate::common::{files, make_files, read_from, send, small};
 
 /// Topics of one partition: three that are not synced, and two that are.
 const NAMES: [(&str, Durability); 5] = [
@@ -451,4 +452,32 @@ fn a_partition_that_cannot_be_read_now_keeps_its_part_of_the_journal() {
         nth += 1;
     }
     assert!(nth > 50 && refused > 10, "{refused} of {nth}");
+}
+
+/// The batch that is written again is the first of its epoch: the epoch still begins before it.
+#[test]
+fn a_position_in_truncated_records_stays_truncated_when_a_transaction_is_written_again() {
+    let disk = Disk::new();
+    let (broker, [.., s, _]) = open(&disk);
+    for value in ["0", "1", "torn"] {
+        send(&broker, &s, value).unwrap();
+    }
+    std::mem::forget(broker);
+    disk.crash(Survive::Everything);
+    let segments = || files(&disk, &format!("topics/{}/{}", s.topic(), s.id()), ".log");
+    let path = segments().remove(0);
+    disk.truncate(&path, disk.read(&path).unwrap().len() as u64 - 1).unwrap();
+    let (broker, [.., s, z]) = open(&disk);
+    let receipts = together(&broker, &[&s, &z], "both").unwrap();
+    assert_eq!((receipts[0].offset.get(), receipts[0].epoch), (2, 1));
+    std::mem::forget(broker);
+    disk.crash(Survive::Everything);
+    // The batch is lost, and the journal has it.
+    disk.truncate(segments().pop().unwrap(), 128).unwrap();
+    let (broker, [.., s, _]) = open(&disk);
+    assert!(has(&s, "both"));
+    let old = Position { topic: s.topic().clone(), partition: s.id(), offset: Offset::new(3), epoch: 0 };
+    let mut reader = broker.reader_at(&[old]).unwrap().offset_reset(OffsetReset::Fail);
+    let error = reader.poll(Duration::ZERO).unwrap_err();
+    assert!(matches!(&error, Error::Truncated { to, .. } if *to == 2), "{error}");
 }

@@ -1,10 +1,10 @@
 //! The records of a transaction for one partition are one batch. If it is too large, the error
 //! names the partition, the bound and the setting, and nothing is committed.
 
-use quipu::testing::Disk;
-use quipu::{Error, Record, TopicConfig};
+use quipu::testing::{Disk, Survive};
+use quipu::{Durability, Error, Record, TopicConfig};
 
-use crate::common::open;
+use crate::common::{open, small};
 
 #[test]
 fn a_transaction_larger_than_a_segment_is_refused_with_the_partition_and_the_bound() {
@@ -51,4 +51,29 @@ fn a_transaction_of_more_than_64_mebibytes_for_a_partition_is_refused_with_the_p
     assert!(is_named, "{error:?}");
     assert!(error.to_string().contains("of at most 64 MiB"), "{error}");
     assert_eq!(big.partition(0).unwrap().bounds().unwrap().log_end, 0);
+}
+
+#[test]
+fn a_transaction_that_an_opening_completes_keeps_to_the_size_of_segments() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    for topic in ["x", "y"] {
+        broker.create_topic(topic, small().durability(Durability::Sync)).unwrap();
+    }
+    for n in 0..12 {
+        let mut transaction = broker.transaction();
+        for topic in ["x", "y"] {
+            transaction.send(topic, Record::new(format!("{n} {}", "x".repeat(300))));
+        }
+        transaction.commit().unwrap();
+    }
+    // Only their records in the journal are durable.
+    disk.crash(Survive::Synced);
+    let broker = open(&disk).unwrap();
+    for topic in ["x", "y"] {
+        let partition = broker.topic(topic).unwrap().partition(0).unwrap();
+        assert_eq!(partition.bounds().unwrap().log_end, 12);
+        let sizes: Vec<u64> = partition.segments().iter().map(|segment| segment.bytes).collect();
+        assert!(sizes.len() > 5 && sizes.iter().all(|bytes| *bytes <= 1 << 10), "{sizes:?}");
+    }
 }

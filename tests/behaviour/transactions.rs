@@ -400,6 +400,30 @@ fn the_journal_starts_over_when_it_is_large_and_when_the_broker_is_closed() {
     assert_eq!(ends(&topics(&broker)), [13; 4]);
 }
 
+/// One that cannot be replaced grows by as much again. The bound of the next is the usual one.
+#[test]
+fn a_journal_that_could_not_be_replaced_grows_once_and_the_next_is_replaced_in_time() {
+    let disk = Disk::new();
+    let broker = broker(&disk, Durability::Os);
+    let p = topics(&broker);
+    let value = "x".repeat(500_000);
+    let largest = || {
+        let mut last = 0;
+        loop {
+            everywhere(&broker, &p, &value).unwrap();
+            let len = disk.read("journal").unwrap().len();
+            if len < last {
+                return last;
+            }
+            last = len;
+        }
+    };
+    everywhere(&broker, &p, "v").unwrap();
+    disk.fail(Op::OpenFile, 1, ErrorKind::Other);
+    assert!(largest() > 30 << 20);
+    assert!(largest() < 20 << 20);
+}
+
 /// Polls a future here: a thread that sleeps until it is woken.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(thread::Thread);
