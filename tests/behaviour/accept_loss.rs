@@ -608,9 +608,15 @@ fn records_that_were_not_synced_are_on_the_medium_afterwards() {
     assert_works(&broker, &[(base, base + 1)], RECORDS, "after a power loss");
 }
 
-/// Versions count the events that are there, whatever an index had counted before.
+/// Versions count the events that are there, whatever an index had counted before, and whether or
+/// not there is one.
 #[test]
 fn streams_hold_their_remaining_events() {
+    streams_hold_their_remaining_events_with(true);
+    streams_hold_their_remaining_events_with(false);
+}
+
+fn streams_hold_their_remaining_events_with(indexes: bool) {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(700);
@@ -622,6 +628,9 @@ fn streams_hold_their_remaining_events() {
     broker.maintain().unwrap();
     broker.close().unwrap();
     assert!(files(&disk, "topics/t/0", ".keys").len() >= 4);
+    if !indexes {
+        files(&disk, "topics/t/0", ".keys").iter().for_each(|path| disk.remove(path).unwrap());
+    }
     let segment = files(&disk, "topics/t/0", ".log").remove(1);
     let (base, position, _) = batches(&disk.read(&segment).unwrap())[1];
     disk.flip_bit(&segment, (position + 20) as u64 * 8).unwrap();
@@ -676,4 +685,19 @@ fn a_projection_continues_after_the_lost_offsets() {
     projector.catch_up(|_| {}).unwrap();
     let expected: Vec<_> = without(RECORDS, &offsets_of(&lost)).into_keys().collect();
     assert_eq!(*seen.borrow(), expected);
+}
+
+#[test]
+fn damaged_batches_that_follow_each_other_are_one_lost_range() {
+    let disk = filled(true);
+    let segment = files(&disk, "topics/t/0", ".log").remove(1);
+    let batches = batches(&disk.read(&segment).unwrap());
+    for (_, position, _) in &batches[1..3] {
+        disk.flip_bit(&segment, (position + BATCH_HEADER + 5) as u64 * 8).unwrap();
+    }
+    let p = partition(&open(&disk).unwrap());
+    let damage = p.damage().unwrap();
+    assert_eq!(damage.len(), 2, "{damage:?}");
+    let lost = p.accept_loss(&damage).unwrap();
+    assert_eq!(offsets_of(&lost), [(batches[1].0, batches[3].0)]);
 }

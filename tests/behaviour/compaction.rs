@@ -850,3 +850,21 @@ fn records_larger_than_any_buffer_are_compacted() {
     assert_eq!(offsets(&partition), [1]);
     assert!(clock.now() > Timestamp::from_millis(0));
 }
+
+#[test]
+fn a_compaction_that_meets_damage_names_the_position_in_the_file() {
+    let (disk, clock, broker, partition) = made(by_hand());
+    for n in 0..20 {
+        put(&broker, &partition, &format!("{}", n % 3), Some(&"x".repeat(60)));
+    }
+    seal(&broker, &clock);
+    // The second batch of the second segment; its body begins after its header.
+    let path = files(&disk, "topics/t/0", ".log").remove(1);
+    let content = disk.read(&path).unwrap();
+    let len = u32::from_le_bytes(content[132..136].try_into().unwrap());
+    let body = 128 + 104 + u64::from(len) + 104;
+    disk.flip_bit(&path, (body + 3) * 8).unwrap();
+    let Err(Error::Corrupt(found)) = partition.compact() else { panic!("it compacts damage") };
+    assert!(found.file.ends_with(&path), "{found:?}");
+    assert_eq!(found.position, body, "{found:?}");
+}

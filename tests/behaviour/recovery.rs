@@ -811,3 +811,13 @@ fn a_recovered_log_reads_the_same_in_every_way() {
         .collect();
     assert_eq!(walked, all);
 }
+
+#[test]
+fn a_torn_first_batch_is_reported_without_an_end_that_nothing_proves() {
+    let (disk, ends) = unsynced(1);
+    // Its header would name its end.
+    disk.truncate(ACTIVE, ends[0] + BATCH_HEADER - 1).unwrap();
+    let broker = open(&disk).unwrap();
+    let [cut] = &broker.open_report().truncated_tails[..] else { panic!("{:?}", broker.open_report()) };
+    assert_eq!((cut.from.get(), cut.to, cut.bytes), (0, None, BATCH_HEADER - 1));
+}

@@ -346,3 +346,19 @@ fn accepted_losses_are_no_damage() {
     assert!(report.is_whole() && report.findings.is_empty(), "{report:?}");
     assert_eq!(report.records, 44);
 }
+
+#[test]
+fn a_batch_without_its_end_is_damage_up_to_the_end_of_the_file() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    fill(&broker, &p, 40);
+    broker.close().unwrap();
+    let path = files(&disk, "topics/t/0", ".log").remove(1);
+    let left = (BATCH_HEADER + 5) as u64;
+    disk.truncate(&path, SEGMENT_HEADER as u64 + left).unwrap();
+    let report = verify(&disk);
+    let found = about(&report, &path);
+    let bytes: Vec<_> = found.iter().map(|found| (found.position, found.bytes)).collect();
+    assert_eq!(bytes, [(SEGMENT_HEADER as u64, left), (SEGMENT_HEADER as u64 + left, 0)], "{report:?}");
+}
