@@ -15,6 +15,7 @@ use crate::error::IoAction;
 use crate::format::batch::{Attributes, BatchHeader, HEADER_BYTES, Secret, body_crc};
 use crate::format::body::{RecordFields, encode};
 use crate::format::checkpoint::CheckpointEntry;
+use crate::format::segment::SegmentHeader;
 use crate::segment::builder::SealedBatch;
 use crate::stats::OpenReport;
 use crate::testing::{Disk, ManualClock, Op, Survive};
@@ -514,4 +515,23 @@ fn the_tail_cache_returns_no_truncated_batch() {
     let found = Cursor::new(log.clone(), Offset::new(5)).next_batch().unwrap().unwrap();
     assert_eq!(found.header.base_offset, 5);
     assert!(found.records.as_slice().windows(6).any(|bytes| bytes == b"fourth"));
+}
+
+/// A file of another history of the same log does not take its place.
+#[test]
+fn a_segment_that_was_started_must_follow_the_batch_before_it() {
+    let disk = Disk::new();
+    let log = create(&disk, Durability::Os);
+    fill(&log, 40);
+    let segment = log.segments().last().unwrap().clone();
+    let header = SegmentHeader::decode(&disk.read(&segment.path).unwrap()).unwrap();
+    assert_eq!(header.prev_end, header.base_offset);
+    assert_eq!(segment.mismatch(&header, log.identity()), None);
+    for other in [
+        SegmentHeader { prev_crc: header.prev_crc ^ 1, ..header },
+        SegmentHeader { prev_end: Offset::ZERO, ..header },
+    ] {
+        let found = segment.mismatch(&other, log.identity());
+        assert_eq!(found, Some("the segment does not follow the one before it"));
+    }
 }

@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use proptest::prelude::*;
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
-    Broker, Compression, Durability, Error, Offset, Partition, RawBatches, Record, TimestampType, TopicConfig,
+    Broker, Compression, Durability, Error, Offset, Partition, RawBatches, Record, Timestamp, TimestampType,
+    TopicConfig,
 };
 
 use crate::common::{Random, assert_filled, at, dump, fill, open, read, small, value};
@@ -692,4 +693,20 @@ fn truncation_races_with_replication() {
         }
         assert!(several > 10, "{several}");
     });
+}
+
+#[test]
+fn a_record_with_the_latest_timestamp_that_a_sender_may_set_is_copied() {
+    let broker = open(&Disk::new()).unwrap();
+    let any_time = || TopicConfig::new().timestamp_bounds(None, None);
+    let source = partition(&broker, "source", any_time());
+    let copy = partition(&broker, "copy", any_time());
+    let latest = Timestamp::from_millis(1 << 62);
+    broker.producer().send(&source, Record::new("v").timestamp(latest)).unwrap().wait().unwrap();
+    let later = Timestamp::from_millis((1 << 62) + 1);
+    let refused = broker.producer().send(&source, Record::new("v").timestamp(later));
+    refused.and_then(|pending| pending.wait()).unwrap_err();
+    replicate(&source, &copy, 1 << 20);
+    let copied = copy.read(at(0), 1 << 10).unwrap();
+    assert_eq!(copied.iter().next().unwrap().timestamp(), latest);
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Clock, Durability, Error, Outcome, Partition, ProducerConfig, ReadMode, Record,
-    Timestamp, TopicConfig,
+    Broker, BrokerConfig, Clock, Durability, Error, Offset, Outcome, Partition, ProducerConfig, ReadMode,
+    Record, Start, Timestamp, TopicConfig,
 };
 
 use crate::common::{assert_filled, at, files, fill, make_files, open, read, send, small, value};
@@ -406,4 +406,38 @@ fn an_empty_segment_is_on_the_medium_after_a_clean_close() {
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     fill(&broker, &partition, 6);
     assert_filled(&partition, 6, "after the power loss");
+}
+
+/// Under a manual clock a poll does the work of the background threads that is due.
+#[test]
+fn a_sealed_segment_is_finished_in_the_background_whatever_sealed_it() {
+    for sealed_by in ["a send", "a transaction", "a shipment"] {
+        let (disk, source) = (Disk::new(), Disk::new());
+        let broker = open(&disk).unwrap();
+        let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        let _other = broker.create_topic("other", TopicConfig::new()).unwrap();
+        let mut reader = broker.reader(&["other"], Start::Beginning).unwrap();
+        let from = open(&source).unwrap();
+        let copied = from.create_topic("t", small()).unwrap().partition(0).unwrap();
+        for n in 0..20 {
+            let text = format!("{n} {}", "x".repeat(300));
+            match sealed_by {
+                "a send" => drop(send(&broker, &partition, &text).unwrap()),
+                "a transaction" => {
+                    let mut transaction = broker.transaction();
+                    transaction.send(&partition, Record::new(text)).send("other", Record::new("v"));
+                    transaction.commit().unwrap();
+                }
+                _ => {
+                    send(&from, &copied, &text).unwrap();
+                    let batches = copied.read_raw(Offset::new(n), 1 << 20).unwrap();
+                    partition.append_raw(&batches).unwrap();
+                }
+            }
+            reader.poll(Duration::ZERO).unwrap();
+            let indexes = files(&disk, "topics/t/0", ".index").len();
+            assert_eq!(indexes, segments(&partition) - 1, "{sealed_by}, record {n}");
+        }
+        assert!(segments(&partition) > 3, "{sealed_by}");
+    }
 }

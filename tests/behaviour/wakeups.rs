@@ -2,6 +2,7 @@
 //! sleeps while records are there.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use quipu::testing::ManualClock;
+use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{Broker, BrokerConfig, Error, Record, Start, TopicConfig};
 
 /// Longer than any test: a call that returns earlier was woken.
@@ -204,4 +205,23 @@ fn a_dropped_future_loses_no_record() {
     send(&broker, "v");
     drop(reader.recv());
     assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 1);
+}
+
+/// The records may have been truncated, and others may come in their place.
+#[test]
+fn taking_a_failed_partition_back_into_service_wakes_a_future_that_waits() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
+    send(&broker, "v");
+    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    disk.fail(Op::Sync, 1, ErrorKind::Other);
+    broker.sync().unwrap_err();
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(count.clone());
+    let mut recv = pin!(reader.recv());
+    assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let before = count.0.load(Ordering::SeqCst);
+    topic.partition(0).unwrap().reopen().unwrap();
+    assert!(count.0.load(Ordering::SeqCst) > before);
 }
