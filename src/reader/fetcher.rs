@@ -282,7 +282,7 @@ impl Fetcher {
         self.report_failed()?;
         let mut records = Records::default();
         let count = self.assigned.len();
-        let first = if self.turn < count { self.turn } else { 0 };
+        let first = self.turn.min(count);
         let mut left = first..count;
         let mut then = Some(0..first);
         loop {

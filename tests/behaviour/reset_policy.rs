@@ -166,3 +166,18 @@ fn a_position_up_to_the_truncation_stays_valid() {
         assert!(polled.skipped().is_empty());
     }
 }
+
+#[test]
+fn a_position_at_the_log_start_is_in_the_log_also_in_the_middle_of_a_batch() {
+    let broker = Broker::in_memory().unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
+    let records = (0..10).map(|n| Record::new(format!("{n}")));
+    broker.producer().send_all(&topic.partition(0).unwrap(), records).unwrap().wait().unwrap();
+    let reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = reader.offset_reset(OffsetReset::Fail).max_records(5);
+    assert_eq!(reader.poll(NOW).unwrap().len(), 5);
+    topic.partition(0).unwrap().delete_records(Offset::new(5)).unwrap();
+    let records = reader.poll(NOW).unwrap();
+    assert_eq!(records.iter().next().unwrap().offset(), 5);
+    assert!(records.skipped().is_empty());
+}
