@@ -316,7 +316,6 @@ impl Session {
     /// Joins again. If that fails it stays outdated, so that the next poll tries again.
     fn come_back(&mut self) -> Result<()> {
         let Some(member) = &mut self.member else { return Ok(()) };
-        member.seen = None;
         (member.seat, member.liveness) = take_seat(&self.committer, &member.subscription)?;
         member.liveness.begin();
         Ok(())

@@ -112,3 +112,23 @@ fn a_commit_after_the_deletion_counts() {
     transaction.commit().unwrap();
     assert_eq!(group.committed("a", 0).unwrap().unwrap().offset, 1);
 }
+
+#[test]
+fn a_group_whose_last_offsets_are_deleted_is_listed_no_more() {
+    let disk = Disk::new();
+    let broker = open(&disk);
+    let topic = broker.create_topic("a", TopicConfig::new().partitions(2)).unwrap();
+    topic.partitions().iter().for_each(|partition| drop(send(&broker, partition, "v").unwrap()));
+    let mut consumer = broker.consumer("g").assign(&topic.partitions()).unwrap();
+    let records = consumer.poll(NOW).unwrap();
+    consumer.commit(&records).unwrap();
+    drop(consumer);
+    let group = broker.group("g").unwrap();
+    group.delete_offsets(&[of("a", 0)]).unwrap();
+    assert_eq!(broker.groups().unwrap(), ["g"]);
+    group.delete_offsets(&[of("a", 1)]).unwrap();
+    drop(group);
+    assert!(broker.groups().unwrap().is_empty());
+    disk.crash(Survive::Synced);
+    assert!(open(&disk).groups().unwrap().is_empty());
+}

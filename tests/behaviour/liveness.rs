@@ -136,3 +136,27 @@ fn a_member_with_a_listener_that_panics_loses_its_partitions() {
     // The panic has left the consumer whole: it tells its listener that the partition is lost.
     assert!(catch_unwind(AssertUnwindSafe(|| first.poll(NOW))).is_err());
 }
+
+/// A look at the group during the poll still sees the wake-up that the poll is about to take back.
+#[test]
+fn a_future_that_waits_counts_as_polling_also_if_time_passes_during_its_poll() {
+    let (broker, clock) = broker();
+    let passing = clock.clone();
+    let builder = builder(&broker).on_rebalance(move |_| {
+        passing.advance(INTERVAL);
+        Ok(())
+    });
+    let mut member = builder.subscribe(&["*"]).unwrap();
+    let mut recv = pin!(member.recv());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(recv.as_mut().poll(&mut cx).is_pending());
+    for topic in ["u", "v"] {
+        // It wakes the future, and its next poll calls the listener.
+        broker.create_topic(topic, TopicConfig::new()).unwrap();
+        assert!(recv.as_mut().poll(&mut cx).is_pending());
+        for _ in 0..4 {
+            clock.advance(INTERVAL);
+            assert_eq!(members(&broker), 1);
+        }
+    }
+}

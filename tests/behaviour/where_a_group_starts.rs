@@ -2,6 +2,7 @@
 //! there: a rewind and the next member start at the same offset, under any policy.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
@@ -245,5 +246,27 @@ fn a_start_that_cannot_be_stored_keeps_records_from_being_skipped() {
         drop(consumer);
         let expected: &[&str] = if is_told { &["1"] } else { &["0", "1"] };
         assert_eq!(polled(&mut latest(&broker)), expected, "{reset:?}");
+    }
+}
+
+#[test]
+fn a_start_at_the_log_end_is_left_unchanged_by_an_opening() {
+    let disk = Disk::new();
+    let broker = open(&disk);
+    append(&broker, &["old"]);
+    assert!(polled(&mut latest(&broker)).is_empty());
+    std::mem::forget(broker);
+    disk.crash(Survive::Everything);
+    let stored = || -> u64 {
+        let of_groups = |(path, _): &(PathBuf, u64)| path.starts_with("topics/__consumer_offsets");
+        let files = disk.files().into_iter().filter(of_groups);
+        files.filter(|(path, _)| path.extension().is_some_and(|end| end == "log")).map(|(_, size)| size).sum()
+    };
+    let before = stored();
+    assert!(before > 128);
+    for _ in 0..3 {
+        std::mem::forget(open(&disk));
+        disk.crash(Survive::Everything);
+        assert_eq!(stored(), before);
     }
 }
