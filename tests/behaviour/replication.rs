@@ -2,6 +2,7 @@
 //! misplaced or forged bytes are refused.
 
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use quipu::testing::{Disk, Op, Survive};
@@ -696,8 +697,9 @@ fn truncation_races_with_replication() {
 }
 
 #[test]
-fn a_record_with_the_latest_timestamp_that_a_sender_may_set_is_copied() {
-    let broker = open(&Disk::new()).unwrap();
+fn a_record_with_the_latest_timestamp_that_a_sender_may_set_is_copied_and_is_no_damage() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
     let any_time = || TopicConfig::new().timestamp_bounds(None, None);
     let source = partition(&broker, "source", any_time());
     let copy = partition(&broker, "copy", any_time());
@@ -709,4 +711,7 @@ fn a_record_with_the_latest_timestamp_that_a_sender_may_set_is_copied() {
     replicate(&source, &copy, 1 << 20);
     let copied = copy.read(at(0), 1 << 10).unwrap();
     assert_eq!(copied.iter().next().unwrap().timestamp(), latest);
+    broker.close().unwrap();
+    let report = disk.verify(|_| ControlFlow::Continue(())).unwrap();
+    assert!(report.is_whole() && report.findings.is_empty(), "{report:?}");
 }
