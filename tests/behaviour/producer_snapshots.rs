@@ -322,3 +322,17 @@ fn without_the_producer_snapshot_the_log_is_read() {
     partition(&broker).delete_records(Offset::new(11)).unwrap();
     assert_remembered(&disk, broker, Some(10), "found and kept");
 }
+
+/// So the next opening reads only the records after them.
+#[test]
+fn maintenance_stores_the_producers_of_sealed_segments() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    broker.create_topic("t", TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700)).unwrap();
+    send_rows(&broker, "outbox", 1..=40);
+    assert!(partition(&broker).segments().len() > 2);
+    let before = disk.read(STATE).unwrap();
+    broker.maintain().unwrap();
+    let after = disk.read(STATE).unwrap();
+    assert!(after.len() > before.len(), "{} and {} bytes", before.len(), after.len());
+}

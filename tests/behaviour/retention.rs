@@ -313,6 +313,27 @@ fn deleted_segments_are_reported_as_an_event() {
 }
 
 #[test]
+fn a_segment_that_is_sealed_to_delete_its_records_is_reported_as_an_event() {
+    let (disk, clock) = (Disk::new(), ManualClock::new());
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = events.clone();
+    let broker = settings(&clock)
+        .on_event(move |event| {
+            if let Event::Rolled { base_offset, .. } = event {
+                seen.lock().unwrap().push(base_offset.get());
+            }
+        })
+        .on_disk(&disk)
+        .unwrap();
+    let t = partition(&broker, fives().retention(Retention::for_age(MINUTE)));
+    append(&broker, &t, 3);
+    clock.advance(MINUTE + TICK);
+    broker.maintain().unwrap();
+    assert_eq!((start(&broker, &t), t.bounds().unwrap().log_end.get()), (3, 3));
+    assert_eq!(*events.lock().unwrap(), [3]);
+}
+
+#[test]
 fn a_full_disk_leaves_everything_as_it_was_until_the_next_time() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let (broker, t) = hourly(&disk, &clock);

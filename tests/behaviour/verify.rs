@@ -9,7 +9,7 @@ use quipu::stats::{Finding, FindingKind, VerifyReport};
 use quipu::testing::{Disk, Survive};
 use quipu::{Broker, Cleanup, Compression, Durability, Error, Offset, ProducerConfig, Record, TopicConfig};
 
-use crate::common::{files, fill, open, open_dir, small, snapshot, thorough, tree, value};
+use crate::common::{files, fill, open, open_dir, send, small, snapshot, thorough, tree, value};
 
 const SEGMENT_HEADER: usize = 128;
 const BATCH_HEADER: usize = 104;
@@ -361,4 +361,26 @@ fn a_batch_without_its_end_is_damage_up_to_the_end_of_the_file() {
     let found = about(&report, &path);
     let bytes: Vec<_> = found.iter().map(|found| (found.position, found.bytes)).collect();
     assert_eq!(bytes, [(SEGMENT_HEADER as u64, left), (SEGMENT_HEADER as u64 + left, 0)], "{report:?}");
+}
+
+/// Every batch and the header of the segment are whole, and belong to the partition.
+#[test]
+fn a_sealed_segment_with_other_batches_than_the_manifest_lists_is_damage() {
+    let written = |letter: &str| {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        let p = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        for _ in 0..20 {
+            send(&broker, &p, &letter.repeat(100)).unwrap();
+        }
+        broker.close().unwrap();
+        disk
+    };
+    let (disk, other) = (written("a"), written("b"));
+    let path = files(&disk, "topics/t/0", ".log").remove(0);
+    disk.overwrite(&path, 0, &other.read(&path).unwrap()).unwrap();
+    let report = verify(&disk);
+    let found = about(&report, &path);
+    assert_eq!(found.len(), 1, "{report:?}");
+    assert_eq!((found[0].kind, found[0].invariant), (FindingKind::Damage, Some(6)), "{report:?}");
 }

@@ -66,11 +66,24 @@ fn surplus(broker: &Broker) -> (Consumer, Consumer) {
     (member(broker, "t"), member(broker, "t"))
 }
 
-const KINDS: [&str; 8] = [
+/// A member that had a partition, until its topic was deleted.
+fn loser(broker: &Broker) -> Consumer {
+    broker.create_topic("u", TopicConfig::new()).unwrap();
+    let mut member = member(broker, "u");
+    assert_eq!(member.assignment().len(), 1);
+    broker.delete_topic("u").unwrap();
+    while !member.assignment().is_empty() {
+        let _ = member.poll(NOW);
+    }
+    member
+}
+
+const KINDS: [&str; 9] = [
     "a reader",
     "a reader of no topic",
     "a member",
     "a member without a partition",
+    "a member that has lost its partition",
     "a glob without a match",
     "an assigned partition",
     "an empty assignment",
@@ -92,6 +105,7 @@ fn future(broker: &Broker, kind: &str) -> (Waiter, Option<Consumer>) {
             let (owner, surplus) = surplus(broker);
             (of_consumer(surplus), Some(owner))
         }
+        "a member that has lost its partition" => (of_consumer(loser(broker)), None),
         "a glob without a match" => (of_consumer(member(broker, "none-*")), None),
         "an assigned partition" => {
             let partition = broker.topic("t").unwrap().partition(0).unwrap();
@@ -121,6 +135,7 @@ fn blocked(broker: &Broker, kind: &str) -> (Blocked, Option<Consumer>) {
             let (owner, surplus) = surplus(broker);
             (of_consumer(surplus), Some(owner))
         }
+        "a member that has lost its partition" => (of_consumer(loser(broker)), None),
         "a glob without a match" => (of_consumer(member(broker, "none-*")), None),
         "an assigned partition" => {
             let partition = broker.topic("t").unwrap().partition(0).unwrap();
