@@ -269,7 +269,7 @@ impl Broker {
                 .collect(),
             open_files: self.inner.ctx.files.open(),
             max_open_files: self.inner.ctx.files.max(),
-            tail_cache_bytes: self.inner.ctx.tail_bytes.load(Ordering::Relaxed),
+            tail_cache_bytes: self.inner.ctx.kept.tail_bytes.load(Ordering::Relaxed),
             disk: self.inner.ctx.reserve.state(),
             panics: self.inner.ctx.events.panics(),
         }

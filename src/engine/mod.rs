@@ -11,6 +11,7 @@ mod pool;
 mod reserve;
 mod room;
 mod timer;
+mod unpacked;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub(crate) use self::reserve::{MayBeFull, Reserve};
 pub(crate) use self::room::Keeper;
 use self::room::Room;
 pub(crate) use self::timer::{Task, Timer};
+pub(crate) use self::unpacked::{Unpacked, UnpackedPlace};
 pub(crate) use self::work::{Work, WorkQueue};
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, ReadMode};
@@ -50,7 +52,7 @@ pub(crate) struct Settings {
     pub(crate) read_only: bool,
     /// Set if every run must produce the same bytes.
     pub(crate) fixed_seed: Option<u64>,
-    /// The most bytes of [`Context::tail_bytes`].
+    /// The most bytes of [`KeptBatches::tail_bytes`].
     pub(crate) tail_bytes_max: usize,
     pub(crate) compaction_memory: usize,
     pub(crate) compaction_rate: Option<u64>,
@@ -75,6 +77,13 @@ impl Settings {
     }
 }
 
+/// The batches that are kept in memory for later reads.
+pub(crate) struct KeptBatches {
+    /// The bytes of the newest batches that all logs keep in memory.
+    pub(crate) tail_bytes: AtomicUsize,
+    pub(crate) unpacked: Unpacked,
+}
+
 /// The state that all logs of a broker share. There is one per broker.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
@@ -90,8 +99,7 @@ pub(crate) struct Context {
     pub(crate) work: WorkQueue,
     pub(crate) files: Arc<FileBudget>,
     pub(crate) readers: Readers,
-    /// The bytes of the newest batches that all logs keep in memory.
-    pub(crate) tail_bytes: AtomicUsize,
+    pub(crate) kept: KeptBatches,
     pub(crate) reserve: Reserve,
     pub(crate) room: Room,
     pub(crate) events: Arc<Events>,
@@ -124,7 +132,7 @@ impl Context {
             work: WorkQueue::default(),
             files,
             readers: Readers::default(),
-            tail_bytes: AtomicUsize::new(0),
+            kept: KeptBatches { tail_bytes: AtomicUsize::new(0), unpacked: Unpacked::new() },
             room: Room::new(budget),
             events: Arc::new(Events::new(config.on_event.clone())),
             on_files: OnceLock::new(),

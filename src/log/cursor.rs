@@ -6,7 +6,7 @@ use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
 use crate::segment::batch::Batch;
-use crate::segment::{Checks, FIRST_BATCH, HeaderError, Segment, Source, find_batch_in, read_records};
+use crate::segment::{FIRST_BATCH, HeaderError, Purpose, Segment, Source, find_batch_in, read_records};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
@@ -17,7 +17,7 @@ pub(crate) struct Cursor {
     next: Offset,
     /// The position of that offset in the files, once it was looked up.
     place: Option<CursorPlace>,
-    checks: Checks,
+    purpose: Purpose,
 }
 
 struct CursorPlace {
@@ -27,6 +27,8 @@ struct CursorPlace {
     /// The visible end when the source's window was last read. Bytes of later batches in the window
     /// may be incomplete.
     seen: Offset,
+    /// No batch was read since it was looked up.
+    is_new: bool,
     /// The revision of the log when the source was given up by [`rest`](Cursor::rest).
     revision: u64,
 }
@@ -35,12 +37,12 @@ impl Cursor {
     /// Returns a cursor that reads from `next` on. Whether that offset exists is checked when it is
     /// read.
     pub(crate) fn new(log: Arc<Log>, next: Offset) -> Self {
-        Cursor { log, next, place: None, checks: Checks::Once }
+        Cursor { log, next, place: None, purpose: Purpose::Walk }
     }
 
-    /// Returns the same cursor with other checks of the records that it reads.
-    pub(crate) fn with_checks(self, checks: Checks) -> Self {
-        Cursor { checks, ..self }
+    /// Returns the same cursor, which reads for another purpose.
+    pub(crate) fn reading_for(self, purpose: Purpose) -> Self {
+        Cursor { purpose, ..self }
     }
 
     pub(crate) fn log(&self) -> &Arc<Log> {
@@ -357,7 +359,10 @@ impl Cursor {
     /// Reads, checks and decompresses the batch at `place`, which has this header.
     fn load_at(&self, place: &mut CursorPlace, header: BatchHeader) -> Result<Arc<Batch>> {
         let ctx = self.log.ctx();
-        match read_records(ctx, &mut place.source, place.position, &header, self.checks)? {
+        // A read of one record looks its place up and then reads one batch.
+        let is_lookup = std::mem::take(&mut place.is_new) && self.purpose == Purpose::Walk;
+        let purpose = if is_lookup { Purpose::Lookup } else { self.purpose };
+        match read_records(ctx, &mut place.source, place.position, &header, purpose)? {
             Ok(records) => Ok(Arc::new(Batch {
                 source: self.log.identity().clone(),
                 header,
@@ -422,7 +427,7 @@ impl Cursor {
 
     fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<CursorPlace> {
         let source = segment.source(self.log.ctx(), self.log.identity())?;
-        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible, revision: 0 })
+        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible, is_new: true, revision: 0 })
     }
 
     /// Adds to an error that makes a whole segment unreadable the affected offset, and the start of

@@ -44,18 +44,18 @@ impl TailCache {
         let mut batches = self.batches.lock();
         let mut forgotten = Vec::new();
         if batches.queue.back().is_some_and(|last| last.header.end_offset() != batch.header.base_offset) {
-            ctx.tail_bytes.fetch_sub(batches.bytes, Ordering::Relaxed);
+            ctx.kept.tail_bytes.fetch_sub(batches.bytes, Ordering::Relaxed);
             batches.bytes = 0;
             forgotten.extend(batches.queue.drain(..));
         }
-        let mut used = ctx.tail_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let mut used = ctx.kept.tail_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         batches.bytes += bytes;
         batches.queue.push_back(Arc::new(batch));
         while used > ctx.settings.tail_bytes_max || batches.bytes > BYTES_PER_LOG_MAX {
             let Some(oldest) = batches.queue.pop_front() else { break };
             let bytes = oldest.records.as_slice().len();
             batches.bytes -= bytes;
-            used = ctx.tail_bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+            used = ctx.kept.tail_bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
             forgotten.push(oldest);
         }
         let start = batches.queue.front().map_or(u64::MAX, |first| first.header.base_offset.get());
@@ -84,6 +84,6 @@ impl TailCache {
         let mut batches = self.batches.lock();
         self.start.store(u64::MAX, Ordering::Release);
         let old = std::mem::take(&mut *batches);
-        ctx.tail_bytes.fetch_sub(old.bytes, Ordering::Relaxed);
+        ctx.kept.tail_bytes.fetch_sub(old.bytes, Ordering::Relaxed);
     }
 }

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body;
 use crate::format::packing::repack;
-use crate::segment::{Checks, FIRST_BATCH, Point, Segment};
+use crate::segment::{FIRST_BATCH, Point, Purpose, Segment};
 use crate::stats::Event;
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
@@ -168,7 +168,7 @@ fn shorten(log: &Arc<Log>, header: &BatchHeader, to: Offset) -> Result<Option<Fi
     let within = Offset::new(to.get().saturating_sub(1)).max(log.log_start());
     let batch = match header.count {
         0 => None,
-        _ => Cursor::new(log.clone(), within).with_checks(Checks::Always).next_batch()?,
+        _ => Cursor::new(log.clone(), within).reading_for(Purpose::Rewrite).next_batch()?,
     };
     let Some(batch) = batch.filter(|batch| batch.header.base_offset == header.base_offset) else {
         return Ok(None);

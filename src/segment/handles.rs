@@ -125,7 +125,7 @@ impl Handles {
         match map {
             Ok(map) => {
                 let keeps_notes = ctx.settings.read_mode != ReadMode::Checked;
-                let map = Arc::new(SegmentMap::new(ctx.files.count_map(map), keeps_notes));
+                let map = Arc::new(SegmentMap::new(ctx.files.count_map(map), ctx.files.tick(), keeps_notes));
                 *self.map.lock() = Some(map.clone());
                 Ok(Some(map))
             }

@@ -11,12 +11,14 @@
 
 use std::ops::Deref;
 
-use crate::engine::OpenedMap;
+use crate::engine::{OpenedMap, UnpackedPlace};
 use crate::sync::{AtomicU16, Ordering};
 
 /// A map of the first bytes of a segment's file.
 pub(crate) struct SegmentMap {
     map: OpenedMap,
+    /// No other map has it.
+    number: u64,
     /// For each [`BLOCK`] of the file the batch that was checked last among those that begin there:
     /// 1 plus its position in the block; 0 if there is none. So small batches displace each other,
     /// and a batch costs no more to check again than it is long. Two bytes for 4 KiB.
@@ -27,9 +29,9 @@ const BLOCK: u64 = 4 << 10;
 
 impl SegmentMap {
     /// `keeps_notes`: whether a batch that was checked need not be checked again.
-    pub(super) fn new(map: OpenedMap, keeps_notes: bool) -> Self {
+    pub(super) fn new(map: OpenedMap, number: u64, keeps_notes: bool) -> Self {
         let blocks = if keeps_notes { map.len().div_ceil(BLOCK as usize) } else { 0 };
-        SegmentMap { map, checked: (0..blocks).map(|_| AtomicU16::new(0)).collect() }
+        SegmentMap { map, number, checked: (0..blocks).map(|_| AtomicU16::new(0)).collect() }
     }
 
     /// Returns whether the batch at `position` was checked through this map.
@@ -45,6 +47,12 @@ impl SegmentMap {
         if let Some((slot, note)) = self.slot(position) {
             slot.store(note, Ordering::Relaxed);
         }
+    }
+
+    /// Returns the place of the batch at `position` among the decompressed ones, or `None` if each
+    /// read must check and decompress it again.
+    pub(super) fn unpacked_place(&self, position: u64) -> Option<UnpackedPlace> {
+        (!self.checked.is_empty()).then_some(UnpackedPlace { map: self.number, position })
     }
 
     #[inline]
@@ -76,7 +84,7 @@ mod tests {
         let file = MemStorage::new().open(Path::new("file"), OpenMode::CreateNew).unwrap();
         write_all_at(&*file, &vec![7; bytes], 0).unwrap();
         let budget = FileBudget::new(None, &ProcessLimits::default());
-        SegmentMap::new(budget.count_map(file.map(bytes as u64).unwrap()), keeps_notes)
+        SegmentMap::new(budget.count_map(file.map(bytes as u64).unwrap()), 0, keeps_notes)
     }
 
     #[test]
@@ -104,7 +112,7 @@ mod tests {
         assert_eq!(size_of_val(&*map_of(true).checked), 512);
         let checked = map_of(false);
         checked.note_checked(0);
-        assert!(checked.checked.is_empty() && !checked.is_checked(0));
+        assert!(checked.checked.is_empty() && !checked.is_checked(0) && checked.unpacked_place(0).is_none());
     }
 
     #[test]

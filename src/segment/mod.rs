@@ -28,7 +28,7 @@ use self::map::SegmentMap;
 use self::marks::SyncMarks;
 use self::name::SegmentName;
 pub(crate) use self::point::{FIRST_BATCH, Point, known_timestamp, timestamp_or_unknown};
-pub(crate) use self::read::{Checks, read_batch, read_records, read_records_of};
+pub(crate) use self::read::{Purpose, read_batch, read_records, read_records_of};
 pub(crate) use self::source::{HeaderError, Source};
 pub(crate) use self::view::ByteView;
 pub(crate) use self::walker::{Met, Walker, find_batch_in};

@@ -12,13 +12,17 @@ use crate::format::packing;
 use crate::format::reader::Malformed;
 use crate::sync::Arc;
 
-/// Whether a batch that was checked before through the same map is checked again.
+/// What the records of a batch are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Checks {
-    /// It is not. For readers that return its records.
-    Once,
-    /// It is. IMPORTANT: for records that are written again, because they get a new checksum.
-    Always,
+pub(crate) enum Purpose {
+    /// Some of them are returned. Other reads of the same batch may follow, so it is kept for a
+    /// while if it was decompressed.
+    Lookup,
+    /// They are returned, and then the batches after it.
+    Walk,
+    /// They are written again. IMPORTANT: the batch is checked even if it was checked before through
+    /// the same map, because its records get a new checksum.
+    Rewrite,
 }
 
 /// Reads, checks and decompresses the batch at a position of a segment.
@@ -40,7 +44,7 @@ pub(crate) fn read_batch(
     if !met.is_of(segment) {
         return Err(corrupt(ctx, &segment.path, position, "the batch is of another epoch or segment"));
     }
-    Ok((header, read_records_of(ctx, segment, source, &met, Checks::Once)?))
+    Ok((header, read_records_of(ctx, segment, source, &met, Purpose::Lookup)?))
 }
 
 /// The records of a batch that was met: checked, uncompressed and valid.
@@ -52,9 +56,9 @@ pub(crate) fn read_records_of(
     segment: &SegmentName,
     source: &mut Source,
     met: &Met,
-    checks: Checks,
+    purpose: Purpose,
 ) -> Result<ByteView> {
-    let records = read_records(ctx, source, met.position, &met.header, checks)?;
+    let records = read_records(ctx, source, met.position, &met.header, purpose)?;
     records.map_err(|m| malformed(ctx, &segment.path, met.position + HEADER_BYTES as u64, &m))
 }
 
@@ -68,16 +72,29 @@ pub(crate) fn read_records(
     source: &mut Source,
     position: u64,
     header: &BatchHeader,
-    checks: Checks,
+    purpose: Purpose,
 ) -> Result<std::result::Result<ByteView, Malformed>> {
     let (body, stored) = (position + HEADER_BYTES as u64, header.body_len as usize);
-    let is_checked = checks == Checks::Once && source.is_checked(position);
+    let is_rewritten = purpose == Purpose::Rewrite;
+    let place = if header.codec == 0 || is_rewritten { None } else { source.unpacked_place(position) };
+    if let Some(unpacked) = place.and_then(|place| ctx.kept.unpacked.get(place)) {
+        let records = header.uncompressed_len as usize;
+        return Ok(ByteView::of_buffer(unpacked, 0, records).ok_or_else(body_is_gone));
+    }
+    let is_checked = !is_rewritten && source.is_checked(position);
     if !is_checked && let Err(damage) = check_body(header, source.get(ctx, body, stored)?) {
         return Ok(Err(damage));
     }
     let records = uncompressed(ctx, source, header, body, is_checked);
-    if !is_checked && records.is_ok() {
-        source.note_checked(position);
+    if let Ok(records) = &records {
+        if !is_checked {
+            source.note_checked(position);
+        }
+        if purpose == Purpose::Lookup
+            && let (Some(place), Some(buffer)) = (place, records.buffer())
+        {
+            ctx.kept.unpacked.keep(place, buffer);
+        }
     }
     Ok(records)
 }
@@ -91,7 +108,6 @@ fn uncompressed(
     position: u64,
     is_checked: bool,
 ) -> std::result::Result<ByteView, Malformed> {
-    let lost = || Malformed::new(0, "the body is gone");
     let stored = header.body_len as usize;
     let shared = match source {
         Source::Map(map) => usize::try_from(position)
@@ -102,7 +118,7 @@ fn uncompressed(
             .and_then(|(buffer, start)| ByteView::of_buffer(buffer, start, start.checked_add(stored)?)),
         Source::Resting => None,
     }
-    .ok_or_else(lost)?;
+    .ok_or_else(body_is_gone)?;
     let records = header.uncompressed_len as usize;
     let whole = records.saturating_add(usize::try_from(header.table_bytes()).unwrap_or(0));
     match packing::unpack_shared(header, shared.as_slice(), is_checked, || ctx.pool.take_used_for(whole))? {
@@ -116,5 +132,9 @@ fn uncompressed(
         None => shared.shortened(records),
         Some(buffer) => ByteView::of_buffer(Arc::new(buffer), 0, records),
     }
-    .ok_or_else(lost)
+    .ok_or_else(body_is_gone)
+}
+
+fn body_is_gone() -> Malformed {
+    Malformed::new(0, "the body is gone")
 }

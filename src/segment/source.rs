@@ -2,7 +2,7 @@
 
 use super::map::SegmentMap;
 use super::window::Window;
-use crate::engine::Context;
+use crate::engine::{Context, UnpackedPlace};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, decode_header, is_zero};
 use crate::format::reader::Malformed;
@@ -73,6 +73,14 @@ impl Source {
     #[inline]
     pub(super) fn is_checked(&self, position: u64) -> bool {
         matches!(self, Source::Map(map) if map.is_checked(position))
+    }
+
+    /// Returns the place of the batch at `position` among the decompressed ones, if there is a map.
+    pub(super) fn unpacked_place(&self, position: u64) -> Option<UnpackedPlace> {
+        match self {
+            Source::Map(map) => map.unpacked_place(position),
+            Source::Window(_) | Source::Resting => None,
+        }
     }
 
     /// Notes that the batch at `position` was checked.

@@ -37,6 +37,14 @@ impl ByteView {
         self.all().get(self.start..self.end).unwrap_or(&[])
     }
 
+    /// Returns the buffer that it is a part of; `None` if it refers to a map.
+    pub(super) fn buffer(&self) -> Option<&Arc<Buffer>> {
+        match &self.backing {
+            Backing::Map(_) => None,
+            Backing::Buffer(buffer) => Some(buffer),
+        }
+    }
+
     /// Returns the first `len` bytes of it, or `None` if it has fewer.
     pub(crate) fn shortened(self, len: usize) -> Option<Self> {
         let end = self.start.checked_add(len).filter(|end| *end <= self.end)?;

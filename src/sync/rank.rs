@@ -118,6 +118,8 @@ pub(crate) enum Rank {
     ProducerFailure,
     /// `format::compression`: the working memory of a codec.
     Compressors,
+    /// `Unpacked`: one decompressed batch.
+    Unpacked,
     /// `BufferPool`: free buffers.
     Pool,
 

@@ -105,7 +105,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[
             apart(&["events", "opened"]),
             apart(&["files", "identity", "notify", "pool", "reserve", "timer", "work"]),
-            apart(&["room"]),
+            apart(&["room", "unpacked"]),
             apart(&["mod"]),
             apart(&["parallel"]),
         ],

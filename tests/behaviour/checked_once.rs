@@ -59,6 +59,14 @@ fn damage(file: &Path, batch: u64) {
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at + 1..at + 2], at as u64 + 1).unwrap();
 }
 
+/// Flips a bit of the last byte of a file, which belongs to a body.
+fn damage_last_byte(file: &Path) {
+    let bytes = fs::read(file).unwrap();
+    let last = bytes.len() - 1;
+    let file = fs::File::options().write(true).open(file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[bytes[last] ^ 0x40], last as u64).unwrap();
+}
+
 /// The segment file of a batch.
 fn file_of(dir: &Path, partition: &Partition, batch: u64) -> PathBuf {
     let segments = partition.segments();
@@ -211,13 +219,34 @@ fn compressed_batches_are_checked_once_too() {
     assert_eq!(first, again);
     let file = file_of(dir.path(), &partition, 3);
     broker.close().unwrap();
-    // The last byte of the file belongs to a body.
-    let mut bytes = fs::read(&file).unwrap();
-    *bytes.last_mut().unwrap() ^= 0x40;
-    fs::write(&file, bytes).unwrap();
+    damage_last_byte(&file);
+    let is_found = |partition: &Partition| values(partition).iter().any(Result::is_err);
     let (broker, partition) = open(dir.path(), ReadMode::Map);
-    assert!((0..2).all(|_| values(&partition).iter().any(Result::is_err)), "each read finds it");
+    assert!(is_found(&partition) && is_found(&partition), "each read finds it");
     broker.close().unwrap();
+}
+
+#[test]
+fn decompressed_batches_are_not_kept_where_each_read_checks() {
+    for (mode, finds) in [(ReadMode::Map, false), (ReadMode::Checked, true), (ReadMode::Positional, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), TopicConfig::new().compression(Compression::Lz4));
+        let (broker, partition) = open(dir.path(), mode);
+        // The last batch of its segment.
+        let next = partition.segments().iter().map(|s| s.base_offset.get()).find(|base| *base > 3 * RECORDS);
+        let batch = next.unwrap() / RECORDS - 1;
+        let before = read(&partition, batch).unwrap();
+        damage_last_byte(&file_of(dir.path(), &partition, batch));
+        match finds {
+            false => assert_eq!(read(&partition, batch).unwrap(), before),
+            true => assert_damaged(read(&partition, batch)),
+        }
+        if !finds {
+            let inside = Offset::new(batch * RECORDS + 1);
+            partition.truncate_to(inside).expect_err("its records are checked before they are written again");
+        }
+        broker.close().unwrap();
+    }
 }
 
 #[test]

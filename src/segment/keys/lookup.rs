@@ -10,7 +10,7 @@ use crate::engine::{Context, Identity};
 use crate::error::Result;
 use crate::format::key_hash::{KeyHash, KeyHasher};
 use crate::format::key_index::{KeyEntry, KeyPlace};
-use crate::segment::{Checks, Segment, read_records_of};
+use crate::segment::{Purpose, Segment, read_records_of};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
@@ -156,7 +156,7 @@ impl Segment {
         let mut walk = self.walk(ctx, identity)?.until(end);
         let mut table = KeyTable::default();
         while let Some(met) = walk.step()? {
-            let records = read_records_of(ctx, self, &mut walk.source, &met, Checks::Always)?;
+            let records = read_records_of(ctx, self, &mut walk.source, &met, Purpose::Rewrite)?;
             let counts = count_keys(&hasher, records.as_slice(), met.header.count);
             let delta = u32::try_from(met.header.base_offset.since(self.base)).unwrap_or(0);
             table.note(u32::try_from(met.position).unwrap_or(u32::MAX), delta, &counts);
