@@ -29,23 +29,31 @@ pub fn table(args: &Args, filled: &[Filled<'_>], failed: &[String]) -> String {
 }
 
 fn head(args: &Args, text: &mut String) {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let _ = writeln!(text, "# Quipu beside its peers\n");
     let _ = writeln!(
         text,
-        "{cores} cores ({}), kernel {}, {}. Medians of {} [least-greatest]; each run a process of its own, \
-         contenders in turns, every log opened again and compared with what was appended.",
-        model.map_or("unknown", |(_, model)| model),
-        kernel.trim(),
-        file_system(&args.dir).unwrap_or_else(|| "an unknown file system".to_owned()),
+        "{}. Medians of {} [least-greatest]; each run a process of its own, contenders in turns, every log opened \
+         again and compared with what was appended.",
+        machine(args),
         args.repeat,
     );
     if args.quick {
         text.push_str("\nSmall sizes (`--quick`): these figures mean nothing.\n");
     }
+}
+
+/// Cores, kernel and file system.
+pub fn machine(args: &Args) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    format!(
+        "{cores} cores ({}), kernel {}, {}",
+        model.map_or("unknown", |(_, model)| model),
+        kernel.trim(),
+        file_system(&args.dir).unwrap_or_else(|| "an unknown file system".to_owned()),
+    )
 }
 
 /// The type of the file system that holds a directory: that of the longest mount point above it.

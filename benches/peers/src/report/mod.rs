@@ -83,6 +83,7 @@ pub fn write(args: &Args, results: &Results) {
 
 #[derive(Serialize)]
 struct Json<'a> {
+    machine: String,
     repetitions: usize,
     quick: bool,
     rows: Vec<JsonRow<'a>>,
@@ -110,6 +111,7 @@ fn json(args: &Args, filled: &[Filled<'_>], failed: &[String]) -> String {
             samples: filled.cells.iter().map(|cell| (cell.contender, &cell.values)).collect(),
         })
         .collect();
-    let all = Json { repetitions: args.repeat, quick: args.quick, rows, failed };
+    let all =
+        Json { machine: markdown::machine(args), repetitions: args.repeat, quick: args.quick, rows, failed };
     serde_json::to_string_pretty(&all).expect("numbers")
 }
