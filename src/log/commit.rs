@@ -308,6 +308,39 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_from_elsewhere_wakes_the_waiters_while_a_sync_runs() {
+        let (commit, gate) =
+            (Arc::new(commit_at(0)), Arc::new((Mutex::new(Rank::Test, false), Condvar::new())));
+        let leader = {
+            let (commit, gate) = (commit.clone(), gate.clone());
+            thread::spawn(move || {
+                commit.wait(1, || {
+                    let mut open = gate.0.lock();
+                    while !*open {
+                        gate.1.wait(&mut open);
+                    }
+                    Ok(1)
+                })
+            })
+        };
+        while !commit.is_syncing() {
+            thread::yield_now();
+        }
+        let follower = {
+            let commit = commit.clone();
+            thread::spawn(move || commit.wait(2, || unreachable!("another thread syncs")))
+        };
+        while commit.state.lock().waiting == 0 {
+            thread::yield_now();
+        }
+        commit.fail(Error::Closed);
+        assert!(matches!(follower.join().unwrap(), Err(Error::Closed)));
+        *gate.0.lock() = true;
+        gate.1.notify_all();
+        leader.join().unwrap().unwrap();
+    }
+
+    #[test]
     fn a_failed_sync_fails_every_waiter_until_a_restart() {
         let commit = commit_at(0);
         let error = Error::io(IoAction::Sync, Path::new("f"), std::io::ErrorKind::Other.into());
