@@ -90,6 +90,8 @@ fn run_job(
     let mut measured: Vec<Measured> =
         able.iter().map(|(name, _)| Measured { contender: name, values: BTreeMap::new() }).collect();
     let mut out = vec![false; able.len()];
+    let names: Vec<_> = rows.iter().map(|row| row.key.as_str()).collect();
+    let names = names.join(", ");
     for repetition in 0..args.repeat {
         for turn in 0..able.len() {
             // None is always first, or always after the same other one.
@@ -97,7 +99,7 @@ fn run_job(
             if out[at] {
                 continue;
             }
-            eprintln!("{job:?}, {} of {}: {}", repetition + 1, args.repeat, able[at].0);
+            eprintln!("{names}: {} of {}, {}", repetition + 1, args.repeat, able[at].0);
             let (name, card) = able[at];
             let run = Run { args, job, rows, name, card, dir: Scratch::new(&args.dir) };
             match run.measure() {
