@@ -30,7 +30,7 @@ pub(super) struct Staging<'a> {
     known: BTreeMap<u32, usize>,
     /// The index in `parts` of the last record's partition, which most often is the next one's too.
     current: usize,
-    runs: Vec<Run>,
+    runs: Vec<StagedRun>,
     /// The lengths of all records.
     bytes: usize,
 }
@@ -46,14 +46,23 @@ struct StagedPart {
     first_home: usize,
 }
 
-/// Records that follow each other, in the order of sending and in their batch, with one time. So
-/// the acknowledgement keeps a few words a batch, and not a few a record.
-struct Run {
-    /// The index of the part, and after the handing over that of the batch among all of the call.
-    home: usize,
+/// Records that follow each other, in the order of sending and in their staged batch, with one
+/// time. So the acknowledgement keeps a few words a batch, and not a few a record.
+struct StagedRun {
+    part: usize,
     /// The index of the batch in its part.
     batch: usize,
     /// The index in the batch of the first of them.
+    first: u32,
+    count: u32,
+    timestamp: Timestamp,
+}
+
+/// As [`StagedRun`], once the batches are handed over.
+struct Run {
+    /// The index of the batch among those of the call.
+    home: usize,
+    /// The index in that batch of the first of them.
     first: u32,
     count: u32,
     timestamp: Timestamp,
@@ -105,24 +114,24 @@ impl<'a> Staging<'a> {
         if self.parts.get(self.current).is_none_or(|part| part.partition != partition) {
             self.turn_to(partition, buffer)?;
         }
-        let Some(part) = self.parts.get_mut(self.current) else { return Ok(()) };
+        let lost = || Error::internal("the buffer of a record's partition was fetched before");
+        let part = self.parts.get_mut(self.current).ok_or_else(lost)?;
         if self.bytes > self.core.config.buffer_bytes && len <= part.limits.record {
             return Err(Error::BufferFull);
         }
         if !part.batches.last().is_some_and(|batch| batch.fits(len)) {
             part.open(self.core, len, timestamp)?;
         }
-        let Some(open) = part.batches.last_mut() else { return Ok(()) };
+        let open = part.batches.last_mut().ok_or_else(lost)?;
         let index = open.push(record, timestamp);
         let batch = part.batches.len().saturating_sub(1);
         let place = (self.current, batch, timestamp);
         match self.runs.last_mut() {
-            Some(run) if (run.home, run.batch, run.timestamp) == place && run.first + run.count == index => {
+            Some(run) if (run.part, run.batch, run.timestamp) == place && run.first + run.count == index => {
                 run.count += 1;
             }
             _ => {
-                let home = self.current;
-                self.runs.push(Run { home, batch, first: index, count: 1, timestamp });
+                self.runs.push(StagedRun { part: self.current, batch, first: index, count: 1, timestamp });
             }
         }
         Ok(())
@@ -169,12 +178,16 @@ impl<'a> Staging<'a> {
         for sealed in sealed {
             sealed.compress(None);
         }
-        for run in &mut self.runs {
-            run.home = self.parts.get(run.home).map_or(0, |part| part.first_home + run.batch);
-            run.first += homes.get(run.home).map_or(0, |(_, first)| *first);
-        }
+        let staged = self.runs.len();
+        let adopted = |run: StagedRun| {
+            let home = self.parts.get(run.part)?.first_home + run.batch;
+            let (_, first) = homes.get(home)?;
+            Some(Run { home, first: first + run.first, count: run.count, timestamp: run.timestamp })
+        };
+        let runs: Vec<_> = self.runs.into_iter().filter_map(adopted).collect();
+        debug_assert_eq!(runs.len(), staged, "each record was adopted with its batch");
         let batches = homes.into_iter().map(|(state, _)| state).collect();
-        Pending::other(ManyWait { runs: self.runs, batches, reported: false })
+        Pending::other(ManyWait { runs, batches, reported: false })
     }
 }
 
