@@ -30,7 +30,7 @@ struct CommitState {
     durable: u64,
     /// A leader is syncing.
     syncing: bool,
-    /// How many threads wait.
+    /// How many threads have started to wait since the last leader looked.
     waiting: usize,
     /// How many threads the running sync releases.
     covered: usize,
@@ -94,9 +94,12 @@ impl GroupCommit {
             state = self.state.lock();
         }
         state.syncing = true;
+        state.covered = std::mem::take(&mut state.waiting);
         drop(state);
         let lead = Lead { commit: self };
-        self.let_others_write();
+        if self.expected.load(Ordering::Relaxed) > 0 {
+            self.let_others_write();
+        }
         let result = sync();
         lead.finish(result)
     }
@@ -110,7 +113,7 @@ impl GroupCommit {
             yields += 1;
         }
         let mut state = self.state.lock();
-        state.covered = std::mem::take(&mut state.waiting);
+        state.covered += std::mem::take(&mut state.waiting);
     }
 
     /// A thread has written and is about to wait. Called under the lock of the state.
