@@ -26,7 +26,7 @@ use crate::contender::{Contender, Need};
 pub const FLOOR: &str = "floor";
 pub const QUIPU: &str = "quipu";
 
-/// What is known of a contender without opening it.
+/// The name of a contender, its description, and the calls that it has.
 pub struct Card {
     pub name: &'static str,
     pub about: &'static str,

@@ -20,7 +20,7 @@ pub struct Quipu {
 impl Contender for Quipu {
     const NAME: &'static str = super::QUIPU;
     const ABOUT: &'static str = "defaults, one partition; batches by `send_all`, one by one by `send`, through and durable by \
-        `send` and `wait` (`Durability::Sync`: one sync for all that wait); CRC-32 of each batch, checked by every read";
+        `send` and `wait` (`Durability::Sync`: one sync for all that wait); CRC-32 of each batch, checked by the first read through a map";
     const CAN: &'static [Need] = &[
         Need::Batch,
         Need::One,
