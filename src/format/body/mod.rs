@@ -1,7 +1,7 @@
 //! The layout of records in the body of a batch: one after the other, each with its length first.
 //!
-//! [`encode_shaped`] is the producer's hot path and [`Records`] the consumer's: neither allocates. Every
-//! body that was read from a medium must pass [`validate`] before a caller iterates over it.
+//! [`encode_shaped`] is the producer's hot path and [`Records`] the consumer's: neither allocates.
+//! Every body that was read from a medium must pass [`validate`] before a caller iterates over it.
 
 use super::batch::BatchHeader;
 use super::reader::{ByteReader, Malformed};
