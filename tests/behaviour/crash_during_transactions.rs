@@ -191,8 +191,8 @@ fn crash_everywhere(topics: Topics) {
         disk.ops()
     };
     let (mut cases, mut nested, mut absent) = (0, 0, 0);
-    // Every third operation by default, other ones for each durability.
-    let (first, step) = if thorough() { (1, 1) } else { (1 + topics as u64, 3) };
+    // Every fifth operation by default, other ones for each durability.
+    let (first, step) = if thorough() { (1, 1) } else { (1 + topics as u64, 5) };
     for nth in (first..=whole).step_by(step) {
         let (disk, mut told) = (Disk::new(), Told::default());
         disk.crash_at(nth);

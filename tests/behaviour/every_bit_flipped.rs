@@ -2,6 +2,9 @@
 //! or nothing has changed. After an unclean stop a torn tail cannot always be distinguished from
 //! damage: then the report of the truncation names the removed offsets. No record is ever wrong,
 //! and nothing panics. The same holds for a compacted log, and damage is not compacted away.
+//!
+//! By default every third bit is flipped (so every bit of a byte, somewhere), with
+//! `QUIPU_THOROUGH=1` every one, of larger directories.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -103,7 +106,7 @@ fn after_a_clean_close_a_flipped_bit_is_reported_or_harmless() {
         read(&broker).0
     };
     let (mut reported, mut harmless) = (0, 0);
-    for (path, bit) in flips(&disk) {
+    for (path, bit) in flips(&disk).filter(|(_, bit)| thorough() || bit % 3 == 0) {
         let case = format!("bit {bit} of {}", path.display());
         let disk = disk.duplicate();
         disk.flip_bit(&path, bit).unwrap();
@@ -132,7 +135,7 @@ fn after_a_clean_close_a_flipped_bit_is_reported_or_harmless() {
         }
     }
     println!("{} bits: {reported} reported, {harmless} harmless", reported + harmless);
-    assert!(reported > harmless && reported > 5_000, "{reported} reported, {harmless} harmless");
+    assert!(reported > harmless && reported > 3_000, "{reported} reported, {harmless} harmless");
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn after_an_unclean_stop_a_truncation_names_the_removed_offsets() {
         read(&broker).0
     };
     let (mut reported, mut cut, mut harmless) = (0, 0, 0);
-    for (path, bit) in flips(&stopped) {
+    for (path, bit) in flips(&stopped).filter(|(_, bit)| thorough() || bit % 3 == 1) {
         let case = format!("bit {bit} of {}", path.display());
         let disk = stopped.duplicate();
         disk.flip_bit(&path, bit).unwrap();
@@ -190,7 +193,7 @@ fn after_an_unclean_stop_a_truncation_names_the_removed_offsets() {
         }
     }
     println!("{} bits: {reported} reported, {cut} truncated, {harmless} harmless", reported + cut + harmless);
-    assert!(reported > 1_000 && cut > 100, "{reported} reported, {cut} truncated, {harmless} harmless");
+    assert!(reported > 500 && cut > 100, "{reported} reported, {cut} truncated, {harmless} harmless");
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -308,7 +311,7 @@ fn in_a_compacted_log_a_flipped_bit_is_reported_and_never_compacted_away() {
         "{} bits: {reported} reported, {harmless} harmless, {cleaned} logs compacted",
         reported + harmless
     );
-    assert!(reported > harmless && reported > 5_000, "{reported} reported, {harmless} harmless");
+    assert!(reported > harmless && reported > 3_000, "{reported} reported, {harmless} harmless");
 }
 
 /// The possible errors for a flipped bit. A flip in a version field looks like a newer format.

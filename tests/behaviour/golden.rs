@@ -16,7 +16,7 @@ use quipu::{
 };
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/v2").join(name)
 }
 
 fn settings() -> BrokerConfig {

@@ -503,7 +503,7 @@ impl World {
 #[test]
 fn random_histories_agree_with_the_model() {
     let mut all = Counts::default();
-    for seed in 0..if thorough() { 10_000 } else { 2000 } {
+    for seed in 0..if thorough() { 10_000 } else { 1000 } {
         // A failure names the seed.
         let history = std::panic::catch_unwind(|| {
             let mut random = Random(seed);

@@ -12,7 +12,7 @@ use quipu::{BrokerConfig, Cleanup, Compression, Durability, Record, Timestamp, T
 
 #[test]
 fn the_second_reader_agrees_on_every_golden_directory() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../golden/v2");
     let names = fs::read_dir(&golden).unwrap().map(|entry| entry.unwrap().path());
     let mut compared = 0;
     for dir in names.filter(|path| path.is_dir()) {

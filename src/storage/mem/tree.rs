@@ -221,7 +221,7 @@ impl Tree {
         for (name, node) in names.into_iter().flatten() {
             name.hash(hasher);
             match node {
-                Node::File(inode) => (0u8, inode.content.read().bytes()).hash(hasher),
+                Node::File(inode) => (0u8, inode.content.read().fingerprint()).hash(hasher),
                 Node::Dir(inner) => {
                     1u8.hash(hasher);
                     self.hash_directory(*inner, hasher);

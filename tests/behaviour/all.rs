@@ -1,6 +1,8 @@
 //! The tests of what the library does, as one program: a module for each behaviour. To run some of
 //! them: `cargo test --test behaviour groups::`.
 //!
+//! It is a package of its own, so that it is not optimized: that took longer than it saved.
+//!
 //! A test that looks at its process (threads, descriptors, children, mounts) is a program of its
 //! own beside this directory: here other tests run at the same time.
 
