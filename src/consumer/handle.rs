@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::producer::Pending;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
+use crate::reader::moved::Seen;
 use crate::reader::step::PutBack;
 use crate::records::Records;
 use crate::sync::Arc;
@@ -236,15 +237,21 @@ impl Consumer {
         paused.map(member::topic_partition).chain(self.membership.early_paused().iter().cloned()).collect()
     }
 
-    /// The committed offsets of the partitions that it owns.
-    pub(crate) fn commits(&self) -> Vec<(TopicPartition, CommittedOffset)> {
+    /// The committed offsets of the partitions that it owns and that the caller has not
+    /// [seen](Consumer::seen).
+    pub(crate) fn unseen_commits(&self, seen: &Seen) -> Vec<(TopicPartition, CommittedOffset)> {
         let commit = |assigned: &Assigned| {
             let identity = assigned.log().identity();
             let committed =
                 self.membership.committer.committed_by_id(&identity.topic_id, identity.partition)?;
             Some((identity.topic_partition(), committed.into()))
         };
-        self.fetcher.assigned().iter().filter_map(commit).collect()
+        self.fetcher.unseen(seen).iter().filter_map(commit).collect()
+    }
+
+    /// Notes that the caller has seen the partitions that it owns.
+    pub(crate) fn seen(&self) -> Seen {
+        self.fetcher.seen()
     }
 
     /// How many visible offsets are still to be delivered in the partitions that it owns.

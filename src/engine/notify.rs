@@ -125,6 +125,11 @@ impl Waiter {
         std::mem::take(&mut state.woken_up)
     }
 
+    /// Returns the places that the next [`take`](Waiter::take) takes.
+    pub(crate) fn noted(&self) -> Vec<usize> {
+        self.state.lock().changed.clone()
+    }
+
     /// Forgets older signals. The reader must check its logs after this call.
     pub(crate) fn reset(&self) {
         let mut state = self.state.lock();

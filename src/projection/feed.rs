@@ -83,7 +83,8 @@ impl Broker {
         // A model that has applied records which are gone must not continue silently.
         let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
         let topics = topics.iter().map(ToString::to_string).collect();
-        let mut feed = Feed { source: Source { topics, reader, is_placed: false }, model };
+        let source = Source { topics, reader, positions: Vec::new(), is_placed: false };
+        let mut feed = Feed { source, model };
         feed.place()?;
         Ok(feed)
     }
@@ -99,6 +100,8 @@ pub struct Feed<M> {
 struct Source {
     topics: Vec<String>,
     reader: Reader,
+    /// Those of the reader, after the last step that had events.
+    positions: Vec<Position>,
     /// Whether the reader is where the model is.
     is_placed: bool,
 }
@@ -169,7 +172,9 @@ impl<M: ReadModel> Feed<M> {
         let events = step.poll(timeout)?;
         if !events.is_empty() {
             about_to_call_user_code("a read model");
-            self.model.apply(&events, &step.reader.positions())?;
+            let Source { reader, positions, .. } = &mut **step;
+            reader.update(positions);
+            self.model.apply(&events, positions)?;
         }
         let lag = step.reader.lag();
         step.done();

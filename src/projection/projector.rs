@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::config::invalid;
 use crate::consumer::{Consumer, Offsets};
 use crate::error::{Error, Result};
+use crate::reader::moved::Seen;
 use crate::reader::step::Step;
 use crate::records::{ConsumedRecord, SkipReason, Skipped};
 use crate::sync::about_to_call_user_code;
@@ -87,6 +88,7 @@ impl Broker {
             consumer,
             projection,
             bound: Bound::new(usize::MAX),
+            seen: Seen::default(),
             unfinished: false,
         })
     }
@@ -98,6 +100,9 @@ pub struct Projector<P> {
     consumer: Consumer,
     projection: P,
     bound: Bound,
+    /// The partitions whose commits were found as this projection has left them: only an opening of
+    /// the broker sets a commit back, and no partition is assigned before that.
+    seen: Seen,
     /// The projection has been reset, and the group has not been set to the beginning yet.
     unfinished: bool,
 }
@@ -177,9 +182,10 @@ impl<P: Projection> Projector<P> {
             self.consumer.limit_records(self.bound.now);
             let mut step = Step::new(&mut self.consumer);
             let events = step.poll(timeout)?;
-            if let Some(error) = set_back(&step) {
+            if let Some(error) = set_back(&step, &self.seen) {
                 return Err(error.into());
             }
+            self.seen = step.seen();
             // Damaged records that were given up do not come again, however often they are read.
             if let Some(skipped) = events.skipped().iter().find(|skipped| skipped.reason != SkipReason::Lost)
             {
@@ -284,10 +290,10 @@ impl<P> fmt::Debug for Projector<P> {
     }
 }
 
-/// The error if it has applied more than it has committed, because the commit was set back: nothing
-/// may follow.
-fn set_back(consumer: &Consumer) -> Option<Error> {
-    consumer.commits().into_iter().find_map(|(of, committed)| {
+/// The error if it has applied more than it has committed in a partition that it has not seen yet,
+/// because the commit was set back: nothing may follow.
+fn set_back(consumer: &Consumer, seen: &Seen) -> Option<Error> {
+    consumer.unseen_commits(seen).into_iter().find_map(|(of, committed)| {
         let applied = committed.metadata.parse().ok().map(Offset::new);
         let offset = applied.filter(|applied| *applied > committed.offset)?;
         Some(Error::Truncated { topic: of.topic, partition: of.partition, offset, to: committed.offset })

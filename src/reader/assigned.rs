@@ -52,6 +52,8 @@ impl Assigned {
     }
 
     pub(crate) fn position(&self) -> Position {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         Position {
             topic: self.log().topic().clone(),
             partition: self.log().partition(),
@@ -128,6 +130,8 @@ impl Assigned {
 
     /// How many visible offsets are still to be delivered; none of a deleted topic.
     pub(crate) fn lag(&self) -> u64 {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + 1);
         let log = self.log();
         if !self.is_placed() || log.health().is_deleted() { 0 } else { log.visible_end().since(self.next()) }
     }
@@ -331,7 +335,8 @@ impl Assigned {
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has looked whether a partition is ready, or has a position.
+    /// How often this thread has looked whether a partition is ready, has a position or a lag, or has
+    /// asked for its position.
     pub(super) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 

@@ -1,25 +1,33 @@
 //! How are several partitions polled as one? In turns, within limits, and asleep when there is
 //! nothing.
 
+use std::collections::HashMap;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::assigned::{Assigned, start_offset};
+use super::moved::{Moved, Seen};
 use super::parking::{Idle, look_or_register, wait_for};
 use super::policy::PollLimits;
 use super::ready::Ready;
 use crate::broker::{BrokerInner, TopicState};
-use crate::engine::Waiter;
+use crate::engine::{Identity, Waiter};
 use crate::error::{Error, Result};
 use crate::records::Records;
 use crate::sync::Arc;
-use crate::types::{PartitionId, Start, TopicPartition};
+use crate::types::{PartitionId, Position, Start, TopicId, TopicPartition};
 
 /// Reads a set of partitions, each at its own pace.
 pub(crate) struct Fetcher {
     broker: Arc<BrokerInner>,
     limits: PollLimits,
     assigned: Vec<Assigned>,
+    /// The place of each of them.
+    places: HashMap<(TopicId, PartitionId), usize>,
+    /// Those that a caller which keeps their positions must look at again.
+    moved: Moved,
+    /// How often partitions have changed their places.
+    shifts: u64,
     /// Those of them that may have something to deliver.
     ready: Ready,
     /// Whether one of them may have [no position](Assigned::is_unset).
@@ -56,6 +64,9 @@ impl Fetcher {
             broker,
             limits: PollLimits::default(),
             assigned: Vec::new(),
+            places: HashMap::new(),
+            moved: Moved::default(),
+            shifts: 0,
             ready: Ready::default(),
             may_be_unset: false,
             turn: 0,
@@ -85,8 +96,37 @@ impl Fetcher {
     /// All of them count as ready after this, because the caller may move them.
     pub(crate) fn assigned_mut(&mut self) -> &mut [Assigned] {
         self.ready.add_all();
+        self.moved.note_all();
         self.may_be_unset = true;
         &mut self.assigned
+    }
+
+    /// Brings the positions up to date that the last call has left in `positions`. Costs as much as
+    /// there are positions that may have moved since.
+    pub(crate) fn update(&mut self, positions: &mut Vec<Position>) {
+        match self.moved.take() {
+            Some(moved) => {
+                for at in moved {
+                    if let (Some(known), Some(assigned)) = (positions.get_mut(at), self.assigned.get(at)) {
+                        *known = assigned.position();
+                    }
+                }
+            }
+            None => positions.clear(),
+        }
+        positions.extend(self.assigned.iter().skip(positions.len()).map(Assigned::position));
+    }
+
+    /// The partitions that were assigned after a caller has [seen](Fetcher::seen) the others; all of
+    /// them if some have changed their places since.
+    pub(crate) fn unseen(&self, seen: &Seen) -> &[Assigned] {
+        let known = if seen.shifts == self.shifts { seen.count } else { 0 };
+        self.assigned.get(known..).unwrap_or_default()
+    }
+
+    /// Notes that a caller has seen all partitions.
+    pub(crate) fn seen(&self) -> Seen {
+        Seen { shifts: self.shifts, count: self.assigned.len() }
     }
 
     /// Returns the partitions that have no position. Costs nothing if there is none, and none was
@@ -106,15 +146,29 @@ impl Fetcher {
     /// # Errors
     /// `NotAssigned`.
     pub(crate) fn find(&mut self, topic: &str, partition: PartitionId) -> Result<&mut Assigned> {
-        let mut assigned = self.assigned.iter_mut().enumerate();
-        match assigned.find(|(_, assigned)| assigned.is(topic, partition)) {
-            Some((at, found)) => {
-                self.ready.insert(at);
-                self.may_be_unset = true;
-                Ok(found)
-            }
-            None => Err(Error::NotAssigned { topic: topic.to_string(), partition }),
-        }
+        let is_it = |assigned: &Assigned| assigned.is(topic, partition);
+        // The topic that has the name now, or else one that had it.
+        let now = self.broker.topic_state(topic).ok();
+        let at = now.and_then(|state| self.places.get(&(state.id, partition)).copied());
+        let at = at.or_else(|| self.assigned.iter().position(is_it));
+        at.and_then(|at| self.at_mut(at))
+            .ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
+    }
+
+    /// As [`find`](Fetcher::find), by identity.
+    pub(crate) fn find_by_id(&mut self, identity: &Identity) -> Option<&mut Assigned> {
+        self.at_mut(*self.places.get(&key(identity))?)
+    }
+
+    pub(crate) fn get_by_id(&self, identity: &Identity) -> Option<&Assigned> {
+        self.assigned.get(*self.places.get(&key(identity))?)
+    }
+
+    fn at_mut(&mut self, at: usize) -> Option<&mut Assigned> {
+        let found = self.assigned.get_mut(at)?;
+        self.ready.insert(at);
+        self.moved.note(at);
+        Some(found)
     }
 
     /// Continues at a place in each partition.
@@ -138,6 +192,7 @@ impl Fetcher {
     pub(crate) fn assign(&mut self, assigned: Assigned) {
         self.ready.add(assigned.log(), &self.waiter);
         self.may_be_unset |= assigned.is_unset();
+        self.places.insert(key(assigned.log().identity()), self.assigned.len());
         self.assigned.push(assigned);
         // After it was registered at the log: one of the two wakes it at any time.
         self.idle = None;
@@ -156,6 +211,10 @@ impl Fetcher {
         let mut at = 0..;
         self.assigned.retain(|_| at.next().is_some_and(stays));
         self.ready.retain(stays);
+        let keys = self.assigned.iter().map(|assigned| key(assigned.log().identity()));
+        self.places = keys.zip(0..).collect();
+        self.moved.note_all();
+        self.shifts += 1;
         if !self.assigned.is_empty() {
             self.idle = None;
         }
@@ -168,9 +227,11 @@ impl Fetcher {
         self.assigned.len() < before
     }
 
-    /// How many visible offsets are still to be delivered.
+    /// How many visible offsets are still to be delivered. Looks only at the partitions that may
+    /// have records: by the invariant of `engine/notify.rs` the others have none.
     pub(crate) fn lag(&self) -> u64 {
-        self.assigned.iter().map(Assigned::lag).sum()
+        let places = self.ready.with_records(self.waiter.noted());
+        places.into_iter().filter_map(|at| self.assigned.get(at)).map(Assigned::lag).sum()
     }
 
     /// Reads all partitions of a topic, and from their beginning those that are added to it.
@@ -306,6 +367,7 @@ impl Fetcher {
     /// Adds the next records of a partition; returns whether the limits ended it.
     fn deliver(&mut self, at: usize, records: &mut Records) -> bool {
         let Some(assigned) = self.assigned.get_mut(at) else { return false };
+        self.moved.note(at);
         let before = records.len();
         let delivered = assigned.deliver(&self.limits, records);
         assigned.rest();
@@ -334,7 +396,7 @@ impl Fetcher {
     /// Takes a partition off the ready list if it has nothing to deliver; returns whether it did.
     fn rests(&mut self, at: usize) -> bool {
         let Some(assigned) = self.assigned.get(at) else {
-            self.ready.remove(at);
+            self.ready.remove(at, false);
             return true;
         };
         if assigned.is_ready() {
@@ -346,7 +408,7 @@ impl Fetcher {
         if assigned.is_ready() {
             return false;
         }
-        self.ready.remove(at);
+        self.ready.remove(at, assigned.is_paused());
         true
     }
 
@@ -388,6 +450,10 @@ impl Fetcher {
             self.assign(Assigned::new(log, start, epoch));
         }
     }
+}
+
+fn key(identity: &Identity) -> (TopicId, PartitionId) {
+    (identity.topic_id, identity.partition)
 }
 
 impl Drop for Fetcher {

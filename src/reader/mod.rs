@@ -8,6 +8,7 @@
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
+pub(crate) mod moved;
 mod once;
 pub(crate) mod parking;
 mod policy;
@@ -312,6 +313,12 @@ impl Reader {
     /// [`Broker::reader_at`](crate::Broker::reader_at).
     pub fn positions(&self) -> Vec<Position> {
         self.fetcher.assigned().iter().map(Assigned::position).collect()
+    }
+
+    /// Brings the [positions](Reader::positions) up to date that the last call has left in
+    /// `positions`.
+    pub(crate) fn update(&mut self, positions: &mut Vec<Position>) {
+        self.fetcher.update(positions);
     }
 
     /// Where one partition continues; `None` if it is none of the reader's.

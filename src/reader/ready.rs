@@ -16,6 +16,9 @@ use crate::sync::Arc;
 pub(super) struct Ready {
     /// Sorted, so that partitions have their turns in the order of their places.
     places: BTreeSet<usize>,
+    /// The places that were taken off the list although their partitions may have records: those of
+    /// paused ones.
+    aside: BTreeSet<usize>,
     /// One for each place.
     interests: Vec<Arc<Interest>>,
 }
@@ -55,6 +58,7 @@ impl Ready {
 
     /// Puts all places on the list.
     pub(super) fn add_all(&mut self) {
+        self.aside.clear();
         self.places = (0..self.interests.len()).collect();
     }
 
@@ -71,8 +75,21 @@ impl Ready {
         }
     }
 
-    pub(super) fn remove(&mut self, place: usize) {
+    /// Takes a place off the list. A partition that is paused may have records all the same.
+    pub(super) fn remove(&mut self, place: usize, is_paused: bool) {
         self.places.remove(&place);
+        if is_paused {
+            self.aside.insert(place);
+        } else {
+            self.aside.remove(&place);
+        }
+    }
+
+    /// Returns the places whose partitions may have records, with those that the waiter has noted.
+    pub(super) fn with_records(&self, noted: Vec<usize>) -> BTreeSet<usize> {
+        let mut places = self.places.clone();
+        places.extend(self.aside.iter().copied().chain(noted));
+        places
     }
 }
 

@@ -219,6 +219,97 @@ fn a_poll_costs_the_same_beside_few_idle_partitions_and_beside_many() {
     assert!(costs[0].1 <= 80 && costs[0].2 <= 80, "{costs:?}");
 }
 
+/// Nor does the lag after it, nor the positions that a read model gets.
+#[test]
+fn a_step_of_a_feed_and_of_a_projector_costs_the_same_beside_few_idle_partitions_and_beside_many() {
+    struct Model;
+    impl crate::ReadModel for Model {
+        type Error = Error;
+        fn positions(&mut self) -> Result<Vec<Position>> {
+            Ok(Vec::new())
+        }
+        fn apply(&mut self, _: &Records, _: &[Position]) -> Result<()> {
+            Ok(())
+        }
+    }
+    let mut costs = Vec::new();
+    for partitions in [10, 100, 1_000, 10_000] {
+        let (broker, topic) = broker(partitions);
+        // The first step with an event looks up all positions.
+        fill(&log(&topic, 0), 1);
+        let mut feed = broker.feed(&["t"], Model).unwrap();
+        let of_feed = rounds(&broker, &topic, || feed.step(NOW).unwrap().applied as usize);
+        let nothing = |_: &crate::ConsumedRecord<'_>, _: &mut crate::Transaction| -> Result<()> { Ok(()) };
+        let mut projector = broker.projector("p", &["t"], nothing).unwrap();
+        let of_projector = rounds(&broker, &topic, || projector.step(NOW).unwrap().applied as usize);
+        costs.push((partitions, of_feed, of_projector));
+    }
+    println!("looks of 20 steps of a feed and of a projector: {costs:?}");
+    assert!(costs.iter().all(|(_, feed, projector)| (*feed, *projector) == (costs[0].1, costs[0].2)));
+    assert!(costs[0].1 <= 100 && costs[0].2 <= 100, "{costs:?}");
+}
+
+#[test]
+fn the_lag_and_the_positions_are_those_of_all_partitions_whatever_happened_to_them() {
+    let mut random = crate::rng::SplitMix64::new(3);
+    let mut pick = move |n: u64| random.next_u64() % n;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let broker = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_disk(&Disk::new()).unwrap();
+        let topics: Vec<_> = ["t", "u"]
+            .map(|name| broker.create_topic(name, TopicConfig::new().partitions(6)).unwrap())
+            .into();
+        let producer = broker.producer();
+        let mut reader = broker.reader(&["t", "u"], Start::Beginning).unwrap().max_records(3);
+        let mut kept = Vec::new();
+        for _ in 0..80 {
+            let topic = &topics[pick(2) as usize];
+            let (name, partition) = (topic.name().as_str(), pick(6) as u32);
+            let Ok(of) = topic.partition(partition) else {
+                // The topic was deleted: the reader is told so until it gives the topic up.
+                match pick(4) {
+                    0 => drop(reader.forget_deleted()),
+                    _ => drop(reader.poll(NOW)),
+                }
+                let lag: u64 = reader.fetcher.assigned().iter().map(Assigned::lag).sum();
+                assert_eq!(reader.lag(), lag);
+                continue;
+            };
+            let end = || of.bounds().map_or(0, |bounds| bounds.log_end.get());
+            // The reader may have given the partition up.
+            match pick(19) {
+                0..=5 => drop(producer.send(&of, Record::new("v")).and_then(|pending| pending.wait())),
+                6..=9 => drop(reader.poll(NOW)),
+                10 => while reader.poll(NOW).is_ok_and(|records| !records.is_empty()) {},
+                11 => drop(reader.pause(name, partition)),
+                12 => drop(reader.resume(name, partition)),
+                13 => {
+                    if let Some(at) = reader.position(name, partition) {
+                        drop(reader.seek(&Position { offset: Offset::new(pick(4)), ..at }));
+                    }
+                }
+                14 => drop(of.truncate_to(Offset::new(pick(end() + 1)))),
+                15 => drop(of.delete_records(Offset::new(pick(end() + 1)))),
+                16 => {
+                    let more = TopicConfig::new().partitions(topic.partition_count() + 1);
+                    drop(broker.alter_topic(name, more));
+                }
+                17 if pick(8) == 0 => reader.fetcher.unassign(|assigned| assigned.is(name, of.id())),
+                18 if pick(8) == 0 => drop(broker.delete_topic("u")),
+                _ => {}
+            }
+            let lag: u64 = reader.fetcher.assigned().iter().map(Assigned::lag).sum();
+            assert_eq!(reader.lag(), lag);
+            seen.insert(lag);
+            if pick(3) > 0 {
+                reader.update(&mut kept);
+                assert_eq!(kept, reader.positions());
+            }
+        }
+    }
+    assert!(seen.contains(&0) && seen.len() > 15, "{seen:?}");
+}
+
 /// A reader that has found nothing looks at no partition until something happens to one.
 #[test]
 fn every_change_of_a_partition_is_found_by_the_next_poll() {

@@ -217,7 +217,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "reader",
         &[
-            apart(&["parking", "policy", "ready", "step"]),
+            apart(&["moved", "parking", "policy", "ready", "step"]),
             apart(&["assigned"]),
             apart(&["fetcher", "once"]),
             apart(&["mod"]),
