@@ -15,8 +15,9 @@ use std::time::Duration;
 use common::open;
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
-    Broker, BrokerConfig, Consumer, Durability, ExpectedVersion, Offset, Partition, ProducerConfig, Record,
-    Retention, Start, Timestamp, TopicConfig,
+    Broker, BrokerConfig, ConsumedRecord, Consumer, Durability, ExpectedVersion, Offset, OffsetReset,
+    Partition, Position, ProducerConfig, Progress, ReadModel, Record, Records, Retention, Start, Timestamp,
+    TopicConfig, Transaction,
 };
 
 struct Counting;
@@ -121,6 +122,118 @@ fn groups_of_other_topics_cost_a_change_of_a_topic_nothing() {
     assert_flat("bytes allocated to create a topic beside groups", &created);
     assert_flat("bytes allocated to change a topic beside groups", &altered);
     assert_flat("bytes allocated to delete a topic beside groups", &deleted);
+}
+
+#[test]
+fn a_topic_that_a_groups_pattern_matches_costs_the_same_beside_few_others_and_beside_many() {
+    for reset in [OffsetReset::Earliest, OffsetReset::Latest] {
+        let (mut created, mut grown, mut polled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut operations, mut pairs) = (Vec::new(), Vec::new());
+        for size in SIZES {
+            let disk = Disk::new();
+            let broker = open(&disk).unwrap();
+            add_topics(&broker, size);
+            let subscribe = || broker.consumer("g").offset_reset(reset).subscribe(&["*"]).unwrap();
+            let mut consumer = subscribe();
+            let poll = |consumer: &mut Consumer| {
+                assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());
+            };
+            poll(&mut consumer);
+            created.push((size, allocated(|at| create(&broker, at))));
+            poll(&mut consumer);
+            let partitions = |at: usize| TopicConfig::new().partitions(at as u32 + 2);
+            let alter = |at: usize| broker.alter_topic("new-000003", partitions(at)).unwrap();
+            grown.push((size, allocated(alter)));
+            poll(&mut consumer);
+            polled.push((
+                size,
+                // The poll and a little for the topic, of which the row above has the cost.
+                allocated(|at| {
+                    create(&broker, 100 + at);
+                    poll(&mut consumer);
+                }),
+            ));
+            let before = disk.ops();
+            create(&broker, 200);
+            poll(&mut consumer);
+            operations.push((size, disk.ops() - before));
+            let mut second = subscribe();
+            for _ in 0..3 {
+                poll(&mut consumer);
+                poll(&mut second);
+            }
+            let share = |at| {
+                create(&broker, 300 + at);
+                poll(&mut consumer);
+                poll(&mut second);
+            };
+            pairs.push((size, allocated(share)));
+            let (one, two) = (consumer.assignment().len(), second.assignment().len());
+            assert!(one.abs_diff(two) <= 1 && one + two >= size, "{one} and {two}");
+        }
+        println!("under {reset:?}:");
+        assert_flat("bytes allocated to create a topic that a group's pattern matches", &created);
+        assert_flat("bytes allocated to add a partition to such a topic", &grown);
+        assert_flat("bytes allocated to create such a topic, and to poll", &polled);
+        assert_flat("operations to create such a topic, and to poll", &operations);
+        assert_flat("bytes allocated to create such a topic, and to poll, with two members", &pairs);
+    }
+}
+
+/// Counts events, and keeps no position of its own.
+#[derive(Default)]
+struct Counts {
+    events: usize,
+    positions: usize,
+}
+
+impl ReadModel for Counts {
+    type Error = quipu::Error;
+
+    fn positions(&mut self) -> quipu::Result<Vec<Position>> {
+        Ok(Vec::new())
+    }
+
+    fn apply(&mut self, events: &Records, next: &[Position]) -> quipu::Result<()> {
+        self.events += events.len();
+        self.positions = next.len();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_step_costs_the_same_beside_few_idle_partitions_and_beside_many() {
+    let (mut fed, mut idle, mut projected) = (Vec::new(), Vec::new(), Vec::new());
+    for size in SIZES {
+        let broker = partitions_with_a_record(&Disk::new(), size);
+        let mut feed = broker.feed(&["t"], Counts::default()).unwrap();
+        feed.catch_up(|_| {}).unwrap();
+        assert_eq!((feed.model().events, feed.model().positions), (size, size));
+        let nothing = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
+        let mut projector = broker.projector("p", &["t"], nothing).unwrap();
+        // It has committed in each partition.
+        assert_eq!(projector.catch_up(|_| {}).unwrap(), size as u64);
+        let partition = broker.topic("t").unwrap().partition(3).unwrap();
+        let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+        let (mut feeds, mut projects) = (Vec::new(), Vec::new());
+        for _ in 0..9 {
+            producer.send(&partition, Record::new("ten bytes.")).unwrap().wait().unwrap();
+            let applied = |progress: Progress| assert_eq!((progress.applied, progress.lag), (1, 0));
+            let before = ALLOCATED.get();
+            applied(feed.step(Duration::ZERO).unwrap());
+            feeds.push(ALLOCATED.get() - before);
+            let before = ALLOCATED.get();
+            applied(projector.step(Duration::ZERO).unwrap());
+            projects.push(ALLOCATED.get() - before);
+        }
+        fed.push((size, feeds.into_iter().min().unwrap()));
+        projected.push((size, projects.into_iter().min().unwrap()));
+        let step = |_| assert_eq!(feed.step(Duration::ZERO).unwrap().applied, 0);
+        idle.push((size, 1 + allocated(step)));
+    }
+    assert_flat("bytes allocated by a step of a feed with an event", &fed);
+    assert_flat("bytes allocated by a step of a feed without events", &idle);
+    assert_flat("bytes allocated by a step of a projector with an event", &projected);
 }
 
 #[test]

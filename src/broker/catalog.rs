@@ -168,7 +168,11 @@ impl BrokerInner {
         Ok(state)
     }
 
-    pub(super) fn delete_topic(&self, name: &str) -> Result<Arc<TopicState>> {
+    /// Returns the topic once it is gone, and whether its files are gone too.
+    ///
+    /// # Errors
+    /// It is not gone.
+    pub(super) fn delete_topic(&self, name: &str) -> Result<(Arc<TopicState>, Result<()>)> {
         self.check_open()?;
         let _later = Later::new();
         let _changing = self.changing.lock();
@@ -181,11 +185,12 @@ impl BrokerInner {
         self.catalog.commit_freeing(ctx, vec![Change::Topic(entry)])?;
         self.maintenance.topics.write().remove(&state);
         state.delete();
-        discard(ctx, &state.name, id)?;
-        ctx.reserve.restore();
-        // If a crash takes this the next opening finds nothing to remove.
-        self.catalog.note(ctx, vec![Change::TopicGone(id)])?;
-        Ok(state)
+        let removed = discard(ctx, &state.name, id).and_then(|()| {
+            ctx.reserve.restore();
+            // If a crash takes this the next opening finds nothing to remove.
+            self.catalog.note(ctx, vec![Change::TopicGone(id)])
+        });
+        Ok((state, removed.map(drop)))
     }
 
     /// Adds a topic that the catalog has to those that are served.

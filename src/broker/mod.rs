@@ -132,9 +132,9 @@ impl Broker {
     /// [`UnknownTopic`](Error::UnknownTopic), [`Closed`](Error::Closed), or an I/O error; a
     /// deletion that began is finished at the next opening.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        let state = self.inner.delete_topic(name)?;
+        let (state, removed) = self.inner.delete_topic(name)?;
         self.inner.topic_deleted(&state);
-        Ok(())
+        removed
     }
 
     /// Makes a topic of files that the [catalog does not know](Broker::open_report): those at the

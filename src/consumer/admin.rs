@@ -165,7 +165,7 @@ impl Group {
         let members: Vec<_> =
             members.into_iter().map(|(id, partitions)| GroupMember { id, partitions }).collect();
         let (generation, stable) = (membership.generation(), membership.is_stable());
-        let mut known: HashSet<_> = membership.topics().iter().map(|topic| topic.id).collect();
+        let mut known: HashSet<_> = membership.topics().map(|topic| topic.id).collect();
         let subscribed = known.clone();
         drop(membership);
         let owned = members.iter().flat_map(|member| member.partitions.iter().map(|of| (of, member.id)));

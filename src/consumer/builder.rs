@@ -12,7 +12,7 @@ use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::group::GroupHost;
-use crate::group::assign::{Assignor, CooperativeStickyAssignor, RebalanceProtocol};
+use crate::group::assign::{Assignor, Chosen, CooperativeStickyAssignor, RebalanceProtocol};
 use crate::group::state::Pattern;
 use crate::reader::OffsetReset;
 use crate::reader::fetcher::Fetcher;
@@ -46,7 +46,7 @@ impl Broker {
             max_records: usize::MAX,
             max_bytes: None,
             max_poll_interval: Duration::from_secs(300),
-            assignor: Arc::new(CooperativeStickyAssignor),
+            assignor: Chosen::new(CooperativeStickyAssignor),
             protocol: None,
             auto_commit: None,
             listener: None,
@@ -63,7 +63,7 @@ pub struct ConsumerBuilder {
     max_records: usize,
     max_bytes: Option<usize>,
     max_poll_interval: Duration,
-    assignor: Arc<dyn Assignor>,
+    assignor: Chosen,
     /// `None`: the assignor's.
     protocol: Option<RebalanceProtocol>,
     auto_commit: Option<Duration>,
@@ -115,7 +115,7 @@ impl ConsumerBuilder {
     /// [`RangeAssignor`](crate::RangeAssignor) by default, whose protocol is
     /// [eager](RebalanceProtocol::Eager).)
     pub fn assignor(mut self, assignor: impl Assignor + 'static) -> Self {
-        self.assignor = Arc::new(assignor);
+        self.assignor = Chosen::new(assignor);
         self
     }
 
@@ -245,7 +245,7 @@ impl ConsumerBuilder {
         let membership = Session::new(committer, self.reset, self.auto_commit);
         let subscription = Subscription {
             topics,
-            protocol: self.protocol.unwrap_or_else(|| self.assignor.protocol()),
+            protocol: self.protocol.unwrap_or_else(|| self.assignor.assignor.protocol()),
             assignor: self.assignor,
             max_poll_interval: self.max_poll_interval,
             listener: self.listener,
@@ -259,7 +259,7 @@ impl fmt::Debug for ConsumerBuilder {
         f.debug_struct("ConsumerBuilder")
             .field("group", &self.group)
             .field("offset_reset", &self.reset)
-            .field("assignor", &self.assignor)
+            .field("assignor", &self.assignor.assignor)
             .finish_non_exhaustive()
     }
 }

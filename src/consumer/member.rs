@@ -2,7 +2,7 @@
 //! one load. If they differ, it gives up the partitions that move away, takes those that are free,
 //! and calls its listener.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::commit::Committer;
@@ -12,7 +12,7 @@ use super::rebalance::{Rebalance, RebalanceEvent};
 use crate::config::Durability;
 use crate::engine::Identity;
 use crate::error::{Error, Result};
-use crate::group::assign::{Assignor, RebalanceProtocol};
+use crate::group::assign::{Chosen, RebalanceProtocol};
 use crate::group::state::{Joining, Liveness, Pattern, Share};
 use crate::group::{Commit, GroupHost, Host, Seat, wait};
 use crate::log::Log;
@@ -56,7 +56,7 @@ struct Joined {
 /// The terms under which a member joins.
 pub(super) struct Subscription {
     pub(super) topics: Vec<Pattern>,
-    pub(super) assignor: Arc<dyn Assignor>,
+    pub(super) assignor: Chosen,
     pub(super) protocol: RebalanceProtocol,
     pub(super) max_poll_interval: Duration,
     pub(super) listener: Option<Listener>,
@@ -206,16 +206,12 @@ impl Session {
     /// Those of the append, if the policy would start elsewhere without the record: then the next
     /// poll tries again.
     fn store_starts(&mut self, fetcher: &mut Fetcher) -> Result<()> {
-        fetcher.assigned_mut().iter_mut().try_for_each(Assigned::look_up)?;
+        for Starting { identity, .. } in &self.starting {
+            fetcher.find_by_id(identity).map_or(Ok(()), Assigned::look_up)?;
+        }
         let (mut starts, mut is_strict) = (Vec::new(), false);
-        let place_of = |identity: &Arc<Identity>| (identity.topic_id, identity.partition);
-        let assigned: HashMap<_, _> = fetcher
-            .assigned()
-            .iter()
-            .map(|assigned| (place_of(assigned.log().identity()), assigned))
-            .collect();
         for starting in &mut self.starting {
-            let Some(assigned) = assigned.get(&place_of(&starting.identity)) else { continue };
+            let Some(assigned) = fetcher.get_by_id(&starting.identity) else { continue };
             // If the last attempt failed, records may have been delivered since.
             starting.at = starting.at.or_else(|| assigned.lands(self.reset));
             if let Some((offset, epoch)) = starting.at {
@@ -237,9 +233,7 @@ impl Session {
             Ok(()) => {
                 // One without an offset has nothing to deliver before the caller seeks.
                 let is_left = |starting: &Starting| {
-                    let same =
-                        |assigned: &Assigned| Arc::ptr_eq(assigned.log().identity(), &starting.identity);
-                    starting.at.is_none() && fetcher.assigned().iter().any(same)
+                    starting.at.is_none() && fetcher.get_by_id(&starting.identity).is_some()
                 };
                 self.starting.retain(is_left);
                 Ok(())
@@ -262,7 +256,7 @@ impl Session {
             let version = member.seat.group.version();
             let (steps, stamp, failed) = {
                 let (mut membership, id) = (member.seat.group.lock(), member.seat.id);
-                if skips && !member.seat.group.is_noted(&*self.committer.broker, &membership) {
+                if skips && !member.seat.group.is_noted(&*self.committer.broker, &mut membership) {
                     // Otherwise new partitions would be treated as known ones, whose records the
                     // policy passes over.
                     drop(membership);

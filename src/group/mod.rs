@@ -16,10 +16,17 @@ pub(crate) mod changes;
 mod commit;
 mod guard;
 mod host;
+mod joined;
+mod member;
 pub(crate) mod offsets;
+mod owners;
 mod pattern;
 mod registry;
+mod share;
 pub(crate) mod state;
+mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -103,16 +110,22 @@ impl Coordinator {
     /// groups are not looked at.
     pub(crate) fn topics_changed(&self, host: &dyn GroupHost, topics: &[TopicName]) {
         let groups = self.groups.lock().concerned_by(topics);
+        let mut written = Vec::new();
         for group in groups {
             let mut membership = group.lock();
             // IMPORTANT: look topics up while holding the group lock, here and below. Otherwise a
             // thread with an older list could overwrite a newer assignment.
-            membership.topics_changed(host);
-            let noted = self.note_joined(host, &group.name, &membership, true);
+            let change = membership.topics_changed(host, topics);
+            let stored =
+                joined::store_change(&self.offsets, host.ctx(), &group.name, &mut membership, &change);
             drop(membership);
+            written.push((group, stored));
+        }
+        // After the appends of all groups, which share a sync.
+        for (group, stored) in written {
             // No caller is waiting for the error; the next poll that would skip records because of
             // it tries again.
-            if let Err(error) = noted.and_then(wait) {
+            if let Err(error) = stored.and_then(wait) {
                 group.lock().tell(&error);
             }
         }
@@ -142,33 +155,6 @@ impl Coordinator {
             self.offsets.note_erased(&topic);
         }
         Ok(())
-    }
-
-    /// Stores the topics that a group subscribes to.
-    fn note_joined(
-        &self,
-        host: &dyn GroupHost,
-        group: &GroupId,
-        membership: &Membership,
-        late: bool,
-    ) -> Result<WrittenCommit> {
-        self.offsets.append(host.ctx(), group, &self.unnoted(group, membership, late))
-    }
-
-    /// The changes that store a group's subscriptions: how many partitions each topic had when the
-    /// group first subscribed to it. Partitions that come later are read from their beginning,
-    /// whatever the policy. All partitions are later ones if the topic comes `late`, to a group
-    /// that exists already, or if it matches a glob, or has a name, to which the group has
-    /// subscribed before: topics that existed then have been stored.
-    fn unnoted(&self, group: &GroupId, membership: &Membership, late: bool) -> Vec<OffsetChange> {
-        let known = self.offsets.globs(group);
-        let new = membership.topics().iter().filter(|topic| self.offsets.joined(group, &topic.id).is_none());
-        let joined = new.map(|topic| {
-            let late = late || known.iter().any(|glob| glob.matches(topic.name.as_str()));
-            OffsetChange::Joined(topic.id, if late { 0 } else { topic.partitions })
-        });
-        let open = membership.open_patterns().filter(|pattern| !known.contains(pattern));
-        joined.chain(open.cloned().map(OffsetChange::Subscribed)).collect()
     }
 }
 
@@ -235,9 +221,9 @@ impl GroupState {
             coordinator.groups.lock().unsubscribe(&self.name, &patterns);
             return Err(error);
         }
-        let noted = coordinator.note_joined(&**host, &self.name, &membership, false);
+        let stored = joined::store(&coordinator.offsets, host.ctx(), &self.name, &mut membership, false);
         drop(membership);
-        if let Err(error) = noted.and_then(wait) {
+        if let Err(error) = stored.and_then(wait) {
             self.leave(&**host, id);
             return Err(error);
         }
@@ -251,8 +237,8 @@ impl GroupState {
     }
 
     /// Whether of every topic that it subscribes to is known which partitions are new to it.
-    pub(crate) fn is_noted(&self, host: &dyn GroupHost, membership: &Membership) -> bool {
-        host.coordinator().unnoted(&self.name, membership, true).is_empty()
+    pub(crate) fn is_noted(&self, host: &dyn GroupHost, membership: &mut Membership) -> bool {
+        joined::is_stored(host.coordinator().offsets(), &self.name, membership)
     }
 
     /// Stores subscriptions that could not be stored when the topics changed.
@@ -260,10 +246,10 @@ impl GroupState {
     /// # Errors
     /// Those of an append, and of the sync that the broker's durability demands.
     pub(crate) fn note(&self, host: &dyn GroupHost) -> Result<()> {
-        let coordinator = host.coordinator();
-        coordinator.offsets.open(host)?;
-        let noted = coordinator.note_joined(host, &self.name, &self.lock(), true);
-        noted.and_then(wait)
+        let offsets = host.coordinator().offsets();
+        offsets.open(host)?;
+        let stored = joined::store(offsets, host.ctx(), &self.name, &mut self.lock(), true);
+        stored.and_then(wait)
     }
 
     /// Removes a member; the others get its partitions at once. Does nothing if it has been
@@ -340,7 +326,7 @@ impl GroupState {
         let mut changes = Vec::new();
         for (id, of) in partitions {
             let share = Share { topic: of.topic.clone(), id: *id, partition: of.partition };
-            if membership.topics().iter().any(|topic| topic.id == *id) || membership.is_pinned_in(&share) {
+            if membership.topics().any(|topic| topic.id == *id) || membership.is_pinned_in(&share) {
                 let (group, topic) = (self.name.clone(), of.topic.clone());
                 return Err(Error::GroupSubscribed { group, topic });
             }

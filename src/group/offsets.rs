@@ -36,6 +36,8 @@ struct Store {
     /// The log epoch in which the table was read last. Changes that were appended in an earlier one
     /// are in the table, or have been truncated.
     epoch: u32,
+    /// How often the table was read.
+    reads: u64,
     table: Table,
     /// Topics that were deleted, and of which groups may still have state.
     deleted: BTreeSet<TopicId>,
@@ -177,6 +179,7 @@ impl OffsetStore {
         log.check_readable()?;
         state.table = read_log(&log)?;
         state.epoch = log.epoch();
+        state.reads += 1;
         state.log = Some(log);
         Ok(())
     }
@@ -186,8 +189,15 @@ impl OffsetStore {
         let table = read_log(log)?;
         let mut state = self.state.lock();
         (state.table, state.epoch) = (table, log.epoch());
+        state.reads += 1;
         state.is_searched = false;
         Ok(())
+    }
+
+    /// How often the log was read: with another number changes that were appended before may not be
+    /// there any more.
+    pub(crate) fn reads(&self) -> u64 {
+        self.state.lock().reads
     }
 
     /// Appends changes as one batch, all of them or none, and takes them into the table. The caller

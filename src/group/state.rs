@@ -12,51 +12,20 @@
 //! The commits that a member may make follow KIP-1251: it must own the partition, and must have
 //! owned it without a break since it polled the records.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::assign::{Assignor, AssignorMember, AssignorTopic, RebalanceProtocol, checked};
+use super::assign::RebalanceProtocol;
+use super::member::Member;
+pub(crate) use super::member::{Joining, Liveness};
+pub(crate) use super::owners::NO_MEMBER;
+use super::owners::Owners;
 pub(crate) use super::pattern::Pattern;
-use crate::engine::Waiter;
+pub(crate) use super::share::{Share, TopicInfo, TopicLookup};
+use super::targets::{Growth, extension, targets};
 use crate::error::{Error, RejectReason, Result};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
-
-/// A topic as a group sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TopicInfo {
-    pub(crate) name: TopicName,
-    pub(crate) id: TopicId,
-    pub(crate) partitions: u32,
-}
-
-/// Where a group looks up the topics that its members subscribe to.
-pub(crate) trait TopicLookup {
-    /// The topic of this name.
-    fn topic(&self, name: &str) -> Option<TopicInfo>;
-
-    /// The topics that match a glob.
-    fn matching(&self, glob: &Pattern) -> Vec<TopicInfo>;
-}
-
-/// One partition of one topic, which is that topic forever: one that is created again under its
-/// name is another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Share {
-    pub(crate) topic: TopicName,
-    pub(crate) id: TopicId,
-    pub(crate) partition: PartitionId,
-}
-
-impl Share {
-    /// Its name and number.
-    pub(crate) fn topic_partition(&self) -> TopicPartition {
-        TopicPartition::new(self.topic.clone(), self.partition)
-    }
-}
-
-/// The number of no member.
-pub(crate) const NO_MEMBER: u32 = 0;
+use crate::types::TopicName;
 
 /// The number of a consumer that has left or was dropped: it commits nothing.
 pub(crate) const GONE: u32 = u32::MAX;
@@ -69,92 +38,33 @@ pub(crate) struct Stamp {
     pub(crate) generation: u32,
 }
 
-/// The terms under which a member joins.
-pub(crate) struct Joining {
-    pub(crate) topics: Vec<Pattern>,
-    pub(crate) assignor: Arc<dyn Assignor>,
-    pub(crate) protocol: RebalanceProtocol,
-    /// Signalled when there is something to reconcile.
-    pub(crate) waiter: Arc<Waiter>,
-    pub(crate) liveness: Arc<Liveness>,
-}
-
-/// When a member must have polled again. Set by the member without a lock.
-#[derive(Debug)]
-pub(crate) struct Liveness(AtomicU64);
-
-impl Liveness {
-    /// Of a member that is inside a poll.
-    pub(crate) fn polling() -> Self {
-        Liveness(AtomicU64::new(u64::MAX))
-    }
-
-    /// A poll begins.
-    pub(crate) fn begin(&self) {
-        self.0.store(u64::MAX, Ordering::Release);
-    }
-
-    /// A poll has ended; the next one is to begin before `deadline`.
-    pub(crate) fn end(&self, deadline: Duration) {
-        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        self.0.store(nanos, Ordering::Release);
-    }
-
-    /// The member awaits records. If its future was woken and has not been polled since, it must be
-    /// polled before `deadline`. The member itself calls [`begin`](Liveness::begin) before and
-    /// after a poll of the future.
-    pub(crate) fn note_woken(&self, waiter: &Waiter, deadline: Duration) {
-        if self.deadline().is_some() || !waiter.future_woken() {
-            return;
-        }
-        let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-        let noted = self.0.compare_exchange(u64::MAX, nanos, Ordering::AcqRel, Ordering::Acquire);
-        // If the future was polled in between, it may have been before the exchange.
-        if noted.is_ok() && !waiter.future_woken() {
-            let _ = self.0.compare_exchange(nanos, u64::MAX, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-
-    /// The monotonic time at which its member is expelled; `None` inside a poll.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        Some(self.0.load(Ordering::Acquire)).filter(|nanos| *nanos != u64::MAX).map(Duration::from_nanos)
-    }
-}
-
 /// A group's members and the owners of partitions.
 pub(crate) struct Membership {
     generation: u32,
     members: BTreeMap<u32, Member>,
-    owners: BTreeMap<Share, Ownership>,
+    owners: Owners,
     /// The subscribed topics, as of the last rebalance.
-    topics: Vec<TopicInfo>,
+    topics: BTreeMap<TopicName, TopicInfo>,
+    /// The members' targets are a result of the assignor for these topics: it did not fail when a
+    /// member left or topics changed.
+    is_whole: bool,
+    /// The members subscribe to the same of these topics.
+    is_equal: bool,
+    /// How often the table of offsets had been read when it was found to
+    /// have all of these topics and the open patterns; `None` if that is not known.
+    pub(super) noted: Option<u64>,
     version: Arc<AtomicU64>,
 }
 
-struct Member {
-    topics: Vec<Pattern>,
-    assignor: Arc<dyn Assignor>,
-    protocol: RebalanceProtocol,
-    waiter: Arc<Waiter>,
-    liveness: Arc<Liveness>,
-    /// The generation it has come to: its polls are stamped with it.
-    generation: u32,
-    /// The last one in which it had all of its target.
-    settled: u32,
-    target: BTreeSet<Share>,
-    /// An error that the member did not cause, until its next poll has returned it.
-    unreported: Option<Error>,
-}
-
-struct Ownership {
-    member: u32,
-    /// The generation in which it was taken.
-    since: u32,
-    /// How many transactions are under way that commit offsets of it: it cannot change hands
-    /// meanwhile.
-    pins: u32,
-    /// Its owner has gone, or has given it up: free once nothing pins it.
-    released: bool,
+/// How topics that have changed concern a group.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TopicChange {
+    /// Not at all.
+    None,
+    /// Nothing but partitions were added. Of these topics the group had none.
+    Added(Vec<TopicInfo>),
+    /// Its partitions were shared out again.
+    Rebalanced,
 }
 
 /// The next steps of a member.
@@ -174,8 +84,11 @@ impl Membership {
         Membership {
             generation: 0,
             members: BTreeMap::new(),
-            owners: BTreeMap::new(),
-            topics: Vec::new(),
+            owners: Owners::default(),
+            topics: BTreeMap::new(),
+            is_whole: true,
+            is_equal: true,
+            noted: None,
             version: Arc::default(),
         }
     }
@@ -193,16 +106,15 @@ impl Membership {
         self.members.is_empty()
     }
 
-    pub(crate) fn topics(&self) -> &[TopicInfo] {
-        &self.topics
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &TopicInfo> {
+        self.topics.values()
     }
 
     /// The members' subscriptions to topics that may come later: the globs, and the names of which
     /// there is no topic.
     pub(crate) fn open_patterns(&self) -> impl Iterator<Item = &Pattern> {
-        let find = move |name: &str| self.topics.binary_search_by(|topic| topic.name.as_str().cmp(name));
-        let is_there = move |pattern: &Pattern| find(&pattern.0).is_ok();
-        let all = self.members.values().flat_map(|member| &member.topics);
+        let is_there = move |pattern: &Pattern| self.topics.contains_key(pattern.0.as_str());
+        let all = self.members.values().flat_map(Member::patterns);
         all.filter(move |pattern| pattern.is_glob() || !is_there(pattern))
     }
 
@@ -212,28 +124,17 @@ impl Membership {
     /// `InvalidConfig` if the group shares its partitions in another way; `InvalidAssignment`: then
     /// it is not a member.
     pub(crate) fn join(&mut self, id: u32, joining: Joining, topics: &dyn TopicLookup) -> Result<()> {
-        let Joining { topics: patterns, assignor, protocol, waiter, liveness } = joining;
-        if let Some(other) = self.members.values().find(|other| other.assignor.name() != assignor.name()) {
-            let reason = format!("the group's other members use {:?}", other.assignor.name());
+        let name = joining.assignor.assignor.name();
+        if let Some(other) = self.members.values().find(|other| other.assignor.assignor.name() != name) {
+            let reason = format!("the group's other members use {:?}", other.assignor.assignor.name());
             return Err(Error::InvalidConfig { field: "assignor", reason });
         }
+        let protocol = joining.protocol;
         if let Some(other) = self.members.values().find(|other| other.protocol != protocol) {
             let reason = format!("{protocol:?}; the group's other members use {:?}", other.protocol);
             return Err(Error::InvalidConfig { field: "rebalance_protocol", reason });
         }
-        let target = BTreeSet::new();
-        let member = Member {
-            topics: patterns,
-            assignor,
-            protocol,
-            waiter,
-            liveness,
-            generation: 0,
-            settled: 0,
-            target,
-            unreported: None,
-        };
-        self.members.insert(id, member);
+        self.members.insert(id, Member::new(joining));
         self.rebalance(topics).inspect_err(|_| {
             self.members.remove(&id);
         })
@@ -244,12 +145,9 @@ impl Membership {
     /// member have no owner until the next rebalance.
     pub(crate) fn leave(&mut self, id: u32, topics: &dyn TopicLookup) -> Option<Vec<Pattern>> {
         let member = self.members.remove(&id)?;
-        for owner in self.owners.values_mut().filter(|owner| owner.member == id) {
-            owner.released = true;
-        }
-        self.owners.retain(|_, owner| !owner.is_free());
+        self.owners.release_all(id);
         self.rebalance_or_tell(topics);
-        Some(member.topics)
+        Some(member.patterns().cloned().collect())
     }
 
     /// Whether a member has not polled for too long at `now`.
@@ -258,11 +156,26 @@ impl Membership {
         deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    /// The topics may have changed: a topic that grew, a new one that a pattern matches, one that
-    /// is gone. If the assignor fails the members get the error, and nothing changes.
-    pub(crate) fn topics_changed(&mut self, topics: &dyn TopicLookup) {
-        if !self.members.is_empty() && self.subscribed(topics) != self.topics {
-            self.rebalance_or_tell(topics);
+    /// These topics have changed: one that grew, a new one that a pattern matches, one that is gone.
+    /// Where partitions were only added, and the assignor's result is known to be the targets and
+    /// these, nothing else is looked at. If the assignor fails the members get the error, and
+    /// nothing changes.
+    pub(crate) fn topics_changed(&mut self, topics: &dyn TopicLookup, changed: &[TopicName]) -> TopicChange {
+        if self.members.is_empty() {
+            return TopicChange::None;
+        }
+        match self.growths(topics, changed) {
+            Some(growths) if growths.is_empty() => TopicChange::None,
+            Some(growths) if self.extend(&growths) => {
+                let new = growths.into_iter().filter(|growth| growth.had == 0);
+                TopicChange::Added(new.map(|growth| growth.topic).collect())
+            }
+            _ => {
+                if self.subscribed(topics) != self.topics {
+                    self.rebalance_or_tell(topics);
+                }
+                TopicChange::Rebalanced
+            }
         }
     }
 
@@ -271,31 +184,24 @@ impl Membership {
     /// no longer a member.
     pub(crate) fn reconcile(&mut self, id: u32) -> Option<Steps> {
         let member = self.members.get_mut(&id)?;
-        let owned = |(_, owner): &(&Share, &Ownership)| owner.member == id && !owner.released;
         let mut steps = Steps::default();
         let revokes_all = member.protocol == RebalanceProtocol::Eager && member.generation != self.generation;
-        for (share, _) in self.owners.iter().filter(owned) {
-            if revokes_all || !member.target.contains(share) {
-                steps.revoke.push(share.clone());
-            }
-        }
+        steps.revoke = if revokes_all {
+            let owned = self.owners.iter().filter(|(owner, _)| *owner == id);
+            owned.map(|(_, share)| share.clone()).collect()
+        } else {
+            member.surplus().iter().cloned().collect()
+        };
         if !steps.revoke.is_empty() {
             // Revocations come first: partitions are taken in the generation that the member has
             // come to after them.
             return Some(steps);
         }
-        let mut complete = true;
-        for share in &member.target {
-            match self.owners.get(share) {
-                Some(owner) => complete &= owner.member == id && !owner.released,
-                None => {
-                    let owner = Ownership { member: id, since: self.generation, pins: 0, released: false };
-                    self.owners.insert(share.clone(), owner);
-                    steps.take.push(share.clone());
-                }
-            }
+        steps.take = member.take(|share| self.owners.is_free(share));
+        for share in &steps.take {
+            self.owners.take(share.clone(), id, self.generation);
         }
-        if complete {
+        if member.missing().is_empty() {
             steps.settled = member.settled != self.generation;
             member.settled = self.generation;
         }
@@ -320,11 +226,12 @@ impl Membership {
     /// A member has given up these partitions. The others are signalled.
     pub(crate) fn release(&mut self, id: u32, shares: &[Share]) {
         for share in shares {
-            if let Some(owner) = self.owners.get_mut(share).filter(|owner| owner.member == id) {
-                owner.released = true;
+            if self.owners.release(share, id)
+                && let Some(member) = self.members.get_mut(&id)
+            {
+                member.has_released(share);
             }
         }
-        self.owners.retain(|_, owner| !owner.is_free());
         self.signal_all();
     }
 
@@ -336,9 +243,9 @@ impl Membership {
     /// Why the holder of a stamp may not commit a partition, if it may not. KIP-1251's rule.
     pub(crate) fn objection(&self, stamp: Stamp, share: &Share) -> Option<RejectReason> {
         let Some(member) = self.members.get(&stamp.member) else { return Some(RejectReason::NotAMember) };
-        match self.owners.get(share) {
-            Some(owner) if owner.member == stamp.member && !owner.released => {
-                let held = owner.since <= stamp.generation && stamp.generation <= member.generation;
+        match self.owners.owner(share) {
+            Some((owner, since)) if owner == stamp.member => {
+                let held = since <= stamp.generation && stamp.generation <= member.generation;
                 (!held).then_some(RejectReason::Stale)
             }
             _ => Some(RejectReason::NotOwned),
@@ -348,42 +255,39 @@ impl Membership {
     /// Keeps a partition where it is until [`unpin`](Membership::unpin); one without an owner is
     /// not taken.
     pub(crate) fn pin(&mut self, share: &Share) {
-        let unowned = || Ownership { member: NO_MEMBER, since: self.generation, pins: 0, released: true };
-        self.owners.entry(share.clone()).or_insert_with(unowned).pins += 1;
+        self.owners.pin(share, self.generation);
     }
 
     /// Whether a transaction is under way that commits offsets of the group.
     pub(crate) fn is_pinned(&self) -> bool {
-        self.owners.values().any(|owner| owner.pins > 0)
+        self.owners.is_any_pinned()
     }
 
     /// Whether a transaction is under way that commits offsets of this partition.
     pub(crate) fn is_pinned_in(&self, share: &Share) -> bool {
-        self.owners.get(share).is_some_and(|owner| owner.pins > 0)
+        self.owners.is_pinned(share)
     }
 
     pub(crate) fn unpin(&mut self, share: &Share) {
-        let pinned = self.owners.get_mut(share).filter(|owner| owner.pins > 0);
-        debug_assert!(pinned.is_some(), "each unpin follows a pin, which keeps the owner");
-        if let Some(owner) = pinned {
-            owner.pins -= 1;
-            if owner.is_free() {
-                self.owners.remove(share);
-                self.signal_all();
-            }
+        if self.owners.unpin(share) {
+            self.signal_all();
         }
     }
 
     /// The partitions that a member owns.
     pub(crate) fn owned(&self, id: u32) -> Vec<Share> {
-        let owned = self.owners.iter().filter(|(_, owner)| owner.member == id && !owner.released);
-        owned.map(|(share, _)| share.clone()).collect()
+        self.owners().filter(|(owner, _)| *owner == id).map(|(_, share)| share.clone()).collect()
     }
 
     /// The partitions that members own, each with its member.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (u32, &Share)> {
-        let owned = self.owners.iter().filter(|(_, owner)| !owner.released);
-        owned.map(|(share, owner)| (owner.member, share))
+        self.owners.iter()
+    }
+
+    /// The partitions that each member should have.
+    #[cfg(test)]
+    pub(super) fn targets(&self) -> Vec<(u32, Vec<Share>)> {
+        self.members.iter().map(|(id, member)| (*id, member.target().iter().cloned().collect())).collect()
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = u32> + '_ {
@@ -393,81 +297,95 @@ impl Membership {
     /// No partition is moving, and each is with the member that should have it.
     pub(crate) fn is_stable(&self) -> bool {
         // Not stable if the assignor failed to assign the partitions of a member that left.
-        let wanted: usize = self.topics.iter().map(|topic| topic.partitions as usize).sum();
-        let targets: usize = self.members.values().map(|member| member.target.len()).sum();
+        let wanted: usize = self.topics.values().map(|topic| topic.partitions as usize).sum();
+        let targets: usize = self.members.values().map(|member| member.target().len()).sum();
         self.members.is_empty()
             || targets == wanted
-                && self.members.iter().all(|(id, member)| {
-                    member.generation == self.generation && self.owned(*id).iter().eq(member.target.iter())
-                })
+                && self
+                    .members
+                    .values()
+                    .all(|member| member.generation == self.generation && member.has_target())
     }
 
     /// Computes a new target for each member.
     fn rebalance(&mut self, topics: &dyn TopicLookup) -> Result<()> {
         let topics = self.subscribed(topics);
-        let targets = self.targets(&topics)?;
+        let targets = targets(&self.members, &self.owners, &topics)?;
         self.topics = topics;
-        self.generation += 1;
-        for (member, target) in self.members.values_mut().zip(targets) {
-            member.target = target;
+        (self.is_whole, self.is_equal, self.noted) = (true, targets.is_equal, None);
+        for (member, target) in self.members.values_mut().zip(targets.shares) {
+            member.set_target(target);
         }
-        self.signal_all();
+        for (id, share) in self.owners.iter() {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.owns(share);
+            }
+        }
+        self.next_generation();
         Ok(())
     }
 
     /// A rebalance that no caller asked for: the members get its error.
     fn rebalance_or_tell(&mut self, topics: &dyn TopicLookup) {
         if let Err(error) = self.rebalance(topics) {
+            self.is_whole = false;
             self.tell(&error);
         }
     }
 
-    fn targets(&self, topics: &[TopicInfo]) -> Result<Vec<BTreeSet<Share>>> {
-        let Some(first) = self.members.values().next() else { return Ok(Vec::new()) };
-        let assignor = first.assignor.clone();
-        let ids: HashSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
-        let views: Vec<_> = self
-            .members
-            .iter()
-            .map(|(id, member)| {
-                let matching = topics.iter().filter(|topic| member.subscribes(&topic.name));
-                let subscribed: Vec<_> = matching.map(|topic| topic.name.clone()).collect();
-                // The partitions that it owns, and those of its target: a rebalance that overtakes
-                // another must not move more because of that.
-                let owned: BTreeSet<_> = self
-                    .owned(*id)
-                    .into_iter()
-                    .chain(member.target.iter().filter(|share| !self.owners.contains_key(share)).cloned())
-                    .filter(|share| ids.contains(&share.id))
-                    .map(|share| TopicPartition::new(share.topic, share.partition))
-                    .collect();
-                (format!("{id:010}"), subscribed, owned.into_iter().collect::<Vec<_>>())
-            })
-            .collect();
-        let members: Vec<_> =
-            views.iter().map(|(id, topics, owned)| AssignorMember { id, topics, owned }).collect();
-        let infos: Vec<_> = topics
-            .iter()
-            .map(|topic| AssignorTopic { name: &topic.name, partitions: topic.partitions })
-            .collect();
-        let assigned = checked(&*assignor, &members, &infos)?;
-        let share = |TopicPartition { topic: name, partition }| {
-            let at = topics.binary_search_by(|topic| topic.name.cmp(&name)).ok()?;
-            topics.get(at).map(|topic| Share { topic: name, id: topic.id, partition })
-        };
-        Ok(assigned.into_iter().map(|shares| shares.into_iter().filter_map(share).collect()).collect())
+    /// The partitions that were added to topics that have changed, by topic. `None` if something
+    /// else has changed too.
+    fn growths(&self, topics: &dyn TopicLookup, changed: &[TopicName]) -> Option<Vec<Growth>> {
+        if !self.is_whole {
+            return None;
+        }
+        let mut growths = Vec::new();
+        for name in changed.iter().collect::<BTreeSet<_>>() {
+            let is_subscribed = self.members.values().any(|member| member.subscribes(name));
+            let now = topics.topic(name.as_str()).filter(|_| is_subscribed);
+            match (self.topics.get(name), now) {
+                (None, None) => {}
+                (None, Some(topic)) => growths.push(Growth { topic, had: 0 }),
+                (Some(known), Some(topic)) if *known == topic => {}
+                (Some(known), Some(topic)) if known.id == topic.id && known.partitions < topic.partitions => {
+                    growths.push(Growth { topic, had: known.partitions });
+                }
+                _ => return None,
+            }
+        }
+        Some(growths)
     }
 
-    /// The topics that some member subscribes to, by name. Only these are looked up, however many
-    /// others there are.
-    fn subscribed(&self, topics: &dyn TopicLookup) -> Vec<TopicInfo> {
-        let patterns: BTreeSet<&Pattern> = self.members.values().flat_map(|member| &member.topics).collect();
+    /// Adds partitions to the members' targets. Returns false, and changes nothing, if the assignor
+    /// must be called.
+    fn extend(&mut self, growths: &[Growth]) -> bool {
+        let Some(added) = extension(&self.members, &self.owners, self.is_equal, growths) else {
+            return false;
+        };
+        for (member, shares) in self.members.values_mut().zip(added) {
+            shares.into_iter().for_each(|share| member.add(share));
+        }
+        for Growth { topic, .. } in growths {
+            self.topics.insert(topic.name.clone(), topic.clone());
+        }
+        self.next_generation();
+        true
+    }
+
+    /// The topics that some member subscribes to. Only these are looked up, however many others
+    /// there are.
+    fn subscribed(&self, topics: &dyn TopicLookup) -> BTreeMap<TopicName, TopicInfo> {
+        let patterns: BTreeSet<&Pattern> = self.members.values().flat_map(Member::patterns).collect();
         let look_up = |pattern: &Pattern| match pattern.is_glob() {
             true => topics.matching(pattern),
             false => topics.topic(&pattern.0).into_iter().collect(),
         };
-        let found = patterns.into_iter().flat_map(look_up).map(|topic| (topic.name.clone(), topic));
-        found.collect::<BTreeMap<_, _>>().into_values().collect()
+        patterns.into_iter().flat_map(look_up).map(|topic| (topic.name.clone(), topic)).collect()
+    }
+
+    fn next_generation(&mut self) {
+        self.generation += 1;
+        self.signal_all();
     }
 
     fn signal_all(&self) {
@@ -475,17 +393,5 @@ impl Membership {
         for member in self.members.values() {
             member.waiter.signal();
         }
-    }
-}
-
-impl Member {
-    fn subscribes(&self, topic: &TopicName) -> bool {
-        self.topics.iter().any(|pattern| pattern.matches(topic.as_str()))
-    }
-}
-
-impl Ownership {
-    fn is_free(&self) -> bool {
-        self.released && self.pins == 0
     }
 }

@@ -168,9 +168,13 @@ const INSIDE: [(&str, &[Row]); 17] = [
         "group",
         &[
             apart(&["assign", "pattern"]),
+            apart(&["share"]),
+            apart(&["member", "owners"]),
+            apart(&["targets"]),
             apart(&["state"]),
             apart(&["changes", "guard", "host", "registry"]),
             apart(&["commit", "offsets"]),
+            apart(&["joined"]),
             apart(&["mod"]),
         ],
     ),
