@@ -182,7 +182,11 @@ impl<T: Target> Outbox<T> {
     /// producer has written.
     pub(super) fn flush(&self) -> Flush {
         let mut parts = Vec::new();
-        for buffer in self.unflushed.list() {
+        let unflushed = self.unflushed.list();
+        // One after the other each would wait for the syncs of its own files only.
+        let new: Vec<_> = unflushed.iter().filter(|buffer| buffer.sink().is_new()).collect();
+        self.core.ctx.in_parallel(&new, |buffer| buffer.write(None));
+        for buffer in unflushed {
             buffer.write(None);
             let last = buffer.last_sealed();
             if last.is_some() || buffer.unconfirmed().is_some() {

@@ -30,6 +30,8 @@ pub(super) trait Sink: Send + Sync {
     fn may_have_lost(&self, epoch: u32) -> bool;
     /// Requests a sync, so that appended records become visible although no thread waits for them.
     fn request_sync(&self);
+    /// Whether the next write makes files, which takes several syncs.
+    fn is_new(&self) -> bool;
 }
 
 impl Sink for Arc<Log> {
@@ -73,6 +75,10 @@ impl Sink for Arc<Log> {
 
     fn request_sync(&self) {
         Log::request_sync(self);
+    }
+
+    fn is_new(&self) -> bool {
+        !self.has_files()
     }
 }
 

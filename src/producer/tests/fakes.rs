@@ -270,6 +270,10 @@ impl Sink for Arc<FakeLog> {
     fn request_sync(&self) {
         self.state.lock().sync_requests += 1;
     }
+
+    fn is_new(&self) -> bool {
+        false
+    }
 }
 
 /// A place that appends pass, unless it is shut.
