@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::contenders;
-use crate::plan;
+use crate::{contenders, plan};
 
 const USAGE: &str = "\
 cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
@@ -11,15 +10,17 @@ cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
   --workloads A,B    only rows whose names contain A or B
   --contenders A,B   only these, by name; without it, all
   --repeat N         repetitions (5)
+  --minutes N        starts no further job after N minutes
   --quick            one repetition, small sizes
   --dir DIRECTORY    where the logs are written: the disk that is measured (below target)
-  --out DIRECTORY    where the table is written: peers.md, peers.json, peers.svg (below target)
+  --out DIRECTORY    where the results are written: peers.md, peers.json, peers.svg (below target)
   --list             the names of the rows";
 
 pub struct Args {
     pub workloads: Vec<String>,
     pub contenders: Vec<String>,
     pub repeat: usize,
+    pub minutes: Option<u64>,
     pub quick: bool,
     pub dir: PathBuf,
     pub out: PathBuf,
@@ -28,22 +29,16 @@ pub struct Args {
 
 impl Args {
     pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let target = target();
-        let mut args = Args {
-            workloads: Vec::new(),
-            contenders: Vec::new(),
-            repeat: 0,
-            quick: false,
-            dir: target.clone(),
-            out: target,
-            list: false,
-        };
+        let mut args = Args::new();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value\n\n{USAGE}"));
             match word.as_str() {
                 "--workloads" => args.workloads = names(&value()?),
                 "--contenders" => args.contenders = names(&value()?),
                 "--repeat" => args.repeat = value()?.parse().map_err(|e| format!("--repeat: {e}"))?,
+                "--minutes" => {
+                    args.minutes = Some(value()?.parse().map_err(|e| format!("--minutes: {e}"))?);
+                }
                 "--quick" => args.quick = true,
                 "--dir" => args.dir = PathBuf::from(value()?),
                 "--out" => args.out = PathBuf::from(value()?),
@@ -54,22 +49,45 @@ impl Args {
         if args.repeat == 0 {
             args.repeat = if args.quick { 1 } else { 5 };
         }
-        let known: Vec<_> = contenders::cards().iter().map(|card| card.name).collect();
-        if let Some(name) = args.contenders.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(format!("there is no contender {name:?}, but {}", known.join(", ")));
-        }
-        if !plan::rows().iter().any(|row| args.wants(row.key.as_str())) {
-            return Err(format!(
-                "no row has a name that contains {}; try --list",
-                args.workloads.join(" or ")
-            ));
-        }
+        args.check()?;
         Ok(args)
     }
 
+    fn new() -> Self {
+        let target = target();
+        Args {
+            workloads: Vec::new(),
+            contenders: Vec::new(),
+            repeat: 0,
+            minutes: None,
+            quick: false,
+            dir: target.clone(),
+            out: target,
+            list: false,
+        }
+    }
+
+    /// Whether all names are known.
+    fn check(&self) -> Result<(), String> {
+        let known: Vec<_> = contenders::cards().iter().map(|card| card.name).collect();
+        if let Some(name) = self.contenders.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(format!("there is no contender {name:?}, but {}", known.join(", ")));
+        }
+        let known = self.known();
+        if !known.is_empty() && !known.iter().any(|(name, _)| self.wants(name)) {
+            return Err(format!("no name contains {}; try --list", self.workloads.join(" or ")));
+        }
+        Ok(())
+    }
+
+    /// The names of the rows, each with its title.
+    pub fn known(&self) -> Vec<(String, String)> {
+        plan::rows().into_iter().map(|row| (row.key, row.title)).collect()
+    }
+
     /// Whether the row of this name is wanted.
-    pub fn wants(&self, row: &str) -> bool {
-        self.workloads.is_empty() || self.workloads.iter().any(|part| row.contains(part.as_str()))
+    pub fn wants(&self, name: &str) -> bool {
+        self.workloads.is_empty() || self.workloads.iter().any(|part| name.contains(part.as_str()))
     }
 
     pub fn wants_contender(&self, name: &str) -> bool {

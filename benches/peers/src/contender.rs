@@ -19,6 +19,7 @@ pub enum Need {
     Durable,
     /// `durable_writer`, from several threads at once.
     DurableThreads,
+    /// `scan`, fast enough to read a log of these sizes.
     Scan,
     Get,
     /// `pair`, polling.
@@ -93,6 +94,15 @@ pub trait Contender: Sized + Sync {
     /// Reads every record, in the order of the log.
     fn scan(&mut self, _digest: &mut Digest) {
         unreachable!("not listed")
+    }
+
+    /// Goes back to the first record, if the store's reader only goes forward. Not timed.
+    fn rewind(&mut self) {}
+
+    /// Reads every record, in the order of the log, to compare it. Not timed: a store whose own
+    /// reader is too slow for this may decode its files.
+    fn verify(&mut self, digest: &mut Digest) {
+        self.scan(digest);
     }
 
     /// Finds out what the caller of `get` has to keep, if the store has no numbers or keys. Not

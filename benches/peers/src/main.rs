@@ -20,7 +20,6 @@ mod workloads;
 use std::process::ExitCode;
 
 use self::args::Args;
-use self::workloads::Task;
 
 /// The first argument of a process that measures.
 const TASK: &str = "--task";
@@ -28,9 +27,8 @@ const TASK: &str = "--task";
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     if words.next().as_deref() == Some(TASK) {
-        let task: Task = serde_json::from_str(&words.next().expect("a task")).expect("a task in JSON");
-        let outcome = workloads::run(task);
-        println!("{}", serde_json::to_string(&outcome).expect("numbers"));
+        let task = serde_json::from_str(&words.next().expect("a task")).expect("a task in JSON");
+        println!("{}", serde_json::to_string(&workloads::run(task)).expect("numbers"));
         return ExitCode::SUCCESS;
     }
     let args = match Args::parse(std::env::args().skip(1)) {
@@ -41,12 +39,12 @@ fn main() -> ExitCode {
         }
     };
     if args.list {
-        for row in plan::rows() {
-            println!("{:<24} {}", row.key, row.title);
+        for (name, title) in args.known() {
+            println!("{name:<24} {title}");
         }
         return ExitCode::SUCCESS;
     }
-    let results = runs::run(&args);
-    report::write(&args, &results);
+    let results = runs::run(&args, |results| report::save(&args, results));
+    report::print(&args, &results);
     if results.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 /// The most memory that it had, in bytes, if the system has `/proc`.
 pub fn peak_memory() -> Option<f64> {
+    memory("VmHWM:")
+}
+
+fn memory(line: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|found| found.strip_prefix(line))?;
     line.trim().trim_end_matches(" kB").parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
 }
 

@@ -1,28 +1,29 @@
 //! One file a contender.
 
-#[cfg(feature = "peers")]
+#[cfg(feature = "commitlog")]
 mod commitlog;
 mod floor;
 mod floor_lz4;
-#[cfg(feature = "peers")]
+#[cfg(feature = "lmdb")]
 mod lmdb;
-#[cfg(feature = "peers")]
+#[cfg(feature = "nano-wal")]
 mod nano_wal;
-#[cfg(feature = "peers")]
+#[cfg(feature = "okaywal")]
 mod okaywal;
 pub mod quipu;
-#[cfg(feature = "peers")]
+#[cfg(feature = "raft-engine")]
 mod raft_engine;
-#[cfg(feature = "peers")]
+#[cfg(feature = "seglog")]
 mod seglog;
-#[cfg(feature = "peers")]
+#[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(feature = "peers")]
+#[cfg(feature = "yaque")]
 mod yaque;
 
+pub use self::floor::map as floor_map;
 use crate::contender::{Contender, Need};
 
-/// The lower bound is a contender of this name.
+/// The simplest log that works is a contender of this name.
 pub const FLOOR: &str = "floor";
 pub const QUIPU: &str = "quipu";
 
@@ -41,6 +42,11 @@ impl Card {
     pub fn can(&self, needs: &[Need]) -> bool {
         needs.iter().all(|need| self.can.contains(need))
     }
+}
+
+/// The card of the contender of this name.
+pub fn card(name: &str) -> Option<Card> {
+    cards().into_iter().find(|card| card.name == name)
 }
 
 /// Work that is the same for every contender.
@@ -68,21 +74,21 @@ macro_rules! contenders {
 contenders! {
     floor::Floor,
     quipu::Quipu,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "commitlog")]
     commitlog::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "yaque")]
     yaque::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "okaywal")]
     okaywal::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "raft-engine")]
     raft_engine::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "seglog")]
     seglog::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "nano-wal")]
     nano_wal::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "lmdb")]
     lmdb::Peer,
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "sqlite")]
     sqlite::Peer,
 }
 

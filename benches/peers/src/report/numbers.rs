@@ -34,7 +34,8 @@ pub fn short(number: f64, unit: Unit) -> String {
     }
 }
 
-fn digits(number: f64) -> String {
+/// Three digits.
+pub fn digits(number: f64) -> String {
     match number.abs() {
         n if n >= 100.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),

@@ -24,7 +24,7 @@ pub fn bars(filled: &[Filled<'_>]) -> String {
             y += LINE;
             let samples = filled.samples(cell);
             let share = base.map_or(1.0, |base| filled.share(samples, base));
-            let color = match cell.contender {
+            let color = match cell.name {
                 FLOOR => "#999999",
                 QUIPU => "#c0392b",
                 _ => "#5b7fa6",
@@ -33,7 +33,7 @@ pub fn bars(filled: &[Filled<'_>]) -> String {
                 body,
                 r#"<text x="{}" y="{y}" text-anchor="end">{}</text><rect x="{NAMES}" y="{}" width="{:.1}" height="12" fill="{color}"/><text x="{:.1}" y="{y}">{} ({share:.2})</text>"#,
                 NAMES - 6,
-                cell.contender,
+                cell.name,
                 y - 11,
                 share.min(LONGEST) * FULL,
                 f64::from(NAMES) + share.min(LONGEST) * FULL + 5.0,

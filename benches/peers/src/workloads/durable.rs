@@ -48,8 +48,6 @@ pub fn run<C: Contender>(task: &Task, threads: usize, seconds: f64, outcome: &mu
     log.close();
     outcome.put("durable", all.len() as f64 / took.as_secs_f64());
     outcome.put("durable_cpu", cpu.as_secs_f64() * 1e9 / all.len() as f64);
-    for (name, share) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
-        outcome.put(&format!("durable_{name}"), all.quantile(share));
-    }
+    all.put("durable", outcome);
     outcome.digest = Some(appended);
 }

@@ -37,7 +37,7 @@ pub fn run<C: Contender>(task: &Task, expected: Digest, outcome: &mut Outcome) {
     let mut log = C::open(&task.dir, &task.settings);
     outcome.put("open", start.elapsed().as_secs_f64() * 1e3);
     let mut found = Digest::first(expected.count);
-    log.scan(&mut found);
+    log.verify(&mut found);
     assert!(found.is_that_of(&expected, true), "acknowledged {expected:?}, found {found:?}");
     outcome.put("extra", found.extra as f64);
     log.close();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Outcome, Stage, Task};
+use super::{Outcome, Read, Task};
 use crate::contender::Contender;
 use crate::digest::Digest;
 use crate::latencies::Latencies;
@@ -12,15 +12,15 @@ use crate::records::{Random, Records};
 
 const GETS: u64 = 200_000;
 
-pub fn run<C: Contender>(task: &Task, outcome: &mut Outcome) {
-    let Stage::Read { expected, in_order, again, gets, seconds } = task.stage else { unreachable!() };
+pub fn run<C: Contender>(task: &Task, read: &Read, outcome: &mut Outcome) {
+    let Read { expected, in_order, gets, seconds, .. } = *read;
     let mut log = C::open(&task.dir, &task.settings);
-    scan(&mut log, &expected, "scan", outcome);
-    if again {
-        scan(&mut log, &expected, "again", outcome);
+    for (name, _) in [("scan", read.scan), ("again", read.again)].into_iter().filter(|(_, wanted)| *wanted) {
+        scan(&mut log, &expected, name, outcome);
+        log.rewind();
     }
     let mut found = Digest::whole();
-    log.scan(&mut found);
+    log.verify(&mut found);
     assert!(found.is_that_of(&expected, in_order), "appended {expected:?}, found {found:?}");
     if gets {
         log.prepare_gets();
