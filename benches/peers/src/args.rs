@@ -2,21 +2,33 @@
 
 use std::path::PathBuf;
 
-use crate::{contenders, plan};
+use crate::{contenders, plan, scaling};
 
 const USAGE: &str = "\
-cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
+cargo run --release --manifest-path benches/peers/Cargo.toml -- [compare|scaling|soak] [OPTIONS]
 
-  --workloads A,B    only rows whose names contain A or B
+  compare            Quipu, its peers and the floor (the default): peers.md, peers.json, peers.svg
+  scaling            how Quipu's costs grow: scaling.md, scaling.json, scaling.svg
+  soak               appends for 10 minutes, with compaction and retention: soak.md, soak.json, soak.svg
+
+  --workloads A,B    only rows or laws whose names contain A or B
   --contenders A,B   only these, by name; without it, all
-  --repeat N         repetitions (5)
-  --minutes N        starts no further job after N minutes
+  --repeat N         repetitions (5; scaling: 3)
+  --minutes N        compare: starts no further job after N minutes; soak: its length
   --quick            one repetition, small sizes
   --dir DIRECTORY    where the logs are written: the disk that is measured (below target)
-  --out DIRECTORY    where the results are written: peers.md, peers.json, peers.svg (below target)
-  --list             the names of the rows";
+  --out DIRECTORY    where the results are written (below target)
+  --list             the names of the rows or laws";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Compare,
+    Scaling,
+    Soak,
+}
 
 pub struct Args {
+    pub command: Command,
     pub workloads: Vec<String>,
     pub contenders: Vec<String>,
     pub repeat: usize,
@@ -28,8 +40,18 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut args = Args::new();
+    pub fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut words = words.peekable();
+        let command = match words.peek().map(String::as_str) {
+            Some("compare") => Some(Command::Compare),
+            Some("scaling") => Some(Command::Scaling),
+            Some("soak") => Some(Command::Soak),
+            _ => None,
+        };
+        if command.is_some() {
+            words.next();
+        }
+        let mut args = Args::of(command.unwrap_or(Command::Compare));
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value\n\n{USAGE}"));
             match word.as_str() {
@@ -47,15 +69,17 @@ impl Args {
             }
         }
         if args.repeat == 0 {
-            args.repeat = if args.quick { 1 } else { 5 };
+            let whole = if args.command == Command::Scaling { 3 } else { 5 };
+            args.repeat = if args.quick { 1 } else { whole };
         }
         args.check()?;
         Ok(args)
     }
 
-    fn new() -> Self {
+    fn of(command: Command) -> Self {
         let target = target();
         Args {
+            command,
             workloads: Vec::new(),
             contenders: Vec::new(),
             repeat: 0,
@@ -80,12 +104,20 @@ impl Args {
         Ok(())
     }
 
-    /// The names of the rows, each with its title.
+    /// The names of the rows or laws, each with its title.
     pub fn known(&self) -> Vec<(String, String)> {
-        plan::rows().into_iter().map(|row| (row.key, row.title)).collect()
+        match self.command {
+            Command::Compare => plan::rows().into_iter().map(|row| (row.key, row.title)).collect(),
+            Command::Scaling => {
+                let law =
+                    |law: scaling::Law| (law.key.to_owned(), format!("{}, against {}", law.title, law.x));
+                scaling::laws().into_iter().map(law).collect()
+            }
+            Command::Soak => Vec::new(),
+        }
     }
 
-    /// Whether the row of this name is wanted.
+    /// Whether the row or law of this name is wanted.
     pub fn wants(&self, name: &str) -> bool {
         self.workloads.is_empty() || self.workloads.iter().any(|part| name.contains(part.as_str()))
     }

@@ -8,6 +8,11 @@ pub fn peak_memory() -> Option<f64> {
     memory("VmHWM:")
 }
 
+/// The memory that it has now without the pages of files, in bytes, if the system has `/proc`.
+pub fn anonymous_memory() -> Option<f64> {
+    memory("RssAnon:")
+}
+
 fn memory(line: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|found| found.strip_prefix(line))?;

@@ -1,5 +1,5 @@
-//! The runs: each stage of each is a process, contenders take turns, and the results are saved after
-//! each turn of a job.
+//! The runs: each stage of each is a process, contenders take turns, and the results are saved
+//! after each turn of a job.
 
 pub mod child;
 mod stages;
