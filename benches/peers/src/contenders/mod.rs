@@ -2,8 +2,12 @@
 
 #[cfg(feature = "commitlog")]
 mod commitlog;
+#[cfg(feature = "fjall")]
+mod fjall;
 mod floor;
 mod floor_lz4;
+#[cfg(feature = "kafko")]
+mod kafko;
 #[cfg(feature = "lmdb")]
 mod lmdb;
 #[cfg(feature = "nano-wal")]
@@ -13,10 +17,16 @@ mod okaywal;
 pub mod quipu;
 #[cfg(feature = "raft-engine")]
 mod raft_engine;
+#[cfg(feature = "redb")]
+mod redb;
 #[cfg(feature = "seglog")]
 mod seglog;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "umadb")]
+mod umadb;
+#[cfg(feature = "walrus")]
+mod walrus;
 #[cfg(feature = "yaque")]
 mod yaque;
 
@@ -88,8 +98,18 @@ contenders! {
     nano_wal::Peer,
     #[cfg(feature = "lmdb")]
     lmdb::Peer,
+    #[cfg(feature = "walrus")]
+    walrus::Peer,
+    #[cfg(feature = "kafko")]
+    kafko::Peer,
+    #[cfg(feature = "fjall")]
+    fjall::Peer,
+    #[cfg(feature = "redb")]
+    redb::Peer,
     #[cfg(feature = "sqlite")]
     sqlite::Peer,
+    #[cfg(feature = "umadb")]
+    umadb::Peer,
 }
 
 /// Does the work with the contender of this name.
