@@ -20,8 +20,9 @@
 //!   writer that is firing, or sees that it is done: once an append has returned, a poll finds its
 //!   record.
 //! - *Parking*: a reader resets its waiter, takes the noted places, looks, and waits only if there
-//!   was no signal since. A place is noted and its signal is set under one lock. So a place is taken
-//!   by this look, or its signal ends the wait.
+//!   was no signal since. A place is noted and its signal is set under one lock, which the reset
+//!   takes too. So a place is taken by this look, which takes that lock only if there is news, or its
+//!   signal ends the wait.
 //! - *Other changes* of a log (a truncation, its end, added partitions) fire every armed interest,
 //!   and signal every waiter, armed or not: such a change is not a matter of one log only.
 
@@ -45,6 +46,9 @@ pub(crate) struct Readers {
 /// The place where one reader waits.
 pub(crate) struct Waiter {
     state: Mutex<WaiterState>,
+    /// Whether [`take`](Waiter::take) would find something: so a reader that polls in a loop takes
+    /// no lock that a writer needs. Changed under the lock.
+    has_news: AtomicBool,
     signalled: Condvar,
     events: Arc<Events>,
 }
@@ -85,6 +89,7 @@ impl Waiter {
     pub(crate) fn new(events: &Arc<Events>) -> Self {
         Waiter {
             state: Mutex::new(Rank::Waiter, WaiterState::default()),
+            has_news: AtomicBool::new(false),
             signalled: Condvar::new(),
             events: events.clone(),
         }
@@ -104,7 +109,10 @@ impl Waiter {
     fn note(&self, place: Option<usize>) -> Option<(Arc<Events>, Waker)> {
         let waker = {
             let mut state = self.state.lock();
-            state.changed.extend(place);
+            if let Some(place) = place {
+                state.changed.push(place);
+                self.has_news.store(true, Ordering::Release);
+            }
             state.signal()
         };
         self.signalled.notify_all();
@@ -113,20 +121,33 @@ impl Waiter {
 
     /// Makes the current or the next wait return at once.
     pub(crate) fn wake_up(&self) {
-        self.state.lock().woken_up = true;
+        {
+            let mut state = self.state.lock();
+            state.woken_up = true;
+            self.has_news.store(true, Ordering::Release);
+        }
         self.signal();
     }
 
     /// Adds the places of the logs that have changed since the last call, and returns whether
     /// [`wake_up`](Waiter::wake_up) was called since.
+    #[inline]
     pub(crate) fn take(&self, changed: &mut impl Extend<usize>) -> bool {
+        self.has_news.load(Ordering::Acquire) && self.take_news(changed)
+    }
+
+    fn take_news(&self, changed: &mut impl Extend<usize>) -> bool {
         let mut state = self.state.lock();
+        self.has_news.store(false, Ordering::Release);
         changed.extend(state.changed.drain(..));
         std::mem::take(&mut state.woken_up)
     }
 
     /// Returns the places that the next [`take`](Waiter::take) takes.
     pub(crate) fn noted(&self) -> Vec<usize> {
+        if !self.has_news.load(Ordering::Acquire) {
+            return Vec::new();
+        }
         self.state.lock().changed.clone()
     }
 

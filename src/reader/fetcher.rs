@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::assigned::{Assigned, start_offset};
 use super::moved::{Moved, Seen};
-use super::parking::{Idle, look_or_register, wait_for};
+use super::parking::{Idle, look_or_register, park_for};
 use super::policy::PollLimits;
 use super::ready::Ready;
 use crate::broker::{BrokerInner, TopicState};
@@ -267,8 +267,16 @@ impl Fetcher {
         mut before: impl FnMut(&mut Fetcher) -> Result<()>,
     ) -> Result<Records> {
         self.broker.run_due();
+        before(self)?;
+        if let Some(found) = self.look()? {
+            return Ok(found);
+        }
+        if timeout.is_zero() {
+            // A reader that polls in a loop writes to no memory that other threads use.
+            return Ok(Records::default());
+        }
         let (ctx, waiter) = (self.broker.ctx.clone(), self.waiter.clone());
-        let found = wait_for(&ctx, &waiter, timeout, || {
+        let found = park_for(&ctx, &waiter, timeout, || {
             before(self)?;
             self.look()
         })?;

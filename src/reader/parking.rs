@@ -43,6 +43,19 @@ pub(crate) fn wait_for<T>(
     if let Some(found) = look()? {
         return Ok(Some(found));
     }
+    park_for(ctx, waiter, timeout, look)
+}
+
+/// As [`wait_for`], after a look that has found nothing.
+///
+/// # Errors
+/// Those of `look`.
+pub(crate) fn park_for<T>(
+    ctx: &Context,
+    waiter: &Waiter,
+    timeout: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
     let clock = &*ctx.clock;
     if timeout.is_zero() || clock.is_manual() {
         return Ok(None);
