@@ -26,8 +26,9 @@
 //!
 //! **Its way out.** A reader keeps its place in the files and walks. At the end of the log it
 //! shares the batch that the producer sealed. Before that it reads maps of sealed segments, or the
-//! file of the active one up to the visible end. Every byte from a file is checked before it is
-//! returned, through a map once. Records are borrowed from that one buffer.
+//! file of the active one up to the visible end (a read of single records: a map of it too). Every
+//! byte from a file is checked before it is returned, through a map once. Records are borrowed from
+//! that one buffer.
 //!
 //! **Several at once.** A [`Transaction`] writes one record to the journal, its commit point, and
 //! then to each partition. An opening completes a transaction that a crash interrupted. A group's

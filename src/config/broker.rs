@@ -196,7 +196,7 @@ impl BrokerConfig {
         self
     }
 
-    /// How sealed segments are read.
+    /// How segments are read.
     ///
     /// Default: [`ReadMode::Map`].
     pub fn read_mode(mut self, mode: ReadMode) -> Self {

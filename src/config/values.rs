@@ -44,7 +44,7 @@ pub enum TimestampType {
     Append,
 }
 
-/// How segments that take no more appends are read, and how often a batch is checked.
+/// How segments are read, and how often a batch is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadMode {
@@ -52,6 +52,10 @@ pub enum ReadMode {
     /// another process truncates the file, the process is killed with SIGBUS. A segment that cannot
     /// be mapped is read by position: see
     /// [`max_open_files`](crate::BrokerConfig::max_open_files).
+    ///
+    /// The segment that takes appends is read by position where it is read in order. Once several
+    /// single records of it were read, it is mapped up to its last batch, and that map is extended as
+    /// the segment grows.
     ///
     /// A batch is checked by its first read through a map, and not again by later reads through the
     /// same map. A segment is mapped again after it was truncated, compacted, or closed because too

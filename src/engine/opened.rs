@@ -83,6 +83,10 @@ impl File for OpenedFile {
         self.value.map(len)
     }
 
+    fn grows_while_mapped(&self) -> bool {
+        self.value.grows_while_mapped()
+    }
+
     fn lose_unsynced(&self) {
         self.value.lose_unsynced();
     }

@@ -302,6 +302,9 @@ impl Cursor {
                 self.place = Some(place);
                 return Ok(None);
             }
+            if place.source.ends_at(place.position) && place.position < place.segment.size() {
+                (place.source, place.seen) = (self.source_at(&place.segment, place.position)?, visible);
+            }
             if let Source::Window(window) = &mut place.source
                 && place.seen <= self.next
             {
@@ -391,15 +394,17 @@ impl Cursor {
                 .map_err(|error| self.unreadable(&segment, error))?,
             false => FIRST_BATCH,
         };
-        let mut place =
-            self.place_in(segment.clone(), visible).map_err(|error| self.unreadable(&segment, error))?;
+        let source = self.source_at(&segment, position)?;
+        let mut place = CursorPlace { segment, position, source, seen: visible, is_new: true, revision: 0 };
         // Index entries are hints. Use one only if there is a batch at or before the offset at its
         // position.
         let hint_holds = place
             .source
             .header(ctx, position, self.log.seed())
             .is_ok_and(|(header, _)| header.base_offset <= self.next);
-        place.position = if hint_holds { position } else { FIRST_BATCH };
+        if !hint_holds {
+            place.position = FIRST_BATCH;
+        }
         Ok(Some(place))
     }
 
@@ -425,9 +430,9 @@ impl Cursor {
         }
     }
 
-    fn place_in(&self, segment: Arc<Segment>, visible: Offset) -> Result<CursorPlace> {
-        let source = segment.source(self.log.ctx(), self.log.identity())?;
-        Ok(CursorPlace { segment, position: FIRST_BATCH, source, seen: visible, is_new: true, revision: 0 })
+    fn source_at(&self, segment: &Arc<Segment>, position: u64) -> Result<Source> {
+        let source = segment.source_at(self.log.ctx(), self.log.identity(), Some(position));
+        source.map_err(|error| self.unreadable(segment, error))
     }
 
     /// Adds to an error that makes a whole segment unreadable the affected offset, and the start of
@@ -473,6 +478,9 @@ impl Cursor {
     ) -> Option<(u64, BatchHeader)> {
         let CursorPlace { segment, position, source, .. } = place;
         let range = *position + 1..segment.size();
+        if source.ends_at(range.end.saturating_sub(1)) {
+            *source = segment.source(self.log.ctx(), self.log.identity()).ok()?;
+        }
         let found = find_batch_in(self.log.ctx(), self.log.seed(), source, range, |met| {
             met.header.log_epoch >= segment.epoch && wanted(&met.header)
         });

@@ -302,7 +302,7 @@ fn load_from(
             skip = held.saturating_sub(range.end - range.start);
         }
         passed = 0;
-        let mut source = segment.source_of_few(&log.ctx, &log.identity)?;
+        let mut source = segment.source(&log.ctx, &log.identity)?.of_few();
         for place in places {
             if events >= limit.events.saturating_add(skip) || bytes >= limit.bytes {
                 return Ok(Loaded { batches, skip, from, version });

@@ -15,6 +15,8 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank};
 pub(super) struct Handles {
     file: Mutex<Option<Arc<dyn File>>>,
     map: Mutex<Option<Arc<SegmentMap>>>,
+    /// How many reads have met bytes after the map since it was made.
+    beyond_map: AtomicU64,
     /// The file system has no maps.
     unmappable: AtomicBool,
     /// The file's header was checked.
@@ -24,11 +26,17 @@ pub(super) struct Handles {
     last_used: AtomicU64,
 }
 
+/// A segment that grows is mapped, or mapped again, after so many reads that met no map, or one for
+/// each [`BYTES_PER_READ`] of the map that there is.
+const READS_MIN: u64 = 16;
+const BYTES_PER_READ: u64 = 4 << 20;
+
 impl Handles {
     pub(super) fn new() -> Self {
         Handles {
             file: Mutex::new(Rank::SegmentFile, None),
             map: Mutex::new(Rank::SegmentMap, None),
+            beyond_map: AtomicU64::new(0),
             unmappable: AtomicBool::new(false),
             header_checked: AtomicBool::new(false),
             registered: AtomicBool::new(false),
@@ -89,10 +97,19 @@ impl Handles {
         ctx.files.make_room(holder.clone());
     }
 
-    /// Returns the map, if there is one.
+    /// Returns the map, if there is one that has at least so many bytes.
     #[inline]
-    pub(super) fn map(&self) -> Option<Arc<SegmentMap>> {
-        self.map.lock().clone()
+    pub(super) fn map_of(&self, bytes: u64) -> Option<Arc<SegmentMap>> {
+        self.map.lock().as_ref().filter(|map| map.len() as u64 >= bytes).cloned()
+    }
+
+    /// Counts a read that meets bytes after the map of a segment that grows. Returns whether they
+    /// should be mapped: after some reads, and the more the longer the map is, because each page of
+    /// a new map costs its first reader a page fault, and the notes are copied.
+    pub(super) fn is_worth_a_map(&self) -> bool {
+        let reads = self.beyond_map.fetch_add(1, Ordering::Relaxed) + 1;
+        let mapped = self.map.lock().as_ref().map_or(0, |map| map.len() as u64);
+        reads >= READS_MIN.max(mapped / BYTES_PER_READ)
     }
 
     /// Returns whether a map of so many bytes may be tried. Closes other maps for it.
@@ -125,9 +142,17 @@ impl Handles {
         match map {
             Ok(map) => {
                 let keeps_notes = ctx.settings.read_mode != ReadMode::Checked;
-                let map = Arc::new(SegmentMap::new(ctx.files.count_map(map), ctx.files.tick(), keeps_notes));
-                *self.map.lock() = Some(map.clone());
-                Ok(Some(map))
+                let map = ctx.files.count_map(map);
+                let map = Arc::new(match self.map_of(0) {
+                    Some(before) => SegmentMap::extending(map, &before, keeps_notes),
+                    None => SegmentMap::new(map, ctx.files.tick(), keeps_notes),
+                });
+                self.beyond_map.store(0, Ordering::Relaxed);
+                let mut current = self.map.lock();
+                // Another thread may have mapped more meanwhile.
+                let longest = current.take().filter(|other| other.len() > map.len()).unwrap_or(map);
+                *current = Some(longest.clone());
+                Ok(Some(longest))
             }
             Err(e) => match is_no_map(&e) {
                 Some(reason) => {

@@ -1,10 +1,14 @@
-//! The map of a sealed segment, and which of its batches were checked since it was made.
+//! The map of a segment, and which of its batches were checked since it was made.
 //!
 //! Nothing writes other bytes below a map while it is there (see `File::map`). So a batch whose
 //! checksum and records were checked through a map is not checked again through the same map. The
 //! notes of that are part of the map and end with it: the next reader of a segment that was
 //! truncated, compacted, reopened, or closed by the budget of open files makes another map, and
 //! checks again.
+//!
+//! The map of the active segment ends after the last batch that was written when it was made. The
+//! map that replaces it when the segment has grown shows the same bytes and more, so it takes the
+//! notes over.
 //!
 //! Not noticed: bytes that change on the medium after the check, until the next map. With
 //! [`ReadMode::Checked`](crate::ReadMode::Checked) there are no notes.
@@ -17,7 +21,7 @@ use crate::sync::{AtomicU16, Ordering};
 /// A map of the first bytes of a segment's file.
 pub(crate) struct SegmentMap {
     map: OpenedMap,
-    /// No other map has it.
+    /// No map of other bytes has it.
     number: u64,
     /// For each [`BLOCK`] of the file the batch that was checked last among those that begin there:
     /// 1 plus its position in the block; 0 if there is none. So small batches displace each other,
@@ -32,6 +36,16 @@ impl SegmentMap {
     pub(super) fn new(map: OpenedMap, number: u64, keeps_notes: bool) -> Self {
         let blocks = if keeps_notes { map.len().div_ceil(BLOCK as usize) } else { 0 };
         SegmentMap { map, number, checked: (0..blocks).map(|_| AtomicU16::new(0)).collect() }
+    }
+
+    /// Returns a map of the same file, which is longer than `before`, with its number and its notes.
+    pub(super) fn extending(map: OpenedMap, before: &SegmentMap, keeps_notes: bool) -> Self {
+        let extended = SegmentMap::new(map, before.number, keeps_notes);
+        for (note, known) in extended.checked.iter().zip(&before.checked) {
+            // A note that another thread makes meanwhile may be missing: its batch is checked again.
+            note.store(known.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        extended
     }
 
     /// Returns whether the batch at `position` was checked through this map.
@@ -113,6 +127,23 @@ mod tests {
         let checked = map_of(false);
         checked.note_checked(0);
         assert!(checked.checked.is_empty() && !checked.is_checked(0) && checked.unpacked_place(0).is_none());
+    }
+
+    #[test]
+    fn a_longer_map_of_the_same_file_keeps_the_notes_and_the_number() {
+        let before = SegmentMap { number: 7, ..map(10_000, true) };
+        before.note_checked(128);
+        before.note_checked(9_000);
+        let longer = SegmentMap::extending(map(30_000, true).map, &before, true);
+        for position in [128, 9_000] {
+            assert!(longer.is_checked(position));
+        }
+        assert!(!longer.is_checked(20_000));
+        longer.note_checked(20_000);
+        assert!(longer.is_checked(20_000));
+        assert_eq!(longer.unpacked_place(128), before.unpacked_place(128));
+        let unchecked = SegmentMap::extending(map(30_000, true).map, &before, false);
+        assert!(!unchecked.is_checked(128));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::path::Path;
 
 use self::handles::Handles;
 use self::index::Index;
-use self::keys::{KeyCount, Keys, RecordCounts};
+use self::keys::Keys;
 use self::map::SegmentMap;
 use self::marks::SyncMarks;
 use self::name::SegmentName;
@@ -38,7 +38,6 @@ use crate::engine::files::{Holder, Holds};
 use crate::engine::{Context, Identity};
 use crate::error::Result;
 use crate::format::index::IndexEntry;
-use crate::format::key_hash::KeyHash;
 use crate::format::manifest::{SegmentEntry, SegmentState};
 use crate::storage::File;
 use crate::sync::{Arc, AtomicBool, AtomicI64, AtomicU64, OnceLock, Ordering};
@@ -224,59 +223,73 @@ impl Segment {
         self.handles.adopt_file(ctx, self, file);
     }
 
-    /// Returns the bytes of a sealed segment, mapped; `None` if they must be read by position,
-    /// because there is no room for the map or the file system has none.
+    /// Returns the bytes of the segment, mapped: all of a sealed one; of the active one those up to
+    /// some batch after `position`, after some reads that met no map. Returns `None` if they must be
+    /// read by position, because there is no room for the map or the file system has none.
     ///
     /// # Errors
     /// `Corrupt` if the file is shorter than in the manifest, or its header is not this segment's.
-    fn map(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Option<Arc<SegmentMap>>> {
+    fn map(
+        self: &Arc<Self>,
+        ctx: &Context,
+        identity: &Identity,
+        position: Option<u64>,
+    ) -> Result<Option<Arc<SegmentMap>>> {
         self.handles.touch(ctx);
-        if let Some(map) = self.handles.map() {
+        // In this order: the size of a sealed segment is the last one. A map ends after a batch,
+        // because the size does.
+        let (is_sealed, size) = (self.is_sealed(), self.size());
+        let wanted = if is_sealed { Some(size) } else { position.map(|position| position + 1) };
+        let Some(wanted) = wanted.filter(|wanted| *wanted <= size) else { return Ok(None) };
+        if let Some(map) = self.handles.map_of(wanted) {
             return Ok(Some(map));
         }
-        if !self.handles.may_map(ctx, self.size()) {
+        let may_grow = || Ok(self.handles.is_worth_a_map() && self.file(ctx)?.grows_while_mapped());
+        if !(is_sealed || may_grow()?) || !self.handles.may_map(ctx, size) {
             return Ok(None);
         }
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
-        let Some(map) = self.handles.map_file(ctx, &self.path, &*file, self.size())? else {
+        let Some(map) = self.handles.map_file(ctx, &self.path, &*file, size)? else {
             return Ok(None);
         };
         // The map keeps the bytes. A file that is never written again needs no open handle as well.
-        if self.is_synced() {
+        if is_sealed && self.is_synced() {
             self.handles.close_file();
         }
         ctx.files.make_room(self.clone());
         Ok(Some(map))
     }
 
-    /// Returns the bytes of the segment, mapped or read, according to the read mode. Where a map
-    /// cannot be had they are read.
+    /// Returns the bytes of the segment, mapped or read, according to the read mode. Those of the
+    /// active segment are read, and others too where a map cannot be had.
     ///
     /// # Errors
     /// As [`map`](Segment::map) and [`file`](Segment::file).
     pub(crate) fn source(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
-        if self.is_sealed()
-            && ctx.settings.read_mode != ReadMode::Positional
-            && let Some(map) = self.map(ctx, identity)?
+        self.source_at(ctx, identity, None)
+    }
+
+    /// As [`source`](Segment::source), for a reader that looks a `position` up. The active segment
+    /// may be mapped too. Then the map has the batch at the position, and may
+    /// [end](Source::ends_at) before others.
+    ///
+    /// # Errors
+    /// As [`source`](Segment::source).
+    pub(crate) fn source_at(
+        self: &Arc<Self>,
+        ctx: &Context,
+        identity: &Identity,
+        position: Option<u64>,
+    ) -> Result<Source> {
+        if ctx.settings.read_mode != ReadMode::Positional
+            && let Some(map) = self.map(ctx, identity, position)?
         {
             return Ok(Source::Map(map));
         }
         self.check_header(ctx, identity)?;
         let file = self.file(ctx)?;
         Ok(Source::Window(Window::new(file, ctx.display(&self.path)).up_to(self.size())))
-    }
-
-    /// As [`source`](Segment::source), for reading a few scattered batches: reads ahead no more
-    /// than a batch of few records needs.
-    ///
-    /// # Errors
-    /// As [`source`](Segment::source).
-    pub(crate) fn source_of_few(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<Source> {
-        self.source(ctx, identity).map(|source| match source {
-            Source::Window(window) => Source::Window(window.of_few()),
-            other => other,
-        })
     }
 
     /// Reads and checks the file's header, once.
@@ -431,39 +444,6 @@ impl Segment {
                 let _ = ctx.storage.remove_file(&self.index_path());
             }
         }
-    }
-
-    // -- the keys --
-
-    /// Notes the keys of a batch that was just written at `position`.
-    pub(crate) fn note_keys(&self, position: u64, base: Offset, counts: &[KeyCount]) {
-        let (Ok(position), Ok(delta)) = (u32::try_from(position), u32::try_from(base.since(self.base)))
-        else {
-            // No segment has that size.
-            return;
-        };
-        self.keys.note(position, delta, counts);
-    }
-
-    /// Notes how many records of a key the segments before this one have.
-    pub(crate) fn note_before(&self, hash: KeyHash, before: u64) {
-        self.keys.note_before(hash, before);
-    }
-
-    /// Returns the number of records of a key in this segment, which is active. Returns `None` if
-    /// keys must be read first.
-    pub(crate) fn known_key(&self, hash: KeyHash) -> Option<RecordCounts> {
-        self.keys.counts_of(hash)
-    }
-
-    /// Returns whether it is sealed and its keys are still in memory.
-    pub(crate) fn holds_keys(&self) -> bool {
-        self.is_sealed() && self.keys.has_whole_table()
-    }
-
-    /// Drops all keys. Those of the bytes below `size` are looked up by the next lookup.
-    pub(crate) fn forget_keys(&self, size: u64) {
-        self.keys.forget(size);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::sync::Arc;
 
 /// The bytes of a segment, mapped or read.
 pub(crate) enum Source {
-    /// A sealed segment.
+    /// A sealed segment; or the active one up to a batch of it.
     Map(Arc<SegmentMap>),
     /// The active segment; every segment if maps are not used or cannot be had.
     Window(Window),
@@ -34,6 +34,21 @@ impl Source {
             Source::Window(window) => window.is_resting(),
             Source::Resting => true,
         }
+    }
+
+    /// Returns the source for reading a few scattered batches: it reads ahead no more than a batch of
+    /// few records needs.
+    pub(crate) fn of_few(self) -> Self {
+        match self {
+            Source::Window(window) => Source::Window(window.of_few()),
+            other => other,
+        }
+    }
+
+    /// Returns whether it has no byte at `position` although the segment may have one: the segment
+    /// has grown since it was mapped.
+    pub(crate) fn ends_at(&self, position: u64) -> bool {
+        matches!(self, Source::Map(map) if position >= map.len() as u64)
     }
 
     /// Returns whether all bytes between two positions are zero, up to the end of the file.

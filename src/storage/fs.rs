@@ -249,6 +249,10 @@ impl File for FsFile {
         self.mapped.fetch_max(len, Ordering::Release);
         Ok(map)
     }
+
+    fn grows_while_mapped(&self) -> bool {
+        true
+    }
 }
 
 fn create_durably(path: &Path) -> io::Result<()> {

@@ -224,6 +224,10 @@ impl File for GatedFile {
         self.inner.map(len)
     }
 
+    fn grows_while_mapped(&self) -> bool {
+        self.inner.grows_while_mapped()
+    }
+
     fn lose_unsynced(&self) {
         self.inner.lose_unsynced();
     }

@@ -146,6 +146,11 @@ pub(crate) trait File: Send + Sync {
     /// here can shrink the file.
     fn map(&self, len: u64) -> io::Result<Map>;
 
+    /// Whether bytes may be written after a mapped part at no other cost than that of the write.
+    fn grows_while_mapped(&self) -> bool {
+        false
+    }
+
     /// The effect of a failed [`sync_data`](File::sync_data): bytes that are not durable yet count
     /// as clean, stay readable, and reach the medium only if they are written again. For the
     /// storages that simulate this in tests; a real disk does it by itself.

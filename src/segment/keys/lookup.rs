@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::file::{self, KeyFile, Unusable};
-use super::table::{KeyTable, RecordCounts, count_keys};
+use super::table::{KeyCount, KeyTable, RecordCounts, count_keys};
 use super::{Owner, WholeTable};
 use crate::engine::{Context, Identity};
 use crate::error::Result;
@@ -15,6 +15,37 @@ use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
 impl Segment {
+    /// Notes the keys of a batch that was just written at `position`.
+    pub(crate) fn note_keys(&self, position: u64, base: Offset, counts: &[KeyCount]) {
+        let (Ok(position), Ok(delta)) = (u32::try_from(position), u32::try_from(base.since(self.base)))
+        else {
+            // No segment has that size.
+            return;
+        };
+        self.keys.note(position, delta, counts);
+    }
+
+    /// Notes how many records of a key the segments before this one have.
+    pub(crate) fn note_before(&self, hash: KeyHash, before: u64) {
+        self.keys.note_before(hash, before);
+    }
+
+    /// Returns the number of records of a key in this segment, which is active. Returns `None` if
+    /// keys must be read first.
+    pub(crate) fn known_key(&self, hash: KeyHash) -> Option<RecordCounts> {
+        self.keys.counts_of(hash)
+    }
+
+    /// Returns whether it is sealed and its keys are still in memory.
+    pub(crate) fn holds_keys(&self) -> bool {
+        self.is_sealed() && self.keys.has_whole_table()
+    }
+
+    /// Drops all keys. Those of the bytes below `size` are looked up by the next lookup.
+    pub(crate) fn forget_keys(&self, size: u64) {
+        self.keys.forget(size);
+    }
+
     /// Returns whether a batch at or after `since` holds records of a key. For a sealed segment
     /// true may be wrong.
     ///

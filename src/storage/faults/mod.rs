@@ -488,4 +488,8 @@ impl File for FaultFile {
     fn map(&self, len: u64) -> io::Result<Map> {
         self.process.run(Op::Map, |_| self.inner.map(len))
     }
+
+    fn grows_while_mapped(&self) -> bool {
+        self.inner.grows_while_mapped()
+    }
 }
