@@ -75,8 +75,10 @@ impl Broker {
         // Before anything is created, because there must be something to copy.
         let root = Path::new("");
         from.list(root).map_err(|e| Error::io(IoAction::List, &from.display(root), e))?;
-        FsStorage::create_root(to.as_ref()).map_err(|e| Error::create(to.as_ref(), e))?;
-        salvage_on(Arc::new(from), Arc::new(FsStorage::new(to.as_ref().to_path_buf())))
+        let to = to.as_ref();
+        let into = FsStorage::new(to.to_path_buf());
+        FsStorage::create_root(to).and_then(|()| into.sync_root()).map_err(|e| Error::create(to, e))?;
+        salvage_on(Arc::new(from), Arc::new(into))
     }
 }
 

@@ -211,6 +211,10 @@ impl Storage for BudgetStorage {
         self.inner.can_be_full()
     }
 
+    fn sync_root(&self) -> io::Result<()> {
+        self.inner.sync_root()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }

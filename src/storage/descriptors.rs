@@ -107,6 +107,10 @@ impl Storage for DescriptorStorage {
         self.inner.can_be_full()
     }
 
+    fn sync_root(&self) -> io::Result<()> {
+        self.inner.sync_root()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }

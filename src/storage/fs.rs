@@ -9,12 +9,14 @@ use std::{fs, io};
 use crate::error::is_no_descriptor;
 use crate::storage::gate::is_unsupported;
 use crate::storage::{DirEntry, File, Map, OpenMode, ProcessLimits, Storage, SyncDir, read_up_to};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
 
 /// A directory of the operating system's file system.
 #[derive(Debug)]
 pub(crate) struct FsStorage {
     root: PathBuf,
+    /// The identity of the start of the machine, once it was read.
+    boot: OnceLock<[u8; 16]>,
 }
 
 impl FsStorage {
@@ -22,13 +24,15 @@ impl FsStorage {
     /// change of the process's working directory does not move the storage.
     pub(crate) fn new(root: PathBuf) -> Self {
         let root = std::path::absolute(&root).unwrap_or(root);
-        FsStorage { root }
+        FsStorage { root, boot: OnceLock::new() }
     }
 
     /// Creates the directory `path` and its missing parents, each durably. `NotADirectory` if the
-    /// path is something else.
+    /// path is something else. Nothing is synced if it exists: the name is durable after
+    /// [`sync_root`](Storage::sync_root).
     pub(crate) fn create_root(path: &Path) -> io::Result<()> {
-        create_durably(&std::path::absolute(path)?)
+        let path = std::path::absolute(path)?;
+        if fs::metadata(&path).is_ok_and(|found| found.is_dir()) { Ok(()) } else { create_durably(&path) }
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -140,14 +144,21 @@ impl Storage for FsStorage {
     }
 
     fn run_identity(&self) -> ([u8; 16], u32) {
-        // Only Linux has it. A failed read is no error.
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
-        (u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes(), std::process::id())
+        let boot = self.boot.get_or_init(|| {
+            // Only Linux has it. A failed read is no error.
+            let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+            let digits: String = boot.chars().filter(char::is_ascii_hexdigit).collect();
+            u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+        });
+        (*boot, std::process::id())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         sync_directory(&open_directory(&self.resolve(dir)?)?)
+    }
+
+    fn sync_root(&self) -> io::Result<()> {
+        self.root.parent().map_or(Ok(()), sync_if_allowed)
     }
 
     fn prepare_sync_dir<'a>(&'a self, dir: &'a Path) -> io::Result<SyncDir<'a>> {
@@ -262,13 +273,8 @@ fn create_durably(path: &Path) -> io::Result<()> {
     };
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            // A process that died before it synced the parent may have created it. Where the parent
-            // must not be opened, the creator of an existing directory is responsible for its
-            // durability.
-            return match sync_parent(parent) {
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-                synced => synced,
-            };
+            // A process that died before it synced the parent may have created it.
+            return sync_if_allowed(parent);
         }
         Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -280,6 +286,15 @@ fn create_durably(path: &Path) -> io::Result<()> {
         result => result?,
     }
     sync_parent(parent)
+}
+
+/// As [`sync_parent`], for the parent of a directory that exists. Where the parent must not be
+/// opened, the creator of that directory is responsible for its durability.
+fn sync_if_allowed(parent: &Path) -> io::Result<()> {
+    match sync_parent(parent) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Syncs a directory above the broker's, where the file system can do that.

@@ -186,6 +186,10 @@ impl Storage for GatedStorage {
         self.inner.can_be_full()
     }
 
+    fn sync_root(&self) -> io::Result<()> {
+        self.inner.sync_root()
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }

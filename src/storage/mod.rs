@@ -72,6 +72,12 @@ pub(crate) trait Storage: Send + Sync {
     /// call.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// Makes the name of the root durable, in the directory above it. Does nothing where there is no
+    /// such directory, or where it cannot be synced.
+    fn sync_root(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// As [`sync_dir`](Storage::sync_dir), in two steps: the first opens what the second needs. A
     /// caller whose change must not be left half done prepares the sync before the change, so that
     /// a lack of descriptors is met before it.

@@ -22,6 +22,7 @@ enum Call {
     Write(PathBuf),
     SyncData(PathBuf),
     SyncDir(PathBuf),
+    SyncRoot,
     /// A caller got an acknowledgement of durability.
     Acknowledged,
 }
@@ -107,6 +108,10 @@ impl Storage for Recorder {
         self.note(self.inner.sync_dir(dir), Call::SyncDir(dir.into()))
     }
 
+    fn sync_root(&self) -> io::Result<()> {
+        self.note(self.inner.sync_root(), Call::SyncRoot)
+    }
+
     fn run_identity(&self) -> ([u8; 16], u32) {
         self.inner.run_identity()
     }
@@ -140,17 +145,20 @@ impl File for RecordedFile {
     }
 }
 
+/// Opens a directory, and records the calls from here on.
+fn open_recorded(dir: &Path, calls: &Calls) -> Broker {
+    let inner = FsStorage::new(dir.to_path_buf());
+    let names = Mutex::new(Rank::Test, Vec::new());
+    let storage = Arc::new(Recorder { inner, calls: Arc::clone(calls), names });
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
+    config.open_on(storage).unwrap()
+}
+
 /// A broker that does each thing once, and the calls that this took.
 fn calls() -> Vec<Call> {
     let dir = tempfile::tempdir().unwrap();
     let calls = Calls::new(Mutex::new(Rank::Test, Vec::new()));
-    let open = || {
-        let inner = FsStorage::new(dir.path().to_path_buf());
-        let names = Mutex::new(Rank::Test, Vec::new());
-        let storage = Arc::new(Recorder { inner, calls: Arc::clone(&calls), names });
-        let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).durability(Durability::Sync);
-        config.open_on(storage).unwrap()
-    };
+    let open = || open_recorded(dir.path(), &calls);
     let done = || calls.lock().push(Call::Acknowledged);
     let small = || TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700);
     let send = |broker: &Broker, topic: &str, n: u32| -> Result<()> {
@@ -200,6 +208,31 @@ fn calls() -> Vec<Call> {
     send(&broker, "table", 13).unwrap();
     drop(broker);
     calls.lock().clone()
+}
+
+#[test]
+fn an_opening_after_a_close_syncs_nothing_and_the_first_change_syncs_the_name_of_the_root_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let calls = Calls::new(Mutex::new(Rank::Test, Vec::new()));
+    let take = || std::mem::take(&mut *calls.lock());
+    let broker = open_recorded(dir.path(), &calls);
+    assert_eq!(take().first(), Some(&Call::SyncRoot), "a new directory");
+    broker.create_topic("t", TopicConfig::new()).unwrap();
+    broker.close().unwrap();
+    drop(broker);
+
+    take();
+    let broker = open_recorded(dir.path(), &calls);
+    assert_eq!(take(), []);
+    broker.producer().send("t", Record::new("v")).unwrap().wait().unwrap();
+    assert_eq!(take().first(), Some(&Call::SyncRoot), "the first change");
+    broker.close().unwrap();
+    drop(broker);
+
+    std::fs::remove_file(dir.path().join("checkpoint")).unwrap();
+    take();
+    drop(open_recorded(dir.path(), &calls));
+    assert_eq!(take().first(), Some(&Call::SyncRoot), "not closed properly");
 }
 
 fn has_end(path: &Path, end: &str) -> bool {

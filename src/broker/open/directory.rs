@@ -40,6 +40,7 @@ impl Directory {
     /// Makes an empty broker. The catalog comes last: until it is there, the next opening starts
     /// over.
     pub(super) fn create(ctx: &Context) -> Result<Self> {
+        sync_root(ctx)?;
         for dir in [names::TOPICS, names::TRASH] {
             let made = ctx.storage.create_dir(Path::new(dir));
             made.map_err(|e| Error::create(&ctx.display(Path::new(dir)), e))?;
@@ -119,6 +120,7 @@ fn make_names_durable(
     let entries = closed.map_or(&[][..], |closed| &closed.entries);
     let known: HashSet<_> = entries.iter().map(|entry| (entry.topic_id, entry.partition)).collect();
     if closed.is_none() {
+        sync_root(ctx)?;
         make_missing_dirs(ctx)?;
         for dir in ["", names::TOPICS, names::TRASH] {
             sync_dir(ctx, Path::new(dir))?;
@@ -154,6 +156,12 @@ pub(super) fn make_missing_dirs(ctx: &Context) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the name of the broker's directory durable. Its creator may have died before it did that,
+/// or may be a tool that does not.
+fn sync_root(ctx: &Context) -> Result<()> {
+    ctx.storage.sync_root().map_err(|e| Error::unless_full(IoAction::Sync, &ctx.display(Path::new("")), e))
 }
 
 fn sync_dir(ctx: &Context, dir: &Path) -> Result<()> {

@@ -194,6 +194,8 @@ fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Che
     let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
     let catalog = catalog.clone();
     ctx.gate.shut(move |medium| {
+        // An opening after a close syncs nothing, so the name of the directory may not be durable.
+        medium.sync_root()?;
         take_back_mark(medium, &unclean)?;
         // Best effort: see above.
         let _ = catalog.write_pending(medium, false);
