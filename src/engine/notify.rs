@@ -18,7 +18,7 @@
 //!   signals the waiter. It does so under the lock of the log's list, and the mark that an interest
 //!   is armed is taken back last, under that lock. So a writer that finds the mark waits for a
 //!   writer that is firing, or sees that it is done: once an append has returned, a poll finds its
-//!   record.
+//!   record. The thread or the task of a signalled waiter is woken after the lock is released.
 //! - *Parking*: a reader resets its waiter, takes the noted places, looks, and waits only if there
 //!   was no signal since. A place is noted and its signal is set under one lock, which the reset
 //!   takes too. So a place is taken by this look, which takes that lock only if there is news, or its
@@ -104,9 +104,9 @@ impl Waiter {
         }
     }
 
-    /// As [`signal`](Waiter::signal), because of the log at `place`, if there is one. Calls no
-    /// waker: returns the waker that the caller must wake under no lock.
-    fn note(&self, place: Option<usize>) -> Option<(Arc<Events>, Waker)> {
+    /// As [`signal`](Waiter::signal), because of the log at `place`, if there is one. Wakes nothing:
+    /// the caller must do that with the result, under no lock.
+    fn note(self: &Arc<Self>, place: Option<usize>) -> WakeUp {
         let waker = {
             let mut state = self.state.lock();
             if let Some(place) = place {
@@ -115,8 +115,7 @@ impl Waiter {
             }
             state.signal()
         };
-        self.signalled.notify_all();
-        waker.map(|waker| (self.events.clone(), waker))
+        WakeUp { waiter: self.clone(), waker }
     }
 
     /// Makes the current or the next wait return at once.
@@ -203,6 +202,21 @@ impl Waiter {
     }
 }
 
+/// A reader that was signalled, and is still to be woken.
+struct WakeUp {
+    waiter: Arc<Waiter>,
+    waker: Option<Waker>,
+}
+
+impl WakeUp {
+    fn wake(self) {
+        self.waiter.signalled.notify_all();
+        if let Some(waker) = self.waker {
+            self.waiter.events.wake(waker);
+        }
+    }
+}
+
 impl Readers {
     /// Notes that partitions were added to a topic. Must be called before its logs signal.
     pub(crate) fn note_grown(&self) {
@@ -238,12 +252,12 @@ impl Interest {
     }
 
     /// Disarms it, and signals its waiter if it was armed or if `always`.
-    fn fire(&self, always: bool) -> Option<(Arc<Events>, Waker)> {
+    fn fire(&self, always: bool) -> Option<WakeUp> {
         let was_armed = self.armed.swap(false, Ordering::AcqRel);
         // Load the place after the swap: a reader that has moved the log, and armed the interest
         // since, is told the new place.
         let place = was_armed.then(|| self.place.load(Ordering::Acquire));
-        if was_armed || always { self.waiter.note(place) } else { None }
+        (was_armed || always).then(|| self.waiter.note(place))
     }
 }
 
@@ -322,15 +336,18 @@ impl Waiters {
     }
 
     fn fire(&self, always: bool) {
-        let wakers: Vec<_> = {
+        // Most often there is one.
+        let (mut first, mut others) = (None, Vec::new());
+        {
             let list = self.list.lock();
-            let wakers = list.iter().filter_map(|interest| interest.fire(always)).collect();
+            for wake_up in list.iter().filter_map(|interest| interest.fire(always)) {
+                if first.is_none() { first = Some(wake_up) } else { others.push(wake_up) }
+            }
             self.armed.store(false, Ordering::Release);
-            wakers
-        };
-        // Under no lock: a waker may let go of a reader, which takes the lock of the list.
-        for (events, waker) in wakers {
-            events.wake(waker);
         }
+        // IMPORTANT: under no lock. A waker may let go of a reader, which takes the lock of the list.
+        // A thread that is woken may run in place of this one, and soon needs that lock to arm its
+        // interest.
+        first.into_iter().chain(others).for_each(WakeUp::wake);
     }
 }
