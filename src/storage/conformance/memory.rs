@@ -117,6 +117,23 @@ fn overwritten_durable_bytes_are_old_or_new() {
 }
 
 #[test]
+fn a_write_over_durable_zeros_may_leave_noise_until_it_is_synced() {
+    let disk = Disk::new();
+    disk.write_new("f", &[0; 3_000]).unwrap();
+    let file = disk.storage().open(path("f"), OpenMode::Write).unwrap();
+    write_all_at(&*file, &[2; 1_500], 700).unwrap();
+    let mut noise = 0;
+    for seed in 0..200 {
+        let copy = disk.duplicate();
+        copy.crash(Survive::Random(seed));
+        let found = copy.read("f").unwrap();
+        assert!(found.len() == 3_000 && found[..700] == [0; 700] && found[2_200..] == [0; 800]);
+        noise += usize::from(found.iter().any(|byte| !matches!(byte, 0 | 2)));
+    }
+    assert!(noise > 10, "{noise}");
+}
+
+#[test]
 fn a_rename_is_old_or_new_and_after_the_directory_sync_new() {
     let disk = Disk::new();
     disk.write_new("f", b"old").unwrap();

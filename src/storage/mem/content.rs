@@ -205,13 +205,16 @@ impl Unsynced {
     }
 
     /// The write is there, with noise in at least one sector, and noise only where nothing was
-    /// durable before.
+    /// durable before, or only zeros, which were written ahead of it.
     fn garble(&self, found: &mut Vec<u8>, write: &Write, fates: &mut Fates) {
         put(found, &write.bytes, write.position);
         let chosen = fates.rng.below(sectors(write).count() as u64);
         for (nth, (position, sector)) in sectors(write).enumerate() {
             if nth as u64 == chosen || fates.rng.below(4) == 0 {
-                let fresh = self.durable.len().saturating_sub(position);
+                let there = self.durable.get(position..).unwrap_or_default();
+                let there = there.get(..sector.len()).unwrap_or(there);
+                let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+                let fresh = if is_zero(there) && !is_zero(sector) { 0 } else { there.len() };
                 let noise: Vec<u8> = sector.iter().skip(fresh).map(|_| fates.rng.next_u64() as u8).collect();
                 put(found, &noise, position.saturating_add(fresh));
             }

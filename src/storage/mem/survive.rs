@@ -4,7 +4,7 @@
 ///
 /// Sectors have 512 bytes. Assumptions about the medium: a write changes no byte outside its range,
 /// and where bytes were durable before, an interrupted overwrite leaves each byte old or new; noise
-/// is found only where nothing was durable yet.
+/// is found only where nothing but zeros was durable yet.
 ///
 /// ```
 /// # use quipu::testing::Survive;
