@@ -19,6 +19,7 @@ use crate::format::batch::{BatchHeader, HEADER_BYTES};
 use crate::format::body::{self, RawRecord, encode_raw};
 use crate::format::key_hash::KeyHash;
 use crate::format::packing::repack;
+use crate::segment::copy::last_nonzero;
 use crate::segment::{FIRST_BATCH, Segment};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -63,9 +64,11 @@ impl Erasure<'_> {
         let mut erased = 0;
         for segment in segments.iter().filter(|segment| segment.base < upto) {
             // Bytes after the end of a segment, left by a truncation, may be events of the stream
-            // too.
+            // too. Zeros are none.
             let path = log.ctx.display(&segment.path);
-            let len = segment.file(&log.ctx)?.len().map_err(|e| Error::io(IoAction::Inspect, &path, e))?;
+            let file = segment.file(&log.ctx)?;
+            let len = file.len().map_err(|e| Error::io(IoAction::Inspect, &path, e))?;
+            let len = last_nonzero(&log.ctx, &*file, &segment.path, segment.size(), len)?;
             if self.is_in(segment)? || len > segment.size() {
                 erased += self.erase_from(segment, len)?;
             }
