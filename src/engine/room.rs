@@ -66,6 +66,16 @@ impl Room {
         }
     }
 
+    /// Calls `write`, which writes so many bytes that nothing waits for, if the budget has plenty of
+    /// room for them. Deletes nothing for them. Any lock may be held.
+    pub(crate) fn with_spare<T>(&self, bytes: u64, write: impl FnOnce() -> T) -> Option<T> {
+        let _claim = match &self.budget {
+            Some(budget) => Some(budget.claim_spare(bytes)?),
+            None => None,
+        };
+        Some(write())
+    }
+
     fn claim_of(&self, budget: &Arc<Budget>, bytes: u64) -> Result<BudgetClaim> {
         // Room for the files written along the way: indexes, the checkpoint, the catalog.
         let margin = (budget.limit() / 16).min(64 << 10);

@@ -5,6 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Log;
+use super::ahead::write_zeros_ahead;
 use super::ends::Ends;
 use crate::engine::{Context, Task};
 use crate::error::{Error, Result};
@@ -76,7 +77,8 @@ impl Log {
     /// ends.
     pub(super) fn sync_written(&self) -> Result<u64> {
         let (point, journal_upto, ends) = {
-            let tip = self.writer.lock();
+            let mut tip = self.writer.lock();
+            write_zeros_ahead(self, &mut tip);
             (tip.point, tip.journal_upto, tip.ends.clone())
         };
         self.counters.count_sync();

@@ -2,6 +2,7 @@
 //! append.
 
 use super::ends::Ends;
+use super::zeros::ZerosAhead;
 use crate::format::batch::BatchHeader;
 use crate::format::index::IndexEntry;
 use crate::segment::keys::KeyCount;
@@ -26,12 +27,15 @@ pub(crate) struct Tip {
     pub(crate) journal_upto: u64,
     /// The ends of the current view.
     pub(crate) ends: Arc<Ends>,
+    /// The zeros after the point.
+    pub(crate) zeros: ZerosAhead,
 }
 
 impl Tip {
     /// Returns the tip of a log whose active segment is new and has at most one batch.
     pub(crate) fn new(segment: Arc<Segment>, point: Point, ends: Arc<Ends>) -> Self {
-        Tip { segment, point, indexed: FIRST_BATCH, journal_upto: 0, ends }
+        let zeros = ZerosAhead::new(point.position);
+        Tip { segment, point, indexed: FIRST_BATCH, journal_upto: 0, ends, zeros }
     }
 
     /// Returns whether the active segment has no batch.

@@ -71,6 +71,15 @@ impl Budget {
         (needed <= self.limit).then_some(claim)
     }
 
+    /// As [`claim`](Budget::claim), for bytes that nothing waits for. Another claim is not refused
+    /// because of one that finds no room.
+    pub(crate) fn claim_spare(self: &Arc<Self>, bytes: u64) -> Option<BudgetClaim> {
+        let margin = (self.limit / 8).saturating_add(bytes);
+        let taken = self.used().saturating_add(self.claimed.load(Ordering::Acquire));
+        let has_room = taken.saturating_add(bytes).saturating_add(margin) <= self.limit;
+        if has_room { self.claim(bytes, margin) } else { None }
+    }
+
     /// Adds a new file, or one that was found.
     fn add(&self, path: &Path, bytes: u64) -> Arc<Mutex<Length>> {
         let length = Arc::new(Mutex::new(Rank::BudgetLength, Length { bytes, is_named: true }));

@@ -139,11 +139,13 @@ const INSIDE: [(&str, &[Row]); 17] = [
                 "recovered_tail",
                 "settings",
                 "transitions",
+                "zeros",
             ]),
             apart(&["journal", "list", "switch", "sync_state", "tail", "writer"]),
             apart(&["recovery"]),
             // The log, and the operations on it.
             apart(&["mod"]),
+            apart(&["ahead"]),
             apart(&["create", "cursor", "durability", "streams", "walk", "write"]),
             apart(&["idempotence", "lookup"]),
             apart(&["open", "roll"]),

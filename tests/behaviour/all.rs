@@ -109,3 +109,4 @@ mod verify;
 mod waiting_callers;
 mod wakeups;
 mod where_a_group_starts;
+mod zeros_ahead;
