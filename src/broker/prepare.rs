@@ -8,7 +8,7 @@ use crate::config::invalid;
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::batch::{HEADER_BYTES, MAX_UNCOMPRESSED};
-use crate::log::Log;
+use crate::log::{Log, LogSettings};
 use crate::record::Record;
 use crate::segment::builder::{BatchBuilder, Measured, SealedBatch};
 use crate::sync::Arc;
@@ -18,6 +18,7 @@ use crate::types::Timestamp;
 pub(crate) struct Gathering {
     topic: Arc<TopicState>,
     log: Arc<Log>,
+    settings: Arc<LogSettings>,
     builder: Option<BatchBuilder>,
     timestamps: Vec<Timestamp>,
 }
@@ -25,7 +26,13 @@ pub(crate) struct Gathering {
 impl Gathering {
     /// Without a record.
     pub(crate) fn new(topic: &Arc<TopicState>, log: &Arc<Log>) -> Self {
-        Gathering { topic: topic.clone(), log: log.clone(), builder: None, timestamps: Vec::new() }
+        Gathering {
+            topic: topic.clone(),
+            log: log.clone(),
+            settings: log.settings(),
+            builder: None,
+            timestamps: Vec::new(),
+        }
     }
 
     pub(crate) fn log(&self) -> &Arc<Log> {
@@ -50,7 +57,7 @@ impl Gathering {
             return Err(Error::MissingKey { topic: self.topic.name.clone(), index });
         }
         let measured = Measured::new(record);
-        let (size, limit) = (measured.len(), self.log.settings().max_record_len());
+        let (size, limit) = (measured.len(), self.settings.max_record_len());
         if size > limit {
             return Err(self.too_large(size, limit));
         }
@@ -89,8 +96,7 @@ impl Gathering {
     /// `TopicDeleted`, `Closed`.
     pub(crate) fn seal(self, ctx: &Context) -> Result<(Option<SealedBatch>, Vec<Timestamp>)> {
         self.topic.check()?;
-        let compression = self.log.settings().compression;
-        let batch = self.builder.map(|builder| builder.seal(ctx, compression));
+        let batch = self.builder.map(|builder| builder.seal(ctx, self.settings.compression));
         Ok((batch, self.timestamps))
     }
 }

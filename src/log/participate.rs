@@ -34,16 +34,25 @@ pub(crate) struct Conditions {
     pub(crate) streams: Vec<StreamCondition>,
 }
 
-/// A part while its log's writer is locked.
-pub(crate) struct HeldPart<'a> {
+/// A part before its log's writer is locked.
+struct EnteringPart<'a> {
     log: &'a Arc<Log>,
     /// Its index among the parts in the caller's order.
     place: usize,
+    batch: &'a mut Option<SealedBatch>,
+    keys: Vec<KeyCount>,
+    conditions: &'a Conditions,
+}
+
+/// A part while its log's writer is locked.
+pub(crate) struct HeldPart<'a> {
+    log: &'a Arc<Log>,
+    place: usize,
     tip: MutexGuard<'a, Tip>,
     settings: Arc<LogSettings>,
-    batch: Option<SealedBatch>,
+    batch: &'a mut Option<SealedBatch>,
     keys: Vec<KeyCount>,
-    conditions: Conditions,
+    conditions: &'a Conditions,
     /// The versions of the streams of the conditions.
     versions: Vec<Version>,
     filled: Option<Filled>,
@@ -53,48 +62,37 @@ pub(crate) struct HeldPart<'a> {
 }
 
 /// Locks the writers of all logs, in their order, once all conditions hold.
-pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<HeldPart<'_>>> {
-    let mut order: Vec<(usize, Part, Vec<KeyCount>, &Arc<Log>)> = Vec::with_capacity(parts.len());
-    for (place, (part, log)) in parts.into_iter().zip(logs).enumerate() {
-        let keys = part
-            .batch
+pub(crate) fn hold(parts: &mut [Part]) -> Result<Vec<HeldPart<'_>>> {
+    let mut order = Vec::with_capacity(parts.len());
+    for (place, Part { log, batch, conditions }) in parts.iter_mut().enumerate() {
+        let keys = batch
             .as_ref()
             .map(|batch| streams::keys_of(log, &log.settings(), &batch.header, batch.records()));
-        order.push((place, part, keys.unwrap_or_default(), log));
+        order.push(EnteringPart { log, place, batch, keys: keys.unwrap_or_default(), conditions });
     }
-    order.sort_by_key(|(_, _, _, log)| (log.identity().topic_id, log.partition()));
+    order.sort_by_key(|part| (part.log.identity().topic_id, part.log.partition()));
     loop {
         // Count with no writer locked, because that may read files.
         let mut counted = Vec::with_capacity(order.len());
-        for (_, part, _, log) in &order {
-            let of_part = part.conditions.streams.iter().map(|stream| streams::count_before(log, stream));
+        for EnteringPart { log, conditions, .. } in &order {
+            let of_part = conditions.streams.iter().map(|stream| streams::count_before(log, stream));
             counted.push(of_part.collect::<Result<Vec<_>>>()?);
         }
-        let writers: Vec<_> = order.iter().map(|(_, _, _, log)| log.writer.lock()).collect();
-        let mut versions = Vec::with_capacity(order.len());
-        for (((_, part, _, log), counted), tip) in order.iter().zip(&counted).zip(&writers) {
-            versions.push(check(log, part, counted, tip)?);
+        let writers: Vec<_> = order.iter().map(|part| part.log.writer.lock()).collect();
+        let mut checked = Vec::with_capacity(order.len());
+        for ((part, counted), tip) in order.iter().zip(&counted).zip(&writers) {
+            let settings = part.log.settings();
+            checked.extend(check(part, counted, tip, &settings)?.map(|versions| (settings, versions)));
         }
-        let Some(versions) = versions.into_iter().collect::<Option<Vec<_>>>() else { continue };
-        let held = order.into_iter().zip(writers).zip(versions);
-        return Ok(held
-            .map(|(((place, part, keys, log), tip), versions)| {
-                let Part { batch, conditions, .. } = part;
-                let settings = log.settings();
-                HeldPart {
-                    log,
-                    place,
-                    tip,
-                    settings,
-                    batch,
-                    keys,
-                    conditions,
-                    versions,
-                    filled: None,
-                    file: None,
-                }
-            })
-            .collect());
+        if checked.len() < order.len() {
+            continue;
+        }
+        let held = order.into_iter().zip(writers).zip(checked).map(|((part, tip), (settings, versions))| {
+            let EnteringPart { log, place, batch, keys, conditions } = part;
+            let (filled, file) = (None, None);
+            HeldPart { log, place, tip, settings, batch, keys, conditions, versions, filled, file }
+        });
+        return Ok(held.collect());
     }
 }
 
@@ -103,13 +101,18 @@ pub(crate) fn hold(logs: &[Arc<Log>], parts: Vec<Part>) -> Result<Vec<HeldPart<'
 ///
 /// # Errors
 /// A condition does not hold, or the log cannot take the part.
-fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Option<Vec<Version>>> {
+fn check(
+    part: &EnteringPart<'_>,
+    counted: &[Counted],
+    tip: &Tip,
+    settings: &LogSettings,
+) -> Result<Option<Vec<Version>>> {
+    let log = part.log;
     log.check_writable()?;
     if let Some(expected) = part.conditions.end.filter(|end| *end != tip.point.end) {
         return Err(log.conflict(expected, tip.point.end));
     }
-    if let Some(batch) = &part.batch {
-        let settings = log.settings();
+    if let Some(batch) = part.batch.as_ref() {
         let (size, limit) = (batch.stored.len(), settings.max_batch_bytes());
         if size > limit {
             let partition = Some(log.identity().topic_partition());
@@ -123,7 +126,7 @@ fn check(log: &Log, part: &Part, counted: &[Counted], tip: &Tip) -> Result<Optio
 
 impl HeldPart<'_> {
     pub(crate) fn roll(&mut self) -> Result<Option<Event>> {
-        let Some(batch) = &mut self.batch else { return Ok(None) };
+        let Some(batch) = self.batch.as_mut() else { return Ok(None) };
         set_append_time(self.log, &mut batch.header, &self.settings);
         let rolled = roll_if_due(self.log, &mut self.tip, &batch.header, batch.stored.len(), &self.settings)?;
         self.file = Some(self.tip.segment.file(self.log.ctx())?);
@@ -131,7 +134,7 @@ impl HeldPart<'_> {
     }
 
     pub(crate) fn fill(&mut self, transaction: u64) {
-        if let Some(batch) = &mut self.batch {
+        if let Some(batch) = self.batch.as_mut() {
             batch.header.transaction_id = transaction;
             self.filled = fill_header(self.log, &self.tip, &mut batch.header, &mut batch.stored);
         }
@@ -154,7 +157,7 @@ impl HeldPart<'_> {
 
     /// Writes the batch. The error contains how many bytes were written.
     pub(crate) fn write(&self) -> Result<(), (usize, std::io::Error)> {
-        let (Some(batch), Some(file)) = (&self.batch, &self.file) else { return Ok(()) };
+        let (Some(batch), Some(file)) = (self.batch.as_ref(), &self.file) else { return Ok(()) };
         write_all_at(&**file, &batch.stored, self.tip.point.position)
     }
 
@@ -167,7 +170,7 @@ impl HeldPart<'_> {
     }
 
     pub(crate) fn advance(&mut self, journal: Option<u64>) {
-        if let (Some(batch), Some(filled)) = (&self.batch, self.filled) {
+        if let (Some(batch), Some(filled)) = (self.batch.as_ref(), self.filled) {
             let stored = batch.stored.len() as u64;
             let interval = self.settings.index_interval_bytes;
             advance(self.log, &mut self.tip, &batch.header, filled.crc, stored, &self.keys, interval);
@@ -181,8 +184,10 @@ impl HeldPart<'_> {
     /// Makes the batch visible to readers, unless it must wait for a sync. Returns the index of the
     /// part, and the position of the batch.
     pub(crate) fn publish(&mut self) -> Option<(usize, Appended)> {
-        let SealedBatch { header, stored, raw, .. } = self.batch.take()?;
-        if self.log.waiters.any() {
+        let header = self.batch.as_ref()?.header;
+        if self.log.waiters.any()
+            && let Some(SealedBatch { stored, raw, .. }) = self.batch.take()
+        {
             remember(self.log, &self.tip, header, stored, raw);
         }
         self.tip.ends.note_written(header.end_offset(), self.settings.durability != Durability::Sync);

@@ -61,7 +61,7 @@ pub(crate) fn commit(
     // A single append needs no record, so it does not wait while the journal's file is replaced.
     let entered = journaled.then(|| journal.enter());
     let done = if journaled { journal.prepare() } else { Ok(()) }
-        .and_then(|()| write_all(journal, &logs, parts, journaled, written, &mut events));
+        .and_then(|()| write_all(journal, parts, journaled, written, &mut events));
     drop((entered, later));
     events.iter().for_each(|event| ctx.events.report(event));
     ctx.events.deliver();
@@ -101,15 +101,14 @@ pub(crate) fn commit(
 /// The part of [`commit`] that runs with the writers of all logs held.
 fn write_all(
     journal: &Journal,
-    logs: &[Arc<Log>],
-    parts: Vec<Part>,
+    mut parts: Vec<Part>,
     journaled: bool,
     written: impl FnOnce(&[Option<Appended>]),
     events: &mut Vec<Event>,
 ) -> Result<(Vec<Option<Appended>>, Option<u64>)> {
     let ctx = journal.ctx();
     let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
-    let mut held = hold(logs, parts)?;
+    let mut held = hold(&mut parts)?;
     for part in &mut held {
         events.extend(part.roll()?);
     }

@@ -286,7 +286,7 @@ impl Transaction {
             return Err(error);
         }
         broker.check_open()?;
-        let ctx = broker.ctx.clone();
+        let ctx = &broker.ctx;
         // Pinned first: no partition changes hands until all is written.
         let pin = |Processed { committer, done }| Ok(Pinned { pin: committer.pin(done)?, committer });
         let pins: Vec<Pinned> = offsets.into_iter().map(pin).collect::<Result<_>>()?;
@@ -294,16 +294,16 @@ impl Transaction {
         let mut times = Vec::with_capacity(parts.len());
         for Building { records, conditions, .. } in parts {
             let log = records.log().clone();
-            let (batch, timestamps) = records.seal(&ctx)?;
+            let (batch, timestamps) = records.seal(ctx)?;
             times.push(timestamps);
             work.push(Part { log, batch, conditions });
         }
         let records = work.len();
         if pins.iter().any(|pinned| pinned.pin.len() > 0) {
-            let mut builder = new_batch(&ctx);
+            let mut builder = new_batch(ctx);
             pins.iter().for_each(|pinned| pinned.pin.add_to(&mut builder));
             let log = broker.coordinator().offsets().open(&*broker)?;
-            let batch = Some(builder.seal(&ctx, Compression::None));
+            let batch = Some(builder.seal(ctx, Compression::None));
             work.push(Part { log, batch, conditions: Conditions::default() });
         }
         let committing = commit(&broker.journal, work, |answers| {
@@ -333,7 +333,7 @@ impl Transaction {
 
     fn try_expect_end(&mut self, partition: &Partition, end: Offset) -> Result<()> {
         partition.check_broker(&self.broker)?;
-        let (_, part) = self.part(partition.state(), partition.log())?;
+        let (_, part) = part_of(&mut self.parts, partition.state(), partition.log())?;
         match part.conditions.end {
             Some(other) if other != end => {
                 let (topic, partition) = (partition.topic().clone(), partition.id());
@@ -355,7 +355,7 @@ impl Transaction {
         stream.check_broker(&self.broker)?;
         let (state, log) = (stream.state(), stream.log());
         state.check()?;
-        let (_, part) = self.part(state, log)?;
+        let (_, part) = part_of(&mut self.parts, state, log)?;
         // The events that this transaction has added to the stream before.
         let ahead = part.events.get(&stream.hash()).copied().unwrap_or(0);
         part.conditions.streams.push(StreamCondition { ahead, ..stream.condition(expected) });
@@ -366,65 +366,76 @@ impl Transaction {
     }
 
     fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
+        let named;
         let (state, partition) = match to {
             Destination::Topic(topic) => {
                 topic.check_broker(&self.broker)?;
-                (topic.state().clone(), None)
+                (topic.state(), None)
             }
             Destination::Partition(partition) => {
                 partition.check_broker(&self.broker)?;
-                (partition.state().clone(), Some(partition.id().get()))
+                (partition.state(), Some(partition))
             }
-            Destination::Name(name) => (self.broker.topic_state(name)?, None),
+            Destination::Name(name) => {
+                named = self.broker.topic_state(name)?;
+                (&named, None)
+            }
         };
         state.check()?;
         let count = state.log_count();
-        let chosen = partition.unwrap_or_else(|| match record.key_bytes() {
-            Some(key) => partition_for_key(key, count),
-            None => {
+        let chosen = match (partition, record.key_bytes()) {
+            (Some(partition), _) => partition.id().get(),
+            (None, Some(key)) => partition_for_key(key, count),
+            (None, None) => {
                 let [first, ..] = state.id.0;
                 let mut random = SplitMix64::new(self.random ^ u64::from(first));
                 // The remainder is less than `count`.
                 (random.next_u64() % u64::from(count.max(1))) as u32
             }
-        });
-        let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
-        let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
+        };
         if state.has_streams() {
             check_stream(&state.name, record.key_bytes(), chosen, count)?;
         }
-        self.push(&state, &log, record)
+        if let Some(partition) = partition {
+            return self.push(state, partition.log(), record);
+        }
+        let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
+        let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
+        self.push(state, &log, record)
     }
 
     /// Adds a record to a partition's part.
     fn push(&mut self, state: &Arc<TopicState>, log: &Arc<Log>, record: &Record<'_>) -> Result<()> {
         refuse_sequence(record)?;
-        let ctx = self.broker.ctx.clone();
-        let now = ctx.clock.now();
-        let index = self.order.len();
-        let (at, part) = self.part(state, log)?;
-        part.records.push(&ctx, record, now, index).and_then(|()| part.records.check_part())?;
+        let now = self.broker.ctx.clock.now();
+        let (at, part) = part_of(&mut self.parts, state, log)?;
+        part.records.push(&self.broker.ctx, record, now, self.order.len())?;
+        part.records.check_part()?;
         if let Some(key) = record.key_bytes().filter(|_| state.has_streams()) {
             *part.events.entry(log.identity().key_hasher().hash(key)).or_default() += 1;
         }
         self.order.push(at);
         Ok(())
     }
+}
 
-    /// A partition's part and its index, which is added if it is missing.
-    fn part(&mut self, topic: &Arc<TopicState>, log: &Arc<Log>) -> Result<(usize, &mut Building)> {
-        let known = self.parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
-        let at = known.unwrap_or(self.parts.len());
-        if known.is_none() {
-            self.parts.push(Building {
-                records: Gathering::new(topic, log),
-                conditions: Conditions::default(),
-                events: BTreeMap::new(),
-            });
-        }
-        let part = self.parts.get_mut(at);
-        part.map(|part| (at, part)).ok_or_else(|| Error::internal("a part that was found or added is there"))
+/// A partition's part and its index, which is added if it is missing.
+fn part_of<'p>(
+    parts: &'p mut Vec<Building>,
+    topic: &Arc<TopicState>,
+    log: &Arc<Log>,
+) -> Result<(usize, &'p mut Building)> {
+    let known = parts.iter().position(|part| Arc::ptr_eq(part.records.log(), log));
+    let at = known.unwrap_or(parts.len());
+    if known.is_none() {
+        parts.push(Building {
+            records: Gathering::new(topic, log),
+            conditions: Conditions::default(),
+            events: BTreeMap::new(),
+        });
     }
+    let part = parts.get_mut(at);
+    part.map(|part| (at, part)).ok_or_else(|| Error::internal("a part that was found or added is there"))
 }
 
 /// The offsets are committed: the positions of their consumers stay.
