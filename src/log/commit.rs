@@ -135,7 +135,7 @@ impl GroupCommit {
 
     /// Returns the position before which all is durable.
     pub(crate) fn durable(&self) -> u64 {
-        self.state.lock().durable
+        self.reached.load(Ordering::Acquire)
     }
 
     /// Returns the error with which every wait fails, if there is one.
@@ -215,7 +215,11 @@ pub(crate) struct Lead<'a> {
 }
 
 impl Lead<'_> {
-    fn finish(self, result: Result<u64>) -> Result<()> {
+    /// Ends the lead with the position that is durable now.
+    ///
+    /// # Errors
+    /// The given one, which all waiters get.
+    pub(crate) fn finish(self, result: Result<u64>) -> Result<()> {
         let mut state = self.commit.state.lock();
         match result {
             Ok(durable) => {

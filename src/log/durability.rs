@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Log;
 use super::ahead::write_zeros_ahead;
 use super::ends::Ends;
+use super::list::View;
 use crate::engine::{Context, Task};
 use crate::error::{Error, Result};
 use crate::segment::Segment;
@@ -160,9 +161,19 @@ pub(crate) fn want_sync(log: &Arc<Log>) {
 /// An I/O error: the partition is poisoned.
 pub(crate) fn sync_before(log: &Log, before: Offset) -> Result<()> {
     let view = log.list.view();
-    if view.ends.is_safe_before(before) {
-        return Ok(());
-    }
+    if view.ends.is_safe_before(before) { Ok(()) } else { sync_view(log, &view, before) }
+}
+
+/// Syncs all records in their segments, also those that are durable in the journal, without moving
+/// the durable end.
+///
+/// # Errors
+/// An I/O error: the partition is poisoned.
+pub(crate) fn sync_segments(log: &Log) -> Result<()> {
+    sync_view(log, &log.list.view(), Offset::MAX)
+}
+
+fn sync_view(log: &Log, view: &View, before: Offset) -> Result<()> {
     let failed = match log.durability.commit.failure() {
         Some(error) => error,
         None => {

@@ -78,7 +78,7 @@ pub(crate) fn hold(parts: &mut [Part]) -> Result<Vec<HeldPart<'_>>> {
             let of_part = conditions.streams.iter().map(|stream| streams::count_before(log, stream));
             counted.push(of_part.collect::<Result<Vec<_>>>()?);
         }
-        let writers: Vec<_> = order.iter().map(|part| part.log.writer.lock()).collect();
+        let writers: Vec<_> = order.iter().map(|part| part.log.writer.lock_for_transaction()).collect();
         let mut checked = Vec::with_capacity(order.len());
         for ((part, counted), tip) in order.iter().zip(&counted).zip(&writers) {
             let settings = part.log.settings();
@@ -138,6 +138,11 @@ impl HeldPart<'_> {
             batch.header.transaction_id = transaction;
             self.filled = fill_header(self.log, &self.tip, &mut batch.header, &mut batch.stored);
         }
+    }
+
+    /// Returns whether the batch is hidden from readers until a sync.
+    pub(crate) fn hides_records(&self) -> bool {
+        self.batch.is_some() && self.settings.durability == Durability::Sync
     }
 
     pub(crate) fn committed(&self) -> Option<CommittedPart<'_>> {

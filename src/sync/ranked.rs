@@ -57,6 +57,19 @@ impl<T> Mutex<T> {
         MutexGuard { guard: self.lock.lock(), held }
     }
 
+    /// As [`lock`](Mutex::lock), but lets other threads run so often before it sleeps. For a lock that
+    /// is held for less time than it takes to put a thread to sleep and to wake it.
+    pub(crate) fn lock_after_yields(&self, yields: usize) -> MutexGuard<'_, T> {
+        let held = HeldRank::take(self.rank);
+        for _ in 0..yields {
+            if let Some(guard) = self.lock.try_lock() {
+                return MutexGuard { guard, held };
+            }
+            std::thread::yield_now();
+        }
+        MutexGuard { guard: self.lock.lock(), held }
+    }
+
     /// `None` while another thread holds it. Waits for no thread, so it may be called whatever is
     /// held.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {

@@ -4,7 +4,7 @@
 
 use std::task::{Poll, Waker};
 
-use super::journal::Journal;
+use super::journal::{Journal, Recorded};
 use crate::config::Durability;
 use crate::engine::Later;
 use crate::error::{Error, IoAction, Outcome, Result};
@@ -77,7 +77,7 @@ pub(crate) fn commit(
         Err(error) if error.is_full() => drop(ctx.room.make_room()),
         Err(_) => {}
     }
-    let (answers, upto) = done.map_err(|error| match &error {
+    let (answers, recorded) = done.map_err(|error| match &error {
         Error::OffsetConflict { topic, partition, .. } => {
             let is_it = |log: &&Arc<Log>| (log.topic(), log.partition()) == (topic, *partition);
             logs.iter()
@@ -90,10 +90,11 @@ pub(crate) fn commit(
         }
         _ => error,
     })?;
+    let upto = recorded.as_ref().map(|recorded| recorded.upto);
     let mut committing = Committing { journal: journal.clone(), logs, answers, upto, is_strict: false };
     committing.is_strict = committing.announce();
-    if journaled {
-        journal.checkpoint_if_large();
+    if let Some(recorded) = recorded {
+        journal.keep_small(&recorded);
     }
     Ok(committing)
 }
@@ -105,59 +106,77 @@ fn write_all(
     journaled: bool,
     written: impl FnOnce(&[Option<Appended>]),
     events: &mut Vec<Event>,
-) -> Result<(Vec<Option<Appended>>, Option<u64>)> {
-    let ctx = journal.ctx();
+) -> Result<(Vec<Option<Appended>>, Option<Recorded>)> {
     let mut answers: Vec<Option<Appended>> = parts.iter().map(|_| None).collect();
     let mut held = hold(&mut parts)?;
     for part in &mut held {
         events.extend(part.roll()?);
     }
-    let mut upto = None;
-    let state = if journaled {
-        let mut state = journal.begin()?;
-        let id = state.next_id();
-        held.iter_mut().for_each(|part| part.fill(id));
-        let parts = held.iter().filter_map(HeldPart::committed).collect();
-        let involved = held.iter().filter_map(HeldPart::involved).collect();
-        let done = state.write(ctx, journal.durable(), parts, involved).and_then(|end| {
-            upto = Some(end);
-            // The record is written: from here on the transaction has happened.
-            let written = held.iter().try_for_each(|part| {
-                part.write().map_err(|(_, e)| Error::io(IoAction::Write, &part.path(), e))
-            });
-            written.inspect_err(|error| state.fail(error))
-        });
-        if let Err(error) = done {
-            drop(state);
-            if error.outcome() == Outcome::Unknown {
-                held.iter().for_each(|part| part.poison(&error));
-            }
-            return Err(error);
-        }
-        for part in &mut held {
-            part.advance(upto);
-        }
-        Some(state)
+    let recorded = if journaled {
+        Some(write_journaled(journal, &mut held, &mut answers)?)
     } else {
         held.iter_mut().for_each(|part| part.fill(0));
         for part in &mut held {
             part.write().map_err(|(written, e)| part.write_failed(written, e))?;
             part.advance(None);
         }
+        publish(&mut held, &mut answers);
         None
     };
-    for part in &mut held {
+    written(&answers);
+    Ok((answers, recorded))
+}
+
+/// Writes the record of a transaction, and then its batches.
+///
+/// # Errors
+/// Those of [`JournalState::write`](super::journal::JournalState::write): nothing was written. If a
+/// batch could not be written, or it is unknown whether the record was, the logs are poisoned.
+fn write_journaled(
+    journal: &Journal,
+    held: &mut [HeldPart<'_>],
+    answers: &mut [Option<Appended>],
+) -> Result<Recorded> {
+    let hides_records = held.iter().any(HeldPart::hides_records);
+    let mut state = journal.begin()?;
+    let id = state.next_id();
+    held.iter_mut().for_each(|part| part.fill(id));
+    let parts = held.iter().filter_map(HeldPart::committed).collect();
+    let involved = held.iter().filter_map(HeldPart::involved);
+    let done = state.write(journal.ctx(), journal.durable(), parts, involved).and_then(|recorded| {
+        // The record is written: from here on the transaction has happened. IMPORTANT: keep the
+        // journal's lock if a batch is hidden until the record is durable. A thread that syncs the
+        // journal moves the visible ends up to the log ends, so it must not come before these are
+        // stored.
+        let kept = hides_records.then_some(state);
+        let written = held
+            .iter()
+            .try_for_each(|part| part.write().map_err(|(_, e)| Error::io(IoAction::Write, &part.path(), e)));
+        if let Err(error) = &written {
+            kept.unwrap_or_else(|| journal.state()).fail(error);
+            return written.map(|()| recorded);
+        }
+        held.iter_mut().for_each(|part| part.advance(Some(recorded.upto)));
+        publish(held, answers);
+        drop(kept);
+        Ok(recorded)
+    });
+    done.inspect_err(|error| {
+        if error.outcome() == Outcome::Unknown {
+            held.iter().for_each(|part| part.poison(error));
+        }
+    })
+}
+
+/// Moves the log ends, and makes the batches visible that must not wait for a sync.
+fn publish(held: &mut [HeldPart<'_>], answers: &mut [Option<Appended>]) {
+    for part in held {
         if let Some((place, appended)) = part.publish()
             && let Some(answer) = answers.get_mut(place)
         {
             *answer = Some(appended);
         }
     }
-    // IMPORTANT: release the journal after the log ends are stored. A thread that syncs the journal
-    // moves the visible ends up to them.
-    drop(state);
-    written(&answers);
-    Ok((answers, upto))
 }
 
 impl Committing {

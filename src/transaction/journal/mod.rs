@@ -6,9 +6,15 @@
 //!   truncates a log takes it alone, so no record ever refers to offsets that were given to other
 //!   records. It is taken before every lock of a log. No commit holds it during its sync.
 //! - The journal's own lock is taken with the writers' locks of the partitions held. It is held
-//!   while the id is chosen, the record and its batches are written, and the log ends after them
-//!   are stored. So positions rise in the order in which records are written, and a thread that
-//!   finds a record in `involved` finds its batches written, or the logs poisoned.
+//!   while the id is chosen and the record is written, so ids and positions rise in the order in
+//!   which records are written. The batches are written after it is released, so transactions over
+//!   different partitions wait for each other only for their records. No thread needs the batches:
+//!   if they are lost, the record has them, and the writers' locks keep all other batches of these
+//!   logs after them.
+//! - The exception is a transaction with a batch that readers must not see before the record is
+//!   durable. It keeps the journal's lock until the log ends are stored: a thread that syncs the
+//!   journal moves the visible end of each log in `involved` up to its log end, and must find the
+//!   batches there.
 //! - *Durable* means: the records before the transaction in each of its partitions are durable, and
 //!   so is the journal's record. Therefore the thread that leads a sync of the journal first syncs
 //!   those segments, directly and not through their logs: a log's own leader waits for the journal,
@@ -20,6 +26,8 @@
 //! - A *truncation* of a log that the file refers to starts a new file first, and that waits for a
 //!   running sync. So the leader never makes truncated records visible.
 
+mod checkpoint;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::task::{Poll, Waker};
@@ -30,18 +38,22 @@ use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
 use crate::log::commit::GroupCommit;
+use crate::log::durability;
 use crate::log::journal::{Alone, LogJournal};
 use crate::log::participate::Involved;
 use crate::log::recovered_tail::RecoveredTail;
-use crate::log::{Log, durability};
 use crate::storage::{File, OpenMode, replace_and_open, write_all_at};
-use crate::sync::{Arc, Mutex, MutexGuard, Rank, RwLock, RwLockReadGuard};
+use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
 
 /// A broker's journal. It has no file before the first transaction.
 pub(crate) struct Journal {
     ctx: Arc<Context>,
     gate: RwLock<()>,
+    /// There is a file. So a commit takes the lock of the state only for its record.
+    has_file: AtomicBool,
+    /// The worker was asked to start an empty file.
+    is_queued: AtomicBool,
     state: Mutex<JournalState>,
     commit: GroupCommit,
     /// The records that the file had before an opening. No other lock is taken under this one.
@@ -71,6 +83,14 @@ pub(crate) struct JournalState {
     bytes_max: u64,
 }
 
+/// The record of a transaction was written.
+pub(crate) struct Recorded {
+    /// The position up to which the journal must be durable for it.
+    pub(crate) upto: u64,
+    /// By how many bytes the file is larger than it should be.
+    excess: u64,
+}
+
 /// While it lives, no new file is started and no log is truncated.
 pub(crate) type Entered<'a> = RwLockReadGuard<'a, ()>;
 
@@ -94,6 +114,8 @@ impl Journal {
             commit: GroupCommit::new(0, &ctx.events),
             ctx,
             gate: RwLock::new(Rank::JournalGate, ()),
+            has_file: AtomicBool::new(false),
+            is_queued: AtomicBool::new(false),
             state: Mutex::new(Rank::Journal, state),
             known: Mutex::new(Rank::JournalRecords, None),
         }
@@ -118,9 +140,17 @@ impl Journal {
     /// # Errors
     /// `JournalFailed` after an earlier failure; an I/O error.
     pub(crate) fn prepare(&self) -> Result<()> {
+        // Only the closing takes the file away, and `begin` returns an error after that.
+        if self.has_file.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut state = self.state.lock();
         state.check()?;
-        if state.file.is_none() { state.start_file(&self.ctx, false) } else { Ok(()) }
+        if state.file.is_none() {
+            state.start_file(&self.ctx, false)?;
+        }
+        self.has_file.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the lock under which the next record is written. The caller must hold the writers'
@@ -178,78 +208,11 @@ impl Journal {
             .map_err(|e| Error::io(IoAction::Sync, &self.ctx.display(Path::new(names::JOURNAL)), e))?;
         // None of these logs is truncated before this is done, because a truncation first makes
         // every transaction durable that has a record.
-        for part in involved {
-            durability::cover(&part.log, part.end);
-            durability::show(&part.log, part.end);
-        }
+        show(&involved);
         let mut state = self.state.lock();
-        // Only a thread that is alone starts a new file, and it waits for this sync.
+        // Only a thread that is alone starts a new file, and it takes the lead for that.
         state.settled = state.settled.max(settled);
         Ok(written)
-    }
-
-    /// Starts an empty file if this one has become large. If that fails, the next attempt is made
-    /// after as many bytes again.
-    pub(crate) fn checkpoint_if_large(&self) {
-        if !self.state.lock().is_large() {
-            return;
-        }
-        let _later = Later::new();
-        let _alone = self.alone();
-        // Check again: another thread may have done it.
-        if self.state.lock().is_large()
-            && let Err(error) = self.checkpoint_alone()
-        {
-            let mut state = self.state.lock();
-            state.large_from = state.position + FILE_BYTES;
-            state.stuck = Some(error);
-        }
-    }
-
-    /// Makes every committed transaction durable in the segments, and starts an empty file if there
-    /// is a record. No transaction is committed until the result is dropped.
-    ///
-    /// # Errors
-    /// A partition cannot be synced, or an I/O error: the file stays unchanged.
-    pub(crate) fn checkpoint(&self) -> Result<Alone<'_>> {
-        let alone = self.alone();
-        self.checkpoint_alone().map(|()| alone)
-    }
-
-    fn checkpoint_alone(&self) -> Result<()> {
-        let (involved, written) = {
-            let state = self.state.lock();
-            if state.written == state.written_before {
-                return Ok(());
-            }
-            state.check()?;
-            (state.involved.clone(), state.written)
-        };
-        let mut logs: Vec<&Arc<Log>> = involved.iter().map(|part| &part.log).collect();
-        logs.sort_by_key(|log| (log.identity().topic_id, log.partition()));
-        logs.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        durability::sync_ahead(&self.ctx, logs.iter().copied());
-        for log in logs {
-            // Those of a deleted log need not be durable. Check last: it may be deleted meanwhile.
-            log.sync().or_else(|error| if log.health().is_deleted() { Ok(()) } else { Err(error) })?;
-        }
-        self.make_durable(written)?;
-        self.state.lock().start_file(&self.ctx, true)
-    }
-
-    /// Uses no id up to `largest` from here on: batches with such ids count without a record.
-    ///
-    /// # Errors
-    /// As [`checkpoint`](Journal::checkpoint).
-    pub(crate) fn skip_ids(&self, largest: u64) -> Result<()> {
-        let _alone = self.checkpoint()?;
-        let mut state = self.state.lock();
-        state.check()?;
-        if largest < state.next_id {
-            return Ok(());
-        }
-        state.next_id = largest.saturating_add(1);
-        state.start_file(&self.ctx, true)
     }
 
     /// Called at the broker's end, after every log was closed. If all logs were synced, the records
@@ -321,13 +284,13 @@ impl JournalState {
         self.next_id
     }
 
-    fn is_large(&self) -> bool {
-        self.position > self.large_from
+    /// Returns by how many bytes the file is larger than it should be.
+    fn excess(&self) -> u64 {
+        self.position.saturating_sub(self.large_from)
     }
 
     /// Writes the record of a transaction with the id [`next_id`](JournalState::next_id): from here
-    /// on the transaction has happened. Returns the position up to which the journal must be
-    /// durable for it.
+    /// on the transaction has happened.
     ///
     /// # Errors
     /// `DiskFull`, `TransactionTooLarge`: nothing has happened. `JournalFailed`: nothing has
@@ -338,9 +301,9 @@ impl JournalState {
         ctx: &Context,
         durable: u64,
         parts: Vec<CommittedPart<'_>>,
-        involved: Vec<Involved>,
-    ) -> Result<u64> {
-        let path = ctx.display(Path::new(names::JOURNAL));
+        involved: impl Iterator<Item = Involved>,
+    ) -> Result<Recorded> {
+        let path = || ctx.display(Path::new(names::JOURNAL));
         let Some(file) = self.file.clone() else { return Err(Error::Closed) };
         let synced_upto = durable.saturating_sub(self.written_before) + JOURNAL_HEADER_BYTES as u64;
         let size = parts.iter().map(|part| part.batch.len()).sum();
@@ -349,7 +312,10 @@ impl JournalState {
         }
         if self.position > self.bytes_max {
             // The bound exists because an opening reads the whole file.
-            let cause = self.stuck.clone().unwrap_or(Error::DiskFull { path, cause: Space::FileTooLarge });
+            let cause = self
+                .stuck
+                .clone()
+                .unwrap_or_else(|| Error::DiskFull { path: path(), cause: Space::FileTooLarge });
             return Err(Error::JournalFailed { cause: Arc::new(cause) });
         }
         let record = Committed { id: self.next_id, synced_upto, parts }.encode(self.floor, self.position);
@@ -359,9 +325,9 @@ impl JournalState {
             if let Some(cause) = is_space(&e)
                 && write_all_at(&*file, &vec![0; written], self.position).is_ok()
             {
-                return Err(Error::DiskFull { path, cause });
+                return Err(Error::DiskFull { path: path(), cause });
             }
-            let error = Error::io(IoAction::Write, &path, e);
+            let error = Error::io(IoAction::Write, &path(), e);
             self.fail(&error);
             // The record may exist nevertheless: these logs take no appends until the next opening.
             self.involved.extend(involved);
@@ -371,7 +337,7 @@ impl JournalState {
         self.position += record.len() as u64;
         self.written += record.len() as u64;
         self.involved.extend(involved);
-        Ok(self.written)
+        Ok(Recorded { upto: self.written, excess: self.excess() })
     }
 
     /// Nothing is committed any more until the broker is opened again.
@@ -423,6 +389,14 @@ impl JournalState {
         self.involved.clear();
         self.settled = 0;
         (self.large_from, self.stuck) = (FILE_BYTES, None);
+    }
+}
+
+/// Notes that these batches are durable, and makes them visible.
+fn show(involved: &[Involved]) {
+    for part in involved {
+        durability::cover(&part.log, part.end);
+        durability::show(&part.log, part.end);
     }
 }
 
