@@ -123,7 +123,7 @@ impl Accounts {
         let (mut account, mut version) = (Account::default(), Version::ZERO);
         let newest = self.newest.lock().map_err(|_| "poisoned")?.get(&id).cloned();
         if let Some(position) = newest {
-            let partition = self.snapshots.partition(position.partition.get())?;
+            let partition = self.snapshots.partition(position.partition)?;
             let records = partition.read(Start::At(position.offset), 1)?;
             let snapshot = records.iter().next().ok_or("the snapshot is gone")?;
             let text = std::str::from_utf8(snapshot.value().unwrap_or_default())?;

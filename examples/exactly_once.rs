@@ -56,7 +56,7 @@ fn transform(dir: &Path) -> quipu::Result<()> {
         let mut transaction = broker.transaction();
         for record in &records {
             let sum = sum(record.value().unwrap_or_default());
-            transaction.send(&sums.partition(record.partition().get())?, Record::new(sum));
+            transaction.send(&sums.partition(record.partition())?, Record::new(sum));
         }
         transaction.offsets(&consumer, &records);
         transaction.commit()?;

@@ -99,12 +99,48 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     /// Milliseconds since 1970; 0 if the system believes that it is earlier.
     fn now(&self) -> Timestamp {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp::default().plus(since_1970)
+        Timestamp::now().max(Timestamp::default())
     }
 
     fn monotonic(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+impl Timestamp {
+    /// The system's time. A broker has a [clock](crate::BrokerConfig::clock) of its own, which may
+    /// be another.
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+}
+
+/// In whole milliseconds, rounded down.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Timestamp::default().plus(since),
+            Err(before) => {
+                let before = before.duration();
+                let is_whole = before.subsec_nanos() % 1_000_000 == 0;
+                Timestamp::default().minus(before + Duration::from_millis(u64::from(!is_whole)))
+            }
+        }
+    }
+}
+
+/// A time that the platform cannot state becomes 1970 if it lies before that, and the year 30000 if
+/// after. On Windows those are times before 1601 and after the year 30000, on others none.
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        /// From 1970 to the year 30000.
+        const FARTHEST: Duration = Duration::from_secs(28_030 * 31_556_952);
+        let (epoch, distance) =
+            (SystemTime::UNIX_EPOCH, Duration::from_millis(time.as_millis().unsigned_abs()));
+        match time.as_millis() < 0 {
+            true => epoch.checked_sub(distance).unwrap_or(epoch),
+            false => epoch.checked_add(distance).unwrap_or(epoch + FARTHEST),
+        }
     }
 }
 
@@ -270,5 +306,27 @@ mod tests {
         assert!(first <= second);
         assert!(clock.now() > Timestamp::from_millis(1_600_000_000_000));
         assert!(!clock.is_manual());
+    }
+
+    #[test]
+    fn a_timestamp_is_a_system_time_in_whole_milliseconds() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        for (time, millis) in [
+            (epoch, 0),
+            (epoch + Duration::from_micros(1_999), 1),
+            (epoch - Duration::from_millis(2), -2),
+            (epoch - Duration::from_micros(1_500), -2),
+            (epoch + Duration::from_secs(1_700_000_000), 1_700_000_000_000),
+        ] {
+            assert_eq!(Timestamp::from(time), Timestamp::from_millis(millis), "{time:?}");
+        }
+        for millis in [0, 1, -1, -2_000_000, 1_700_000_000_123] {
+            let timestamp = Timestamp::from_millis(millis);
+            assert_eq!(Timestamp::from(SystemTime::from(timestamp)), timestamp);
+        }
+        for extreme in [Timestamp::MAX, Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MIN)] {
+            let _ = SystemTime::from(extreme);
+        }
+        assert!(Timestamp::now() > Timestamp::from_millis(1_600_000_000_000));
     }
 }

@@ -16,7 +16,7 @@
 //! | several logs | `transaction` (all but the handle) | The journal: all batches of a transaction, or none. |
 //! | groups | `group` | Which member owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` `records` `consumer` `transaction` `stream` `projection` `offline` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` [`records`] `consumer` `transaction` `stream` `projection` `offline` [`testing`] | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes the record once into the open batch of its
 //! partition, under a short lock. A full or lingering batch is compressed and its body's checksum
@@ -85,7 +85,7 @@ mod producer;
 mod projection;
 mod reader;
 mod record;
-mod records;
+pub mod records;
 mod rng;
 mod segment;
 pub mod stats;
@@ -105,7 +105,7 @@ pub use config::{
 };
 pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
-    GroupPartition, Offsets, Rebalance, RebalanceEvent, ResetTo,
+    GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent, ResetTo,
 };
 pub use error::{Corruption, Error, IoAction, Offender, Outcome, RejectReason, Result, Space};
 pub use group::assign::{
@@ -118,12 +118,13 @@ pub use producer::{Destination, Pending, Producer, ProducerConfig};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
 pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};
+#[doc(inline)]
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};
 pub use stream::{History, Stream, StreamReader, StreamReceipt};
 pub use topic::{Partition, Topic};
 pub use transaction::Transaction;
 pub use types::{
-    Bounds, GroupId, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp, TopicId,
-    TopicName, TopicPartition,
+    Bounds, GroupId, Names, Offset, ParsePositionError, PartitionId, Position, Receipt, Start, Timestamp,
+    TopicId, TopicName, TopicPartition,
 };
 pub use version::{ExpectedVersion, ParseVersionError, Version};

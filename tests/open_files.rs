@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{at, small};
 use quipu::testing::{Disk, ManualClock};
 use quipu::{
-    Broker, BrokerConfig, Durability, Offset, Position, ProducerConfig, ReadMode, Record, Start, TopicConfig,
+    Broker, BrokerConfig, Durability, Position, ProducerConfig, ReadMode, Record, Start, TopicConfig,
 };
 use tempfile::TempDir;
 
@@ -218,7 +218,7 @@ fn readers_of_three_hundred_partitions_keep_the_process_within_the_budget() {
             .iter()
             .map(|partition| {
                 let (topic, partition, epoch) = (topic.name().clone(), partition.id(), partition.epoch());
-                let start = Position { topic, partition, offset: Offset::ZERO, epoch };
+                let start = Position::new(topic, partition, 0, epoch);
                 broker.reader_at(&[start]).unwrap().max_records(1)
             })
             .collect();

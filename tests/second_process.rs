@@ -97,7 +97,7 @@ fn try_to_open() {
     let attempt = |_| {
         let began = Instant::now();
         match open_dir(&dir) {
-            Err(Error::AlreadyOpen { path }) => (began.elapsed(), path),
+            Err(Error::AlreadyOpen { path, .. }) => (began.elapsed(), path),
             other => panic!("{other:?}"),
         }
     };

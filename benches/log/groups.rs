@@ -34,7 +34,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
                 RATE_AND_LATENCY,
                 vec![way("consumer.commit", || {
                     let topic = TopicName::new("t").unwrap();
-                    let position = Position { topic, partition: 0.into(), offset: Offset::new(1), epoch: 0 };
+                    let position = Position::new(topic, 0, 1, 0);
                     repeat(count, || consumer.commit(Offsets::new().next(&position)).unwrap())
                 })],
                 vec![way("append of as much", || {

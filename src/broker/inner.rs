@@ -16,7 +16,7 @@ use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::transaction::journal::Journal;
-use crate::types::{TopicId, TopicName};
+use crate::types::{PartitionId, TopicId, TopicName};
 
 /// The state that all handles share.
 pub(crate) struct BrokerInner {
@@ -78,12 +78,12 @@ impl BrokerInner {
     }
 
     /// The log of a partition, also of a topic of the broker's own.
-    pub(crate) fn any_log(&self, topic: &str, partition: u32) -> Result<Arc<Log>> {
+    pub(crate) fn any_log(&self, topic: &str, partition: PartitionId) -> Result<Arc<Log>> {
         self.check_open()?;
         let topics = self.maintenance.topics.read();
         let state = topics.any(topic).ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
         state.check()?;
-        state.logs().get(partition as usize).cloned().ok_or_else(|| Error::UnknownPartition {
+        state.logs().get(partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
             topic: state.name.clone(),
             partition,
             count: state.log_count(),
@@ -204,7 +204,7 @@ impl Drop for BrokerInner {
 
 /// Validates a name for a topic to be created.
 pub(super) fn topic_name(name: &str) -> Result<TopicName> {
-    TopicName::new(name).map_err(|reason| Error::InvalidTopicName { name: name.to_string(), reason })
+    name.parse()
 }
 
 /// Validates settings for a topic.

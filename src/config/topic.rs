@@ -7,7 +7,7 @@ use super::compression::Compression;
 use super::retention::Retention;
 use super::values::{Durability, TimestampType, invalid};
 use crate::error::Result;
-use crate::types::{GroupId, Timestamp};
+use crate::types::{GroupId, Names, Timestamp};
 
 /// The settings of a topic. All of them can be altered later with
 /// [`Broker::alter_topic`](crate::Broker::alter_topic), but the number of partitions never falls.
@@ -258,12 +258,12 @@ impl TopicConfig {
     /// # fn main() -> quipu::Result<()> {
     /// # let broker = Broker::in_memory()?;
     /// let day = Duration::from_secs(24 * 3600);
-    /// let config = TopicConfig::new().retention(Retention::for_age(day)).retention_holds_for(&["billing"]);
+    /// let config = TopicConfig::new().retention(Retention::for_age(day)).retention_holds_for("billing");
     /// broker.create_topic("orders", config)?;
     /// # Ok(()) }
     /// ```
-    pub fn retention_holds_for(mut self, groups: &[&str]) -> Self {
-        self.retention_holds = groups.iter().map(ToString::to_string).collect();
+    pub fn retention_holds_for(mut self, groups: impl Names) -> Self {
+        self.retention_holds = groups.into_names();
         self.retention_holds.sort();
         self.retention_holds.dedup();
         self

@@ -338,8 +338,8 @@ impl Group {
         let mut found = Vec::with_capacity(partitions.len());
         for of in partitions {
             let state = self.broker.topic_state(of.topic.as_str())?;
-            let (partition, count) = (of.partition.get(), state.log_count());
-            if partition >= count {
+            let (partition, count) = (of.partition, state.log_count());
+            if partition.get() >= count {
                 return Err(Error::UnknownPartition { topic: of.topic.clone(), partition, count });
             }
             found.push((state.id, of.clone()));

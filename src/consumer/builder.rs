@@ -18,7 +18,7 @@ use crate::reader::OffsetReset;
 use crate::reader::fetcher::Fetcher;
 use crate::sync::Arc;
 use crate::topic::Partition;
-use crate::types::GroupId;
+use crate::types::{GroupId, Names};
 
 impl Broker {
     /// A consumer of the group `group`, to be configured and
@@ -187,14 +187,15 @@ impl ConsumerBuilder {
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
     /// without a topic, or if the group's members use another assignor or protocol;
     /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
-    pub fn subscribe(self, topics: &[&str]) -> Result<Consumer> {
+    pub fn subscribe(self, topics: impl Names) -> Result<Consumer> {
+        let topics = topics.into_names();
         if topics.is_empty() {
             return Err(invalid("topics", "at least one must be given"));
         }
         if self.max_poll_interval.is_zero() {
             return Err(invalid("max_poll_interval", "it must be longer than 0"));
         }
-        let patterns: Vec<_> = topics.iter().map(|topic| Pattern((*topic).to_string())).collect();
+        let patterns: Vec<_> = topics.into_iter().map(Pattern).collect();
         for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {
             self.broker.check_topic_name(&pattern.0)?;
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::commit::{CommittedOffset, Committer};
 use super::member::{self, Polling, Session};
-use super::offsets::Offsets;
+use super::offsets::IntoOffsets;
 use crate::error::Result;
 use crate::producer::Pending;
 use crate::reader::assigned::Assigned;
@@ -93,7 +93,7 @@ impl Consumer {
     /// # Errors
     /// [`CommitRejected`](crate::Error::CommitRejected) if another member owns a partition now, or
     /// did in between; those of an append.
-    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+    pub fn commit(&self, done: impl IntoOffsets) -> Result<()> {
         self.membership.committer.commit(done.into()).done()
     }
 
@@ -102,7 +102,7 @@ impl Consumer {
     /// `Pending` is dropped or detached, the event listener gets
     /// [`CommitFailed`](crate::stats::Event::CommitFailed). The records are then delivered again
     /// after the next rebalance or restart, as those of any commit that was not made.
-    pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
+    pub fn commit_async(&self, done: impl IntoOffsets) -> Pending<()> {
         Pending::other(self.membership.committer.commit(done.into()))
     }
 
@@ -371,12 +371,12 @@ impl ConsumerHandle {
     /// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 1);
     /// # Ok(()) }
     /// ```
-    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+    pub fn commit(&self, done: impl IntoOffsets) -> Result<()> {
         self.committer.commit(done.into()).done()
     }
 
     /// See [`Consumer::commit_async`].
-    pub fn commit_async(&self, done: impl Into<Offsets>) -> Pending<()> {
+    pub fn commit_async(&self, done: impl IntoOffsets) -> Pending<()> {
         Pending::other(self.committer.commit(done.into()))
     }
 

@@ -24,5 +24,5 @@ pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition, Rese
 pub use self::builder::ConsumerBuilder;
 pub use self::commit::CommittedOffset;
 pub use self::handle::{Consumer, ConsumerHandle};
-pub use self::offsets::Offsets;
+pub use self::offsets::{IntoOffsets, Offsets};
 pub use self::rebalance::{Rebalance, RebalanceEvent};

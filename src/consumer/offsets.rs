@@ -1,6 +1,7 @@
 //! The offsets up to which a consumer has processed its partitions, to be committed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::engine::Identity;
 use crate::group::state::Stamp;
@@ -35,6 +36,24 @@ use crate::types::{Offset, Position, TopicPartition};
 /// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 2);
 /// # Ok(()) }
 /// ```
+///
+/// It can be collected from records, for example from those that several workers are done with, in
+/// any order: of each partition the highest offset counts.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use quipu::{Broker, Offsets, Record, TopicConfig};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+/// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+/// # let mut consumer = broker.consumer("billing").subscribe("orders")?;
+/// # let records = consumer.poll(Duration::from_millis(200))?;
+/// let done: Offsets = records.iter().rev().collect();
+/// consumer.commit(done)?;
+/// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 3);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
     partitions: BTreeMap<TopicPartition, Done>,
@@ -67,7 +86,7 @@ impl Offsets {
     }
 
     /// Adds processed offsets; if both have a partition, the one that was added last counts.
-    pub fn add(&mut self, done: impl Into<Offsets>) -> &mut Self {
+    pub fn add(&mut self, done: impl IntoOffsets) -> &mut Self {
         self.partitions.extend(done.into().partitions);
         self
     }
@@ -144,6 +163,53 @@ impl Offsets {
     }
 }
 
+/// The types that [`Consumer::commit`](crate::Consumer::commit) takes: records, one or all of a
+/// poll, and [`Offsets`], each owned or borrowed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not name processed records",
+    label = "expected the records that are processed, one of them, or `Offsets`",
+    note = "all records of a poll: write `commit(&records)`",
+    note = "the records up to this one in its partition: write `commit(&record)`",
+    note = "several records: collect them first, `records.iter().collect::<Offsets>()`"
+)]
+pub trait IntoOffsets: Into<Offsets> {}
+
+impl IntoOffsets for Offsets {}
+impl IntoOffsets for &Offsets {}
+impl IntoOffsets for &mut Offsets {}
+impl IntoOffsets for Records {}
+impl IntoOffsets for &Records {}
+impl IntoOffsets for ConsumedRecord<'_> {}
+impl IntoOffsets for &ConsumedRecord<'_> {}
+impl IntoOffsets for OwnedRecord {}
+impl IntoOffsets for &OwnedRecord {}
+
+/// Of each partition the highest offset counts; of different log epochs, that of the latest epoch.
+impl<D: IntoOffsets> Extend<D> for Offsets {
+    fn extend<I: IntoIterator<Item = D>>(&mut self, done: I) {
+        for (of, done) in done.into_iter().flat_map(|done| done.into().partitions) {
+            match self.partitions.entry(of) {
+                Entry::Vacant(entry) => drop(entry.insert(done)),
+                Entry::Occupied(mut entry) => {
+                    let known = entry.get_mut();
+                    if (known.epoch, known.next) < (done.epoch, done.next) {
+                        *known = done;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As [`extend`](Extend::extend): the highest offset of each partition.
+impl<D: IntoOffsets> FromIterator<D> for Offsets {
+    fn from_iter<I: IntoIterator<Item = D>>(done: I) -> Self {
+        let mut offsets = Offsets::new();
+        offsets.extend(done);
+        offsets
+    }
+}
+
 /// An offset that was read without a group has no stamp of its own, so that of the committer
 /// counts.
 fn polled(stamp: Stamp) -> Option<Stamp> {
@@ -187,6 +253,24 @@ impl From<&ConsumedRecord<'_>> for Offsets {
 impl From<&OwnedRecord> for Offsets {
     fn from(record: &OwnedRecord) -> Self {
         Offsets::from(&record.as_record())
+    }
+}
+
+impl From<Records> for Offsets {
+    fn from(records: Records) -> Self {
+        Offsets::from(&records)
+    }
+}
+
+impl From<ConsumedRecord<'_>> for Offsets {
+    fn from(record: ConsumedRecord<'_>) -> Self {
+        Offsets::from(&record)
+    }
+}
+
+impl From<OwnedRecord> for Offsets {
+    fn from(record: OwnedRecord) -> Self {
+        Offsets::from(&record)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::commit::Committer;
-use super::offsets::Offsets;
+use super::offsets::IntoOffsets;
 use crate::error::Result;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
@@ -67,7 +67,7 @@ impl Rebalance<'_> {
     ///
     /// # Errors
     /// Those of [`Consumer::commit`](crate::Consumer::commit).
-    pub fn commit(&self, done: impl Into<Offsets>) -> Result<()> {
+    pub fn commit(&self, done: impl IntoOffsets) -> Result<()> {
         self.committer.commit(done.into()).done()
     }
 

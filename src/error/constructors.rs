@@ -3,8 +3,10 @@
 
 use std::io;
 use std::path::Path;
+use std::str::FromStr;
 
 use super::{Corruption, Error, IoAction, Outcome, Space, is_no_descriptor, is_space};
+use crate::types::{GroupId, TopicName};
 
 impl Error {
     /// Whether the records of a failed append may still appear in the log.
@@ -13,6 +15,24 @@ impl Error {
             Error::Io { action, .. } => action.outcome(),
             _ => Outcome::NotWritten,
         }
+    }
+
+    /// The error that a [listener](crate::ConsumerBuilder::on_rebalance) returns for a failure of
+    /// its own.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Error, TopicConfig};
+    /// # use std::time::Duration;
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("orders", TopicConfig::new())?;
+    /// let refuses = |_: &mut quipu::Rebalance<'_>| Err(Error::listener("the cache is not there"));
+    /// let mut consumer = broker.consumer("billing").on_rebalance(refuses).subscribe("orders")?;
+    /// assert!(matches!(consumer.poll(Duration::ZERO), Err(Error::Listener { .. })));
+    /// # Ok(()) }
+    /// ```
+    pub fn listener(message: impl Into<String>) -> Self {
+        Error::Listener { message: message.into() }
     }
 
     /// The error for a state that cannot occur. `what` is the invariant that does not hold.
@@ -78,5 +98,34 @@ impl Error {
             offset: None,
             resume: None,
         })
+    }
+}
+
+/// Validates a name.
+///
+/// ```
+/// # use quipu::TopicName;
+/// let name: TopicName = "orders".parse()?;
+/// assert_eq!(name, "orders");
+/// # Ok::<(), quipu::Error>(())
+/// ```
+impl FromStr for TopicName {
+    type Err = Error;
+
+    /// # Errors
+    /// [`InvalidTopicName`](Error::InvalidTopicName).
+    fn from_str(name: &str) -> Result<Self, Error> {
+        TopicName::new(name).map_err(|reason| Error::InvalidTopicName { name: name.to_string(), reason })
+    }
+}
+
+/// Validates a name.
+impl FromStr for GroupId {
+    type Err = Error;
+
+    /// # Errors
+    /// [`InvalidGroupName`](Error::InvalidGroupName).
+    fn from_str(name: &str) -> Result<Self, Error> {
+        GroupId::new(name).map_err(|reason| Error::InvalidGroupName { name: name.to_string(), reason })
     }
 }

@@ -135,7 +135,8 @@ pub enum Error {
         limit: usize,
     },
     /// A record without a key was sent to a topic that is [compacted](crate::Cleanup::Compact) or
-    /// keeps [streams](crate::TopicConfig::streams). Nothing was appended.
+    /// keeps [streams](crate::TopicConfig::streams), or the key of a stream is null. Nothing was
+    /// appended.
     #[error("record number {index} for {topic} has no key, which the topic requires")]
     MissingKey {
         /// The topic.
@@ -218,7 +219,7 @@ pub enum Error {
         /// The topic.
         topic: TopicName,
         /// The partition asked for.
-        partition: u32,
+        partition: PartitionId,
         /// How many partitions the topic has.
         count: u32,
     },
@@ -226,7 +227,7 @@ pub enum Error {
     #[error("{topic}/{partition} is not assigned to this reader or consumer")]
     NotAssigned {
         /// The topic.
-        topic: String,
+        topic: TopicName,
         /// The partition.
         partition: PartitionId,
     },
@@ -407,6 +408,13 @@ pub enum Error {
         assignor: String,
         /// The rule that was broken.
         reason: String,
+    },
+    /// A listener of a consumer [refused](Error::listener) a change of its partitions. The poll
+    /// that called it returns this; the partitions have changed nevertheless.
+    #[error("the rebalance listener failed: {message}")]
+    Listener {
+        /// The reason that the listener gave.
+        message: String,
     },
     /// The directory is open already, in this process or another. Nothing was touched.
     #[error("{} is already open, in this process or another", path.display())]

@@ -74,3 +74,13 @@ fn only_a_failed_write_or_sync_leaves_the_outcome_open() {
     let full = Error::write(Path::new("f"), io::ErrorKind::StorageFull.into());
     assert_eq!((full.outcome(), full.is_full()), (Outcome::NotWritten, true));
 }
+
+#[test]
+fn a_name_that_does_not_parse_is_an_error_with_the_name_and_the_rule() {
+    assert_eq!("orders".parse::<TopicName>().unwrap(), "orders");
+    assert_eq!("billing".parse::<GroupId>().unwrap(), "billing");
+    let wrong = "a b".parse::<TopicName>().unwrap_err().to_string();
+    assert!(wrong.starts_with("\"a b\" is not a valid topic name: it has a character"), "{wrong}");
+    let wrong = "".parse::<GroupId>().unwrap_err().to_string();
+    assert_eq!(wrong, "\"\" is not a valid group name: it is empty");
+}

@@ -11,6 +11,7 @@ mod batch;
 mod buffer;
 mod config;
 mod core;
+mod destination;
 mod failure;
 mod growth;
 mod original;
@@ -31,6 +32,8 @@ use std::task::{Context, Poll};
 
 pub use self::config::ProducerConfig;
 use self::core::{Core, RoomWait};
+pub use self::destination::Destination;
+pub(crate) use self::destination::Target;
 use self::outbox::Outbox;
 pub use self::pending::Pending;
 pub(crate) use self::pending::Wait;
@@ -41,7 +44,7 @@ use crate::log::idempotence;
 use crate::record::Record;
 use crate::segment::builder::Measured;
 use crate::sync::Arc;
-use crate::topic::{Partition, Topic};
+use crate::topic::Partition;
 use crate::types::Receipt;
 
 /// Sends records. Clones are the same producer: one buffer, one bound, one flush. Usable from any
@@ -94,21 +97,6 @@ struct Shared {
     outbox: Outbox<TopicState>,
     /// Below the outbox: the buffered records are handed over before the broker may be dropped.
     broker: Arc<BrokerInner>,
-}
-
-/// Where records go: a topic by handle or by name, or one of its partitions.
-///
-/// It is rarely named: a function that takes a destination takes `&topic`, `&partition` and
-/// `"name"`. A handle avoids the look-up by name.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Destination<'a> {
-    /// The topic chooses the partition by the record's key.
-    Topic(&'a Topic),
-    /// This partition, whatever the key.
-    Partition(&'a Partition),
-    /// As `Topic`, found by its name.
-    Name(&'a str),
 }
 
 impl Broker {
@@ -190,8 +178,8 @@ impl Producer {
     /// # Ok(()) }
     /// ```
     #[inline]
-    pub fn send<'a>(&self, to: impl Into<Destination<'a>>, record: Record<'_>) -> Result<Pending> {
-        self.try_send(to.into(), &record)
+    pub fn send(&self, to: impl Destination, record: Record<'_>) -> Result<Pending> {
+        self.try_send(to.target(), &record)
     }
 
     /// Sends many records: all of them are taken, or on an error none.
@@ -221,27 +209,27 @@ impl Producer {
     /// assert_eq!(receipts.last().unwrap().offset.get(), 2);
     /// # Ok(()) }
     /// ```
-    pub fn send_all<'a, 'r>(
+    pub fn send_all<'r>(
         &self,
-        to: impl Into<Destination<'a>>,
+        to: impl Destination,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Pending<Vec<Receipt>>> {
         let outbox = &self.shared.outbox;
         let mut records = records.into_iter().peekable();
         self.check_name()?;
         if records.peek().is_some_and(|record| record.given_sequence().is_some()) {
-            return Ok(Pending::other(self.send_sequenced(to.into(), records.collect())?));
+            return Ok(Pending::other(self.send_sequenced(to.target(), records.collect())?));
         }
-        match to.into() {
-            Destination::Topic(topic) => {
+        match to.target() {
+            Target::Topic(topic) => {
                 topic.check_broker(&self.shared.broker)?;
                 outbox.send_all(topic.state(), None, records)
             }
-            Destination::Partition(partition) => {
+            Target::Partition(partition) => {
                 partition.check_broker(&self.shared.broker)?;
                 outbox.send_all(partition.state(), Some(partition.id().get()), records)
             }
-            Destination::Name(name) => outbox.send_all(&self.shared.broker.topic_state(name)?, None, records),
+            Target::Name(name) => outbox.send_all(&self.shared.broker.topic_state(name)?, None, records),
         }
     }
 
@@ -262,11 +250,11 @@ impl Producer {
     /// ```
     pub fn send_async<'a>(
         &'a self,
-        to: impl Into<Destination<'a>>,
+        to: impl Destination + 'a,
         record: Record<'a>,
     ) -> impl Future<Output = Result<Receipt>> + Send {
         let room = RoomWait::new(self.shared.outbox.core(), Measured::new(&record).len());
-        SendAsync { producer: self, to: to.into(), record, room, sent: None }
+        SendAsync { producer: self, to, record, room, sent: None }
     }
 
     /// Writes everything that was sent before this call and blocks until each topic's durability
@@ -289,7 +277,7 @@ impl Producer {
     }
 
     #[inline]
-    fn try_send(&self, to: Destination<'_>, record: &Record<'_>) -> Result<Pending> {
+    fn try_send(&self, to: Target<'_>, record: &Record<'_>) -> Result<Pending> {
         self.check_name()?;
         if record.given_sequence().is_some() {
             let sent = self.send_sequenced(to, vec![record.clone()])?;
@@ -297,15 +285,15 @@ impl Producer {
         }
         let outbox = &self.shared.outbox;
         match to {
-            Destination::Topic(topic) => {
+            Target::Topic(topic) => {
                 topic.check_broker(&self.shared.broker)?;
                 outbox.send(topic.state(), None, record)
             }
-            Destination::Partition(partition) => {
+            Target::Partition(partition) => {
                 partition.check_broker(&self.shared.broker)?;
                 outbox.send(partition.state(), Some(partition.id().get()), record)
             }
-            Destination::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
+            Target::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
         }
     }
 }
@@ -340,21 +328,21 @@ impl Producer {
         self.shared.outbox.core().identity.as_ref().ok_or_else(|| invalid("sequence", reason))
     }
 
-    fn send_sequenced(&self, to: Destination<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
+    fn send_sequenced(&self, to: Target<'_>, records: Vec<Record<'_>>) -> Result<sequenced::Sent> {
         let (broker, identity, outbox) = (&self.shared.broker, self.identity()?, &self.shared.outbox);
         let send = |topic: &Arc<TopicState>, partition| {
             sequenced::send(broker, identity, outbox, topic, partition, records)
         };
         match to {
-            Destination::Topic(topic) => {
+            Target::Topic(topic) => {
                 topic.check_broker(broker)?;
                 send(topic.state(), None)
             }
-            Destination::Partition(partition) => {
+            Target::Partition(partition) => {
                 partition.check_broker(broker)?;
                 send(partition.state(), Some(partition.id().get()))
             }
-            Destination::Name(name) => send(&broker.topic_state(name)?, None),
+            Target::Name(name) => send(&broker.topic_state(name)?, None),
         }
     }
 }
@@ -366,42 +354,24 @@ impl fmt::Debug for Producer {
     }
 }
 
-impl<'a> From<&'a Topic> for Destination<'a> {
-    fn from(topic: &'a Topic) -> Self {
-        Destination::Topic(topic)
-    }
-}
-
-impl<'a> From<&'a Partition> for Destination<'a> {
-    fn from(partition: &'a Partition) -> Self {
-        Destination::Partition(partition)
-    }
-}
-
-impl<'a> From<&'a str> for Destination<'a> {
-    fn from(name: &'a str) -> Self {
-        Destination::Name(name)
-    }
-}
-
 /// The future of [`Producer::send_async`].
-struct SendAsync<'a> {
+struct SendAsync<'a, D> {
     producer: &'a Producer,
-    to: Destination<'a>,
+    to: D,
     record: Record<'a>,
     room: RoomWait,
     /// Once there was room.
     sent: Option<Pending>,
 }
 
-impl Future for SendAsync<'_> {
+impl<D: Destination> Future for SendAsync<'_, D> {
     type Output = Result<Receipt>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let this = self.get_mut();
         let sent = match &mut this.sent {
             Some(sent) => sent,
-            None => match this.room.poll(cx, || this.producer.try_send(this.to, &this.record)) {
+            None => match this.room.poll(cx, || this.producer.try_send(this.to.target(), &this.record)) {
                 Poll::Ready(pending) => this.sent.insert(pending?),
                 Poll::Pending => return Poll::Pending,
             },

@@ -14,7 +14,7 @@ use crate::partitioner::{Partitioner, Sticky, check_stream, murmur2, partition_f
 use crate::record::Record;
 use crate::segment::builder::Measured;
 use crate::sync::{Arc, OnceLock, about_to_call_user_code};
-use crate::types::{Offset, Receipt, Timestamp, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, Receipt, Timestamp, TopicId, TopicName};
 
 /// The functions of a topic that a producer needs.
 pub(super) trait Target: Send + Sync {
@@ -466,6 +466,7 @@ pub(super) fn route(
 }
 
 fn unknown_partition(target: &impl Target, partition: u32) -> Error {
+    let partition = PartitionId::new(partition);
     Error::UnknownPartition { topic: target.name().clone(), partition, count: target.partitions() }
 }
 

@@ -116,7 +116,7 @@ fn route(
     let by_sequence = || (sequence % u64::from(count.max(1))) as u32;
     let chosen = outbox::route(partitioner, &**topic, partition, record, count)?.unwrap_or_else(by_sequence);
     let logs = topic.logs();
-    let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen, count };
+    let unknown = || Error::UnknownPartition { topic: topic.name.clone(), partition: chosen.into(), count };
     logs.get(chosen as usize).cloned().ok_or_else(unknown)
 }
 

@@ -10,7 +10,7 @@ use crate::reader::step::{PutBack, Step};
 use crate::reader::{OffsetReset, Reader};
 use crate::records::Records;
 use crate::sync::about_to_call_user_code;
-use crate::types::{Position, Start};
+use crate::types::{Names, Position, Start};
 
 /// A model that is stored outside of the broker, in a database or a file.
 pub trait ReadModel {
@@ -79,10 +79,10 @@ impl Broker {
     /// assert_eq!(feed.model().events, 3);
     /// # Ok(()) }
     /// ```
-    pub fn feed<M: ReadModel>(&self, topics: &[&str], model: M) -> Result<Feed<M>, M::Error> {
+    pub fn feed<M: ReadModel>(&self, topics: impl Names, model: M) -> Result<Feed<M>, M::Error> {
+        let topics = topics.into_names();
         // A model that has applied records which are gone must not continue silently.
-        let reader = self.reader(topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
-        let topics = topics.iter().map(ToString::to_string).collect();
+        let reader = self.reader(&topics, Start::Beginning)?.offset_reset(OffsetReset::Fail);
         let source = Source { topics, reader, positions: Vec::new(), is_placed: false };
         let mut feed = Feed { source, model };
         feed.place()?;
@@ -120,7 +120,7 @@ impl Source {
         self.reader.seek_all(Start::Beginning)?;
         for position in positions {
             match self.reader.seek(position) {
-                Err(Error::NotAssigned { topic, .. }) if self.was_deleted(&topic) => {}
+                Err(Error::NotAssigned { topic, .. }) if self.was_deleted(topic.as_str()) => {}
                 sought => sought?,
             }
         }

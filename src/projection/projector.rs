@@ -13,7 +13,7 @@ use crate::reader::step::Step;
 use crate::records::{ConsumedRecord, SkipReason, Skipped};
 use crate::sync::about_to_call_user_code;
 use crate::transaction::Transaction;
-use crate::types::{Offset, Start};
+use crate::types::{Names, Offset, Start};
 
 /// Derives records from events: for example a table in a compacted topic, or a stream per customer.
 ///
@@ -79,7 +79,7 @@ impl Broker {
     pub fn projector<P: Projection>(
         &self,
         name: &str,
-        topics: &[&str],
+        topics: impl Names,
         projection: P,
     ) -> Result<Projector<P>> {
         let consumer = self.consumer(name).subscribe(topics)?;
@@ -307,7 +307,7 @@ fn unlike(broker: &Broker, skipped: &Skipped) -> Result<Error> {
     Ok(match *reason {
         SkipReason::Truncated { at } => Error::Truncated { topic, partition, offset: *from, to: at },
         SkipReason::OutOfRange | SkipReason::Lost => {
-            let bounds = broker.topic(topic.as_str())?.partition(partition.get())?.bounds()?;
+            let bounds = broker.topic(topic.as_str())?.partition(partition)?.bounds()?;
             let (earliest, latest) = (bounds.log_start, bounds.visible_end);
             Error::OffsetOutOfRange { topic, partition, requested: *from, earliest, latest }
         }

@@ -144,15 +144,17 @@ impl Fetcher {
     /// It counts as ready after this, because the caller may move it.
     ///
     /// # Errors
-    /// `NotAssigned`.
+    /// `NotAssigned`, or `InvalidTopicName` for a name that no topic has.
     pub(crate) fn find(&mut self, topic: &str, partition: PartitionId) -> Result<&mut Assigned> {
         let is_it = |assigned: &Assigned| assigned.is(topic, partition);
         // The topic that has the name now, or else one that had it.
         let now = self.broker.topic_state(topic).ok();
         let at = now.and_then(|state| self.places.get(&(state.id, partition)).copied());
         let at = at.or_else(|| self.assigned.iter().position(is_it));
-        at.and_then(|at| self.at_mut(at))
-            .ok_or_else(|| Error::NotAssigned { topic: topic.to_string(), partition })
+        match at {
+            Some(at) => self.at_mut(at).ok_or(Error::Internal { what: "a place without a partition" }),
+            None => Err(Error::NotAssigned { topic: topic.parse()?, partition }),
+        }
     }
 
     /// As [`find`](Fetcher::find), by identity.

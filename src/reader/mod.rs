@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::records::Records;
 use crate::sync::Arc;
-use crate::types::{PartitionId, Position, Start, TopicPartition};
+use crate::types::{Names, PartitionId, Position, Start, TopicPartition};
 
 /// Reads partitions from given places on, without a group and without commits.
 ///
@@ -85,8 +85,8 @@ impl Broker {
     /// assert_eq!(reader.positions().len(), 4);
     /// # Ok(()) }
     /// ```
-    pub fn reader(&self, topics: &[&str], from: Start) -> Result<Reader> {
-        Reader::new(self.inner().clone(), topics, from)
+    pub fn reader(&self, topics: impl Names, from: Start) -> Result<Reader> {
+        Reader::new(self.inner().clone(), &topics.into_names(), from)
     }
 
     /// A reader of the partitions of these positions and of no others, each from its position on. A
@@ -123,7 +123,7 @@ impl Reader {
     ///
     /// # Errors
     /// `UnknownTopic`, `Closed`, those of looking for a time.
-    pub(crate) fn new(broker: Arc<BrokerInner>, topics: &[&str], from: Start) -> Result<Self> {
+    pub(crate) fn new(broker: Arc<BrokerInner>, topics: &[String], from: Start) -> Result<Self> {
         let mut states = Vec::with_capacity(topics.len());
         for (at, name) in topics.iter().enumerate() {
             if !topics.iter().take(at).any(|earlier| earlier == name) {
@@ -429,7 +429,7 @@ fn find_log(broker: &BrokerInner, position: &Position) -> Result<Arc<Log>> {
     let logs = state.logs();
     logs.get(position.partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
         topic: state.name.clone(),
-        partition: position.partition.get(),
+        partition: position.partition,
         count: state.log_count(),
     })
 }

@@ -25,7 +25,7 @@ use crate::types::{Offset, PartitionId, Position, Timestamp, TopicName};
 /// let records = topic.partition(0)?.read(Start::Beginning, 1 << 20)?;
 /// let record = records.iter().next().unwrap();
 /// assert_eq!(record.key(), Some(&b"customer-7"[..]));
-/// assert_eq!(record.value(), Some(&b"42 EUR"[..]));
+/// assert_eq!(record.value_str(), Some("42 EUR"));
 /// assert_eq!(record.header("trace"), Some(Some(&b"ab"[..])));
 /// assert_eq!(record.position().to_string(), "orders/0@0#0");
 /// # Ok(()) }
@@ -68,6 +68,18 @@ impl<'a> ConsumedRecord<'a> {
     #[inline]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.raw.value
+    }
+
+    /// The key as text; `None` if it is null, or is not UTF-8: [`key`](ConsumedRecord::key) tells
+    /// the two apart.
+    pub fn key_str(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.key()?).ok()
+    }
+
+    /// The value as text; `None` if it is null, or is not UTF-8:
+    /// [`value`](ConsumedRecord::value) tells the two apart.
+    pub fn value_str(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.value()?).ok()
     }
 
     /// Whether it has a key and no value.
@@ -176,14 +188,19 @@ impl fmt::Debug for ConsumedRecord<'_> {
 }
 
 /// Key, value and headers, to send on. Not the timestamp: the new record has its own time, unless
-/// it is [set](Record::timestamp).
+/// it is [set](Record::timestamp). Headers can be [replaced](Record::replace_header) and
+/// [removed](Record::remove_header).
 impl<'a> From<&ConsumedRecord<'a>> for Record<'a> {
     fn from(record: &ConsumedRecord<'a>) -> Self {
-        let start = Record::from_parts(record.key(), record.value());
-        record.headers().fold(start, |sent, (name, value)| match value {
-            Some(value) => sent.header(name, value),
-            None => sent.null_header(name),
-        })
+        let start = Record::new(record.value()).key(record.key());
+        record.headers().fold(start, |sent, (name, value)| sent.header(name, value))
+    }
+}
+
+/// As from a borrowed one.
+impl<'a> From<&'a OwnedRecord> for Record<'a> {
+    fn from(record: &'a OwnedRecord) -> Self {
+        Record::from(record.as_record())
     }
 }
 
@@ -261,6 +278,16 @@ impl OwnedRecord {
         self.as_record().value()
     }
 
+    /// See [`ConsumedRecord::key_str`].
+    pub fn key_str(&self) -> Option<&str> {
+        self.as_record().key_str()
+    }
+
+    /// See [`ConsumedRecord::value_str`].
+    pub fn value_str(&self) -> Option<&str> {
+        self.as_record().value_str()
+    }
+
     /// See [`ConsumedRecord::is_tombstone`].
     pub fn is_tombstone(&self) -> bool {
         self.as_record().is_tombstone()
@@ -274,6 +301,21 @@ impl OwnedRecord {
     /// See [`ConsumedRecord::header`].
     pub fn header(&self, name: &str) -> Option<Option<&[u8]>> {
         self.as_record().header(name)
+    }
+
+    /// See [`ConsumedRecord::event_id`].
+    pub fn event_id(&self) -> Option<&[u8]> {
+        self.as_record().event_id()
+    }
+
+    /// See [`ConsumedRecord::event_type`].
+    pub fn event_type(&self) -> Option<&str> {
+        self.as_record().event_type()
+    }
+
+    /// See [`ConsumedRecord::schema_version`].
+    pub fn schema_version(&self) -> Option<u32> {
+        self.as_record().schema_version()
     }
 
     /// See [`ConsumedRecord::offset`].

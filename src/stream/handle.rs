@@ -25,7 +25,8 @@ impl Topic {
     /// # Errors
     /// [`Streams`](Error::Streams) if the topic was not created with
     /// [`TopicConfig::streams`](crate::TopicConfig::streams);
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed).
+    /// [`MissingKey`](Error::MissingKey) for a null key; [`TopicDeleted`](Error::TopicDeleted),
+    /// [`Closed`](Error::Closed).
     ///
     /// ```
     /// # use quipu::{Broker, TopicConfig};
@@ -38,7 +39,8 @@ impl Topic {
     pub fn stream<'k>(&self, key: impl IntoBytes<'k>) -> Result<Stream> {
         self.state().check()?;
         self.check_streams()?;
-        let key: Arc<[u8]> = key.into_bytes().as_ref().into();
+        let missing = || Error::MissingKey { topic: self.name().clone(), index: 0 };
+        let key: Arc<[u8]> = key.into_bytes().ok_or_else(missing)?.as_ref().into();
         let partition = self.partition(partition_for_key(&key, self.partition_count()))?;
         let hash = partition.log().identity().key_hasher().hash(&key);
         Ok(Stream { broker: self.broker().clone(), partition, key, hash })

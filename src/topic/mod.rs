@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::log::loss::find_damage;
 use crate::stats::DamagedRange;
 use crate::sync::Arc;
-use crate::types::{Offset, Timestamp, TopicName, TopicPartition};
+use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 impl Broker {
     /// Creates a topic. Names that differ only in case are names of different topics. Files of its
@@ -111,8 +111,8 @@ impl Broker {
     /// # Errors
     /// [`UnknownTopic`](Error::UnknownTopic), [`UnknownPartition`](Error::UnknownPartition); those
     /// of [`Partition::damage`].
-    pub fn damage(&self, topic: &str, partition: u32) -> Result<Vec<DamagedRange>> {
-        find_damage(&*self.inner().any_log(topic, partition)?)
+    pub fn damage(&self, topic: &str, partition: impl Into<PartitionId>) -> Result<Vec<DamagedRange>> {
+        find_damage(&*self.inner().any_log(topic, partition.into())?)
     }
 
     /// As [`Partition::accept_loss`], also of an internal topic: after that, groups work again with
@@ -124,10 +124,10 @@ impl Broker {
     pub fn accept_loss(
         &self,
         topic: &str,
-        partition: u32,
+        partition: impl Into<PartitionId>,
         ranges: &[DamagedRange],
     ) -> Result<Vec<(Offset, Offset)>> {
-        give_up(&self.inner().any_log(topic, partition)?, ranges)
+        give_up(&self.inner().any_log(topic, partition.into())?, ranges)
     }
 
     /// All topics, by name.
@@ -178,6 +178,22 @@ impl Topic {
         &self.state.name
     }
 
+    /// Its identity. A topic that is deleted and created again under the same name has another one.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let first = broker.create_topic("orders", TopicConfig::new())?;
+    /// broker.delete_topic("orders")?;
+    /// let second = broker.create_topic("orders", TopicConfig::new())?;
+    /// assert_ne!(first.id(), second.id());
+    /// # Ok(()) }
+    /// ```
+    pub fn id(&self) -> TopicId {
+        self.state.id
+    }
+
     /// When it was created, by the broker's clock.
     pub fn created_at(&self) -> Timestamp {
         self.state.created_at
@@ -193,15 +209,25 @@ impl Topic {
         self.state.log_count()
     }
 
-    /// One of its partitions.
+    /// One of its partitions, by its number or its id.
     ///
     /// # Errors
     /// [`UnknownPartition`](Error::UnknownPartition); [`TopicDeleted`](Error::TopicDeleted),
     /// [`Closed`](Error::Closed).
-    pub fn partition(&self, id: u32) -> Result<Partition> {
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// let receipt = broker.producer().send(&orders, Record::new("42 EUR"))?.wait()?;
+    /// assert_eq!(orders.partition(receipt.partition)?.id(), orders.partition(0)?.id());
+    /// # Ok(()) }
+    /// ```
+    pub fn partition(&self, id: impl Into<PartitionId>) -> Result<Partition> {
         self.state.check()?;
-        let logs = self.state.logs();
-        match logs.get(id as usize) {
+        let (id, logs) = (id.into(), self.state.logs());
+        match logs.get(id.get() as usize) {
             Some(log) => Ok(Partition::new(&self.broker, &self.state, log)),
             None => Err(Error::UnknownPartition {
                 topic: self.state.name.clone(),

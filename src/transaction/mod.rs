@@ -20,7 +20,7 @@ use self::pending::{CommitResult, CommitWait, WrittenTransaction};
 use crate::broker::{Broker, BrokerInner, Gathering, TopicState, refuse_sequence};
 use crate::config::Compression;
 use crate::consumer::commit::Committer;
-use crate::consumer::{Consumer, ConsumerHandle, Offsets};
+use crate::consumer::{Consumer, ConsumerHandle, IntoOffsets, Offsets};
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
 use crate::group::changes::new_batch;
@@ -29,7 +29,7 @@ use crate::log::Log;
 use crate::log::participate::{Conditions, Part};
 use crate::log::streams::StreamCondition;
 use crate::partitioner::{check_stream, partition_for_key};
-use crate::producer::{Destination, Pending};
+use crate::producer::{Destination, Pending, Target};
 use crate::reader::step::Step;
 use crate::record::Record;
 use crate::rng::SplitMix64;
@@ -143,8 +143,8 @@ impl Transaction {
     /// Adds a record. Its partition is chosen as by a producer with default settings, except that
     /// all records of one topic without a key go to one partition. An error is returned by
     /// [`commit`](Transaction::commit), which then does nothing.
-    pub fn send<'a>(&mut self, to: impl Into<Destination<'a>>, record: Record<'_>) -> &mut Self {
-        let sent = self.try_send(to.into(), &record);
+    pub fn send(&mut self, to: impl Destination, record: Record<'_>) -> &mut Self {
+        let sent = self.try_send(to.target(), &record);
         self.note(sent)
     }
 
@@ -188,12 +188,12 @@ impl Transaction {
     /// Adds offsets that a consumer has processed: they are committed for its group if and only if
     /// everything else is committed. The whole transaction fails if they may not be committed any
     /// more, for example because partitions have gone to another member.
-    pub fn offsets(&mut self, consumer: &Consumer, done: impl Into<Offsets>) -> &mut Self {
+    pub fn offsets(&mut self, consumer: &Consumer, done: impl IntoOffsets) -> &mut Self {
         self.add_offsets(consumer.committer(), done.into())
     }
 
     /// As [`offsets`](Transaction::offsets), on another thread than the consumer's.
-    pub fn offsets_of(&mut self, consumer: &ConsumerHandle, done: impl Into<Offsets>) -> &mut Self {
+    pub fn offsets_of(&mut self, consumer: &ConsumerHandle, done: impl IntoOffsets) -> &mut Self {
         self.add_offsets(consumer.committer(), done.into())
     }
 
@@ -365,18 +365,18 @@ impl Transaction {
         events.iter().try_for_each(|event| self.push(state, log, event))
     }
 
-    fn try_send(&mut self, to: Destination<'_>, record: &Record<'_>) -> Result<()> {
+    fn try_send(&mut self, to: Target<'_>, record: &Record<'_>) -> Result<()> {
         let named;
         let (state, partition) = match to {
-            Destination::Topic(topic) => {
+            Target::Topic(topic) => {
                 topic.check_broker(&self.broker)?;
                 (topic.state(), None)
             }
-            Destination::Partition(partition) => {
+            Target::Partition(partition) => {
                 partition.check_broker(&self.broker)?;
                 (partition.state(), Some(partition))
             }
-            Destination::Name(name) => {
+            Target::Name(name) => {
                 named = self.broker.topic_state(name)?;
                 (&named, None)
             }
@@ -399,7 +399,8 @@ impl Transaction {
         if let Some(partition) = partition {
             return self.push(state, partition.log(), record);
         }
-        let unknown = || Error::UnknownPartition { topic: state.name.clone(), partition: chosen, count };
+        let unknown =
+            || Error::UnknownPartition { topic: state.name.clone(), partition: chosen.into(), count };
         let log = state.logs().get(chosen as usize).cloned().ok_or_else(unknown)?;
         self.push(state, &log, record)
     }

@@ -207,7 +207,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "producer",
         &[
-            apart(&["config", "failure", "original", "room", "sink"]),
+            apart(&["config", "destination", "failure", "original", "room", "sink"]),
             apart(&["core"]),
             apart(&["outcome"]),
             apart(&["batch", "pending"]),

@@ -234,7 +234,7 @@ fn accept_loss_refuses_damage_that_was_not_named() {
     let before = snapshot(&disk);
     for named in [&damage[..0], &damage[..1], &damage[1..]] {
         let error = p.accept_loss(named).unwrap_err();
-        let Error::LossNotNamed { range } = &error else { panic!("{error}") };
+        let Error::LossNotNamed { range, .. } = &error else { panic!("{error}") };
         assert!(!named.contains(range) && damage.contains(range), "{error}");
         assert!(error.to_string().starts_with("t/0 has damage that was not named: offsets "), "{error}");
     }

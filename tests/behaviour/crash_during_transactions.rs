@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Offset, Offsets, Partition, Position, Record, Result,
-    Start,
+    Broker, BrokerConfig, Compression, Durability, Offsets, Partition, Position, Record, Result, Start,
 };
 
 use crate::common::{after_each_crash, read_from, send, small, thorough};
@@ -100,12 +99,7 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
         if number % 3 == 0 && topics.has_member() {
             transaction.offsets(&consumer, &records);
         } else if number % 3 == 0 {
-            let position = Position {
-                topic: quipu::TopicName::new("input").unwrap(),
-                partition: 0.into(),
-                offset: Offset::new(number + 1),
-                epoch: 0,
-            };
+            let position = Position::new("input".parse().unwrap(), 0, number + 1, 0);
             transaction.offsets(&consumer, Offsets::new().next(&position));
         }
         transaction.commit()?;

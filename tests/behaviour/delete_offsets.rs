@@ -71,7 +71,7 @@ fn offsets_of_a_topic_that_a_member_subscribes_to_are_not_deleted() {
     let member = broker.consumer("g").subscribe(&["a"]).unwrap();
     for refused in [&[of("a", 0)][..], &[of("b", 0), of("a", 1)]] {
         match group.delete_offsets(refused) {
-            Err(Error::GroupSubscribed { group, topic }) => {
+            Err(Error::GroupSubscribed { group, topic, .. }) => {
                 assert_eq!((group.as_str(), topic.as_str()), ("g", "a"))
             }
             other => panic!("{other:?}"),
@@ -92,7 +92,7 @@ fn offsets_of_unknown_partitions_are_refused() {
     assert!(matches!(group.delete_offsets(&[of("a", 0), of("c", 0)]), Err(Error::UnknownTopic { .. })));
     assert!(matches!(
         group.delete_offsets(&[of("a", 0), of("a", 2)]),
-        Err(Error::UnknownPartition { partition: 2, count: 2, .. })
+        Err(Error::UnknownPartition { partition, count: 2, .. }) if partition == 2
     ));
     assert_eq!(left(&broker).len(), 4);
     broker.close().unwrap();

@@ -15,7 +15,7 @@ fn broker() -> (Broker, Causes) {
     let causes = Causes::default();
     let heard = causes.clone();
     let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(move |event| {
-        if let Event::CommitFailed { cause } = event {
+        if let Event::CommitFailed { cause, .. } = event {
             heard.lock().unwrap().push(cause.clone());
         }
     });

@@ -83,7 +83,7 @@ fn an_append_is_refused_when_nothing_may_be_deleted_for_it() {
             Err(error) => break error,
         }
     };
-    let Error::OverBudget { limit, used, held_by } = &error else { panic!("{error}") };
+    let Error::OverBudget { limit, used, held_by, .. } = &error else { panic!("{error}") };
     assert_eq!((*limit, held_by), (BUDGET, &None));
     assert_eq!(*used, bytes(&disk), "side files, catalog and reserve count");
     assert_eq!(error.outcome(), Outcome::NotWritten);

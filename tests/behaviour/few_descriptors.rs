@@ -287,12 +287,8 @@ fn readers_of_three_hundred_partitions_keep_no_more_files_than_the_bound() {
             .partitions()
             .iter()
             .map(|partition| {
-                let at_start = quipu::Position {
-                    topic: topic.name().clone(),
-                    partition: partition.id(),
-                    offset: quipu::Offset::ZERO,
-                    epoch: partition.epoch(),
-                };
+                let (topic, epoch) = (topic.name().clone(), partition.epoch());
+                let at_start = quipu::Position::new(topic, partition.id(), 0, epoch);
                 broker.reader_at(&[at_start]).unwrap().max_records(1)
             })
             .collect();

@@ -28,7 +28,7 @@ fn two() -> (tempfile::TempDir, Broker, Topic, Broker, Topic) {
 fn refused<T>(done: quipu::Result<T>, handle: &str) {
     let error = done.map(drop).unwrap_err();
     match &error {
-        Error::ForeignBroker { what, own, other } => {
+        Error::ForeignBroker { what, own, other, .. } => {
             assert_eq!(what, handle);
             assert!(own.ends_with("a") && other.ends_with("b"), "{own:?} and {other:?}");
         }

@@ -497,12 +497,8 @@ fn a_listener_error_is_returned_by_poll_and_does_not_change_the_assignment() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
-    let mut a = broker
-        .consumer("g")
-        .on_rebalance(|_| Err(Error::InvalidConfig { field: "listener", reason: "no".to_string() }))
-        .subscribe(&["t"])
-        .unwrap();
-    assert!(matches!(a.poll(NOW), Err(Error::InvalidConfig { field: "listener", .. })));
+    let mut a = broker.consumer("g").on_rebalance(|_| Err(Error::listener("no"))).subscribe(&["t"]).unwrap();
+    assert!(matches!(a.poll(NOW), Err(Error::Listener { .. })));
     assert_eq!(owned(&a), [0]);
     assert_eq!(a.poll(NOW).unwrap().len(), 1);
 }
@@ -690,8 +686,8 @@ fn a_commit_beyond_the_log_end_is_rejected() {
     let mut position = a.position("t", 0).unwrap();
     a.commit(Offsets::new().next(&position)).unwrap();
     position.offset = Offset::new(4);
-    let end = Offset::new(3);
-    assert_eq!(rejected(a.commit(Offsets::new().next(&position))), [(0, RejectReason::BeyondEnd { end })]);
+    let beyond = rejected(a.commit(Offsets::new().next(&position)));
+    assert!(matches!(beyond[..], [(0, RejectReason::BeyondEnd { end, .. })] if end == 3), "{beyond:?}");
 }
 
 #[test]
@@ -765,7 +761,7 @@ fn subscribe_and_assign_exclude_each_other_and_bad_names_are_refused() {
         assert!(matches!(bad, Error::InvalidGroupName { .. }), "{name:?}");
         assert!(matches!(broker.group(name), Err(Error::InvalidGroupName { .. })));
     }
-    let none = broker.consumer("g").subscribe(&[]).unwrap_err();
+    let none = broker.consumer("g").subscribe(&[] as &[&str]).unwrap_err();
     assert!(matches!(none, Error::InvalidConfig { field: "topics", .. }));
     let p = partition(&broker, "t", 0);
     let twice = broker.consumer("g").assign(&[p.clone(), p]).unwrap_err();
@@ -1236,7 +1232,7 @@ fn next(broker: &Broker, number: u32, offset: u64) -> Offsets {
     let partition = partition(broker, "t", number);
     let (topic, epoch) = (partition.topic().clone(), partition.epoch());
     let mut offsets = Offsets::new();
-    offsets.next(&Position { topic, partition: partition.id(), offset: Offset::new(offset), epoch });
+    offsets.next(&Position::new(topic, partition.id(), offset, epoch));
     offsets
 }
 
@@ -1337,7 +1333,7 @@ fn a_failed_automatic_commit_does_not_hide_a_listener_error() {
         .auto_commit(Duration::from_secs(5))
         .on_rebalance(|rebalance| match rebalance.event() {
             RebalanceEvent::Assigned => Ok(()),
-            _ => Err(Error::InvalidConfig { field: "listener", reason: "no".to_string() }),
+            _ => Err(Error::listener("no")),
         })
         .subscribe(&["t"])
         .unwrap();
@@ -1346,7 +1342,7 @@ fn a_failed_automatic_commit_does_not_hide_a_listener_error() {
     let _b = broker.consumer("g").subscribe(&["t"]).unwrap();
     clock.advance(Duration::from_secs(5));
     disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
-    assert!(matches!(a.poll(NOW), Err(Error::InvalidConfig { field: "listener", .. })));
+    assert!(matches!(a.poll(NOW), Err(Error::Listener { .. })));
     clock.advance(Duration::from_secs(5));
     assert!(matches!(a.poll(NOW), Err(Error::DiskFull { .. })));
     disk.clear_faults();

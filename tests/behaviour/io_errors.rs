@@ -201,7 +201,7 @@ fn a_poisoned_partition_is_reported_and_the_others_work() {
     let tell = {
         let told = told.clone();
         move |event: &Event| {
-            if let Event::Poisoned { topic, partition, cause } = event {
+            if let Event::Poisoned { topic, partition, cause, .. } = event {
                 told.lock().unwrap().push((topic.to_string(), partition.get(), cause.outcome()));
             }
         }

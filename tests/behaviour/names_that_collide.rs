@@ -10,7 +10,7 @@ fn collides(broker: &Broker, name: &str, with: &str) -> bool {
     let error = broker.create_topic(name, TopicConfig::new()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(name) && text.contains(with), "{text}");
-    matches!(error, Error::TopicNameCollides { topic, other } if topic == name && other == with)
+    matches!(error, Error::TopicNameCollides { topic, other, .. } if topic == name && other == with)
 }
 
 #[test]

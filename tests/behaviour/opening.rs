@@ -60,7 +60,7 @@ fn a_directory_without_permission_is_named() {
     for place in [closed.clone(), closed.join("below")] {
         let error = open_dir(&place).unwrap_err();
         let denied = |error: &Error| match error {
-            Error::Io { path, source, .. } | Error::ReadOnly { path, source } => {
+            Error::Io { path, source, .. } | Error::ReadOnly { path, source, .. } => {
                 path.starts_with(&closed) && source.kind() == ErrorKind::PermissionDenied
             }
             _ => false,
@@ -99,7 +99,7 @@ fn a_second_opening_in_this_process_is_refused_at_once_and_changes_nothing() {
         let began = Instant::now();
         let error = open_dir(dir.path()).unwrap_err();
         let took = began.elapsed();
-        assert!(matches!(&error, Error::AlreadyOpen { path } if path == dir.path()), "{error}");
+        assert!(matches!(&error, Error::AlreadyOpen { path, .. } if path == dir.path()), "{error}");
         took
     };
     let fastest = (0..20).map(|_| attempt()).min().unwrap();
@@ -172,7 +172,7 @@ fn a_foreign_directory_is_refused_and_nothing_is_created_in_it() {
         let before = tree(dir.path());
         let error = open_dir(dir.path()).unwrap_err();
         assert!(
-            matches!(&error, Error::ForeignDirectory { path, found: name } if path == dir.path() && name == found),
+            matches!(&error, Error::ForeignDirectory { path, found: name, .. } if path == dir.path() && name == found),
             "{error}"
         );
         assert_eq!(tree(dir.path()), before, "not even a lock");

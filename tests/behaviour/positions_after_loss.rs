@@ -62,7 +62,7 @@ fn a_commit_of_a_later_epoch_is_rejected() {
     let records = consumer.poll(Duration::ZERO).unwrap();
     let rejected = consumer.commit(Offsets::new().next(&position("t/0@3#7")));
     let Err(Error::CommitRejected { offenders, .. }) = rejected else { panic!("{rejected:?}") };
-    assert_eq!(offenders[0].reason, RejectReason::Truncated { to: Offset::new(3) });
+    assert!(matches!(offenders[0].reason, RejectReason::Truncated { to, .. } if to == 3), "{offenders:?}");
     assert_eq!(consumer.committed("t", 0).unwrap(), None);
     // One of the log's own epoch counts, and is recognised when the log has another past.
     consumer.commit(&records).unwrap();

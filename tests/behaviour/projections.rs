@@ -370,7 +370,8 @@ fn an_external_model_continues_at_its_own_position() {
     let left = values(&broker, "events").concat().len() as u64;
     assert_eq!(rebuilt.catch_up(|_| {}).unwrap(), left);
 
-    let stranger = Position { topic: quipu::TopicName::new("copies").unwrap(), ..partition_end(&broker) };
+    let mut stranger = partition_end(&broker);
+    stranger.topic = quipu::TopicName::new("copies").unwrap();
     let wrong = broker.feed(&["events"], Rows { positions: vec![stranger], ..Rows::default() });
     assert!(matches!(wrong, Err(Error::NotAssigned { .. })), "{wrong:?}");
 }

@@ -223,7 +223,7 @@ fn good_records_come_before_the_error_which_stays_until_a_seek() {
         }
         assert_eq!(reader.position("t", 0).unwrap().offset, 1);
     }
-    let to = Position { offset: resume.unwrap(), ..reader.position("t", 0).unwrap() };
+    let to = Position::new(topic.name().clone(), 0, resume.unwrap(), 0);
     reader.seek(&to).unwrap();
     assert_eq!(offsets(&reader.poll(NOW).unwrap()), [2, 3]);
 

@@ -727,7 +727,7 @@ fn a_position_beyond_a_truncation_never_reads_another_record() {
             let records = reader.poll(Duration::ZERO).unwrap();
             let skipped = &records.skipped()[0];
             assert_eq!((skipped.from.get(), skipped.to.get()), (beyond, to), "{reset:?}");
-            assert!(matches!(skipped.reason, SkipReason::Truncated { at } if at == 6), "{skipped}");
+            assert!(matches!(skipped.reason, SkipReason::Truncated { at, .. } if at == 6), "{skipped}");
             assert_eq!(records.iter().next().map(|r| r.offset().get()), (to < 14).then_some(to), "{reset:?}");
         }
     }

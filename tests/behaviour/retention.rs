@@ -304,7 +304,7 @@ fn deleted_segments_are_reported_as_an_event() {
     t.delete_records(12.into()).unwrap();
     let mut told = Vec::new();
     for event in events.lock().unwrap().iter() {
-        if let Event::Retained { topic, partition, log_start, segments, bytes } = event {
+        if let Event::Retained { topic, partition, log_start, segments, bytes, .. } = event {
             assert_eq!((topic.as_str(), partition.get()), ("t", 0));
             told.push((log_start.get(), *segments, *bytes));
         }
@@ -457,12 +457,7 @@ fn a_broker_under_the_systems_clock_retains_by_itself() {
 
 /// Commits an offset for a group, without membership.
 fn commit(broker: &Broker, group: &str, partition: &Partition, offset: u64) {
-    let position = Position {
-        topic: partition.topic().clone(),
-        partition: partition.id(),
-        offset: Offset::new(offset),
-        epoch: partition.epoch(),
-    };
+    let position = Position::new(partition.topic().clone(), partition.id(), offset, partition.epoch());
     let consumer = broker.consumer(group).assign(&[]).unwrap();
     consumer.commit(Offsets::new().next(&position)).unwrap();
 }

@@ -334,7 +334,7 @@ fn every_roll_is_reported_as_an_event() {
     let tell = {
         let told = told.clone();
         move |event: &Event| {
-            if let Event::Rolled { topic, partition, base_offset } = event {
+            if let Event::Rolled { topic, partition, base_offset, .. } = event {
                 told.lock().unwrap().push((topic.to_string(), partition.get(), base_offset.get()));
             }
         }

@@ -451,7 +451,7 @@ fn the_log_start_and_the_gaps_of_a_truncated_log_are_kept() {
     // A position from before the truncation is not taken for a current one.
     let mut reader = broker.reader_at(&["t/0@36#0".parse().unwrap()]).unwrap();
     let skipped = reader.poll(Duration::ZERO).unwrap().skipped()[0].clone();
-    assert!(matches!(skipped.reason, SkipReason::Truncated { at } if at == 33), "{skipped}");
+    assert!(matches!(skipped.reason, SkipReason::Truncated { at, .. } if at == 33), "{skipped}");
     crash_at_each_operation(&copy.duplicate(), open, |disk, _| {
         disk.crash(Survive::Synced);
         assert_eq!(read_all(&open(disk).unwrap()), expected);

@@ -45,7 +45,7 @@ fn lost() -> (Disk, Broker, Version) {
 }
 
 fn assert_truncated<T: std::fmt::Debug>(answer: quipu::Result<T>, version: Version, case: &str) {
-    let Err(Error::StreamTruncated { topic, key, version: found, to }) = answer else {
+    let Err(Error::StreamTruncated { topic, key, version: found, to, .. }) = answer else {
         panic!("{case}: {answer:?}")
     };
     assert_eq!((topic.as_str(), &*key), ("t", &b"k"[..]), "{case}");

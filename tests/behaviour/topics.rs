@@ -45,14 +45,14 @@ fn names_that_kafka_refuses_are_refused_with_a_reason_and_nothing_is_made() {
         " a", "a,b",
     ] {
         let is_told = |error: &Error| match error {
-            Error::InvalidTopicName { name: told, reason } => told == name && !reason.is_empty(),
+            Error::InvalidTopicName { name: told, reason, .. } => told == name && !reason.is_empty(),
             _ => false,
         };
         let error = broker.create_topic(name, TopicConfig::new()).unwrap_err();
         assert!(is_told(&error), "{name:?}: {error}");
         let error = broker.ensure_topic(name, TopicConfig::new()).unwrap_err();
         assert!(is_told(&error), "{name:?}: {error}");
-        assert!(matches!(broker.topic(name), Err(Error::UnknownTopic { topic }) if topic == name));
+        assert!(matches!(broker.topic(name), Err(Error::UnknownTopic { topic, .. }) if topic == name));
         assert!(matches!(broker.delete_topic(name), Err(Error::UnknownTopic { .. })));
     }
     assert_eq!(disk.files(), before);
@@ -69,7 +69,7 @@ fn names_that_differ_only_in_case_are_different_topics() {
         fill(&broker, &topic.partition(0).unwrap(), n as u64);
     }
     let error = broker.create_topic("Orders", TopicConfig::new()).unwrap_err();
-    assert!(matches!(&error, Error::TopicExists { topic } if *topic == "Orders"), "{error}");
+    assert!(matches!(&error, Error::TopicExists { topic, .. } if *topic == "Orders"), "{error}");
     broker.close().unwrap();
     // Where case counts for nothing, these are different too.
     let dirs: std::collections::BTreeSet<String> = files(&disk, "topics", "manifest")
@@ -113,10 +113,10 @@ fn unknown_topics_and_partitions_are_named_in_the_error() {
     let topic = broker.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
     let error = topic.partition(3).unwrap_err();
     assert!(
-        matches!(&error, Error::UnknownPartition { topic, partition: 3, count: 3 } if *topic == "t"),
+        matches!(&error, Error::UnknownPartition { topic, partition, count: 3, .. } if *topic == "t" && *partition == 3),
         "{error}"
     );
-    let unknown = |error: Error| matches!(&error, Error::UnknownTopic { topic } if topic == "nowhere");
+    let unknown = |error: Error| matches!(&error, Error::UnknownTopic { topic, .. } if topic == "nowhere");
     assert!(unknown(broker.topic("nowhere").unwrap_err()));
     assert!(unknown(broker.delete_topic("nowhere").unwrap_err()));
     assert!(unknown(broker.alter_topic("nowhere", TopicConfig::new()).unwrap_err()));
@@ -145,7 +145,7 @@ fn settings_that_are_out_of_bounds_are_refused_by_field_and_nothing_is_made() {
         ("durability", config().durability(Durability::Interval(Duration::ZERO))),
     ];
     for (wanted, config) in invalid {
-        let is_told = |error: &Error| matches!(error, Error::InvalidConfig { field, reason } if *field == wanted && !reason.is_empty());
+        let is_told = |error: &Error| matches!(error, Error::InvalidConfig { field, reason, .. } if *field == wanted && !reason.is_empty());
         for error in [
             broker.create_topic("t", config.clone()).unwrap_err(),
             broker.ensure_topic("there", config.clone()).unwrap_err(),
@@ -299,7 +299,7 @@ fn every_handle_of_a_deleted_topic_returns_topic_deleted() {
     broker.delete_topic("t").unwrap();
 
     let deleted = |error: Error| match &error {
-        Error::TopicDeleted { topic } if *topic == "t" => {
+        Error::TopicDeleted { topic, .. } if *topic == "t" => {
             assert_eq!(error.outcome(), Outcome::NotWritten);
         }
         _ => panic!("{error}"),
@@ -647,7 +647,7 @@ fn topics_that_are_created_together_are_all_there_or_none() {
         broker.create_topics(names.iter().map(|name| (*name, TopicConfig::new()))).map(|made| made.len())
     };
     let is_taken =
-        |error: &Error, name: &str| matches!(error, Error::TopicExists { topic } if *topic == name);
+        |error: &Error, name: &str| matches!(error, Error::TopicExists { topic, .. } if *topic == name);
     assert!(is_taken(&create(&["a", "old", "b"]).unwrap_err(), "old"));
     assert!(is_taken(&create(&["a", "b", "a"]).unwrap_err(), "a"));
     assert!(matches!(create(&["a", "b c"]), Err(Error::InvalidTopicName { .. })));

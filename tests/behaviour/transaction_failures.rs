@@ -162,12 +162,7 @@ fn a_position_after_a_surviving_transaction_is_not_called_truncated() {
         );
         let consumer = broker.consumer("g").assign(&partitions).unwrap();
         for receipt in receipts {
-            let next = Position {
-                topic: receipt.topic,
-                partition: receipt.partition,
-                offset: receipt.offset.plus(1),
-                epoch: receipt.epoch,
-            };
+            let next = receipt.position().next();
             consumer.commit(Offsets::new().next(&next)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         }
     }
@@ -476,7 +471,7 @@ fn a_position_in_truncated_records_stays_truncated_when_a_transaction_is_written
     disk.truncate(segments().pop().unwrap(), 128).unwrap();
     let (broker, [.., s, _]) = open(&disk);
     assert!(has(&s, "both"));
-    let old = Position { topic: s.topic().clone(), partition: s.id(), offset: Offset::new(3), epoch: 0 };
+    let old = Position::new(s.topic().clone(), s.id(), 3, 0);
     let mut reader = broker.reader_at(&[old]).unwrap().offset_reset(OffsetReset::Fail);
     let error = reader.poll(Duration::ZERO).unwrap_err();
     assert!(matches!(&error, Error::Truncated { to, .. } if *to == 2), "{error}");

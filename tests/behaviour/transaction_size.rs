@@ -21,7 +21,7 @@ fn a_transaction_larger_than_a_segment_is_refused_with_the_partition_and_the_bou
         transaction.commit()
     };
     let error = transaction(2048).unwrap_err();
-    let Error::TransactionTooLarge { partition: Some(partition), size, limit } = &error else {
+    let Error::TransactionTooLarge { partition: Some(partition), size, limit, .. } = &error else {
         panic!("{error:?}")
     };
     assert_eq!((partition.to_string().as_str(), *limit), ("small/0", (1 << 20) - 128));

@@ -321,7 +321,7 @@ fn a_waker_that_panics_ends_no_other_work_and_is_reported() {
     let config = BrokerConfig::new().clock(clock.clone());
     let broker = config
         .on_event(move |event| {
-            if let Event::Panicked { which, message } = event {
+            if let Event::Panicked { which, message, .. } = event {
                 noted.lock().unwrap().push(format!("{which}: {message}"));
             }
         })
@@ -436,7 +436,7 @@ fn an_assignor_that_panics_is_an_error_with_its_message_and_its_group_works() {
     let builder = || broker.consumer("g").assignor(PanickingAssignor);
     let mut first = builder().subscribe(&["t"]).unwrap();
     let error = builder().subscribe(&["t"]).unwrap_err();
-    let Error::InvalidAssignment { assignor, reason } = error else { panic!("{error}") };
+    let Error::InvalidAssignment { assignor, reason, .. } = error else { panic!("{error}") };
     assert_eq!((assignor.as_str(), reason.as_str()), ("panicking", "it panicked: too many members"));
     send(&broker, "t", "v");
     assert_eq!(first.poll(NOW).unwrap().len(), 1);

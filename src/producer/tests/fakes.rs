@@ -222,7 +222,7 @@ impl Sink for Arc<FakeLog> {
             let record = record.unwrap();
             let timestamp = header.timestamp(record.timestamp_delta);
             max = max.max(timestamp);
-            let mut copy = Record::from_parts(record.key, record.value).timestamp(timestamp);
+            let mut copy = Record::new(record.value).key(record.key).timestamp(timestamp);
             for (name, value) in record.headers {
                 copy = match value {
                     Some(value) => copy.header(name, value),

@@ -42,7 +42,7 @@ fn given_partition_then_partitioner_then_key_then_sticky() {
     assert_eq!(partition(None, Record::new("other").key("")), 9, "an empty key is a key");
     assert_eq!(partition(None, Record::tombstone("foobar")), 6);
     let beyond = outbox.send(&topic, None, &Record::new("beyond"));
-    assert!(matches!(beyond, Err(Error::UnknownPartition { partition: 12, count: 12, .. })));
+    assert!(matches!(beyond, Err(Error::UnknownPartition { partition, count: 12, .. }) if partition == 12));
     let beyond = outbox.send_all(&topic, None, ["third", "beyond"].map(Record::new).into_iter());
     assert!(matches!(beyond, Err(Error::UnknownPartition { .. })));
     assert_eq!(topic.logs[3].values(), ["third"]);

@@ -39,7 +39,7 @@ fn refused_records_leave_no_trace() {
         }
     }
     let unknown = outbox.send(&topic, Some(2), &Record::null());
-    assert!(matches!(unknown, Err(Error::UnknownPartition { partition: 2, count: 2, .. })));
+    assert!(matches!(unknown, Err(Error::UnknownPartition { partition, count: 2, .. }) if partition == 2));
     assert!(outbox.send(&topic, Some(u32::MAX), &Record::null()).is_err());
     flush(&outbox).unwrap();
     assert_eq!(topic.logs[0].stored().len(), 3);

@@ -507,8 +507,7 @@ impl<'a> Run<'a> {
         entry.1 = Some(end);
         let consumer = self.broker.consumer("group").assign(&[self.partition(name)?])?;
         let epoch = self.partition(name)?.epoch();
-        let (topic, partition) = (TopicName::new(name).unwrap(), 0.into());
-        let position = Position { topic, partition, offset: end.into(), epoch };
+        let position = Position::new(TopicName::new(name).unwrap(), 0, end, epoch);
         consumer.commit(Offsets::new().next(&position))?;
         self.told.committed.insert(name, (end, None));
         Ok(())

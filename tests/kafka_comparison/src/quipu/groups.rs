@@ -146,7 +146,7 @@ impl Quipu {
     pub(super) fn next(&self, topic: &str, partition: u32, next: u64) -> quipu::Result<Position> {
         let partition = self.partition(topic, partition)?;
         let topic = partition.topic().clone();
-        Ok(Position { topic, partition: partition.id(), offset: Offset::new(next), epoch: partition.epoch() })
+        Ok(Position::new(topic, partition.id(), next, partition.epoch()))
     }
 
     pub(super) fn owner(&self, topic: &str, partition: u32) -> Option<&Member> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quipu::{
-    Destination, Offset, OffsetReset, Position, Receipt, Record, Start, Timestamp, TopicName, TopicPartition,
+    Offset, OffsetReset, Position, Receipt, Record, Start, Timestamp, TopicName, TopicPartition,
 };
 
 use super::{Quipu, outcome, refusal};
@@ -15,7 +15,7 @@ impl Quipu {
     pub(super) fn record(&self, record: &Rec) -> Record<'static> {
         let key = record.key.as_deref().map(str::as_bytes);
         let value = record.value.as_deref().map(str::as_bytes);
-        let mut made = Record::from_parts(key, value).into_owned();
+        let mut made = Record::new(value).key(key).into_owned();
         made = made.timestamp(Timestamp::from_millis(self.names.time(record.at)));
         for (name, value) in &record.headers {
             made = match value {
@@ -34,7 +34,7 @@ impl Quipu {
                 let partition = self.partition(topic, partition)?;
                 producer.send(&partition, self.record(record))
             }
-            None => producer.send(Destination::Name(&self.names.full(topic)), self.record(record)),
+            None => producer.send(self.names.full(topic), self.record(record)),
         };
         let sent: Vec<_> = records.iter().map(send).collect();
         let place = |receipt: Receipt| format!("{}@{}", receipt.partition, receipt.offset);
@@ -109,7 +109,7 @@ impl Quipu {
             Place::At(offset) => Offset::new(offset),
         };
         let topic = partition.topic().clone();
-        Ok(Position { topic, partition: partition.id(), offset, epoch: partition.epoch() })
+        Ok(Position::new(topic, partition.id(), offset, partition.epoch()))
     }
 
     pub(super) fn assign(&mut self, who: Who, topic: &str, places: &[(u32, Place)], reset: Reset) -> Seen {

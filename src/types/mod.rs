@@ -1,14 +1,28 @@
 //! Which types do all modules share? Newtypes wherever two integers could be swapped.
 
+mod names;
+
+use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Add;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::names::{GroupId, Names, PartitionId, TopicId, TopicName, TopicPartition};
 
 /// The place of a record in its partition: 0 for the first, never reused, never changed.
 ///
 /// Offsets grow by one per record, but a reader must not assume `next = previous + 1`: compaction
 /// and atomic operations may leave gaps (Kafka, design document, section 4.8).
+///
+/// It compares with numbers, and converts from and into them:
+///
+/// ```
+/// # use quipu::Offset;
+/// let offset = Offset::new(17);
+/// assert!(offset == 17 && offset + 1 > 17);
+/// assert_eq!((u64::from(offset), Offset::from(17)), (17, offset));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(u64);
 
@@ -45,9 +59,30 @@ impl From<u64> for Offset {
     }
 }
 
+impl From<Offset> for u64 {
+    fn from(offset: Offset) -> Self {
+        offset.0
+    }
+}
+
+/// As [`plus`](Offset::plus): it stops at `u64::MAX`.
+impl Add<u64> for Offset {
+    type Output = Offset;
+
+    fn add(self, count: u64) -> Offset {
+        self.plus(count)
+    }
+}
+
 impl PartialEq<u64> for Offset {
     fn eq(&self, other: &u64) -> bool {
         self.0 == *other
+    }
+}
+
+impl PartialOrd<u64> for Offset {
+    fn partial_cmp(&self, other: &u64) -> Option<Ordering> {
+        self.0.partial_cmp(other)
     }
 }
 
@@ -57,35 +92,16 @@ impl fmt::Display for Offset {
     }
 }
 
-/// The number of a partition within its topic: `0..topic.partitions()`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PartitionId(u32);
-
-impl PartitionId {
-    /// A partition's id from its number.
-    pub const fn new(id: u32) -> Self {
-        PartitionId(id)
-    }
-
-    /// The number itself.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl From<u32> for PartitionId {
-    fn from(id: u32) -> Self {
-        PartitionId(id)
-    }
-}
-
-impl fmt::Display for PartitionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
 /// Milliseconds since 1970-01-01 00:00 UTC. Never negative in a stored record.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use quipu::Timestamp;
+///
+/// let an_hour_ago = Timestamp::now().minus(Duration::from_secs(3600));
+/// assert!(SystemTime::from(an_hour_ago) < SystemTime::now());
+/// assert_eq!(Timestamp::from(SystemTime::UNIX_EPOCH), Timestamp::from_millis(0));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -122,183 +138,6 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The name of a topic: 1 to 249 characters of `[a-zA-Z0-9._-]`, not `.` or `..` (Kafka's
-/// `Topic.validate`). As in Kafka, no topic is created beside one whose name differs only in `.`
-/// and `_` ([`TopicNameCollides`](crate::Error::TopicNameCollides)).
-///
-/// Cheap to clone. A value of this type has been validated.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicName(Arc<str>);
-
-impl TopicName {
-    /// The longest name, in characters: with a suffix it still fits a file name of 255 bytes.
-    pub const MAX_LEN: usize = 249;
-
-    /// Validates a name.
-    ///
-    /// # Errors
-    /// The rule that the name breaks, as a sentence.
-    pub fn new(name: &str) -> Result<Self, &'static str> {
-        if name.is_empty() {
-            Err("it is empty")
-        } else if name == "." || name == ".." {
-            Err("it is a directory's own name")
-        } else if name.len() > Self::MAX_LEN {
-            Err("it is longer than 249 characters")
-        } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
-            Err("it has a character other than a-z, A-Z, 0-9, '.', '_' and '-'")
-        } else {
-            Ok(TopicName(Arc::from(name)))
-        }
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl AsRef<str> for TopicName {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-/// So that a table by name is asked with a `&str`.
-impl std::borrow::Borrow<str> for TopicName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl PartialEq<str> for TopicName {
-    fn eq(&self, other: &str) -> bool {
-        &*self.0 == other
-    }
-}
-
-impl PartialEq<&str> for TopicName {
-    fn eq(&self, other: &&str) -> bool {
-        &*self.0 == *other
-    }
-}
-
-impl fmt::Display for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A partition of a topic, by the topic's name and the partition's number.
-///
-/// It sorts by topic, then by number, and is written `topic/partition`.
-///
-/// ```
-/// # use quipu::{TopicName, TopicPartition};
-/// let second = TopicPartition::new(TopicName::new("orders").unwrap(), 1);
-/// assert_eq!(second.to_string(), "orders/1");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicPartition {
-    /// The topic's name.
-    pub topic: TopicName,
-    /// The partition's number in the topic.
-    pub partition: PartitionId,
-}
-
-impl TopicPartition {
-    /// The partition `partition` of `topic`.
-    pub fn new(topic: TopicName, partition: impl Into<PartitionId>) -> Self {
-        TopicPartition { topic, partition: partition.into() }
-    }
-}
-
-impl From<(TopicName, PartitionId)> for TopicPartition {
-    fn from((topic, partition): (TopicName, PartitionId)) -> Self {
-        TopicPartition { topic, partition }
-    }
-}
-
-impl fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.topic, self.partition)
-    }
-}
-
-/// The name of a consumer group: 1 to 249 bytes without control characters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(Arc<str>);
-
-impl GroupId {
-    /// The longest name, in bytes.
-    pub const MAX_LEN: usize = 249;
-
-    /// Validates a name.
-    ///
-    /// # Errors
-    /// The rule that the name breaks, as a sentence.
-    pub fn new(name: &str) -> Result<Self, &'static str> {
-        if name.is_empty() {
-            Err("it is empty")
-        } else if name.len() > Self::MAX_LEN {
-            Err("it is longer than 249 bytes")
-        } else if name.chars().any(char::is_control) {
-            Err("it has a control character")
-        } else {
-            Ok(GroupId(Arc::from(name)))
-        }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl AsRef<str> for GroupId {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl PartialEq<str> for GroupId {
-    fn eq(&self, other: &str) -> bool {
-        &*self.0 == other
-    }
-}
-
-impl PartialEq<&str> for GroupId {
-    fn eq(&self, other: &&str) -> bool {
-        &*self.0 == *other
-    }
-}
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The random identity a topic gets when it is created: a topic that is deleted and created again
-/// under the same name is another topic (KIP-516).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicId(pub(crate) [u8; 16]);
-
-impl fmt::Display for TopicId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for TopicId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// A place in the log that can be stored and come back to: topic, partition, offset and the log
 /// epoch in which the offset was true.
 ///
@@ -324,6 +163,24 @@ pub struct Position {
 }
 
 impl Position {
+    /// The position of an offset in a partition, in the log epoch in which the offset was true: see
+    /// [`Partition::epoch`](crate::Partition::epoch).
+    ///
+    /// ```
+    /// # use quipu::Position;
+    /// let position = Position::new("orders".parse()?, 2, 17, 3);
+    /// assert_eq!(position.to_string(), "orders/2@17#3");
+    /// # Ok::<(), quipu::Error>(())
+    /// ```
+    pub fn new(
+        topic: TopicName,
+        partition: impl Into<PartitionId>,
+        offset: impl Into<Offset>,
+        epoch: u32,
+    ) -> Self {
+        Position { topic, partition: partition.into(), offset: offset.into(), epoch }
+    }
+
     /// The partition that the position is in.
     pub fn topic_partition(&self) -> TopicPartition {
         TopicPartition::new(self.topic.clone(), self.partition)
@@ -364,7 +221,7 @@ impl FromStr for Position {
             let (offset, epoch) = rest.split_once('#')?;
             Some(Position {
                 topic: TopicName::new(topic).ok()?,
-                partition: PartitionId(partition.parse().ok()?),
+                partition: PartitionId::new(partition.parse().ok()?),
                 offset: Offset(offset.parse().ok()?),
                 epoch: epoch.parse().ok()?,
             })
@@ -448,28 +305,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_offset_is_compared_and_converted_as_its_number() {
+        let offset = Offset::new(17);
+        assert_eq!((offset + 1, Offset::MAX + 1), (Offset::new(18), Offset::MAX));
+        assert!(offset < 18 && offset > 16 && offset <= 17 && offset >= 17 && offset == 17);
+        assert_eq!((u64::from(offset), Offset::from(17)), (17, offset));
+        assert_eq!((u32::from(PartitionId::new(3)), PartitionId::from(3)), (3, PartitionId::new(3)));
+        assert!(PartitionId::new(3) == 3 && PartitionId::new(3) != 4);
+    }
+
+    #[test]
     fn positions_print_and_parse() {
-        let position = Position {
-            topic: TopicName::new("a.b_c-1").unwrap(),
-            partition: PartitionId(7),
-            offset: Offset(u64::MAX - 1),
-            epoch: 9,
-        };
+        let position = Position::new(TopicName::new("a.b_c-1").unwrap(), 7, u64::MAX - 1, 9);
         assert_eq!(position.to_string().parse::<Position>(), Ok(position.clone()));
         assert_eq!(position.next().offset, Offset(u64::MAX));
         for bad in ["", "a", "a/1", "a/1@2", "a/x@2#3", "a/1@x#3", "a/1@2#x", "é/1@2#3", "/1@2#3", "a/-1@2#3"]
         {
             assert_eq!(bad.parse::<Position>(), Err(ParsePositionError), "{bad}");
-        }
-    }
-
-    #[test]
-    fn topic_names_follow_kafkas_rule() {
-        for good in ["a", "A.b_c-9", &"x".repeat(249), "...", "__internal"] {
-            assert!(TopicName::new(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".", "..", &"x".repeat(250), "a b", "a/b", "ä", "a\0", "a\\b", "a:b"] {
-            assert!(TopicName::new(bad).is_err(), "{bad}");
         }
     }
 }

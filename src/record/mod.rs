@@ -1,8 +1,11 @@
 //! A record to send: key, value, headers and a timestamp, borrowed from the caller until they are
 //! encoded.
 
+mod bytes;
+
 use std::borrow::Cow;
 
+pub use self::bytes::IntoBytes;
 use crate::error::{Error, Result};
 use crate::event;
 use crate::types::{Timestamp, TopicName};
@@ -39,10 +42,12 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A record with this value and no key: the producer chooses its partition.
+    /// A record with this value and no key: the producer chooses its partition. A value of `None`
+    /// is null.
     #[must_use]
+    #[inline]
     pub fn new(value: impl IntoBytes<'a>) -> Self {
-        Record { value: Some(value.into_bytes()), ..Record::default() }
+        Record { value: value.into_bytes(), ..Record::default() }
     }
 
     /// A record whose value is null: it deletes this key where the topic is compacted.
@@ -53,7 +58,7 @@ impl<'a> Record<'a> {
     /// ```
     #[must_use]
     pub fn tombstone(key: impl IntoBytes<'a>) -> Self {
-        Record { key: Some(key.into_bytes()), ..Record::default() }
+        Record { key: key.into_bytes(), ..Record::default() }
     }
 
     /// A record whose key and value are null: for example because its headers are enough.
@@ -67,23 +72,19 @@ impl<'a> Record<'a> {
         Record::default()
     }
 
-    /// A record of a key and a value that are null or not: for example to forward a record.
-    #[must_use]
-    pub fn from_parts(key: Option<&'a [u8]>, value: Option<&'a [u8]>) -> Self {
-        Record { key: key.map(Cow::Borrowed), value: value.map(Cow::Borrowed), ..Record::default() }
-    }
-
     /// Sets the key. Records with the same key go to the same partition and keep their order; an
-    /// empty key is a key.
+    /// empty key is a key, and `None` is null.
     ///
     /// Default: null.
     #[must_use]
+    #[inline]
     pub fn key(mut self, key: impl IntoBytes<'a>) -> Self {
-        self.key = Some(key.into_bytes());
+        self.key = key.into_bytes();
         self
     }
 
-    /// Adds a header. Headers keep their order, and a name may come more than once.
+    /// Adds a header. Headers keep their order, and a name may come more than once. A value of
+    /// `None` is null.
     ///
     /// Default: none.
     ///
@@ -94,7 +95,29 @@ impl<'a> Record<'a> {
     /// ```
     #[must_use]
     pub fn header(mut self, name: impl Into<Cow<'a, str>>, value: impl IntoBytes<'a>) -> Self {
-        self.headers.push(Header { name: name.into(), value: Some(value.into_bytes()) });
+        self.headers.push(Header { name: name.into(), value: value.into_bytes() });
+        self
+    }
+
+    /// Removes all headers of this name, and adds one: for example to count the attempts of a record
+    /// that is forwarded.
+    ///
+    /// ```
+    /// # use quipu::Record;
+    /// let received = Record::new("v").header("attempt", "1").header("from", "a");
+    /// let retried = received.replace_header("attempt", "2").remove_header("from");
+    /// assert_eq!(retried, Record::new("v").header("attempt", "2"));
+    /// ```
+    #[must_use]
+    pub fn replace_header(self, name: impl Into<Cow<'a, str>>, value: impl IntoBytes<'a>) -> Self {
+        let name = name.into();
+        self.remove_header(&name).header(name, value)
+    }
+
+    /// Removes all headers of this name, if there are any.
+    #[must_use]
+    pub fn remove_header(mut self, name: &str) -> Self {
+        self.headers.retain(|header| header.name != name);
         self
     }
 
@@ -243,6 +266,17 @@ impl From<Vec<u8>> for Record<'_> {
     }
 }
 
+/// One record, for a call that takes several: for example
+/// [`Stream::append`](crate::Stream::append).
+impl<'a> IntoIterator for Record<'a> {
+    type Item = Record<'a>;
+    type IntoIter = std::iter::Once<Record<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::once(self)
+    }
+}
+
 /// One header of a [`Record`]: a name, and a value that may be null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
@@ -264,94 +298,6 @@ impl Header<'_> {
     fn into_owned(self) -> Header<'static> {
         Header { name: Cow::Owned(self.name.into_owned()), value: self.value.map(owned) }
     }
-}
-
-/// The types of a key or a value: bytes and text, borrowed or owned.
-///
-/// It is sealed: the crate may add to it, others may not.
-pub trait IntoBytes<'a>: sealed::Sealed {
-    /// The bytes, borrowed if they were.
-    fn into_bytes(self) -> Cow<'a, [u8]>;
-}
-
-impl<'a> IntoBytes<'a> for &'a [u8] {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self)
-    }
-}
-
-impl<'a, const N: usize> IntoBytes<'a> for &'a [u8; N] {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self)
-    }
-}
-
-impl<'a, const N: usize> IntoBytes<'a> for [u8; N] {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Owned(self.to_vec())
-    }
-}
-
-impl<'a> IntoBytes<'a> for &'a Vec<u8> {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self)
-    }
-}
-
-impl<'a> IntoBytes<'a> for Vec<u8> {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Owned(self)
-    }
-}
-
-impl<'a> IntoBytes<'a> for &'a str {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self.as_bytes())
-    }
-}
-
-impl<'a> IntoBytes<'a> for &'a String {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Borrowed(self.as_bytes())
-    }
-}
-
-impl<'a> IntoBytes<'a> for String {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        Cow::Owned(String::into_bytes(self))
-    }
-}
-
-impl<'a> IntoBytes<'a> for Cow<'a, [u8]> {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        self
-    }
-}
-
-impl<'a> IntoBytes<'a> for Cow<'a, str> {
-    fn into_bytes(self) -> Cow<'a, [u8]> {
-        match self {
-            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-            Cow::Owned(text) => Cow::Owned(String::into_bytes(text)),
-        }
-    }
-}
-
-mod sealed {
-    use std::borrow::Cow;
-
-    pub trait Sealed {}
-
-    impl Sealed for &[u8] {}
-    impl<const N: usize> Sealed for &[u8; N] {}
-    impl<const N: usize> Sealed for [u8; N] {}
-    impl Sealed for &Vec<u8> {}
-    impl Sealed for Vec<u8> {}
-    impl Sealed for &str {}
-    impl Sealed for &String {}
-    impl Sealed for String {}
-    impl Sealed for Cow<'_, [u8]> {}
-    impl Sealed for Cow<'_, str> {}
 }
 
 fn owned(bytes: Cow<'_, [u8]>) -> Cow<'static, [u8]> {
@@ -386,6 +332,16 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_replaced_and_removed_by_name() {
+        let received = Record::new("v").header("a", "1").header("b", "2").header("a", "3");
+        let expected = Record::new("v").header("b", "2").header("a", "4");
+        assert_eq!(received.clone().replace_header("a", "4"), expected);
+        assert_eq!(received.clone().replace_header("c", "5"), received.clone().header("c", "5"));
+        assert_eq!(received.clone().remove_header("a"), Record::new("v").header("b", "2"));
+        assert_eq!(received.clone().remove_header("none"), received);
+    }
+
+    #[test]
     fn null_and_empty_differ() {
         assert_eq!(Record::null().value_bytes(), None);
         assert_eq!(Record::new("").value_bytes(), Some(&b""[..]));
@@ -393,7 +349,9 @@ mod tests {
         assert_eq!(Record::new("").key("").key_bytes(), Some(&b""[..]));
         assert!(Record::tombstone("").is_tombstone());
         assert!(!Record::null().is_tombstone() && !Record::new("").key("k").is_tombstone());
-        assert_eq!(Record::from_parts(Some(b"k"), None), Record::tombstone("k"));
+        assert_eq!(Record::new(None::<&str>).key(Some("k")), Record::tombstone("k"));
+        assert_eq!(Record::new(Some(vec![1])).key(None::<String>), Record::new([1]));
+        assert_eq!(Record::null().header("a", None::<&[u8]>), Record::null().null_header("a"));
     }
 
     #[test]
