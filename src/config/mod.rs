@@ -1,11 +1,13 @@
 //! The settings of a broker and of a topic, and their defaults.
 //!
-//! Setters consume and return the value. Everything is validated in one place, when the broker is
-//! opened or the topic is created. How settings are stored is in `format/settings.rs`.
+//! Setters consume and return the value; the getter of `partitions` is `get_partitions`. Everything
+//! is validated in one place, when the broker is opened or the topic is created. How settings are
+//! stored is in `format/settings.rs`.
 
 mod broker;
 mod cleanup;
 mod compression;
+mod getters;
 mod retention;
 mod topic;
 mod values;

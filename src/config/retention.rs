@@ -60,4 +60,14 @@ impl Retention {
     pub const fn and_bytes(self, bytes: u64) -> Self {
         Retention { bytes: Some(bytes), ..self }
     }
+
+    /// The limit [by age](Retention::for_age); `None`: there is none.
+    pub const fn age(self) -> Option<Duration> {
+        self.age
+    }
+
+    /// The limit [by size](Retention::for_bytes), in bytes; `None`: there is none.
+    pub const fn bytes(self) -> Option<u64> {
+        self.bytes
+    }
 }

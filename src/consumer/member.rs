@@ -106,6 +106,14 @@ impl Session {
         Session { committer, reset, member: None, auto_commit, starting: Vec::new() }
     }
 
+    pub(super) fn subscription(&self) -> Option<&Subscription> {
+        Some(&self.member.as_ref()?.subscription)
+    }
+
+    pub(super) fn auto_commit(&self) -> Option<Duration> {
+        Some(self.auto_commit.as_ref()?.every)
+    }
+
     /// Becomes a member of the group.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod handle;
 mod member;
 mod offsets;
 mod rebalance;
+mod settings;
 
 pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition, ResetTo};
 pub use self::builder::ConsumerBuilder;

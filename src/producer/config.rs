@@ -106,6 +106,31 @@ impl ProducerConfig {
         self
     }
 
+    /// See [`batch_bytes`](ProducerConfig::batch_bytes).
+    pub fn get_batch_bytes(&self) -> usize {
+        self.batch_bytes
+    }
+
+    /// See [`linger`](ProducerConfig::linger).
+    pub fn get_linger(&self) -> Duration {
+        self.linger
+    }
+
+    /// See [`buffer_bytes`](ProducerConfig::buffer_bytes).
+    pub fn get_buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// See [`partitioner`](ProducerConfig::partitioner); `None`: the default one.
+    pub fn get_partitioner(&self) -> Option<&dyn Partitioner> {
+        self.partitioner.as_deref()
+    }
+
+    /// See [`name`](ProducerConfig::name).
+    pub fn get_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let invalid = |field, reason: &str| Err(Error::InvalidConfig { field, reason: reason.to_string() });
         if !(BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&self.batch_bytes) {
@@ -146,6 +171,15 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_setting_is_read_back() {
+        let config = ProducerConfig::new().batch_bytes(2_000).buffer_bytes(3_000).name("n");
+        let config = config.linger(Duration::from_millis(4));
+        assert_eq!((config.get_batch_bytes(), config.get_buffer_bytes()), (2_000, 3_000));
+        assert_eq!((config.get_linger(), config.get_name()), (Duration::from_millis(4), Some("n")));
+        assert!(config.get_partitioner().is_none());
+    }
 
     #[test]
     fn bounds_are_checked() {

@@ -299,6 +299,20 @@ impl Producer {
 }
 
 impl Producer {
+    /// Its settings.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ProducerConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// let producer = broker.producer_with(ProducerConfig::new().name("outbox"))?;
+    /// assert_eq!(producer.config().get_name(), Some("outbox"));
+    /// # Ok(()) }
+    /// ```
+    pub fn config(&self) -> &ProducerConfig {
+        &self.shared.outbox.core().config
+    }
+
     /// The last sequence that the producer of this name has sent to a partition, now or in an
     /// earlier run: continue with the next one. `None` if it has sent none.
     ///

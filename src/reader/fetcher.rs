@@ -81,6 +81,10 @@ impl Fetcher {
         &self.broker
     }
 
+    pub(crate) fn limits(&self) -> &PollLimits {
+        &self.limits
+    }
+
     pub(crate) fn limits_mut(&mut self) -> &mut PollLimits {
         &mut self.limits
     }

@@ -185,6 +185,21 @@ impl Reader {
         self
     }
 
+    /// See [`max_records`](Reader::max_records); `usize::MAX` without a limit.
+    pub fn get_max_records(&self) -> usize {
+        self.fetcher.limits().max_records
+    }
+
+    /// See [`max_bytes`](Reader::max_bytes).
+    pub fn get_max_bytes(&self) -> usize {
+        self.fetcher.limits().max_bytes
+    }
+
+    /// See [`offset_reset`](Reader::offset_reset).
+    pub fn get_offset_reset(&self) -> OffsetReset {
+        self.fetcher.limits().reset
+    }
+
     /// The next records, waiting for some for at most `timeout`. Empty if none came, or if
     /// [`ReaderHandle::wakeup`] was called; without records but with [`skipped`](Records::skipped)
     /// ranges if reading only moved on.

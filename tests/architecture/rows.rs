@@ -200,7 +200,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["admin", "rebalance"]),
             apart(&["member"]),
             apart(&["handle"]),
-            apart(&["builder"]),
+            apart(&["builder", "settings"]),
             apart(&["mod"]),
         ],
     ),
