@@ -13,6 +13,7 @@ use crate::types::{Bounds, GroupId, Offset, PartitionId, TopicName, TopicPartiti
 #[non_exhaustive]
 pub enum Event {
     /// A segment was sealed and the next one started.
+    #[non_exhaustive]
     Rolled {
         /// The topic.
         topic: TopicName,
@@ -24,6 +25,7 @@ pub enum Event {
     /// The log start moved, by retention or by
     /// [`delete_records`](crate::Partition::delete_records), and the segments before it were
     /// deleted.
+    #[non_exhaustive]
     Retained {
         /// The topic.
         topic: TopicName,
@@ -40,6 +42,7 @@ pub enum Event {
     Compacted(Compacted),
     /// Records were truncated from the end of the log, by
     /// [`truncate_to`](crate::Partition::truncate_to) or [`reset_to`](crate::Partition::reset_to).
+    #[non_exhaustive]
     Truncated {
         /// The topic.
         topic: TopicName,
@@ -58,6 +61,7 @@ pub enum Event {
     TailTruncated(TruncatedTail),
     /// Records that were damaged were [given up](crate::Partition::accept_loss): the partition
     /// works again.
+    #[non_exhaustive]
     LossAccepted {
         /// The topic.
         topic: TopicName,
@@ -71,11 +75,13 @@ pub enum Event {
     /// A commit that no caller waits for has failed, and nothing of it was done: the
     /// [`Pending`](crate::Pending) of a [`commit_async`](crate::Consumer::commit_async) or of a
     /// [transaction](crate::Transaction::commit_async) was dropped or detached.
+    #[non_exhaustive]
     CommitFailed {
         /// Why. It names the group or the partitions.
         cause: Error,
     },
     /// A write or sync failed: the partition takes no more appends until it is reopened.
+    #[non_exhaustive]
     Poisoned {
         /// The topic.
         topic: TopicName,
@@ -87,6 +93,7 @@ pub enum Event {
     /// Code of the user panicked on a thread that is not the user's, or in a call of another
     /// caller: a waker, the clock. The panic was caught. A panic of the event listener itself is
     /// counted in [`BrokerStats::panics`], and is no event.
+    #[non_exhaustive]
     Panicked {
         /// The code that panicked: for example `a waker`.
         which: &'static str,

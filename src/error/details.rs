@@ -101,6 +101,7 @@ impl IoAction {
 
 /// What an error means for the records that were being appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// They are not in the log and never will be: sending them again cannot duplicate them.
     NotWritten,
@@ -144,12 +145,14 @@ pub enum RejectReason {
     Stale,
     /// The offset lies beyond the visible end.
     #[error("the partition ends at offset {end}")]
+    #[non_exhaustive]
     BeyondEnd {
         /// The visible end.
         end: Offset,
     },
     /// The log was truncated before the offset.
     #[error("the partition was truncated to offset {to}")]
+    #[non_exhaustive]
     Truncated {
         /// The log's end after the truncation.
         to: Offset,
@@ -160,6 +163,7 @@ pub enum RejectReason {
     /// The text beside the offset is too long: see
     /// [`Offsets::metadata`](crate::Offsets::metadata).
     #[error("its metadata has {size} bytes, and the limit is {limit} bytes")]
+    #[non_exhaustive]
     MetadataTooLarge {
         /// The length of the text in bytes.
         size: usize,

@@ -30,6 +30,7 @@ pub enum Error {
     /// An append was conditional on the log's end, and the log ends elsewhere. Read up to the end
     /// and decide again (raw batches: fetch from the end).
     #[error("{topic}/{partition} ends at offset {end}, the append expected offset {expected}")]
+    #[non_exhaustive]
     OffsetConflict {
         /// The topic.
         topic: TopicName,
@@ -44,6 +45,7 @@ pub enum Error {
     /// version to load from. Nothing was appended. [Load](crate::Stream::load) the stream and
     /// decide again: the events that it has now are visible.
     #[error("stream \"{}\" of {topic} is at version {current}, expected was {expected}", key.escape_ascii())]
+    #[non_exhaustive]
     VersionConflict {
         /// The topic.
         topic: TopicName,
@@ -59,6 +61,7 @@ pub enum Error {
     /// version counts. Nothing was appended. Discard everything that was derived from events after
     /// `to`.
     #[error("{}", texts::stream_truncated(topic, key, *version, *to))]
+    #[non_exhaustive]
     StreamTruncated {
         /// The topic.
         topic: TopicName,
@@ -74,6 +77,7 @@ pub enum Error {
     /// operation is not allowed there: records of streams are not deleted, and a key must stay in
     /// one partition.
     #[error("topic {topic}: {reason}")]
+    #[non_exhaustive]
     Streams {
         /// The topic.
         topic: TopicName,
@@ -82,6 +86,7 @@ pub enum Error {
     },
     /// The requested offset is no longer in the log, or not yet. Seek to a valid one.
     #[error("offset {requested} of {topic}/{partition} is out of range: readable are {earliest} to {latest}")]
+    #[non_exhaustive]
     OffsetOutOfRange {
         /// The topic.
         topic: TopicName,
@@ -99,6 +104,7 @@ pub enum Error {
     /// epoch](crate::Partition::epoch) that the log never had, for example because an older copy of
     /// the directory was put in place.
     #[error("{}", texts::truncated(topic, *partition, *offset, *to))]
+    #[non_exhaustive]
     Truncated {
         /// The topic.
         topic: TopicName,
@@ -114,6 +120,7 @@ pub enum Error {
     /// A record, or the batch that it is in, is larger than the topic or the buffer allows. Nothing
     /// was appended.
     #[error("topic {topic}: a record or batch of {size} bytes is larger than the limit of {limit} bytes")]
+    #[non_exhaustive]
     RecordTooLarge {
         /// The topic.
         topic: TopicName,
@@ -126,6 +133,7 @@ pub enum Error {
     /// [segment](crate::TopicConfig::segment_bytes) can be, or all its batches together are larger
     /// than the journal allows. Nothing was committed.
     #[error("{}", texts::transaction_too_large(partition.as_ref(), *size, *limit))]
+    #[non_exhaustive]
     TransactionTooLarge {
         /// The partition; `None` for all batches together.
         partition: Option<TopicPartition>,
@@ -138,6 +146,7 @@ pub enum Error {
     /// keeps [streams](crate::TopicConfig::streams), or the key of a stream is null. Nothing was
     /// appended.
     #[error("record number {index} for {topic} has no key, which the topic requires")]
+    #[non_exhaustive]
     MissingKey {
         /// The topic.
         topic: TopicName,
@@ -149,6 +158,7 @@ pub enum Error {
     /// The topic is [only compacted](crate::Cleanup::Compact): its records are deleted by
     /// tombstones, not by offset.
     #[error("records of {topic} are not deleted by offset: it is only compacted")]
+    #[non_exhaustive]
     CompactedTopic {
         /// The topic.
         topic: TopicName,
@@ -157,6 +167,7 @@ pub enum Error {
     /// [`accept_loss`](crate::Partition::accept_loss). Nothing was given up.
     /// [List](crate::Partition::damage) all damage and decide again.
     #[error("{}", texts::loss_not_named(range))]
+    #[non_exhaustive]
     LossNotNamed {
         /// The first such damage.
         range: Box<DamagedRange>,
@@ -164,6 +175,7 @@ pub enum Error {
     /// There is nothing to compact: the topic's [cleanup](crate::TopicConfig::cleanup) does not
     /// include compaction.
     #[error("{topic} is not a compacted topic")]
+    #[non_exhaustive]
     NotCompacted {
         /// The topic.
         topic: TopicName,
@@ -171,6 +183,7 @@ pub enum Error {
     /// The log was truncated, shortened or closed during a compaction. Nothing has changed; the
     /// caller may try again.
     #[error("the compaction of {topic}/{partition} was overtaken by another change")]
+    #[non_exhaustive]
     CompactionAborted {
         /// The topic.
         topic: TopicName,
@@ -180,6 +193,7 @@ pub enum Error {
     /// Each rewrite of a partition's files takes a new generation number, and all four thousand
     /// million numbers are used up. Nothing has changed.
     #[error("{topic}/{partition} has no generation number left for a rewrite of its files")]
+    #[non_exhaustive]
     GenerationsExhausted {
         /// The topic.
         topic: TopicName,
@@ -191,6 +205,7 @@ pub enum Error {
     #[error(
         "timestamp {timestamp} of record number {index} for {topic} is not between {earliest} and {latest}"
     )]
+    #[non_exhaustive]
     InvalidTimestamp {
         /// The topic.
         topic: TopicName,
@@ -208,6 +223,7 @@ pub enum Error {
     BufferFull,
     /// There is no topic of this name.
     #[error("there is no topic {topic:?}")]
+    #[non_exhaustive]
     UnknownTopic {
         /// The name asked for.
         topic: String,
@@ -215,6 +231,7 @@ pub enum Error {
     /// The topic has no such partition, or a custom partitioner returned a number that does not
     /// exist. Nothing was appended.
     #[error("topic {topic} has {count} partitions and no partition {partition}")]
+    #[non_exhaustive]
     UnknownPartition {
         /// The topic.
         topic: TopicName,
@@ -225,6 +242,7 @@ pub enum Error {
     },
     /// The reader or consumer does not read this partition.
     #[error("{topic}/{partition} is not assigned to this reader or consumer")]
+    #[non_exhaustive]
     NotAssigned {
         /// The topic.
         topic: TopicName,
@@ -233,12 +251,14 @@ pub enum Error {
     },
     /// A topic of this name exists already.
     #[error("topic {topic} exists already")]
+    #[non_exhaustive]
     TopicExists {
         /// The existing topic's name.
         topic: TopicName,
     },
     /// The name differs from that of another topic only in `.` and `_`. Kafka refuses it too.
     #[error("topic {topic} is not created beside {other}: their names differ only in '.' and '_'")]
+    #[non_exhaustive]
     TopicNameCollides {
         /// The topic that was to be created.
         topic: TopicName,
@@ -247,12 +267,14 @@ pub enum Error {
     },
     /// The handle's topic has been deleted. Ask the broker for the topic again.
     #[error("topic {topic} has been deleted")]
+    #[non_exhaustive]
     TopicDeleted {
         /// The deleted topic's name.
         topic: TopicName,
     },
     /// The name is not valid for a topic.
     #[error("{name:?} is not a valid topic name: {reason}")]
+    #[non_exhaustive]
     InvalidTopicName {
         /// The name given.
         name: String,
@@ -261,6 +283,7 @@ pub enum Error {
     },
     /// The topic exists with a configuration that cannot be altered into the one asked for.
     #[error("topic {topic} exists with {field} {found}, asked for was {asked}")]
+    #[non_exhaustive]
     ConfigMismatch {
         /// The topic.
         topic: TopicName,
@@ -273,6 +296,7 @@ pub enum Error {
     },
     /// A setting is out of its bounds.
     #[error("invalid {field}: {reason}")]
+    #[non_exhaustive]
     InvalidConfig {
         /// The setting.
         field: &'static str,
@@ -283,6 +307,7 @@ pub enum Error {
     /// one. Nothing was done. Ask this broker for the topic; a handle of a broker that was closed
     /// and opened again is one of another broker too.
     #[error("{what} belongs to the broker of {}, and not to this one, of {}", other.display(), own.display())]
+    #[non_exhaustive]
     ForeignBroker {
         /// The handle in words: for example `topic orders`, or `a consumer of group billing`.
         what: String,
@@ -293,6 +318,7 @@ pub enum Error {
     },
     /// The name is not valid for a consumer group.
     #[error("{name:?} is not a valid group name: {reason}")]
+    #[non_exhaustive]
     InvalidGroupName {
         /// The name given.
         name: String,
@@ -303,6 +329,7 @@ pub enum Error {
     /// belong to other members now, or did so in between. Poll again; the member that owns such a
     /// partition has started where the last commit ended.
     #[error("group {group}: the commit was rejected: {}", texts::list(offenders))]
+    #[non_exhaustive]
     CommitRejected {
         /// The group.
         group: GroupId,
@@ -312,6 +339,7 @@ pub enum Error {
     /// These partitions have no committed offset, and the [reset policy](crate::OffsetReset) is to
     /// fail. Seek in each of them.
     #[error("group {group} has no committed offset in {}", texts::comma_separated(partitions))]
+    #[non_exhaustive]
     NoCommittedOffset {
         /// The group.
         group: GroupId,
@@ -321,6 +349,7 @@ pub enum Error {
     /// A later producer was opened under the same name. This one sends no more records, and the
     /// records in its buffer are not written.
     #[error("producer {producer:?} was fenced: a later producer has the same name")]
+    #[non_exhaustive]
     Fenced {
         /// The producer's name.
         producer: Arc<str>,
@@ -331,6 +360,7 @@ pub enum Error {
     /// given out early. Read rows in the order of their commits, or send this record without a
     /// sequence.
     #[error("{}", texts::out_of_order(producer, topic, *partition, *sequence, *last))]
+    #[non_exhaustive]
     OutOfOrderSequence {
         /// The producer's name.
         producer: Arc<str>,
@@ -350,6 +380,7 @@ pub enum Error {
     /// sent: continue with the next one, or directly after `last`. If rows may come late, search
     /// for it in the partition.
     #[error("{}", texts::duplicate(producer, topic, *partition, *sequence, *last))]
+    #[non_exhaustive]
     DuplicateSequence {
         /// The producer's name.
         producer: Arc<str>,
@@ -366,6 +397,7 @@ pub enum Error {
     /// another partition than it would go to now, and that cannot be decided. Nothing of it was
     /// appended. Look whether it is there; if not, send it to a partition that the caller names.
     #[error("{}", texts::possible_duplicate(producer, topic, *partition, *sequence, reason))]
+    #[non_exhaustive]
     PossibleDuplicate {
         /// The producer's name.
         producer: Arc<str>,
@@ -380,6 +412,7 @@ pub enum Error {
     },
     /// The name is not valid for a producer: it must have 1 to 249 bytes.
     #[error("{name:?} is not a valid producer name: it has {} bytes and must have 1 to 249", name.len())]
+    #[non_exhaustive]
     InvalidProducerName {
         /// The name given.
         name: String,
@@ -387,6 +420,7 @@ pub enum Error {
     /// The operation requires a group without members, and without a transaction that is committing
     /// offsets of it. Close the group's consumers first.
     #[error("group {group} has members, or a transaction commits offsets of it")]
+    #[non_exhaustive]
     GroupNotEmpty {
         /// The group.
         group: GroupId,
@@ -394,6 +428,7 @@ pub enum Error {
     /// The group's offsets of this topic cannot be deleted, because a member subscribes to the
     /// topic, or a transaction is committing offsets of the partition.
     #[error("a member of group {group} subscribes to topic {topic}, or a transaction commits offsets of it")]
+    #[non_exhaustive]
     GroupSubscribed {
         /// The group.
         group: GroupId,
@@ -403,6 +438,7 @@ pub enum Error {
     /// An [`Assignor`](crate::Assignor) left a partition out, assigned one twice or assigned one to
     /// a member that does not subscribe to its topic. Nothing has changed.
     #[error("assignor {assignor:?}: {reason}")]
+    #[non_exhaustive]
     InvalidAssignment {
         /// The assignor's name.
         assignor: String,
@@ -412,12 +448,14 @@ pub enum Error {
     /// A listener of a consumer [refused](Error::listener) a change of its partitions. The poll
     /// that called it returns this; the partitions have changed nevertheless.
     #[error("the rebalance listener failed: {message}")]
+    #[non_exhaustive]
     Listener {
         /// The reason that the listener gave.
         message: String,
     },
     /// The directory is open already, in this process or another. Nothing was touched.
     #[error("{} is already open, in this process or another", path.display())]
+    #[non_exhaustive]
     AlreadyOpen {
         /// The broker's directory.
         path: PathBuf,
@@ -425,6 +463,7 @@ pub enum Error {
     /// The directory is not writable: the file system is mounted read-only, or this process lacks
     /// the permission. A broker must write, if only to lock the directory. Nothing was touched.
     #[error("{} cannot be written to: {source}", path.display())]
+    #[non_exhaustive]
     ReadOnly {
         /// The broker's directory.
         path: PathBuf,
@@ -434,6 +473,7 @@ pub enum Error {
     /// The directory holds an entry that no broker made: it is not a broker's directory, or it has
     /// files at the paths where those of a new topic or partition would go. Nothing was touched.
     #[error("{} holds {found:?}, which is not a file of its broker: nothing was touched", path.display())]
+    #[non_exhaustive]
     ForeignDirectory {
         /// The directory.
         path: PathBuf,
@@ -444,6 +484,7 @@ pub enum Error {
     /// another version, a feature, or the codec of a batch (a feature of this crate). Nothing was
     /// touched. Use the release that wrote it or a later one, built with that feature.
     #[error("{}", texts::unsupported(path, needs, *supported))]
+    #[non_exhaustive]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,
@@ -461,6 +502,7 @@ pub enum Error {
     /// These bytes are not [`RawBatches`](crate::RawBatches), or they are incomplete or damaged:
     /// fetch them again. Nothing was appended.
     #[error("invalid raw batches: {what} at byte {position}")]
+    #[non_exhaustive]
     InvalidBatches {
         /// The byte position in the raw batches.
         position: u64,
@@ -471,6 +513,7 @@ pub enum Error {
     /// it is not a copy of their source. Nothing was appended. To make it a copy, call
     /// `Partition::truncate_to` with that offset.
     #[error("{topic}/{partition} holds other records from offset {offset} on than the batches to append")]
+    #[non_exhaustive]
     Diverged {
         /// The topic.
         topic: TopicName,
@@ -483,6 +526,7 @@ pub enum Error {
     /// unknown. The partition takes no appends until `Partition::reopen` or a restart; reading
     /// still works.
     #[error("{topic}/{partition} takes no appends since an earlier failure: {cause}")]
+    #[non_exhaustive]
     Poisoned {
         /// The topic.
         topic: TopicName,
@@ -495,6 +539,7 @@ pub enum Error {
     /// and no other is committed until the broker is opened again. Operations on a single partition
     /// still work.
     #[error("no transaction is committed since an earlier failure: {cause}")]
+    #[non_exhaustive]
     JournalFailed {
         /// The failure.
         cause: Arc<Error>,
@@ -502,6 +547,7 @@ pub enum Error {
     /// There is no room for this write. Nothing of it is in the log; the same call may succeed once
     /// there is room.
     #[error("no space left to write {}: {cause}", path.display())]
+    #[non_exhaustive]
     DiskFull {
         /// The file that could not grow.
         path: PathBuf,
@@ -513,6 +559,7 @@ pub enum Error {
     /// rest belongs to topics without a retention limit, is not visible yet, or is held for a
     /// group. Nothing was appended; the same call may succeed once that has changed.
     #[error("{}", texts::over_budget(*limit, *used, held_by.as_ref()))]
+    #[non_exhaustive]
     OverBudget {
         /// The budget in bytes.
         limit: u64,
@@ -524,6 +571,7 @@ pub enum Error {
     },
     /// The operating system refused an operation.
     #[error("cannot {action} {}: {source}", path.display())]
+    #[non_exhaustive]
     Io {
         /// The operation that failed.
         action: IoAction,
@@ -536,6 +584,7 @@ pub enum Error {
     /// [`Event::Panicked`](crate::stats::Event::Panicked). [`close`](crate::Broker::close) returns
     /// this after everything else was done.
     #[error("{which} panicked, as the first of {times} panics that were caught: {message}")]
+    #[non_exhaustive]
     Panicked {
         /// The code that panicked first: for example `a waker`.
         which: &'static str,
@@ -550,6 +599,7 @@ pub enum Error {
     /// The library met a state that it considers impossible, and did nothing further. This is a bug
     /// in it: please report it. In a debug build it panics instead.
     #[error("internal error, please report it: {what}")]
+    #[non_exhaustive]
     Internal {
         /// The invariant that does not hold.
         what: &'static str,

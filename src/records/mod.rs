@@ -243,6 +243,7 @@ pub enum SkipReason {
     OutOfRange,
     /// The log was truncated after the position was taken, and the position lies beyond its new
     /// end.
+    #[non_exhaustive]
     Truncated {
         /// Where the log was truncated: the first offset whose record is not the one that the
         /// position knew.

@@ -151,6 +151,7 @@ impl fmt::Display for Timestamp {
 /// assert_eq!(position.to_string(), "orders/2@17#3");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub struct Position {
     /// The topic's name.
     pub topic: TopicName,
@@ -289,6 +290,7 @@ impl From<Offset> for Start {
 /// The four offsets that bound a partition: `log_start <= durable_end <= log_end` and
 /// `log_start <= visible_end <= log_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bounds {
     /// The oldest offset that may be read.
     pub log_start: Offset,

@@ -10,6 +10,7 @@ use crate::types::{TopicName, TopicPartition};
 
 /// A member of a group, as an [`Assignor`] sees it.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct AssignorMember<'a> {
     /// Its identity: the longer it is a member, the earlier it sorts.
     pub id: &'a str,
@@ -19,13 +20,28 @@ pub struct AssignorMember<'a> {
     pub owned: &'a [TopicPartition],
 }
 
+impl<'a> AssignorMember<'a> {
+    /// A member, to call an [`Assignor`] in its own tests.
+    pub fn new(id: &'a str, topics: &'a [TopicName], owned: &'a [TopicPartition]) -> Self {
+        AssignorMember { id, topics, owned }
+    }
+}
+
 /// A topic that members subscribe to, as an [`Assignor`] sees it.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct AssignorTopic<'a> {
     /// Its name.
     pub name: &'a TopicName,
     /// How many partitions it has.
     pub partitions: u32,
+}
+
+impl<'a> AssignorTopic<'a> {
+    /// A topic, to call an [`Assignor`] in its own tests.
+    pub fn new(name: &'a TopicName, partitions: u32) -> Self {
+        AssignorTopic { name, partitions }
+    }
 }
 
 /// What a member does with its partitions at a rebalance.
