@@ -113,7 +113,7 @@ fn work(
             println!("{at:8.2} ms  {name:<5}{verb} {partitions:?}, {so_far} processed so far");
             Ok(())
         })
-        .subscribe(&["lines"])?;
+        .subscribe(["lines"])?;
     while done.load(Ordering::Relaxed) < until {
         let records = consumer.poll(Duration::from_millis(20))?;
         for record in &records {

@@ -240,7 +240,7 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
         changes.send("balances", Record::new(balance.to_string()).key(key));
         Ok(())
     };
-    let mut projector = broker.projector("balances", &["accounts"], project)?;
+    let mut projector = broker.projector("balances", ["accounts"], project)?;
     let projected =
         projector.catch_up(|progress| println!("projected {}, {} to go", progress.applied, progress.lag))?;
     drop(projector);
@@ -268,7 +268,7 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
     let stored = snapshots.partition(0)?.bounds()?.log_end.get();
     while snapshots.partition(0)?.compact()?.is_some() {}
     let left = broker
-        .reader(&["snapshots"], Start::Beginning)?
+        .reader(["snapshots"], Start::Beginning)?
         .to_end()
         .try_fold(0, |sum, some| some.map(|s| sum + s.len()))?;
     println!("of {stored} snapshots {left} are left");

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 fn transform(dir: &Path) -> quipu::Result<()> {
     let broker = Broker::open(dir)?;
     let sums = broker.topic("sums")?;
-    let mut consumer = broker.consumer("sums").max_records(100).subscribe(&["lines"])?;
+    let mut consumer = broker.consumer("sums").max_records(100).subscribe(["lines"])?;
     loop {
         let records = consumer.poll(Duration::from_millis(100))?;
         if records.is_empty() {
@@ -144,7 +144,7 @@ fn compare(dir: &Path, lines: &[Vec<u8>]) -> Outcome<usize> {
     let mut equal = 0;
     for (partition, lines) in (0..).zip(lines.chunks(lines.len().div_ceil(4).max(1))) {
         let mut found = Vec::new();
-        for records in broker.reader(&["sums"], Start::Beginning)?.to_end() {
+        for records in broker.reader(["sums"], Start::Beginning)?.to_end() {
             let records = records?;
             let here = records.iter().filter(|record| record.partition().get() == partition);
             found.extend(

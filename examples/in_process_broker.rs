@@ -38,7 +38,7 @@ impl Totals {
                 }
                 Ok(())
             })
-            .subscribe(&["orders"])?;
+            .subscribe(["orders"])?;
         Ok(Totals { broker: broker.clone(), consumer, totals: HashMap::new(), stale })
     }
 
@@ -47,7 +47,7 @@ impl Totals {
         let records = self.consumer.poll(timeout)?;
         if self.stale.swap(false, std::sync::atomic::Ordering::Relaxed) {
             self.totals.clear();
-            for written in self.broker.reader(&["totals"], Start::Beginning)?.to_end() {
+            for written in self.broker.reader(["totals"], Start::Beginning)?.to_end() {
                 for total in &written? {
                     self.totals.insert(text(total.key()), text(total.value()).parse().unwrap_or(0));
                 }
@@ -120,7 +120,7 @@ fn run() -> Result<Option<usize>> {
         second.step(Duration::from_millis(1))?;
     }
     let mut last = HashMap::new();
-    for totals in broker.reader(&["totals"], Start::Beginning)?.to_end() {
+    for totals in broker.reader(["totals"], Start::Beginning)?.to_end() {
         last.extend(totals?.iter().map(|total| (text(total.key()), text(total.value()))));
     }
     for (customer, total) in &last {

@@ -101,7 +101,7 @@ fn a_topic_among_many_costs_as_much_to_create_and_to_delete_as_one_among_few() {
 }
 
 fn members(broker: &Broker, groups: usize, topic: &str) -> Vec<Consumer> {
-    let subscribe = |at| broker.consumer(&format!("group-{at}")).subscribe(&[topic]).unwrap();
+    let subscribe = |at| broker.consumer(&format!("group-{at}")).subscribe([topic]).unwrap();
     (0..groups).map(subscribe).collect()
 }
 
@@ -133,7 +133,7 @@ fn a_topic_that_a_groups_pattern_matches_costs_the_same_beside_few_others_and_be
             let disk = Disk::new();
             let broker = open(&disk).unwrap();
             add_topics(&broker, size);
-            let subscribe = || broker.consumer("g").offset_reset(reset).subscribe(&["*"]).unwrap();
+            let subscribe = || broker.consumer("g").offset_reset(reset).subscribe(["*"]).unwrap();
             let mut consumer = subscribe();
             let poll = |consumer: &mut Consumer| {
                 assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());
@@ -206,11 +206,11 @@ fn a_step_costs_the_same_beside_few_idle_partitions_and_beside_many() {
     let (mut fed, mut idle, mut projected) = (Vec::new(), Vec::new(), Vec::new());
     for size in SIZES {
         let broker = partitions_with_a_record(&Disk::new(), size);
-        let mut feed = broker.feed(&["t"], Counts::default()).unwrap();
+        let mut feed = broker.feed(["t"], Counts::default()).unwrap();
         feed.catch_up(|_| {}).unwrap();
         assert_eq!((feed.model().events, feed.model().positions), (size, size));
         let nothing = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
-        let mut projector = broker.projector("p", &["t"], nothing).unwrap();
+        let mut projector = broker.projector("p", ["t"], nothing).unwrap();
         // It has committed in each partition.
         assert_eq!(projector.catch_up(|_| {}).unwrap(), size as u64);
         let partition = broker.topic("t").unwrap().partition(3).unwrap();
@@ -260,11 +260,11 @@ fn joining_a_group_and_committing_cost_the_same_among_many_topics() {
         let broker = open(&Disk::new()).unwrap();
         add_topics(&broker, size);
         let topic = broker.topic("t000003").unwrap();
-        let join = |at| drop(broker.consumer(&format!("g{at}")).subscribe(&["t000003"]).unwrap());
+        let join = |at| drop(broker.consumer(&format!("g{at}")).subscribe(["t000003"]).unwrap());
         joined.push((size, allocated(join)));
         let producer = broker.producer();
         producer.send_all(&topic, (0..20).map(|_| Record::new("x"))).unwrap().wait().unwrap();
-        let mut consumer = broker.consumer("reader").max_records(1).subscribe(&["t000003"]).unwrap();
+        let mut consumer = broker.consumer("reader").max_records(1).subscribe(["t000003"]).unwrap();
         committed.push((
             size,
             allocated(|_| {
@@ -296,7 +296,7 @@ fn records_keep_about_as_much_memory_as_they_have_bytes() {
     for size in SIZES {
         let disk = Disk::new();
         let broker = partitions_with_a_record(&disk, size);
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         let before = disk.ops_of(Op::Read);
         let (records, bytes) = held(|| reader.poll(Duration::ZERO).unwrap());
         assert_eq!(records.len(), size);
@@ -408,7 +408,7 @@ fn describing_a_group_costs_the_same_among_few_topics_and_among_many() {
         add_topics(&broker, size);
         let topic = broker.topic("t000003").unwrap();
         broker.producer().send(&topic, Record::new("x")).unwrap().wait().unwrap();
-        let mut consumer = broker.consumer("g").subscribe(&["t000003"]).unwrap();
+        let mut consumer = broker.consumer("g").subscribe(["t000003"]).unwrap();
         let records = consumer.poll(Duration::ZERO).unwrap();
         consumer.commit(&records).unwrap();
         let group = broker.group("g").unwrap();
@@ -479,7 +479,7 @@ fn topics_that_were_deleted_leave_no_memory() {
         for _ in 0..topics {
             let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Os)).unwrap();
             broker.producer().send(&topic, Record::new("x")).unwrap().wait().unwrap();
-            drop(broker.consumer("g").subscribe(&["t"]).unwrap());
+            drop(broker.consumer("g").subscribe(["t"]).unwrap());
             drop(topic);
             broker.delete_topic("t").unwrap();
             // The timer keeps a producer for its linger, and a member for its time between polls.

@@ -125,7 +125,7 @@ fn a_thousand_partitions_work_under_a_small_budget_of_open_files() {
         check(&broker, 5);
         assert_descriptors("opened again");
         let all: usize = broker
-            .reader(&["many"], Start::Beginning)
+            .reader(["many"], Start::Beginning)
             .unwrap()
             .to_end()
             .map(|records| {
@@ -222,7 +222,7 @@ fn readers_of_three_hundred_partitions_keep_the_process_within_the_budget() {
                 broker.reader_at(&[start]).unwrap().max_records(1)
             })
             .collect();
-        let mut consumer = broker.consumer("g").subscribe(&["many"]).unwrap();
+        let mut consumer = broker.consumer("g").subscribe(["many"]).unwrap();
         let (mut read, mut consumed) = (0, 0);
         while consumed < 900 {
             consumed += consumer.poll(Duration::from_secs(1)).unwrap().len();
@@ -320,7 +320,7 @@ fn under_a_limit_of_addresses() {
     println!("{}", status.lines().find(|line| line.starts_with("VmSize:")).unwrap());
     let dir = std::path::PathBuf::from(std::env::var_os("QUIPU_DIR").unwrap());
     let broker = BrokerConfig::new().clock(ManualClock::new()).tail_cache_bytes(0).open(dir).unwrap();
-    let reader = broker.reader(&["large"], Start::Beginning).unwrap();
+    let reader = broker.reader(["large"], Start::Beginning).unwrap();
     let read: usize = reader.to_end().map(|records| records.unwrap().len()).sum();
     println!("READ {read}");
 }

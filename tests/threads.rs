@@ -29,7 +29,7 @@ fn assert_none_left(before: &BTreeSet<u32>, case: &str) {
 
 fn use_it(broker: &Broker) {
     let topic = broker.create_topic("t", TopicConfig::new().partitions(4)).unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     broker.producer().send(&topic, Record::new("v").key("k")).unwrap().wait().unwrap();
     let records = consumer.poll(Duration::from_secs(10)).unwrap();
     assert_eq!(records.len(), 1);

@@ -67,7 +67,7 @@ fn measure(set: &RecordSet, count: usize, compression: Compression) -> (u64, f64
     broker.sync().unwrap();
     let bytes = files_below(scratch.path(), "log").iter().map(|path| path.metadata().unwrap().len()).sum();
     let start = Instant::now();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let (mut seen, mut value_bytes) = (0, 0);
     while seen < count {
         let records = reader.poll(std::time::Duration::from_secs(10)).unwrap();

@@ -72,7 +72,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
                 let start = Instant::now();
                 drop(members.pop());
                 settle(&broker, "g", &mut members);
-                members.push(broker.consumer("g").subscribe(&["t"]).unwrap());
+                members.push(broker.consumer("g").subscribe(["t"]).unwrap());
                 settle(&broker, "g", &mut members);
                 vec![start.elapsed().as_secs_f64() * 1e3]
             })],
@@ -107,7 +107,7 @@ fn join_all(broker: &Broker) -> Vec<f64> {
 }
 
 fn joined(broker: &Broker, group: &str) -> Vec<Consumer> {
-    let join = |_| broker.consumer(group).subscribe(&["t"]).unwrap();
+    let join = |_| broker.consumer(group).subscribe(["t"]).unwrap();
     let mut members: Vec<_> = (0..MEMBERS).map(join).collect();
     settle(broker, group, &mut members);
     members
@@ -127,7 +127,7 @@ fn settle(broker: &Broker, group: &str, members: &mut [Consumer]) {
 }
 
 fn readers(broker: &Broker) -> Vec<f64> {
-    let positions = broker.reader(&["t"], Start::Beginning).unwrap().positions();
+    let positions = broker.reader(["t"], Start::Beginning).unwrap().positions();
     let start = Instant::now();
     let mut readers: Vec<_> = positions
         .chunks(PARTITIONS as usize / MEMBERS)

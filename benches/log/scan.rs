@@ -65,7 +65,7 @@ pub(crate) fn fill(broker: &Broker, topic: &Topic, set: &RecordSet, count: usize
 
 fn poll(log: &Log) -> Vec<f64> {
     let start = Instant::now();
-    let mut reader = log.broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = log.broker.reader(["t"], Start::Beginning).unwrap();
     let (mut seen, mut bytes) = (0, 0);
     while seen < log.count {
         let records = reader.poll(Duration::from_secs(10)).unwrap();

@@ -36,7 +36,7 @@ fn ours(count: usize, spins: bool) -> Vec<f64> {
     let broker = Broker::open(scratch.path()).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     let producer = broker.producer();
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     let timeout = if spins { Duration::ZERO } else { Duration::from_secs(1) };
     let latencies = pair(
         count,

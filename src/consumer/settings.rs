@@ -57,7 +57,7 @@ impl Consumer {
     /// See [`assignor`](crate::ConsumerBuilder::assignor); `None` if its partitions were
     /// [assigned](crate::ConsumerBuilder::assign).
     pub fn assignor(&self) -> Option<&dyn Assignor> {
-        Some(&*self.membership.subscription()?.assignor)
+        Some(&*self.membership.subscription()?.assignor.assignor)
     }
 
     /// See [`rebalance_protocol`](crate::ConsumerBuilder::rebalance_protocol); `None` if its

@@ -213,10 +213,7 @@ fn partitions_that_are_added_are_shared_out_as_if_the_assignor_were_called_with_
         }
     }
     println!("changes that called no assignor: {extended:?}");
-    assert!(
-        extended[0] > 300 && extended[1] > 30 && extended[2] > 100 && extended[3] == 0,
-        "{extended:?}"
-    );
+    assert!(extended[0] > 300 && extended[1] > 30 && extended[2] > 100 && extended[3] == 0, "{extended:?}");
 }
 
 #[test]
@@ -233,7 +230,7 @@ fn a_member_that_has_its_target_is_not_looked_at_for_a_topic_that_was_added() {
     assert!(pair.quick.is_stable());
     let added = pair.set("t0005", 1);
     assert_eq!(pair.quick.topics_changed(&pair.topics, &names), TopicChange::None);
-    let change = pair.quick.topics_changed(&pair.topics, &[added.clone()]);
+    let change = pair.quick.topics_changed(&pair.topics, std::slice::from_ref(&added));
     assert_eq!(change, TopicChange::Added(vec![pair.topics.topic("t0005").unwrap()]));
     assert_eq!(pair.quick.topics_changed(&pair.topics, &[added]), TopicChange::None);
     let taken: Vec<_> = pair.members.iter().flat_map(|id| pair.quick.reconcile(*id).unwrap().take).collect();

@@ -37,13 +37,13 @@ fn reading_continues_after_emptied_batches_and_emptied_ends_of_batches() {
     append(&log, 10, &[]);
     append(&log, 10, &[value(1, b"b")]);
     append(&log, 10, &[]);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     assert_eq!(offsets(&reader.poll(NOW).unwrap()), [3, 21]);
     // The last batch is empty, and the position is after it.
     assert!(reader.poll(NOW).unwrap().is_empty());
     assert_eq!(reader.position("t", 0).unwrap().offset, 40);
     let read =
-        broker.reader(&["t"], Start::Beginning).unwrap().to_end().map(|r| r.unwrap().len()).sum::<usize>();
+        broker.reader(["t"], Start::Beginning).unwrap().to_end().map(|r| r.unwrap().len()).sum::<usize>();
     assert_eq!(read, 2);
 }
 
@@ -59,7 +59,7 @@ fn an_offset_in_a_gap_is_that_of_the_next_record() {
     {
         let read = topic.partition(0).unwrap().read(Start::At(Offset::new(from)), 1 << 20).unwrap();
         assert_eq!(offsets(&read), expected, "from {from}");
-        let mut reader = broker.reader(&["t"], Start::At(Offset::new(from))).unwrap();
+        let mut reader = broker.reader(["t"], Start::At(Offset::new(from))).unwrap();
         assert_eq!(reader.position("t", 0).unwrap().offset, from);
         assert_eq!(offsets(&reader.poll(NOW).unwrap()), expected, "from {from}");
     }
@@ -71,7 +71,7 @@ fn a_poll_that_takes_part_of_a_batch_leaves_the_rest_for_the_next() {
     let made: Vec<_> = (0..10).map(|delta| value(delta, b"value")).collect();
     append(&log(&topic, 0), 10, &made);
     append(&log(&topic, 0), 10, &made);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(3);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(3);
     let mut seen = Vec::new();
     loop {
         let records = reader.poll(NOW).unwrap();
@@ -91,7 +91,7 @@ fn each_poll_starts_after_the_partition_served_last() {
     for partition in 0..3 {
         fill(&log(&topic, partition), 4);
     }
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(2);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(2);
     let mut turns = Vec::new();
     for _ in 0..6 {
         let records = reader.poll(NOW).unwrap();
@@ -112,7 +112,7 @@ fn bytes_are_a_limit_for_all_batches_but_the_first() {
     for (limit, expected) in [(0, 1), (1, 1), (1_000, 1), (1_500, 1), (2_500, 2), (1 << 20, 4)] {
         let read = topic.partition(0).unwrap().read(Start::Beginning, limit).unwrap();
         assert_eq!(read.len(), expected, "limit {limit}");
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_bytes(limit);
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_bytes(limit);
         assert_eq!(reader.poll(NOW).unwrap().len(), expected, "limit {limit}");
         let all = reader.to_end().map(|records| records.unwrap().len()).sum::<usize>();
         assert_eq!(all, 4 - expected, "nothing that was loaded is lost");
@@ -124,8 +124,7 @@ fn a_paused_partition_is_left_out_with_its_errors() {
     let (broker, topic) = broker(2);
     fill(&log(&topic, 0), 1);
     fill(&log(&topic, 1), 1);
-    let mut reader =
-        broker.reader(&["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
+    let mut reader = broker.reader(["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
     reader.pause("t", 0).unwrap();
     reader.pause("t", 1).unwrap();
     assert!(reader.poll(NOW).unwrap().is_empty());
@@ -142,7 +141,7 @@ fn a_paused_partition_is_left_out_with_its_errors() {
 fn a_dropped_reader_and_a_dropped_future_leave_no_state() {
     let (broker, topic) = broker(1);
     let log = log(&topic, 0);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let weak = Arc::downgrade(reader.fetcher.waiter());
     let waiter = reader.fetcher.waiter().clone();
     {
@@ -164,7 +163,7 @@ fn a_future_and_a_reader_may_go_to_another_thread() {
     fn send<T: Send>(_: &T) {}
     fn handle<T: Send + Sync + Clone>(_: &T) {}
     let (broker, _topic) = broker(1);
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     send(&reader);
     handle(&reader.handle());
     send(&reader.recv());
@@ -175,7 +174,7 @@ fn a_record_is_read_as_it_was_sent() {
     let (broker, topic) = broker(1);
     let producer = broker.producer();
     producer.send(&topic, Record::new("v").key("k").header("h", "x")).unwrap().wait().unwrap();
-    let records = broker.reader(&["t"], Start::Beginning).unwrap().poll(NOW).unwrap();
+    let records = broker.reader(["t"], Start::Beginning).unwrap().poll(NOW).unwrap();
     let record = records.last().unwrap();
     assert_eq!(Record::from(&record), Record::new("v").key("k").header("h", "x"));
 }
@@ -208,9 +207,9 @@ fn a_poll_costs_the_same_beside_few_idle_partitions_and_beside_many() {
     let mut costs = Vec::new();
     for partitions in [10, 100, 1_000, 10_000] {
         let (broker, topic) = broker(partitions);
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         let of_reader = rounds(&broker, &topic, || reader.poll(NOW).unwrap().len());
-        let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
         let of_consumer = rounds(&broker, &topic, || consumer.poll(NOW).unwrap().len());
         costs.push((partitions, of_reader, of_consumer));
     }
@@ -237,10 +236,10 @@ fn a_step_of_a_feed_and_of_a_projector_costs_the_same_beside_few_idle_partitions
         let (broker, topic) = broker(partitions);
         // The first step with an event looks up all positions.
         fill(&log(&topic, 0), 1);
-        let mut feed = broker.feed(&["t"], Model).unwrap();
+        let mut feed = broker.feed(["t"], Model).unwrap();
         let of_feed = rounds(&broker, &topic, || feed.step(NOW).unwrap().applied as usize);
         let nothing = |_: &crate::ConsumedRecord<'_>, _: &mut crate::Transaction| -> Result<()> { Ok(()) };
-        let mut projector = broker.projector("p", &["t"], nothing).unwrap();
+        let mut projector = broker.projector("p", ["t"], nothing).unwrap();
         let of_projector = rounds(&broker, &topic, || projector.step(NOW).unwrap().applied as usize);
         costs.push((partitions, of_feed, of_projector));
     }
@@ -260,7 +259,7 @@ fn the_lag_and_the_positions_are_those_of_all_partitions_whatever_happened_to_th
             .map(|name| broker.create_topic(name, TopicConfig::new().partitions(6)).unwrap())
             .into();
         let producer = broker.producer();
-        let mut reader = broker.reader(&["t", "u"], Start::Beginning).unwrap().max_records(3);
+        let mut reader = broker.reader(["t", "u"], Start::Beginning).unwrap().max_records(3);
         let mut kept = Vec::new();
         for _ in 0..80 {
             let topic = &topics[pick(2) as usize];
@@ -319,12 +318,12 @@ fn every_change_of_a_partition_is_found_by_the_next_poll() {
     let topic = broker.create_topic("t", config.clone()).unwrap();
     let producer = broker.producer();
     let send = |partition: u32| {
-        producer.send(&topic.partition(partition).unwrap(), Record::new("v")).unwrap().wait().unwrap()
+        producer.send(topic.partition(partition).unwrap(), Record::new("v")).unwrap().wait().unwrap()
     };
     for partition in 0..50 {
         send(partition);
     }
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let mut found = |change: &dyn Fn(&mut Reader)| {
         while !reader.poll(NOW).unwrap().is_empty() {}
         assert_eq!(looks(|| assert!(reader.poll(NOW).unwrap().is_empty())), 0, "nothing is ready");
@@ -364,7 +363,7 @@ fn every_change_of_a_partition_is_found_by_the_next_poll() {
     let transaction = || {
         let mut transaction = broker.transaction();
         for partition in [11, 12] {
-            transaction.send(&topic.partition(partition).unwrap(), Record::new("v"));
+            transaction.send(topic.partition(partition).unwrap(), Record::new("v"));
         }
         transaction.commit().unwrap();
     };
@@ -373,7 +372,7 @@ fn every_change_of_a_partition_is_found_by_the_next_poll() {
     broker.alter_topic("t", config.clone().durability(Durability::Sync)).unwrap();
     assert_eq!(found(&|_| drop(send(13))), (vec![(13, 1)], 0));
     let flush = || {
-        producer.send(&topic.partition(14).unwrap(), Record::new("v")).unwrap().detach();
+        producer.send(topic.partition(14).unwrap(), Record::new("v")).unwrap().detach();
         producer.flush().unwrap();
     };
     assert_eq!(found(&|_| flush()), (vec![(14, 1)], 0));
@@ -394,7 +393,7 @@ fn every_change_of_a_partition_is_found_by_the_next_poll() {
 #[test]
 fn ready_partitions_have_their_turns_in_order_also_after_some_were_given_up() {
     let (broker, topic) = broker(40);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(1);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(1);
     assert!(reader.poll(NOW).unwrap().is_empty());
     let turns = |reader: &mut Reader, count: usize| -> Vec<u32> {
         (0..count).map(|_| reader.poll(NOW).unwrap().last().unwrap().partition().get()).collect()
@@ -423,12 +422,12 @@ fn ready_partitions_have_their_turns_in_order_also_after_some_were_given_up() {
 fn a_record_is_found_by_a_poll_once_its_append_has_returned() {
     const ROUNDS: u64 = 2_000;
     let (broker, topic) = broker(3);
-    let mut all = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut all = broker.reader(["t"], Start::Beginning).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..3u64 {
             let (broker, topic) = (&broker, &topic);
             scope.spawn(move || {
-                let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+                let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
                 let producer = broker.producer();
                 for round in 0..ROUNDS {
                     let to = topic.partition(((thread + round) % 3) as u32).unwrap();

@@ -246,8 +246,8 @@ mod tests {
             (&shared_text).into_bytes(),
             (&cow).into_bytes(),
             (&cow_text).into_bytes(),
-            IntoBytes::into_bytes(&bytes),
-            IntoBytes::into_bytes(&text),
+            IntoBytes::into_bytes(bytes),
+            IntoBytes::into_bytes(text),
             IntoBytes::into_bytes(Some(text)),
         ];
         assert!(borrowed.iter().all(|bytes| matches!(bytes, Some(Cow::Borrowed(b"abc")))));

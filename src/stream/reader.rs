@@ -213,7 +213,7 @@ mod tests {
         assert!(is_signalled());
         drop(reader);
         assert!(!is_signalled());
-        let reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let reader = broker.reader(["t"], Start::Beginning).unwrap();
         assert!(is_signalled());
         drop(reader);
         assert!(!is_signalled());

@@ -40,7 +40,7 @@ use crate::types::{Offset, Start, TopicPartition};
 /// ```
 pub fn produced(broker: &Broker, topic: &str) -> Result<Vec<OwnedRecord>> {
     let mut all = Vec::new();
-    for records in broker.reader(&[topic], Start::Beginning)?.to_end() {
+    for records in broker.reader([topic], Start::Beginning)?.to_end() {
         all.extend(records?);
     }
     all.sort_by_key(|record| (record.partition(), record.offset()));

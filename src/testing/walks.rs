@@ -218,7 +218,7 @@ fn the_walks_of_the_contributors_guide_are_those_of_the_code() {
     producer.send(&topic, Record::new("a record")).unwrap().wait().unwrap();
     assert_is_walked("A record's way in", take().writes.last().unwrap());
 
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     note();
     assert_eq!(reader.poll(Duration::ZERO).unwrap().iter().count(), 2);
     assert_is_walked("Its way out", take().reads.last().unwrap());

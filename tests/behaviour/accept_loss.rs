@@ -272,7 +272,7 @@ fn readers_skip_the_lost_offsets_and_report_them() {
     let p = partition(&broker);
     let damage = p.damage().unwrap();
     let (from, to) = (damage[0].from, damage[0].to);
-    let mut early = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut early = broker.reader(["t"], Start::Beginning).unwrap();
     let mut read = 0;
     let error = loop {
         match early.poll(Duration::ZERO) {
@@ -436,7 +436,7 @@ fn groups_work_again_after_damage_to_committed_offsets() {
         let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
         fill(&broker, &topic.partition(0).unwrap(), 6);
         for group in ["first", "second", "third"] {
-            let mut consumer = broker.consumer(group).subscribe(&["t"]).unwrap();
+            let mut consumer = broker.consumer(group).subscribe(["t"]).unwrap();
             let records = consumer.poll(Duration::ZERO).unwrap();
             consumer.commit(&records).unwrap();
             // A later batch proves that this was durable.
@@ -466,7 +466,7 @@ fn groups_work_again_after_damage_to_committed_offsets() {
         let mut left = 0;
         for group in ["first", "second", "third"] {
             left += committed(&broker, group).unwrap().len();
-            let mut consumer = broker.consumer(group).subscribe(&["t"]).unwrap();
+            let mut consumer = broker.consumer(group).subscribe(["t"]).unwrap();
             let records = consumer.poll(Duration::ZERO).unwrap();
             consumer.commit(&records).unwrap();
         }
@@ -668,7 +668,7 @@ fn a_projection_continues_after_the_lost_offsets() {
             Ok(())
         }
     };
-    let mut projector = broker.projector("view", &["t"], apply).unwrap();
+    let mut projector = broker.projector("view", ["t"], apply).unwrap();
     let error = projector.catch_up(|_| {}).unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error}");
     let p = partition(&broker);
@@ -681,7 +681,7 @@ fn a_projection_continues_after_the_lost_offsets() {
             Ok(())
         }
     };
-    let mut projector = broker.projector("view", &["t"], apply).unwrap();
+    let mut projector = broker.projector("view", ["t"], apply).unwrap();
     projector.catch_up(|_| {}).unwrap();
     let expected: Vec<_> = without(RECORDS, &offsets_of(&lost)).into_keys().collect();
     assert_eq!(*seen.borrow(), expected);

@@ -66,6 +66,7 @@ mod liveness;
 mod long_streams;
 mod many_partitions;
 mod names_that_collide;
+mod natural_calls;
 mod old_timestamps;
 mod opening;
 mod opening_epochs;

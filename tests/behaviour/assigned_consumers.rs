@@ -83,7 +83,7 @@ fn a_commit_is_rejected_while_the_group_has_members_and_accepted_afterwards() {
     let (broker, _, partitions) = broker();
     let mut consumer = automatic(&broker).assign(&partitions).unwrap();
     let records = consumer.poll(NOW).unwrap();
-    let member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let member = broker.consumer("g").subscribe(["t"]).unwrap();
     assert!(matches!(consumer.commit(&records), Err(Error::CommitRejected { .. })));
     assert_eq!(committed(&broker), [None, None]);
     assert_eq!(broker.group("g").unwrap().describe().unwrap().members.len(), 1, "it is no member itself");
@@ -93,7 +93,7 @@ fn a_commit_is_rejected_while_the_group_has_members_and_accepted_afterwards() {
     // A rejected commit at the end is the error of `close`.
     append(&broker, &partitions[0], 1);
     consumer.poll(NOW).unwrap();
-    let _member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let _member = broker.consumer("g").subscribe(["t"]).unwrap();
     assert!(matches!(consumer.close(), Err(Error::CommitRejected { .. })));
     assert_eq!(committed(&broker), [Some(3), Some(3)]);
 }

@@ -107,10 +107,10 @@ fn an_awaited_record_fails_as_one_that_is_waited_for() {
 fn an_awaited_commit_is_stored_and_a_rejected_one_is_an_error() {
     let (disk, broker, topic) = synced();
     broker.producer().send_all(&topic, ["a", "b", "c"].map(Record::new)).unwrap().wait().unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = awaited(consumer.recv()).unwrap();
     assert_eq!(records.len(), 3);
-    awaited(consumer.commit_async(&records.iter().next().unwrap())).unwrap();
+    awaited(consumer.commit_async(records.iter().next().unwrap())).unwrap();
     assert_eq!(consumer.committed("t", 0).unwrap().unwrap().offset, 1);
     let handle = consumer.handle();
     awaited(handle.commit_async(&records)).unwrap();
@@ -129,8 +129,8 @@ fn a_waiting_reader_of_each_kind_is_woken_by_the_next_record() {
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
     let stream = topic.stream("k").unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
-    let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
+    let mut member = broker.consumer("g").subscribe(["t"]).unwrap();
     let latest = broker.consumer("h").offset_reset(OffsetReset::Latest);
     let mut assigned = latest.assign(&topic.partitions()).unwrap();
     let mut events = stream.reader(Version::ZERO).unwrap();
@@ -159,8 +159,8 @@ fn a_waiting_reader_of_each_kind_is_woken_by_the_next_record() {
 fn a_dropped_future_drops_its_waker() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let mut events = topic.stream("k").unwrap().reader(Version::ZERO).unwrap();
     let woken = Arc::new(Woken(thread::current(), AtomicUsize::new(0)));
     let kept_after_a_poll_of = |future: &mut dyn FnMut(&mut Context<'_>) -> bool| {

@@ -421,7 +421,7 @@ fn a_partition_that_was_never_written_to_has_no_files_and_works() {
     topic.partition(2).unwrap().reset_to(Offset::new(7)).unwrap();
     assert_eq!(files(&disk, "topics", "manifest"), [Path::new("topics/t/2/manifest")]);
     let record = Record::new("v").key("k");
-    broker.producer().send(&topic.partition(0).unwrap(), record).unwrap().wait().unwrap();
+    broker.producer().send(topic.partition(0).unwrap(), record).unwrap().wait().unwrap();
     let raw = topic.partition(0).unwrap().read_raw(Offset::ZERO, 1 << 20).unwrap();
     topic.partition(1).unwrap().append_raw(&raw).unwrap();
     assert_eq!(files(&disk, "topics", "manifest").len(), 3);

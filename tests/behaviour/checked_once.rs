@@ -216,7 +216,7 @@ fn records_of_a_segment_that_grows_are_found_by_place_and_in_order_before_and_af
             if batch % 10 == 7 {
                 // It begins inside what is mapped and passes its end.
                 let from = Start::At(Offset::new(batch / 2 * RECORDS));
-                readers.push((batch / 2, broker.reader(&["t"], from).unwrap()));
+                readers.push((batch / 2, broker.reader(["t"], from).unwrap()));
             }
             for (next, reader) in &mut readers {
                 let records = reader.poll(Duration::ZERO).unwrap();
@@ -356,7 +356,7 @@ fn a_scan_that_meets_checked_batches_returns_the_same_records() {
     fill(dir.path(), TopicConfig::new());
     let (broker, _) = open(dir.path(), ReadMode::Map);
     let scan = || {
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         let mut all = Vec::new();
         while (all.len() as u64) < BATCHES * RECORDS {
             let records = reader.poll(Duration::ZERO).unwrap();

@@ -49,13 +49,13 @@ fn a_transaction_whose_offsets_have_too_much_metadata_appends_nothing() {
     let (broker, consumer) = broker();
     let topic = broker.topic("t").unwrap();
     let mut transaction = broker.transaction();
-    transaction.send(&topic.partition(0).unwrap(), Record::new("b"));
+    transaction.send(topic.partition(0).unwrap(), Record::new("b"));
     transaction.offsets(&consumer, Offsets::new().next(&position("t/0@1#0")).metadata(&"m".repeat(4097)));
     let error = transaction.commit().unwrap_err();
     assert!(is_too_large(&error, 0), "{error:?}");
     assert_eq!(topic.partition(0).unwrap().bounds().unwrap().log_end, 1);
     assert_eq!(consumer.committed("t", 0).unwrap(), None);
     drop(consumer);
-    let mut next = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut next = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(next.poll(Duration::ZERO).unwrap().len(), 2);
 }

@@ -404,7 +404,7 @@ fn a_truncation_or_reset_during_a_compaction_wins() {
                 "reset" => partition.reset_to(Offset::new(100)).unwrap(),
                 // These wait for the compaction; a reader sees when they have come so far.
                 _ => {
-                    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+                    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
                     let ending = || if change == "close" { broker.close() } else { broker.delete_topic("t") };
                     scope.spawn(move || ending().unwrap());
                     while reader.poll(Duration::ZERO).is_ok() {

@@ -84,7 +84,7 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
     // position.
     let builder = broker.consumer("group").max_records(1);
     let mut consumer =
-        if topics.has_member() { builder.subscribe(&["input"])? } else { builder.assign(&[input])? };
+        if topics.has_member() { builder.subscribe(["input"])? } else { builder.assign(&[input])? };
     for number in 0..12u64 {
         // Some are about two partitions, some about all nine.
         let chosen: Vec<usize> =

@@ -29,7 +29,7 @@ fn committed(disk: &Disk) -> Broker {
         let topic = broker.create_topic(topic, TopicConfig::new().partitions(2)).unwrap();
         topic.partitions().iter().for_each(|partition| drop(send(&broker, partition, "v").unwrap()));
     }
-    let mut consumer = broker.consumer("g").subscribe(&["a", "b"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["a", "b"]).unwrap();
     let records = consumer.poll(NOW).unwrap();
     assert_eq!(records.len(), 4);
     consumer.commit(&records).unwrap();
@@ -56,7 +56,7 @@ fn deleted_offsets_are_gone_after_a_power_loss_and_the_others_stay() {
     disk.crash(Survive::Synced);
     let broker = open(&disk);
     assert_eq!(left(&broker), ["a/0", "b/1"]);
-    let mut consumer = broker.consumer("g").subscribe(&["a", "b"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["a", "b"]).unwrap();
     let records = consumer.poll(NOW).unwrap();
     let mut places: Vec<_> =
         records.iter().map(|record| format!("{}/{}", record.topic(), record.partition())).collect();
@@ -68,7 +68,7 @@ fn deleted_offsets_are_gone_after_a_power_loss_and_the_others_stay() {
 fn offsets_of_a_topic_that_a_member_subscribes_to_are_not_deleted() {
     let broker = committed(&Disk::new());
     let group = broker.group("g").unwrap();
-    let member = broker.consumer("g").subscribe(&["a"]).unwrap();
+    let member = broker.consumer("g").subscribe(["a"]).unwrap();
     for refused in [&[of("a", 0)][..], &[of("b", 0), of("a", 1)]] {
         match group.delete_offsets(refused) {
             Err(Error::GroupSubscribed { group, topic, .. }) => {

@@ -126,7 +126,7 @@ fn within_a_batch_the_records_before_the_start_are_gone() {
     let values: Vec<_> = (0..10).map(|i| format!("{i:>60}")).collect();
     broker.producer().send_all(&t, values[..5].iter().map(Record::new)).unwrap().wait().unwrap();
     broker.producer().send_all(&t, values[5..].iter().map(Record::new)).unwrap().wait().unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(2);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(2);
     assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 2);
     delete(&t, 4).unwrap();
     // The batch that the reader has loaded is not gone on with.
@@ -151,7 +151,7 @@ fn a_reader_before_the_start_follows_its_policy() {
     let (broker, t) = with(&disk, 15);
     let mut readers: Vec<_> =
         [OffsetReset::Earliest, OffsetReset::Nearest, OffsetReset::Latest, OffsetReset::Fail]
-            .map(|policy| broker.reader(&["t"], at(3)).unwrap().offset_reset(policy))
+            .map(|policy| broker.reader(["t"], at(3)).unwrap().offset_reset(policy))
             .into_iter()
             .collect();
     delete(&t, 9).unwrap();
@@ -354,7 +354,7 @@ fn appends_reads_and_deletions_run_at_the_same_time() {
                 }
             }),
             scope.spawn(|| {
-                let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(7);
+                let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(7);
                 let mut next = reader.position("t", 0).unwrap().offset.get();
                 while !done.load(Ordering::Relaxed) {
                     let records = reader.poll(Duration::ZERO).unwrap();

@@ -31,7 +31,7 @@ fn a_detached_commit_that_is_rejected_is_reported() {
     let (broker, causes) = broker();
     broker.create_topic("t", TopicConfig::new()).unwrap();
     broker.producer().send("t", Record::new("v")).unwrap().wait().unwrap();
-    let mut gone = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut gone = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = gone.poll(NOW).unwrap();
     let handle = gone.handle();
     handle.commit_async(&records).detach();

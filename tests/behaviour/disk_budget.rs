@@ -97,9 +97,9 @@ fn an_append_is_refused_when_nothing_may_be_deleted_for_it() {
 fn records_held_for_a_group_stay_and_the_error_names_the_group() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = opened(&disk, &clock);
-    broker.create_topic("t", expirable().retention_holds_for(&["slow", "fast"])).unwrap();
+    broker.create_topic("t", expirable().retention_holds_for(["slow", "fast"])).unwrap();
     let read_all = |group: &str| {
-        let mut consumer = broker.consumer(group).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer(group).subscribe(["t"]).unwrap();
         loop {
             let records = consumer.poll(Duration::ZERO).unwrap();
             if records.is_empty() {

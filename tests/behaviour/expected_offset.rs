@@ -125,6 +125,6 @@ fn conditional_appends_survive_a_power_loss() {
     disk.crash(quipu::testing::Survive::Synced);
     drop((topic, broker));
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 3);
 }

@@ -223,7 +223,7 @@ fn appending(disk: &Disk, told: &mut Told) {
                 let maintained = broker.maintain();
                 told.note(maintained);
                 told.sync(&broker);
-                if let Some(mut reader) = told.note(broker.reader(&["sync", "os"], Start::Beginning)) {
+                if let Some(mut reader) = told.note(broker.reader(["sync", "os"], Start::Beginning)) {
                     told.read(reader.poll(Duration::ZERO));
                 }
             }
@@ -318,7 +318,7 @@ fn taking_over(disk: &Disk, told: &mut Told) {
             }
             told.look(&copy);
         }
-        if let Some(mut consumer) = told.note(broker.consumer("group").subscribe(&["source"]))
+        if let Some(mut consumer) = told.note(broker.consumer("group").subscribe(["source"]))
             && let Some(records) = told.note(consumer.poll(Duration::ZERO))
         {
             let done = Offsets::from(&records);

@@ -282,7 +282,7 @@ fn readers_of_three_hundred_partitions_keep_no_more_files_than_the_bound() {
             assert!(open <= 16, "{mode:?}: {case}: {open} files and maps");
             assert!(descriptors <= 16 + ALWAYS, "{mode:?}: {case}: {descriptors} descriptors");
         };
-        let mut consumer = broker.consumer("g").max_records(100).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").max_records(100).subscribe(["t"]).unwrap();
         let mut readers: Vec<_> = topic
             .partitions()
             .iter()
@@ -336,7 +336,7 @@ fn the_rest_of_a_batch_does_not_keep_a_map_where_maps_are_scarce() {
     let other = broker.create_topic("other", small().partitions(4)).unwrap();
     fill(&broker, &other, 3);
     broker.maintain().unwrap();
-    let reader = |_| broker.reader(&["t"], Start::Beginning).unwrap().max_records(3);
+    let reader = |_| broker.reader(["t"], Start::Beginning).unwrap().max_records(3);
     let mut readers: Vec<_> = (0..20).map(reader).collect();
     let mut seen = vec![BTreeMap::new(); readers.len()];
     for round in 0..600 {
@@ -393,7 +393,7 @@ fn a_reader_continues_after_its_segment_was_replaced_and_closed() {
             let record = Record::new(format!("{n} {}", "x".repeat(90))).key(format!("{}", n % 3));
             broker.producer().send(&partition, record).unwrap().wait().unwrap();
         }
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(1);
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(1);
         let poll = |reader: &mut quipu::Reader| -> Option<u64> {
             let records = reader.poll(std::time::Duration::ZERO).unwrap();
             records.iter().next().map(|record| record.offset().get())
@@ -422,7 +422,7 @@ fn a_reader_continues_after_its_segment_was_replaced_and_closed() {
         };
         fill_plain(20);
         broker.maintain().unwrap();
-        let mut reader = broker.reader(&["plain"], Start::Beginning).unwrap().max_records(1);
+        let mut reader = broker.reader(["plain"], Start::Beginning).unwrap().max_records(1);
         assert_eq!([0, 1, 2].map(|_| poll(&mut reader)), [Some(0), Some(1), Some(2)]);
         plain.partition(0).unwrap().truncate_to(quipu::Offset::new(3)).unwrap();
         fill(&broker, &others, 1);

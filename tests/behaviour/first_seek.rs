@@ -35,7 +35,7 @@ fn at(text: &str) -> Position {
 #[test]
 fn seeks_before_the_first_poll_are_applied_when_the_partitions_are_assigned() {
     let broker = broker(2, 3);
-    let subscribe = |group: &str| broker.consumer(group).subscribe(&["t"]).unwrap();
+    let subscribe = |group: &str| broker.consumer(group).subscribe(["t"]).unwrap();
     let mut a = subscribe("one");
     a.seek(&at("t/0@1#0")).unwrap();
     a.seek(&at("t/0@2#0")).unwrap();
@@ -62,7 +62,7 @@ fn seeks_before_the_first_poll_are_applied_when_the_partitions_are_assigned() {
 #[test]
 fn under_fail_a_seek_before_the_first_poll_is_enough() {
     let broker = broker(2, 3);
-    let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
     a.seek(&at("t/0@2#0")).unwrap();
     match a.poll(NOW) {
         Err(Error::NoCommittedOffset { partitions, .. }) => {
@@ -77,7 +77,7 @@ fn under_fail_a_seek_before_the_first_poll_is_enough() {
 #[test]
 fn a_pause_before_the_first_poll_holds_until_the_partition_is_resumed() {
     let broker = broker(2, 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     a.pause("t", 0).unwrap();
     a.pause("t", 1).unwrap();
     a.resume("t", 1).unwrap();
@@ -92,7 +92,7 @@ fn a_pause_before_the_first_poll_holds_until_the_partition_is_resumed() {
 fn a_seek_of_a_partition_that_the_consumer_cannot_get_is_refused() {
     let broker = broker(1, 1);
     broker.create_topic("other", TopicConfig::new()).unwrap();
-    let mut a = broker.consumer("g").subscribe(&["t*"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t*"]).unwrap();
     for to in ["other/0@0#0", "t/1@0#0", "tx/0@0#0"] {
         assert!(matches!(a.seek(&at(to)), Err(Error::NotAssigned { .. })), "{to}");
     }
@@ -106,9 +106,9 @@ fn a_seek_of_a_partition_that_the_consumer_cannot_get_is_refused() {
 #[test]
 fn a_seek_waits_for_the_first_assignment_and_for_no_later_one() {
     let broker = broker(2, 3);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     polled(&mut a);
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     b.seek_all(Start::End).unwrap();
     assert!(polled(&mut b).is_empty());
     a.seek_all(Start::At(Offset::new(2))).unwrap();
@@ -128,11 +128,11 @@ fn any_offset_after_the_end_is_out_of_range() {
         let is_out = |error: &Error| matches!(error, Error::OffsetOutOfRange { requested, .. } if *requested == offset);
         let read = partition.read(start, 1 << 20);
         assert!(read.as_ref().is_err_and(is_out), "{offset}: {read:?}");
-        let mut reader = broker.reader(&["t"], start).unwrap().offset_reset(OffsetReset::Fail);
+        let mut reader = broker.reader(["t"], start).unwrap().offset_reset(OffsetReset::Fail);
         let read = reader.poll(NOW);
         assert!(read.as_ref().is_err_and(is_out), "{offset}: {read:?}");
         let group = format!("g{offset}");
-        let mut a = broker.consumer(&group).subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer(&group).subscribe(["t"]).unwrap();
         a.seek_all(start).unwrap();
         let records = a.poll(NOW).unwrap();
         let [skipped] = records.skipped() else { panic!("{offset}: {:?}", records.skipped()) };
@@ -143,7 +143,7 @@ fn any_offset_after_the_end_is_out_of_range() {
         assert_eq!(records.len(), 3);
         // A reader to the end still ends.
         let left: usize = broker
-            .reader(&["t"], Start::Beginning)
+            .reader(["t"], Start::Beginning)
             .unwrap()
             .to_end()
             .map(|records| records.unwrap().len())
@@ -157,7 +157,7 @@ fn an_automatic_commit_never_stores_a_position_that_is_not_in_the_log() {
     let broker = broker(2, 3);
     for to in [4, u64::MAX] {
         let group = format!("g{to}");
-        let mut a = broker.consumer(&group).auto_commit(NOW).subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer(&group).auto_commit(NOW).subscribe(["t"]).unwrap();
         assert_eq!(a.poll(NOW).unwrap().len(), 6);
         a.seek(&at(&format!("t/0@{to}#0"))).unwrap();
         // The commit of this poll leaves it out, and commits the other partition.
@@ -193,7 +193,7 @@ fn a_handle_of_a_consumer_that_is_gone_commits_nothing() {
         refused(handle.commit(&records));
         refused(handle.commit(Offsets::new().next(&next)));
         // Nor what another member has polled, nor with a transaction.
-        let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
         let polled = b.poll(NOW).unwrap();
         refused(handle.commit(&polled));
         let mut transaction = broker.transaction();

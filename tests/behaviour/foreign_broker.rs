@@ -84,7 +84,7 @@ fn a_transaction_refuses_topics_partitions_and_consumers_of_another_broker() {
     let mut transaction = a.transaction();
     transaction.send(&own, Record::new("debit")).expect_end(&partition, Offset::new(0));
     refused(transaction.commit_async().wait(), "partition t/0");
-    let consumer = b.consumer("g").subscribe(&["t"]).unwrap();
+    let consumer = b.consumer("g").subscribe(["t"]).unwrap();
     let mut transaction = a.transaction();
     transaction.send(&own, Record::new("debit")).offsets(&consumer, Offsets::new());
     refused(transaction.commit(), "a consumer of group g");
@@ -112,7 +112,7 @@ fn a_consumer_is_not_assigned_partitions_of_another_broker() {
     let partitions = [own.partition(0).unwrap(), foreign.partition(0).unwrap()];
     refused(a.consumer("g").assign(&partitions), "partition t/0");
     // Nothing of the attempt is left: the group can be joined.
-    let mut consumer = a.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = a.consumer("g").subscribe(["t"]).unwrap();
     consumer.poll(Duration::ZERO).unwrap();
     assert_eq!(consumer.assignment().len(), 1);
 }

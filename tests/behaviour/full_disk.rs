@@ -121,13 +121,13 @@ fn retention_by_size_is_kept_by_a_burst_of_appends_alone() {
 #[test]
 fn retention_by_size_that_a_burst_runs_waits_for_the_groups_that_it_holds_for() {
     let disk = Disk::new();
-    let config = TopicConfig::new().retention(Retention::for_bytes(10_000)).retention_holds_for(&["g"]);
+    let config = TopicConfig::new().retention(Retention::for_bytes(10_000)).retention_holds_for(["g"]);
     let (broker, partition) = opened(&disk, config);
     for n in 0..100 {
         send(&broker, n).unwrap();
     }
     assert_eq!(partition.bounds().unwrap().log_start, 0);
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     consumer.commit(&records).unwrap();
     let committed = records.iter().map(|record| record.offset().get()).max().unwrap() + 1;

@@ -32,7 +32,7 @@ fn a_group_has_no_lag_over_a_gap_that_compaction_left_at_the_end() {
     let (broker, clock, topic) = compacted();
     let send = |record: Record<'_>| drop(broker.producer().send(&topic, record).unwrap().wait().unwrap());
     ["a", "b"].into_iter().for_each(|key| send(Record::new("v").key(key)));
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(NOW).unwrap();
     consumer.commit(&records).unwrap();
     ["a", "b"].into_iter().for_each(|key| send(Record::tombstone(key)));
@@ -59,10 +59,10 @@ fn a_group_has_no_lag_over_a_gap_within_a_batch() {
         _ => Record::tombstone(key),
     });
     broker.producer().send_all(&topic, records).unwrap().wait().unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(NOW).unwrap();
     let first = records.iter().next().unwrap();
-    consumer.commit(&first).unwrap();
+    consumer.commit(first).unwrap();
     let group = broker.group("g").unwrap();
     assert_eq!(group.lag().unwrap(), 3);
     compact(&broker, &clock, &topic);

@@ -94,9 +94,9 @@ fn rejected(result: quipu::Result<()>) -> Vec<(u32, RejectReason)> {
 fn each_partition_has_one_owner_and_a_surplus_member_is_idle() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
-    let mut c = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
+    let mut c = broker.consumer("g").subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b, &mut c]);
     let mut all = [owned(&a), owned(&b), owned(&c)].concat();
     all.sort_unstable();
@@ -116,7 +116,7 @@ fn groups_are_listed_by_name() {
     fill(&broker, "t", 1);
     let mut members = Vec::new();
     for name in ["c", "a", "d", "b", "e"] {
-        let mut consumer = broker.consumer(name).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer(name).subscribe(["t"]).unwrap();
         let records = consumer.poll(NOW).unwrap();
         consumer.commit(&records).unwrap();
         if name > "b" {
@@ -135,8 +135,8 @@ fn two_groups_are_independent() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("a").subscribe(&["t"]).unwrap();
-    let mut b = broker.consumer("b").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("a").subscribe(["t"]).unwrap();
+    let mut b = broker.consumer("b").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     a.commit(&records).unwrap();
     assert_eq!((records.len(), b.poll(NOW).unwrap().len()), (3, 3));
@@ -151,11 +151,11 @@ fn a_zombie_commit_is_rejected_whole_and_names_the_partitions() {
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
     let builder = || broker.consumer("g").max_poll_interval(Duration::from_secs(10));
-    let mut zombie = builder().subscribe(&["t"]).unwrap();
+    let mut zombie = builder().subscribe(["t"]).unwrap();
     let records = zombie.poll(NOW).unwrap();
     assert_eq!(records.len(), 6);
     clock.advance(Duration::from_secs(10));
-    let mut heir = builder().subscribe(&["t"]).unwrap();
+    let mut heir = builder().subscribe(["t"]).unwrap();
     let again = heir.poll(NOW).unwrap();
     assert_eq!(again.len(), 6, "delivered again, not skipped");
     assert_eq!(
@@ -173,13 +173,13 @@ fn a_commit_with_the_epoch_before_an_unrelated_join_is_accepted() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     let stays: Vec<_> = records.iter().filter(|record| record.partition().get() == 0).collect();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b]);
     assert_eq!(owned(&a), [0]);
-    a.commit(&stays[0]).unwrap();
+    a.commit(stays[0]).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 1);
 }
 
@@ -188,9 +188,9 @@ fn a_commit_of_a_partition_that_moved_away_is_rejected_whole() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b]);
     assert_eq!(rejected(a.commit(&records)), [(1, RejectReason::NotOwned)]);
     assert_eq!(a.committed("t", 0).unwrap(), None, "not even the part that is its own");
@@ -201,9 +201,9 @@ fn a_commit_from_an_earlier_ownership_of_the_same_partition_is_rejected() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let stale = a.poll(NOW).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b]);
     assert_eq!((owned(&a), owned(&b)), (vec![0], vec![1]));
     drop(b);
@@ -223,12 +223,12 @@ fn a_commit_without_membership_is_accepted_only_while_the_group_is_empty() {
     let records = alone.poll(NOW).unwrap();
     assert_eq!(values(&records), ["1-0", "1-1", "1-2"]);
     alone.commit(&records).unwrap();
-    let member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let member = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(rejected(alone.commit(&records)), [(1, RejectReason::NotAMember)]);
     drop(member);
     alone.commit(&records).unwrap();
     drop(alone);
-    let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut member = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(values(&member.poll(NOW).unwrap()), ["0-0", "0-1", "0-2"], "it continues after that commit");
 }
 
@@ -240,13 +240,13 @@ fn a_dropped_consumer_leaves_at_once_and_a_stuck_one_after_max_poll_interval() {
     topic(&broker, "t", 2);
     let interval = Duration::from_secs(60);
     let builder = || broker.consumer("g").max_poll_interval(interval);
-    let mut a = builder().subscribe(&["t"]).unwrap();
-    let mut b = builder().subscribe(&["t"]).unwrap();
+    let mut a = builder().subscribe(["t"]).unwrap();
+    let mut b = builder().subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b]);
     drop(b);
     poll(&mut a);
     assert_eq!(owned(&a), [0, 1], "at once");
-    let mut stuck = builder().subscribe(&["t"]).unwrap();
+    let mut stuck = builder().subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut stuck]);
     clock.advance(interval - Duration::from_nanos(1));
     poll(&mut a);
@@ -264,7 +264,7 @@ fn a_dropped_consumer_leaves_at_once_and_a_stuck_one_after_max_poll_interval() {
 fn a_member_that_polls_in_time_stays() {
     let (broker, clock) = broker();
     topic(&broker, "t", 1);
-    let mut a = broker.consumer("g").max_poll_interval(Duration::from_secs(10)).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").max_poll_interval(Duration::from_secs(10)).subscribe(["t"]).unwrap();
     let mut generations = Vec::new();
     for _ in 0..10 {
         a.poll(NOW).unwrap();
@@ -281,10 +281,10 @@ fn revoked_comes_before_assigned_and_each_rebalance_calls_once() {
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     let story = Story::default();
-    let mut a = listening(broker.consumer("g"), "a", &story).subscribe(&["t"]).unwrap();
+    let mut a = listening(broker.consumer("g"), "a", &story).subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     a.poll(NOW).unwrap();
-    let mut b = listening(broker.consumer("g"), "b", &story).subscribe(&["t"]).unwrap();
+    let mut b = listening(broker.consumer("g"), "b", &story).subscribe(["t"]).unwrap();
     b.poll(NOW).unwrap();
     b.poll(NOW).unwrap();
     assert_eq!(owned(&b), Vec::<u32>::new(), "not before the other has given it up");
@@ -313,10 +313,10 @@ fn assigned_is_called_for_each_added_set_and_once_for_an_empty_one() {
     let (broker, _) = broker();
     topic(&broker, "t", 6);
     let story = Story::default();
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     settle(&mut [&mut a, &mut b]);
-    let mut c = listening(broker.consumer("g"), "c", &story).subscribe(&["t"]).unwrap();
+    let mut c = listening(broker.consumer("g"), "c", &story).subscribe(["t"]).unwrap();
     poll(&mut c);
     assert!(story.lock().unwrap().is_empty(), "the rebalance is not over for it");
     for other in [&mut a, &mut b] {
@@ -345,8 +345,8 @@ fn expelled_member_gets_lost_not_revoked_for_its_partitions() {
     let story = Story::default();
     let interval = Duration::from_secs(10);
     let builder = |name| listening(broker.consumer("g"), name, &story).max_poll_interval(interval);
-    let mut a = builder("a").subscribe(&["t"]).unwrap();
-    let mut idle = builder("idle").subscribe(&["t"]).unwrap();
+    let mut a = builder("a").subscribe(["t"]).unwrap();
+    let mut idle = builder("idle").subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     idle.poll(NOW).unwrap();
     clock.advance(interval);
@@ -368,10 +368,10 @@ fn expelled_member_gets_lost_when_it_closes() {
     topic(&broker, "t", 2);
     let story = Story::default();
     let builder = || broker.consumer("g").max_poll_interval(Duration::from_secs(10));
-    let mut a = listening(builder(), "a", &story).subscribe(&["t"]).unwrap();
+    let mut a = listening(builder(), "a", &story).subscribe(["t"]).unwrap();
     poll(&mut a);
     clock.advance(Duration::from_secs(10));
-    let mut heir = builder().subscribe(&["t"]).unwrap();
+    let mut heir = builder().subscribe(["t"]).unwrap();
     poll(&mut heir);
     story.lock().unwrap().clear();
     a.close().unwrap();
@@ -379,7 +379,7 @@ fn expelled_member_gets_lost_when_it_closes() {
     assert_eq!(*story.lock().unwrap(), [("a", RebalanceEvent::Lost, both)]);
     assert_eq!(owned(&heir), [0, 1]);
     // A member without partitions gets no `lost`.
-    let idle = listening(builder(), "idle", &story).subscribe(&["t"]).unwrap();
+    let idle = listening(builder(), "idle", &story).subscribe(["t"]).unwrap();
     clock.advance(Duration::from_secs(10));
     idle.close().unwrap();
     assert_eq!(story.lock().unwrap().len(), 1);
@@ -392,10 +392,10 @@ fn a_member_that_cannot_rejoin_returns_an_error_until_it_can() {
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
     let builder = || broker.consumer("g").max_poll_interval(Duration::from_secs(10));
-    let mut a = builder().subscribe(&["t"]).unwrap();
+    let mut a = builder().subscribe(["t"]).unwrap();
     poll(&mut a);
     clock.advance(Duration::from_secs(10));
-    let other = builder().assignor(RangeAssignor).subscribe(&["t"]).unwrap();
+    let other = builder().assignor(RangeAssignor).subscribe(["t"]).unwrap();
     for _ in 0..3 {
         assert!(matches!(a.poll(NOW), Err(Error::InvalidConfig { field: "assignor", .. })));
     }
@@ -449,8 +449,8 @@ fn an_assignor_error_when_a_member_leaves_is_reported_to_the_others_and_the_memb
             let builder = broker.consumer("g").assignor(moody.clone());
             listening(builder, name, &story).max_poll_interval(Duration::from_secs(10))
         };
-        let mut a = builder("a").subscribe(&["t"]).unwrap();
-        let mut b = builder("b").subscribe(&["t"]).unwrap();
+        let mut a = builder("a").subscribe(["t"]).unwrap();
+        let mut b = builder("b").subscribe(["t"]).unwrap();
         settle(&mut [&mut a, &mut b]);
         assert_eq!((owned(&a), owned(&b)), (vec![0], vec![1]));
         moody.becomes(mood);
@@ -484,11 +484,11 @@ fn a_consumer_that_the_assignor_refuses_is_no_member() {
         topic(&broker, "t", 1);
         let moody = Moody::default();
         moody.becomes(mood);
-        let joined = broker.consumer("g").assignor(moody.clone()).subscribe(&["t"]);
+        let joined = broker.consumer("g").assignor(moody.clone()).subscribe(["t"]);
         assert!(is_invalid_assignment(&joined));
         let description = broker.group("g").unwrap().describe().unwrap();
         assert!(description.members.is_empty(), "{description:?}");
-        broker.consumer("g").subscribe(&["t"]).unwrap();
+        broker.consumer("g").subscribe(["t"]).unwrap();
     }
 }
 
@@ -497,7 +497,7 @@ fn a_listener_error_is_returned_by_poll_and_does_not_change_the_assignment() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
-    let mut a = broker.consumer("g").on_rebalance(|_| Err(Error::listener("no"))).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").on_rebalance(|_| Err(Error::listener("no"))).subscribe(["t"]).unwrap();
     assert!(matches!(a.poll(NOW), Err(Error::Listener { .. })));
     assert_eq!(owned(&a), [0]);
     assert_eq!(a.poll(NOW).unwrap().len(), 1);
@@ -508,11 +508,11 @@ fn partitions_that_stay_are_read_during_a_rebalance() {
     let (broker, _) = broker();
     topic(&broker, "t", 4);
     fill(&broker, "t", 2);
-    let mut a = broker.consumer("g").max_records(1).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").max_records(1).subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     a.pause("t", 0).unwrap();
     let before = a.position("t", 1).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     assert_eq!(records.len(), 1, "the poll that gives up delivers too");
     assert_eq!(owned(&a), [0, 1]);
@@ -539,10 +539,10 @@ fn a_commit_in_revoked_is_accepted_and_the_next_owner_starts_there() {
             }
             Ok(())
         })
-        .subscribe(&["t"])
+        .subscribe(["t"])
         .unwrap();
     assert_eq!(a.poll(NOW).unwrap().len(), 6);
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     assert!(b.poll(NOW).unwrap().is_empty());
     assert_eq!(b.position("t", 1).unwrap().offset, 3);
@@ -563,7 +563,7 @@ fn a_listener_may_seek_in_assigned_partitions() {
             }
             Ok(())
         })
-        .subscribe(&["t"])
+        .subscribe(["t"])
         .unwrap();
     assert_eq!(values(&a.poll(NOW).unwrap()), ["0-3", "0-4"]);
 }
@@ -578,7 +578,7 @@ fn uncommitted_records_are_delivered_again_and_committed_ones_are_not() {
         topic(&broker, "t", 1);
         let before = partition(&broker, "t", 0).bounds().unwrap().log_end;
         fill(&broker, "t", 3);
-        let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
         let records = a.poll(NOW).unwrap();
         assert!(records.len() >= 3);
         if committed {
@@ -587,7 +587,7 @@ fn uncommitted_records_are_delivered_again_and_committed_ones_are_not() {
         std::mem::forget((a, broker)); // a kill: nothing is closed
         disk.crash(Survive::Everything);
         let broker = open(&disk).unwrap();
-        let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
         let again = b.poll(NOW).unwrap();
         if committed {
             assert!(again.is_empty());
@@ -604,7 +604,7 @@ fn automatic_commits_cover_records_returned_by_earlier_polls() {
     topic(&broker, "t", 1);
     fill(&broker, "t", 4);
     let mut a =
-        broker.consumer("g").max_records(2).auto_commit(Duration::from_secs(5)).subscribe(&["t"]).unwrap();
+        broker.consumer("g").max_records(2).auto_commit(Duration::from_secs(5)).subscribe(["t"]).unwrap();
     let committed = |a: &Consumer| a.committed("t", 0).unwrap().map(|c| c.offset.get());
     a.poll(NOW).unwrap();
     assert_eq!(committed(&a), None);
@@ -622,16 +622,16 @@ fn automatic_commits_come_before_revocation_and_a_drop_commits_nothing() {
     topic(&broker, "t", 2);
     fill(&broker, "t", 2);
     let auto = || broker.consumer("g").auto_commit(Duration::from_secs(5));
-    let mut a = auto().subscribe(&["t"]).unwrap();
+    let mut a = auto().subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     assert!(b.poll(NOW).unwrap().is_empty(), "the new owner continues after it");
     assert_eq!(owned(&b), [1]);
     drop((a, b));
     topic(&broker, "u", 1);
     fill(&broker, "u", 2);
-    let mut c = broker.consumer("h").auto_commit(Duration::from_secs(5)).subscribe(&["u"]).unwrap();
+    let mut c = broker.consumer("h").auto_commit(Duration::from_secs(5)).subscribe(["u"]).unwrap();
     c.poll(NOW).unwrap();
     drop(c);
     assert_eq!(broker.group("h").unwrap().committed("u", 0).unwrap(), None);
@@ -645,7 +645,7 @@ fn automatic_commits_leave_out_deleted_or_truncated_partitions() {
         topic(&broker, name, 1);
         fill(&broker, name, 3);
     }
-    let mut a = broker.consumer("g").auto_commit(NOW).subscribe(&["*"]).unwrap();
+    let mut a = broker.consumer("g").auto_commit(NOW).subscribe(["*"]).unwrap();
     assert_eq!(a.poll(NOW).unwrap().len(), 9);
     broker.delete_topic("gone").unwrap();
     partition(&broker, "cut", 0).truncate_to(Offset::new(1)).unwrap();
@@ -662,15 +662,15 @@ fn a_committed_offset_is_the_next_offset_to_read() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     let first = records.iter().next().unwrap();
-    a.commit(&first).unwrap();
+    a.commit(first).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 1);
     a.commit(Offsets::new().next(&first.position())).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 0);
     drop(a);
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(values(&b.poll(NOW).unwrap()), ["0-0", "0-1", "0-2"]);
 }
 
@@ -681,7 +681,7 @@ fn a_commit_beyond_the_log_end_is_rejected() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     let mut position = a.position("t", 0).unwrap();
     a.commit(Offsets::new().next(&position)).unwrap();
@@ -695,11 +695,11 @@ fn the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 10);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     a.commit(&records).unwrap();
     let third = records.iter().nth(2).unwrap();
-    a.commit(&third).unwrap();
+    a.commit(third).unwrap();
     a.rewind();
     assert_eq!(a.poll(NOW).unwrap().iter().next().unwrap().offset(), 3);
     let group = broker.group("g").unwrap();
@@ -731,7 +731,7 @@ fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing()
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 10);
-    let mut a = broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(["t"]).unwrap();
     assert!(a.poll(NOW).unwrap().is_empty());
     fill(&broker, "t", 10);
     let mut position = a.position("t", 1).unwrap();
@@ -754,10 +754,10 @@ fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing()
 fn subscribe_and_assign_exclude_each_other_and_bad_names_are_refused() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
-    let unknown = broker.consumer("g").subscribe(&["not a name"]).unwrap_err();
+    let unknown = broker.consumer("g").subscribe(["not a name"]).unwrap_err();
     assert!(matches!(unknown, Error::InvalidTopicName { .. }));
     for name in ["", "a\nb", &"x".repeat(250)] {
-        let bad = broker.consumer(name).subscribe(&["t"]).unwrap_err();
+        let bad = broker.consumer(name).subscribe(["t"]).unwrap_err();
         assert!(matches!(bad, Error::InvalidGroupName { .. }), "{name:?}");
         assert!(matches!(broker.group(name), Err(Error::InvalidGroupName { .. })));
     }
@@ -766,8 +766,8 @@ fn subscribe_and_assign_exclude_each_other_and_bad_names_are_refused() {
     let p = partition(&broker, "t", 0);
     let twice = broker.consumer("g").assign(&[p.clone(), p]).unwrap_err();
     assert!(matches!(twice, Error::InvalidConfig { field: "partitions", .. }));
-    let _a = broker.consumer("g").subscribe(&["t"]).unwrap();
-    let other = broker.consumer("g").assignor(RangeAssignor).subscribe(&["t"]).unwrap_err();
+    let _a = broker.consumer("g").subscribe(["t"]).unwrap();
+    let other = broker.consumer("g").assignor(RangeAssignor).subscribe(["t"]).unwrap_err();
     assert!(matches!(other, Error::InvalidConfig { field: "assignor", .. }));
 }
 
@@ -781,7 +781,7 @@ fn committed_offsets_never_expire_and_membership_is_not_stored() {
     let broker = open();
     topic(&broker, "t", 2);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     a.commit(Offsets::from(&records).metadata("row 17")).unwrap();
     drop(a);
@@ -813,7 +813,7 @@ fn a_commit_has_the_durability_of_the_broker() {
         let broker = config().on_disk(&disk).unwrap();
         topic(&broker, "t", 1);
         fill(&broker, "t", 3);
-        let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
         broker.sync().unwrap();
         let records = a.poll(NOW).unwrap();
         a.commit(&records).unwrap();
@@ -833,19 +833,19 @@ fn a_commit_of_records_polled_before_a_restart_is_rejected() {
     let broker = open(&disk).unwrap();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
-    let mut before = broker.consumer("g").max_records(2).subscribe(&["t"]).unwrap();
+    let mut before = broker.consumer("g").max_records(2).subscribe(["t"]).unwrap();
     let old = before.poll(NOW).unwrap();
     let one = old.iter().next().unwrap().into_owned();
     let broker = disk
         .crash_and_reopen(Survive::Everything, BrokerConfig::new().clock(ManualClock::new()).seed(1))
         .unwrap();
-    let mut now = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut now = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = now.poll(NOW).unwrap();
     now.commit(&records).unwrap();
     assert_eq!(rejected(now.commit(&old)), [(0, RejectReason::NotAMember)]);
     assert_eq!(rejected(now.commit(&one)), [(0, RejectReason::NotAMember)]);
     assert_eq!(now.committed("t", 0).unwrap().unwrap().offset, 3);
-    now.commit(&records.iter().next().unwrap()).unwrap();
+    now.commit(records.iter().next().unwrap()).unwrap();
 }
 
 #[test]
@@ -858,7 +858,7 @@ fn a_commit_of_records_that_a_power_loss_took_is_set_back_and_reported() {
     send(&broker, &t, "kept").unwrap();
     broker.sync().unwrap();
     fill(&broker, "t", 4);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     a.commit(&records).unwrap();
     std::mem::forget((a, broker, t));
@@ -868,7 +868,7 @@ fn a_commit_of_records_that_a_power_loss_took_is_set_back_and_reported() {
     assert_eq!(clamped.len(), 1);
     assert_eq!((clamped[0].from.get(), clamped[0].to.get()), (5, 1));
     fill(&broker, "t", 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(values(&a.poll(NOW).unwrap()), ["0-0"], "what comes there now is not skipped");
     // And that lasts, too.
     std::mem::forget((a, broker));
@@ -885,7 +885,7 @@ fn a_topic_that_grows_and_one_that_matches_a_pattern_rebalance() {
     let (broker, _) = broker();
     topic(&broker, "orders.eu", 1);
     topic(&broker, "other", 1);
-    let mut a = broker.consumer("g").subscribe(&["orders.*"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["orders.*"]).unwrap();
     poll(&mut a);
     assert_eq!(a.assignment().len(), 1);
     topic(&broker, "orders.us", 2);
@@ -904,7 +904,7 @@ fn a_topic_that_grows_and_one_that_matches_a_pattern_rebalance() {
 #[test]
 fn topics_created_at_the_same_time_are_all_assigned() {
     let (broker, _) = broker();
-    let mut a = broker.consumer("g").subscribe(&["*"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["*"]).unwrap();
     for round in 0..1500 {
         let barrier = Barrier::new(4);
         thread::scope(|scope| {
@@ -956,7 +956,7 @@ fn a_recreated_topic_is_read_from_its_beginning() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
-    let mut a = broker.consumer("g").subscribe(&["t*"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t*"]).unwrap();
     let records = a.poll(NOW).unwrap();
     a.commit(&records).unwrap();
     broker.delete_topic("t").unwrap();
@@ -974,7 +974,7 @@ fn without_a_committed_offset_the_reset_policy_decides() {
     topic(&broker, "t", 2);
     fill(&broker, "t", 2);
     let first = |group: &str, reset| {
-        let mut a = broker.consumer(group).offset_reset(reset).subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer(group).offset_reset(reset).subscribe(["t"]).unwrap();
         a.poll(NOW).map(|records| records.len())
     };
     assert_eq!(first("earliest", OffsetReset::Earliest).unwrap(), 4);
@@ -990,7 +990,7 @@ fn without_a_committed_offset_the_reset_policy_decides() {
         }
         other => panic!("{other:?}"),
     }
-    let mut a = broker.consumer("sought").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("sought").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
     assert!(a.poll(NOW).is_err());
     a.seek_all(Start::At(Offset::new(1))).unwrap();
     assert_eq!(a.poll(NOW).unwrap().len(), 2);
@@ -1005,7 +1005,7 @@ fn partitions_added_after_the_group_subscribed_are_read_from_their_beginning() {
         topic(&broker, &name, 1);
         fill(&broker, &name, 1);
         let subscribe = |broker: &Broker| {
-            broker.consumer("g").offset_reset(reset).subscribe(&[&*format!("{name}*")]).unwrap()
+            broker.consumer("g").offset_reset(reset).subscribe([&*format!("{name}*")]).unwrap()
         };
         let mut a = subscribe(&broker);
         match a.poll(NOW) {
@@ -1034,7 +1034,7 @@ fn partitions_added_after_the_group_subscribed_are_read_from_their_beginning() {
 
 /// A consumer that gets only partitions new to its group, after its first poll.
 fn latest(broker: &Broker, topics: &str) -> Consumer {
-    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&[topics]).unwrap()
+    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe([topics]).unwrap()
 }
 
 #[test]
@@ -1128,7 +1128,7 @@ fn a_waiting_poll_wakes_for_records_for_rebalances_and_for_its_handle() {
             let _ = told.send((rebalance.event(), rebalance.partitions().len()));
             Ok(())
         })
-        .subscribe(&["t"])
+        .subscribe(["t"])
         .unwrap();
     let handle = a.handle();
     let waiting = std::thread::spawn(move || {
@@ -1137,7 +1137,7 @@ fn a_waiting_poll_wakes_for_records_for_rebalances_and_for_its_handle() {
     });
     assert_eq!(tells.recv().unwrap(), (RebalanceEvent::Assigned, 2));
     // A rebalance takes place while it waits.
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     assert_eq!(tells.recv().unwrap(), (RebalanceEvent::Revoked, 1));
     send(&broker, &partition(&broker, "t", 1), "for b").unwrap();
     assert_eq!(b.poll(long).unwrap().len(), 1);
@@ -1152,7 +1152,7 @@ fn a_waiting_poll_wakes_for_records_for_rebalances_and_for_its_handle() {
 fn a_future_waits_for_records_and_loses_nothing_when_it_is_dropped() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     {
         let mut waiting = Box::pin(a.recv());
@@ -1171,16 +1171,16 @@ fn a_commit_after_the_consumer_is_gone_is_rejected_and_after_the_broker_is_close
     let (broker, _) = broker();
     topic(&broker, "t", 1);
     fill(&broker, "t", 1);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let (records, handle) = (a.poll(NOW).unwrap(), a.handle());
     handle.commit_async(&records).wait().unwrap();
     a.close().unwrap();
     assert_eq!(rejected(handle.commit(&records)), [(0, RejectReason::NotAMember)]);
-    let mut b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
     b.poll(NOW).unwrap();
     broker.close().unwrap();
     assert!(matches!(b.poll(NOW), Err(Error::Closed)));
-    assert!(matches!(broker.consumer("g").subscribe(&["t"]), Err(Error::Closed)));
+    assert!(matches!(broker.consumer("g").subscribe(["t"]), Err(Error::Closed)));
     assert!(matches!(broker.group("g"), Err(Error::Closed)));
 }
 
@@ -1188,7 +1188,7 @@ fn a_commit_after_the_consumer_is_gone_is_rejected_and_after_the_broker_is_close
 fn the_internal_topic_is_never_assigned() {
     let (broker, _) = broker();
     topic(&broker, "t", 1);
-    let _a = broker.consumer("g").subscribe(&["*"]).unwrap();
+    let _a = broker.consumer("g").subscribe(["*"]).unwrap();
     assert_eq!(broker.topics().len(), 1);
     for name in ["__consumer_offsets", "__Consumer_Offsets"] {
         let refused = broker.create_topic(name, TopicConfig::new()).unwrap_err();
@@ -1206,7 +1206,7 @@ fn a_full_disk_refuses_a_commit_and_the_next_one_works() {
     let broker = open(&disk).unwrap();
     topic(&broker, "t", 1);
     fill(&broker, "t", 2);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     disk.fail(Op::Write, 0, ErrorKind::StorageFull);
     assert!(matches!(a.commit(&records), Err(Error::DiskFull { .. })));
@@ -1289,7 +1289,7 @@ fn commits_return_io_errors_until_the_medium_works() {
     consumer.commit(next(&broker, 1, 3)).unwrap();
     assert_eq!(committed(&broker, "g"), [Some(1), Some(3)]);
     // It is read by others as well, and joined and left.
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     assert_eq!(records.len(), 4 + 2);
     a.commit(&records).unwrap();
@@ -1335,11 +1335,11 @@ fn a_failed_automatic_commit_does_not_hide_a_listener_error() {
             RebalanceEvent::Assigned => Ok(()),
             _ => Err(Error::listener("no")),
         })
-        .subscribe(&["t"])
+        .subscribe(["t"])
         .unwrap();
     a.poll(NOW).unwrap();
     a.poll(NOW).unwrap();
-    let _b = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let _b = broker.consumer("g").subscribe(["t"]).unwrap();
     clock.advance(Duration::from_secs(5));
     disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
     assert!(matches!(a.poll(NOW), Err(Error::Listener { .. })));
@@ -1392,7 +1392,7 @@ fn an_out_of_range_result_is_dropped_after_a_seek_or_a_revocation() {
         assert!(matches!(polled, Err(Error::OffsetOutOfRange { .. })), "{polled:?}");
     };
     let subscribe = |broker: &Broker| {
-        let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+        let mut a = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
         // The result of the second comes with the next poll.
         assert_eq!(values(&a.poll(NOW).unwrap()).len(), 5);
         a
@@ -1412,7 +1412,7 @@ fn an_out_of_range_result_is_dropped_after_a_seek_or_a_revocation() {
 
     let (broker, _) = passed();
     let mut a = subscribe(&broker);
-    let mut b = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    let mut b = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
     assert!(a.poll(NOW).unwrap().is_empty());
     assert_eq!(owned(&a), [0]);
     out_of_range(b.poll(NOW));
@@ -1421,13 +1421,13 @@ fn an_out_of_range_result_is_dropped_after_a_seek_or_a_revocation() {
 #[test]
 fn a_commit_before_the_log_start_is_accepted_and_the_reset_policy_decides() {
     let (broker, _) = passed();
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     poll(&mut a);
     a.commit(next(&broker, 1, 2)).unwrap();
     assert_eq!(committed(&broker, "g")[1], Some(2));
     assert_eq!(broker.group("g").unwrap().lag().unwrap(), 5 + 2, "deleted records are not part of the lag");
     drop(a);
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     assert_eq!((records.len(), records.skipped()[0].from.get()), (5 + 2, 2));
 }
@@ -1456,7 +1456,7 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_at_the_timeout() {
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
     let group = broker.group("g").unwrap();
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
     assert!(group.wait_lag_below(3, long).unwrap(), "at most");
     assert!(!group.wait_lag_below(2, long).unwrap(), "under a manual clock no call waits");
@@ -1467,7 +1467,7 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_at_the_timeout() {
     topic(&broker, "t", 1);
     fill(&broker, "t", 3);
     let group = broker.group("g").unwrap();
-    let mut a = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(long).unwrap();
     assert!(!group.wait_lag_below(2, Duration::from_millis(20)).unwrap());
     thread::scope(|scope| {
@@ -1487,7 +1487,7 @@ fn a_commit_that_is_detached_survives_a_power_loss_once_the_background_has_run()
     let broker = config().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     send(&broker, &topic.partition(0).unwrap(), "one").unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     assert_eq!(records.len(), 1);
     consumer.commit_async(&records).detach();

@@ -193,7 +193,7 @@ impl World {
             _ => builder.assignor(RoundRobinAssignor),
         };
         let builder = if habit == Habit::Automatic { builder.auto_commit(Duration::ZERO) } else { builder };
-        let consumer = builder.max_records(3).subscribe(&[pattern]).unwrap();
+        let consumer = builder.max_records(3).subscribe([pattern]).unwrap();
         let owned = Done::new();
         self.members.push(Member { consumer, events, habit, pattern, owned, last_poll: self.now });
     }
@@ -597,7 +597,7 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
                             }
                             Ok(())
                         })
-                        .subscribe(&["orders.*"])
+                        .subscribe(["orders.*"])
                         .unwrap();
                     for _ in 0..5 + random.below(30) {
                         let records = consumer.poll(Duration::from_millis(1)).unwrap();
@@ -636,7 +636,7 @@ fn members_on_threads_never_share_a_partition_and_miss_nothing() {
     });
     assert_eq!(seen.lock().unwrap().len(), RECORDS);
     assert!(table.lock().unwrap().is_empty(), "{table:?}");
-    let mut last = broker.consumer("group").subscribe(&["orders.0"]).unwrap();
+    let mut last = broker.consumer("group").subscribe(["orders.0"]).unwrap();
     while broker.group("group").unwrap().lag().unwrap() > 0 {
         let records = last.poll(Duration::from_millis(1)).unwrap();
         last.commit(&records).unwrap();

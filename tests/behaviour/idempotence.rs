@@ -576,7 +576,11 @@ const STATE: &str = "topics/t/0/producers";
 fn answers(disk: &Disk, survive: Survive) -> Vec<String> {
     let disk = disk.duplicate();
     disk.crash(survive);
-    let broker = open(&disk).unwrap();
+    answers_of(&disk)
+}
+
+fn answers_of(disk: &Disk) -> Vec<String> {
+    let broker = open(disk).unwrap();
     let partition = broker.topic("t").unwrap().partition(0).unwrap();
     let (first, second) =
         (named(&broker), broker.producer_with(ProducerConfig::new().name("other")).unwrap());
@@ -596,8 +600,10 @@ fn answers(disk: &Disk, survive: Survive) -> Vec<String> {
 /// As [`answers`], without the file.
 fn answers_of_a_scan(disk: &Disk, survive: Survive) -> Vec<String> {
     let disk = disk.duplicate();
+    disk.crash(survive);
+    // After the crash, which would be another one with another change of a name before it.
     disk.remove(STATE).ok();
-    answers(&disk, survive)
+    answers_of(&disk)
 }
 
 /// Two idempotent producers and one without a name over several segments, and a batch with gaps

@@ -452,7 +452,7 @@ fn a_read_that_failed_can_be_tried_again() {
     for op in [Op::Read, Op::OpenFile, Op::Map, Op::Len] {
         for nth in 1..5 {
             let broker = config().on_disk(&disk).unwrap();
-            let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(7);
+            let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(7);
             disk.fail(op, nth, ErrorKind::Other);
             let (mut found, mut failed) = (0, 0);
             while found < 30 {

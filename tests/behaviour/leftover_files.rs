@@ -346,7 +346,7 @@ fn transactions_in_files_that_are_taken_over_count() {
     for value in ["one", "two"] {
         let mut transaction = broker.transaction();
         for topic in ["t", "u"] {
-            transaction.send(&partition(&broker, topic), Record::new(value));
+            transaction.send(partition(&broker, topic), Record::new(value));
         }
         transaction.commit().unwrap();
     }
@@ -366,7 +366,7 @@ fn transactions_in_files_that_are_taken_over_count() {
     broker.create_topic("v", TopicConfig::new()).unwrap();
     let mut transaction = broker.transaction();
     for topic in ["t", "v"] {
-        transaction.send(&partition(&broker, topic), Record::new("three"));
+        transaction.send(partition(&broker, topic), Record::new("three"));
     }
     transaction.commit().unwrap();
     disk.crash(Survive::Everything);

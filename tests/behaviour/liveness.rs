@@ -24,7 +24,7 @@ fn builder(broker: &Broker) -> ConsumerBuilder {
 }
 
 fn member(broker: &Broker) -> Consumer {
-    let mut member = builder(broker).subscribe(&["t"]).unwrap();
+    let mut member = builder(broker).subscribe(["t"]).unwrap();
     member.poll(NOW).unwrap();
     member
 }
@@ -41,7 +41,7 @@ fn send(broker: &Broker) {
 #[test]
 fn by_default_a_member_may_be_silent_for_five_minutes() {
     let (broker, clock) = broker();
-    let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut member = broker.consumer("g").subscribe(["t"]).unwrap();
     member.poll(NOW).unwrap();
     clock.advance(Duration::from_secs(300) - Duration::from_nanos(1));
     assert_eq!(members(&broker), 1);
@@ -121,9 +121,9 @@ fn a_future_that_is_dropped_ends_the_poll() {
 #[test]
 fn a_member_with_a_listener_that_panics_loses_its_partitions() {
     let (broker, clock) = broker();
-    let mut first = builder(&broker).on_rebalance(|_| panic!("a bug")).subscribe(&["t"]).unwrap();
+    let mut first = builder(&broker).on_rebalance(|_| panic!("a bug")).subscribe(["t"]).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| first.poll(NOW))).is_err(), "its own caller gets the panic");
-    let mut second = builder(&broker).subscribe(&["t"]).unwrap();
+    let mut second = builder(&broker).subscribe(["t"]).unwrap();
     second.poll(NOW).unwrap();
     assert_eq!(second.assignment().len(), 0);
     clock.advance(INTERVAL / 2);
@@ -146,7 +146,7 @@ fn a_future_that_waits_counts_as_polling_also_if_time_passes_during_its_poll() {
         passing.advance(INTERVAL);
         Ok(())
     });
-    let mut member = builder.subscribe(&["*"]).unwrap();
+    let mut member = builder.subscribe(["*"]).unwrap();
     let mut recv = pin!(member.recv());
     let mut cx = Context::from_waker(Waker::noop());
     assert!(recv.as_mut().poll(&mut cx).is_pending());

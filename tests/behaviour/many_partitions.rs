@@ -36,7 +36,7 @@ fn lingering(broker: &Broker) -> Producer {
 fn send_to_all(broker: &Broker, topic: &Topic, value: &str) -> Producer {
     let producer = lingering(broker);
     for id in 0..PARTITIONS {
-        producer.send(&topic.partition(id).unwrap(), Record::new(value)).unwrap().detach();
+        producer.send(topic.partition(id).unwrap(), Record::new(value)).unwrap().detach();
     }
     producer
 }

@@ -55,6 +55,6 @@ fn a_topic_of_a_caller_does_not_keep_the_broker_from_making_its_own() {
     let broker = open(&Disk::new()).unwrap();
     broker.create_topic("__consumer.offsets", TopicConfig::new()).unwrap();
     broker.create_topic("t", TopicConfig::new()).unwrap();
-    let consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     consumer.close().unwrap();
 }

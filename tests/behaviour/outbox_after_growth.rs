@@ -205,7 +205,7 @@ fn a_topic_that_was_not_altered_is_not_searched() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", config().partitions(8)).unwrap();
     let outbox = named(&broker);
-    outbox.send(&topic.partition(0).unwrap(), row(5)).unwrap().wait().unwrap();
+    outbox.send(topic.partition(0).unwrap(), row(5)).unwrap().wait().unwrap();
     let keyless = outbox.send(&topic, Record::new("v").sequence(5)).unwrap().wait().unwrap();
     assert_eq!(keyless.partition.get(), 5);
 }

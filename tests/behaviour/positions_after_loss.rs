@@ -58,7 +58,7 @@ fn a_position_with_an_epoch_later_than_the_logs_is_not_trusted() {
 #[test]
 fn a_commit_of_a_later_epoch_is_rejected() {
     let (_disk, broker, partition) = made(5);
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     let rejected = consumer.commit(Offsets::new().next(&position("t/0@3#7")));
     let Err(Error::CommitRejected { offenders, .. }) = rejected else { panic!("{rejected:?}") };
@@ -69,7 +69,7 @@ fn a_commit_of_a_later_epoch_is_rejected() {
     drop(consumer);
     partition.truncate_to(Offset::new(1)).unwrap();
     fill(&broker, &partition, 6);
-    let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
     let refused = consumer.poll(Duration::ZERO);
     assert!(matches!(refused, Err(Error::Truncated { to, .. }) if to == 1), "{refused:?}");
 }
@@ -91,7 +91,7 @@ fn a_group_that_has_committed_in_a_later_epoch_follows_the_policy() {
     // two.
     partition.truncate_to(Offset::new(4)).unwrap();
     fill(&broker, &partition, 9);
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     consumer.commit(&records).unwrap();
     broker.close().unwrap();
@@ -107,7 +107,7 @@ fn a_group_that_has_committed_in_a_later_epoch_follows_the_policy() {
     // another record.
     assert_eq!(partition.bounds().unwrap().log_end, 5);
     fill(&broker, &partition, 12);
-    let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
     match consumer.poll(Duration::ZERO) {
         Ok(records) => assert_eq!(records.iter().next().unwrap().offset().get(), 5),
         Err(Error::Truncated { to, .. }) => assert!(to.get() <= 9),
@@ -125,7 +125,7 @@ fn a_group_recognises_records_that_a_power_loss_took() {
         fill(&broker, &partition, synced);
         broker.sync().unwrap();
         broker.maintain().unwrap();
-        let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
         fill(&broker, &partition, 100);
         let records = consumer.poll(Duration::ZERO).unwrap();
         let stored = records.last().unwrap().position().next();
@@ -148,7 +148,7 @@ fn a_group_recognises_records_that_a_power_loss_took() {
             "{synced}: {refused:?}"
         );
         // The group: its commit was set back, or is refused.
-        let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").offset_reset(OffsetReset::Fail).subscribe(["t"]).unwrap();
         if let Ok(records) = consumer.poll(Duration::ZERO) {
             assert_eq!(records.iter().next().unwrap().offset(), end);
         }

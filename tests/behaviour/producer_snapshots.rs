@@ -23,7 +23,7 @@ fn named(broker: &Broker, name: &str) -> Producer {
 fn send_rows(broker: &Broker, name: &str, rows: std::ops::RangeInclusive<u64>) {
     let producer = named(broker, name);
     for row in rows {
-        producer.send(&partition(broker), Record::new("row").sequence(row)).unwrap().wait().unwrap();
+        producer.send(partition(broker), Record::new("row").sequence(row)).unwrap().wait().unwrap();
     }
 }
 
@@ -48,7 +48,7 @@ fn made() -> (Disk, Broker) {
 /// Records without a sender until retention has taken the first ten.
 fn expire(broker: &Broker) {
     for _ in 0..20 {
-        broker.producer().send(&partition(broker), Record::new([7u8; 1000])).unwrap().wait().unwrap();
+        broker.producer().send(partition(broker), Record::new([7u8; 1000])).unwrap().wait().unwrap();
     }
     broker.maintain().unwrap();
     assert!(partition(broker).bounds().unwrap().log_start >= Offset::new(10));
@@ -153,7 +153,7 @@ fn the_rows_of_a_batch_across_the_log_start_stay_known() {
     let broker = open(&disk).unwrap();
     broker.create_topic("t", config()).unwrap();
     let rows = (1..=6).map(|row| Record::new("row").sequence(row));
-    named(&broker, "outbox").send_all(&partition(&broker), rows).unwrap().wait().unwrap();
+    named(&broker, "outbox").send_all(partition(&broker), rows).unwrap().wait().unwrap();
     partition(&broker).delete_records(Offset::new(4)).unwrap();
     assert_eq!(last(&broker, "outbox"), Some(6));
     assert_remembered(&disk.duplicate(), open_copy(&disk), Some(6), "the batch is there");
@@ -190,7 +190,7 @@ fn rows_stay_known_after_a_crash_at_any_operation_of_a_deletion() {
             assert_eq!(last(&broker, "outbox"), Some(10), "{case}");
             // A row that is sent again is not stored again: its offset is returned, or
             // refused once its record is gone.
-            let again = named(&broker, "outbox").send(&partition(&broker), Record::new("row").sequence(9));
+            let again = named(&broker, "outbox").send(partition(&broker), Record::new("row").sequence(9));
             match again.and_then(|sent| sent.wait()) {
                 Ok(receipt) => assert_eq!(receipt.offset, 8, "{case}"),
                 Err(Error::DuplicateSequence { sequence: 9, .. }) => {
@@ -254,11 +254,10 @@ fn rows_that_compaction_took_stay_known_when_the_last_one_is_truncated() {
     let producer = named(&broker, "outbox");
     for row in 1..=10 {
         let record = Record::new("row").key("k").sequence(row);
-        producer.send(&partition(&broker), record).unwrap().wait().unwrap();
+        producer.send(partition(&broker), record).unwrap().wait().unwrap();
     }
     let filler = |n: u64| Record::new([7u8; 600]).key(format!("filler {n}"));
-    (0..4)
-        .for_each(|n| drop(broker.producer().send(&partition(&broker), filler(n)).unwrap().wait().unwrap()));
+    (0..4).for_each(|n| drop(broker.producer().send(partition(&broker), filler(n)).unwrap().wait().unwrap()));
     let compacted = partition(&broker).compact().unwrap().unwrap();
     assert!(compacted.records_after < compacted.records_before);
     disk.crash(Survive::Synced);
@@ -283,7 +282,7 @@ fn deleting_from_a_log_without_idempotent_producers_costs_no_extra_io() {
             broker.producer().send(&other, Record::new("row")).unwrap().wait().unwrap();
         }
         for _ in 0..20 {
-            broker.producer().send(&partition(&broker), Record::new([7u8; 1000])).unwrap().wait().unwrap();
+            broker.producer().send(partition(&broker), Record::new([7u8; 1000])).unwrap().wait().unwrap();
         }
         broker.sync().unwrap();
         let count =

@@ -87,7 +87,7 @@ fn every_event_is_projected_once_after_a_crash_at_any_operation() {
         let broker = open(disk)?;
         prepared(&broker)?;
         append(&broker, 0, 12)?;
-        let mut projector = broker.projector("copy", &["events"], copy())?;
+        let mut projector = broker.projector("copy", ["events"], copy())?;
         for n in 0..3 {
             projector.step(NOW)?;
             append(&broker, 12 + 4 * n, 16 + 4 * n)?;
@@ -107,7 +107,7 @@ fn every_event_is_projected_once_after_a_crash_at_any_operation() {
         let broker = open(&disk).unwrap();
         prepared(&broker).unwrap();
         let before = values(&broker, "copies");
-        let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+        let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
         let applied = projector.catch_up(|_| {}).unwrap();
         let (copies, all) = (values(&broker, "copies"), values(&broker, "events"));
         assert_eq!(copies, all, "crash at {nth}");
@@ -124,14 +124,14 @@ fn a_projection_that_fails_commits_nothing_and_sees_the_events_again() {
     prepared(&broker).unwrap();
     append(&broker, 0, 10).unwrap();
     let failing = Copy { applied: 0, fails_at: Some(7) };
-    let mut projector = broker.projector("copy", &["events"], failing).unwrap();
+    let mut projector = broker.projector("copy", ["events"], failing).unwrap();
     let failed = projector.catch_up(|_| {});
     assert_eq!(failed.unwrap_err().to_string(), "no");
     assert_eq!(values(&broker, "copies").concat(), Vec::<String>::new());
     assert_eq!(projector.projection().applied, 7);
     assert!(projector.step(NOW).is_err());
     drop(projector);
-    let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
     let mut lags = Vec::new();
     assert_eq!(projector.catch_up(|progress| lags.push(progress.lag)).unwrap(), 10);
     assert_eq!(lags.last(), Some(&0));
@@ -149,7 +149,7 @@ fn progress_reports_the_remaining_events() {
         let stream = events.stream(format!("k{}", n % 5)).unwrap();
         stream.append(ExpectedVersion::Any, [Record::new(&padding)]).unwrap();
     }
-    let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
     let mut seen = Vec::new();
     projector.catch_up(|progress| seen.push((progress.applied, progress.lag))).unwrap();
     let mut left = 6_000;
@@ -166,7 +166,7 @@ fn a_rebuild_starts_over_after_a_restart() {
     let broker = open(&disk).unwrap();
     prepared(&broker).unwrap();
     append(&broker, 0, 20).unwrap();
-    let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 20);
     projector.rebuild().unwrap();
     assert_eq!(projector.projection().applied, 0);
@@ -180,18 +180,18 @@ fn a_rebuild_starts_over_after_a_restart() {
     disk.crash(Survive::Synced);
     drop(broker);
     let broker = open(&disk).unwrap();
-    let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
     drop(projector);
 
     // One that has just joined has nothing yet, and is rebuilt nevertheless.
-    let mut projector = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
     projector.rebuild().unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
 
     // Others have everything: there is nothing that it could build.
-    let mut second = broker.projector("copy", &["events"], copy()).unwrap();
-    let mut third = broker.projector("copy", &["events"], copy()).unwrap();
+    let mut second = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut third = broker.projector("copy", ["events"], copy()).unwrap();
     for _ in 0..3 {
         projector.step(NOW).unwrap();
         second.step(NOW).unwrap();
@@ -220,7 +220,7 @@ fn a_projection_of_a_diverged_log_stops_until_it_is_rebuilt() {
     };
     let copied = || values(&broker, "copies").concat();
     send(0, 10);
-    let mut projector = broker.projector("copy", &["source"], copies).unwrap();
+    let mut projector = broker.projector("copy", ["source"], copies).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 10);
 
     source.truncate_to(Offset::new(4)).unwrap();
@@ -261,7 +261,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
         send(&broker, 0, kept);
         broker.sync().unwrap();
         send(&broker, kept, 8);
-        let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+        let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
         assert_eq!(projector.catch_up(|_| {}).unwrap(), 8);
         std::mem::forget((projector, broker));
         disk.crash(Survive::Synced);
@@ -271,7 +271,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
             assert_eq!(!broker.open_report().clamped.is_empty(), expected && run == 0);
             send(&broker, kept + run, kept + run + 1);
             broker.sync().unwrap();
-            let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+            let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
             let steps = [projector.step(NOW), projector.step(NOW)];
             for step in steps {
                 let refused = step.as_ref().err().and_then(|error| error.downcast_ref::<Error>());
@@ -284,7 +284,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
             broker.close().unwrap();
         }
         let broker = open(&disk).unwrap();
-        let mut projector = broker.projector("copy", &["source"], copy()).unwrap();
+        let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
         projector.rebuild().unwrap();
         assert_eq!(projector.catch_up(|_| {}).unwrap(), kept + 3);
         assert_eq!(projector.step(NOW).unwrap().applied, 0);
@@ -303,7 +303,7 @@ fn a_table_topic_is_kept_small_by_compaction() {
         changes.send("newest", Record::from(event));
         Ok(())
     };
-    let mut projector = broker.projector("newest", &["events"], newest).unwrap();
+    let mut projector = broker.projector("newest", ["events"], newest).unwrap();
     projector.catch_up(|_| {}).unwrap();
     clock.advance(Duration::from_secs(8 * 24 * 3600));
     broker.maintain().unwrap();
@@ -345,7 +345,7 @@ fn an_external_model_continues_at_its_own_position() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
     append(&broker, 0, 30).unwrap();
-    let mut feed = broker.feed(&["events"], Rows { fails: true, ..Rows::default() }).unwrap();
+    let mut feed = broker.feed(["events"], Rows { fails: true, ..Rows::default() }).unwrap();
     assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
     assert!(feed.model().rows.is_empty());
     assert_eq!(feed.catch_up(|_| {}).unwrap(), 30);
@@ -354,7 +354,7 @@ fn an_external_model_continues_at_its_own_position() {
     disk.crash(Survive::Synced);
     drop(broker);
     let broker = open(&disk).unwrap();
-    let mut feed = broker.feed(&["events"], stored.clone()).unwrap();
+    let mut feed = broker.feed(["events"], stored.clone()).unwrap();
     assert_eq!(feed.catch_up(|_| {}).unwrap(), 10);
     let mut rows = feed.into_model().rows;
     rows.sort_by_key(|row| row.parse::<u64>().unwrap());
@@ -363,16 +363,16 @@ fn an_external_model_continues_at_its_own_position() {
     // Its applied events are gone: it must not continue.
     let partition = broker.topic("events").unwrap().partition(0).unwrap();
     partition.truncate_to(Offset::new(1)).unwrap();
-    let mut feed = broker.feed(&["events"], stored).unwrap();
+    let mut feed = broker.feed(["events"], stored).unwrap();
     let missed = feed.catch_up(|_| {});
     assert!(matches!(missed, Err(Error::Truncated { .. })), "{missed:?}");
-    let mut rebuilt = broker.feed(&["events"], Rows::default()).unwrap();
+    let mut rebuilt = broker.feed(["events"], Rows::default()).unwrap();
     let left = values(&broker, "events").concat().len() as u64;
     assert_eq!(rebuilt.catch_up(|_| {}).unwrap(), left);
 
     let mut stranger = partition_end(&broker);
     stranger.topic = quipu::TopicName::new("copies").unwrap();
-    let wrong = broker.feed(&["events"], Rows { positions: vec![stranger], ..Rows::default() });
+    let wrong = broker.feed(["events"], Rows { positions: vec![stranger], ..Rows::default() });
     assert!(matches!(wrong, Err(Error::NotAssigned { .. })), "{wrong:?}");
 }
 
@@ -400,7 +400,7 @@ impl ReadModel for Doubtful {
 fn an_external_model_that_stored_more_than_it_reported_does_not_get_it_again() {
     let broker = open(&Disk::new()).unwrap();
     append(&broker, 0, 30).unwrap();
-    let mut feed = broker.feed(&["events"], Doubtful { fails: true, ..Doubtful::default() }).unwrap();
+    let mut feed = broker.feed(["events"], Doubtful { fails: true, ..Doubtful::default() }).unwrap();
     assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
     append(&broker, 30, 40).unwrap();
     feed.catch_up(|_| {}).unwrap();
@@ -414,7 +414,7 @@ fn an_external_model_that_stored_more_than_it_reported_does_not_get_it_again() {
 fn a_model_that_fails_as_its_topic_grows_misses_nothing_of_the_new_partition() {
     let broker = open(&Disk::new()).unwrap();
     let topic = broker.create_topic("plain", TopicConfig::new()).unwrap();
-    let mut feed = broker.feed(&["plain"], Rows { fails: true, ..Rows::default() }).unwrap();
+    let mut feed = broker.feed(["plain"], Rows { fails: true, ..Rows::default() }).unwrap();
     assert_eq!(feed.step(NOW).unwrap().applied, 0);
     broker.alter_topic("plain", topic.config().clone().partitions(2)).unwrap();
     let added = broker.topic("plain").unwrap().partition(1).unwrap();
@@ -425,5 +425,5 @@ fn a_model_that_fails_as_its_topic_grows_misses_nothing_of_the_new_partition() {
 }
 
 fn partition_end(broker: &Broker) -> Position {
-    broker.reader(&["events"], Start::End).unwrap().positions()[0].clone()
+    broker.reader(["events"], Start::End).unwrap().positions()[0].clone()
 }

@@ -57,7 +57,7 @@ fn a_read_with_too_small_a_limit_returns_one_batch() {
     send(&broker, &topic, 0, 0..3);
     for limit in [0, 1] {
         assert_eq!(topic.partition(0).unwrap().read(Start::Beginning, limit).unwrap().len(), 1);
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_bytes(limit);
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_bytes(limit);
         assert_eq!(offsets(&reader.poll(NOW).unwrap()), [0]);
         assert_eq!(offsets(&reader.poll(NOW).unwrap()), [1]);
     }
@@ -73,7 +73,7 @@ fn batch_boundaries_do_not_show() {
     producer.flush().unwrap();
     pending.into_iter().for_each(|pending| drop(pending.wait().unwrap()));
     for from in [0, 1, 50, 99] {
-        let mut reader = broker.reader(&["t"], Start::At(Offset::new(from))).unwrap().max_records(7);
+        let mut reader = broker.reader(["t"], Start::At(Offset::new(from))).unwrap().max_records(7);
         let mut next = from;
         while let Some(first) = Some(reader.poll(NOW).unwrap()).filter(|records| !records.is_empty()) {
             assert!(first.len() <= 7);
@@ -94,7 +94,7 @@ fn every_partition_gets_its_turn() {
     for partition in 0..3 {
         send(&broker, &topic, partition, 0..20);
     }
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(5);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(5);
     let served: Vec<_> =
         (0..6).map(|_| reader.poll(NOW).unwrap().last().unwrap().partition().get()).collect();
     assert_eq!(served, [0, 1, 2, 0, 1, 2]);
@@ -105,7 +105,7 @@ fn a_reader_returns_to_stored_positions() {
     let (broker, topic) = broker(2);
     send(&broker, &topic, 0, 0..4);
     send(&broker, &topic, 1, 0..4);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(5);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(5);
     let first = reader.poll(NOW).unwrap();
     assert_eq!(first.len(), 5);
     let stored: Vec<String> = reader.positions().iter().map(ToString::to_string).collect();
@@ -133,7 +133,7 @@ fn a_reader_of_given_positions_reads_no_other_partition() {
         Err(Error::UnknownPartition { count: 2, .. })
     ));
     assert!(matches!(broker.reader_at(&["u/0@0#0".parse().unwrap()]), Err(Error::UnknownTopic { .. })));
-    assert!(matches!(broker.reader(&["u"], Start::End), Err(Error::UnknownTopic { .. })));
+    assert!(matches!(broker.reader(["u"], Start::End), Err(Error::UnknownTopic { .. })));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn to_end_stops_at_the_end_found_when_it_was_called() {
     let (broker, topic) = broker(2);
     send(&broker, &topic, 0, 0..3);
     send(&broker, &topic, 1, 0..3);
-    let mut to_end = broker.reader(&["t"], Start::Beginning).unwrap().max_records(2).to_end();
+    let mut to_end = broker.reader(["t"], Start::Beginning).unwrap().max_records(2).to_end();
     let mut seen = to_end.next().unwrap().unwrap().len();
     send(&broker, &topic, 0, 3..9);
     broker.alter_topic("t", TopicConfig::new().partitions(3)).unwrap();
@@ -157,7 +157,7 @@ fn to_end_stops_at_the_end_found_when_it_was_called() {
 fn partitions_that_are_added_are_read_from_their_beginning() {
     let (broker, topic) = broker(1);
     send(&broker, &topic, 0, 0..3);
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     broker.alter_topic("t", TopicConfig::new().partitions(2)).unwrap();
     send(&broker, &topic, 1, 0..2);
     let records = reader.poll(NOW).unwrap();
@@ -170,7 +170,7 @@ fn partitions_that_are_added_are_read_from_their_beginning() {
 fn records_outlive_the_topic_and_the_reader_returns_an_error() {
     let (broker, topic) = broker(1);
     send(&broker, &topic, 0, 0..2);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let records = reader.poll(NOW).unwrap();
     broker.delete_topic("t").unwrap();
     for _ in 0..2 {
@@ -180,7 +180,7 @@ fn records_outlive_the_topic_and_the_reader_returns_an_error() {
     drop(reader);
 
     let again = broker.create_topic("t", TopicConfig::new()).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     broker.close().unwrap();
     assert!(matches!(reader.poll(NOW), Err(Error::Closed)));
     assert!(matches!(again.partition(0), Err(Error::Closed)));
@@ -209,7 +209,7 @@ fn good_records_come_before_the_error_which_stays_until_a_seek() {
     disk.flip_bit(path, (behind - 1) * 8).unwrap();
 
     let broker = open();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let good = reader.poll(NOW).unwrap();
     assert_eq!(good.by_partition().iter().map(Records::len).collect::<Vec<_>>(), [1, 1]);
     let mut resume = None;
@@ -228,6 +228,6 @@ fn good_records_come_before_the_error_which_stays_until_a_seek() {
     assert_eq!(offsets(&reader.poll(NOW).unwrap()), [2, 3]);
 
     // Reading to the end returns the error once and then ends.
-    let results: Vec<_> = broker.reader(&["t"], Start::Beginning).unwrap().to_end().collect();
+    let results: Vec<_> = broker.reader(["t"], Start::Beginning).unwrap().to_end().collect();
     assert!(matches!(results[..], [Ok(_), Err(Error::Corrupt(_))]), "{results:?}");
 }

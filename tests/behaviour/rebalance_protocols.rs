@@ -44,7 +44,7 @@ fn poll(consumer: &mut Consumer) -> Vec<(u32, u64)> {
 
 /// Joins a second member, polls both until nothing changes, and returns what the first is given.
 fn join(builder: ConsumerBuilder, first: &mut Consumer) -> (Consumer, Vec<(u32, u64)>) {
-    let mut second = builder.subscribe(&["t"]).unwrap();
+    let mut second = builder.subscribe(["t"]).unwrap();
     let mut again = Vec::new();
     for _ in 0..3 {
         again.extend(poll(first));
@@ -62,7 +62,7 @@ fn an_eager_group_delivers_again_what_was_not_committed_also_of_partitions_that_
             false => broker.consumer("g").assignor(RoundRobinAssignor),
         };
         let told = Told::default();
-        let mut first = listening(builder(), &told).subscribe(&["t"]).unwrap();
+        let mut first = listening(builder(), &told).subscribe(["t"]).unwrap();
         let records = first.poll(NOW).unwrap();
         assert_eq!(records.len(), 6);
         let (second, again) = join(builder(), &mut first);
@@ -73,7 +73,7 @@ fn an_eager_group_delivers_again_what_was_not_committed_also_of_partitions_that_
         );
         // The partition has not been owned without a break since they were polled.
         let last = records.iter().find(|record| record.partition().get() == 0).unwrap();
-        let stale = first.commit(&last).unwrap_err();
+        let stale = first.commit(last).unwrap_err();
         assert!(
             matches!(&stale, Error::CommitRejected { offenders, .. } if offenders[0].reason == RejectReason::Stale),
             "{stale:?}"
@@ -90,10 +90,10 @@ fn an_eager_group_delivers_again_what_was_not_committed_also_of_partitions_that_
 fn an_eager_group_starts_again_at_the_committed_offset() {
     let broker = broker(2);
     let builder = || broker.consumer("g").assignor(RangeAssignor);
-    let mut first = builder().subscribe(&["t"]).unwrap();
+    let mut first = builder().subscribe(["t"]).unwrap();
     let records = first.poll(NOW).unwrap();
     let second = records.iter().find(|r| (r.partition().get(), r.offset().get()) == (0, 1)).unwrap();
-    first.commit(&second).unwrap();
+    first.commit(second).unwrap();
     let (_second, again) = join(builder(), &mut first);
     assert_eq!(again, [(0, 2)]);
 }
@@ -102,7 +102,7 @@ fn an_eager_group_starts_again_at_the_committed_offset() {
 fn an_eager_group_with_automatic_commits_delivers_nothing_again() {
     let broker = broker(2);
     let builder = || broker.consumer("g").assignor(RangeAssignor).auto_commit(Duration::from_secs(3600));
-    let mut first = builder().subscribe(&["t"]).unwrap();
+    let mut first = builder().subscribe(["t"]).unwrap();
     assert_eq!(poll(&mut first).len(), 6);
     let (_second, again) = join(builder(), &mut first);
     assert_eq!(again, [], "it commits before the partitions are revoked");
@@ -120,7 +120,7 @@ fn a_cooperative_group_keeps_reading_the_partitions_that_stay() {
             false => broker.consumer("g"),
         };
         let told = Told::default();
-        let mut first = listening(builder(), &told).subscribe(&["t"]).unwrap();
+        let mut first = listening(builder(), &told).subscribe(["t"]).unwrap();
         assert_eq!(poll(&mut first).len(), 6);
         let (_second, again) = join(builder(), &mut first);
         assert_eq!(again, []);
@@ -135,7 +135,7 @@ fn a_topic_that_grows_is_a_rebalance_of_an_eager_group() {
     let broker = broker(1);
     let told = Told::default();
     let builder = broker.consumer("g").rebalance_protocol(RebalanceProtocol::Eager);
-    let mut consumer = listening(builder, &told).subscribe(&["t"]).unwrap();
+    let mut consumer = listening(builder, &told).subscribe(["t"]).unwrap();
     assert_eq!(poll(&mut consumer), [(0, 0), (0, 1), (0, 2)]);
     broker.alter_topic("t", TopicConfig::new().partitions(2)).unwrap();
     assert_eq!(poll(&mut consumer), [(0, 0), (0, 1), (0, 2)]);
@@ -147,12 +147,12 @@ fn a_topic_that_grows_is_a_rebalance_of_an_eager_group() {
 fn members_with_different_protocols_are_refused() {
     let broker = broker(2);
     let eager = || broker.consumer("g").rebalance_protocol(RebalanceProtocol::Eager);
-    let _first = broker.consumer("g").subscribe(&["t"]).unwrap();
-    let error = eager().subscribe(&["t"]).unwrap_err();
+    let _first = broker.consumer("g").subscribe(["t"]).unwrap();
+    let error = eager().subscribe(["t"]).unwrap_err();
     assert!(matches!(error, Error::InvalidConfig { field: "rebalance_protocol", .. }), "{error:?}");
     assert!(error.to_string().contains("Eager") && error.to_string().contains("Cooperative"), "{error}");
     let mut other =
-        broker.consumer("other").rebalance_protocol(RebalanceProtocol::Eager).subscribe(&["t"]).unwrap();
+        broker.consumer("other").rebalance_protocol(RebalanceProtocol::Eager).subscribe(["t"]).unwrap();
     assert_eq!(poll(&mut other).len(), 6);
 }
 

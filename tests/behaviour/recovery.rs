@@ -792,13 +792,13 @@ fn a_recovered_log_reads_the_same_in_every_way() {
     let broker = open(&disk).unwrap();
     broker
         .producer()
-        .send_all(&partition(&broker), (7..30).map(|o| Record::new(value(o))))
+        .send_all(partition(&broker), (7..30).map(|o| Record::new(value(o))))
         .unwrap()
         .wait()
         .unwrap();
     let all: Vec<_> = (0..30).map(value).collect();
     assert_eq!(read(&partition(&broker)).0, all);
-    let reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(3);
+    let reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(3);
     let walked: Vec<_> = reader
         .to_end()
         .flat_map(|records| {

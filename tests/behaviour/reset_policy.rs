@@ -37,7 +37,7 @@ fn out_of_range_follows_the_policy_and_is_reported() {
     for (policy, to, records) in
         [(OffsetReset::default(), 0, 5), (OffsetReset::Latest, 5, 0), (OffsetReset::Nearest, 5, 0)]
     {
-        let mut reader = broker.reader(&["t"], Start::At(Offset::new(9))).unwrap().offset_reset(policy);
+        let mut reader = broker.reader(["t"], Start::At(Offset::new(9))).unwrap().offset_reset(policy);
         // At once, although there may be no record: something has happened.
         let polled = reader.poll(Duration::from_secs(3600)).unwrap();
         assert_eq!(polled.len(), records, "{policy:?}");
@@ -57,7 +57,7 @@ fn before_the_log_start_each_policy_goes_to_its_end_of_the_log() {
         [(OffsetReset::Earliest, 3, 2), (OffsetReset::Latest, 5, 0), (OffsetReset::Nearest, 3, 2)]
     {
         let (broker, topic) = with_five_records();
-        let mut reader = broker.reader(&["t"], Start::At(Offset::new(1))).unwrap().offset_reset(policy);
+        let mut reader = broker.reader(["t"], Start::At(Offset::new(1))).unwrap().offset_reset(policy);
         topic.partition(0).unwrap().delete_records(Offset::new(3)).unwrap();
         let polled = reader.poll(NOW).unwrap();
         assert_eq!(polled.len(), records, "{policy:?}");
@@ -66,8 +66,7 @@ fn before_the_log_start_each_policy_goes_to_its_end_of_the_log() {
     }
     let (broker, topic) = with_five_records();
     topic.partition(0).unwrap().delete_records(Offset::new(3)).unwrap();
-    let mut strict =
-        broker.reader(&["t"], Start::At(Offset::new(2))).unwrap().offset_reset(OffsetReset::Fail);
+    let mut strict = broker.reader(["t"], Start::At(Offset::new(2))).unwrap().offset_reset(OffsetReset::Fail);
     match strict.poll(NOW) {
         Err(Error::OffsetOutOfRange { requested, earliest, latest, .. }) => {
             assert_eq!((requested.get(), earliest.get(), latest.get()), (2, 3, 5));
@@ -80,8 +79,7 @@ fn before_the_log_start_each_policy_goes_to_its_end_of_the_log() {
 #[test]
 fn with_fail_the_error_stays_and_the_position_too() {
     let (broker, topic) = with_five_records();
-    let mut reader =
-        broker.reader(&["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
+    let mut reader = broker.reader(["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
     for _ in 0..3 {
         match reader.poll(Duration::from_secs(3600)) {
             Err(Error::OffsetOutOfRange { requested, earliest, latest, .. }) => {
@@ -101,8 +99,7 @@ fn with_fail_the_error_stays_and_the_position_too() {
 #[test]
 fn a_seek_discards_an_earlier_error() {
     let (broker, _topic) = with_five_records();
-    let mut reader =
-        broker.reader(&["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
+    let mut reader = broker.reader(["t"], Start::At(Offset::new(9))).unwrap().offset_reset(OffsetReset::Fail);
     assert!(reader.poll(NOW).is_err());
     let to = at(3, &reader.position("t", 0).unwrap());
     reader.seek(&to).unwrap();
@@ -117,7 +114,7 @@ fn a_reader_starts_at_its_start_position_under_every_policy() {
     let (broker, _topic) = with_five_records();
     for policy in [OffsetReset::Earliest, OffsetReset::Latest, OffsetReset::Nearest, OffsetReset::Fail] {
         for (start, records) in [(Start::Beginning, 5), (Start::End, 0), (Start::At(Offset::new(2)), 3)] {
-            let polled = broker.reader(&["t"], start).unwrap().offset_reset(policy).poll(NOW).unwrap();
+            let polled = broker.reader(["t"], start).unwrap().offset_reset(policy).poll(NOW).unwrap();
             assert_eq!((polled.len(), polled.skipped()), (records, &[][..]));
         }
     }
@@ -129,7 +126,7 @@ fn truncated_and_grown() -> (Broker, Position) {
     let broker = BrokerConfig::new().on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
     send(&broker, &topic, 5);
-    let before = at(8, &broker.reader(&["t"], Start::End).unwrap().positions()[0]);
+    let before = at(8, &broker.reader(["t"], Start::End).unwrap().positions()[0]);
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     assert!(broker.producer().send(&topic, Record::new("lost")).and_then(|pending| pending.wait()).is_err());
     topic.partition(0).unwrap().reopen().unwrap();
@@ -178,8 +175,8 @@ fn a_position_at_the_log_start_is_in_the_log_also_in_the_middle_of_a_batch() {
     let broker = Broker::in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     let records = (0..10).map(|n| Record::new(format!("{n}")));
-    broker.producer().send_all(&topic.partition(0).unwrap(), records).unwrap().wait().unwrap();
-    let reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    broker.producer().send_all(topic.partition(0).unwrap(), records).unwrap().wait().unwrap();
+    let reader = broker.reader(["t"], Start::Beginning).unwrap();
     let mut reader = reader.offset_reset(OffsetReset::Fail).max_records(5);
     assert_eq!(reader.poll(NOW).unwrap().len(), 5);
     topic.partition(0).unwrap().delete_records(Offset::new(5)).unwrap();

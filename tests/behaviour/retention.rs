@@ -390,7 +390,7 @@ fn readers_keep_their_records_and_the_next_poll_reports_the_skipped_offsets() {
     let t = partition(&broker, fives());
     append(&broker, &t, 15);
     broker.maintain().unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(2);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(2);
     let held = reader.poll(Duration::ZERO).unwrap();
     assert_eq!(held.len(), 2);
     let open_before = broker.stats().open_files;
@@ -472,7 +472,7 @@ fn retention_keeps_records_that_a_held_group_has_not_committed() {
     for retention in [Retention::for_age(MINUTE), Retention::for_bytes(1)] {
         let (disk, clock) = (Disk::new(), ManualClock::new());
         let broker = open(&disk, &clock);
-        let t = partition(&broker, fives().retention(retention).retention_holds_for(&["slow", "fast"]));
+        let t = partition(&broker, fives().retention(retention).retention_holds_for(["slow", "fast"]));
         append(&broker, &t, 15);
         clock.advance(MINUTE + TICK);
         assert_eq!(start(&broker, &t), 0, "neither has committed anything");
@@ -497,11 +497,11 @@ fn retention_keeps_records_that_a_held_group_has_not_committed() {
 fn a_held_group_without_a_commit_holds_from_where_it_has_started() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
-    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]));
+    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(["g"]));
     append(&broker, &t, 15);
     assert_eq!(start(&broker, &t), 0, "it has not started");
     let latest = |broker: &Broker| {
-        broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&[t.topic().as_str()]).unwrap()
+        broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe([t.topic().as_str()]).unwrap()
     };
     let mut consumer = latest(&broker);
     assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());
@@ -522,7 +522,7 @@ fn a_held_group_without_a_commit_holds_from_where_it_has_started() {
 fn segments_before_the_log_start_are_deleted_despite_held_groups() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
-    let t = partition(&broker, fives().retention_holds_for(&["never"]));
+    let t = partition(&broker, fives().retention_holds_for(["never"]));
     append(&broker, &t, 13);
     t.delete_records(Offset::new(13)).unwrap();
     broker.maintain().unwrap();
@@ -533,7 +533,7 @@ fn segments_before_the_log_start_are_deleted_despite_held_groups() {
 fn each_partition_is_held_by_its_own_committed_offset() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
-    let config = fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]);
+    let config = fives().retention(Retention::for_bytes(1)).retention_holds_for(["g"]);
     let topic = broker.create_topic("t", config.clone().partitions(2)).unwrap();
     let partitions = topic.partitions();
     for partition in &partitions {
@@ -555,7 +555,7 @@ fn holds_survive_a_restart_and_follow_the_commits_left_by_a_power_loss() {
         let (disk, clock) = (Disk::new(), ManualClock::new());
         let broker = open(&disk, &clock);
         let config = fives().retention(Retention::for_bytes(1)).durability(Durability::Sync);
-        let t = partition(&broker, config.clone().retention_holds_for(&["g"]));
+        let t = partition(&broker, config.clone().retention_holds_for(["g"]));
         append(&broker, &t, 15);
         commit(&broker, "g", &t, 6);
         match survive {
@@ -580,7 +580,7 @@ fn a_deleted_group_holds_everything_until_it_is_reset_or_the_topic_altered() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let config = fives().retention(Retention::for_bytes(1));
-    let t = partition(&broker, config.clone().retention_holds_for(&["g"]));
+    let t = partition(&broker, config.clone().retention_holds_for(["g"]));
     append(&broker, &t, 15);
     let g = broker.group("g").unwrap();
     commit(&broker, "g", &t, 7);
@@ -596,7 +596,7 @@ fn a_deleted_group_holds_everything_until_it_is_reset_or_the_topic_altered() {
     broker.alter_topic("t", config.clone()).unwrap();
     assert_eq!(start(&broker, &t), 20, "no group is held");
     // Before the append, which would delete records that no group holds.
-    broker.alter_topic("t", config.retention_holds_for(&["g", "new"])).unwrap();
+    broker.alter_topic("t", config.retention_holds_for(["g", "new"])).unwrap();
     append(&broker, &t, 5);
     assert_eq!(start(&broker, &t), 20);
 }
@@ -605,7 +605,7 @@ fn a_deleted_group_holds_everything_until_it_is_reset_or_the_topic_altered() {
 fn a_commit_beyond_a_truncation_holds_from_the_truncation_on() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
-    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(&["g"]));
+    let t = partition(&broker, fives().retention(Retention::for_bytes(1)).retention_holds_for(["g"]));
     append(&broker, &t, 15);
     commit(&broker, "g", &t, 15);
     t.truncate_to(Offset::new(5)).unwrap();
@@ -618,7 +618,7 @@ fn nothing_is_deleted_when_commits_cannot_be_read_or_made_durable() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
     let broker = open(&disk, &clock);
     let config = fives().retention(Retention::for_bytes(1)).durability(Durability::Sync);
-    let t = partition(&broker, config.retention_holds_for(&["g"]));
+    let t = partition(&broker, config.retention_holds_for(["g"]));
     append(&broker, &t, 15);
     commit(&broker, "g", &t, 10);
     disk.fail(Op::Sync, 1, ErrorKind::Other);
@@ -641,12 +641,12 @@ fn nothing_is_deleted_when_commits_cannot_be_read_or_made_durable() {
 #[test]
 fn held_group_names_are_checked_and_kept_in_the_catalog() {
     let (disk, clock) = (Disk::new(), ManualClock::new());
-    let config = fives().retention_holds_for(&["b", "a", "b"]);
+    let config = fives().retention_holds_for(["b", "a", "b"]);
     let broker = open(&disk, &clock);
     broker.create_topic("t", config.clone()).unwrap();
-    broker.ensure_topic("t", fives().retention_holds_for(&["a", "b"])).unwrap();
+    broker.ensure_topic("t", fives().retention_holds_for(["a", "b"])).unwrap();
     for name in ["", "a\n", &"a".repeat(250)] {
-        let refused = broker.create_topic("u", fives().retention_holds_for(&["a", name]));
+        let refused = broker.create_topic("u", fives().retention_holds_for(["a", name]));
         assert!(matches!(refused, Err(Error::InvalidConfig { field: "retention_holds_for", .. })));
     }
     broker.close().unwrap();

@@ -416,7 +416,7 @@ fn a_sealed_segment_is_finished_in_the_background_whatever_sealed_it() {
         let broker = open(&disk).unwrap();
         let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
         let _other = broker.create_topic("other", TopicConfig::new()).unwrap();
-        let mut reader = broker.reader(&["other"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["other"], Start::Beginning).unwrap();
         let from = open(&source).unwrap();
         let copied = from.create_topic("t", small()).unwrap().partition(0).unwrap();
         for n in 0..20 {

@@ -38,13 +38,13 @@ fn filled(is_clean: bool) -> Disk {
     }
     table.compact().unwrap().unwrap();
     broker.create_topic("unwritten", TopicConfig::new().partitions(2)).unwrap();
-    let mut consumer = broker.consumer("group").subscribe(&["Orders"]).unwrap();
+    let mut consumer = broker.consumer("group").subscribe(["Orders"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     consumer.commit(&records).unwrap();
     drop((consumer, records, named));
     let mut both = broker.transaction();
-    both.send(&orders.partition(1).unwrap(), Record::new("one"));
-    both.send(&orders.partition(2).unwrap(), Record::new("two"));
+    both.send(orders.partition(1).unwrap(), Record::new("one"));
+    both.send(orders.partition(2).unwrap(), Record::new("two"));
     both.commit().unwrap();
     broker.sync().unwrap();
     if is_clean {
@@ -330,8 +330,8 @@ fn the_copys_opening_settles_transactions() {
     }
     broker.sync().unwrap();
     let mut both = broker.transaction();
-    both.send(&topic.partition(0).unwrap(), Record::new("one"));
-    both.send(&topic.partition(1).unwrap(), Record::new("two"));
+    both.send(topic.partition(0).unwrap(), Record::new("one"));
+    both.send(topic.partition(1).unwrap(), Record::new("two"));
     both.commit().unwrap();
     disk.crash(Survive::Everything);
     let segment = files(&disk, "topics/t/1", ".log").remove(0);

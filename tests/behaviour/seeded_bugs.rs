@@ -195,7 +195,7 @@ fn a_reader_at_the_end_does_not_see_bytes_from_before_a_truncation() {
         BrokerConfig::new().clock(ManualClock::new()).seed(1).tail_cache_bytes(0).on_disk(&disk).unwrap();
     let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
     send(&broker, &partition, "first").unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     disk.short(Op::Write, 1);
     let gate = disk.hold(Op::Write, 2);
     disk.fail(Op::Write, 2, ErrorKind::StorageFull);

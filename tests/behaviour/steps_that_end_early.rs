@@ -65,7 +65,7 @@ fn a_rebuild_that_the_projection_refuses_passes_over_no_event() {
     let broker = open(&Disk::new());
     broker.create_topic("events", TopicConfig::new()).unwrap();
     let seen = Seen { refuses_reset: true, ..Seen::default() };
-    let mut projector = broker.projector("p", &["events"], seen).unwrap();
+    let mut projector = broker.projector("p", ["events"], seen).unwrap();
     send(&broker, "events", &["1"]);
     projector.catch_up(|_| {}).unwrap();
     send(&broker, "events", &["2", "3", "4"]);
@@ -86,7 +86,7 @@ fn a_rebuild_whose_commit_fails_starts_over_with_the_next_step() {
     let broker = open(&disk);
     broker.create_topic("events", TopicConfig::new()).unwrap();
     send(&broker, "events", &["1", "2", "3"]);
-    let mut projector = broker.projector("p", &["events"], Seen::default()).unwrap();
+    let mut projector = broker.projector("p", ["events"], Seen::default()).unwrap();
     projector.catch_up(|_| {}).unwrap();
     disk.fail_always(Op::Write, 1, std::io::ErrorKind::StorageFull);
     assert!(matches!(projector.rebuild(), Err(Error::DiskFull { .. })));
@@ -109,7 +109,7 @@ fn events_come_again_after_a_projection_panicked() {
         changes.send("copies", Record::from(event));
         Ok(())
     };
-    let mut projector = broker.projector("p", &["events"], copy).unwrap();
+    let mut projector = broker.projector("p", ["events"], copy).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(projector.step(NOW)))).is_err());
     assert_eq!(projector.step(NOW).unwrap().applied, 3);
     send(&broker, "events", &["3"]);
@@ -123,7 +123,7 @@ fn events_come_again_after_a_panic_in_the_middle_of_a_poll() {
     broker.create_topic("events", TopicConfig::new()).unwrap();
     send(&broker, "events", &["1", "2", "3"]);
     let seen = Seen { panics_at: Some("2"), ..Seen::default() };
-    let mut projector = broker.projector("p", &["events"], seen).unwrap();
+    let mut projector = broker.projector("p", ["events"], seen).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(projector.step(NOW)))).is_err());
     projector.catch_up(|_| {}).unwrap();
     assert_eq!(projector.projection().seen, ["1", "1", "2", "3"]);
@@ -138,7 +138,7 @@ fn a_topic_of_a_glob_that_is_deleted_during_a_step_loses_no_event_of_the_others(
         send(&broker, topic, &[topic]);
     }
     let seen = Seen { deletes: Some((broker.clone(), "events.a")), ..Seen::default() };
-    let mut projector = broker.projector("p", &["events.*"], seen).unwrap();
+    let mut projector = broker.projector("p", ["events.*"], seen).unwrap();
     let failed = projector.step(NOW);
     assert!(matches!(failed, Err(Error::CommitRejected { .. })), "{failed:?}");
     assert_eq!(projector.step(NOW).unwrap().applied, 1);
@@ -163,7 +163,7 @@ fn records_of_a_transaction_that_is_not_committed_are_polled_again() {
     broker.create_topic("out", TopicConfig::new()).unwrap();
     let accounts = broker.create_topic("accounts", TopicConfig::streams()).unwrap();
     send(&broker, "in", &["1", "2"]);
-    let mut consumer = broker.consumer("g").max_records(1).subscribe(&["in"]).unwrap();
+    let mut consumer = broker.consumer("g").max_records(1).subscribe(["in"]).unwrap();
     let next = |consumer: &mut quipu::Consumer| {
         let records = consumer.poll(NOW).unwrap();
         let value = records.iter().next().map(|record| text(&record));
@@ -210,7 +210,7 @@ fn an_automatic_commit_does_not_cover_records_of_a_failed_transaction() {
     send(&broker, "in", &["1", "2"]);
     for closes in [false, true] {
         let group = format!("g-{closes}");
-        let mut consumer = broker.consumer(&group).auto_commit(NOW).subscribe(&["in"]).unwrap();
+        let mut consumer = broker.consumer(&group).auto_commit(NOW).subscribe(["in"]).unwrap();
         let records = consumer.poll(NOW).unwrap();
         assert_eq!(records.len(), 2);
         assert!(pass_on(&broker, &consumer, &records, "nothing").is_err());
@@ -229,7 +229,7 @@ fn a_seek_after_a_failed_transaction_counts() {
     let broker = open(&Disk::new());
     broker.create_topic("in", TopicConfig::new()).unwrap();
     send(&broker, "in", &["1", "2", "3"]);
-    let mut consumer = broker.consumer("g").subscribe(&["in"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["in"]).unwrap();
     let records = consumer.poll(NOW).unwrap();
     assert!(pass_on(&broker, &consumer, &records, "nothing").is_err());
     consumer.seek(&"in/0@2#0".parse().unwrap()).unwrap();
@@ -268,7 +268,7 @@ fn events_come_again_after_a_read_model_panicked() {
     let broker = open(&Disk::new());
     broker.create_topic("events", TopicConfig::new()).unwrap();
     send(&broker, "events", &["1", "2"]);
-    let mut feed = broker.feed(&["events"], Rows { panics: true, ..Rows::default() }).unwrap();
+    let mut feed = broker.feed(["events"], Rows { panics: true, ..Rows::default() }).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(feed.step(NOW)))).is_err());
     assert_eq!(feed.step(NOW).unwrap().applied, 2);
     assert_eq!(feed.model().rows, ["1", "2"]);
@@ -283,7 +283,7 @@ fn each_step_of_a_feed_returns_the_events_that_are_left() {
     for _ in 0..10 {
         send(&broker, "a", &[&large]);
     }
-    let mut feed = broker.feed(&["a"], Rows::default()).unwrap();
+    let mut feed = broker.feed(["a"], Rows::default()).unwrap();
     let (mut left, mut steps) = (10, 0);
     while left > 0 {
         let progress = feed.step(NOW).unwrap();
@@ -301,7 +301,7 @@ fn a_feed_continues_without_a_topic_that_was_deleted() {
         broker.create_topic(topic, TopicConfig::new()).unwrap();
         send(&broker, topic, &[topic]);
     }
-    let mut feed = broker.feed(&["a", "b"], Rows::default()).unwrap();
+    let mut feed = broker.feed(["a", "b"], Rows::default()).unwrap();
     assert_eq!(feed.catch_up(|_| {}).unwrap(), 2);
     broker.delete_topic("a").unwrap();
     send(&broker, "b", &["b2"]);
@@ -311,10 +311,10 @@ fn a_feed_continues_without_a_topic_that_was_deleted() {
     let mut model = feed.into_model();
     assert_eq!(model.positions.len(), 2);
     model.panics = true;
-    let wrong = broker.feed(&["b"], Rows { positions: model.positions.clone(), ..Rows::default() });
+    let wrong = broker.feed(["b"], Rows { positions: model.positions.clone(), ..Rows::default() });
     assert!(matches!(wrong, Err(Error::NotAssigned { .. })), "a new feed has never read that topic");
     model.positions.retain(|position| position.topic == "b");
-    let mut feed = broker.feed(&["b"], model).unwrap();
+    let mut feed = broker.feed(["b"], model).unwrap();
     send(&broker, "b", &["b3"]);
     assert!(catch_unwind(AssertUnwindSafe(|| drop(feed.step(NOW)))).is_err());
     assert_eq!(feed.step(NOW).unwrap().applied, 1);
@@ -328,13 +328,13 @@ fn a_feed_that_is_placed_again_ignores_positions_in_a_deleted_topic() {
         broker.create_topic(topic, TopicConfig::new()).unwrap();
         send(&broker, topic, &[topic]);
     }
-    let mut feed = broker.feed(&["a", "b"], Rows::default()).unwrap();
+    let mut feed = broker.feed(["a", "b"], Rows::default()).unwrap();
     assert_eq!(feed.catch_up(|_| {}).unwrap(), 2);
     broker.delete_topic("a").unwrap();
     let mut model = feed.into_model();
     model.panics = true;
     broker.create_topic("a", TopicConfig::new()).unwrap();
-    let mut feed = broker.feed(&["a", "b"], model).unwrap();
+    let mut feed = broker.feed(["a", "b"], model).unwrap();
     broker.delete_topic("a").unwrap();
     send(&broker, "b", &["b2"]);
     assert!(catch_unwind(AssertUnwindSafe(|| drop(feed.step(NOW)))).is_err());

@@ -265,7 +265,7 @@ fn indexes_of_truncated_and_only_sent_events_are_written() {
     let broker = open(&disk);
     for n in 0..20 {
         let record = Record::new(format!("sent {n}")).key("account-1");
-        broker.producer().send(&topic(&broker), record).unwrap().wait().unwrap();
+        broker.producer().send(topic(&broker), record).unwrap().wait().unwrap();
     }
     let segments = topic(&broker).partition(0).unwrap().segments().len();
     broker.close().unwrap();
@@ -992,7 +992,7 @@ fn the_topic_read_as_a_whole_has_the_events_in_the_order_of_appending() {
     let broker = open(&disk);
     let mut reader = {
         topic(&broker);
-        broker.reader(&["accounts"], Start::Beginning).unwrap()
+        broker.reader(["accounts"], Start::Beginning).unwrap()
     };
     let mut seen = Model::new();
     for round in 0..3 {

@@ -112,7 +112,7 @@ fn a_record_is_not_visible_before_its_sync_is_done() {
         assert_eq!(ends(&partition), (2, 2, 3));
         assert!(partition.read(at(2), 1 << 20).unwrap().is_empty());
         assert!(partition.read(at(3), 1 << 20).is_err(), "beyond the visible end");
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         assert_eq!(reader.poll(Duration::ZERO).unwrap().len(), 2);
         assert!(reader.poll(Duration::ZERO).unwrap().is_empty());
         gate.release();
@@ -193,7 +193,7 @@ fn detached_records_become_visible_by_themselves() {
         let broker = BrokerConfig::new().on_disk(&disk).unwrap();
         let topic = broker.create_topic("t", TopicConfig::new().durability(durability)).unwrap();
         let partition = topic.partition(0).unwrap();
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         for round in 0..3 {
             send_detached(&broker, &partition, round);
             // Returns as soon as there is something; the bound is for a broker that hangs.

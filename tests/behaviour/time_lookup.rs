@@ -71,8 +71,8 @@ fn a_time_after_all_records_has_no_offset_and_one_before_1970_is_an_error() {
         let refused = |error: Error| matches!(error, Error::InvalidTimestamp { timestamp, .. } if timestamp == time(bad));
         assert!(refused(partition.offset_for_time(time(bad)).unwrap_err()));
         assert!(refused(partition.read(Start::Time(time(bad)), 1).unwrap_err()));
-        assert!(refused(broker.reader(&["t"], Start::Time(time(bad))).unwrap_err()));
-        let mut reader = broker.reader(&["t"], Start::End).unwrap();
+        assert!(refused(broker.reader(["t"], Start::Time(time(bad))).unwrap_err()));
+        let mut reader = broker.reader(["t"], Start::End).unwrap();
         assert!(refused(reader.seek_all(Start::Time(time(bad))).unwrap_err()));
         assert_eq!(reader.position("t", 0).unwrap().offset, 1, "the position has not moved");
     }
@@ -161,7 +161,7 @@ fn only_visible_records_count() {
     let bounds = partition.bounds().unwrap();
     assert_eq!((bounds.visible_end.get(), bounds.log_end.get()), (4, 5), "written, and not synced");
     assert_like(&partition, &[10, 30, 20, 25], "before the sync");
-    let mut reader = broker.reader(&["t"], Start::Time(time(50))).unwrap();
+    let mut reader = broker.reader(["t"], Start::Time(time(50))).unwrap();
     assert_eq!(
         reader.position("t", 0).unwrap().offset,
         4,
@@ -180,7 +180,7 @@ fn a_reader_begins_in_each_partition_at_its_own_offset() {
     send(&broker, &topic.partition(0).unwrap(), &[10, 20, 30]).unwrap();
     send(&broker, &topic.partition(1).unwrap(), &[30, 10, 20]).unwrap();
     send(&broker, &topic.partition(2).unwrap(), &[10, 11]).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Time(time(20))).unwrap();
+    let mut reader = broker.reader(["t"], Start::Time(time(20))).unwrap();
     let places =
         |reader: &quipu::Reader| reader.positions().iter().map(|p| p.offset.get()).collect::<Vec<_>>();
     assert_eq!(places(&reader), [1, 0, 2]);

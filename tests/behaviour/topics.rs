@@ -121,7 +121,7 @@ fn unknown_topics_and_partitions_are_named_in_the_error() {
     assert!(unknown(broker.delete_topic("nowhere").unwrap_err()));
     assert!(unknown(broker.alter_topic("nowhere", TopicConfig::new()).unwrap_err()));
     assert!(unknown(broker.producer().send("nowhere", Record::new("v")).unwrap_err()));
-    assert!(unknown(broker.reader(&["t", "nowhere"], Start::Beginning).unwrap_err()));
+    assert!(unknown(broker.reader(["t", "nowhere"], Start::Beginning).unwrap_err()));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn every_handle_of_a_deleted_topic_returns_topic_deleted() {
     let partition = topic.partition(0).unwrap();
     fill(&broker, &partition, 5);
     let producer = broker.producer();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let pending = producer.send(&partition, Record::new("still in the buffer")).unwrap();
     broker.delete_topic("t").unwrap();
 
@@ -356,7 +356,7 @@ fn records_that_were_read_outlive_their_topic() {
     let partition = topic.partition(0).unwrap();
     fill(&broker, &partition, 20);
     broker.maintain().unwrap();
-    let records = broker.reader(&["t"], Start::Beginning).unwrap().poll(Duration::ZERO).unwrap();
+    let records = broker.reader(["t"], Start::Beginning).unwrap().poll(Duration::ZERO).unwrap();
     let owned = records.last().unwrap().into_owned();
     broker.delete_topic("t").unwrap();
     broker.close().unwrap();

@@ -28,7 +28,7 @@ fn poll(consumer: &mut Consumer) -> Vec<String> {
 #[test]
 fn a_member_gets_a_topic_once_it_is_created() {
     let broker = open(&Disk::new()).unwrap();
-    let mut consumer = broker.consumer("g").subscribe(&["later", "never"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["later", "never"]).unwrap();
     assert!(poll(&mut consumer).is_empty() && consumer.assignment().is_empty());
     create(&broker, "other", &["x"]);
     create(&broker, "later2", &["x"]);
@@ -48,9 +48,8 @@ fn a_topic_that_comes_later_is_read_from_its_beginning_under_every_policy() {
         let disk = Disk::new();
         let broker = open(&disk).unwrap();
         create(&broker, "known", &["old"]);
-        let join = |broker: &Broker| {
-            broker.consumer("g").offset_reset(reset).subscribe(&["known", "later"]).unwrap()
-        };
+        let join =
+            |broker: &Broker| broker.consumer("g").offset_reset(reset).subscribe(["known", "later"]).unwrap();
         let mut consumer = join(&broker);
         if reset == OffsetReset::Fail {
             assert!(matches!(consumer.poll(NOW), Err(Error::NoCommittedOffset { .. })));
@@ -73,9 +72,9 @@ fn a_topic_that_comes_later_is_read_from_its_beginning_under_every_policy() {
 fn a_name_that_no_topic_can_have_is_refused() {
     let broker = open(&Disk::new()).unwrap();
     for name in ["", "..", "a b", "a/b"] {
-        let refused = broker.consumer("g").subscribe(&["fine", name]);
+        let refused = broker.consumer("g").subscribe(["fine", name]);
         assert!(matches!(refused, Err(Error::InvalidTopicName { .. })), "{name:?}");
     }
-    let own = broker.consumer("g").subscribe(&["__consumer_offsets"]);
+    let own = broker.consumer("g").subscribe(["__consumer_offsets"]);
     assert!(matches!(own, Err(Error::UnknownTopic { .. })));
 }

@@ -92,7 +92,7 @@ fn an_open_transaction_blocks_no_reader_or_writer() {
     let mut open = broker.transaction();
     open.send(&p[0], Record::new("later")).send(&p[1], Record::new("later"));
     send(&broker, &p[0], "sooner").unwrap();
-    let mut reader = broker.reader(&["a"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["a"], Start::Beginning).unwrap();
     assert_eq!(reader.poll(NOW).unwrap().len(), 1);
     open.commit().unwrap();
     let values: Vec<_> = read_from(&p[0], Start::Beginning).into_values().collect();
@@ -107,7 +107,7 @@ fn a_consumers_offsets_are_committed_with_the_transaction_or_not_at_all() {
     for partition in &p[..2] {
         send(&broker, partition, "in").unwrap();
     }
-    let mut a = broker.consumer("g").subscribe(&["a"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["a"]).unwrap();
     let records = a.poll(NOW).unwrap();
     let transform = |consumer: &quipu::Consumer, done: Offsets| {
         let mut transaction = broker.transaction();
@@ -118,7 +118,7 @@ fn a_consumers_offsets_are_committed_with_the_transaction_or_not_at_all() {
     assert_eq!(transform(&a, Offsets::from(&records)).unwrap().len(), 2, "offsets have no receipts");
     assert_eq!(a.committed("a", 1).unwrap().unwrap().offset, 1);
     // The other takes a partition over: all later work of the first is rejected.
-    let mut b = broker.consumer("g").subscribe(&["a"]).unwrap();
+    let mut b = broker.consumer("g").subscribe(["a"]).unwrap();
     a.poll(NOW).unwrap();
     b.poll(NOW).unwrap();
     match transform(&a, Offsets::from(&records)) {
@@ -163,7 +163,7 @@ fn a_group_is_not_reset_or_taken_over_during_a_transaction_without_a_member() {
     gate.wait_until_reached();
     assert!(matches!(group.reset("a", Start::Beginning), Err(Error::GroupNotEmpty { .. })));
     assert!(matches!(group.delete(), Err(Error::GroupNotEmpty { .. })));
-    let mut member = broker.consumer("g").subscribe(&["a"]).unwrap();
+    let mut member = broker.consumer("g").subscribe(["a"]).unwrap();
     assert_eq!(member.poll(NOW).unwrap().len(), 0, "it is being done");
     assert_eq!(member.assignment().len(), 1, "the other partition is free");
     gate.release();
@@ -185,7 +185,7 @@ fn partitions_of_a_transaction_change_hands_after_it_also_when_their_member_leav
         let p = topics(&broker);
         send(&broker, &p[0], "in").unwrap();
         let interval = Duration::from_secs(10);
-        let mut leaving = broker.consumer("g").max_poll_interval(interval).subscribe(&["a"]).unwrap();
+        let mut leaving = broker.consumer("g").max_poll_interval(interval).subscribe(["a"]).unwrap();
         let records = leaving.poll(NOW).unwrap();
         assert_eq!((records.len(), leaving.assignment().len()), (1, 2));
         let gate = disk.hold(Op::Sync, 1);
@@ -203,7 +203,7 @@ fn partitions_of_a_transaction_change_hands_after_it_also_when_their_member_leav
         } else {
             leaving.close().unwrap();
         }
-        let mut next = broker.consumer("g").subscribe(&["a"]).unwrap();
+        let mut next = broker.consumer("g").subscribe(["a"]).unwrap();
         assert!(next.poll(NOW).unwrap().is_empty(), "expelled: {expelled}");
         assert_eq!(next.assignment().iter().map(|of| of.partition.get()).collect::<Vec<_>>(), [1]);
         assert!(!broker.group("g").unwrap().describe().unwrap().stable);
@@ -223,7 +223,7 @@ fn offsets_committed_in_a_transaction_survive_a_power_loss() {
     let broker = broker(&disk, Durability::Sync);
     let p = topics(&broker);
     send(&broker, &p[0], "in").unwrap();
-    let mut a = broker.consumer("g").subscribe(&["a"]).unwrap();
+    let mut a = broker.consumer("g").subscribe(["a"]).unwrap();
     let records = a.poll(NOW).unwrap();
     let mut transaction = broker.transaction();
     transaction.send(&p[2], Record::new("out")).offsets_of(&a.handle(), &records);

@@ -243,7 +243,7 @@ fn a_reader_beyond_the_truncation_gets_a_report_and_follows_its_policy() {
         {
             let disk = Disk::new();
             let (broker, partition) = filled(&disk, 20);
-            let mut reader = broker.reader(&["t"], Start::At(Offset::new(15))).unwrap().offset_reset(policy);
+            let mut reader = broker.reader(["t"], Start::At(Offset::new(15))).unwrap().offset_reset(policy);
             reader = reader.max_records(1);
             assert_eq!(reader.poll(NOW).unwrap().last().unwrap().offset(), 15);
             let position = reader.position("t", 0).unwrap();
@@ -276,7 +276,7 @@ fn a_reader_beyond_the_truncation_gets_a_report_and_follows_its_policy() {
 fn a_reader_before_the_truncation_continues_and_keeps_its_records() {
     let (broker, partition) = filled(&Disk::new(), 20);
     let mut reader = broker
-        .reader(&["t"], Start::At(Offset::new(8)))
+        .reader(["t"], Start::At(Offset::new(8)))
         .unwrap()
         .offset_reset(OffsetReset::Fail)
         .max_records(4);
@@ -292,7 +292,7 @@ fn a_reader_before_the_truncation_continues_and_keeps_its_records() {
 fn loaded_records_beyond_the_truncation_are_not_delivered() {
     let (broker, partition) = with(&Disk::new(), TopicConfig::new());
     send_batch(&broker, &partition, &(0..10).map(value).collect::<Vec<_>>(), 0);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap().max_records(3);
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap().max_records(3);
     assert_eq!(reader.poll(NOW).unwrap().len(), 3);
     partition.truncate_to(5.into()).unwrap();
     assert_eq!(reader.poll(NOW).unwrap().iter().map(|r| r.offset().get()).collect::<Vec<_>>(), [3, 4]);
@@ -532,7 +532,7 @@ fn readers_and_lookups_race_with_truncation() {
             let done = done.0;
             scope.spawn(move || {
                 let mut reader =
-                    broker.reader(&["t"], Start::Beginning).unwrap().offset_reset(OffsetReset::Nearest);
+                    broker.reader(["t"], Start::Beginning).unwrap().offset_reset(OffsetReset::Nearest);
                 while !done.load(Ordering::Relaxed) {
                     for record in &reader.poll(NOW).unwrap() {
                         let said = String::from_utf8(record.value().unwrap().to_vec()).unwrap();

@@ -82,7 +82,7 @@ fn a_waker_may_run_a_reader_in_place_and_drop_it() {
     let broker = Broker::in_memory().unwrap();
     broker.create_topic("t", TopicConfig::new()).unwrap();
     let read = Arc::new(AtomicUsize::new(0));
-    let (mut reader, counted) = (broker.reader(&["t"], Start::Beginning).unwrap(), read.clone());
+    let (mut reader, counted) = (broker.reader(["t"], Start::Beginning).unwrap(), read.clone());
     run_inline(async move {
         counted.fetch_add(reader.recv().await.unwrap().len(), Ordering::SeqCst);
         drop(reader);
@@ -96,14 +96,14 @@ fn a_waker_may_run_a_member_of_a_group_in_place() {
     let broker = Broker::in_memory().unwrap();
     broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
     let owned = Arc::new(AtomicUsize::new(usize::MAX));
-    let (mut first, noted) = (broker.consumer("g").subscribe(&["t"]).unwrap(), owned.clone());
+    let (mut first, noted) = (broker.consumer("g").subscribe(["t"]).unwrap(), owned.clone());
     run_inline(async move {
         while first.recv().await.is_ok() {
             noted.store(first.assignment().len(), Ordering::SeqCst);
         }
     });
     // The first member gives a partition up inside the call that the second one makes.
-    let mut second = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut second = broker.consumer("g").subscribe(["t"]).unwrap();
     second.poll(NOW).unwrap();
     assert_eq!(second.assignment().len(), 1);
     broker.alter_topic("t", TopicConfig::new().partitions(4)).unwrap();
@@ -142,7 +142,7 @@ fn a_waker_may_change_topics_and_partitions_whatever_woke_it() {
             partition.compact().unwrap();
         }),
         ("maintain", &|broker| broker.maintain().unwrap()),
-        ("join", &|broker| drop(broker.consumer("g").subscribe(&["t"]).unwrap())),
+        ("join", &|broker| drop(broker.consumer("g").subscribe(["t"]).unwrap())),
         ("delete", &|broker| broker.delete_topic("t").unwrap()),
     ];
     for (name, change) in changes {
@@ -151,8 +151,8 @@ fn a_waker_may_change_topics_and_partitions_whatever_woke_it() {
         for value in ["a", "b"] {
             send(&broker, "t", value);
         }
-        let mut reader = broker.reader(&["t"], Start::End).unwrap();
-        let mut member = broker.consumer("g").subscribe(&["t"]).unwrap();
+        let mut reader = broker.reader(["t"], Start::End).unwrap();
+        let mut member = broker.consumer("g").subscribe(["t"]).unwrap();
         member.poll(NOW).unwrap();
         let (caller, calls) = (broker.clone(), Arc::new(AtomicUsize::new(0)));
         let counted = calls.clone();
@@ -238,8 +238,8 @@ impl Assignor for CallsTheBroker {
         let refusals = [
             broker.create_topic("new", TopicConfig::new()).map(drop),
             broker.delete_topic("t"),
-            broker.consumer("g").subscribe(&["*"]).map(drop),
-            broker.consumer("other").subscribe(&["t"]).map(drop),
+            broker.consumer("g").subscribe(["*"]).map(drop),
+            broker.consumer("other").subscribe(["t"]).map(drop),
         ];
         refused.lock().unwrap().extend(refusals.map(|refused| refused.unwrap_err().to_string()));
         let mut shares = vec![Vec::new(); members.len()];
@@ -256,7 +256,7 @@ fn an_assignor_that_calls_the_broker_is_refused_by_an_error() {
     broker.create_topic("t", TopicConfig::new()).unwrap();
     let refused = Arc::new(Mutex::new(Vec::new()));
     let assignor = CallsTheBroker(broker.clone(), refused.clone());
-    let mut member = broker.consumer("g").assignor(assignor).subscribe(&["t"]).unwrap();
+    let mut member = broker.consumer("g").assignor(assignor).subscribe(["t"]).unwrap();
     member.poll(NOW).unwrap();
     assert_eq!(member.assignment().len(), 1);
     let refused = refused.lock().unwrap();
@@ -298,7 +298,7 @@ fn a_consumer_that_an_assignor_drops_leaves_its_group() {
         let broker = config.in_memory().unwrap();
         broker.create_topic("t", TopicConfig::new()).unwrap();
         let place = Arc::new(Mutex::new(None));
-        let join = || broker.consumer("g").assignor(DropsAConsumer(place.clone())).subscribe(&["t"]).unwrap();
+        let join = || broker.consumer("g").assignor(DropsAConsumer(place.clone())).subscribe(["t"]).unwrap();
         let first = join();
         *place.lock().unwrap() = Some(first);
         let mut second = join();
@@ -329,7 +329,7 @@ fn a_waker_that_panics_ends_no_other_work_and_is_reported() {
         .unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
     let (mut bad, mut good) =
-        (broker.reader(&["t"], Start::Beginning).unwrap(), broker.reader(&["t"], Start::Beginning).unwrap());
+        (broker.reader(["t"], Start::Beginning).unwrap(), broker.reader(["t"], Start::Beginning).unwrap());
     let woken = Arc::new(AtomicUsize::new(0));
     let counted = woken.clone();
     let (panics, counts) = (
@@ -359,7 +359,7 @@ fn a_waker_that_panics_ends_no_other_work_and_is_reported() {
 fn a_waker_that_panics_does_not_end_the_thread_of_the_timer() {
     let broker = Broker::in_memory().unwrap();
     broker.create_topic("t", TopicConfig::new()).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let panics = waker(|| panic!("the runtime is gone"));
     let mut recv = pin!(reader.recv());
     assert!(recv.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
@@ -367,7 +367,7 @@ fn a_waker_that_panics_does_not_end_the_thread_of_the_timer() {
     for count in 1..=3 {
         // The timer writes it, and wakes.
         producer.send("t", Record::new("v")).unwrap().detach();
-        let mut reader = broker.reader(&["t"], Start::At(Offset::new(count - 1))).unwrap();
+        let mut reader = broker.reader(["t"], Start::At(Offset::new(count - 1))).unwrap();
         assert_eq!(finish(reader.recv()).unwrap().len(), 1);
     }
     assert_eq!(broker.stats().panics, 1);
@@ -434,8 +434,8 @@ fn an_assignor_that_panics_is_an_error_with_its_message_and_its_group_works() {
     let broker = Broker::in_memory().unwrap();
     broker.create_topic("t", TopicConfig::new()).unwrap();
     let builder = || broker.consumer("g").assignor(PanickingAssignor);
-    let mut first = builder().subscribe(&["t"]).unwrap();
-    let error = builder().subscribe(&["t"]).unwrap_err();
+    let mut first = builder().subscribe(["t"]).unwrap();
+    let error = builder().subscribe(["t"]).unwrap_err();
     let Error::InvalidAssignment { assignor, reason, .. } = error else { panic!("{error}") };
     assert_eq!((assignor.as_str(), reason.as_str()), ("panicking", "it panicked: too many members"));
     send(&broker, "t", "v");
@@ -510,7 +510,7 @@ fn a_clock_that_panics_on_a_background_thread_does_not_end_it() {
     broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
     left.store(4, Ordering::SeqCst);
     // The timer writes the batch, and the worker syncs it.
-    let (producer, mut reader) = (broker.producer(), broker.reader(&["t"], Start::Beginning).unwrap());
+    let (producer, mut reader) = (broker.producer(), broker.reader(["t"], Start::Beginning).unwrap());
     producer.send("t", Record::new("v")).unwrap().detach();
     assert_eq!(finish(reader.recv()).unwrap().len(), 1);
     assert!(broker.stats().panics > 0);

@@ -51,10 +51,10 @@ fn rich() -> (Disk, Broker) {
         named.send(&streams, Record::new(value(n)).key("k").sequence(n + 1)).unwrap().wait().unwrap();
     }
     let mut both = broker.transaction();
-    both.send(&plain.partition(0).unwrap(), Record::new("one"));
-    both.send(&plain.partition(1).unwrap(), Record::new("two"));
+    both.send(plain.partition(0).unwrap(), Record::new("one"));
+    both.send(plain.partition(1).unwrap(), Record::new("two"));
     both.commit().unwrap();
-    let mut consumer = broker.consumer("group").subscribe(&["plain"]).unwrap();
+    let mut consumer = broker.consumer("group").subscribe(["plain"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
     consumer.commit(&records).unwrap();
     drop(consumer);
@@ -244,8 +244,8 @@ fn a_transaction_that_opening_will_settle_is_no_damage() {
     let broker = open(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
     let mut both = broker.transaction();
-    both.send(&topic.partition(0).unwrap(), Record::new("one"));
-    both.send(&topic.partition(1).unwrap(), Record::new("two"));
+    both.send(topic.partition(0).unwrap(), Record::new("one"));
+    both.send(topic.partition(1).unwrap(), Record::new("two"));
     both.commit().unwrap();
     broker.sync().unwrap();
     disk.crash(Survive::Everything);

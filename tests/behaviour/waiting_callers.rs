@@ -56,7 +56,7 @@ fn broker() -> Broker {
 }
 
 fn member(broker: &Broker, pattern: &str) -> Consumer {
-    let mut member = broker.consumer("g").subscribe(&[pattern]).unwrap();
+    let mut member = broker.consumer("g").subscribe([pattern]).unwrap();
     member.poll(NOW).unwrap();
     member
 }
@@ -182,7 +182,7 @@ fn closing_wakes_every_caller_that_blocks() {
 #[test]
 fn closing_wakes_callers_that_wait_for_a_lag() {
     let broker = broker();
-    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     for is_committed in [true, false] {
         broker.producer().send("t", Record::new("v")).unwrap().wait().unwrap();
         if is_committed {

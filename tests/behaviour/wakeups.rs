@@ -57,7 +57,7 @@ impl Wake for Count {
 #[test]
 fn a_waiting_poll_is_woken_by_a_record() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     thread::scope(|scope| {
         let polled = scope.spawn(|| reader.poll(LONG).unwrap().len());
         thread::sleep(Duration::from_millis(20));
@@ -69,7 +69,7 @@ fn a_waiting_poll_is_woken_by_a_record() {
 #[test]
 fn a_poll_never_misses_the_wakeup_of_a_record() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| (0..2_000).for_each(|_| send(&broker, "v")));
         let mut seen = 0;
@@ -84,7 +84,7 @@ fn a_poll_never_misses_the_wakeup_of_a_record() {
 #[test]
 fn a_future_never_misses_the_wakeup_of_a_record() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| (0..2_000).for_each(|_| send(&broker, "v")));
         let mut seen = 0;
@@ -97,7 +97,7 @@ fn a_future_never_misses_the_wakeup_of_a_record() {
 #[test]
 fn a_poll_without_records_lasts_as_long_as_asked() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let started = Instant::now();
     assert!(reader.poll(Duration::from_millis(30)).unwrap().is_empty());
     assert!(started.elapsed() >= Duration::from_millis(30));
@@ -106,7 +106,7 @@ fn a_poll_without_records_lasts_as_long_as_asked() {
 #[test]
 fn a_wakeup_ends_the_current_poll_or_else_the_next_and_loses_nothing() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let handle = reader.handle();
     handle.wakeup();
     handle.wakeup();
@@ -128,7 +128,7 @@ fn a_wakeup_ends_the_current_poll_or_else_the_next_and_loses_nothing() {
 fn closing_and_deleting_wake_waiting_callers() {
     for delete in [false, true] {
         let broker = broker(1);
-        let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+        let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
         thread::scope(|scope| {
             let polled = scope.spawn(|| reader.poll(LONG));
             thread::sleep(Duration::from_millis(20));
@@ -149,7 +149,7 @@ fn closing_and_deleting_wake_waiting_callers() {
 #[test]
 fn an_added_partition_wakes_waiting_callers_once_it_has_a_record() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     thread::scope(|scope| {
         let polled = scope.spawn(|| reader.poll(LONG).unwrap().last().unwrap().partition().get());
         thread::sleep(Duration::from_millis(20));
@@ -165,7 +165,7 @@ fn under_a_manual_clock_a_poll_never_waits() {
     let clock = ManualClock::new();
     let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
     broker.create_topic("t", TopicConfig::new()).unwrap();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     assert!(reader.poll(LONG).unwrap().is_empty());
     send(&broker, "v");
     assert_eq!(reader.poll(LONG).unwrap().len(), 1);
@@ -178,7 +178,7 @@ fn under_a_manual_clock_moving_it_wakes_a_future_that_waits() {
     let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     let producer = broker.producer();
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let wakes = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(wakes.clone());
     let mut cx = Context::from_waker(&waker);
@@ -197,7 +197,7 @@ fn under_a_manual_clock_moving_it_wakes_a_future_that_waits() {
 #[test]
 fn a_dropped_future_loses_no_record() {
     let broker = broker(1);
-    let mut reader = broker.reader(&["t"], Start::Beginning).unwrap();
+    let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     for _ in 0..3 {
         let mut recv = pin!(reader.recv());
         assert!(recv.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -214,7 +214,7 @@ fn taking_a_failed_partition_back_into_service_wakes_a_future_that_waits() {
     let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk).unwrap();
     let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
     send(&broker, "v");
-    let mut reader = broker.reader(&["t"], Start::End).unwrap();
+    let mut reader = broker.reader(["t"], Start::End).unwrap();
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     broker.sync().unwrap_err();
     let count = Arc::new(Count(AtomicUsize::new(0)));

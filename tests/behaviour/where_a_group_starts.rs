@@ -32,7 +32,7 @@ fn append(broker: &Broker, values: &[&str]) {
 }
 
 fn latest(broker: &Broker) -> Consumer {
-    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(&["t"]).unwrap()
+    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(["t"]).unwrap()
 }
 
 fn polled(consumer: &mut Consumer) -> Vec<String> {
@@ -68,7 +68,7 @@ fn a_member_after_one_that_never_committed_starts_where_that_one_did() {
         assert_eq!(polled(&mut first), ["1"]);
         drop(first);
         append(&broker, &["2"]);
-        let next = |broker: &Broker| broker.consumer("g").offset_reset(reset).subscribe(&["t"]).unwrap();
+        let next = |broker: &Broker| broker.consumer("g").offset_reset(reset).subscribe(["t"]).unwrap();
         assert_eq!(polled(&mut next(&broker)), ["1", "2"], "{reset:?}");
         // So after a restart, and for partitions that are assigned by hand.
         std::mem::forget(broker);
@@ -91,7 +91,7 @@ fn a_consumer_with_assigned_partitions_stores_where_its_group_starts_too() {
     drop(first);
     assert_eq!(polled(&mut assign()), ["1"]);
     // But not if the group has members: then it may not commit either.
-    let _member = broker.consumer("h").subscribe(&["t"]).unwrap();
+    let _member = broker.consumer("h").subscribe(["t"]).unwrap();
     let mut stranger =
         broker.consumer("h").offset_reset(OffsetReset::Latest).assign(&[topic(&broker)]).unwrap();
     assert!(polled(&mut stranger).is_empty());
@@ -190,7 +190,7 @@ fn a_commit_comes_before_the_start_of_the_group() {
     assert!(polled(&mut consumer).is_empty());
     append(&broker, &["1", "2"]);
     let records = consumer.poll(NOW).unwrap();
-    consumer.commit(&records.iter().next().unwrap()).unwrap();
+    consumer.commit(records.iter().next().unwrap()).unwrap();
     consumer.rewind();
     assert_eq!(polled(&mut consumer), ["2"]);
 }
@@ -216,7 +216,7 @@ fn a_seek_to_an_offset_that_is_not_in_the_log_starts_where_the_policy_continues(
     {
         let broker = open(&Disk::new());
         append(&broker, &["0", "1"]);
-        let mut consumer = broker.consumer("g").offset_reset(reset).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").offset_reset(reset).subscribe(["t"]).unwrap();
         consumer.seek_all(Start::At(Offset::new(7))).unwrap();
         consumer.poll(NOW).unwrap();
         append(&broker, &["2"]);
@@ -233,7 +233,7 @@ fn a_start_that_cannot_be_stored_keeps_records_from_being_skipped() {
         let disk = Disk::new();
         let broker = open(&disk);
         append(&broker, &["0"]);
-        let mut consumer = broker.consumer("g").offset_reset(reset).subscribe(&["t"]).unwrap();
+        let mut consumer = broker.consumer("g").offset_reset(reset).subscribe(["t"]).unwrap();
         disk.fail_always(Op::Write, 1, ErrorKind::StorageFull);
         let first = consumer.poll(NOW);
         match first {
