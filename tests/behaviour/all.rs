@@ -89,6 +89,7 @@ mod rolling;
 mod salvage;
 mod second_reader;
 mod seeded_bugs;
+mod seeded_edits;
 mod send_all_again;
 mod steps_that_end_early;
 mod stream_versions_after_loss;

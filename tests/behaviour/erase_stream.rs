@@ -133,6 +133,25 @@ fn an_erased_streams_values_are_in_no_file() {
     }
 }
 
+/// The file that was replaced is removed at the second attempt, or the call fails.
+#[test]
+fn an_erasure_that_could_not_remove_a_file_at_once_leaves_none() {
+    for nth in 1..100 {
+        let disk = Disk::new();
+        let broker = open(&disk).unwrap();
+        broker.create_topic("log", TopicConfig::new()).unwrap();
+        let topic = prepared(&broker, Compression::None);
+        disk.fail(Op::Remove, nth, std::io::ErrorKind::Other);
+        let before = disk.ops_of(Op::Remove);
+        let erased = topic.erase_stream("person-1");
+        if disk.ops_of(Op::Remove) - before < nth {
+            assert!(erased.is_ok() && nth > 1, "{erased:?}");
+            return;
+        }
+        assert!(erased.is_err() || !is_on(&disk), "removal {nth}");
+    }
+}
+
 #[test]
 fn a_crash_at_any_operation_leaves_each_segment_unchanged_or_erased_and_a_second_call_finishes() {
     let start = Disk::new();

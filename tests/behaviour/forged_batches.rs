@@ -15,7 +15,11 @@ const BATCH_HEADER: usize = 104;
 
 /// A batch of one record that lies at `base` and claims that everything before it is durable.
 fn forged(base: u64, seed: &[&[u8]]) -> Vec<u8> {
-    let body = [3u8, 2, 1, b'x'];
+    forged_with(base, &[3, 2, 1, b'x'], seed)
+}
+
+/// As [`forged`], with this body.
+pub(crate) fn forged_with(base: u64, body: &[u8], seed: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(b"QBAT");
     bytes.extend((body.len() as u32).to_le_bytes());
@@ -29,7 +33,7 @@ fn forged(base: u64, seed: &[&[u8]]) -> Vec<u8> {
     bytes.extend(0u64.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(0u32.to_le_bytes());
-    bytes.extend(crc(&[&body]).to_le_bytes());
+    bytes.extend(crc(&[body]).to_le_bytes());
     assert_eq!(bytes.len(), BATCH_HEADER - 4);
     let header_crc = crc(&[seed, &[&bytes]].concat());
     bytes.extend(header_crc.to_le_bytes());

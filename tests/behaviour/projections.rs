@@ -348,7 +348,10 @@ fn an_external_model_continues_at_its_own_position() {
     let mut feed = broker.feed(["events"], Rows { fails: true, ..Rows::default() }).unwrap();
     assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
     assert!(feed.model().rows.is_empty());
-    assert_eq!(feed.catch_up(|_| {}).unwrap(), 30);
+    let mut feed = feed.max_records(10);
+    let mut seen = Vec::new();
+    assert_eq!(feed.catch_up(|progress| seen.push((progress.applied, progress.lag))).unwrap(), 30);
+    assert_eq!(seen[..3], [(10, 20), (10, 10), (10, 0)]);
     let stored = feed.into_model();
     append(&broker, 30, 40).unwrap();
     disk.crash(Survive::Synced);
@@ -426,4 +429,16 @@ fn a_model_that_fails_as_its_topic_grows_misses_nothing_of_the_new_partition() {
 
 fn partition_end(broker: &Broker) -> Position {
     broker.reader(["events"], Start::End).unwrap().positions()[0].clone()
+}
+
+#[test]
+fn a_feed_continues_without_a_topic_that_is_deleted_while_it_reads() {
+    let broker = open(&Disk::new()).unwrap();
+    ["a", "b"].iter().for_each(|name| drop(broker.create_topic(name, TopicConfig::new()).unwrap()));
+    let mut feed = broker.feed(&["a", "b"], Rows::default()).unwrap();
+    assert_eq!(feed.step(NOW).unwrap().applied, 0);
+    broker.delete_topic("a").unwrap();
+    broker.producer().send("b", Record::new("event")).unwrap().wait().unwrap();
+    assert_eq!(feed.catch_up(|_| {}).unwrap(), 1);
+    assert_eq!(feed.into_model().rows, ["event"]);
 }

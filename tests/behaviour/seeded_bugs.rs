@@ -1,17 +1,22 @@
 //! Small rules that no larger test holds: each of these was broken on purpose once, and no other
 //! test failed.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    BrokerConfig, Cleanup, Durability, Error, Offset, Partition, Record, Retention, Start, TopicConfig,
+    BrokerConfig, Cleanup, Clock, Durability, Error, ExpectedVersion, Offset, OffsetReset, Partition,
+    ProducerConfig, Record, Retention, Start, SystemClock, Timestamp, TopicConfig,
 };
 
-use crate::common::{assert_filled, fill, open, read, send, small, value};
+use crate::common::{assert_filled, files, fill, open, read, send, small, value};
 
 const FIRST: &str = "topics/t/0/00000000000000000000-0.log";
 
@@ -216,25 +221,44 @@ fn a_reader_at_the_end_does_not_see_bytes_from_before_a_truncation() {
     assert!(end == 2 && error.is_none(), "{error:?}");
 }
 
-/// Where the last batch of a segment is damaged, reading can continue with the next segment.
-#[test]
-fn damage_at_the_end_of_a_segment_names_the_next_segment() {
-    let disk = Disk::new();
-    let (broker, partition) = topic(&disk, small());
+/// Three segments, closed cleanly. Returns the file of the second, its size, its base offset, and
+/// that of the third.
+fn three_segments(disk: &Disk) -> (std::path::PathBuf, u64, Offset, Offset) {
+    let (broker, partition) = topic(disk, small());
     let mut end = 0;
     while partition.stats().segments < 3 {
         end += 1;
         fill(&broker, &partition, end);
     }
     let segments = partition.segments();
-    let (second, next) = (&segments[1], segments[2].base_offset);
-    let (file, bytes) = (relative(&second.file), second.bytes);
+    let second = &segments[1];
     broker.close().unwrap();
+    (relative(&second.file), second.bytes, second.base_offset, segments[2].base_offset)
+}
+
+/// Where the last batch of a segment is damaged, reading can continue with the next segment.
+#[test]
+fn damage_at_the_end_of_a_segment_names_the_next_segment() {
+    let disk = Disk::new();
+    let (file, bytes, _, next) = three_segments(&disk);
     let last = last_batch(&disk, &file, bytes);
     disk.flip_bit(&file, (last + 10) * 8).unwrap();
     let (_broker, partition) = topic(&disk, small());
-    let error = partition.read(Start::At(Offset::new(next.get() - 1)), 1 << 20).unwrap_err();
-    match error {
+    assert_resumes(&partition, next.get() - 1, next);
+}
+
+/// Where a whole segment cannot be read, reading can continue with the next one too.
+#[test]
+fn a_segment_with_a_damaged_header_names_the_next_segment() {
+    let disk = Disk::new();
+    let (file, _, base, next) = three_segments(&disk);
+    disk.flip_bit(&file, 20 * 8).unwrap();
+    let (_broker, partition) = topic(&disk, small());
+    assert_resumes(&partition, base.get(), next);
+}
+
+fn assert_resumes(partition: &Partition, from: u64, next: Offset) {
+    match partition.read(Start::At(Offset::new(from)), 1 << 20).unwrap_err() {
         Error::Corrupt(damage) => assert_eq!(damage.resume, Some(next), "{damage}"),
         other => panic!("{other}"),
     }
@@ -244,4 +268,121 @@ fn damage_at_the_end_of_a_segment_names_the_next_segment() {
 fn last_batch(disk: &Disk, file: &Path, bytes: u64) -> u64 {
     let content = disk.read(file).unwrap();
     content[..bytes as usize].windows(4).rposition(|window| window == b"QBAT").unwrap() as u64
+}
+
+/// The bytes of a torn tail are kept aside, and a segment that has none makes no file.
+#[test]
+fn a_segment_of_zeros_is_not_kept_aside() {
+    let disk = Disk::new();
+    let (broker, partition) = topic(&disk, small().durability(Durability::Os));
+    while partition.stats().segments < 2 {
+        fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 1);
+    }
+    let segments = partition.segments();
+    disk.crash(Survive::Everything);
+    let (first, second) = (relative(&segments[0].file), relative(&segments[1].file));
+    let zeros = vec![0; disk.read(&second).unwrap().len() - SEGMENT_HEADER];
+    disk.overwrite(&second, SEGMENT_HEADER as u64, &zeros).unwrap();
+    let last = last_batch(&disk, &first, segments[0].bytes);
+    disk.flip_bit(&first, (last + 10) * 8).unwrap();
+    let broker = open(&disk).unwrap();
+    assert_eq!(broker.open_report().truncated_tails.len(), 1, "{:?}", broker.open_report());
+    let kept = files(&disk, "topics/t/0", ".torn");
+    assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+const SEGMENT_HEADER: usize = 128;
+
+/// A call that fails reports its events before it returns: there may be no later call.
+#[test]
+fn the_failure_of_an_append_to_a_stream_is_reported_with_it() {
+    let disk = Disk::new();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = seen.clone();
+    let listen = move |event: &Event| {
+        if matches!(event, Event::Poisoned { .. }) {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(listen);
+    let broker = config.on_disk(&disk).unwrap();
+    let stream = broker.create_topic("t", TopicConfig::streams()).unwrap().stream("s").unwrap();
+    stream.append(ExpectedVersion::Any, [Record::new("first")]).unwrap();
+    disk.fail(Op::Write, 1, ErrorKind::Other);
+    let failed = stream.append(ExpectedVersion::Any, [Record::new("second")]);
+    assert!(failed.is_err() && seen.load(Ordering::SeqCst) == 1, "{failed:?}");
+}
+
+/// FORMAT.md: the number of the handle of the producer's name.
+#[test]
+fn a_batch_with_sequences_carries_the_number_of_its_producers_handle() {
+    let disk = Disk::new();
+    let (broker, partition) = topic(&disk, TopicConfig::new());
+    let producer = || broker.producer_with(ProducerConfig::new().name("import")).unwrap();
+    let epochs = (1..=3u64).map(|sequence| {
+        let before = disk.read(FIRST).map_or(SEGMENT_HEADER, |bytes| bytes.len());
+        producer().send(&partition, Record::new("x").sequence(sequence)).unwrap().wait().unwrap();
+        let bytes = disk.read(FIRST).unwrap();
+        u16::from_le_bytes(bytes[before + 56..before + 58].try_into().unwrap())
+    });
+    let epochs: Vec<_> = epochs.collect();
+    assert!(epochs[1] == epochs[0] + 1 && epochs[2] == epochs[1] + 1, "{epochs:?}");
+}
+
+/// A consumer whose policy chooses no place has no position in a partition without a commit.
+#[test]
+fn a_consumer_without_a_place_has_no_position() {
+    let broker = open(&Disk::new()).unwrap();
+    broker.create_topic("t", TopicConfig::new()).unwrap();
+    let builder = broker.consumer("g").offset_reset(OffsetReset::Fail);
+    let mut consumer = builder.subscribe(&["t"]).unwrap();
+    let refused = consumer.poll(Duration::ZERO).unwrap_err();
+    assert!(matches!(refused, Error::NoCommittedOffset { .. }), "{refused}");
+    assert!(consumer.positions().is_empty() && consumer.position("t", 0).is_none());
+    assert_eq!(consumer.assignment().len(), 1);
+}
+
+thread_local! {
+    /// Counts the looks at the clock of this thread.
+    static LOOKS: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The time of the system. Notes the looks of one thread.
+struct Watched(SystemClock, Arc<AtomicUsize>);
+
+impl Clock for Watched {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        if let Some(looks) = LOOKS.get() {
+            LOOKS.set(Some(looks + 1));
+            self.1.store(looks + 1, Ordering::SeqCst);
+        }
+        self.0.monotonic()
+    }
+}
+
+/// A caller that waits for a lag looks again before its time is over.
+#[test]
+fn a_caller_that_waits_an_hour_for_a_lag_returns_after_the_commit() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let clock = Watched(SystemClock::new(), looks.clone());
+    let broker = BrokerConfig::new().clock(clock).seed(1).in_memory().unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new()).unwrap();
+    let mut consumer = broker.consumer("g").subscribe(&["t"]).unwrap();
+    broker.producer().send(&topic, Record::new("v")).unwrap().wait().unwrap();
+    let records = consumer.poll(Duration::ZERO).unwrap();
+    let group = broker.group("g").unwrap();
+    let caller = thread::spawn(move || {
+        LOOKS.set(Some(0));
+        group.wait_lag_below(0, Duration::from_secs(3_600))
+    });
+    // One look for the end of the wait, and one after it has found the lag.
+    while looks.load(Ordering::SeqCst) < 2 {
+        thread::yield_now();
+    }
+    consumer.commit(&records).unwrap();
+    assert!(caller.join().unwrap().unwrap());
 }
