@@ -111,7 +111,7 @@ mod tests {
             (0..100).map(|i| registry.get_or_insert(&id(&format!("kept-{i}")), || i)).collect();
         for i in 0..10_000 {
             drop(registry.get_or_insert(&id(&format!("who-is-{i}")), || i));
-            assert!(registry.groups.len() <= 3 * kept.len());
+            assert!(registry.groups.len() <= 2 * kept.len());
         }
         for (i, group) in kept.iter().enumerate() {
             let again = registry.get_or_insert(&id(&format!("kept-{i}")), || unreachable!());

@@ -197,3 +197,12 @@ fn places_that_no_segment_can_have_are_refused() {
         assert_eq!(read(&wrong).unwrap_err().what, "places of a key", "{wrong:?}");
     }
 }
+
+/// FORMAT.md: another number of bits would not find the keys of older files.
+#[test]
+fn a_key_sets_seven_bits_of_its_line() {
+    let bits = |low: u64| filter_bits(KeyHash(u128::from(low))).collect::<Vec<_>>();
+    assert_eq!(bits(0), [0; 7]);
+    assert_eq!(bits(u64::MAX), [479; 7]);
+    assert_eq!(bits(0x1ff << 9 | 0x100 << 54), [0, 479, 0, 0, 0, 0, 240]);
+}

@@ -61,3 +61,20 @@ fn a_large_file_is_replaced_by_an_empty_one() {
     (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());
     assert!(broker.inner().journal.state.lock().position < FILE_BYTES + (2 << 20));
 }
+
+/// After a file that could not be replaced for a while, the next one has the usual size again.
+#[test]
+fn a_new_file_forgets_that_the_one_before_could_not_be_replaced() {
+    let disk = Disk::new();
+    let (broker, [a, b, ..]) = made(&disk);
+    let journal = &broker.inner().journal;
+    together(&broker, [&a, &b], 10).unwrap();
+    {
+        let mut state = journal.state.lock();
+        (state.large_from, state.stuck) = (0, Some(Error::BufferFull));
+    }
+    together(&broker, [&a, &b], 10).unwrap();
+    let state = journal.state.lock();
+    assert_eq!((state.position, state.large_from), (JOURNAL_HEADER_BYTES as u64, FILE_BYTES));
+    assert!(state.stuck.is_none());
+}
