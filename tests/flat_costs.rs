@@ -16,8 +16,8 @@ use common::open;
 use quipu::testing::{Disk, ManualClock, Op};
 use quipu::{
     Broker, BrokerConfig, ConsumedRecord, Consumer, Durability, ExpectedVersion, Offset, OffsetReset,
-    Partition, Position, ProducerConfig, Progress, ReadModel, Record, Records, Retention, Start, Timestamp,
-    TopicConfig, Transaction,
+    Partition, Position, ProducerConfig, Progress, ReadMode, ReadModel, Record, Records, Retention, Start,
+    Timestamp, TopicConfig, Transaction, Version,
 };
 
 struct Counting;
@@ -380,6 +380,130 @@ fn looking_up_a_time_costs_the_same_in_few_segments_and_in_many() {
     assert_flat("bytes allocated to find the latest record", &latest);
     assert_flat("bytes allocated to read the newest records", &newest);
     assert!(reads.iter().all(|cost| cost.1 <= reads[0].1.max(20)), "{reads:?}");
+}
+
+/// A record each, so that a walk to the newest one would read nearly all of the file.
+#[test]
+fn reading_the_newest_record_of_a_segment_costs_the_same_in_a_short_one_and_in_a_long_one() {
+    let (mut memory, mut reads) = (Vec::new(), Vec::new());
+    for size in SIZES.map(|size| size * 4) {
+        let disk = Disk::new();
+        let broker = without_cache(&ManualClock::new()).on_disk(&disk).unwrap();
+        let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Os)).unwrap();
+        let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+        (0..size).for_each(|_| drop(producer.send(&topic, Record::new(vec![1; 4000])).unwrap().wait()));
+        let partition = topic.partition(0).unwrap();
+        let newest = Start::At(Offset::new(size as u64 - 1));
+        memory.push((size, allocated(|_| assert_eq!(partition.read(newest, 1).unwrap().len(), 1))));
+        let before = disk.ops_of(Op::Read);
+        (0..10).for_each(|_| drop(partition.read(newest, 1).unwrap()));
+        reads.push((size, disk.ops_of(Op::Read) - before));
+    }
+    assert_flat("bytes allocated to read the newest record of a segment", &memory);
+    assert_flat("reads of the newest record of a segment", &reads);
+    assert_eq!(reads[0].1, 10, "the header of the segment is read once");
+}
+
+/// It has looked at the events of other streams before, and looks at newer ones only.
+#[test]
+fn a_reader_of_a_stream_that_waits_costs_the_same_however_much_came_in_other_streams() {
+    let (mut memory, mut reads) = (Vec::new(), Vec::new());
+    for size in [10, 30, 90, 270] {
+        let (disk, clock) = (Disk::new(), ManualClock::new());
+        let broker = without_cache(&clock).read_mode(ReadMode::Positional).on_disk(&disk).unwrap();
+        let topic = broker.create_topic("t", TopicConfig::streams().segment_bytes(16 << 10)).unwrap();
+        let mut reader = topic.stream("quiet").unwrap().reader(Version::ZERO).unwrap();
+        let other = topic.stream("other").unwrap();
+        let mut step = |len| {
+            other.append(ExpectedVersion::Any, [Record::new(vec![1; len])]).unwrap();
+            assert!(reader.poll(Duration::ZERO).unwrap().is_empty());
+        };
+        (0..size).for_each(|_| step(15_000));
+        // Into the next segment.
+        step(2_000);
+        let before = disk.ops_of(Op::Read);
+        memory.push((size, allocated(|_| step(10))));
+        reads.push((size, 1 + disk.ops_of(Op::Read) - before));
+    }
+    assert_flat("bytes allocated by a reader of a stream without news", &memory);
+    assert_flat("reads of a reader of a stream without news", &reads);
+}
+
+/// Each sync of the journal takes the transactions since the last one.
+#[test]
+fn a_durable_transaction_costs_the_same_after_few_others_and_after_many() {
+    let (mut memory, mut operations) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let disk = Disk::new();
+        let broker = without_cache(&ManualClock::new()).on_disk(&disk).unwrap();
+        let config = TopicConfig::new().partitions(2).durability(Durability::Sync);
+        let partitions = broker.create_topic("t", config).unwrap().partitions();
+        let commit = || {
+            let mut both = broker.transaction();
+            for partition in &partitions {
+                both.send(partition, Record::new("x"));
+            }
+            both.commit().unwrap();
+        };
+        (0..size).for_each(|_| commit());
+        let before = disk.ops();
+        commit();
+        operations.push((size, disk.ops() - before));
+        memory.push((size, allocated(|_| commit())));
+    }
+    assert_flat("bytes allocated by a durable transaction", &memory);
+    assert_flat("operations of a durable transaction", &operations);
+}
+
+/// One timer for all batches of a partition within its linger.
+#[test]
+fn batches_that_are_full_before_their_linger_leave_no_timers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = without_cache(&ManualClock::new()).open(dir.path()).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new().durability(Durability::Os)).unwrap();
+    let config = ProducerConfig::new().linger(Duration::from_secs(60)).batch_bytes(1 << 10);
+    let producer = broker.producer_with(config).unwrap();
+    let churn = |batches: usize| {
+        for _ in 0..batches * 2 {
+            producer.send(&topic, Record::new(vec![1; 600])).unwrap().detach();
+        }
+    };
+    churn(100);
+    let ((), kept) = held(|| churn(4_000));
+    println!("{kept} bytes of 4,000 batches are left");
+    assert!(kept < 4_000 * 8, "{kept} bytes of 4,000 batches are left");
+}
+
+/// The bound of open files closes those that were not used for longest.
+#[test]
+fn a_file_that_is_used_all_the_time_is_not_opened_again() {
+    let (disk, partitions) = (Disk::new(), 40);
+    let config = || without_cache(&ManualClock::new()).max_open_files(16);
+    let broker = config().on_disk(&disk).unwrap();
+    let topic = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700).partitions(partitions);
+    let topic = broker.create_topic("t", topic).unwrap();
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+    for partition in topic.partitions() {
+        // The first segment of each is sealed, and mapped when it is read.
+        (0..2).for_each(|_| drop(producer.send(&partition, Record::new(vec![1; 600])).unwrap().wait()));
+    }
+    broker.close().unwrap();
+    let broker = config().on_disk(&disk).unwrap();
+    let topic = broker.topic("t").unwrap();
+    let opened = |partition: u32, offset: u64| {
+        let count = || disk.ops_of(Op::OpenFile) + disk.ops_of(Op::Map);
+        let before = count();
+        let read = topic.partition(partition).unwrap().read(Start::At(Offset::new(offset)), 1).unwrap();
+        assert_eq!(read.len(), 1);
+        count() - before
+    };
+    for offset in [0, 1] {
+        opened(0, offset);
+        for other in 1..partitions {
+            opened(other, offset);
+            assert_eq!(opened(0, offset), 0, "offset {offset}, after partition {other}");
+        }
+    }
 }
 
 #[test]
