@@ -386,3 +386,24 @@ fn a_caller_that_waits_an_hour_for_a_lag_returns_after_the_commit() {
     consumer.commit(&records).unwrap();
     assert!(caller.join().unwrap().unwrap());
 }
+
+/// The gap of an accepted loss extends to the visible end, and the batch after it is not synced.
+#[test]
+fn a_shipment_from_a_gap_at_the_end_holds_no_batch_that_is_not_visible() {
+    let disk = Disk::new();
+    let (broker, partition) = topic(&disk, TopicConfig::new().durability(Durability::Sync));
+    fill(&broker, &partition, 3);
+    let bytes = partition.stats().bytes;
+    broker.close().unwrap();
+    disk.flip_bit(FIRST, (last_batch(&disk, Path::new(FIRST), bytes) + 110) * 8).unwrap();
+    let (broker, partition) = topic(&disk, TopicConfig::new().durability(Durability::Sync));
+    let damage = partition.damage().unwrap();
+    assert_eq!(partition.accept_loss(&damage).unwrap(), [(Offset::new(2), Offset::new(3))]);
+    let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
+    let pending = producer.send(&partition, Record::new("next")).unwrap();
+    let bounds = partition.bounds().unwrap();
+    assert_eq!((bounds.visible_end.get(), bounds.log_end.get()), (3, 4));
+    assert!(partition.read_raw(Offset::new(2), 1 << 20).unwrap().is_empty());
+    pending.wait().unwrap();
+    assert!(!partition.read_raw(Offset::new(2), 1 << 20).unwrap().is_empty());
+}
