@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quipu::{
-    Consumer, ConsumerBuilder, CooperativeStickyAssignor, Offset, Offsets, Position, RangeAssignor,
-    RebalanceEvent, RoundRobinAssignor, TopicName, TopicPartition,
+    Consumer, ConsumerBuilder, CooperativeStickyAssignor, Offsets, Position, RangeAssignor, RebalanceEvent,
+    RoundRobinAssignor, TopicName, TopicPartition,
 };
 
 use super::log::offset_reset;
