@@ -1,5 +1,5 @@
-//! Which partitions should each member have? The assignor's answer, with the partitions as a group
-//! sees them; and the same answer for less, where partitions were only added.
+//! Which partitions should each member have? The result of the assignor, with the partitions as a
+//! group sees them; and the same result at a lower cost, where partitions were only added.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -81,7 +81,7 @@ fn owned_or_wanted(
 }
 
 /// The partitions that each member gets in addition, if the assignor's result for all partitions
-/// would be the members' targets and these. `None` if only the assignor can tell. The members'
+/// would be the members' targets and these. `None` if the assignor must be called. The members'
 /// targets must be a result of the assignor, for members that all subscribe to the same topics if
 /// `is_equal`.
 pub(super) fn extension(
@@ -91,7 +91,7 @@ pub(super) fn extension(
     growths: &[Growth],
 ) -> Option<Vec<Vec<Share>>> {
     let first = members.values().next()?;
-    // Otherwise the assignor would be told of other owners than those of the targets.
+    // Otherwise the assignor would get other owners than those of the targets.
     let is_settled = || !owners.is_any_held() && members.values().all(|member| member.surplus().is_empty());
     let views: Vec<_> = members
         .values()

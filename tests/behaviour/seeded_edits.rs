@@ -142,7 +142,7 @@ fn a_transaction_of_which_a_part_can_no_longer_be_appended_is_taken_back() {
     let topic = broker.topic("t").unwrap();
     let partition = |n: u32| -> Partition { topic.partition(n).unwrap() };
     assert_filled(&partition(0), 2, "without the transaction");
-    assert_filled(&partition(1), 1, "what was left");
+    assert_filled(&partition(1), 1, "the events that were there");
 }
 
 /// A journal that cannot be replaced for another reason than a lack of room.

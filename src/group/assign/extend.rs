@@ -20,7 +20,7 @@ pub(crate) struct Chosen {
     pub(crate) extends: Extends,
 }
 
-/// What is known of an assignor's results.
+/// The rule by which an assignor places partitions that are added, as far as the crate knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extends {
     /// Nothing: it must be called with all partitions.
