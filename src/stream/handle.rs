@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::history::{History, StreamReceipt};
 use super::repeat::{EventIds, LOOK_BACK, NEVER, first_of};
-use crate::broker::{BrokerInner, TopicState, prepare, refuse_sequence};
+use crate::broker::{BrokerInner, TopicState, prepare};
 use crate::config::invalid;
 use crate::error::{Error, Result};
 use crate::format::key_hash::KeyHash;
@@ -379,9 +379,8 @@ impl Stream {
     /// The same event with the stream's key.
     ///
     /// # Errors
-    /// `InvalidConfig` if it has another one, or a sequence.
+    /// `InvalidConfig` if it has another one.
     pub(crate) fn event<'r>(&'r self, event: Record<'r>) -> Result<Record<'r>> {
-        refuse_sequence(&event)?;
         match event.key_bytes() {
             Some(key) if *key == *self.key => Ok(event),
             Some(_) => Err(invalid("key", "an event has the key of another stream")),

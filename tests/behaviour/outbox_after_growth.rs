@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use quipu::testing::{Disk, Op, Survive, produced};
 use quipu::{
-    Broker, BrokerConfig, Durability, Error, Offset, Partitioner, Producer, ProducerConfig, Receipt, Record,
-    Topic, TopicConfig, TopicName, partition_for_key,
+    Broker, BrokerConfig, Cleanup, Durability, Error, Offset, Partitioner, Producer, ProducerConfig, Receipt,
+    Record, Topic, TopicConfig, TopicName, partition_for_key,
 };
 
 fn config() -> TopicConfig {
@@ -155,6 +155,42 @@ fn a_row_without_a_key_or_with_a_partitioner_is_refused_and_not_stored_again() {
             send(id).unwrap();
         }
         assert_eq!(stored(&topic), 20);
+    }
+}
+
+/// A row that was never written, whose sequence lies between two of a batch that the log no longer
+/// remembers: another row of that batch has its value, and another key.
+#[test]
+fn a_row_with_the_value_of_another_key_is_new() {
+    for compacted in [false, true] {
+        let disk = Disk::new();
+        let broker = BrokerConfig::new().on_disk(&disk).unwrap();
+        let cleanup = if compacted { Cleanup::Compact } else { Cleanup::Delete };
+        let topic = broker.create_topic("t", config().cleanup(cleanup)).unwrap();
+        let outbox = named(&broker);
+        let row = |key: &str, id: u64| Record::new("paid").key(key.to_owned()).sequence(id);
+        outbox.send_all(&topic, [row("a", 1), row("a", 3)]).unwrap().wait().unwrap();
+        for id in 10..30 {
+            send(&outbox, &topic, id).unwrap();
+        }
+        broker.close().unwrap();
+        let broker = BrokerConfig::new().on_disk(&disk).unwrap();
+        broker.alter_topic("t", config().cleanup(cleanup).partitions(5)).unwrap();
+        let (topic, outbox) = (broker.topic("t").unwrap(), named(&broker));
+        let moves = |key: &String| partition_for_key(key.as_bytes(), 5) == 4;
+        let key = (0..).map(|n| format!("other {n}")).find(moves).unwrap();
+        match outbox.send(&topic, row(&key, 2)).and_then(|sent| sent.wait()) {
+            Ok(receipt) if !compacted => {
+                assert_eq!((receipt.partition.get(), receipt.offset.get()), (4, 0));
+                assert_eq!(stored(&topic), 23);
+            }
+            // A compaction may have removed it.
+            Err(Error::PossibleDuplicate { partition, sequence, .. }) if compacted => {
+                assert_eq!((partition.get(), sequence), (0, 2));
+                assert_eq!(stored(&topic), 22);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

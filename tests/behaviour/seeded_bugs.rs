@@ -399,10 +399,16 @@ fn a_shipment_from_a_gap_at_the_end_holds_no_batch_that_is_not_visible() {
     let (broker, partition) = topic(&disk, TopicConfig::new().durability(Durability::Sync));
     let damage = partition.damage().unwrap();
     assert_eq!(partition.accept_loss(&damage).unwrap(), [(Offset::new(2), Offset::new(3))]);
+    let mut consumer = broker.consumer("g").assign(std::slice::from_ref(&partition)).unwrap();
+    let polled = consumer.poll(Duration::ZERO).unwrap();
+    consumer.commit(polled).unwrap();
+    let lag = || broker.group("g").unwrap().lag().unwrap();
+    assert_eq!(lag(), 0);
     let producer = broker.producer_with(ProducerConfig::new().linger(Duration::ZERO)).unwrap();
     let pending = producer.send(&partition, Record::new("next")).unwrap();
     let bounds = partition.bounds().unwrap();
     assert_eq!((bounds.visible_end.get(), bounds.log_end.get()), (3, 4));
+    assert_eq!(lag(), 0, "nothing visible follows the gap");
     assert!(partition.read_raw(Offset::new(2), 1 << 20).unwrap().is_empty());
     pending.wait().unwrap();
     assert!(!partition.read_raw(Offset::new(2), 1 << 20).unwrap().is_empty());

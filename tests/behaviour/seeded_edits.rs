@@ -5,15 +5,17 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
-use quipu::stats::FindingKind;
-use quipu::testing::{Disk, Op, Survive};
+use quipu::stats::{Event, FindingKind};
+use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Durability, Error, ExpectedVersion, Partition, ProducerConfig, Record, Retention, Start, Timestamp,
-    TopicConfig, Version,
+    Broker, BrokerConfig, Durability, Error, ExpectedVersion, Offset, Partition, ProducerConfig, Rebalance,
+    Record, Retention, Start, Timestamp, TopicConfig, Version,
 };
 
 use crate::common::{assert_filled, files, fill, open, send, small};
@@ -218,4 +220,214 @@ fn reading_to_the_end_reports_a_truncation_of_a_partition_that_was_read_before()
     let is_told =
         |part: quipu::Result<quipu::Records>| part.map_or(true, |records| !records.skipped().is_empty());
     assert!(read.any(is_told));
+}
+
+/// Sequences are those of producers.
+#[test]
+fn an_event_with_a_sequence_is_refused() {
+    let broker = open(&Disk::new()).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::streams()).unwrap();
+    let stream = topic.stream("s").unwrap();
+    let appended = stream.append(ExpectedVersion::Any, [Record::new("e").sequence(1)]);
+    assert!(matches!(appended, Err(Error::InvalidConfig { .. })), "{appended:?}");
+    assert_eq!(stream.load().unwrap().version(), 0);
+}
+
+/// A program that counts segments by events must learn of each.
+#[test]
+fn a_roll_by_a_shipment_or_an_erasure_is_reported_before_the_call_returns() {
+    let rolls = Arc::new(AtomicUsize::new(0));
+    let seen = rolls.clone();
+    let count = move |event: &Event| {
+        if let Event::Rolled { .. } = event {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(count);
+    let broker = config.on_disk(&Disk::new()).unwrap();
+    let streams = broker.create_topic("people", TopicConfig::streams()).unwrap();
+    streams.stream("a").unwrap().append(ExpectedVersion::Any, [Record::new("secret")]).unwrap();
+    assert_eq!(streams.erase_stream("a").unwrap(), 1);
+    assert_eq!(rolls.swap(0, Ordering::Relaxed), 1, "by the erasure");
+
+    let source = broker.create_topic("source", small()).unwrap().partition(0).unwrap();
+    fill(&broker, &source, 40);
+    let segments = rolls.swap(0, Ordering::Relaxed);
+    assert!(segments > 1, "{segments}");
+    let elsewhere = Arc::new(AtomicUsize::new(0));
+    let seen = elsewhere.clone();
+    let count = move |event: &Event| {
+        if let Event::Rolled { .. } = event {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(count);
+    let other = config.on_disk(&Disk::new()).unwrap();
+    let copy = other.create_topic("source", small()).unwrap().partition(0).unwrap();
+    copy.append_raw(&source.read_raw(Offset::ZERO, 1 << 20).unwrap()).unwrap();
+    assert_eq!(elsewhere.load(Ordering::Relaxed), segments, "by the shipment");
+}
+
+/// Whole batches in the place of others of the same size: each passes its own checksums.
+#[test]
+fn batches_of_another_segment_in_the_place_of_others_are_damage() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+    for time in 0..60 {
+        let record = Record::new("all of one size").timestamp(Timestamp::from_millis(1_000 + time));
+        broker.producer().send(&partition, record).unwrap().wait().unwrap();
+    }
+    broker.close().unwrap();
+    let logs = files(&disk, "topics/t/0", ".log");
+    let (first, second) = (disk.read(&logs[0]).unwrap(), disk.read(&logs[1]).unwrap());
+    assert_eq!(first.len(), second.len());
+    let header = 64;
+    disk.overwrite(&logs[1], header, &first[header as usize..]).unwrap();
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let last = partition.bounds().unwrap().log_end;
+    let mut refused = 0;
+    for at in 0..last.get() {
+        match partition.read(Start::At(Offset::new(at)), 1) {
+            Ok(records) => assert_eq!(records.iter().next().unwrap().offset(), at),
+            Err(Error::Corrupt(_)) => refused += 1,
+            Err(other) => panic!("{at}: {other}"),
+        }
+    }
+    assert!(refused > 1, "{refused}");
+    for at in 0..60 {
+        match partition.offset_for_time(Timestamp::from_millis(1_000 + at)) {
+            Ok(found) => assert_eq!(found.unwrap(), at as u64),
+            Err(Error::Corrupt(_)) => {}
+            Err(other) => panic!("{at}: {other}"),
+        }
+    }
+}
+
+/// The same for a lookup of a key, which walks a segment whose key index is missing.
+#[test]
+fn batches_of_another_segment_are_no_events_of_a_stream() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(700);
+    let topic = broker.create_topic("t", config).unwrap();
+    for n in 0..30 {
+        topic.stream("one").unwrap().append(Version::new(n), [Record::new("all of one size")]).unwrap();
+    }
+    for n in 0..10 {
+        topic.stream("two").unwrap().append(Version::new(n), [Record::new("all of one size")]).unwrap();
+    }
+    broker.close().unwrap();
+    let logs = files(&disk, "topics/t/0", ".log");
+    let (first, second) = (disk.read(&logs[0]).unwrap(), disk.read(&logs[1]).unwrap());
+    assert_eq!(first.len(), second.len());
+    disk.overwrite(&logs[1], 64, &first[64..]).unwrap();
+    files(&disk, "topics/t/0", ".keys").iter().for_each(|file| disk.remove(file).unwrap());
+    let broker = open(&disk).unwrap();
+    let topic = broker.topic("t").unwrap();
+    for key in ["one", "two"] {
+        let loaded = topic.stream(key).unwrap().load();
+        assert!(matches!(loaded, Err(Error::Corrupt(_))), "{key}: {loaded:?}");
+    }
+}
+
+/// A log that was truncated holds none of the sequences that were removed, whatever was appended
+/// before the next opening.
+#[test]
+fn sequences_that_a_truncation_removed_are_new_after_other_appends_and_a_restart() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    let row = |id: u64| Record::new(format!("row {id}")).sequence(id);
+    let named = ProducerConfig::new().name("rows");
+    let rows = broker.producer_with(named.clone()).unwrap();
+    for id in 1..=10 {
+        rows.send(&partition, row(id)).unwrap().wait().unwrap();
+    }
+    partition.truncate_to(Offset::new(5)).unwrap();
+    for _ in 0..9 {
+        send(&broker, &partition, "other").unwrap();
+    }
+    broker.close().unwrap();
+    let broker = open(&disk).unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap();
+    let rows = broker.producer_with(named).unwrap();
+    let offsets: Vec<_> =
+        (5..=7).map(|id| rows.send(&partition, row(id)).unwrap().wait().unwrap().offset.get()).collect();
+    assert_eq!(offsets, [4, 14, 15]);
+}
+
+/// The journal forgets the transactions of a log that a truncation has made durable in the log
+/// itself.
+#[test]
+fn a_second_truncation_costs_no_more_than_one_of_a_log_without_transactions() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let topic = broker.create_topic("t", TopicConfig::new().partitions(3)).unwrap();
+    let partitions = topic.partitions();
+    for partition in &partitions {
+        for _ in 0..9 {
+            send(&broker, partition, "v").unwrap();
+        }
+    }
+    let mut transaction = broker.transaction();
+    transaction.send(&partitions[0], Record::new("v")).send(&partitions[1], Record::new("v"));
+    transaction.commit().unwrap();
+    let cost = |partition: &Partition, end: u64| {
+        let before = disk.ops();
+        partition.truncate_to(Offset::new(end)).unwrap();
+        disk.ops() - before
+    };
+    let (first, plain) = (cost(&partitions[0], 8), cost(&partitions[2], 8));
+    assert!(first > plain, "{first} of {plain}");
+    assert_eq!(cost(&partitions[0], 7), cost(&partitions[2], 7));
+}
+
+/// A file that is there and cannot be opened is no missing one.
+#[cfg(unix)]
+#[test]
+fn a_check_reports_a_key_index_that_cannot_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).open(dir.path()).unwrap();
+    let small = TopicConfig::streams().segment_bytes(1 << 10).max_record_bytes(700);
+    let stream = broker.create_topic("t", small).unwrap().stream("s").unwrap();
+    for n in 0..30 {
+        stream.append(Version::new(n), [Record::new("-".repeat(100))]).unwrap();
+    }
+    broker.close().unwrap();
+    let damaged = || {
+        let report = Broker::verify(dir.path(), |_| ControlFlow::Continue(())).unwrap();
+        report.findings.iter().filter(|finding| finding.what.contains("key index")).count()
+    };
+    assert_eq!(damaged(), 0);
+    let partition = std::fs::read_dir(dir.path().join("topics/t/0")).unwrap();
+    let mut paths = partition.map(|entry| entry.unwrap().path());
+    let keys = paths.find(|path| path.extension().is_some_and(|end| end == "keys")).unwrap();
+    std::fs::remove_file(&keys).unwrap();
+    assert_eq!(damaged(), 0, "it is made again when it is needed");
+    std::os::unix::fs::symlink(&keys, &keys).unwrap();
+    assert_eq!(damaged(), 1);
+}
+
+/// What changed in the group before the end is no matter any more.
+#[test]
+fn a_closed_broker_calls_no_listener() {
+    let broker = open(&Disk::new()).unwrap();
+    broker.create_topic("t", TopicConfig::new().partitions(2)).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = calls.clone();
+    let listen = move |_: &mut Rebalance<'_>| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    let mut one = broker.consumer("g").on_rebalance(listen).subscribe("t").unwrap();
+    one.poll(NOW).unwrap();
+    let other = broker.consumer("g").subscribe("t").unwrap();
+    let before = calls.load(Ordering::Relaxed);
+    assert!(before > 0);
+    broker.close().unwrap();
+    assert!(matches!(one.poll(NOW), Err(Error::Closed)));
+    assert_eq!(calls.load(Ordering::Relaxed), before);
+    drop(other);
 }

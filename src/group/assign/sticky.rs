@@ -297,14 +297,9 @@ impl<'a> Sharing<'a> {
         let mut taker = last;
         while taker != first {
             let Some((giver, topic)) = links.get(taker).copied().flatten() else { return };
-            // Rather one that goes home, or that is away from home already.
+            // Any of them: needless moves are taken back at the end.
             let is_givers = |number: &usize| self.owners.get(*number) == Some(&Some(giver));
-            let distance = |number: &usize| match self.homes.get(*number).copied().flatten() {
-                Some(home) if home == taker => 0,
-                Some(home) if home == giver => 2,
-                _ => 1,
-            };
-            if let Some(number) = self.numbers(topic).filter(is_givers).min_by_key(distance) {
+            if let Some(number) = self.numbers(topic).find(is_givers) {
                 self.move_to(number, taker);
             }
             taker = giver;
