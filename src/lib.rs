@@ -78,6 +78,7 @@ mod error;
 pub mod event;
 mod format;
 mod group;
+pub mod guide;
 mod log;
 mod offline;
 mod partitioner;
