@@ -115,7 +115,7 @@ pub use group::assign::{
 };
 pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
-pub use producer::{Destination, Pending, Producer, ProducerConfig};
+pub use producer::{Destination, Pending, Producer, ProducerConfig, TrySendError};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
 pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use quipu::{Broker, Cleanup, Compression, Error, Record, TopicConfig};
+use quipu::{Broker, Cleanup, Compression, Record, TopicConfig};
 
 use super::limit::{HEADER_BYTES, Writer, batches, map, unpack};
 use super::records::RecordSet;
@@ -54,13 +54,7 @@ fn fill(set: &RecordSet, count: usize, compression: Compression) -> (Broker, Scr
     for (n, value) in set.take(count).enumerate() {
         let key = (n % (count / 2).max(1)) as u64;
         let key = key.to_be_bytes();
-        let record = || Record::new(value).key(key.as_slice());
-        let sent = match producer.send(&topic, record()) {
-            // The timer's thread writes, and rolls meanwhile.
-            Err(Error::BufferFull) => producer.flush().and_then(|()| producer.send(&topic, record())),
-            sent => sent,
-        };
-        sent.unwrap().detach();
+        producer.send(&topic, Record::new(value).key(key.as_slice())).unwrap().detach();
     }
     producer.flush().unwrap();
     broker.sync().unwrap();

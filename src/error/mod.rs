@@ -218,9 +218,20 @@ pub enum Error {
         /// The latest valid timestamp.
         latest: Timestamp,
     },
-    /// The producer's buffer is full and cannot be written now.
-    #[error("the producer's buffer is full and cannot be written now")]
-    BufferFull,
+    /// The producer's [buffer](crate::ProducerConfig::buffer_bytes) had no room for the record, for
+    /// the time that the call may [wait](crate::ProducerConfig::max_block). Nothing was taken; the
+    /// same call succeeds once other threads have written their batches. Or the records of one
+    /// [`send_all`](crate::Producer::send_all) are larger than the buffer: send them in pieces.
+    #[error("{}", texts::buffer_full(producer.as_deref(), *used, *limit))]
+    #[non_exhaustive]
+    BufferFull {
+        /// The producer's name, if it has one.
+        producer: Option<Arc<str>>,
+        /// The bytes of the records in the buffer.
+        used: usize,
+        /// The size of the buffer in bytes.
+        limit: usize,
+    },
     /// There is no topic of this name.
     #[error("there is no topic {topic:?}")]
     #[non_exhaustive]

@@ -40,6 +40,11 @@ pub(super) fn loss_not_named(range: &DamagedRange) -> String {
     )
 }
 
+pub(super) fn buffer_full(producer: Option<&str>, used: usize, limit: usize) -> String {
+    let name = producer.map_or(String::new(), |name| format!(" {name:?}"));
+    format!("the buffer of producer{name} is full: {used} bytes are not written yet, the limit is {limit}")
+}
+
 pub(super) fn out_of_order(
     producer: &str,
     topic: &TopicName,

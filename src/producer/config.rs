@@ -22,6 +22,7 @@ pub struct ProducerConfig {
     pub(super) batch_bytes: usize,
     pub(super) linger: Duration,
     pub(super) buffer_bytes: usize,
+    pub(super) max_block: Duration,
     pub(super) partitioner: Option<Arc<dyn Partitioner>>,
     pub(super) name: Option<String>,
 }
@@ -33,6 +34,7 @@ impl ProducerConfig {
             batch_bytes: 64 << 10,
             linger: Duration::from_millis(5),
             buffer_bytes: 32 << 20,
+            max_block: Duration::from_secs(60),
             partitioner: None,
             name: None,
         }
@@ -58,12 +60,24 @@ impl ProducerConfig {
     }
 
     /// How many bytes may be sent and not written yet, over all topics. When they are reached, the
-    /// sender writes the buffered records before its own record is accepted, so the bound may be
-    /// exceeded by one batch or record per sending thread.
+    /// sender writes buffered batches before its own record is accepted, or waits for the threads
+    /// that write them ([`max_block`](ProducerConfig::max_block)). The bound may be exceeded by one
+    /// batch or record per sending thread.
     ///
     /// Default: 32 MiB. At least one batch, in bytes (Kafka's `buffer.memory`).
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
         self.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long a [`send`](crate::Producer::send) or [`send_all`](crate::Producer::send_all) waits
+    /// for room at most, before it returns [`BufferFull`](Error::BufferFull). It waits only if the
+    /// buffer is full of batches that other threads are writing: others it writes itself. Zero waits
+    /// for no other thread. Under a [`ManualClock`](crate::testing::ManualClock) no call waits.
+    ///
+    /// Default: 60 s (Kafka's `max.block.ms`).
+    pub fn max_block(mut self, max: Duration) -> Self {
+        self.max_block = max;
         self
     }
 
@@ -121,6 +135,11 @@ impl ProducerConfig {
         self.buffer_bytes
     }
 
+    /// See [`max_block`](ProducerConfig::max_block).
+    pub fn get_max_block(&self) -> Duration {
+        self.max_block
+    }
+
     /// See [`partitioner`](ProducerConfig::partitioner); `None`: the default one.
     pub fn get_partitioner(&self) -> Option<&dyn Partitioner> {
         self.partitioner.as_deref()
@@ -158,6 +177,7 @@ impl fmt::Debug for ProducerConfig {
             .field("batch_bytes", &self.batch_bytes)
             .field("linger", &self.linger)
             .field("buffer_bytes", &self.buffer_bytes)
+            .field("max_block", &self.max_block)
             .field("name", &self.name)
             .field("partitioner", &self.partitioner.as_ref().map(|_| "custom"))
             .finish()
@@ -175,7 +195,8 @@ mod tests {
     #[test]
     fn each_setting_is_read_back() {
         let config = ProducerConfig::new().batch_bytes(2_000).buffer_bytes(3_000).name("n");
-        let config = config.linger(Duration::from_millis(4));
+        let config = config.linger(Duration::from_millis(4)).max_block(Duration::from_secs(7));
+        assert_eq!(config.get_max_block(), Duration::from_secs(7));
         assert_eq!((config.get_batch_bytes(), config.get_buffer_bytes()), (2_000, 3_000));
         assert_eq!((config.get_linger(), config.get_name()), (Duration::from_millis(4), Some("n")));
         assert!(config.get_partitioner().is_none());

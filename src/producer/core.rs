@@ -1,15 +1,17 @@
 //! The state that all buffers of one producer share: the bound on their bytes, and the errors that
 //! no caller has received yet.
 
-use std::task::{Context as Polling, Poll};
+use std::task::{Context as Polling, Poll, Wake, Waker};
+use std::time::Duration;
 
 use super::config::ProducerConfig;
 use super::failure::Failure;
 use super::room::RoomQueue;
 use crate::broker::ProducerIdentity;
+use crate::clock::wait_timeout;
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, Weak};
+use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, Weak};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -57,13 +59,29 @@ impl Core {
 
     /// Wakes the senders whose records have room now. One that is woken and does not use the room
     /// must call this.
-    fn wake_waiting(&self) {
+    pub(super) fn wake_waiting(&self) {
         let mut waiting = self.waiting.lock();
         let room = self.limit().saturating_sub(self.buffered());
         let woken = waiting.take(room);
         drop(waiting);
         for waker in woken {
             self.ctx.events.wake(waker);
+        }
+    }
+
+    /// How many senders wait for room.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// The error of a record that the buffer has no room for.
+    #[cold]
+    pub(super) fn full(&self) -> Error {
+        Error::BufferFull {
+            producer: self.identity.as_ref().map(|identity| identity.name.clone()),
+            used: self.buffered(),
+            limit: self.config.buffer_bytes,
         }
     }
 
@@ -107,7 +125,7 @@ impl RoomWait {
         mut send: impl FnMut() -> Result<T>,
     ) -> Poll<Result<T>> {
         let mut done = send();
-        if matches!(done, Err(Error::BufferFull)) {
+        if matches!(done, Err(Error::BufferFull { .. })) {
             // Cloned before the lock is taken, because that is code of the user.
             let waker = cx.waker().clone();
             let (number, _before) = self.core.waiting.lock().wait(self.number, self.len, waker);
@@ -117,7 +135,7 @@ impl RoomWait {
             done = send();
         }
         match done {
-            Err(Error::BufferFull) => return Poll::Pending,
+            Err(Error::BufferFull { .. }) => return Poll::Pending,
             Err(_) => self.leave(),
             Ok(_) => {
                 // The room is used: the batch that the record is in wakes the next when it is
@@ -128,6 +146,33 @@ impl RoomWait {
             }
         }
         Poll::Ready(done)
+    }
+
+    /// As [`poll`](RoomWait::poll), and blocks until there is room, for at most
+    /// [`ProducerConfig::max_block`]. Under a manual clock it tries, and does not wait.
+    ///
+    /// # Errors
+    /// `BufferFull` when the time is over, or those of `send`.
+    #[cold]
+    pub(super) fn block<T>(mut self, mut send: impl FnMut() -> Result<T>) -> Result<T> {
+        let core = self.core.clone();
+        let clock = &*core.ctx.clock;
+        let bell = Arc::new(Doorbell { rung: Mutex::new(Rank::Pending, false), changed: Condvar::new() });
+        let waker = Waker::from(bell.clone());
+        let deadline = clock.monotonic().saturating_add(core.config.max_block);
+        loop {
+            if let Poll::Ready(done) = self.poll(&Polling::from_waker(&waker), &mut send) {
+                return done;
+            }
+            let mut rung = bell.rung.lock();
+            while !*rung {
+                let left = deadline.saturating_sub(clock.monotonic());
+                if left == Duration::ZERO || wait_timeout(clock, &bell.changed, &mut rung, left) && !*rung {
+                    return Err(core.full());
+                }
+            }
+            *rung = false;
+        }
     }
 
     /// Waits no longer. If it has been woken, another sender is woken for the room.
@@ -143,6 +188,19 @@ impl RoomWait {
 impl Drop for RoomWait {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// Wakes a thread that waits for room.
+struct Doorbell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake for Doorbell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() = true;
+        self.changed.notify_one();
     }
 }
 

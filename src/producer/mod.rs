@@ -13,11 +13,13 @@ mod config;
 mod core;
 mod destination;
 mod failure;
+mod flush;
 mod growth;
 mod original;
 mod outbox;
 mod outcome;
 mod pending;
+mod refused;
 mod room;
 mod sequenced;
 mod sink;
@@ -34,12 +36,13 @@ pub use self::config::ProducerConfig;
 use self::core::{Core, RoomWait};
 pub use self::destination::Destination;
 pub(crate) use self::destination::Target;
-use self::outbox::Outbox;
+use self::outbox::{Outbox, WhenFull};
 pub use self::pending::Pending;
 pub(crate) use self::pending::Wait;
+pub use self::refused::TrySendError;
 use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::idempotence;
 use crate::record::Record;
 use crate::segment::builder::Measured;
@@ -141,7 +144,12 @@ impl Producer {
     /// Sends a record: it is copied into the buffer, so that nothing of the caller's stays
     /// borrowed.
     ///
-    /// If the buffer is full, the call first writes the records in it.
+    /// If the [buffer](ProducerConfig::buffer_bytes) is full, the call writes batches of it in this
+    /// thread, and if other threads are writing all of them, it waits for those, for at most
+    /// [`max_block`](ProducerConfig::max_block). So it must not be called where the same thread is
+    /// writing for this producer: by a waker, or by a listener of events.
+    /// [`try_send`](Producer::try_send) refuses the record instead, and
+    /// [`send_async`](Producer::send_async) awaits room.
     ///
     /// # Errors
     /// The record was not taken, and nothing of it will be written:
@@ -151,8 +159,8 @@ impl Producer {
     /// [`UnknownPartition`](crate::Error::UnknownPartition),
     /// [`ForeignBroker`](crate::Error::ForeignBroker) for a handle of another broker,
     /// [`TopicDeleted`](crate::Error::TopicDeleted), [`Closed`](crate::Error::Closed), or
-    /// [`BufferFull`](crate::Error::BufferFull) if other threads are writing so much that the bound
-    /// would be exceeded by more than a batch. An error of the write itself is returned by the
+    /// [`BufferFull`](crate::Error::BufferFull) if there was no room for
+    /// [`max_block`](ProducerConfig::max_block). An error of the write itself is returned by the
     /// [`Pending`]. A producer with a [name](ProducerConfig::name) may be
     /// [`Fenced`](crate::Error::Fenced).
     ///
@@ -179,7 +187,53 @@ impl Producer {
     /// ```
     #[inline]
     pub fn send(&self, to: impl Destination, record: Record<'_>) -> Result<Pending> {
-        self.try_send(to.target(), &record)
+        let sent = self.take(to.target(), &record, WhenFull::Write);
+        match sent {
+            Err(Error::BufferFull { .. }) => self.send_when_there_is_room(to.target(), &record),
+            sent => sent,
+        }
+    }
+
+    /// As [`send`](Producer::send), but if the buffer is full, the call writes and waits for
+    /// nothing, and gives the record back. Batches are written when they have
+    /// [lingered](ProducerConfig::linger), so there is room later; [`flush`](Producer::flush) makes
+    /// room at once.
+    ///
+    /// A record that fills its batch, or comes without lingering, is written by the call, as by
+    /// `send`.
+    ///
+    /// # Errors
+    /// Those of [`send`](Producer::send), with the record.
+    /// [`BufferFull`](crate::Error::BufferFull) if the buffer is full.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Error, ProducerConfig, Record, TopicConfig};
+    /// # use std::time::Duration;
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.ensure_topic("t", TopicConfig::new().partitions(4))?;
+    /// let config = ProducerConfig::new().batch_bytes(4 << 10).buffer_bytes(4 << 10);
+    /// let producer = broker.producer_with(config.linger(Duration::from_secs(60)))?;
+    /// for number in 0..1_000 {
+    ///     let record = Record::new(vec![0; 100]).key(number.to_string());
+    ///     match producer.try_send("t", record) {
+    ///         Ok(sent) => sent.detach(),
+    ///         Err(refused) if matches!(refused.cause(), Error::BufferFull { .. }) => {
+    ///             producer.flush()?; // or drop a reading of a sensor, and count it
+    ///             producer.send("t", refused.into_record())?.detach();
+    ///         }
+    ///         Err(refused) => return Err(refused.into_cause()),
+    ///     }
+    /// }
+    /// # producer.flush()
+    /// # }
+    /// ```
+    pub fn try_send<'r>(
+        &self,
+        to: impl Destination,
+        record: Record<'r>,
+    ) -> std::result::Result<Pending, TrySendError<'r>> {
+        self.take(to.target(), &record, WhenFull::Refuse).map_err(|cause| TrySendError::new(record, cause))
     }
 
     /// Sends many records: all of them are taken, or on an error none.
@@ -189,7 +243,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`send`](Producer::send); `InvalidTimestamp` has the index of the record.
-    /// [`BufferFull`](crate::Error::BufferFull) if the records together are larger than
+    /// [`BufferFull`](crate::Error::BufferFull) also if the records together are larger than
     /// [`ProducerConfig::buffer_bytes`]: send them in pieces.
     ///
     /// Records with sequences are written as one batch for each partition, and an error of one
@@ -233,8 +287,8 @@ impl Producer {
         }
     }
 
-    /// As [`send`](Producer::send) and awaiting the receipt; if the buffer is full it awaits room
-    /// instead of failing.
+    /// As [`send`](Producer::send) and awaiting the receipt; if the buffer is full it awaits room,
+    /// for as long as it takes, and blocks no thread for it.
     ///
     /// Nothing happens before it is first polled. Dropped before it was taken, the record is not
     /// sent; dropped later, it is as if the acknowledgement had been detached.
@@ -276,8 +330,14 @@ impl Producer {
         Pending::other(self.shared.outbox.flush())
     }
 
+    #[cold]
+    fn send_when_there_is_room(&self, to: Target<'_>, record: &Record<'_>) -> Result<Pending> {
+        let room = RoomWait::new(self.shared.outbox.core(), Measured::new(record).len());
+        room.block(|| self.take(to, record, WhenFull::Write))
+    }
+
     #[inline]
-    fn try_send(&self, to: Target<'_>, record: &Record<'_>) -> Result<Pending> {
+    fn take(&self, to: Target<'_>, record: &Record<'_>, full: WhenFull) -> Result<Pending> {
         self.check_name()?;
         if record.given_sequence().is_some() {
             let sent = self.send_sequenced(to, vec![record.clone()])?;
@@ -287,13 +347,13 @@ impl Producer {
         match to {
             Target::Topic(topic) => {
                 topic.check_broker(&self.shared.broker)?;
-                outbox.send(topic.state(), None, record)
+                outbox.take(topic.state(), None, record, full)
             }
             Target::Partition(partition) => {
                 partition.check_broker(&self.shared.broker)?;
-                outbox.send(partition.state(), Some(partition.id().get()), record)
+                outbox.take(partition.state(), Some(partition.id().get()), record, full)
             }
-            Target::Name(name) => outbox.send(&self.shared.broker.topic_state(name)?, None, record),
+            Target::Name(name) => outbox.take(&self.shared.broker.topic_state(name)?, None, record, full),
         }
     }
 }
@@ -385,7 +445,10 @@ impl<D: Destination> Future for SendAsync<'_, D> {
         let this = self.get_mut();
         let sent = match &mut this.sent {
             Some(sent) => sent,
-            None => match this.room.poll(cx, || this.producer.try_send(this.to.target(), &this.record)) {
+            None => match this
+                .room
+                .poll(cx, || this.producer.take(this.to.target(), &this.record, WhenFull::Write))
+            {
                 Poll::Ready(pending) => this.sent.insert(pending?),
                 Poll::Pending => return Poll::Pending,
             },

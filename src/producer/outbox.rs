@@ -1,11 +1,9 @@
 //! Where are the buffers of a producer, and which of them gets a record?
 
-use std::task::{Context, Poll};
-
 use super::buffer::{PartitionBuffer, Placed, Sticking, Unflushed};
-use super::core::Core;
-use super::outcome::BatchState;
-use super::pending::{Pending, Wait};
+use super::core::{Core, RoomWait};
+use super::flush::{Flush, FlushPart};
+use super::pending::Pending;
 use super::sink::Sink;
 use super::staging::Staging;
 use crate::broker::TopicState;
@@ -75,6 +73,15 @@ impl Target for TopicState {
     }
 }
 
+/// What a sender does if the buffer is full.
+#[derive(Clone, Copy)]
+pub(super) enum WhenFull {
+    /// It writes batches that no other thread is writing.
+    Write,
+    /// It takes no record.
+    Refuse,
+}
+
 /// The records that a producer has accepted and not written, by topic and partition. Dropping it
 /// hands them over to the timer.
 ///
@@ -112,13 +119,15 @@ impl<T: Target> Outbox<T> {
         }
     }
 
-    /// Takes a record, for this partition, or for the one that its key chooses.
+    /// Takes a record, for this partition, or for the one that its key chooses. It waits for no
+    /// other thread.
     #[inline]
-    pub(super) fn send(
+    pub(super) fn take(
         &self,
         target: &Arc<T>,
         partition: Option<u32>,
         record: &Record<'_>,
+        full: WhenFull,
     ) -> Result<Pending> {
         target.check()?;
         let now = self.core.ctx.clock.now();
@@ -126,7 +135,7 @@ impl<T: Target> Outbox<T> {
         if record.key_bytes().is_none() && target.needs_keys() {
             return Err(Error::MissingKey { topic: target.name().clone(), index: 0 });
         }
-        self.make_room()?;
+        self.make_room(full)?;
         let topic = self.topic(target);
         let measured = Measured::new(record);
         let partitions = target.partitions();
@@ -147,7 +156,7 @@ impl<T: Target> Outbox<T> {
         }
     }
 
-    /// Takes all records or none.
+    /// Takes all records or none. Blocks until there is room.
     pub(super) fn send_all<'r>(
         &self,
         target: &Arc<T>,
@@ -155,7 +164,23 @@ impl<T: Target> Outbox<T> {
         records: impl Iterator<Item = Record<'r>>,
     ) -> Result<Pending<Vec<Receipt>>> {
         target.check()?;
-        self.make_room()?;
+        if self.make_room(WhenFull::Write).is_err() {
+            RoomWait::new(&self.core, 0).block(|| self.make_room(WhenFull::Write))?;
+        }
+        let sent = self.stage_all(target, partition, records);
+        if sent.is_err() {
+            // The room that it may have waited for is left to the next sender.
+            self.core.wake_waiting();
+        }
+        sent
+    }
+
+    fn stage_all<'r>(
+        &self,
+        target: &Arc<T>,
+        partition: Option<u32>,
+        records: impl Iterator<Item = Record<'r>>,
+    ) -> Result<Pending<Vec<Receipt>>> {
         let topic = self.topic(target);
         let partitions = target.partitions();
         let mut staging = Staging::new(&self.core, &topic.sticky, partitions);
@@ -190,10 +215,10 @@ impl<T: Target> Outbox<T> {
             buffer.write(None);
             let last = buffer.last_sealed();
             if last.is_some() || buffer.unconfirmed().is_some() {
-                parts.push(FlushPart { buffer, last });
+                parts.push(FlushPart::new(buffer, last));
             }
         }
-        Flush { core: self.core.clone(), parts, first: Ok(()), has_asked: false }
+        Flush::new(&self.core, parts)
     }
 
     /// Something was written past the buffers, up to this end and in this epoch: a flush waits for
@@ -208,6 +233,16 @@ impl<T: Target> Outbox<T> {
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    #[cfg(test)]
+    pub(super) fn send(
+        &self,
+        target: &Arc<T>,
+        partition: Option<u32>,
+        record: &Record<'_>,
+    ) -> Result<Pending> {
+        self.take(target, partition, record, WhenFull::Write)
     }
 
     /// How many partitions the next flush visits.
@@ -231,31 +266,46 @@ impl<T: Target> Outbox<T> {
         route(partitioner, &**target, partition, record, partitions)
     }
 
-    /// Writes buffered records if there are too many. It waits for no other thread; the batches
-    /// that other threads are writing still count.
+    /// Writes buffered records if there are too many, unless the caller forbids it. It waits for no
+    /// other thread; the batches that other threads are writing still count.
     ///
     /// # Errors
-    /// `BufferFull` if other threads are writing more than a batch beyond the bound.
+    /// `BufferFull` if other threads are writing more than a batch beyond the bound, or the caller
+    /// forbids to write.
     #[inline]
-    fn make_room(&self) -> Result<()> {
-        if self.core.buffered() < self.core.config.buffer_bytes { Ok(()) } else { self.write_largest() }
+    fn make_room(&self, full: WhenFull) -> Result<()> {
+        if self.core.buffered() < self.core.config.buffer_bytes { Ok(()) } else { self.write_largest(full) }
     }
 
+    /// Only open batches are left to write: a sealed one is in the hands of the thread that sealed
+    /// it, or of the one that drains its queue.
     #[cold]
-    fn write_largest(&self) -> Result<()> {
-        let max = self.core.config.buffer_bytes;
+    fn write_largest(&self, full: WhenFull) -> Result<()> {
+        if let WhenFull::Refuse = full {
+            return Err(self.core.full());
+        }
         let unflushed = self.unflushed.list();
         let mut open: Vec<_> = unflushed.iter().map(|buffer| (buffer.open_bytes(), buffer)).collect();
         open.retain(|(bytes, _)| *bytes > 0);
         open.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         // Down to half, so that not every record after this one comes here again.
+        let enough = self.core.config.buffer_bytes / 2;
+        let mut left = self.core.buffered();
+        open.retain(|(bytes, _)| {
+            let is_next = left > enough;
+            left = left.saturating_sub(*bytes);
+            is_next
+        });
+        // One after the other each would wait for the syncs of its own files only.
+        let new: Vec<_> = open.iter().filter(|(_, buffer)| buffer.sink().is_new()).collect();
+        self.core.ctx.in_parallel(&new, |(_, buffer)| buffer.write(None));
         for (_, buffer) in open {
-            if self.core.buffered() <= max / 2 {
+            if self.core.buffered() <= enough {
                 break;
             }
             buffer.write(None);
         }
-        if self.core.buffered() < self.core.limit() { Ok(()) } else { Err(Error::BufferFull) }
+        if self.core.buffered() < self.core.limit() { Ok(()) } else { Err(self.core.full()) }
     }
 
     #[inline]
@@ -324,108 +374,6 @@ impl<T: Target> TopicBuffers<T> {
 
     fn buffers(&self) -> impl Iterator<Item = &Arc<PartitionBuffer>> {
         self.shelves.iter().filter_map(OnceLock::get).flatten().filter_map(OnceLock::get)
-    }
-}
-
-/// The parts that a flush waits for.
-pub(super) struct Flush {
-    core: Arc<Core>,
-    parts: Vec<FlushPart>,
-    first: Result<()>,
-    /// The worker was asked to sync all parts.
-    has_asked: bool,
-}
-
-struct FlushPart {
-    buffer: Arc<PartitionBuffer>,
-    /// The last batch that another thread had in hand.
-    last: Option<Arc<BatchState>>,
-}
-
-impl FlushPart {
-    /// Whether waiting for it takes a sync, or another thread's write.
-    fn is_hidden(&self) -> bool {
-        let is_hidden = |(end, _)| !self.buffer.sink().is_visible(end);
-        self.last.is_some() || self.buffer.unconfirmed().is_some_and(is_hidden)
-    }
-
-    /// Waits until it is written and visible. The outcome stays there for a second wait.
-    fn settle(&self) {
-        if let Some(last) = &self.last {
-            let _ = last.wait_appended();
-        }
-        if let Some((end, epoch)) = self.buffer.unconfirmed() {
-            let _ = self.buffer.sink().wait_visible(end, epoch);
-        }
-    }
-}
-
-impl Flush {
-    /// The outcome of the next part is known.
-    fn part_done(&mut self, buffer: &PartitionBuffer, upto: (Offset, u32), result: Result<()>) {
-        buffer.confirm(upto);
-        let result = match result {
-            // It was truncated on a caller's request: no record is left that would have to become
-            // durable.
-            Err(Error::Truncated { .. }) if !buffer.sink().may_have_lost(upto.1) => Ok(()),
-            result => result,
-        };
-        if self.first.is_ok() {
-            self.first = result;
-        }
-    }
-
-    /// An error of writing a batch came before an error of making one visible.
-    fn result(&mut self) -> Result<()> {
-        match self.core.take_failure() {
-            Some(error) => Err(error),
-            None => std::mem::replace(&mut self.first, Ok(())),
-        }
-    }
-}
-
-impl Wait<()> for Flush {
-    fn wait(mut self: Box<Self>) -> Result<()> {
-        let hidden: Vec<_> = self.parts.iter().filter(|part| part.is_hidden()).collect();
-        self.core.ctx.in_parallel(&hidden, |part| part.settle());
-        while let Some(FlushPart { buffer, last }) = self.parts.pop() {
-            if let Some(last) = last {
-                // Its error goes to its own acknowledgements, or to `take_failure`.
-                let _ = last.wait_appended();
-            }
-            if let Some((end, epoch)) = buffer.unconfirmed() {
-                let result = buffer.sink().wait_visible(end, epoch);
-                self.part_done(&buffer, (end, epoch), result);
-            }
-        }
-        self.result()
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        while let Some(FlushPart { buffer, last }) = self.parts.last() {
-            if let Some(last) = last
-                && last.poll_appended(cx.waker()).is_pending()
-            {
-                return Poll::Pending;
-            }
-            let buffer = buffer.clone();
-            if let Some((end, epoch)) = buffer.unconfirmed() {
-                match buffer.sink().poll_visible(end, epoch, cx.waker()) {
-                    Poll::Ready(result) => self.part_done(&buffer, (end, epoch), result),
-                    Poll::Pending => {
-                        // All at once, so that the worker does not sync one after the other.
-                        let has_asked = std::mem::replace(&mut self.has_asked, true);
-                        for part in self.parts.iter().filter(|_| !has_asked) {
-                            part.buffer.sink().request_sync();
-                        }
-                        buffer.sink().request_sync();
-                        return Poll::Pending;
-                    }
-                }
-            }
-            self.parts.pop();
-        }
-        Poll::Ready(self.result())
     }
 }
 

@@ -28,6 +28,11 @@ impl RoomQueue {
         (number, before.map(|waiting| waiting.waker))
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Takes a sender out that waits no longer. Returns its waker, which the caller drops under no
     /// lock, or `None` if it has been woken.
     pub(super) fn leave(&mut self, number: u64) -> Option<Waker> {

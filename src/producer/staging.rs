@@ -117,7 +117,7 @@ impl<'a> Staging<'a> {
         let lost = || Error::internal("the buffer of a record's partition was fetched before");
         let part = self.parts.get_mut(self.current).ok_or_else(lost)?;
         if self.bytes > self.core.config.buffer_bytes && len <= part.limits.record {
-            return Err(Error::BufferFull);
+            return Err(self.core.full());
         }
         if !part.batches.last().is_some_and(|batch| batch.fits(len)) {
             part.open(self.core, len, timestamp)?;

@@ -207,12 +207,12 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "producer",
         &[
-            apart(&["config", "destination", "failure", "original", "room", "sink"]),
+            apart(&["config", "destination", "failure", "original", "refused", "room", "sink"]),
             apart(&["core"]),
             apart(&["outcome"]),
             apart(&["batch", "pending"]),
             apart(&["buffer"]),
-            apart(&["staging"]),
+            apart(&["flush", "staging"]),
             apart(&["outbox"]),
             apart(&["growth"]),
             apart(&["sequenced"]),

@@ -51,6 +51,7 @@ mod few_descriptors;
 mod first_seek;
 mod foreign_broker;
 mod forged_batches;
+mod full_buffer;
 mod full_disk;
 mod golden;
 mod group_commit;

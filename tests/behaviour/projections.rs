@@ -332,7 +332,7 @@ impl ReadModel for Rows {
     fn apply(&mut self, events: &Records, next: &[Position]) -> Result<()> {
         if self.fails {
             self.fails = false;
-            return Err(Error::BufferFull);
+            return Err(Error::listener("refused"));
         }
         self.rows.extend(events.iter().map(|event| text(event.value())));
         self.positions = next.to_vec();
@@ -346,7 +346,7 @@ fn an_external_model_continues_at_its_own_position() {
     let broker = open(&disk).unwrap();
     append(&broker, 0, 30).unwrap();
     let mut feed = broker.feed(["events"], Rows { fails: true, ..Rows::default() }).unwrap();
-    assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
+    assert!(matches!(feed.step(NOW), Err(Error::Listener { .. })));
     assert!(feed.model().rows.is_empty());
     let mut feed = feed.max_records(10);
     let mut seen = Vec::new();
@@ -395,7 +395,7 @@ impl ReadModel for Doubtful {
 
     fn apply(&mut self, events: &Records, next: &[Position]) -> Result<()> {
         self.stored.apply(events, next)?;
-        if std::mem::take(&mut self.fails) { Err(Error::BufferFull) } else { Ok(()) }
+        if std::mem::take(&mut self.fails) { Err(Error::listener("refused")) } else { Ok(()) }
     }
 }
 
@@ -404,7 +404,7 @@ fn an_external_model_that_stored_more_than_it_reported_does_not_get_it_again() {
     let broker = open(&Disk::new()).unwrap();
     append(&broker, 0, 30).unwrap();
     let mut feed = broker.feed(["events"], Doubtful { fails: true, ..Doubtful::default() }).unwrap();
-    assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
+    assert!(matches!(feed.step(NOW), Err(Error::Listener { .. })));
     append(&broker, 30, 40).unwrap();
     feed.catch_up(|_| {}).unwrap();
     let mut rows = feed.into_model().stored.rows;
@@ -422,7 +422,7 @@ fn a_model_that_fails_as_its_topic_grows_misses_nothing_of_the_new_partition() {
     broker.alter_topic("plain", topic.config().clone().partitions(2)).unwrap();
     let added = broker.topic("plain").unwrap().partition(1).unwrap();
     broker.producer().send_all(&added, ["a", "b"].map(Record::new)).unwrap().wait().unwrap();
-    assert!(matches!(feed.step(NOW), Err(Error::BufferFull)));
+    assert!(matches!(feed.step(NOW), Err(Error::Listener { .. })));
     assert_eq!(feed.catch_up(|_| {}).unwrap(), 2);
     assert_eq!(feed.into_model().rows, ["a", "b"]);
 }

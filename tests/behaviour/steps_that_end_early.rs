@@ -53,7 +53,7 @@ impl Projection for Seen {
 
     fn reset(&mut self) -> Result<()> {
         if std::mem::take(&mut self.refuses_reset) {
-            return Err(Error::BufferFull);
+            return Err(Error::listener("refused"));
         }
         self.seen.clear();
         Ok(())
@@ -69,7 +69,7 @@ fn a_rebuild_that_the_projection_refuses_passes_over_no_event() {
     send(&broker, "events", &["1"]);
     projector.catch_up(|_| {}).unwrap();
     send(&broker, "events", &["2", "3", "4"]);
-    assert!(matches!(projector.rebuild(), Err(Error::BufferFull)));
+    assert!(matches!(projector.rebuild(), Err(Error::Listener { .. })));
     send(&broker, "events", &["5"]);
     projector.catch_up(|_| {}).unwrap();
     assert_eq!(projector.projection().seen, ["1", "2", "3", "4", "5"]);

@@ -222,7 +222,7 @@ fn closing_and_deleting_wake_senders_that_wait_for_a_sync_or_for_room() {
         let disk = Disk::new();
         let broker = BrokerConfig::new().on_disk(&disk).unwrap();
         broker.create_topic("t", TopicConfig::new().durability(Durability::Sync)).unwrap();
-        let config = ProducerConfig::new().buffer_bytes(2048).batch_bytes(1024).linger(NOW);
+        let config = ProducerConfig::new().buffer_bytes(2048).batch_bytes(1024).linger(NOW).max_block(NOW);
         let producer = broker.producer_with(config).unwrap();
         producer.send("t", Record::new("first")).unwrap().wait().unwrap();
         let sync = disk.hold(Op::Sync, 1);

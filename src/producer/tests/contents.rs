@@ -119,7 +119,7 @@ fn all_records_are_taken_or_none() {
     let error = outbox.send_all(&topic, Some(0), good().chain([Record::new([0; 1_000])])).unwrap_err();
     assert!(matches!(error, Error::RecordTooLarge { limit: 1_000, .. }));
     let error = outbox.send_all(&topic, Some(0), good().chain(good()).cycle()).unwrap_err();
-    assert!(matches!(error, Error::BufferFull));
+    assert!(matches!(error, Error::BufferFull { .. }));
     // The caller's iterator may send through the same producer: no lock is held.
     let nested = (0..3).map(|_| {
         outbox.send(&topic, Some(0), &Record::new("nested")).unwrap().detach();

@@ -37,7 +37,16 @@ pub(super) struct FakeTopic {
 impl FakeTopic {
     pub(super) fn new(partitions: u32, config: TopicConfig) -> Arc<Self> {
         let clock = ManualClock::new();
-        let broker = BrokerConfig::new().clock(clock.clone()).in_memory().unwrap();
+        FakeTopic::with(BrokerConfig::new().clock(clock.clone()), clock, partitions, config)
+    }
+
+    /// The `clock` is not the broker's.
+    pub(super) fn in_real_time(partitions: u32, config: TopicConfig) -> Arc<Self> {
+        FakeTopic::with(BrokerConfig::new(), ManualClock::new(), partitions, config)
+    }
+
+    fn with(broker: BrokerConfig, clock: ManualClock, partitions: u32, config: TopicConfig) -> Arc<Self> {
+        let broker = broker.in_memory().unwrap();
         let name = TopicName::new("fake").unwrap();
         let log = |partition| Arc::new(FakeLog::new(&name, partition, &config));
         let logs: Vec<_> = (0..partitions).map(log).collect();

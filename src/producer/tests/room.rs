@@ -1,6 +1,7 @@
 //! Senders that wait for room: how many wake-ups that takes.
 
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use super::fakes::{FakeTopic, big, outbox};
 use crate::config::TopicConfig;
@@ -65,7 +66,7 @@ fn with_full_buffer<R>(
             pending.detach();
             accepted += 1;
         }
-        assert!(matches!(outbox.send(topic, Some(0), &big()), Err(Error::BufferFull)));
+        assert!(matches!(outbox.send(topic, Some(0), &big()), Err(Error::BufferFull { .. })));
         let done = run();
         log.gate.open();
         writer.join().unwrap().unwrap();
@@ -155,4 +156,64 @@ fn a_sender_that_is_dropped_leaves_nothing() {
     assert!(dropped.upgrade().is_none(), "the waker of a dropped sender is kept");
     assert_eq!(kept.wake_ups(), 1);
     assert!(kept.poll(&outbox, &topic));
+}
+
+/// A buffer with room for three batches, whose first one a thread is writing until the gate opens.
+fn blocked(topic: &Arc<FakeTopic>, outbox: &Outbox<FakeTopic>, send: impl FnOnce() -> Result<()> + Send) {
+    let log = &topic.logs[0];
+    log.gate.shut();
+    thread::scope(|scope| {
+        let first = outbox.send(topic, Some(0), &Record::new("first")).unwrap();
+        let writer = scope.spawn(move || first.wait());
+        log.gate.wait_until_a_thread_stops_there();
+        while let Ok(pending) = outbox.send(topic, Some(0), &big()) {
+            pending.detach();
+        }
+        let sender = scope.spawn(send);
+        while outbox.core().waiting() == 0 {
+            thread::yield_now();
+        }
+        log.gate.open();
+        sender.join().unwrap().unwrap();
+        writer.join().unwrap().unwrap();
+    });
+    outbox.flush();
+}
+
+#[test]
+fn a_sender_waits_for_the_thread_that_writes_all_batches() {
+    let topic = FakeTopic::in_real_time(1, TopicConfig::new());
+    let outbox = outbox(&topic, small_buffer());
+    blocked(&topic, &outbox, || {
+        let record = Record::new("last");
+        let room = RoomWait::new(outbox.core(), Measured::new(&record).len());
+        room.block(|| outbox.send(&topic, Some(0), &record)).map(Pending::detach)
+    });
+    assert_eq!(topic.logs[0].values().last().unwrap(), "last");
+    blocked(&topic, &outbox, || {
+        outbox.send_all(&topic, Some(0), [Record::new("all")].into_iter()).map(Pending::detach)
+    });
+    assert_eq!(topic.logs[0].values().last().unwrap(), "all");
+    assert_eq!((outbox.core().waiting(), outbox.core().buffered()), (0, 0));
+}
+
+#[test]
+fn a_sender_that_may_not_wait_is_refused_and_leaves_nothing() {
+    // Under a manual clock no call waits; in real time this one may wait for no time.
+    let manual = FakeTopic::new(1, TopicConfig::new());
+    let real = FakeTopic::in_real_time(1, TopicConfig::new());
+    for (topic, config) in [(manual, small_buffer()), (real, small_buffer().max_block(Duration::ZERO))] {
+        let outbox = outbox(&topic, config);
+        with_full_buffer(&topic, &outbox, || {
+            let room = RoomWait::new(outbox.core(), 0);
+            let refused = room.block(|| outbox.send(&topic, Some(0), &big()).map(Pending::detach));
+            assert!(
+                matches!(refused, Err(Error::BufferFull { used: 2048.., limit: 2048, .. })),
+                "{refused:?}"
+            );
+            let all = outbox.send_all(&topic, Some(0), [big()].into_iter()).map(Pending::detach);
+            assert!(matches!(all, Err(Error::BufferFull { .. })), "{all:?}");
+            assert_eq!(outbox.core().waiting(), 0);
+        });
+    }
 }

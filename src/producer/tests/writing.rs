@@ -177,7 +177,7 @@ fn batches_of_other_threads_are_not_waited_for_but_can_be_awaited() {
             accepted += 1;
             assert!(accepted < 10);
         };
-        assert!(matches!(error, Error::BufferFull));
+        assert!(matches!(error, Error::BufferFull { .. }));
         let (waker, woken) = Flag::waker();
         let mut waiting = RoomWait::new(outbox.core(), 910);
         let polled = waiting

@@ -73,7 +73,7 @@ fn a_new_file_forgets_that_the_one_before_could_not_be_replaced() {
     together(&broker, [&a, &b], 10).unwrap();
     {
         let mut state = journal.state.lock();
-        (state.large_from, state.stuck) = (0, Some(Error::BufferFull));
+        (state.large_from, state.stuck) = (0, Some(Error::Closed));
     }
     together(&broker, [&a, &b], 10).unwrap();
     let state = journal.state.lock();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quipu::{Broker, Error, Offset, Partition, Producer, Record, Start, Topic, TopicConfig};
+use quipu::{Broker, Offset, Partition, Producer, Record, Start, Topic, TopicConfig};
 
 use super::Point;
 use crate::latencies::Latencies;
@@ -26,16 +26,8 @@ impl Point {
     }
 }
 
-/// Sends a record. The producer's buffer may be full: of many open batches, or because the thread
-/// that writes them is rolling.
 pub fn send(producer: &Producer, to: &Partition, value: &[u8]) {
-    loop {
-        match producer.send(to, Record::new(value)) {
-            Ok(sent) => return sent.detach(),
-            Err(Error::BufferFull) => producer.flush().unwrap(),
-            Err(other) => panic!("{other}"),
-        }
-    }
+    producer.send(to, Record::new(value)).unwrap().detach();
 }
 
 /// Sends so many records to all partitions in turn.
@@ -174,11 +166,8 @@ pub fn append_batch(point: &Point) -> f64 {
     let calls = point.records() / point.x;
     let start = Instant::now();
     for _ in 0..calls {
-        let records = || (0..point.x).map(|_| Record::new(&VALUE[..]));
-        while let Err(error) = producer.send_all(&partition, records()).map(quipu::Pending::detach) {
-            assert!(matches!(error, Error::BufferFull), "{error}");
-            producer.flush().unwrap();
-        }
+        let records = (0..point.x).map(|_| Record::new(&VALUE[..]));
+        producer.send_all(&partition, records).unwrap().detach();
     }
     producer.flush().unwrap();
     rate(calls * point.x, start)
