@@ -38,7 +38,7 @@ KAFKA_BOOTSTRAP=host:port kafka-comparison [--seeds N] [--first SEED] [--kind NA
 Without KAFKA_BOOTSTRAP Quipu in memory is compared with Quipu in a directory.";
 
 /// From this number of seeds on a run is of full size: each listed difference must be met.
-const FULL_SIZE: u64 = 100;
+const FULL_SIZE: u64 = 150;
 
 struct Options {
     seeds: u64,
