@@ -97,6 +97,7 @@ pub mod testing;
 mod topic;
 mod transaction;
 mod types;
+mod unwind;
 mod version;
 
 pub use broker::Broker;
@@ -108,14 +109,14 @@ pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
     GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent, ResetTo,
 };
-pub use error::{Corruption, Error, IoAction, Offender, Outcome, RejectReason, Result, Space};
+pub use error::{Corruption, Error, ErrorKind, IoAction, Offender, Outcome, RejectReason, Result, Space};
 pub use group::assign::{
     Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol,
     RoundRobinAssignor,
 };
 pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
-pub use producer::{Destination, Pending, Producer, ProducerConfig, TrySendError};
+pub use producer::{Destination, Pending, Producer, ProducerConfig, SendFuture, TrySendError};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
 pub use reader::{OffsetReset, Reader, ReaderHandle};
 pub use record::{Header, IntoBytes, Record};

@@ -166,6 +166,10 @@ impl Wait<()> for PendingCommit {
             _ => Poll::Ready(Ok(())),
         }
     }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        Some(&self.broker.ctx)
+    }
 }
 
 impl Drop for PendingCommit {

@@ -99,6 +99,38 @@ impl IoAction {
     }
 }
 
+/// The decision that an [`Error`](super::Error) asks for: see [`Error::kind`](super::Error::kind).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The call cannot succeed with these arguments or settings: change the program, or refuse the
+    /// input that it came from.
+    InvalidInput,
+    /// There is no such topic or partition, or no longer one: create it, or ask for it again.
+    NotFound,
+    /// Something of this name exists, and differs: use it, or take another name.
+    AlreadyExists,
+    /// The state is another than the caller assumed: read again, and decide again.
+    Conflict,
+    /// A later producer of the same name has the place of this one: end.
+    Fenced,
+    /// A record with a sequence was refused: it may be there already. The variant states how to
+    /// continue.
+    Sequence,
+    /// Another thread, member or process is in the way: make the same call later.
+    Busy,
+    /// There is no room: free some, or wait for retention, and make the same call again.
+    NoSpace,
+    /// The directory, a file or the operating system failed: a person must look at it.
+    Storage,
+    /// Code of the user failed or panicked: a listener, a waker.
+    UserCode,
+    /// The broker or the handle was closed: end.
+    Closed,
+    /// A bug of this library.
+    Internal,
+}
+
 /// What an error means for the records that were being appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

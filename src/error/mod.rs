@@ -2,6 +2,7 @@
 
 mod constructors;
 mod details;
+mod kind;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use self::details::is_space;
-pub use self::details::{Corruption, DamagedRange, IoAction, Offender, Outcome, RejectReason, Space};
+pub use self::details::{
+    Corruption, DamagedRange, ErrorKind, IoAction, Offender, Outcome, RejectReason, Space,
+};
 pub(crate) use self::system::{NoDescriptor, NoMap, is_no_descriptor, is_no_map};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
 use crate::version::{ExpectedVersion, Version};
@@ -23,7 +26,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that can go wrong. Cheap to clone, because one failed batch fails every
 /// acknowledgement that waits for it.
 ///
-/// [`Error::outcome`] returns whether it is safe to send the same records again.
+/// [`Error::kind`] groups the variants by what a caller can do, [`Error::is_retriable`] returns whether
+/// the same call may succeed later, and [`Error::outcome`] whether it is safe to send the same records
+/// again.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

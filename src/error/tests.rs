@@ -84,3 +84,24 @@ fn a_name_that_does_not_parse_is_an_error_with_the_name_and_the_rule() {
     let wrong = "".parse::<GroupId>().unwrap_err().to_string();
     assert_eq!(wrong, "\"\" is not a valid group name: it is empty");
 }
+
+#[test]
+fn the_same_call_is_retriable_only_if_nothing_of_it_was_done_and_the_reason_may_pass() {
+    let io = |action, number| Error::io(action, Path::new("f"), io::Error::from_raw_os_error(number));
+    let full = Error::DiskFull { path: "f".into(), cause: Space::NoSpace };
+    let buffer = Error::BufferFull { producer: None, used: 2, limit: 1 };
+    for (error, kind, retriable) in [
+        (full, ErrorKind::NoSpace, true),
+        (buffer, ErrorKind::Busy, true),
+        (Error::AlreadyOpen { path: "d".into() }, ErrorKind::Busy, true),
+        (Error::Closed, ErrorKind::Closed, false),
+        (Error::Fenced { producer: "p".into() }, ErrorKind::Fenced, false),
+        (Error::UnknownTopic { topic: "t".into() }, ErrorKind::NotFound, false),
+        (io(IoAction::Read, 5), ErrorKind::Storage, false),
+        // `EMFILE`: nothing was opened, or the bytes before it were written.
+        (io(IoAction::Open, 24), ErrorKind::Storage, cfg!(unix)),
+        (io(IoAction::Sync, 24), ErrorKind::Storage, false),
+    ] {
+        assert_eq!((error.kind(), error.is_retriable()), (kind, retriable), "{error}");
+    }
+}

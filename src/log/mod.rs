@@ -249,7 +249,6 @@ impl Log {
     }
 
     /// Returns the engine that this log shares with the others of its broker.
-    #[cfg(test)]
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.ctx
     }

@@ -1,17 +1,16 @@
 //! The state that all buffers of one producer share: the bound on their bytes, and the errors that
 //! no caller has received yet.
 
-use std::task::{Context as Polling, Poll, Wake, Waker};
-use std::time::Duration;
+use std::task::{Context as Polling, Poll, Waker};
 
 use super::config::ProducerConfig;
+use super::doorbell::Doorbell;
 use super::failure::Failure;
 use super::room::RoomQueue;
 use crate::broker::ProducerIdentity;
-use crate::clock::wait_timeout;
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicUsize, Condvar, Mutex, Ordering, Rank, Weak};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, Weak};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -157,21 +156,16 @@ impl RoomWait {
     pub(super) fn block<T>(mut self, mut send: impl FnMut() -> Result<T>) -> Result<T> {
         let core = self.core.clone();
         let clock = &*core.ctx.clock;
-        let bell = Arc::new(Doorbell { rung: Mutex::new(Rank::Pending, false), changed: Condvar::new() });
+        let bell = Doorbell::new();
         let waker = Waker::from(bell.clone());
         let deadline = clock.monotonic().saturating_add(core.config.max_block);
         loop {
             if let Poll::Ready(done) = self.poll(&Polling::from_waker(&waker), &mut send) {
                 return done;
             }
-            let mut rung = bell.rung.lock();
-            while !*rung {
-                let left = deadline.saturating_sub(clock.monotonic());
-                if left == Duration::ZERO || wait_timeout(clock, &bell.changed, &mut rung, left) && !*rung {
-                    return Err(core.full());
-                }
+            if !bell.wait_until(clock, deadline) {
+                return Err(core.full());
             }
-            *rung = false;
         }
     }
 
@@ -188,19 +182,6 @@ impl RoomWait {
 impl Drop for RoomWait {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// Wakes a thread that waits for room.
-struct Doorbell {
-    rung: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Wake for Doorbell {
-    fn wake(self: Arc<Self>) {
-        *self.rung.lock() = true;
-        self.changed.notify_one();
     }
 }
 

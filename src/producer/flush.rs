@@ -118,4 +118,8 @@ impl Wait<()> for Flush {
         }
         Poll::Ready(self.result())
     }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        Some(&self.core.ctx)
+    }
 }

@@ -12,6 +12,7 @@ mod buffer;
 mod config;
 mod core;
 mod destination;
+mod doorbell;
 mod failure;
 mod flush;
 mod growth;
@@ -302,13 +303,9 @@ impl Producer {
     ///     producer.send_async("orders", Record::new(order)).await
     /// }
     /// ```
-    pub fn send_async<'a>(
-        &'a self,
-        to: impl Destination + 'a,
-        record: Record<'a>,
-    ) -> impl Future<Output = Result<Receipt>> + Send {
+    pub fn send_async<'a, D: Destination>(&'a self, to: D, record: Record<'a>) -> SendFuture<'a, D> {
         let room = RoomWait::new(self.shared.outbox.core(), Measured::new(&record).len());
-        SendAsync { producer: self, to, record, room, sent: None }
+        SendFuture { producer: self, to, record, room, sent: None }
     }
 
     /// Writes everything that was sent before this call and blocks until each topic's durability
@@ -428,8 +425,13 @@ impl fmt::Debug for Producer {
     }
 }
 
-/// The future of [`Producer::send_async`].
-struct SendAsync<'a, D> {
+/// The future of [`Producer::send_async`]. It may be dropped at any time: before the record was taken,
+/// it is not sent; later, it is as if the acknowledgement had been
+/// [detached](Pending::detach).
+///
+/// `D` is the destination as it was passed: for example `SendFuture<'a, &'a Topic>` can be a field.
+#[must_use = "nothing is sent before it is polled"]
+pub struct SendFuture<'a, D> {
     producer: &'a Producer,
     to: D,
     record: Record<'a>,
@@ -438,7 +440,7 @@ struct SendAsync<'a, D> {
     sent: Option<Pending>,
 }
 
-impl<D: Destination> Future for SendAsync<'_, D> {
+impl<D: Destination> Future for SendFuture<'_, D> {
     type Output = Result<Receipt>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
@@ -454,5 +456,11 @@ impl<D: Destination> Future for SendAsync<'_, D> {
             },
         };
         Pin::new(sent).poll(cx)
+    }
+}
+
+impl<D> fmt::Debug for SendFuture<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendFuture").field("taken", &self.sent.is_some()).finish_non_exhaustive()
     }
 }

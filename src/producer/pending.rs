@@ -4,9 +4,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use super::doorbell::Doorbell;
 use super::outcome::BatchState;
+use crate::engine::Context as Engine;
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::types::{Receipt, Timestamp};
@@ -66,6 +69,58 @@ impl<T> Pending<T> {
         }
     }
 
+    /// As [`wait`](Pending::wait), for at most `timeout`: then the `Pending` is returned in `Err`, to be
+    /// waited for again. The calling thread writes the batch, which the timeout does not end, and
+    /// leaves the sync to the broker's thread. With a timeout of zero it waits for no other thread.
+    ///
+    /// Under a [`ManualClock`](crate::testing::ManualClock) the calling thread writes and syncs. If
+    /// another thread is writing the record, the call returns the `Pending` at once.
+    ///
+    /// # Errors
+    /// The `Pending`. In `Ok`, those of [`wait`](Pending::wait).
+    ///
+    /// ```
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # use std::time::Duration;
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.ensure_topic("t", TopicConfig::new())?;
+    /// let mut pending = broker.producer().send("t", Record::new("v"))?;
+    /// let receipt = loop {
+    ///     match pending.wait_timeout(Duration::from_secs(1)) {
+    ///         Ok(outcome) => break outcome?,
+    ///         Err(still_pending) => pending = still_pending, // and report that the disk is slow
+    ///     }
+    /// };
+    /// assert_eq!(receipt.offset, 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn wait_timeout(mut self, timeout: Duration) -> std::result::Result<Result<T>, Self> {
+        let bell = Doorbell::new();
+        let waker = Waker::from(bell.clone());
+        let mut deadline = None;
+        loop {
+            if let Poll::Ready(outcome) = Pin::new(&mut self).poll(&mut Context::from_waker(&waker)) {
+                return Ok(outcome);
+            }
+            let has_rung = self.engine().is_some_and(|engine| {
+                let clock = &*engine.clock;
+                let deadline = *deadline.get_or_insert_with(|| clock.monotonic().saturating_add(timeout));
+                bell.wait_until(clock, deadline)
+            });
+            if !has_rung {
+                return Err(self);
+            }
+        }
+    }
+
+    fn engine(&self) -> Option<&Engine> {
+        match &self.source {
+            Awaited::Record(record, _) => Some(record.batch.ctx()),
+            Awaited::Other(other) => other.engine(),
+        }
+    }
+
     /// Gives the acknowledgement up, as dropping it does. What was started is completed all the
     /// same. An error goes where the [table](Pending) states for its origin: a producer's next
     /// `flush` returns the first one, and a commit's goes to the event listener.
@@ -109,6 +164,8 @@ pub(crate) trait Wait<T>: Send {
     fn wait(self: Box<Self>) -> Result<T>;
     /// Looks whether it is there, or leaves the waker.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T>>;
+    /// The engine whose clock a wait is measured by. `None` if there is nothing left to wait for.
+    fn engine(&self) -> Option<&Engine>;
 }
 
 /// The acknowledgement of one record.

@@ -247,6 +247,10 @@ impl Wait<Vec<Receipt>> for Sent {
         }
         Poll::Ready(Ok(std::mem::take(&mut self.receipts)))
     }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        self.waits.last().map(|(log, ..)| &**log.context())
+    }
 }
 
 impl Drop for Sent {
@@ -272,5 +276,9 @@ impl Wait<Receipt> for One {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         self.0.poll(cx).map(|receipts| receipts?.into_iter().next().ok_or_else(no_receipt))
+    }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        self.0.engine()
     }
 }

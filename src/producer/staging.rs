@@ -253,6 +253,10 @@ impl Wait<Vec<Receipt>> for ManyWait {
         self.reported = true;
         Poll::Ready(Ok(self.receipts(&appended)))
     }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        self.batches.first().map(|batch| batch.ctx())
+    }
 }
 
 impl ManyWait {

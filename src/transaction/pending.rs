@@ -98,6 +98,10 @@ impl Wait<Vec<Receipt>> for CommitWait {
             CommitResult::Before(receipts) => Poll::Ready(Ok(receipts.clone())),
         }
     }
+
+    fn engine(&self) -> Option<&crate::engine::Context> {
+        Some(&self.broker.ctx)
+    }
 }
 
 impl Drop for CommitWait {

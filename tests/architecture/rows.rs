@@ -34,7 +34,7 @@ const ROWS: [(&str, &[&str]); 10] = [
             "testing",
         ],
     ),
-    ("root", &["lib"]),
+    ("root", &["lib", "unwind"]),
 ];
 
 /// The module of a file that has a row: the storey, or a part of it that is named for itself.
@@ -207,7 +207,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "producer",
         &[
-            apart(&["config", "destination", "failure", "original", "refused", "room", "sink"]),
+            apart(&["config", "destination", "doorbell", "failure", "original", "refused", "room", "sink"]),
             apart(&["core"]),
             apart(&["outcome"]),
             apart(&["batch", "pending"]),
@@ -219,7 +219,16 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["mod"]),
         ],
     ),
-    ("error", &[apart(&["details", "system"]), apart(&["texts"]), apart(&["mod"]), apart(&["constructors"])]),
+    (
+        "error",
+        &[
+            apart(&["details", "system"]),
+            apart(&["texts"]),
+            apart(&["mod"]),
+            apart(&["constructors"]),
+            apart(&["kind"]),
+        ],
+    ),
     (
         "reader",
         &[
