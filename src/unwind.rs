@@ -23,32 +23,35 @@ use crate::stream::{History, Stream, StreamReader};
 use crate::topic::{Partition, Topic};
 use crate::transaction::Transaction;
 
-macro_rules! unwind_safe {
-    ($($handle:ty),+ $(,)?) => {
-        $(
-            impl UnwindSafe for $handle {}
-            impl RefUnwindSafe for $handle {}
-        )+
-    };
-}
-
-unwind_safe!(
-    Broker,
-    Consumer,
-    ConsumerHandle,
-    Error,
-    Group,
-    History,
-    Partition,
-    Producer,
-    Reader,
-    ReaderHandle,
-    Records,
-    Stream,
-    StreamReader,
-    Topic,
-    Transaction,
-);
-
+impl UnwindSafe for Broker {}
+impl RefUnwindSafe for Broker {}
+impl UnwindSafe for Consumer {}
+impl RefUnwindSafe for Consumer {}
+impl UnwindSafe for ConsumerHandle {}
+impl RefUnwindSafe for ConsumerHandle {}
+impl UnwindSafe for Error {}
+impl RefUnwindSafe for Error {}
+impl UnwindSafe for Group {}
+impl RefUnwindSafe for Group {}
+impl UnwindSafe for History {}
+impl RefUnwindSafe for History {}
+impl UnwindSafe for Partition {}
+impl RefUnwindSafe for Partition {}
+impl UnwindSafe for Producer {}
+impl RefUnwindSafe for Producer {}
+impl UnwindSafe for Reader {}
+impl RefUnwindSafe for Reader {}
+impl UnwindSafe for ReaderHandle {}
+impl RefUnwindSafe for ReaderHandle {}
+impl UnwindSafe for Records {}
+impl RefUnwindSafe for Records {}
+impl UnwindSafe for Stream {}
+impl RefUnwindSafe for Stream {}
+impl UnwindSafe for StreamReader {}
+impl RefUnwindSafe for StreamReader {}
+impl UnwindSafe for Topic {}
+impl RefUnwindSafe for Topic {}
+impl UnwindSafe for Transaction {}
+impl RefUnwindSafe for Transaction {}
 impl<T> UnwindSafe for Pending<T> {}
 impl<T> RefUnwindSafe for Pending<T> {}
