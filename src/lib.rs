@@ -118,7 +118,7 @@ pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig, SendFuture, TrySendError};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
-pub use reader::{OffsetReset, Reader, ReaderHandle};
+pub use reader::{OffsetReset, Reader, ReaderHandle, Recv, RecvOne};
 pub use record::{Header, IntoBytes, Record};
 #[doc(inline)]
 pub use records::{ConsumedRecord, OwnedRecord, Records, SkipReason, Skipped};

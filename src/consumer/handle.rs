@@ -1,8 +1,6 @@
 //! The consumer as its caller holds it, and its handle for other threads.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +13,7 @@ use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::reader::moved::Seen;
 use crate::reader::step::PutBack;
+use crate::reader::{OneRecord, Receive, ReceiveOne, Recv, RecvOne};
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{GroupId, PartitionId, Position, Start, TopicName, TopicPartition};
@@ -83,8 +82,48 @@ impl Consumer {
     /// future that is not polled, or not polled again after it was woken, is no sign of life: at
     /// the latest after twice the [`max_poll_interval`](crate::ConsumerBuilder::max_poll_interval)
     /// the partitions go to others.
-    pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
-        ConsumerRecv { consumer: self, is_waiting: false }
+    ///
+    /// # Errors
+    /// As [`poll`](Consumer::poll).
+    pub fn recv(&mut self) -> Recv<'_, Consumer> {
+        Recv::new(self)
+    }
+
+    /// The next record, for async code; `None` after a [wake-up](ConsumerHandle::wakeup). May be
+    /// dropped at any time, and counts as polling, as [`recv`](Consumer::recv), which costs less for
+    /// each record.
+    ///
+    /// The rest of its batch stays with the partition: neither [`commit`](Consumer::commit) of this
+    /// record nor [`auto_commit`](crate::ConsumerBuilder::auto_commit) covers a record that was not
+    /// returned, and [`position`](Consumer::position) is after the one that was returned last.
+    /// Ranges that are [skipped](Records::skipped) are not reported.
+    ///
+    /// # Errors
+    /// As [`poll`](Consumer::poll).
+    ///
+    /// ```
+    /// # use quipu::{Consumer, Result};
+    /// async fn work_until_wakeup(mut consumer: Consumer) -> Result<()> {
+    ///     while let Some(record) = consumer.recv_one().await? {
+    ///         println!("{record:?}");
+    ///         consumer.commit_async(&record).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn recv_one(&mut self) -> RecvOne<'_, Consumer> {
+        RecvOne::new(self)
+    }
+
+    /// As [`poll`](Consumer::poll) without a time limit, for a future or a stream of the caller's own: if
+    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
+    /// [`recv`](Consumer::recv) is made of this; as long as it is pending the consumer counts as
+    /// polling, as there.
+    ///
+    /// # Errors
+    /// As [`poll`](Consumer::poll).
+    pub fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        receive(&mut self.membership, &mut self.fetcher, cx)
     }
 
     /// Commits processed offsets, all of them or none, and returns when they are as safe as the
@@ -305,43 +344,40 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// The future of [`Consumer::recv`].
-struct ConsumerRecv<'a> {
-    consumer: &'a mut Consumer,
-    /// Its last poll has left a waker: the consumer counts as polling.
-    is_waiting: bool,
-}
+impl Receive for Consumer {
+    type Records = Records;
 
-impl Future for ConsumerRecv<'_> {
-    type Output = Result<Records>;
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        self.poll_records(cx)
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let ConsumerRecv { consumer, is_waiting } = self.get_mut();
-        let Consumer { membership, fetcher } = &mut **consumer;
-        *is_waiting = false;
-        let mut polling = Polling::begin(membership);
-        let polled = fetcher.poll_records(cx, |fetcher| polling.session().keep_up(fetcher));
-        if polled.is_pending() {
-            *is_waiting = true;
-            polling.wait();
-        } else {
-            drop(polling);
+    fn stop_waiting(&mut self) {
+        if self.fetcher.stop_waiting() {
+            self.membership.end_poll();
         }
-        polled.map_ok(|mut records| {
-            records.set_stamp(membership.committer.stamp());
-            records
-        })
     }
 }
 
-impl Drop for ConsumerRecv<'_> {
-    fn drop(&mut self) {
-        let Consumer { membership, fetcher } = &mut *self.consumer;
-        fetcher.stop_waiting();
-        if self.is_waiting {
-            membership.end_poll();
-        }
+impl ReceiveOne for Consumer {
+    fn receive_one(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        let Consumer { membership, fetcher } = self;
+        receive(membership, &mut OneRecord::new(fetcher), cx)
     }
+}
+
+/// See [`Consumer::poll_records`].
+fn receive(membership: &mut Session, fetcher: &mut Fetcher, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+    let mut polling = Polling::begin(membership);
+    let polled = fetcher.poll_records(cx, |fetcher| polling.session().keep_up(fetcher));
+    if polled.is_pending() {
+        polling.wait();
+    } else {
+        drop(polling);
+    }
+    polled.map_ok(|mut records| {
+        records.set_stamp(membership.committer.stamp());
+        records
+    })
 }
 
 /// A consumer's handle for other threads, to commit and to wake it up. Clones are handles of the

@@ -317,11 +317,14 @@ impl Fetcher {
         }
     }
 
-    /// No future waits any more for a wake-up by [`poll_records`](Fetcher::poll_records).
-    pub(crate) fn stop_waiting(&mut self) {
-        if std::mem::take(&mut self.is_parked) {
+    /// No future waits any more for a wake-up by [`poll_records`](Fetcher::poll_records). Returns
+    /// whether one did.
+    pub(crate) fn stop_waiting(&mut self) -> bool {
+        let was_parked = std::mem::take(&mut self.is_parked);
+        if was_parked {
             self.waiter.forget_waker();
         }
+        was_parked
     }
 
     /// The result of a poll now: the records there are, or none if it was woken up.

@@ -8,28 +8,33 @@
 
 pub(crate) mod assigned;
 pub(crate) mod fetcher;
+mod handle;
 pub(crate) mod moved;
 mod once;
+mod one_record;
 pub(crate) mod parking;
 mod policy;
 mod ready;
+mod recv;
 pub(crate) mod step;
+mod to_end;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::future::Future;
-use std::iter::FusedIterator;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use self::assigned::Assigned;
 use self::fetcher::Fetcher;
+pub use self::handle::ReaderHandle;
 pub(crate) use self::once::{read_last, read_once};
+pub(crate) use self::one_record::OneRecord;
 pub use self::policy::OffsetReset;
+pub(crate) use self::recv::{Receive, ReceiveOne};
+pub use self::recv::{Recv, RecvOne};
+use self::to_end::ToEnd;
 use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
-use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::records::Records;
@@ -244,8 +249,42 @@ impl Reader {
     ///     }
     /// }
     /// ```
-    pub fn recv(&mut self) -> impl Future<Output = Result<Records>> + Send {
-        ReaderRecv(&mut self.fetcher)
+    pub fn recv(&mut self) -> Recv<'_, Reader> {
+        Recv::new(self)
+    }
+
+    /// The next record, as soon as there is one; `None` after a [wake-up](ReaderHandle::wakeup).
+    /// May be dropped at any time, as [`recv`](Reader::recv), which costs less for each record.
+    ///
+    /// The rest of its batch stays with the partition: [`position`](Reader::position) is after the
+    /// record that was returned last, and a [`seek`](Reader::seek) counts for the next one. Ranges
+    /// that are [skipped](Records::skipped) are not reported; with [`OffsetReset::Fail`] those that
+    /// are out of range are errors.
+    ///
+    /// # Errors
+    /// As [`poll`](Reader::poll).
+    ///
+    /// ```
+    /// # use quipu::{Reader, Result};
+    /// async fn print_until_wakeup(mut reader: Reader) -> Result<()> {
+    ///     while let Some(record) = reader.recv_one().await? {
+    ///         println!("{record:?}");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn recv_one(&mut self) -> RecvOne<'_, Reader> {
+        RecvOne::new(self)
+    }
+
+    /// As [`poll`](Reader::poll) without a time limit, for a future or a stream of the caller's own: if
+    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
+    /// [`recv`](Reader::recv) is made of this.
+    ///
+    /// # Errors
+    /// As [`poll`](Reader::poll).
+    pub fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        self.fetcher.poll_records(cx, |_| Ok(()))
     }
 
     /// All records up to the current visible ends, and then the end. Records that are appended
@@ -268,9 +307,8 @@ impl Reader {
     /// assert_eq!(values, [b"0", b"1", b"2"]);
     /// # Ok(()) }
     /// ```
-    pub fn to_end(mut self) -> impl Iterator<Item = Result<Records>> + Send {
-        self.fetcher.stop_at_end();
-        ToEnd { fetcher: Some(self.fetcher) }
+    pub fn to_end(self) -> impl Iterator<Item = Result<Records>> + Send {
+        ToEnd::new(self.fetcher)
     }
 
     /// Continues at a position. The next poll checks whether it is in the log, and follows the
@@ -406,7 +444,7 @@ impl Reader {
     /// # Ok(()) }
     /// ```
     pub fn handle(&self) -> ReaderHandle {
-        ReaderHandle { waiter: self.fetcher.waiter().clone() }
+        ReaderHandle::new(self.fetcher.waiter())
     }
 }
 
@@ -414,27 +452,6 @@ impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = self.fetcher.assigned().iter().map(|assigned| assigned.position().to_string());
         f.debug_list().entries(places).finish()
-    }
-}
-
-/// Interrupts a [`Reader`] from another thread. Clones interrupt the same one.
-#[derive(Clone)]
-pub struct ReaderHandle {
-    waiter: Arc<Waiter>,
-}
-
-impl ReaderHandle {
-    /// Makes the reader's current poll, or else its next one, return at once without records. The
-    /// poll after that returns the records that are there. Calls that come before that poll count
-    /// as one.
-    pub fn wakeup(&self) {
-        self.waiter.wake_up();
-    }
-}
-
-impl fmt::Debug for ReaderHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReaderHandle").finish_non_exhaustive()
     }
 }
 
@@ -449,41 +466,23 @@ fn find_log(broker: &BrokerInner, position: &Position) -> Result<Arc<Log>> {
     })
 }
 
-/// See [`Reader::recv`].
-struct ReaderRecv<'a>(&'a mut Fetcher);
+impl Receive for Reader {
+    type Records = Records;
 
-impl Future for ReaderRecv<'_> {
-    type Output = Result<Records>;
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        self.poll_records(cx)
+    }
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().0.poll_records(cx, |_| Ok(()))
+    fn stop_waiting(&mut self) {
+        self.fetcher.stop_waiting();
     }
 }
 
-impl Drop for ReaderRecv<'_> {
-    fn drop(&mut self) {
-        self.0.stop_waiting();
+impl ReceiveOne for Reader {
+    fn receive_one(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
+        OneRecord::new(&mut self.fetcher).poll_records(cx, |_| Ok(()))
     }
 }
-
-/// See [`Reader::to_end`].
-struct ToEnd {
-    fetcher: Option<Fetcher>,
-}
-
-impl Iterator for ToEnd {
-    type Item = Result<Records>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.fetcher.as_mut()?.collect_to_end().transpose();
-        if !matches!(next, Some(Ok(_))) {
-            self.fetcher = None;
-        }
-        next
-    }
-}
-
-impl FusedIterator for ToEnd {}
 
 #[cfg(test)]
 mod tests;

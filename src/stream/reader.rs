@@ -2,8 +2,6 @@
 //! and as events come.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use crate::engine::{Interest, Waiter};
 use crate::error::Result;
 use crate::log::streams::{self, Limit};
 use crate::reader::parking::{look_or_register, wait_for};
+use crate::reader::{Receive, Recv};
 use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::Version;
@@ -103,8 +102,28 @@ impl StreamReader {
     ///
     /// # Errors
     /// As [`poll`](StreamReader::poll).
-    pub fn recv(&mut self) -> impl Future<Output = Result<History>> + Send {
-        StreamRecv(self)
+    pub fn recv(&mut self) -> Recv<'_, StreamReader> {
+        Recv::new(self)
+    }
+
+    /// As [`poll`](StreamReader::poll) without a time limit, for a future or a stream of the caller's own: if
+    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
+    /// [`recv`](StreamReader::recv) is made of this.
+    ///
+    /// # Errors
+    /// As [`poll`](StreamReader::poll).
+    pub fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<Result<History>> {
+        let broker = self.stream.broker().clone();
+        broker.run_due();
+        self.is_parked = true;
+        let waiter = self.waiter.clone();
+        match look_or_register(&waiter, cx.waker(), || self.look()).transpose() {
+            Some(done) => {
+                self.stop_waiting();
+                Poll::Ready(done)
+            }
+            None => Poll::Pending,
+        }
     }
 
     /// The next events, if there are any. Otherwise the interest in the log is armed.
@@ -169,29 +188,16 @@ impl fmt::Debug for StreamReader {
     }
 }
 
-/// See [`StreamReader::recv`].
-struct StreamRecv<'a>(&'a mut StreamReader);
+impl Receive for StreamReader {
+    type Records = History;
 
-impl Future for StreamRecv<'_> {
-    type Output = Result<History>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reader = &mut *self.get_mut().0;
-        let broker = reader.stream.broker().clone();
-        broker.run_due();
-        reader.is_parked = true;
-        let waiter = reader.waiter.clone();
-        match look_or_register(&waiter, cx.waker(), || reader.look()).transpose() {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<History>> {
+        self.poll_records(cx)
     }
-}
 
-impl Drop for StreamRecv<'_> {
-    fn drop(&mut self) {
-        if std::mem::take(&mut self.0.is_parked) {
-            self.0.waiter.forget_waker();
+    fn stop_waiting(&mut self) {
+        if std::mem::take(&mut self.is_parked) {
+            self.waiter.forget_waker();
         }
     }
 }

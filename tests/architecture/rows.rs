@@ -232,9 +232,10 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "reader",
         &[
-            apart(&["moved", "parking", "policy", "ready", "step"]),
+            apart(&["handle", "moved", "parking", "policy", "ready", "recv", "step"]),
             apart(&["assigned"]),
             apart(&["fetcher", "once"]),
+            apart(&["one_record", "to_end"]),
             apart(&["mod"]),
         ],
     ),

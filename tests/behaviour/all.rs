@@ -70,6 +70,7 @@ mod many_partitions;
 mod names_that_collide;
 mod natural_calls;
 mod old_timestamps;
+mod one_by_one;
 mod opening;
 mod opening_epochs;
 mod order_across_retries;
