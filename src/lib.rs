@@ -16,7 +16,7 @@
 //! | several logs | `transaction` (all but the handle) | The journal: all batches of a transaction, or none. |
 //! | groups | `group` | Which member owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` [`records`] `consumer` `transaction` `stream` `projection` `offline` [`testing`] | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` [`records`] `consumer` `transaction` `stream` `projection` `offline` [`testing`] `edges` (the optional features) | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes the record once into the open batch of its
 //! partition, under a short lock. A full or lingering batch is compressed and its body's checksum
@@ -73,6 +73,7 @@ mod broker;
 mod clock;
 mod config;
 mod consumer;
+mod edges;
 mod engine;
 mod error;
 pub mod event;
@@ -109,6 +110,8 @@ pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
     GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent, ResetTo,
 };
+#[cfg(feature = "serde")]
+pub use edges::{Codec, Json, Typed};
 pub use error::{Corruption, Error, ErrorKind, IoAction, Offender, Outcome, RejectReason, Result, Space};
 pub use group::assign::{
     Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol,

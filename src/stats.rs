@@ -324,6 +324,7 @@ pub struct SalvageReport {
 
 /// A broker in numbers.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct BrokerStats {
     /// Every topic, by name.
@@ -346,6 +347,7 @@ pub struct BrokerStats {
 /// Whether the disk has room. A broker keeps a file `reserve` of at least 64 KiB, which it gives up
 /// so that deleting works on a full disk: see [`BrokerStats::disk`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum DiskState {
     /// No append has been refused for lack of room, or one was accepted since.
@@ -362,6 +364,7 @@ pub enum DiskState {
 
 /// A topic in numbers.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TopicStats {
     /// Its name.
@@ -372,6 +375,7 @@ pub struct TopicStats {
 
 /// A partition in numbers. The counters start at 0 when the broker is opened.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PartitionStats {
     /// Its id.
@@ -400,6 +404,7 @@ pub struct PartitionStats {
 
 /// The result of one compaction. See [`Partition::compact`](crate::Partition::compact).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Compacted {
     /// The topic.
@@ -427,6 +432,7 @@ pub struct Compacted {
 
 /// Compaction of one partition, in numbers since opening.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CompactionStats {
     /// How many compactions came to their end.
@@ -450,6 +456,7 @@ pub struct CompactionStats {
 
 /// A segment in numbers.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SegmentStats {
     /// Its file.

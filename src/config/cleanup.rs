@@ -8,6 +8,7 @@ use std::time::Duration;
 /// without a value, a [tombstone](crate::Record::tombstone), deletes its key. Offsets and order
 /// never change: removed records leave gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Cleanup {
     /// The oldest segments are deleted by the limits of [`Retention`](crate::Retention).

@@ -4,6 +4,7 @@ use crate::error::Result;
 
 /// How the batches of a topic are stored. A batch that does not shrink is stored unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Compression {
     /// Not compressed. The fastest to write and to read at random; reading copies nothing.

@@ -34,6 +34,7 @@ impl Durability {
 
 /// Which time the timestamp of a stored record is (Kafka's `message.timestamp.type`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum TimestampType {
     /// The time that its sender gave it, or the time of sending. It may be out of order.
@@ -46,6 +47,7 @@ pub enum TimestampType {
 
 /// How segments are read, and how often a batch is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ReadMode {
     /// Through read-only memory maps: nothing is copied. If the medium fails under a map, or

@@ -35,6 +35,21 @@ impl Error {
         Error::Listener { message: message.into() }
     }
 
+    /// The error of a decoder, for the value of the record at a position.
+    #[cfg(feature = "serde")]
+    pub(crate) fn decode(
+        position: crate::types::Position,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    ) -> Self {
+        Error::Decode { position, source: source.into() }
+    }
+
+    /// The error of an encoder.
+    #[cfg(feature = "serde")]
+    pub(crate) fn encode(source: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Error::Encode { source: source.into() }
+    }
+
     /// The error for a state that cannot occur. `what` is the invariant that does not hold.
     pub(crate) fn internal(what: &'static str) -> Self {
         debug_assert!(false, "{what}");

@@ -585,6 +585,27 @@ pub enum Error {
         /// does.
         held_by: Option<GroupId>,
     },
+    /// The value of a record cannot be read as the type asked for. Only this record is concerned: to
+    /// leave it out, continue after its position.
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+    #[error("cannot decode the value of the record at {position}: {source}")]
+    #[non_exhaustive]
+    Decode {
+        /// The record's position.
+        position: crate::types::Position,
+        /// The decoder's error: for JSON a `serde_json::Error`, by `downcast_ref`.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value cannot be written in its encoding. Nothing was sent.
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+    #[error("cannot encode a value: {source}")]
+    #[non_exhaustive]
+    Encode {
+        /// The encoder's error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system refused an operation.
     #[error("cannot {action} {}: {source}", path.display())]
     #[non_exhaustive]

@@ -189,6 +189,26 @@ impl<'a> IntoBytes<'a> for &&'a [u8] {
     }
 }
 
+/// Without a copy.
+#[cfg(feature = "bytes")]
+#[cfg_attr(docsrs, doc(cfg(feature = "bytes")))]
+impl<'a> IntoBytes<'a> for &'a bytes::Bytes {
+    #[inline]
+    fn into_bytes(self) -> Option<Cow<'a, [u8]>> {
+        Some(Cow::Borrowed(self))
+    }
+}
+
+/// Without a copy if no other `Bytes` shares the buffer.
+#[cfg(feature = "bytes")]
+#[cfg_attr(docsrs, doc(cfg(feature = "bytes")))]
+impl<'a> IntoBytes<'a> for bytes::Bytes {
+    #[inline]
+    fn into_bytes(self) -> Option<Cow<'a, [u8]>> {
+        Some(Cow::Owned(self.into()))
+    }
+}
+
 /// `None` is null.
 impl<'a, B: IntoBytes<'a>> IntoBytes<'a> for Option<B> {
     #[inline]
@@ -224,6 +244,10 @@ mod sealed {
     impl Sealed for Cow<'_, [u8]> {}
     impl Sealed for &Cow<'_, str> {}
     impl Sealed for Cow<'_, str> {}
+    #[cfg(feature = "bytes")]
+    impl Sealed for &bytes::Bytes {}
+    #[cfg(feature = "bytes")]
+    impl Sealed for bytes::Bytes {}
     impl Sealed for &&str {}
     impl Sealed for &&[u8] {}
     impl<B: Sealed> Sealed for Option<B> {}

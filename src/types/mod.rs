@@ -233,6 +233,7 @@ impl FromStr for Position {
 
 /// Where a record was stored. Later releases may add fields, for example the number of copies.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Receipt {
     /// The topic's name.
@@ -290,6 +291,7 @@ impl From<Offset> for Start {
 /// The four offsets that bound a partition: `log_start <= durable_end <= log_end` and
 /// `log_start <= visible_end <= log_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Bounds {
     /// The oldest offset that may be read.

@@ -122,6 +122,7 @@ impl fmt::Display for PartitionId {
 /// assert_eq!(second.to_string(), "orders/1");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TopicPartition {
     /// The topic's name.
     pub topic: TopicName,

@@ -22,6 +22,7 @@ const ROWS: [(&str, &[&str]); 10] = [
         "handles",
         &[
             "consumer",
+            "edges",
             "transaction",
             "topic",
             "records",
