@@ -24,6 +24,7 @@ pub(crate) use self::prepare::{Gathering, prepare, prepare_sequenced, refuse_seq
 pub(crate) use self::producers::ProducerIdentity;
 pub(crate) use self::topic_state::TopicState;
 use crate::config::{BrokerConfig, TopicConfig};
+use crate::engine::observe;
 use crate::error::{Error, IoAction, Result};
 use crate::log::durability::sync_ahead;
 use crate::log::statistics::partition_stats;
@@ -82,7 +83,11 @@ impl BrokerConfig {
     }
 
     pub(crate) fn open_on(self, storage: Arc<dyn Storage>) -> Result<Broker> {
-        Ok(Broker { inner: open::open(&self, storage)? })
+        let _span = observe::opening(&storage.display(Path::new("")));
+        let inner = open::open(&self, storage)?;
+        let OpenReport { clean, recovered, damaged, .. } = &inner.report;
+        observe::opened(*clean, recovered.len(), damaged.len());
+        Ok(Broker { inner })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::commit::{CommittedOffset, Committer};
 use super::member::{self, Polling, Session};
 use super::offsets::IntoOffsets;
+use crate::engine::observe;
 use crate::error::Result;
 use crate::producer::Pending;
 use crate::reader::assigned::Assigned;
@@ -71,7 +72,9 @@ impl Consumer {
         let Consumer { membership, fetcher } = self;
         let mut polling = Polling::begin(membership);
         let mut records = fetcher.poll(timeout, |fetcher| polling.session().keep_up(fetcher))?;
-        records.set_stamp(polling.session().committer.stamp());
+        let committer = &polling.session().committer;
+        records.set_stamp(committer.stamp());
+        observe::consumed(&committer.group.name, || records.len());
         Ok(records)
     }
 
@@ -376,6 +379,7 @@ fn receive(membership: &mut Session, fetcher: &mut Fetcher, cx: &mut Context<'_>
     }
     polled.map_ok(|mut records| {
         records.set_stamp(membership.committer.stamp());
+        observe::consumed(&membership.committer.group.name, || records.len());
         records
     })
 }

@@ -10,7 +10,7 @@ use super::departure::leave;
 use super::early::Early;
 use super::rebalance::{Rebalance, RebalanceEvent};
 use crate::config::Durability;
-use crate::engine::Identity;
+use crate::engine::{Identity, observe};
 use crate::error::{Error, Result};
 use crate::group::assign::{Chosen, RebalanceProtocol};
 use crate::group::state::{Joining, Liveness, Pattern, Share};
@@ -346,6 +346,7 @@ impl Session {
         event: RebalanceEvent,
         partitions: &[TopicPartition],
     ) -> Result<()> {
+        observe::rebalanced(&self.committer.group.name, event.name(), partitions);
         let Some(member) = &mut self.member else { return Ok(()) };
         let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
         about_to_call_user_code("the rebalance listener");

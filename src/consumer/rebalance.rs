@@ -43,6 +43,17 @@ pub enum RebalanceEvent {
     Lost,
 }
 
+impl RebalanceEvent {
+    /// In one word, for `tracing` and `metrics`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            RebalanceEvent::Assigned => "assigned",
+            RebalanceEvent::Revoked => "revoked",
+            RebalanceEvent::Lost => "lost",
+        }
+    }
+}
+
 impl Rebalance<'_> {
     /// What happens.
     pub fn event(&self) -> RebalanceEvent {

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use serde::de::{Deserialize, DeserializeOwned};
 use serde::ser::Serialize;
 
-use super::typed::Codec;
+use super::codec::Codec;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::records::{ConsumedRecord, OwnedRecord};

@@ -5,6 +5,8 @@
 //! values of records, [`shared`] passes buffers on as `Bytes`.
 
 #[cfg(feature = "serde")]
+mod codec;
+#[cfg(feature = "serde")]
 mod json;
 #[cfg(feature = "serde")]
 mod settings;
@@ -16,6 +18,8 @@ mod text;
 mod typed;
 
 #[cfg(feature = "serde")]
+pub use self::codec::Codec;
+#[cfg(feature = "serde")]
 pub use self::json::Json;
 #[cfg(feature = "serde")]
-pub use self::typed::{Codec, Typed};
+pub use self::typed::Typed;

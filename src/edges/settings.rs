@@ -33,13 +33,13 @@ macro_rules! through {
 }
 
 through! {
-    TopicConfig, TopicForm, "The settings by the names of their setters, durations in milliseconds with the \
+    TopicConfig, StoredTopicConfig, "The settings by the names of their setters, durations in milliseconds with the \
      suffix `_ms`. A setting that is left out has its default, and an unknown one is an error. The values are \
      checked where the settings are used.";
-    BrokerConfig, BrokerForm, "The settings by the names of their setters, durations in milliseconds with the \
+    BrokerConfig, StoredBrokerConfig, "The settings by the names of their setters, durations in milliseconds with the \
      suffix `_ms`. A setting that is left out has its default, and an unknown one is an error. The clock and \
      the event listener are code, and are left out.";
-    ProducerConfig, ProducerForm, "The settings by the names of their setters, durations in milliseconds with \
+    ProducerConfig, StoredProducerConfig, "The settings by the names of their setters, durations in milliseconds with \
      the suffix `_ms`. A setting that is left out has its default, and an unknown one is an error. The \
      partitioner is code, and is left out.";
     Durability, DurabilityForm, "`\"os\"`, `\"sync\"` or `{\"interval_ms\": 100}`.";
@@ -95,7 +95,7 @@ impl From<RetentionForm> for Retention {
 
 #[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct TopicForm {
+struct StoredTopicConfig {
     streams: bool,
     partitions: u32,
     compression: Compression,
@@ -139,16 +139,20 @@ impl From<&TopicConfig> for BoundsForm {
     }
 }
 
-impl Default for TopicForm {
+impl Default for StoredTopicConfig {
     fn default() -> Self {
-        TopicForm { segment_age_ms: None, cleanup: None, ..TopicForm::from(&TopicConfig::new()) }
+        StoredTopicConfig {
+            segment_age_ms: None,
+            cleanup: None,
+            ..StoredTopicConfig::from(&TopicConfig::new())
+        }
     }
 }
 
-impl From<&TopicConfig> for TopicForm {
+impl From<&TopicConfig> for StoredTopicConfig {
     fn from(config: &TopicConfig) -> Self {
         let is_given = matches!(config.record_limit, RecordLimit::Given);
-        TopicForm {
+        StoredTopicConfig {
             streams: config.has_streams(),
             partitions: config.get_partitions(),
             compression: config.get_compression(),
@@ -170,8 +174,8 @@ impl From<&TopicConfig> for TopicForm {
     }
 }
 
-impl From<TopicForm> for TopicConfig {
-    fn from(form: TopicForm) -> Self {
+impl From<StoredTopicConfig> for TopicConfig {
+    fn from(form: StoredTopicConfig) -> Self {
         let ms = Duration::from_millis;
         let bounds = form.timestamp_bounds;
         let mut config = if form.streams { TopicConfig::streams() } else { TopicConfig::new() };
@@ -197,7 +201,7 @@ impl From<TopicForm> for TopicConfig {
 
 #[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct BrokerForm {
+struct StoredBrokerConfig {
     durability: Durability,
     seed: Option<u64>,
     max_open_files: Option<usize>,
@@ -211,15 +215,15 @@ struct BrokerForm {
     producer_expiration_ms: Option<u64>,
 }
 
-impl Default for BrokerForm {
+impl Default for StoredBrokerConfig {
     fn default() -> Self {
-        BrokerForm::from(&BrokerConfig::new())
+        StoredBrokerConfig::from(&BrokerConfig::new())
     }
 }
 
-impl From<&BrokerConfig> for BrokerForm {
+impl From<&BrokerConfig> for StoredBrokerConfig {
     fn from(config: &BrokerConfig) -> Self {
-        BrokerForm {
+        StoredBrokerConfig {
             durability: config.get_durability(),
             seed: config.get_seed(),
             max_open_files: config.get_max_open_files(),
@@ -235,8 +239,8 @@ impl From<&BrokerConfig> for BrokerForm {
     }
 }
 
-impl From<BrokerForm> for BrokerConfig {
-    fn from(form: BrokerForm) -> Self {
+impl From<StoredBrokerConfig> for BrokerConfig {
+    fn from(form: StoredBrokerConfig) -> Self {
         BrokerConfig {
             durability: form.durability,
             seed: form.seed,
@@ -256,22 +260,22 @@ impl From<BrokerForm> for BrokerConfig {
 
 #[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct ProducerForm {
+struct StoredProducerConfig {
     batch_bytes: usize,
     linger_ms: u64,
     buffer_bytes: usize,
     name: Option<String>,
 }
 
-impl Default for ProducerForm {
+impl Default for StoredProducerConfig {
     fn default() -> Self {
-        ProducerForm::from(&ProducerConfig::new())
+        StoredProducerConfig::from(&ProducerConfig::new())
     }
 }
 
-impl From<&ProducerConfig> for ProducerForm {
+impl From<&ProducerConfig> for StoredProducerConfig {
     fn from(config: &ProducerConfig) -> Self {
-        ProducerForm {
+        StoredProducerConfig {
             batch_bytes: config.get_batch_bytes(),
             linger_ms: millis(config.get_linger()),
             buffer_bytes: config.get_buffer_bytes(),
@@ -280,8 +284,8 @@ impl From<&ProducerConfig> for ProducerForm {
     }
 }
 
-impl From<ProducerForm> for ProducerConfig {
-    fn from(form: ProducerForm) -> Self {
+impl From<StoredProducerConfig> for ProducerConfig {
+    fn from(form: StoredProducerConfig) -> Self {
         let config = ProducerConfig::new()
             .batch_bytes(form.batch_bytes)
             .linger(Duration::from_millis(form.linger_ms))

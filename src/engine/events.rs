@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::observe;
 use crate::error::{Error, Result};
 use crate::stats::{Event, OnEvent};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, Rank, about_to_call_user_code};
@@ -44,7 +45,7 @@ impl Events {
     /// Passes an event to the user's listener, if there is one, at once or after the thread's last
     /// [`Later`]. The caller must hold no lock that it took before that.
     pub(crate) fn report(self: &Arc<Self>, event: &Event) {
-        if self.listener.is_none() {
+        if !self.is_heard() {
             return;
         }
         if is_later() {
@@ -59,7 +60,7 @@ impl Events {
     /// Queues an event for the next [`deliver`](Events::deliver), because the caller holds a lock.
     /// Without a listener the event is dropped.
     pub(crate) fn queue(&self, event: Event) {
-        if self.listener.is_some() {
+        if self.is_heard() {
             self.queued.lock().push(event);
             self.has_queued.store(true, Ordering::Release);
         }
@@ -86,7 +87,16 @@ impl Events {
         }
     }
 
+    /// Whether a listener, `tracing` or `metrics` gets the events.
+    fn is_heard(&self) -> bool {
+        observe::IS_ON || self.listener.is_some()
+    }
+
     fn call_listener(&self, event: &Event) {
+        if observe::IS_ON {
+            about_to_call_user_code("a subscriber or recorder");
+            self.catch(LISTENER, || observe::event(event));
+        }
         if let Some(listener) = &self.listener {
             about_to_call_user_code(LISTENER);
             self.catch(LISTENER, || listener(event));

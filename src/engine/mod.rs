@@ -5,6 +5,7 @@ mod events;
 pub(crate) mod files;
 mod identity;
 mod notify;
+pub(crate) mod observe;
 pub(crate) mod opened;
 mod parallel;
 mod pool;

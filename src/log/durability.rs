@@ -77,6 +77,8 @@ impl Log {
     /// The leader's part: syncs every segment with unsynced bytes, oldest first, and moves the
     /// ends.
     pub(super) fn sync_written(&self) -> Result<u64> {
+        #[cfg(feature = "metrics")]
+        let started = self.ctx.clock.monotonic();
         let (point, journal_upto, ends) = {
             let mut tip = self.writer.lock();
             write_zeros_ahead(self, &mut tip);
@@ -91,6 +93,8 @@ impl Log {
             // transaction counts only with its record.
             self.journal.make_durable(journal_upto).map_err(|e| self.sync_failed(e))?;
         }
+        #[cfg(feature = "metrics")]
+        self.counters.count_sync_time(self.ctx.clock.monotonic().saturating_sub(started));
         self.durability.set_point(point);
         // No truncation runs in between, because it takes the lead.
         if ends.note_synced(point.end) {

@@ -104,8 +104,10 @@ const INSIDE: [(&str, &[Row]); 17] = [
     (
         "engine",
         &[
-            apart(&["events", "opened"]),
-            apart(&["files", "identity", "notify", "pool", "reserve", "timer", "work"]),
+            apart(&["identity", "opened"]),
+            apart(&["observe"]),
+            apart(&["events"]),
+            apart(&["files", "notify", "pool", "reserve", "timer", "work"]),
             apart(&["room", "unpacked"]),
             apart(&["mod"]),
             apart(&["parallel"]),

@@ -26,7 +26,7 @@ use self::pace::Pace;
 pub(crate) use self::policy::Extent;
 use self::policy::{amounts, compactable, dirtiness, is_due};
 use super::{Log, maintenance};
-use crate::engine::Later;
+use crate::engine::{Later, observe};
 use crate::error::{Error, Result};
 use crate::segment::FIRST_BATCH;
 use crate::stats::{Compacted, CompactionStats, Event};
@@ -73,6 +73,7 @@ pub(crate) fn compact(log: &Arc<Log>) -> Result<Option<Compacted>> {
     if !log.settings().cleanup.compacts() {
         return Err(Error::NotCompacted { topic: log.identity.topic.clone() });
     }
+    let _span = observe::compacting(&log.identity);
     let _later = Later::new();
     let alone = log.compactor.lock();
     // The caller may have made room, so earlier failures do not count.
@@ -90,6 +91,7 @@ pub(crate) fn compact_in_passing(
     extent: Extent,
     tick: &dyn Fn(),
 ) -> Result<Option<Compacted>> {
+    let _span = observe::compacting(&log.identity);
     let _later = Later::new();
     let Some(alone) = log.compactor.try_lock() else { return Ok(None) };
     compact_extent(log, extent, alone, tick)
