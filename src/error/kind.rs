@@ -65,6 +65,8 @@ impl Error {
             | Error::Poisoned { .. }
             | Error::JournalFailed { .. }
             | Error::GenerationsExhausted { .. } => ErrorKind::Storage,
+            #[cfg(feature = "serde")]
+            Error::Decode { .. } | Error::Encode { .. } => ErrorKind::InvalidInput,
             Error::Listener { .. } | Error::Panicked { .. } => ErrorKind::UserCode,
             Error::Closed => ErrorKind::Closed,
             Error::Internal { .. } => ErrorKind::Internal,

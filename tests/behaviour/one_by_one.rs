@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quipu::{
-    Broker, Consumer, OffsetReset, OwnedRecord, Position, Reader, Record, Records, Recv, RecvOne, Result, Start,
-    StreamReader, Topic, TopicConfig,
+    Broker, Consumer, OffsetReset, OwnedRecord, Position, Reader, Record, Records, Recv, RecvOne, Result,
+    Start, StreamReader, Topic, TopicConfig,
 };
 
 /// A topic with batches of three records in each of its partitions.
