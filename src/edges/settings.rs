@@ -141,11 +141,9 @@ impl From<&TopicConfig> for BoundsForm {
 
 impl Default for StoredTopicConfig {
     fn default() -> Self {
-        StoredTopicConfig {
-            segment_age_ms: None,
-            cleanup: None,
-            ..StoredTopicConfig::from(&TopicConfig::new())
-        }
+        let mut stored = StoredTopicConfig::from(&TopicConfig::new());
+        (stored.segment_age_ms, stored.cleanup) = (None, None);
+        stored
     }
 }
 

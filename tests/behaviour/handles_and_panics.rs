@@ -13,11 +13,29 @@ use quipu::{
 #[test]
 fn every_handle_and_error_is_unwind_safe() {
     fn safe<T: UnwindSafe + RefUnwindSafe>() {}
-    (safe::<Broker>(), safe::<Topic>(), safe::<Partition>(), safe::<Stream>(), safe::<StreamReader>());
-    (safe::<Producer>(), safe::<Pending>(), safe::<Pending<()>>(), safe::<Transaction>(), safe::<Group>());
-    (safe::<Consumer>(), safe::<ConsumerHandle>(), safe::<Reader>(), safe::<ReaderHandle>());
-    (safe::<Records>(), safe::<History>(), safe::<Offsets>(), safe::<Position>(), safe::<Receipt>());
-    safe::<Error>();
+    let all: &[fn()] = &[
+        safe::<Broker>,
+        safe::<Topic>,
+        safe::<Partition>,
+        safe::<Stream>,
+        safe::<StreamReader>,
+        safe::<Producer>,
+        safe::<Pending>,
+        safe::<Pending<()>>,
+        safe::<Transaction>,
+        safe::<Group>,
+        safe::<Consumer>,
+        safe::<ConsumerHandle>,
+        safe::<Reader>,
+        safe::<ReaderHandle>,
+        safe::<Records>,
+        safe::<History>,
+        safe::<Offsets>,
+        safe::<Position>,
+        safe::<Receipt>,
+        safe::<Error>,
+    ];
+    all.iter().for_each(|check| check());
 }
 
 #[test]

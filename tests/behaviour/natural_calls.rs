@@ -343,7 +343,7 @@ fn an_owned_record_has_all_that_a_borrowed_one_has() {
         let from = api.split_once(of).unwrap().1;
         let names =
             from.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_once("pub fn "));
-        names.map(|(_, rest)| rest.split_once('(').unwrap().0).collect()
+        names.map(|(_, rest)| rest.split(['(', '<']).next().unwrap()).collect()
     };
     let owned = methods("struct quipu::OwnedRecord\n");
     let borrowed = methods("struct quipu::ConsumedRecord<'a>\n");
