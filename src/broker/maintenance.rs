@@ -149,6 +149,8 @@ impl Maintenance {
         let written = self.look_after_logs();
         self.compact();
         if self.catalog.with(|catalog| catalog.deleting().next().is_some()) {
+            // A deletion that is under way notes its end itself, and must be the only one that does.
+            let _changing = self.changing.lock();
             // Files that cannot be removed now are removed the next time.
             let _ = super::trash::settle(&self.ctx, &self.catalog);
         }

@@ -431,3 +431,26 @@ fn a_closed_broker_calls_no_listener() {
     assert_eq!(calls.load(Ordering::Relaxed), before);
     drop(other);
 }
+
+/// Both would note that the topic is gone, and the catalog could not be read any more.
+#[test]
+fn maintenance_leaves_a_deletion_that_is_under_way_to_its_thread() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let partition = broker.create_topic("t", TopicConfig::new()).unwrap().partition(0).unwrap();
+    send(&broker, &partition, "v").unwrap();
+    let moved = disk.hold(Op::Rename, 1);
+    thread::scope(|scope| {
+        let deleting = scope.spawn(|| broker.delete_topic("t"));
+        moved.wait_until_reached();
+        let maintaining = scope.spawn(|| broker.maintain());
+        (0..1_000).for_each(|_| thread::yield_now());
+        moved.release();
+        deleting.join().unwrap().unwrap();
+        maintaining.join().unwrap().unwrap();
+    });
+    broker.close().unwrap();
+    let broker = open(&disk).unwrap();
+    assert!(broker.open_report().damaged.is_empty());
+    assert!(broker.topics().is_empty());
+}
