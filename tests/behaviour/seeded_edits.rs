@@ -233,9 +233,8 @@ fn an_event_with_a_sequence_is_refused() {
     assert_eq!(stream.load().unwrap().version(), 0);
 }
 
-/// A program that counts segments by events must learn of each.
-#[test]
-fn a_roll_by_a_shipment_or_an_erasure_is_reported_before_the_call_returns() {
+/// A broker, and how many rolls it has reported.
+fn counting_rolls() -> (Broker, Arc<AtomicUsize>) {
     let rolls = Arc::new(AtomicUsize::new(0));
     let seen = rolls.clone();
     let count = move |event: &Event| {
@@ -244,7 +243,13 @@ fn a_roll_by_a_shipment_or_an_erasure_is_reported_before_the_call_returns() {
         }
     };
     let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(count);
-    let broker = config.on_disk(&Disk::new()).unwrap();
+    (config.on_disk(&Disk::new()).unwrap(), rolls)
+}
+
+/// A program that counts segments by events must learn of each.
+#[test]
+fn a_roll_by_a_shipment_or_an_erasure_is_reported_before_the_call_returns() {
+    let (broker, rolls) = counting_rolls();
     let streams = broker.create_topic("people", TopicConfig::streams()).unwrap();
     streams.stream("a").unwrap().append(ExpectedVersion::Any, [Record::new("secret")]).unwrap();
     assert_eq!(streams.erase_stream("a").unwrap(), 1);
@@ -254,15 +259,7 @@ fn a_roll_by_a_shipment_or_an_erasure_is_reported_before_the_call_returns() {
     fill(&broker, &source, 40);
     let segments = rolls.swap(0, Ordering::Relaxed);
     assert!(segments > 1, "{segments}");
-    let elsewhere = Arc::new(AtomicUsize::new(0));
-    let seen = elsewhere.clone();
-    let count = move |event: &Event| {
-        if let Event::Rolled { .. } = event {
-            seen.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    let config = BrokerConfig::new().clock(ManualClock::new()).seed(1).on_event(count);
-    let other = config.on_disk(&Disk::new()).unwrap();
+    let (other, elsewhere) = counting_rolls();
     let copy = other.create_topic("source", small()).unwrap().partition(0).unwrap();
     copy.append_raw(&source.read_raw(Offset::ZERO, 1 << 20).unwrap()).unwrap();
     assert_eq!(elsewhere.load(Ordering::Relaxed), segments, "by the shipment");
