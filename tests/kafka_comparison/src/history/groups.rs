@@ -10,6 +10,8 @@ struct Known {
     /// Where each partition of each topic ends.
     ends: BTreeMap<String, Vec<u64>>,
     members: Vec<Who>,
+    /// The topics, or the pattern, that each member subscribed to.
+    subscribed: BTreeMap<Who, Vec<String>>,
     joined: Who,
     strategy: Strategy,
     reset: Reset,
@@ -20,6 +22,7 @@ pub fn steps(random: &mut Random) -> Vec<Step> {
     let mut known = Known {
         ends: BTreeMap::new(),
         members: Vec::new(),
+        subscribed: BTreeMap::new(),
         joined: 0,
         strategy: *random.pick(&[Strategy::Range, Strategy::RoundRobin, Strategy::Sticky]),
         reset: if random.chance(25) { Reset::Latest } else { Reset::Earliest },
@@ -93,8 +96,16 @@ impl Known {
         let who = self.joined;
         self.joined += 1;
         self.members.push(who);
+        self.subscribed.insert(who, topics.clone());
         steps.push(Step::Join { who, topics, strategy: self.strategy, reset: self.reset });
         self.settle(random, steps);
+    }
+
+    /// A member of librdkafka that leads a group does not learn of new partitions of a topic that only others subscribe
+    /// to, so the group never hands them out.
+    fn all_subscribe(&self, topic: &str) -> bool {
+        let matches = |name: &String| name == "t*" || name == topic;
+        self.members.iter().all(|who| self.subscribed[who].iter().any(matches))
     }
 
     fn change(&mut self, random: &mut Random, steps: &mut Vec<Step>) {
@@ -112,6 +123,9 @@ impl Known {
             }
             42..46 => {
                 let (topic, ..) = self.partition(random);
+                if !self.all_subscribe(&topic) {
+                    return;
+                }
                 let count = self.ends[&topic].len() + 1;
                 self.ends.insert(topic.clone(), [&self.ends[&topic][..], &[0]].concat());
                 steps.push(Step::AddPartitions { topic, count: count as u32 });

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quipu::{
-    Offset, OffsetReset, Position, Receipt, Record, Start, Timestamp, TopicName, TopicPartition,
-};
+use quipu::{Offset, OffsetReset, Position, Receipt, Record, Start, Timestamp, TopicName, TopicPartition};
 
 use super::{Quipu, outcome, refusal};
 use crate::history::{Place, Rec, Reset, Who};
