@@ -80,6 +80,24 @@ pub enum Event {
         /// Why. It names the group or the partitions.
         cause: Error,
     },
+    /// Records were not written, and the sender of some of them has given up the acknowledgement:
+    /// a [`Pending`](crate::Pending) of the batch was dropped or detached. A `Pending` of the same
+    /// batch that was kept returns the cause too, and so does the producer's next
+    /// [`flush`](crate::Producer::flush), which has no more than the first one. One event for each
+    /// batch. A failed sync after the write is [`Poisoned`](Event::Poisoned).
+    #[non_exhaustive]
+    SendFailed {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// The name of the producer, if it has one.
+        producer: Option<Arc<str>>,
+        /// How many records the batch has.
+        records: u32,
+        /// Why.
+        cause: Error,
+    },
     /// A write or sync failed: the partition takes no more appends until it is reopened.
     #[non_exhaustive]
     Poisoned {

@@ -124,6 +124,7 @@ fn kind(event: &Event) -> &'static str {
         Event::TailTruncated(_) => "tail_truncated",
         Event::LossAccepted { .. } => "loss_accepted",
         Event::CommitFailed { .. } => "commit_failed",
+        Event::SendFailed { .. } => "send_failed",
         Event::Poisoned { .. } => "poisoned",
         Event::Panicked { .. } => "panicked",
     }
@@ -158,6 +159,10 @@ fn trace(event: &Event) {
             tracing::warn!(target: "quipu", %topic, %partition, ?ranges, epoch, "loss accepted");
         }
         Event::CommitFailed { cause } => tracing::error!(target: "quipu", %cause, "commit failed"),
+        Event::SendFailed { topic, partition, producer, records, cause } => {
+            tracing::error!(target: "quipu", %topic, %partition, producer = producer.as_deref(), records, %cause,
+                "send failed");
+        }
         Event::Poisoned { topic, partition, cause } => {
             tracing::error!(target: "quipu", %topic, %partition, %cause, "poisoned");
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::core::{Charge, Core};
+use super::failure::Failure;
 use super::outcome::BatchState;
 use crate::config::Compression;
 use crate::format::batch::HEADER_BYTES;
@@ -45,6 +46,16 @@ impl OpenBatch {
 
     pub(super) fn base_timestamp(&self) -> Timestamp {
         self.records.base_timestamp()
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.records.count()
+    }
+
+    /// It is not written: all its records fail with this write.
+    pub(super) fn fail(&self, failure: &Arc<Failure>) {
+        self.state.set_records(self.count());
+        self.state.complete(Err(failure.clone()));
     }
 
     pub(super) fn len(&self) -> usize {

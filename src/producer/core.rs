@@ -74,14 +74,14 @@ impl Core {
         self.waiting.lock().len()
     }
 
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        self.identity.as_ref().map(|identity| identity.name.clone())
+    }
+
     /// The error of a record that the buffer has no room for.
     #[cold]
     pub(super) fn full(&self) -> Error {
-        Error::BufferFull {
-            producer: self.identity.as_ref().map(|identity| identity.name.clone()),
-            used: self.buffered(),
-            limit: self.config.buffer_bytes,
-        }
+        Error::BufferFull { producer: self.name(), used: self.buffered(), limit: self.config.buffer_bytes }
     }
 
     /// Keeps an error for the next flush, if it is the first.

@@ -8,7 +8,8 @@ use super::sink::Sink;
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::log::Appended;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, Rank};
+use crate::stats::Event;
+use crate::sync::{Arc, AtomicBool, AtomicU32, Condvar, Mutex, Ordering, Rank};
 use crate::types::{Receipt, Timestamp};
 
 /// The buffer that a batch is in, for the threads that wait for the batch.
@@ -33,6 +34,8 @@ pub(super) struct BatchState {
     /// so the second of the two writers knows of the first and keeps the error. Read without the
     /// lock only to see that there is nothing left to do.
     given_up: AtomicBool,
+    /// How many records it has. Written before the outcome, and read after that.
+    records: AtomicU32,
 }
 
 type Outcome = std::result::Result<Appended, Arc<Failure>>;
@@ -50,13 +53,19 @@ impl BatchState {
             progress: Mutex::new(Rank::Pending, BatchOutcome::default()),
             completed: Condvar::new(),
             given_up: AtomicBool::new(false),
+            records: AtomicU32::new(1),
         }
     }
 
-    /// Of records that come after a failed write.
+    /// Of a record that comes after a failed write.
     pub(super) fn failed(buffer: Arc<dyn Buffer>, failure: Arc<Failure>) -> Self {
         let outcome = BatchOutcome { outcome: Some(Err(failure)), wakers: Vec::new() };
         BatchState { progress: Mutex::new(Rank::Pending, outcome), ..BatchState::new(buffer) }
+    }
+
+    /// It takes no more records.
+    pub(super) fn set_records(&self, records: u32) {
+        self.records.store(records, Ordering::Relaxed);
     }
 
     /// Wakes all waiting threads. Only the first outcome counts.
@@ -65,10 +74,12 @@ impl BatchState {
         if progress.outcome.is_some() {
             return;
         }
+        let mut lost = None;
         if let Err(failure) = &outcome
             && self.given_up.load(Ordering::Relaxed)
         {
             self.buffer.core().keep_failure(failure);
+            lost = Some(failure.clone());
         }
         progress.outcome = Some(outcome);
         let wakers = std::mem::take(&mut progress.wakers);
@@ -77,6 +88,21 @@ impl BatchState {
         for waker in wakers {
             self.buffer.core().ctx.events.wake(waker);
         }
+        lost.inspect(|failure| self.report_loss(failure));
+    }
+
+    /// Once for a batch: by the second of the threads that write its outcome and that an
+    /// acknowledgement was given up.
+    #[cold]
+    fn report_loss(&self, failure: &Failure) {
+        let (core, sink) = (self.buffer.core(), self.buffer.sink());
+        core.ctx.events.report(&Event::SendFailed {
+            topic: sink.topic().clone(),
+            partition: sink.partition(),
+            producer: core.name(),
+            records: self.records.load(Ordering::Relaxed),
+            cause: failure.error().clone(),
+        });
     }
 
     /// Blocks until the batch is in the log or has failed; another thread may be writing it.
@@ -133,9 +159,11 @@ impl BatchState {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(Err(failure)) = &progress.outcome {
-            self.buffer.core().keep_failure(failure);
-        }
+        let Some(Err(failure)) = &progress.outcome else { return };
+        let failure = failure.clone();
+        self.buffer.core().keep_failure(&failure);
+        drop(progress);
+        self.report_loss(&failure);
     }
 
     #[inline]

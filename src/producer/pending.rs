@@ -23,8 +23,9 @@ use crate::types::{Receipt, Timestamp};
 ///
 /// | from | an error after it was detached or dropped |
 /// |---|---|
-/// | [`Producer`](crate::Producer) | is returned by the producer's next `flush`; the record is written all the same |
+/// | [`Producer`](crate::Producer) | is returned by the producer's next `flush`, and reported as [`SendFailed`](crate::stats::Event::SendFailed); the record is written all the same |
 /// | [`Consumer::commit_async`](crate::Consumer::commit_async), [`Transaction::commit_async`](crate::Transaction::commit_async) | if nothing was committed: goes to the [event listener](crate::BrokerConfig::on_event) as [`CommitFailed`](crate::stats::Event::CommitFailed). If the sync fails later, as [`Poisoned`](crate::stats::Event::Poisoned) |
+/// | [`Broker::close_async`](crate::Broker::close_async) | is lost; the broker is closed all the same |
 ///
 /// If writing the record fails, its partition takes no records until one of the `Pending`s that
 /// failed with it has returned the error, or all of them are gone (see [order after a failed

@@ -40,6 +40,7 @@ mod crash_small_workloads;
 mod delete_offsets;
 mod delete_records;
 mod detached_commits;
+mod detached_sends;
 mod disk_budget;
 mod dump_dir;
 mod erase_stream;

@@ -23,6 +23,7 @@ impl BatchQueue {
     /// Gives the open batch the last place.
     pub(super) fn seal(&mut self, buffer: &Arc<PartitionBuffer>) -> Option<Outgoing> {
         let batch = self.open.take()?;
+        batch.state.set_records(batch.count());
         let ticket = self.first_ticket + self.sealed.len() as u64;
         self.sealed.push_back(Slot { batch: batch.state.clone(), body: Body::Compressing });
         Some(Outgoing { buffer: buffer.clone(), ticket, batch: Some(batch), settled: false })
@@ -170,6 +171,6 @@ fn complete((sealed, open): (VecDeque<Slot>, Option<OpenBatch>), failure: &Arc<F
         slot.batch.complete(Err(failure.clone()));
     }
     if let Some(open) = open {
-        open.state.complete(Err(failure.clone()));
+        open.fail(failure);
     }
 }

@@ -253,7 +253,7 @@ impl PartitionBuffer {
         if let Some(failure) = queue.unreported_failure() {
             drop(guard);
             for batch in batches {
-                batch.state.complete(Err(failure.clone()));
+                batch.fail(&failure);
                 homes.push((batch.state, 0));
             }
             return;
