@@ -9,6 +9,7 @@
 
 mod batch;
 mod buffer;
+mod closing;
 mod config;
 mod core;
 mod destination;

@@ -214,7 +214,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["core"]),
             apart(&["outcome"]),
             apart(&["batch", "pending"]),
-            apart(&["buffer"]),
+            apart(&["buffer", "closing"]),
             apart(&["flush", "staging"]),
             apart(&["outbox"]),
             apart(&["growth"]),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::{fs, thread};
 
-use quipu::testing::{Disk, Op, Survive};
+use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{Broker, BrokerConfig, Durability, Error, ProducerConfig, Record, TopicConfig};
 
 use crate::common::{assert_filled, fill, open, open_dir, send, small, snapshot};
@@ -164,4 +164,70 @@ fn a_broker_that_failed_is_closed_like_any_other() {
     assert!(!again.open_report().recovered.is_empty(), "a partition that failed is read again");
     assert_filled(&again.topic("t").unwrap().partition(0).unwrap(), 5, "all that was acknowledged");
     disk.crash(Survive::Everything);
+}
+
+/// Wakes by sending.
+struct Sending(Mutex<mpsc::Sender<()>>);
+
+impl Wake for Sending {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap().send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_close_that_is_awaited_blocks_no_task() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().on_disk(&disk).unwrap();
+    broker.create_topic("t", TopicConfig::new()).unwrap();
+    broker.producer().send("t", Record::new("v")).unwrap().wait().unwrap();
+    let gate = disk.hold(Op::Sync, 1);
+    let mut closing = pin!(broker.close_async());
+    gate.wait_until_reached();
+    let (woken, is_woken) = mpsc::channel();
+    let waker = Waker::from(Arc::new(Sending(Mutex::new(woken))));
+    let mut cx = Context::from_waker(&waker);
+    assert!(closing.as_mut().poll(&mut cx).is_pending());
+    assert!(matches!(broker.topic("t"), Err(Error::Closed)), "it has begun");
+    gate.release();
+    is_woken.recv().unwrap();
+    assert!(matches!(closing.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
+    let again = open(&disk).unwrap();
+    assert!(again.open_report().clean);
+}
+
+#[test]
+fn a_close_that_nobody_awaits_is_completed() {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().on_disk(&disk).unwrap();
+    broker.create_topic("t", TopicConfig::new()).unwrap();
+    let gate = disk.hold(Op::Sync, 1);
+    drop(broker.close_async());
+    drop(broker);
+    gate.wait_until_reached();
+    gate.release();
+    let again = loop {
+        match open(&disk) {
+            Err(Error::AlreadyOpen { .. }) => thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert!(again.open_report().clean);
+}
+
+#[test]
+fn an_awaited_close_returns_the_error_of_the_close() {
+    let disk = Disk::new();
+    for clock in [None, Some(ManualClock::new())] {
+        let mut config = BrokerConfig::new();
+        if let Some(clock) = clock {
+            config = config.clock(clock);
+        }
+        let broker = config.on_disk(&disk).unwrap();
+        let topic = broker.ensure_topic("t", TopicConfig::new()).unwrap();
+        broker.producer().send(&topic, Record::new("v")).unwrap().wait().unwrap();
+        disk.fail(Op::Sync, 1, std::io::ErrorKind::Other);
+        let error = broker.close_async().wait().unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    }
 }
