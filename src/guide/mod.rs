@@ -1,5 +1,5 @@
 //! Pages for questions that are not about one type: coming from Kafka, async runtimes, shutting
-//! down, full disks, backups, platforms.
+//! down, full disks, backups, platforms, small durable values.
 
 #[doc = include_str!("kafka.md")]
 pub mod kafka {}
@@ -18,6 +18,9 @@ pub mod backup {}
 
 #[doc = include_str!("platforms.md")]
 pub mod platforms {}
+
+#[doc = include_str!("small_state.md")]
+pub mod small_state {}
 
 #[cfg(test)]
 mod tests {
