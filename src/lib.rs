@@ -108,7 +108,7 @@ pub use config::{
 };
 pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
-    GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent, ResetTo,
+    GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent,
 };
 #[cfg(feature = "serde")]
 pub use edges::{Codec, Json, Typed};

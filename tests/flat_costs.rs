@@ -126,7 +126,7 @@ fn groups_of_other_topics_cost_a_change_of_a_topic_nothing() {
 
 #[test]
 fn a_topic_that_a_groups_pattern_matches_costs_the_same_beside_few_others_and_beside_many() {
-    for reset in [OffsetReset::Earliest, OffsetReset::Latest] {
+    for reset in [OffsetReset::Beginning, OffsetReset::End] {
         let (mut created, mut grown, mut polled) = (Vec::new(), Vec::new(), Vec::new());
         let (mut operations, mut pairs) = (Vec::new(), Vec::new());
         for size in SIZES {

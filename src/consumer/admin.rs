@@ -125,24 +125,6 @@ pub struct GroupPartition {
     pub lag: u64,
 }
 
-/// Where a group is to be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ResetTo {
-    /// A place in each partition.
-    Start(Start),
-    /// This many offsets after the committed one, or before it if negative. Where nothing is
-    /// committed it counts from the offset at which the group has started, or else from the log
-    /// start.
-    Shift(i64),
-}
-
-impl From<Start> for ResetTo {
-    fn from(start: Start) -> Self {
-        ResetTo::Start(start)
-    }
-}
-
 impl Group {
     /// Its name.
     pub fn name(&self) -> &GroupId {
@@ -248,32 +230,73 @@ impl Group {
         Ok(offsets.committed(&self.group.name, &state.id, partition.into()).map(CommittedOffset::from))
     }
 
-    /// Sets the group to other offsets in all partitions of a topic, and returns the positions. An
+    /// Sets the group to the same place in all partitions of a topic, and returns the positions. An
     /// offset outside the log is moved to its nearer end. [`Start::Time`] without such a record
     /// means the end.
+    ///
+    /// Kafka's `kafka-consumer-groups --reset-offsets`.
     ///
     /// # Errors
     /// [`GroupNotEmpty`](Error::GroupNotEmpty): only a group without members can be set, and not
     /// while a transaction commits offsets of it; [`UnknownTopic`](Error::UnknownTopic),
     /// [`Closed`](Error::Closed), or an I/O error: then nothing is changed.
-    pub fn reset(&self, topic: &str, to: impl Into<ResetTo>) -> Result<Vec<Position>> {
+    pub fn reset(&self, topic: &str, to: impl Into<Start>) -> Result<Vec<Position>> {
+        let to = to.into();
+        self.set(topic, |log, _| start_offset(log, to))
+    }
+
+    /// Moves the group by this many offsets in each partition of a topic, back if negative, and
+    /// returns the positions. It counts from the committed offset; where nothing is committed, from
+    /// the offset at which the group has started, or else from the log start. It goes no further
+    /// than to the ends of the log.
+    ///
+    /// Kafka's `kafka-consumer-groups --reset-offsets --shift-by`.
+    ///
+    /// # Errors
+    /// As [`reset`](Group::reset).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+    /// let mut consumer = broker.consumer("billing").subscribe("orders")?;
+    /// let records = consumer.poll(Duration::from_millis(200))?;
+    /// consumer.commit(&records)?; // of three records
+    /// consumer.close()?;
+    ///
+    /// let group = broker.group("billing")?;
+    /// assert_eq!(group.shift("orders", -2)?[0].offset, 1);
+    /// assert_eq!(group.lag()?, 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn shift(&self, topic: &str, by: i64) -> Result<Vec<Position>> {
+        self.set(topic, |log, next| {
+            let from = next.unwrap_or_else(|| log.log_start());
+            Ok(Offset::new(from.get().saturating_add_signed(by)))
+        })
+    }
+
+    /// Commits in each partition of a topic the offset that `wanted` returns for its log and the
+    /// offset from which the group would continue.
+    fn set(
+        &self,
+        topic: &str,
+        wanted: impl Fn(&Arc<Log>, Option<Offset>) -> Result<Offset>,
+    ) -> Result<Vec<Position>> {
         let coordinator = self.broker.coordinator();
         coordinator.offsets().open(&*self.broker)?;
-        let (to, state) = (to.into(), self.broker.topic_state(topic)?);
+        let state = self.broker.topic_state(topic)?;
         let (mut changes, mut positions) = (Vec::new(), Vec::new());
         let at = self.broker.ctx.clock.now();
         // Held to the end, so that no member joins in between.
         let membership = self.group.lock_empty()?;
         for log in state.logs().iter() {
             let epoch = log.epoch();
-            let wanted = match to {
-                ResetTo::Start(start) => start_offset(log, start)?,
-                ResetTo::Shift(by) => {
-                    let next = coordinator.offsets().next(&self.group.name, &state.id, log.partition());
-                    let from = next.map_or(log.log_start(), |(offset, _)| offset);
-                    Offset::new(from.get().saturating_add_signed(by))
-                }
-            };
+            let next = coordinator.offsets().next(&self.group.name, &state.id, log.partition());
+            let wanted = wanted(log, next.map(|(offset, _)| offset))?;
             let offset = wanted.min(log.visible_end()).max(log.log_start());
             let committed = StoredOffset { offset, epoch, at, metadata: Arc::from("") };
             changes.push(OffsetChange::Commit(state.id, log.partition(), committed));

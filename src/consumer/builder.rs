@@ -72,7 +72,7 @@ pub struct ConsumerBuilder {
 
 impl ConsumerBuilder {
     /// Where to start in a partition without a committed offset, and where to continue when the
-    /// next offset is not in the log. Default: [`OffsetReset::Earliest`], unlike Kafka's.
+    /// next offset is not in the log. Default: [`OffsetReset::Beginning`], unlike Kafka's.
     ///
     /// The group's first poll of a partition stores where it starts there, as durably as a commit
     /// and as the records of the topic. Until the group commits, a [rewind](Consumer::rewind) and

@@ -251,7 +251,7 @@ impl Session {
 
     /// Whether the policy passes over records of a partition in which nothing is committed.
     fn skips(&self) -> bool {
-        matches!(self.reset, OffsetReset::Latest | OffsetReset::Fail)
+        matches!(self.reset, OffsetReset::End | OffsetReset::Fail)
     }
 
     /// Takes the steps that the group asks for, until there are none.
@@ -374,7 +374,7 @@ impl Session {
             return Assigned::new(log, beginning, epoch);
         }
         match self.reset {
-            OffsetReset::Latest => {
+            OffsetReset::End => {
                 let end = log.visible_end();
                 Assigned::new(log, end, epoch)
             }

@@ -21,7 +21,7 @@ mod offsets;
 mod rebalance;
 mod settings;
 
-pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition, ResetTo};
+pub use self::admin::{Group, GroupDescription, GroupMember, GroupPartition};
 pub use self::builder::ConsumerBuilder;
 pub use self::commit::CommittedOffset;
 pub use self::handle::{Consumer, ConsumerHandle};

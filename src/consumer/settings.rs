@@ -15,7 +15,7 @@ use crate::reader::OffsetReset;
 /// # broker.create_topic("orders", TopicConfig::new())?;
 /// let billing = broker.consumer("billing").max_records(500).subscribe("orders")?;
 /// assert_eq!((billing.max_records(), billing.subscription()), (500, vec!["orders"]));
-/// assert_eq!(billing.offset_reset(), OffsetReset::Earliest);
+/// assert_eq!(billing.offset_reset(), OffsetReset::Beginning);
 /// # Ok(()) }
 /// ```
 impl Consumer {

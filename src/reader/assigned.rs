@@ -345,8 +345,8 @@ fn target(log: &Log, policy: OffsetReset, nearest: Offset) -> Option<(Offset, u3
     // The epoch first: if the log is truncated after this, the next look sees another one.
     let (epoch, start, end) = (log.epoch(), log.log_start(), log.visible_end());
     let to = match policy {
-        OffsetReset::Earliest => start,
-        OffsetReset::Latest => end,
+        OffsetReset::Beginning => start,
+        OffsetReset::End => end,
         OffsetReset::Nearest => nearest.min(end).max(start),
         OffsetReset::Fail => return None,
     };

@@ -183,7 +183,7 @@ impl Reader {
 
     /// The policy for a next offset that is not in the log.
     ///
-    /// Default: [`OffsetReset::Earliest`].
+    /// Default: [`OffsetReset::Beginning`].
     #[must_use]
     pub fn offset_reset(mut self, reset: OffsetReset) -> Self {
         self.fetcher.limits_mut().reset = reset;

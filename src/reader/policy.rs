@@ -6,15 +6,18 @@
 /// Every such step is reported by [`Records::skipped`](crate::Records::skipped), also when no
 /// record comes with it. A seek in the meantime makes it void.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(alias = "auto.offset.reset")]
 #[non_exhaustive]
 pub enum OffsetReset {
-    /// At the log start. The default, unlike Kafka's, which is `latest` and so loses the records
-    /// that a slow reader has not seen.
+    /// At the log start: Kafka's `earliest`. The default, unlike Kafka's, which is `latest` and so
+    /// loses the records that a slow reader has not seen.
     #[default]
-    Earliest,
-    /// At the visible end: only records that come later. Partitions that are added to a topic are
-    /// read from their beginning nevertheless.
-    Latest,
+    #[doc(alias = "earliest")]
+    Beginning,
+    /// At the visible end: only records that come later. Kafka's `latest`. Partitions that are added
+    /// to a topic are read from their beginning nevertheless.
+    #[doc(alias = "latest")]
+    End,
     /// At the nearest offset that is in the log: its start when retention has passed the position,
     /// its end when the position lies after it, the end of the common history when the log was
     /// truncated. No record that is still there is left out.

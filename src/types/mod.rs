@@ -270,9 +270,11 @@ impl fmt::Display for Receipt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the oldest record that is still there (the log start).
+    /// At the oldest record that is still there (the log start). Kafka's `earliest`.
+    #[doc(alias = "earliest")]
     Beginning,
-    /// After the newest visible record: only records that come later.
+    /// After the newest visible record: only records that come later. Kafka's `latest`.
+    #[doc(alias = "latest")]
     End,
     /// At this offset; in a gap, at the next record after it.
     At(Offset),

@@ -129,9 +129,9 @@ fn without_a_committed_offset_the_policy_decides() {
         broker.consumer(group).offset_reset(reset).assign(&partitions[..1]).unwrap()
     };
     for (group, reset, records) in [
-        ("earliest", OffsetReset::Earliest, 3),
+        ("earliest", OffsetReset::Beginning, 3),
         ("nearest", OffsetReset::Nearest, 3),
-        ("latest", OffsetReset::Latest, 0),
+        ("latest", OffsetReset::End, 0),
     ] {
         assert_eq!(with(group, reset).poll(NOW).unwrap().len(), records, "{group}");
     }

@@ -131,7 +131,7 @@ fn a_waiting_reader_of_each_kind_is_woken_by_the_next_record() {
     let stream = topic.stream("k").unwrap();
     let mut reader = broker.reader(["t"], Start::Beginning).unwrap();
     let mut member = broker.consumer("g").subscribe(["t"]).unwrap();
-    let latest = broker.consumer("h").offset_reset(OffsetReset::Latest);
+    let latest = broker.consumer("h").offset_reset(OffsetReset::End);
     let mut assigned = latest.assign(&topic.partitions()).unwrap();
     let mut events = stream.reader(Version::ZERO).unwrap();
     let woken = Arc::new(Woken(thread::current(), AtomicUsize::new(0)));

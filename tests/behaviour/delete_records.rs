@@ -150,7 +150,7 @@ fn a_reader_before_the_start_follows_its_policy() {
     let disk = Disk::new();
     let (broker, t) = with(&disk, 15);
     let mut readers: Vec<_> =
-        [OffsetReset::Earliest, OffsetReset::Nearest, OffsetReset::Latest, OffsetReset::Fail]
+        [OffsetReset::Beginning, OffsetReset::Nearest, OffsetReset::End, OffsetReset::Fail]
             .map(|policy| broker.reader(["t"], at(3)).unwrap().offset_reset(policy))
             .into_iter()
             .collect();

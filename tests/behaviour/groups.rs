@@ -12,7 +12,7 @@ use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Assignor, AssignorMember, AssignorTopic, Broker, BrokerConfig, Consumer, ConsumerBuilder, Durability,
     Error, Offset, OffsetReset, Offsets, Outcome, Partition, Position, RangeAssignor, RebalanceEvent, Record,
-    RejectReason, ResetTo, SkipReason, Start, Timestamp, TopicConfig, TopicPartition,
+    RejectReason, SkipReason, Start, Timestamp, TopicConfig, TopicPartition,
 };
 
 use crate::common::{open, send};
@@ -706,20 +706,21 @@ fn the_owner_may_commit_backwards_and_an_empty_group_can_be_reset() {
     assert!(matches!(group.reset("t", Start::Beginning), Err(Error::GroupNotEmpty { .. })));
     assert!(matches!(group.delete(), Err(Error::GroupNotEmpty { .. })));
     a.close().unwrap();
-    let offset = |to: ResetTo| group.reset("t", to).unwrap()[0].offset.get();
-    assert_eq!(offset(Start::Beginning.into()), 0);
-    assert_eq!(offset(ResetTo::Shift(4)), 4);
-    assert_eq!(offset(ResetTo::Shift(-1)), 3);
-    assert_eq!(offset(ResetTo::Shift(-10)), 0, "no further than to the log start");
-    assert_eq!(offset(Start::End.into()), 10);
-    assert_eq!(offset(ResetTo::Shift(10)), 10, "no further than to the end");
-    assert_eq!(offset(Start::At(Offset::new(7)).into()), 7);
-    assert_eq!(offset(Start::At(Offset::new(11)).into()), 10);
-    assert_eq!(offset(ResetTo::Shift(i64::MIN)), 0);
-    assert_eq!(offset(ResetTo::Shift(i64::MAX)), 10);
+    let reset = |to: Start| group.reset("t", to).unwrap()[0].offset.get();
+    let shift = |by: i64| group.shift("t", by).unwrap()[0].offset.get();
+    assert_eq!(reset(Start::Beginning), 0);
+    assert_eq!(shift(4), 4);
+    assert_eq!(shift(-1), 3);
+    assert_eq!(shift(-10), 0, "no further than to the log start");
+    assert_eq!(reset(Start::End), 10);
+    assert_eq!(shift(10), 10, "no further than to the end");
+    assert_eq!(reset(Start::At(Offset::new(7))), 7);
+    assert_eq!(reset(Start::At(Offset::new(11))), 10);
+    assert_eq!(shift(i64::MIN), 0);
+    assert_eq!(shift(i64::MAX), 10);
     let time = partition(&broker, "t", 0).read(Start::At(Offset::new(5)), 1).unwrap();
     let time = time.iter().next().unwrap().timestamp();
-    assert_eq!(offset(Start::Time(time).into()), 0, "all have the same time here");
+    assert_eq!(reset(Start::Time(time)), 0, "all have the same time here");
     assert_eq!(group.lag().unwrap(), 10);
     group.delete().unwrap();
     assert_eq!(group.committed("t", 0).unwrap(), None);
@@ -731,7 +732,7 @@ fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing()
     let (broker, _) = broker();
     topic(&broker, "t", 2);
     fill(&broker, "t", 10);
-    let mut a = broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(["t"]).unwrap();
+    let mut a = broker.consumer("g").offset_reset(OffsetReset::End).subscribe(["t"]).unwrap();
     assert!(a.poll(NOW).unwrap().is_empty());
     fill(&broker, "t", 10);
     let mut position = a.position("t", 1).unwrap();
@@ -739,15 +740,14 @@ fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing()
     a.commit(Offsets::new().next(&position)).unwrap();
     a.close().unwrap();
     let group = broker.group("g").unwrap();
-    let offsets = |by: i64| -> Vec<u64> {
-        group.reset("t", ResetTo::Shift(by)).unwrap().iter().map(|at| at.offset.get()).collect()
-    };
+    let offsets =
+        |by: i64| -> Vec<u64> { group.shift("t", by).unwrap().iter().map(|at| at.offset.get()).collect() };
     assert_eq!(offsets(-3), [7, 9]);
     assert_eq!(offsets(5), [12, 14], "from the commits that the reset has made");
     // Without a start it counts from the log start.
     topic(&broker, "u", 1);
     fill(&broker, "u", 10);
-    assert_eq!(group.reset("u", ResetTo::Shift(4)).unwrap()[0].offset, 4);
+    assert_eq!(group.shift("u", 4).unwrap()[0].offset, 4);
 }
 
 #[test]
@@ -977,9 +977,9 @@ fn without_a_committed_offset_the_reset_policy_decides() {
         let mut a = broker.consumer(group).offset_reset(reset).subscribe(["t"]).unwrap();
         a.poll(NOW).map(|records| records.len())
     };
-    assert_eq!(first("earliest", OffsetReset::Earliest).unwrap(), 4);
+    assert_eq!(first("earliest", OffsetReset::Beginning).unwrap(), 4);
     assert_eq!(first("nearest", OffsetReset::Nearest).unwrap(), 4);
-    assert_eq!(first("latest", OffsetReset::Latest).unwrap(), 0);
+    assert_eq!(first("latest", OffsetReset::End).unwrap(), 0);
     match first("fail", OffsetReset::Fail) {
         Err(Error::NoCommittedOffset { partitions, .. }) => {
             assert_eq!(
@@ -999,7 +999,7 @@ fn without_a_committed_offset_the_reset_policy_decides() {
 #[test]
 fn partitions_added_after_the_group_subscribed_are_read_from_their_beginning() {
     let disk = Disk::new();
-    for reset in [OffsetReset::Latest, OffsetReset::Fail] {
+    for reset in [OffsetReset::End, OffsetReset::Fail] {
         let name = format!("t-{reset:?}");
         let broker = open(&disk).unwrap();
         topic(&broker, &name, 1);
@@ -1034,7 +1034,7 @@ fn partitions_added_after_the_group_subscribed_are_read_from_their_beginning() {
 
 /// A consumer that gets only partitions new to its group, after its first poll.
 fn latest(broker: &Broker, topics: &str) -> Consumer {
-    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe([topics]).unwrap()
+    broker.consumer("g").offset_reset(OffsetReset::End).subscribe([topics]).unwrap()
 }
 
 #[test]
@@ -1369,9 +1369,9 @@ fn passed() -> (Broker, ManualClock) {
 #[test]
 fn a_group_passed_by_retention_follows_its_reset_policy_and_gets_a_report() {
     for (reset, to, left) in [
-        (OffsetReset::Earliest, 3, vec!["1-3", "1-4"]),
+        (OffsetReset::Beginning, 3, vec!["1-3", "1-4"]),
         (OffsetReset::Nearest, 3, vec!["1-3", "1-4"]),
-        (OffsetReset::Latest, 5, vec![]),
+        (OffsetReset::End, 5, vec![]),
     ] {
         let (broker, _) = passed();
         let second = partition(&broker, "t", 1);

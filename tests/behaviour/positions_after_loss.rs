@@ -49,8 +49,11 @@ fn a_position_with_an_epoch_later_than_the_logs_is_not_trusted() {
     // Nothing comes before the first offset, so nothing can differ.
     assert_eq!(read(&broker, "t/0@0#7", OffsetReset::Fail).unwrap(), (vec![0, 1, 2, 3, 4], vec![]));
     // The policy decides, and the range is reported.
-    assert_eq!(read(&broker, "t/0@3#7", OffsetReset::Earliest).unwrap(), (vec![0, 1, 2, 3, 4], vec![(3, 0)]));
-    assert_eq!(read(&broker, "t/0@3#7", OffsetReset::Latest).unwrap(), (vec![], vec![(3, 5)]));
+    assert_eq!(
+        read(&broker, "t/0@3#7", OffsetReset::Beginning).unwrap(),
+        (vec![0, 1, 2, 3, 4], vec![(3, 0)])
+    );
+    assert_eq!(read(&broker, "t/0@3#7", OffsetReset::End).unwrap(), (vec![], vec![(3, 5)]));
     assert_eq!(read(&broker, "t/0@3#7", OffsetReset::Nearest).unwrap(), (vec![3, 4], vec![(3, 3)]));
     assert_eq!(read(&broker, "t/0@9#7", OffsetReset::Nearest).unwrap(), (vec![], vec![(9, 5)]));
 }

@@ -721,8 +721,7 @@ fn a_position_beyond_a_truncation_never_reads_another_record() {
             let error = reader.poll(Duration::ZERO).unwrap_err();
             assert!(matches!(&error, Error::Truncated { to, .. } if *to == 6), "{beyond}: {error}");
         }
-        for (reset, to) in [(OffsetReset::Nearest, 6), (OffsetReset::Earliest, 0), (OffsetReset::Latest, 14)]
-        {
+        for (reset, to) in [(OffsetReset::Nearest, 6), (OffsetReset::Beginning, 0), (OffsetReset::End, 14)] {
             let mut reader = broker.reader_at(&[old(beyond)]).unwrap().offset_reset(reset);
             let records = reader.poll(Duration::ZERO).unwrap();
             let skipped = &records.skipped()[0];

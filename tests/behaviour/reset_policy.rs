@@ -35,7 +35,7 @@ fn at(offset: u64, of: &Position) -> Position {
 fn out_of_range_follows_the_policy_and_is_reported() {
     let (broker, _topic) = with_five_records();
     for (policy, to, records) in
-        [(OffsetReset::default(), 0, 5), (OffsetReset::Latest, 5, 0), (OffsetReset::Nearest, 5, 0)]
+        [(OffsetReset::default(), 0, 5), (OffsetReset::End, 5, 0), (OffsetReset::Nearest, 5, 0)]
     {
         let mut reader = broker.reader(["t"], Start::At(Offset::new(9))).unwrap().offset_reset(policy);
         // At once, although there may be no record: something has happened.
@@ -54,7 +54,7 @@ fn out_of_range_follows_the_policy_and_is_reported() {
 #[test]
 fn before_the_log_start_each_policy_goes_to_its_end_of_the_log() {
     for (policy, to, records) in
-        [(OffsetReset::Earliest, 3, 2), (OffsetReset::Latest, 5, 0), (OffsetReset::Nearest, 3, 2)]
+        [(OffsetReset::Beginning, 3, 2), (OffsetReset::End, 5, 0), (OffsetReset::Nearest, 3, 2)]
     {
         let (broker, topic) = with_five_records();
         let mut reader = broker.reader(["t"], Start::At(Offset::new(1))).unwrap().offset_reset(policy);
@@ -112,7 +112,7 @@ fn a_seek_discards_an_earlier_error() {
 #[test]
 fn a_reader_starts_at_its_start_position_under_every_policy() {
     let (broker, _topic) = with_five_records();
-    for policy in [OffsetReset::Earliest, OffsetReset::Latest, OffsetReset::Nearest, OffsetReset::Fail] {
+    for policy in [OffsetReset::Beginning, OffsetReset::End, OffsetReset::Nearest, OffsetReset::Fail] {
         for (start, records) in [(Start::Beginning, 5), (Start::End, 0), (Start::At(Offset::new(2)), 3)] {
             let polled = broker.reader(["t"], start).unwrap().offset_reset(policy).poll(NOW).unwrap();
             assert_eq!((polled.len(), polled.skipped()), (records, &[][..]));
@@ -137,7 +137,7 @@ fn truncated_and_grown() -> (Broker, Position) {
 
 #[test]
 fn a_truncated_position_never_reads_another_record() {
-    for (policy, to) in [(OffsetReset::Earliest, 0), (OffsetReset::Nearest, 5), (OffsetReset::Latest, 10)] {
+    for (policy, to) in [(OffsetReset::Beginning, 0), (OffsetReset::Nearest, 5), (OffsetReset::End, 10)] {
         let (broker, before) = truncated_and_grown();
         let mut reader = broker.reader_at(&[before]).unwrap().offset_reset(policy);
         let polled = reader.poll(NOW).unwrap();

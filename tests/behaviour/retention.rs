@@ -501,7 +501,7 @@ fn a_held_group_without_a_commit_holds_from_where_it_has_started() {
     append(&broker, &t, 15);
     assert_eq!(start(&broker, &t), 0, "it has not started");
     let latest = |broker: &Broker| {
-        broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe([t.topic().as_str()]).unwrap()
+        broker.consumer("g").offset_reset(OffsetReset::End).subscribe([t.topic().as_str()]).unwrap()
     };
     let mut consumer = latest(&broker);
     assert!(consumer.poll(Duration::ZERO).unwrap().is_empty());

@@ -239,7 +239,7 @@ fn a_reader_beyond_the_truncation_gets_a_report_and_follows_its_policy() {
     ];
     for (act, at, expected) in cases {
         for (policy, to) in
-            [OffsetReset::Earliest, OffsetReset::Nearest, OffsetReset::Latest].into_iter().zip(expected)
+            [OffsetReset::Beginning, OffsetReset::Nearest, OffsetReset::End].into_iter().zip(expected)
         {
             let disk = Disk::new();
             let (broker, partition) = filled(&disk, 20);

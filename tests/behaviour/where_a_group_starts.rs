@@ -32,7 +32,7 @@ fn append(broker: &Broker, values: &[&str]) {
 }
 
 fn latest(broker: &Broker) -> Consumer {
-    broker.consumer("g").offset_reset(OffsetReset::Latest).subscribe(["t"]).unwrap()
+    broker.consumer("g").offset_reset(OffsetReset::End).subscribe(["t"]).unwrap()
 }
 
 fn polled(consumer: &mut Consumer) -> Vec<String> {
@@ -58,7 +58,7 @@ fn a_rewind_under_latest_before_the_first_commit_goes_back_to_the_start() {
 
 #[test]
 fn a_member_after_one_that_never_committed_starts_where_that_one_did() {
-    for reset in [OffsetReset::Latest, OffsetReset::Fail, OffsetReset::Earliest] {
+    for reset in [OffsetReset::End, OffsetReset::Fail, OffsetReset::Beginning] {
         let disk = Disk::new();
         let broker = open(&disk);
         append(&broker, &["old"]);
@@ -84,7 +84,7 @@ fn a_member_after_one_that_never_committed_starts_where_that_one_did() {
 fn a_consumer_with_assigned_partitions_stores_where_its_group_starts_too() {
     let broker = open(&Disk::new());
     append(&broker, &["old"]);
-    let assign = || broker.consumer("g").offset_reset(OffsetReset::Latest).assign(&[topic(&broker)]).unwrap();
+    let assign = || broker.consumer("g").offset_reset(OffsetReset::End).assign(&[topic(&broker)]).unwrap();
     let mut first = assign();
     assert!(polled(&mut first).is_empty());
     append(&broker, &["1"]);
@@ -92,8 +92,7 @@ fn a_consumer_with_assigned_partitions_stores_where_its_group_starts_too() {
     assert_eq!(polled(&mut assign()), ["1"]);
     // But not if the group has members: then it may not commit either.
     let _member = broker.consumer("h").subscribe(["t"]).unwrap();
-    let mut stranger =
-        broker.consumer("h").offset_reset(OffsetReset::Latest).assign(&[topic(&broker)]).unwrap();
+    let mut stranger = broker.consumer("h").offset_reset(OffsetReset::End).assign(&[topic(&broker)]).unwrap();
     assert!(polled(&mut stranger).is_empty());
     append(&broker, &["2"]);
     assert_eq!(polled(&mut stranger), ["2"]);
@@ -212,8 +211,7 @@ fn a_group_starts_where_its_first_member_seeks_before_its_first_poll() {
 /// The policy moves the position before the first records are delivered: that is the start.
 #[test]
 fn a_seek_to_an_offset_that_is_not_in_the_log_starts_where_the_policy_continues() {
-    for (reset, expected) in [(OffsetReset::Earliest, 0), (OffsetReset::Nearest, 2), (OffsetReset::Latest, 2)]
-    {
+    for (reset, expected) in [(OffsetReset::Beginning, 0), (OffsetReset::Nearest, 2), (OffsetReset::End, 2)] {
         let broker = open(&Disk::new());
         append(&broker, &["0", "1"]);
         let mut consumer = broker.consumer("g").offset_reset(reset).subscribe(["t"]).unwrap();
@@ -229,7 +227,7 @@ fn a_seek_to_an_offset_that_is_not_in_the_log_starts_where_the_policy_continues(
 /// The poll that cannot store it delivers nothing, unless the policy skips nothing without it.
 #[test]
 fn a_start_that_cannot_be_stored_keeps_records_from_being_skipped() {
-    for (reset, is_told) in [(OffsetReset::Latest, true), (OffsetReset::Earliest, false)] {
+    for (reset, is_told) in [(OffsetReset::End, true), (OffsetReset::Beginning, false)] {
         let disk = Disk::new();
         let broker = open(&disk);
         append(&broker, &["0"]);

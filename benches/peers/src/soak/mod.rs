@@ -189,7 +189,7 @@ impl Load {
 /// loses what is deleted before it comes there, and continues at the first record that is left.
 fn read_slowly(broker: &Broker, events: &Partition, stop: &AtomicBool, lag: &AtomicU64) {
     let reader = broker.reader(&["events"], Start::Beginning).unwrap();
-    let mut reader = reader.offset_reset(OffsetReset::Earliest).max_bytes(64 << 10);
+    let mut reader = reader.offset_reset(OffsetReset::Beginning).max_bytes(64 << 10);
     while !stop.load(Ordering::Acquire) {
         let records = reader.poll(Duration::from_millis(100)).unwrap();
         std::thread::sleep(PAUSE);

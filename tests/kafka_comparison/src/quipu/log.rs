@@ -167,8 +167,8 @@ impl Quipu {
 
 pub(super) fn offset_reset(reset: Reset) -> OffsetReset {
     match reset {
-        Reset::Earliest => OffsetReset::Earliest,
-        Reset::Latest => OffsetReset::Latest,
+        Reset::Earliest => OffsetReset::Beginning,
+        Reset::Latest => OffsetReset::End,
         Reset::Fail => OffsetReset::Fail,
     }
 }
