@@ -106,7 +106,7 @@ impl BatchHeader {
     fn check(&self) -> Result<(), (u64, &'static str)> {
         let records_len = u64::from(self.body_len).checked_sub(self.table_bytes());
         let offsets = u64::from(self.last_offset_delta) + 1;
-        if self.last_offset_delta == u32::MAX || self.base_offset.get().checked_add(offsets).is_none() {
+        if offsets > MAX_OFFSETS || self.base_offset.get().checked_add(offsets).is_none() {
             Err((16, "last offset"))
         } else if u64::from(self.count) > offsets {
             Err((20, "record count"))
@@ -421,6 +421,8 @@ const ATTRIBUTES_AT: usize = 60;
 const TABLE_MAX: u8 = 15;
 /// Bytes of a record without key, value and headers.
 const SHORTEST_RECORD: u64 = 2;
+/// A batch owns as many offsets as it had records when it was appended.
+const MAX_OFFSETS: u64 = MAX_UNCOMPRESSED as u64 / SHORTEST_RECORD;
 /// How many bytes a search looks at in one step.
 const BLOCK: usize = 64;
 

@@ -102,7 +102,7 @@ fn implausible_headers_are_refused_even_with_a_crc_that_fits() {
     assert!(decode_header(&signed(good), seed()).is_ok());
     let cases: [(usize, &[u8], &str); 16] = [
         (0, b"QBAU", "batch magic"),
-        (16, &u32::MAX.to_le_bytes(), "last offset"),
+        (16, &(1u32 << 25).to_le_bytes(), "last offset"),
         (8, &(u64::MAX - 9).to_le_bytes(), "last offset"),
         (20, &11u32.to_le_bytes(), "record count"),
         (59, &[16], "position table"),
@@ -149,10 +149,10 @@ fn an_incompatible_feature_is_no_damage_and_a_compatible_one_is_ignored() {
 #[test]
 fn the_extremes_are_plausible() {
     let header = BatchHeader {
-        base_offset: Offset::new(u64::MAX - u64::from(u32::MAX)),
-        last_offset_delta: u32::MAX - 1,
+        base_offset: Offset::new(u64::MAX - (1 << 25)),
+        last_offset_delta: (1 << 25) - 1,
         count: 1,
-        synced_upto: Offset::new(u64::MAX - u64::from(u32::MAX)),
+        synced_upto: Offset::new(u64::MAX - (1 << 25)),
         uncompressed_len: MAX_UNCOMPRESSED,
         codec: u8::MAX,
         attributes: Attributes::default().with_extra(Extra::DeleteHorizon),

@@ -29,14 +29,34 @@ pub(crate) struct RecordCounts {
 pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<KeyCount> {
     let mut counts: Vec<KeyCount> = Vec::new();
     let mut last: Option<&[u8]> = None;
+    let mut merge_at = MERGE_AT;
     for key in body::RawRecords::new(body, records).map_while(std::result::Result::ok).filter_map(|r| r.key) {
         match counts.last_mut() {
             // The events of one append belong to one stream.
             Some(count) if last == Some(key) => count.records += 1,
-            _ => counts.push(KeyCount { hash: hasher.hash(key), records: 1 }),
+            _ => {
+                if counts.len() == merge_at {
+                    merge(&mut counts);
+                    merge_at = MERGE_AT.max(counts.len() * 2);
+                }
+                counts.push(KeyCount { hash: hasher.hash(key), records: 1 });
+            }
         }
         last = Some(key);
     }
+    merge(&mut counts);
+    if counts.capacity() > MERGE_AT {
+        counts.shrink_to_fit();
+    }
+    counts
+}
+
+/// Equal keys are merged when there are so many entries: few keys that alternate over millions of
+/// records take no more memory than so many, and different ones no more than twice their own.
+const MERGE_AT: usize = 4_096;
+
+/// Sorts the entries, and makes one of those of the same key.
+fn merge(counts: &mut Vec<KeyCount>) {
     counts.sort_unstable_by_key(|count| count.hash);
     counts.dedup_by(|next, kept| {
         let same = next.hash == kept.hash;
@@ -45,7 +65,6 @@ pub(crate) fn count_keys(hasher: &KeyHasher, body: &[u8], records: u32) -> Vec<K
         }
         same
     });
-    counts
 }
 
 /// The keys of a part of a segment, in memory.
