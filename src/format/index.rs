@@ -98,7 +98,7 @@ impl IndexFile {
     }
 
     /// Returns the byte of the file and the name of the first value that is wrong.
-    fn check(&self) -> Result<(), (u64, &'static str)> {
+    pub(crate) fn check(&self) -> Result<(), (u64, &'static str)> {
         if self.end_offset < self.base_offset {
             return Err((68, "end offset"));
         }

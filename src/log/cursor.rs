@@ -6,7 +6,9 @@ use crate::engine::{corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, check_body};
 use crate::segment::batch::Batch;
-use crate::segment::{FIRST_BATCH, HeaderError, Purpose, Segment, Source, find_batch_in, read_records};
+use crate::segment::{
+    FIRST_BATCH, HeaderError, Purpose, Segment, Source, find_batch_in, misfit, read_records,
+};
 use crate::sync::{Arc, Ordering};
 use crate::types::Offset;
 
@@ -311,7 +313,7 @@ impl Cursor {
                 window.forget_up_to(place.segment.size());
                 place.seen = visible;
             }
-            let looked = self.read_header(&mut place);
+            let looked = self.read_header(&mut place, visible);
             self.place = Some(place);
             match looked? {
                 Looked::Here(header) => return Ok(Some(header)),
@@ -322,7 +324,7 @@ impl Cursor {
 
     /// Reads and checks the header at `place`. Steps over a batch that ends before the cursor
     /// without reading it.
-    fn read_header(&self, place: &mut CursorPlace) -> Result<Looked> {
+    fn read_header(&self, place: &mut CursorPlace, visible: Offset) -> Result<Looked> {
         let ctx = self.log.ctx();
         let seed = self.log.seed();
         let position = place.position;
@@ -342,9 +344,12 @@ impl Cursor {
                 return Err(self.damaged(place, malformed(ctx, &place.segment.path, position, &m)));
             }
         };
-        if header.log_epoch < place.segment.epoch || header.base_offset < place.segment.base {
-            let what = "the batch is of another epoch or segment";
-            return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, what)));
+        // A batch becomes visible as a whole: a cursor after one that goes on would be outside of the log.
+        let visible = if header.base_offset < visible { visible } else { Offset::MAX };
+        let end = place.segment.end().unwrap_or(Offset::MAX).min(visible);
+        // The log stores its epoch before it appends in it.
+        if let Some(what) = misfit(&place.segment, &header, end, self.log.epoch()) {
+            return Err(self.damaged(place, corrupt(ctx, &place.segment.path, position, &what)));
         }
         if header.end_offset() <= self.next {
             place.position += header.stored_bytes();

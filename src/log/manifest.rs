@@ -205,7 +205,15 @@ fn compacted_and_dirty(manifest: &Manifest) -> (u64, u64) {
 }
 
 /// Writes a manifest over the one at `path`.
+///
+/// # Errors
+/// `Corrupt` if the next opening would refuse it, because the files that it is made from contradict
+/// each other. Nothing was written then.
 pub(crate) fn write(ctx: &Context, path: &Path, manifest: &Manifest) -> Result<(), ManifestError> {
+    manifest.check().map_err(|what| {
+        let what = format!("the manifest to replace this one would be wrong: {what}");
+        ManifestError::unchanged(corrupt(ctx, path, 0, &what))
+    })?;
     replace_file(&*ctx.storage, path, &manifest.encode()).map_err(|failed| {
         // The batch that needs this change is not in the log: "replace" is not among the actions of
         // unknown outcome.

@@ -117,13 +117,15 @@ pub(super) fn load(
     identity: &Identity,
     segment: &SegmentName,
     covers: u64,
+    segment_end: Offset,
 ) -> Option<Vec<IndexEntry>> {
     let bytes = read_file(&*ctx.storage, &segment.index_path(), u64::from(u32::MAX)).ok()?;
     let file = IndexFile::decode(&bytes).ok()?;
     let ours = file.topic_id == identity.topic_id
         && file.partition == identity.partition
         && (file.base_offset, file.generation, file.log_epoch) == segment.id()
-        && file.covers_bytes == covers;
+        && file.covers_bytes == covers
+        && file.end_offset <= segment_end;
     ours.then_some(file.entries)
 }
 
@@ -151,7 +153,7 @@ pub(super) fn build(mut walk: Walker<'_>, base: Offset) -> Vec<IndexEntry> {
 /// It is derived, so it is not synced.
 ///
 /// # Errors
-/// An I/O error. Then a part of the file may exist.
+/// An I/O error, or the entries contradict the end. Then a part of the file may exist.
 pub(super) fn write(
     ctx: &Context,
     identity: &Identity,
@@ -160,7 +162,7 @@ pub(super) fn write(
     end_offset: Offset,
     entries: Vec<IndexEntry>,
 ) -> std::io::Result<()> {
-    let bytes = IndexFile {
+    let file = IndexFile {
         topic_id: identity.topic_id,
         partition: identity.partition,
         base_offset: segment.base,
@@ -169,8 +171,10 @@ pub(super) fn write(
         covers_bytes,
         end_offset,
         entries,
-    }
-    .encode();
+    };
+    // Entries may come from a file of before, of which only a checksum says that it is ours.
+    file.check().map_err(|(_, what)| std::io::Error::new(std::io::ErrorKind::InvalidData, what))?;
+    let bytes = file.encode();
     let file = ctx.storage.open(&segment.index_path(), OpenMode::Truncate)?;
     write_all_at(&*file, &bytes, 0).map_err(|(_, e)| e)
 }

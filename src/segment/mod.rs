@@ -31,7 +31,7 @@ pub(crate) use self::point::{FIRST_BATCH, Point, known_timestamp, timestamp_or_u
 pub(crate) use self::read::{Purpose, read_batch, read_records, read_records_of};
 pub(crate) use self::source::{HeaderError, Source};
 pub(crate) use self::view::ByteView;
-pub(crate) use self::walker::{Met, Walker, find_batch_in};
+pub(crate) use self::walker::{Met, Walker, find_batch_in, misfit};
 pub(crate) use self::window::Window;
 use crate::config::ReadMode;
 use crate::engine::files::{Holder, Holds};
@@ -334,7 +334,13 @@ impl Segment {
     /// As [`source`](Segment::source).
     pub(crate) fn walk<'a>(self: &'a Arc<Self>, ctx: &'a Context, identity: &Identity) -> Result<Walker<'a>> {
         let source = self.source(ctx, identity)?;
-        Ok(Walker::new(ctx, identity.seed(), self, source, FIRST_BATCH, self.size()))
+        // The end first: a segment that is sealed after this has the batches up to its size.
+        let end = self.end();
+        let walk = Walker::new(ctx, identity.seed(), self, source, FIRST_BATCH, self.size());
+        Ok(match end {
+            Some(end) => walk.ending_at(end),
+            None => walk,
+        })
     }
 
     /// Closes the open files. A thread that uses one of them keeps it open until it is done.
@@ -418,10 +424,11 @@ impl Segment {
     /// Loads or rebuilds the entries that are not in memory.
     fn complete_index(self: &Arc<Self>, ctx: &Context, identity: &Identity) -> Result<()> {
         let Some(missing) = self.index.missing() else { return Ok(()) };
-        let (entries, saved) = match index::load(ctx, identity, self, missing) {
-            Some(entries) => (entries, self.is_sealed()),
-            None => (index::build(self.walk(ctx, identity)?.until(missing), self.base), false),
-        };
+        let (entries, saved) =
+            match index::load(ctx, identity, self, missing, self.end().unwrap_or(Offset::MAX)) {
+                Some(entries) => (entries, self.is_sealed()),
+                None => (index::build(self.walk(ctx, identity)?.until(missing), self.base), false),
+            };
         self.index.complete(missing, entries, saved);
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::source::{HeaderError, Source};
 use crate::engine::{Context, corrupt, malformed};
 use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, Seed, check_body, find_batch};
+use crate::types::Offset;
 
 /// A batch with a valid header.
 #[derive(Clone, Copy)]
@@ -28,6 +29,10 @@ pub(crate) struct Walker<'a> {
     pub(crate) position: u64,
     /// No batch begins here or after.
     pub(crate) until: u64,
+    /// The end of the batch before.
+    least: Offset,
+    /// The end of the segment's offsets, if it is sealed.
+    end: Offset,
 }
 
 impl Met {
@@ -42,10 +47,29 @@ impl Met {
     }
 }
 
+/// Returns why a batch with this header cannot be in a segment of a log of this epoch, where no batch
+/// ends after `end`.
+pub(crate) fn misfit(segment: &SegmentName, header: &BatchHeader, end: Offset, epoch: u32) -> Option<String> {
+    if header.log_epoch < segment.epoch || header.base_offset < segment.base {
+        Some("the batch is of another epoch or segment".to_string())
+    } else if header.log_epoch > epoch {
+        Some(format!("the batch is of epoch {}, and the log of {epoch}", header.log_epoch))
+    } else if header.end_offset() > end {
+        Some(format!("the batch ends at offset {}, after the end {end}", header.end_offset()))
+    } else {
+        None
+    }
+}
+
 impl<'a> Walker<'a> {
     /// Returns the same walk with another end.
     pub(crate) fn until(self, until: u64) -> Self {
         Walker { until, ..self }
+    }
+
+    /// Returns the same walk, over a sealed segment whose offsets end here.
+    pub(crate) fn ending_at(self, end: Offset) -> Self {
+        Walker { end, ..self }
     }
 
     /// Returns a walk over the batches between two positions.
@@ -57,7 +81,8 @@ impl<'a> Walker<'a> {
         position: u64,
         until: u64,
     ) -> Self {
-        Walker { ctx, seed, segment, source, position, until }
+        let (least, end) = (segment.base, Offset::MAX);
+        Walker { ctx, seed, segment, source, position, until, least, end }
     }
 
     /// Returns the batch at the walk's position, without moving. Returns `None` at the end.
@@ -80,9 +105,14 @@ impl<'a> Walker<'a> {
     pub(crate) fn step(&mut self) -> Result<Option<Met>> {
         let met = self.look().map_err(|failed| self.error(failed))?;
         let Some(met) = met else { return Ok(None) };
-        if !met.is_of(self.segment) {
-            let what = "the batch is of another epoch or segment";
-            return Err(corrupt(self.ctx, &self.segment.path, met.position, what));
+        let what = misfit(self.segment, &met.header, self.end, u32::MAX).or_else(|| {
+            let (base, least) = (met.header.base_offset, self.least);
+            (base < least).then(|| {
+                format!("the batch begins at offset {base}, before the end {least} of the one before")
+            })
+        });
+        if let Some(what) = what {
+            return Err(corrupt(self.ctx, &self.segment.path, met.position, &what));
         }
         self.pass(&met);
         Ok(Some(met))
@@ -91,6 +121,7 @@ impl<'a> Walker<'a> {
     /// Moves past a batch.
     pub(crate) fn pass(&mut self, met: &Met) {
         self.position = met.next_position();
+        self.least = met.header.end_offset();
     }
 
     /// Returns the batch as stored, header and body.

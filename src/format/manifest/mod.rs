@@ -241,7 +241,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn check(&self) -> Result<(), &'static str> {
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
         if self.epochs.is_empty() {
             return Err("no log epoch");
         }

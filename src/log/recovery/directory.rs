@@ -50,7 +50,8 @@ impl<'a> Directory<'a> {
         self.segments.last().ok_or_else(|| self.manifest_damage("the manifest lists no segment"))
     }
 
-    fn manifest_damage(&self, what: &str) -> Error {
+    /// Returns the error of a manifest that cannot be right.
+    pub(super) fn manifest_damage(&self, what: &str) -> Error {
         corrupt(self.ctx, &self.path.join(names::MANIFEST), 0, what)
     }
 

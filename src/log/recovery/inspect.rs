@@ -92,6 +92,11 @@ impl Inspector<'_> {
         if let Some(error) = self.header_damage(active)? {
             return Ok(self.damaged(error, Some(point)));
         }
+        let start = self.directory.manifest.log_start;
+        if point.end < start {
+            let what = format!("the log starts at offset {start}, after its end {}", point.end);
+            return Ok(self.damaged(self.directory.manifest_damage(&what), Some(point)));
+        }
         Ok(Inspection {
             point,
             accepted: Vec::new(),
