@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Error, Offset, Offsets, Partition, Producer, Receipt,
-    Record, Retention, Start, Topic, TopicConfig,
+    Broker, BrokerConfig, Compression, Durability, Error, Offset, Partition, Producer, Receipt, Record,
+    Retention, Start, Topic, TopicConfig,
 };
 
 const TOPICS: [(&str, Compression); 2] = [("plain", Compression::None), ("packed", Compression::Lz4)];
@@ -202,7 +202,7 @@ fn commit(broker: &Broker, partition: &Partition, random: &mut Random, i: u64) -
     let mut next = consumer.position(partition.topic().as_str(), partition.id()).expect("it is assigned");
     // A truncated record is not counted.
     (next.offset, next.epoch) = (bounds.visible_end, partition.epoch());
-    let done = Offsets::new().next(&next).clone();
+    let done = consumer.offsets_at([&next]);
     if random.below(2) == 0 {
         consumer.commit(done)?;
     } else {

@@ -8,8 +8,7 @@
 use std::time::{Duration, Instant};
 
 use quipu::{
-    Broker, BrokerConfig, Consumer, Durability, Offset, Offsets, Position, Record, Start, TopicConfig,
-    TopicName,
+    Broker, BrokerConfig, Consumer, Durability, Offset, Position, Record, Start, TopicConfig, TopicName,
 };
 
 use super::scratch::Scratch;
@@ -35,7 +34,7 @@ pub(crate) fn run(suite: &mut Suite<'_>) {
                 vec![way("consumer.commit", || {
                     let topic = TopicName::new("t").unwrap();
                     let position = Position::new(topic, 0, 1, 0);
-                    repeat(count, || consumer.commit(Offsets::new().next(&position)).unwrap())
+                    repeat(count, || consumer.commit(consumer.offsets_at([&position])).unwrap())
                 })],
                 vec![way("append of as much", || {
                     let mut end = plain.bounds().unwrap().log_end;

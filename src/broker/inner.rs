@@ -83,11 +83,7 @@ impl BrokerInner {
         let topics = self.maintenance.topics.read();
         let state = topics.any(topic).ok_or_else(|| Error::UnknownTopic { topic: topic.to_string() })?;
         state.check()?;
-        state.logs().get(partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
-            topic: state.name.clone(),
-            partition,
-            count: state.log_count(),
-        })
+        state.log(partition)
     }
 
     /// A number that follows from the broker's seed, another one each time.

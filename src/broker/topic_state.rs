@@ -5,7 +5,7 @@ use crate::engine::Readers;
 use crate::error::{Error, Result};
 use crate::log::{Log, LogSettings, close};
 use crate::sync::{Arc, AtomicBool, AtomicU32, Ordering, Rank, RwLock};
-use crate::types::{Timestamp, TopicId, TopicName};
+use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
 
 /// Shared by all handles of a topic.
 pub(crate) struct TopicState {
@@ -97,6 +97,16 @@ impl TopicState {
     /// The logs of the partitions, by id. They only become more.
     pub(crate) fn logs(&self) -> Arc<[Arc<Log>]> {
         self.logs.read().clone()
+    }
+
+    /// # Errors
+    /// `UnknownPartition`.
+    pub(crate) fn log(&self, partition: PartitionId) -> Result<Arc<Log>> {
+        self.logs().get(partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
+            topic: self.name.clone(),
+            partition,
+            count: self.log_count(),
+        })
     }
 
     pub(crate) fn log_count(&self) -> u32 {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::commit::CommittedOffset;
-use crate::broker::{Broker, BrokerInner};
+use crate::broker::{Broker, BrokerInner, TopicState};
 use crate::engine::Waiter;
 use crate::error::{Error, Result};
 use crate::group::changes::{OffsetChange, StoredOffset};
@@ -17,10 +17,12 @@ use crate::reader::assigned::start_offset;
 use crate::reader::parking::Idle;
 use crate::records::Unread;
 use crate::sync::Arc;
-use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicName, TopicPartition};
+use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicId, TopicName, TopicPartition};
 
 impl Broker {
-    /// A group, whether or not it has members or has committed anything.
+    /// A group, whether or not it has members or has committed anything. Nothing is created: a group
+    /// that was only looked up is not among the [`groups`](Broker::groups), and leaves nothing on
+    /// disk or in memory.
     ///
     /// # Errors
     /// [`InvalidGroupName`](Error::InvalidGroupName), [`Closed`](Error::Closed), or an I/O error.
@@ -199,7 +201,7 @@ impl Group {
     ///
     /// # Errors
     /// As [`describe`](Group::describe).
-    pub fn wait_lag_below(&self, lag: u64, timeout: Duration) -> Result<bool> {
+    pub fn wait_for_lag(&self, lag: u64, timeout: Duration) -> Result<bool> {
         /// A commit does not signal this waiter, so this looks again from time to time.
         const EVERY: Duration = Duration::from_millis(5);
         let clock = &*self.broker.ctx.clock;
@@ -241,8 +243,47 @@ impl Group {
     /// while a transaction commits offsets of it; [`UnknownTopic`](Error::UnknownTopic),
     /// [`Closed`](Error::Closed), or an I/O error: then nothing is changed.
     pub fn reset(&self, topic: &str, to: impl Into<Start>) -> Result<Vec<Position>> {
-        let to = to.into();
-        self.set(topic, |log, _| start_offset(log, to))
+        let (to, state) = (to.into(), self.broker.topic_state(topic)?);
+        self.set(self.logs_of(&state), |log, _| start_offset(log, to))
+    }
+
+    /// Sets the group to these positions, all of them or none, for example those of another group or
+    /// of a backup, and returns the positions at which it is now, in the order of their partitions.
+    /// Of two in one partition the last counts. An offset outside the log is moved to its nearer
+    /// end, and one whose records were truncated to the place where the truncation was.
+    ///
+    /// # Errors
+    /// As [`reset`](Group::reset), and [`UnknownPartition`](Error::UnknownPartition).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use quipu::{Broker, Position, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send_all(&orders, ["a", "b", "c"].map(Record::new))?.wait()?;
+    /// let stored: Position = "orders/0@2#0".parse().unwrap();
+    /// broker.group("billing")?.reset_to(&[stored])?;
+    /// let mut consumer = broker.consumer("billing").subscribe("orders")?;
+    /// assert_eq!(consumer.poll(Duration::ZERO)?.iter().next().unwrap().offset(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn reset_to(&self, positions: &[Position]) -> Result<Vec<Position>> {
+        let mut wanted = BTreeMap::new();
+        for position in positions {
+            let state = self.broker.topic_state(position.topic.as_str())?;
+            let log = state.log(position.partition)?;
+            wanted.insert(position.topic_partition(), (state.id, log, position));
+        }
+        let logs = wanted.values().map(|(id, log, _)| (*id, log.clone())).collect();
+        self.set(logs, |log, _| {
+            let position = wanted.get(&log.identity().topic_partition()).map(|(_, _, position)| position);
+            let position = position.ok_or_else(|| Error::internal("every log has a position"))?;
+            match log.check_position(position.offset, position.epoch) {
+                Err(Error::Truncated { to, .. }) => Ok(to),
+                checked => checked.map(|()| position.offset),
+            }
+        })
     }
 
     /// Moves the group by this many offsets in each partition of a topic, back if negative, and
@@ -273,35 +314,39 @@ impl Group {
     /// # Ok(()) }
     /// ```
     pub fn shift(&self, topic: &str, by: i64) -> Result<Vec<Position>> {
-        self.set(topic, |log, next| {
+        let state = self.broker.topic_state(topic)?;
+        self.set(self.logs_of(&state), |log, next| {
             let from = next.unwrap_or_else(|| log.log_start());
             Ok(Offset::new(from.get().saturating_add_signed(by)))
         })
     }
 
-    /// Commits in each partition of a topic the offset that `wanted` returns for its log and the
-    /// offset from which the group would continue.
+    fn logs_of(&self, state: &TopicState) -> Vec<(TopicId, Arc<Log>)> {
+        state.logs().iter().map(|log| (state.id, log.clone())).collect()
+    }
+
+    /// Commits in each of these logs the offset that `wanted` returns for it and the offset from
+    /// which the group would continue.
     fn set(
         &self,
-        topic: &str,
+        logs: Vec<(TopicId, Arc<Log>)>,
         wanted: impl Fn(&Arc<Log>, Option<Offset>) -> Result<Offset>,
     ) -> Result<Vec<Position>> {
         let coordinator = self.broker.coordinator();
         coordinator.offsets().open(&*self.broker)?;
-        let state = self.broker.topic_state(topic)?;
         let (mut changes, mut positions) = (Vec::new(), Vec::new());
         let at = self.broker.ctx.clock.now();
         // Held to the end, so that no member joins in between.
         let membership = self.group.lock_empty()?;
-        for log in state.logs().iter() {
+        for (id, log) in &logs {
             let epoch = log.epoch();
-            let next = coordinator.offsets().next(&self.group.name, &state.id, log.partition());
+            let next = coordinator.offsets().next(&self.group.name, id, log.partition());
             let wanted = wanted(log, next.map(|(offset, _)| offset))?;
             let offset = wanted.min(log.visible_end()).max(log.log_start());
             let committed = StoredOffset { offset, epoch, at, metadata: Arc::from("") };
-            changes.push(OffsetChange::Commit(state.id, log.partition(), committed));
-            let topic = state.name.clone();
-            positions.push(Position { topic, partition: log.partition(), offset, epoch });
+            changes.push(OffsetChange::Commit(*id, log.partition(), committed));
+            let TopicPartition { topic, partition } = log.identity().topic_partition();
+            positions.push(Position { topic, partition, offset, epoch });
         }
         let written = coordinator.offsets().append(&self.broker.ctx, &self.group.name, &changes)?;
         drop(membership);
@@ -361,10 +406,7 @@ impl Group {
         let mut found = Vec::with_capacity(partitions.len());
         for of in partitions {
             let state = self.broker.topic_state(of.topic.as_str())?;
-            let (partition, count) = (of.partition, state.log_count());
-            if partition.get() >= count {
-                return Err(Error::UnknownPartition { topic: of.topic.clone(), partition, count });
-            }
+            state.log(of.partition)?;
             found.push((state.id, of.clone()));
         }
         wait(self.group.delete_offsets(&*self.broker, &found)?)

@@ -1,5 +1,6 @@
 //! The way of a commit into the group's log, through state that a consumer shares with its handles.
 
+use std::borrow::Borrow;
 use std::task::{Context, Poll};
 
 use super::offsets::Offsets;
@@ -13,7 +14,7 @@ use crate::producer::Wait;
 use crate::reader::step::PutBack;
 use crate::stats::Event;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Ordering};
-use crate::types::{Offset, PartitionId, Timestamp, TopicId};
+use crate::types::{Offset, PartitionId, Position, Timestamp, TopicId};
 
 /// State that a consumer shares with its handles. It outlives the consumer; after that it commits
 /// nothing.
@@ -53,6 +54,21 @@ impl Committer {
     pub(super) fn take_goes_back(&self) -> bool {
         // The swap writes only where there is something to take.
         self.goes_back.load(Ordering::Relaxed) && self.goes_back.swap(false, Ordering::AcqRel)
+    }
+
+    /// Offsets that come from no poll, as if they had been polled now.
+    pub(super) fn offsets_at<P: Borrow<Position>>(&self, positions: impl IntoIterator<Item = P>) -> Offsets {
+        // Before the topics are looked up: the partitions of a later generation may be others.
+        let stamp = self.stamp();
+        let mut done = Offsets::new();
+        for position in positions {
+            let position = position.borrow();
+            // Without a log the commit is rejected, and names the partition.
+            let log =
+                self.broker.topic_state(position.topic.as_str()).and_then(|s| s.log(position.partition));
+            done.add_position(position, log.ok().map(|log| log.identity().clone()), stamp);
+        }
+        done
     }
 
     pub(super) fn commit(&self, done: Offsets) -> PendingCommit {

@@ -1,12 +1,13 @@
 //! The consumer as its caller holds it, and its handle for other threads.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::commit::{CommittedOffset, Committer};
 use super::member::{self, Polling, Session};
-use super::offsets::IntoOffsets;
+use super::offsets::{IntoOffsets, Offsets};
 use crate::engine::observe;
 use crate::error::Result;
 use crate::producer::Pending;
@@ -146,6 +147,29 @@ impl Consumer {
     /// after the next rebalance or restart, as those of any commit that was not made.
     pub fn commit_async(&self, done: impl IntoOffsets) -> Pending<()> {
         Pending::other(self.membership.committer.commit(done.into()))
+    }
+
+    /// Positions from any source as offsets to [commit](Consumer::commit): each is the next offset
+    /// to read of its partition; of two in one partition the last counts. They count as polled
+    /// now: a commit that comes after a partition has gone to another member is
+    /// [rejected](crate::Error::CommitRejected), also if it has come back since.
+    ///
+    /// Kafka's `commitSync` with a map of offsets, which counts as polled when it is committed.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Position, Record, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// # broker.producer().send(&orders, Record::new("v"))?.wait()?;
+    /// let stored: Position = "orders/0@1#0".parse().unwrap();
+    /// let consumer = broker.consumer("billing").assign(&[orders.partition(0)?])?;
+    /// consumer.commit(consumer.offsets_at([&stored]))?;
+    /// assert_eq!(consumer.committed("orders", 0)?.unwrap().offset, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn offsets_at<P: Borrow<Position>>(&self, positions: impl IntoIterator<Item = P>) -> Offsets {
+        self.membership.committer.offsets_at(positions)
     }
 
     /// The group's committed offset of a partition, whichever member owns that.

@@ -91,31 +91,6 @@ impl Offsets {
         self
     }
 
-    /// Adds the next offset to read of a partition, from any source. It counts as polled under the
-    /// assignment at the time of the commit.
-    ///
-    /// ```
-    /// # use quipu::{Broker, Offsets, Start, TopicConfig};
-    /// # fn main() -> quipu::Result<()> {
-    /// # let broker = Broker::in_memory()?;
-    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
-    /// let stored = "orders/0@0#0".parse().unwrap();
-    /// let consumer = broker.consumer("billing").assign(&[orders.partition(0)?])?;
-    /// consumer.commit(Offsets::new().next(&stored))?;
-    /// # Ok(()) }
-    /// ```
-    pub fn next(&mut self, position: &Position) -> &mut Self {
-        let done = Done {
-            source: None,
-            next: position.offset,
-            epoch: position.epoch,
-            stamp: None,
-            metadata: Arc::from(""),
-        };
-        self.partitions.insert(position.topic_partition(), done);
-        self
-    }
-
     /// Stores a text beside every offset added so far, which
     /// [`Group::describe`](crate::Group::describe) returns. It has at most
     /// [`MAX_METADATA_BYTES`](Offsets::MAX_METADATA_BYTES); with a longer one the whole commit is
@@ -147,6 +122,18 @@ impl Offsets {
             epoch: done.epoch,
         };
         self.partitions.iter().map(position).collect()
+    }
+
+    /// Adds the next offset to read of a partition, read from `source` under this stamp.
+    pub(super) fn add_position(&mut self, position: &Position, source: Option<Arc<Identity>>, stamp: Stamp) {
+        let done = Done {
+            source,
+            next: position.offset,
+            epoch: position.epoch,
+            stamp: polled(stamp),
+            metadata: Arc::from(""),
+        };
+        self.partitions.insert(position.topic_partition(), done);
     }
 
     pub(crate) fn into_commits(self) -> Vec<Commit> {

@@ -1,9 +1,10 @@
 //! The argument of a consumer's listener. It can commit and seek, on the thread that polls.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use super::commit::Committer;
-use super::offsets::IntoOffsets;
+use super::offsets::{IntoOffsets, Offsets};
 use crate::error::Result;
 use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
@@ -80,6 +81,27 @@ impl Rebalance<'_> {
     /// Those of [`Consumer::commit`](crate::Consumer::commit).
     pub fn commit(&self, done: impl IntoOffsets) -> Result<()> {
         self.committer.commit(done.into()).done()
+    }
+
+    /// Positions as offsets to commit, as [`Consumer::offsets_at`](crate::Consumer::offsets_at).
+    ///
+    /// ```
+    /// # use quipu::{Broker, RebalanceEvent, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let orders = broker.create_topic("orders", TopicConfig::new())?;
+    /// let consumer = broker.consumer("billing").on_rebalance(|rebalance| {
+    ///     if rebalance.event() == RebalanceEvent::Revoked {
+    ///         // Everything that it has polled is processed.
+    ///         rebalance.commit(rebalance.offsets_at(rebalance.positions()))?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # consumer.subscribe("orders")?.close()
+    /// # }
+    /// ```
+    pub fn offsets_at<P: Borrow<Position>>(&self, positions: impl IntoIterator<Item = P>) -> Offsets {
+        self.committer.offsets_at(positions)
     }
 
     /// Continues elsewhere in one of the partitions that the consumer owns.

@@ -258,11 +258,7 @@ impl<P: Projection> Projector<P> {
         // Another member may have joined since, and the commit is to be one of this generation.
         drop(step.poll(Duration::ZERO)?);
         step.seek_all(Start::Beginning)?;
-        let mut started = Offsets::new();
-        for position in step.positions() {
-            started.next(&position);
-        }
-        step.commit(started)?;
+        step.commit(step.offsets_at(step.positions()))?;
         step.done();
         self.unfinished = false;
         Ok(())

@@ -35,7 +35,7 @@ pub use self::recv::{Recv, RecvOne};
 use self::to_end::ToEnd;
 use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::Log;
 use crate::records::Records;
 use crate::sync::Arc;
@@ -457,13 +457,7 @@ impl fmt::Debug for Reader {
 
 /// The log that a position is in.
 fn find_log(broker: &BrokerInner, position: &Position) -> Result<Arc<Log>> {
-    let state = broker.topic_state(position.topic.as_str())?;
-    let logs = state.logs();
-    logs.get(position.partition.get() as usize).cloned().ok_or_else(|| Error::UnknownPartition {
-        topic: state.name.clone(),
-        partition: position.partition,
-        count: state.log_count(),
-    })
+    broker.topic_state(position.topic.as_str())?.log(position.partition)
 }
 
 impl Receive for Reader {

@@ -4,7 +4,7 @@ use crate::config::{BrokerConfig, Durability, TopicConfig};
 use crate::records::tests::{append, value};
 use crate::testing::{Disk, ManualClock};
 use crate::types::Offset;
-use crate::{Record, Topic};
+use crate::{Error, Record, Topic};
 
 const NOW: Duration = Duration::ZERO;
 

@@ -196,7 +196,7 @@ fn calls() -> Vec<Call> {
         offset: 5.into(),
         epoch: 1,
     };
-    consumer.commit(crate::Offsets::new().next(&next)).unwrap();
+    consumer.commit(consumer.offsets_at([&next])).unwrap();
     done();
     drop(consumer);
     broker.delete_topic("log").unwrap();

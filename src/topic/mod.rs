@@ -226,15 +226,7 @@ impl Topic {
     /// ```
     pub fn partition(&self, id: impl Into<PartitionId>) -> Result<Partition> {
         self.state.check()?;
-        let (id, logs) = (id.into(), self.state.logs());
-        match logs.get(id.get() as usize) {
-            Some(log) => Ok(Partition::new(&self.broker, &self.state, log)),
-            None => Err(Error::UnknownPartition {
-                topic: self.state.name.clone(),
-                partition: id,
-                count: self.state.log_count(),
-            }),
-        }
+        Ok(Partition::new(&self.broker, &self.state, &self.state.log(id.into())?))
     }
 
     /// All its partitions, by id.

@@ -78,6 +78,7 @@ mod order_across_retries;
 mod outbox_after_growth;
 mod pending_timeout;
 mod positions_after_loss;
+mod positions_of_a_group;
 mod producer_snapshots;
 mod projection_step_size;
 mod projections;

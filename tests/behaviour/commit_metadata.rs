@@ -32,11 +32,12 @@ fn metadata_of_4096_bytes_is_stored_and_one_byte_more_rejects_the_whole_commit()
     assert_eq!(Offsets::MAX_METADATA_BYTES, 4096);
     // Bytes count, not characters.
     let (most, more) = ("\u{fc}".repeat(2048), format!("{}x", "\u{fc}".repeat(2048)));
-    consumer.commit(Offsets::new().next(&position("t/0@1#0")).metadata(&most)).unwrap();
+    consumer.commit(consumer.offsets_at([&position("t/0@1#0")]).metadata(&most)).unwrap();
     assert_eq!(consumer.committed("t", 0).unwrap().unwrap().metadata, most);
     // The offset of the other partition has a short text: it is not stored either.
     let mut done = Offsets::new();
-    done.next(&position("t/1@1#0")).metadata(&more).next(&position("t/0@0#0"));
+    done.add(consumer.offsets_at([position("t/1@1#0")]).metadata(&more));
+    done.add(consumer.offsets_at([position("t/0@0#0")]));
     let error = consumer.commit(&done).unwrap_err();
     assert!(is_too_large(&error, 1), "{error:?}");
     assert!(error.to_string().contains("t/1 at offset 1: its metadata has 4097 bytes"), "{error}");
@@ -50,7 +51,7 @@ fn a_transaction_whose_offsets_have_too_much_metadata_appends_nothing() {
     let topic = broker.topic("t").unwrap();
     let mut transaction = broker.transaction();
     transaction.send(topic.partition(0).unwrap(), Record::new("b"));
-    transaction.offsets(&consumer, Offsets::new().next(&position("t/0@1#0")).metadata(&"m".repeat(4097)));
+    transaction.offsets(&consumer, consumer.offsets_at([&position("t/0@1#0")]).metadata(&"m".repeat(4097)));
     let error = transaction.commit().unwrap_err();
     assert!(is_too_large(&error, 0), "{error:?}");
     assert_eq!(topic.partition(0).unwrap().bounds().unwrap().log_end, 1);

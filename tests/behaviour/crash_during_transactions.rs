@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
-use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Offsets, Partition, Position, Record, Result, Start,
-};
+use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Position, Record, Result, Start};
 
 use crate::common::{after_each_crash, read_from, send, small, thorough};
 
@@ -100,7 +98,7 @@ fn workload(disk: &Disk, topics: Topics, told: &mut Told) -> Result<()> {
             transaction.offsets(&consumer, &records);
         } else if number % 3 == 0 {
             let position = Position::new("input".parse().unwrap(), 0, number + 1, 0);
-            transaction.offsets(&consumer, Offsets::new().next(&position));
+            transaction.offsets(&consumer, consumer.offsets_at([&position]));
         }
         transaction.commit()?;
         told.committed.push(number);

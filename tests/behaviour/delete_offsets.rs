@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
-    Broker, BrokerConfig, Durability, Error, Offsets, Position, Record, TopicConfig, TopicName,
-    TopicPartition,
+    Broker, BrokerConfig, Durability, Error, Position, Record, TopicConfig, TopicName, TopicPartition,
 };
 
 use crate::common::send;
@@ -108,7 +107,7 @@ fn a_commit_after_the_deletion_counts() {
     let consumer = broker.consumer("g").assign(&[]).unwrap();
     let position: Position = "a/0@1#0".parse().unwrap();
     let mut transaction = broker.transaction();
-    transaction.send("b", Record::new("w")).offsets(&consumer, Offsets::new().next(&position));
+    transaction.send("b", Record::new("w")).offsets(&consumer, consumer.offsets_at([&position]));
     transaction.commit().unwrap();
     assert_eq!(group.committed("a", 0).unwrap().unwrap().offset, 1);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use quipu::testing::ManualClock;
 use quipu::{
-    Broker, BrokerConfig, Consumer, Error, Offset, OffsetReset, Offsets, Position, RejectReason, SkipReason,
-    Start, Timestamp, TopicConfig,
+    Broker, BrokerConfig, Consumer, Error, Offset, OffsetReset, Position, RejectReason, SkipReason, Start,
+    Timestamp, TopicConfig,
 };
 
 use crate::common::send;
@@ -185,13 +185,14 @@ fn a_handle_of_a_consumer_that_is_gone_commits_nothing() {
     for is_closed in [false, true] {
         let mut a = broker.consumer("g").assign(std::slice::from_ref(&partition)).unwrap();
         let (records, handle) = (a.poll(NOW).unwrap(), a.handle());
+        let done = a.offsets_at([&next]);
         if is_closed {
             a.close().unwrap()
         } else {
             drop(a)
         }
         refused(handle.commit(&records));
-        refused(handle.commit(Offsets::new().next(&next)));
+        refused(handle.commit(done));
         // Nor what another member has polled, nor with a transaction.
         let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
         let polled = b.poll(NOW).unwrap();

@@ -216,8 +216,8 @@ fn make(name: &str) -> Disk {
                 let mut transaction = broker.transaction();
                 transaction.send("plain", Record::new("in both").timestamp(Timestamp::from_millis(20)));
                 transaction.send("packed", Record::new("in both").timestamp(Timestamp::from_millis(20)));
-                let done =
-                    quipu::Offsets::new().next(&"plain/0@2#0".parse().unwrap()).metadata("two done").clone();
+                let position: quipu::Position = "plain/0@2#0".parse().unwrap();
+                let done = consumer.offsets_at([position]).metadata("two done").clone();
                 transaction.offsets(&consumer, done);
                 transaction.commit().unwrap();
             }

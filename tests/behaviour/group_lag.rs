@@ -41,7 +41,7 @@ fn a_group_has_no_lag_over_a_gap_that_compaction_left_at_the_end() {
     compact(&broker, &clock, &topic);
     assert_eq!(topic.partition(0).unwrap().bounds().unwrap().visible_end, 4);
     assert_eq!(group.lag().unwrap(), 0);
-    assert!(group.wait_lag_below(0, NOW).unwrap());
+    assert!(group.wait_for_lag(0, NOW).unwrap());
     let records = consumer.poll(NOW).unwrap();
     assert!(records.is_empty());
     consumer.commit(&records).unwrap();

@@ -531,11 +531,7 @@ fn a_commit_in_revoked_is_accepted_and_the_next_owner_starts_there() {
         .consumer("g")
         .on_rebalance(|rebalance| {
             if rebalance.event() == RebalanceEvent::Revoked {
-                let mut done = Offsets::new();
-                for position in rebalance.positions() {
-                    done.next(&position);
-                }
-                rebalance.commit(done)?;
+                rebalance.commit(rebalance.offsets_at(rebalance.positions()))?;
             }
             Ok(())
         })
@@ -667,7 +663,7 @@ fn a_committed_offset_is_the_next_offset_to_read() {
     let first = records.iter().next().unwrap();
     a.commit(first).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 1);
-    a.commit(Offsets::new().next(&first.position())).unwrap();
+    a.commit(a.offsets_at([&first.position()])).unwrap();
     assert_eq!(a.committed("t", 0).unwrap().unwrap().offset, 0);
     drop(a);
     let mut b = broker.consumer("g").subscribe(["t"]).unwrap();
@@ -684,9 +680,9 @@ fn a_commit_beyond_the_log_end_is_rejected() {
     let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     a.poll(NOW).unwrap();
     let mut position = a.position("t", 0).unwrap();
-    a.commit(Offsets::new().next(&position)).unwrap();
+    a.commit(a.offsets_at([&position])).unwrap();
     position.offset = Offset::new(4);
-    let beyond = rejected(a.commit(Offsets::new().next(&position)));
+    let beyond = rejected(a.commit(a.offsets_at([&position])));
     assert!(matches!(beyond[..], [(0, RejectReason::BeyondEnd { end, .. })] if end == 3), "{beyond:?}");
 }
 
@@ -737,7 +733,7 @@ fn a_shift_counts_from_where_the_group_has_started_if_it_has_committed_nothing()
     fill(&broker, "t", 10);
     let mut position = a.position("t", 1).unwrap();
     position.offset = Offset::new(12);
-    a.commit(Offsets::new().next(&position)).unwrap();
+    a.commit(a.offsets_at([&position])).unwrap();
     a.close().unwrap();
     let group = broker.group("g").unwrap();
     let offsets =
@@ -1228,12 +1224,10 @@ fn committed(broker: &Broker, group: &str) -> [Option<u64>; 2] {
     [0, 1].map(|partition| Some(group.committed("t", partition).unwrap()?.offset.get()))
 }
 
-fn next(broker: &Broker, number: u32, offset: u64) -> Offsets {
+fn next(broker: &Broker, number: u32, offset: u64) -> Position {
     let partition = partition(broker, "t", number);
     let (topic, epoch) = (partition.topic().clone(), partition.epoch());
-    let mut offsets = Offsets::new();
-    offsets.next(&Position::new(topic, partition.id(), offset, epoch));
-    offsets
+    Position::new(topic, partition.id(), offset, epoch)
 }
 
 #[test]
@@ -1244,23 +1238,23 @@ fn after_a_failed_sync_or_a_torn_write_commits_work_again_and_acknowledged_ones_
         topic(&broker, "t", 2);
         fill(&broker, "t", 5);
         let consumer = broker.consumer("g").assign(&[]).unwrap();
-        consumer.commit(next(&broker, 0, 1)).unwrap();
-        consumer.commit(next(&broker, 1, 1)).unwrap();
+        consumer.commit(consumer.offsets_at([next(&broker, 0, 1)])).unwrap();
+        consumer.commit(consumer.offsets_at([next(&broker, 1, 1)])).unwrap();
         for round in 0..3 {
             match torn {
                 true => disk.tear(1),
                 false => disk.fail(Op::Sync, 1, ErrorKind::Other),
             }
-            let failed = consumer.commit(next(&broker, 0, 4)).unwrap_err();
+            let failed = consumer.commit(consumer.offsets_at([next(&broker, 0, 4)])).unwrap_err();
             assert_eq!(failed.outcome(), Outcome::Unknown, "{failed}");
             // The result of the next commit holds, and nothing is left of the failed one.
-            consumer.commit(next(&broker, 1, 2 + round)).unwrap();
+            consumer.commit(consumer.offsets_at([next(&broker, 1, 2 + round)])).unwrap();
             assert_eq!(committed(&broker, "g"), [Some(1), Some(2 + round)], "torn: {torn}");
             let copy = disk.duplicate();
             copy.crash(Survive::Synced);
             assert_eq!(committed(&synced(&copy), "g"), [Some(1), Some(2 + round)], "torn: {torn}");
         }
-        consumer.commit(next(&broker, 0, 3)).unwrap();
+        consumer.commit(consumer.offsets_at([next(&broker, 0, 3)])).unwrap();
         broker.close().unwrap();
         assert_eq!(committed(&synced(&disk), "g"), [Some(3), Some(4)]);
     }
@@ -1273,20 +1267,20 @@ fn commits_return_io_errors_until_the_medium_works() {
     topic(&broker, "t", 2);
     fill(&broker, "t", 5);
     let consumer = broker.consumer("g").assign(&[]).unwrap();
-    consumer.commit(next(&broker, 0, 1)).unwrap();
+    consumer.commit(consumer.offsets_at([next(&broker, 0, 1)])).unwrap();
     disk.fail(Op::Sync, 1, ErrorKind::Other);
-    consumer.commit(next(&broker, 0, 2)).unwrap_err();
+    consumer.commit(consumer.offsets_at([next(&broker, 0, 2)])).unwrap_err();
     for (op, kind) in
         [(Op::Write, ErrorKind::StorageFull), (Op::Sync, ErrorKind::Other), (Op::Read, ErrorKind::Other)]
     {
         disk.fail_always(op, 1, kind);
         for _ in 0..2 {
-            let refused = consumer.commit(next(&broker, 0, 3));
+            let refused = consumer.commit(consumer.offsets_at([next(&broker, 0, 3)]));
             assert!(matches!(refused, Err(Error::Poisoned { .. })), "{op:?}: {refused:?}");
         }
         disk.clear_faults();
     }
-    consumer.commit(next(&broker, 1, 3)).unwrap();
+    consumer.commit(consumer.offsets_at([next(&broker, 1, 3)])).unwrap();
     assert_eq!(committed(&broker, "g"), [Some(1), Some(3)]);
     // It is read by others as well, and joined and left.
     let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
@@ -1305,17 +1299,21 @@ fn offsets_that_a_transaction_of_the_journal_has_committed_wait_for_the_next_ope
     fill(&broker, "t", 5);
     let consumer = broker.consumer("g").assign(&[]).unwrap();
     let mut transaction = broker.transaction();
-    transaction.send("t", Record::new("out")).offsets(&consumer, next(&broker, 0, 2));
+    transaction.send("t", Record::new("out")).offsets(&consumer, consumer.offsets_at([next(&broker, 0, 2)]));
     transaction.commit().unwrap();
     disk.fail(Op::Sync, 1, ErrorKind::Other);
-    consumer.commit(next(&broker, 0, 3)).unwrap_err();
+    consumer.commit(consumer.offsets_at([next(&broker, 0, 3)])).unwrap_err();
     for _ in 0..2 {
-        assert!(matches!(consumer.commit(next(&broker, 0, 4)), Err(Error::Poisoned { .. })));
+        assert!(matches!(
+            consumer.commit(consumer.offsets_at([next(&broker, 0, 4)])),
+            Err(Error::Poisoned { .. })
+        ));
     }
     disk.crash(Survive::Synced);
     let broker = synced(&disk);
     assert!(committed(&broker, "g")[0] >= Some(2));
-    broker.consumer("g").assign(&[]).unwrap().commit(next(&broker, 0, 4)).unwrap();
+    let consumer = broker.consumer("g").assign(&[]).unwrap();
+    consumer.commit(consumer.offsets_at([next(&broker, 0, 4)])).unwrap();
 }
 
 // -- regressions --
@@ -1360,8 +1358,8 @@ fn passed() -> (Broker, ManualClock) {
     topic(&broker, "t", 2);
     fill(&broker, "t", 5);
     let consumer = broker.consumer("g").assign(&[]).unwrap();
-    consumer.commit(next(&broker, 0, 0)).unwrap();
-    consumer.commit(next(&broker, 1, 1)).unwrap();
+    consumer.commit(consumer.offsets_at([next(&broker, 0, 0)])).unwrap();
+    consumer.commit(consumer.offsets_at([next(&broker, 1, 1)])).unwrap();
     partition(&broker, "t", 1).delete_records(Offset::new(3)).unwrap();
     (broker, clock)
 }
@@ -1423,7 +1421,7 @@ fn a_commit_before_the_log_start_is_accepted_and_the_reset_policy_decides() {
     let (broker, _) = passed();
     let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     poll(&mut a);
-    a.commit(next(&broker, 1, 2)).unwrap();
+    a.commit(a.offsets_at([next(&broker, 1, 2)])).unwrap();
     assert_eq!(committed(&broker, "g")[1], Some(2));
     assert_eq!(broker.group("g").unwrap().lag().unwrap(), 5 + 2, "deleted records are not part of the lag");
     drop(a);
@@ -1458,10 +1456,10 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_at_the_timeout() {
     let group = broker.group("g").unwrap();
     let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(NOW).unwrap();
-    assert!(group.wait_lag_below(3, long).unwrap(), "at most");
-    assert!(!group.wait_lag_below(2, long).unwrap(), "under a manual clock no call waits");
+    assert!(group.wait_for_lag(3, long).unwrap(), "at most");
+    assert!(!group.wait_for_lag(2, long).unwrap(), "under a manual clock no call waits");
     a.commit(&records).unwrap();
-    assert!(group.wait_lag_below(0, NOW).unwrap());
+    assert!(group.wait_for_lag(0, NOW).unwrap());
 
     let broker = Broker::in_memory().unwrap();
     topic(&broker, "t", 1);
@@ -1469,14 +1467,14 @@ fn waiting_for_a_lag_ends_when_it_is_reached_or_at_the_timeout() {
     let group = broker.group("g").unwrap();
     let mut a = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = a.poll(long).unwrap();
-    assert!(!group.wait_lag_below(2, Duration::from_millis(20)).unwrap());
+    assert!(!group.wait_for_lag(2, Duration::from_millis(20)).unwrap());
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| group.wait_lag_below(0, long));
+        let waiting = scope.spawn(|| group.wait_for_lag(0, long));
         a.commit(&records).unwrap();
         assert!(waiting.join().unwrap().unwrap());
     });
     broker.close().unwrap();
-    assert!(matches!(group.wait_lag_below(0, long), Err(Error::Closed)));
+    assert!(matches!(group.wait_for_lag(0, long), Err(Error::Closed)));
 }
 
 /// A commit without a waiting caller is made durable by the background thread.

@@ -178,7 +178,7 @@ impl World {
                 if habit == Habit::WhenRevoked && event == RebalanceEvent::Revoked {
                     for position in rebalance.positions() {
                         // Of a topic that was deleted nothing can be committed.
-                        if rebalance.commit(Offsets::new().next(&position)).is_ok() {
+                        if rebalance.commit(rebalance.offsets_at([&position])).is_ok() {
                             let (topic, partition) = (position.topic.to_string(), position.partition.get());
                             committed.push((topic, partition, position.offset.get()));
                         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quipu::testing::{Disk, Op, Survive};
 use quipu::{
-    Broker, Durability, Error, Offset, OffsetReset, Offsets, Partition, Position, RejectReason, SkipReason,
+    Broker, Durability, Error, Offset, OffsetReset, Partition, Position, RejectReason, SkipReason,
     TopicConfig,
 };
 
@@ -63,7 +63,7 @@ fn a_commit_of_a_later_epoch_is_rejected() {
     let (_disk, broker, partition) = made(5);
     let mut consumer = broker.consumer("g").subscribe(["t"]).unwrap();
     let records = consumer.poll(Duration::ZERO).unwrap();
-    let rejected = consumer.commit(Offsets::new().next(&position("t/0@3#7")));
+    let rejected = consumer.commit(consumer.offsets_at([&position("t/0@3#7")]));
     let Err(Error::CommitRejected { offenders, .. }) = rejected else { panic!("{rejected:?}") };
     assert!(matches!(offenders[0].reason, RejectReason::Truncated { to, .. } if to == 3), "{offenders:?}");
     assert_eq!(consumer.committed("t", 0).unwrap(), None);

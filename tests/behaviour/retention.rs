@@ -8,8 +8,8 @@ use std::time::Duration;
 use quipu::stats::Event;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Clock, Durability, Error, Offset, OffsetReset, Offsets, Partition, Position,
-    Record, Retention, SkipReason, Start, TopicConfig,
+    Broker, BrokerConfig, Clock, Durability, Error, Offset, OffsetReset, Partition, Position, Record,
+    Retention, SkipReason, Start, TopicConfig,
 };
 
 use crate::common::{at, look, send};
@@ -459,7 +459,7 @@ fn a_broker_under_the_systems_clock_retains_by_itself() {
 fn commit(broker: &Broker, group: &str, partition: &Partition, offset: u64) {
     let position = Position::new(partition.topic().clone(), partition.id(), offset, partition.epoch());
     let consumer = broker.consumer(group).assign(&[]).unwrap();
-    consumer.commit(Offsets::new().next(&position)).unwrap();
+    consumer.commit(consumer.offsets_at([&position])).unwrap();
 }
 
 fn start(broker: &Broker, partition: &Partition) -> u64 {

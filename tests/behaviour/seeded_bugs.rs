@@ -377,7 +377,7 @@ fn a_caller_that_waits_an_hour_for_a_lag_returns_after_the_commit() {
     let group = broker.group("g").unwrap();
     let caller = thread::spawn(move || {
         LOOKS.set(Some(0));
-        group.wait_lag_below(0, Duration::from_secs(3_600))
+        group.wait_for_lag(0, Duration::from_secs(3_600))
     });
     // One look for the end of the wait, and one after it has found the lag.
     while looks.load(Ordering::SeqCst) < 2 {

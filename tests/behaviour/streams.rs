@@ -11,7 +11,7 @@ use std::time::Duration;
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
     Broker, BrokerConfig, Cleanup, Compression, ConsumedRecord, Durability, Error, ExpectedVersion, History,
-    Offset, Offsets, ProducerConfig, ReadMode, Record, Start, Stream, Topic, TopicConfig, Version,
+    Offset, ProducerConfig, ReadMode, Record, Start, Stream, Topic, TopicConfig, Version,
 };
 
 use crate::common::{Random, files, small};
@@ -698,7 +698,7 @@ fn a_transaction_of_more_than_events_with_ids_is_no_repetition() {
     let stream = topic(&broker).stream("k").unwrap();
     let plain = broker.create_topic("plain", TopicConfig::new()).unwrap().partition(0).unwrap();
     let consumer = broker.consumer("g").assign(std::slice::from_ref(&plain)).unwrap();
-    let offsets = Offsets::new().next(&consumer.position("plain", 0).unwrap()).clone();
+    let offsets = consumer.offsets_at(consumer.positions());
     stream.append(ExpectedVersion::Empty, ["a"].map(with_id)).unwrap();
     for more in ["nothing", "a record", "a condition", "offsets"] {
         let mut transaction = broker.transaction();

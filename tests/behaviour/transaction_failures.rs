@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
 use quipu::{
-    Broker, BrokerConfig, Durability, Error, Offset, OffsetReset, Offsets, Outcome, Partition, Position,
-    Receipt, Record, Result, Start,
+    Broker, BrokerConfig, Durability, Error, Offset, OffsetReset, Outcome, Partition, Position, Receipt,
+    Record, Result, Start,
 };
 
 use crate::common::{files, make_files, read_from, send, small};
@@ -163,7 +163,7 @@ fn a_position_after_a_surviving_transaction_is_not_called_truncated() {
         let consumer = broker.consumer("g").assign(&partitions).unwrap();
         for receipt in receipts {
             let next = receipt.position().next();
-            consumer.commit(Offsets::new().next(&next)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            consumer.commit(consumer.offsets_at([&next])).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         }
     }
     assert!(redone > 0, "none was torn");

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 
 use quipu::testing::{Disk, ManualClock, Survive};
-use quipu::{
-    Broker, BrokerConfig, Compression, Durability, Offsets, Partition, Receipt, Record, Result, Start,
-};
+use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Receipt, Record, Result, Start};
 
 use crate::common::{Random, read_from, small, thorough};
 
@@ -109,7 +107,9 @@ fn check(disk: &Disk, seed: u64, survive: Survive, transfers: &mut BTreeMap<u64,
             for receipt in receipts {
                 // A position that was reached must stay valid.
                 let next = receipt.position().next();
-                consumer.commit(Offsets::new().next(&next)).unwrap_or_else(|e| panic!("{case}: {next}: {e}"));
+                consumer
+                    .commit(consumer.offsets_at([&next]))
+                    .unwrap_or_else(|e| panic!("{case}: {next}: {e}"));
             }
         }
     }

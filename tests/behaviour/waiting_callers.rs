@@ -191,7 +191,7 @@ fn closing_wakes_callers_that_wait_for_a_lag() {
         }
     }
     let group = broker.group("g").unwrap();
-    let caller = thread::spawn(move || group.wait_lag_below(0, LONG));
+    let caller = thread::spawn(move || group.wait_for_lag(0, LONG));
     (0..100).for_each(|_| thread::yield_now());
     broker.close().unwrap();
     let returned = caller.join().unwrap();

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{
-    Broker, BrokerConfig, Cleanup, Durability, Error, Offsets, Partition, Position, ProducerConfig, Record,
-    Result, Retention, Start, TopicConfig, TopicName,
+    Broker, BrokerConfig, Cleanup, Durability, Error, Partition, Position, ProducerConfig, Record, Result,
+    Retention, Start, TopicConfig, TopicName,
 };
 
 /// The value of an erased record.
@@ -508,7 +508,7 @@ impl<'a> Run<'a> {
         let consumer = self.broker.consumer("group").assign(&[self.partition(name)?])?;
         let epoch = self.partition(name)?.epoch();
         let position = Position::new(TopicName::new(name).unwrap(), 0, end, epoch);
-        consumer.commit(Offsets::new().next(&position))?;
+        consumer.commit(consumer.offsets_at([&position]))?;
         self.told.committed.insert(name, (end, None));
         Ok(())
     }

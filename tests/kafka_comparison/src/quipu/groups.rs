@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quipu::{
-    Consumer, ConsumerBuilder, CooperativeStickyAssignor, Offsets, Position, RangeAssignor, RebalanceEvent,
+    Consumer, ConsumerBuilder, CooperativeStickyAssignor, Position, RangeAssignor, RebalanceEvent,
     RoundRobinAssignor, TopicName, TopicPartition,
 };
 
@@ -158,15 +158,14 @@ impl Quipu {
     pub(super) fn commit(&self, topic: &str, partition: u32, next: u64, metadata: &str) -> Seen {
         let Some(member) = self.owner(topic, partition) else { return Seen::nothing() };
         outcome(self.next(topic, partition, next).and_then(|next| {
-            let mut offsets = Offsets::new();
-            member.consumer.commit(offsets.next(&next).metadata(metadata))
+            member.consumer.commit(member.consumer.offsets_at([&next]).metadata(metadata))
         }))
     }
 
     pub(super) fn commit_by(&self, who: Who, topic: &str, partition: u32, next: u64) -> Seen {
         let Some(member) = self.members.get(&who) else { return Seen::nothing() };
         let next = self.next(topic, partition, next);
-        outcome(next.and_then(|next| member.consumer.commit(Offsets::new().next(&next))))
+        outcome(next.and_then(|next| member.consumer.commit(member.consumer.offsets_at([&next]))))
     }
 
     pub(super) fn committed(&self, topic: &str, partition: u32) -> Seen {

@@ -1,7 +1,5 @@
 //! Transactions.
 
-use quipu::Offsets;
-
 use super::{Quipu, outcome, refusal};
 use crate::history::Rec;
 use crate::seen::Seen;
@@ -27,7 +25,7 @@ impl Quipu {
             (None, _) => Seen::nothing(),
             (_, Err(error)) => Seen::outcome(refusal(&error)),
             (Some(member), Ok(next)) => {
-                transaction.offsets(&member.consumer, Offsets::new().next(&next));
+                transaction.offsets(&member.consumer, member.consumer.offsets_at([&next]));
                 Seen::outcome("done")
             }
         };
