@@ -362,7 +362,7 @@ fn looking_up_a_time_costs_the_same_in_few_segments_and_in_many() {
         let partition = partition_with_segments(&broker, size);
         let find = |at: usize| {
             let found = partition.offset_for_time(Timestamp::from_millis(at as i64 * 10 - 5)).unwrap();
-            assert_eq!(found.map(Offset::get), (at < size).then_some(at as u64));
+            assert_eq!(found.map(|(offset, _)| offset.get()), (at < size).then_some(at as u64));
         };
         for at in [1, size / 3, size / 2, size - 2] {
             sealed.push((size, allocated(|_| find(at))));

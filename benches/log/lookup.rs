@@ -67,7 +67,7 @@ fn timed(broker: &Broker, batches: usize) -> Partition {
 fn seek(partition: &Partition, batches: usize, reads: usize) -> Vec<f64> {
     measure(batches, reads, |n| {
         let found = partition.offset_for_time(Timestamp::from_millis(n as i64)).unwrap();
-        assert_eq!(found.unwrap().get(), n);
+        assert_eq!(found.unwrap().0.get(), n);
     })
 }
 

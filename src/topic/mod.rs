@@ -1,5 +1,6 @@
 //! How does one hold a topic, and one of its partitions? Cheap handles, usable from any thread.
 
+mod append;
 mod partition;
 mod replicate;
 
@@ -74,10 +75,12 @@ impl Broker {
     }
 
     /// The topic of this name, created if it is missing, altered if its settings differ.
+    /// [`topic_or_create`](Broker::topic_or_create) takes it as it is.
     ///
     /// # Errors
-    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for;
-    /// otherwise those of [`create_topic`](Broker::create_topic) and
+    /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for, or keeps
+    /// streams and is asked not to, or the other way round: the error has the value that was found and
+    /// the one asked for. Otherwise those of [`create_topic`](Broker::create_topic) and
     /// [`alter_topic`](Broker::alter_topic).
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         match self.create_topic(name, config.clone()) {
@@ -86,6 +89,33 @@ impl Broker {
                 self.topic(name)
             }
             other => other,
+        }
+    }
+
+    /// The topic of this name as it is, whatever its settings; if it is missing, it is created with
+    /// these. [`ensure_topic`](Broker::ensure_topic) alters it instead.
+    ///
+    /// # Errors
+    /// Those of [`create_topic`](Broker::create_topic).
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// broker.create_topic("orders", TopicConfig::new().partitions(8))?; // by an operator
+    /// let orders = broker.topic_or_create("orders", TopicConfig::new().partitions(4))?;
+    /// assert_eq!(orders.partition_count(), 8);
+    /// # Ok(()) }
+    /// ```
+    pub fn topic_or_create(&self, name: &str, config: TopicConfig) -> Result<Topic> {
+        match self.topic(name) {
+            Err(Error::UnknownTopic { .. }) => {}
+            found => return found,
+        }
+        match self.create_topic(name, config) {
+            // Another thread was faster.
+            Err(Error::TopicExists { topic }) if topic == name => self.topic(name),
+            created => created,
         }
     }
 

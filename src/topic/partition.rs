@@ -1,17 +1,17 @@
 //! One partition of a topic: reading, appending, deleting, compaction and repair.
 
-use crate::broker::{BrokerInner, TopicState, prepare};
-use crate::error::{Error, Result};
+use crate::broker::{BrokerInner, TopicState};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::log::reopen::reopen;
 use crate::log::statistics::{partition_stats, segment_stats};
-use crate::log::{Log, compaction, durability, lookup, loss, retention};
-use crate::partitioner::check_stream;
+use crate::log::{Log, compaction, lookup, loss, retention};
 use crate::reader::{read_last, read_once};
-use crate::record::Record;
 use crate::records::Records;
 use crate::stats::{DamagedRange, PartitionStats, SegmentStats};
 use crate::sync::Arc;
-use crate::types::{Bounds, Offset, PartitionId, Receipt, Start, Timestamp, TopicName, TopicPartition};
+use crate::types::{Bounds, Offset, PartitionId, Start, Timestamp, TopicName, TopicPartition};
 
 pub(super) fn give_up(log: &Arc<Log>, ranges: &[DamagedRange]) -> Result<Vec<(Offset, Offset)>> {
     let lost = loss::accept_loss(log, ranges)?;
@@ -122,9 +122,9 @@ impl Partition {
         read_last(&self.log, n)
     }
 
-    /// The smallest offset of a visible record with a timestamp of at least `time` (Kafka's
-    /// `offsetsForTimes`); `None` if there is none. Timestamps need not be in order: records after
-    /// it may be older, those before it are all older.
+    /// The first visible record with a timestamp of at least `time`: its offset and its timestamp
+    /// (Kafka's `offsetsForTimes`); `None` if there is none. Timestamps need not be in order: records
+    /// after it may be older, those before it are all older.
     ///
     /// Segments and batches whose greatest timestamp is too small are passed over unread.
     ///
@@ -143,13 +143,14 @@ impl Partition {
     ///     broker.producer().send(&topic, Record::new("v").timestamp(at(time)))?.wait()?;
     /// }
     /// let partition = topic.partition(0)?;
-    /// assert_eq!(partition.offset_for_time(at(200))?.map(|offset| offset.get()), Some(1));
+    /// let (offset, timestamp) = partition.offset_for_time(at(200))?.unwrap();
+    /// assert_eq!((offset.get(), timestamp.as_millis()), (1, 300));
     /// assert_eq!(partition.offset_for_time(at(301))?, None);
     /// # Ok(()) }
     /// ```
-    pub fn offset_for_time(&self, time: Timestamp) -> Result<Option<Offset>> {
+    pub fn offset_for_time(&self, time: Timestamp) -> Result<Option<(Offset, Timestamp)>> {
         self.state.check()?;
-        Ok(lookup::find_time(&self.log, time)?.map(|(offset, _)| offset))
+        lookup::find_time(&self.log, time)
     }
 
     /// The greatest timestamp of all visible records, and the first record that has it (Kafka's
@@ -174,57 +175,6 @@ impl Partition {
     pub fn max_timestamp(&self) -> Result<Option<(Offset, Timestamp)>> {
         self.state.check()?;
         lookup::find_latest(&self.log)
-    }
-
-    /// Appends records as one batch, if the partition ends at `end`, that is, if no record was
-    /// appended after those that the caller has read. All of them are appended or none. Returns the
-    /// receipt of the first record, once all of them are as safe as the topic's durability demands;
-    /// the others follow it without a gap.
-    ///
-    /// # Errors
-    /// [`OffsetConflict`](Error::OffsetConflict) if it ends elsewhere: nothing was appended; read
-    /// on from `end` and decide again. Those of [`Producer::send`](crate::Producer::send);
-    /// [`RecordTooLarge`](Error::RecordTooLarge) also if no segment has room for the batch;
-    /// [`InvalidConfig`](Error::InvalidConfig) if there are no records, or one has a
-    /// [sequence](crate::Record::sequence).
-    ///
-    /// ```
-    /// # use quipu::{Broker, Error, Record, TopicConfig};
-    /// # fn main() -> quipu::Result<()> {
-    /// # let broker = Broker::in_memory()?;
-    /// let topic = broker.create_topic("ledger", TopicConfig::new())?;
-    /// let ledger = topic.partition(0)?;
-    /// let seen = ledger.bounds()?.log_end;
-    /// let receipt = ledger.append_at(seen, [Record::new("opened"), Record::new("paid in")])?;
-    /// assert_eq!(receipt.offset, 0);
-    /// let late = ledger.append_at(seen, [Record::new("paid out")]);
-    /// assert!(matches!(late, Err(Error::OffsetConflict { end, .. }) if end == 2));
-    /// # Ok(()) }
-    /// ```
-    pub fn append_at<'r>(
-        &self,
-        end: Offset,
-        records: impl IntoIterator<Item = Record<'r>>,
-    ) -> Result<Receipt> {
-        let mut misplaced = Ok(());
-        let records = records.into_iter().inspect(|record| {
-            if self.state.has_streams() && misplaced.is_ok() {
-                let count = self.state.log_count();
-                misplaced = check_stream(self.topic(), record.key_bytes(), self.id().get(), count);
-            }
-        });
-        let prepared = prepare(&self.broker.ctx, &self.state, &self.log, records);
-        misplaced?;
-        let (batch, timestamps) = prepared?;
-        let Some(first) = timestamps.first().copied() else {
-            return Err(Error::internal("a prepared batch has a record"));
-        };
-        let appended = self.log.append_at(batch, end).map_err(|error| match error {
-            Error::OffsetConflict { .. } => durability::resolve_conflict(&self.log, error),
-            error => error,
-        })?;
-        self.log.wait_visible(appended.end, appended.epoch)?;
-        Ok(appended.receipt(self.topic(), self.id(), 0, first))
     }
 
     /// Deletes the records before an offset: the log starts there from then on, for every reader

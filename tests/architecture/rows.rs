@@ -248,7 +248,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[apart(&["history"]), apart(&["repeat"]), apart(&["handle"]), apart(&["reader"]), apart(&["mod"])],
     ),
     ("projection", &[apart(&["progress"]), apart(&["feed", "projector"]), apart(&["mod"])]),
-    ("topic", &[apart(&["partition"]), apart(&["mod", "replicate"])]),
+    ("topic", &[apart(&["partition"]), apart(&["append", "mod", "replicate"])]),
     ("testing", &[apart(&["disk"]), apart(&["explore"]), apart(&["mod"])]),
 ];
 

@@ -18,6 +18,7 @@
 mod common;
 
 mod accept_loss;
+mod append_to_a_partition;
 mod assigned_consumers;
 mod async_calls;
 mod background_compaction;

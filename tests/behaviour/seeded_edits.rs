@@ -295,7 +295,7 @@ fn batches_of_another_segment_in_the_place_of_others_are_damage() {
     assert!(refused > 1, "{refused}");
     for at in 0..60 {
         match partition.offset_for_time(Timestamp::from_millis(1_000 + at)) {
-            Ok(found) => assert_eq!(found.unwrap(), at as u64),
+            Ok(found) => assert_eq!(found.unwrap().0, at as u64),
             Err(Error::Corrupt(_)) => {}
             Err(other) => panic!("{at}: {other}"),
         }

@@ -488,13 +488,15 @@ fn stream_topics_refuse_deletion_compaction_and_a_change_of_kind() {
     let partition = topic.stream("k").unwrap().partition().clone();
     assert!(matches!(partition.delete_records(Offset::new(1)), Err(Error::Streams { .. })));
     assert!(matches!(partition.compact(), Err(Error::NotCompacted { .. })));
-    for (config, field) in [
-        (TopicConfig::new().partitions(2), "streams"),
-        (TopicConfig::streams().partitions(3), "partitions"),
-        (TopicConfig::streams(), "partitions"),
+    for (config, differs) in [
+        (TopicConfig::new().partitions(2), ("streams", "true", "false")),
+        (TopicConfig::streams().partitions(3), ("partitions", "2", "3")),
+        (TopicConfig::streams(), ("partitions", "2", "1")),
     ] {
         match broker.alter_topic("t", config) {
-            Err(Error::ConfigMismatch { field: found, .. }) => assert_eq!(found, field),
+            Err(Error::ConfigMismatch { field, found, asked, .. }) => {
+                assert_eq!((field, &*found, &*asked), differs)
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -33,7 +33,12 @@ fn partition_of(config: TopicConfig, times: &[i64]) -> (Broker, Partition) {
 }
 
 fn lookup(partition: &Partition, millis: i64) -> Option<u64> {
-    partition.offset_for_time(time(millis)).unwrap().map(|offset| offset.get())
+    found(partition, millis).map(|(offset, _)| offset)
+}
+
+fn found(partition: &Partition, millis: i64) -> Option<(u64, i64)> {
+    let found = partition.offset_for_time(time(millis)).unwrap();
+    found.map(|(offset, time)| (offset.get(), time.as_millis()))
 }
 
 /// Every lookup has the result that the list gives.
@@ -43,7 +48,8 @@ fn assert_like(partition: &Partition, times: &[i64], case: &str) {
     probes.dedup();
     for probe in probes.into_iter().filter(|probe| *probe >= 0) {
         let expected = times.iter().position(|t| *t >= probe).map(|at| at as u64);
-        assert_eq!(lookup(partition, probe), expected, "{case}: {probe} in {times:?}");
+        let with_time = expected.map(|at| (at, times[at as usize]));
+        assert_eq!(found(partition, probe), with_time, "{case}: {probe} in {times:?}");
         let read = partition.read(Start::Time(time(probe)), 1).unwrap();
         assert_eq!(read.iter().next().map(|record| record.offset().get()), expected, "{case}");
     }

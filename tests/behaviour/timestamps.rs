@@ -157,7 +157,7 @@ fn append_time_replaces_the_times_of_all_records_of_the_batch() {
         assert_eq!(all(&partition), expected, "as producers share it");
         let look = |partition: &Partition, case: &str| {
             assert_eq!(all(partition), expected, "{case}");
-            let offset = |time| partition.offset_for_time(time).unwrap().map(|offset| offset.get());
+            let offset = |time| partition.offset_for_time(time).unwrap().map(|(offset, _)| offset.get());
             assert_eq!(
                 [first, first.plus(TICK), second, second.plus(TICK)].map(offset),
                 [Some(0), Some(4), Some(4), None]

@@ -232,6 +232,35 @@ fn altered_settings_take_effect_from_the_next_batch_on() {
 }
 
 #[test]
+fn a_topic_is_taken_as_it_is_or_created() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let made = broker.create_topic("t", TopicConfig::new().partitions(7).segment_bytes(2 << 20)).unwrap();
+    let before = (disk.fingerprint(), made.config());
+    for config in [TopicConfig::new(), TopicConfig::new().partitions(9), TopicConfig::streams()] {
+        let topic = broker.topic_or_create("t", config).unwrap();
+        assert_eq!((topic.id(), topic.partition_count()), (made.id(), 7));
+        assert_eq!((disk.fingerprint(), topic.config()), before, "nothing is altered");
+    }
+    let created = broker.topic_or_create("u", TopicConfig::new().partitions(3)).unwrap();
+    assert_eq!(created.partition_count(), 3);
+    // Of several threads one creates it, and all have the same one.
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let create = || broker.topic_or_create("v", TopicConfig::new()).unwrap().id();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(create)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert!(matches!(broker.topic_or_create("a b", TopicConfig::new()), Err(Error::InvalidTopicName { .. })));
+    assert!(matches!(
+        broker.topic_or_create("T", TopicConfig::new().partitions(0)),
+        Err(Error::InvalidConfig { .. })
+    ));
+    broker.close().unwrap();
+    assert!(matches!(broker.topic_or_create("t", TopicConfig::new()), Err(Error::Closed)));
+}
+
+#[test]
 fn partitions_grow_and_never_shrink() {
     let disk = Disk::new();
     let broker = open(&disk).unwrap();
@@ -247,9 +276,11 @@ fn partitions_grow_and_never_shrink() {
         broker.ensure_topic("t", TopicConfig::new()).unwrap_err(),
     ] {
         assert!(
-            matches!(&error, Error::ConfigMismatch { topic, field: "partitions", .. } if *topic == "t"),
+            matches!(&error, Error::ConfigMismatch { topic, field: "partitions", found, .. } if *topic == "t" && found == "7"),
             "{error}"
         );
+        let asked = if error.to_string().ends_with("6") { "6" } else { "1" };
+        assert_eq!(error.to_string(), format!("topic t exists with partitions 7, asked for was {asked}"));
     }
     assert_eq!(topic.partition_count(), 7);
     broker.close().unwrap();

@@ -175,7 +175,9 @@ fn a_batch_across_the_truncation_keeps_its_first_records() {
                 for offset in 0..30 {
                     let found =
                         partition.offset_for_time(Timestamp::from_millis(1_000 + offset as i64)).unwrap();
-                    assert_eq!(found, (offset < to).then_some(Offset::new(offset)), "{case}");
+                    let found = found.map(|(offset, time)| (offset, time.as_millis()));
+                    let expected = (Offset::new(offset), 1_000 + offset as i64);
+                    assert_eq!(found, (offset < to).then_some(expected), "{case}");
                 }
             };
             check(&partition, "cut");
@@ -410,7 +412,8 @@ fn max_timestamp_and_time_lookup_follow_a_truncation() {
             assert_eq!(found, latest, "{to} {case}");
             for at in [0, 1_000, 1_005, 1_100, 1_220, 1_221, 10_000, 10_001] {
                 let found = partition.offset_for_time(Timestamp::from_millis(at)).unwrap();
-                let expected = (0..to).find(|n| time(*n) >= at).map(Offset::new);
+                let found = found.map(|(offset, time)| (offset.get(), time.as_millis()));
+                let expected = (0..to).find(|n| time(*n) >= at).map(|n| (n, time(n)));
                 assert_eq!(found, expected, "{to} {case} {at}");
             }
         };

@@ -66,7 +66,7 @@ impl Quipu {
         let time = Timestamp::from_millis(self.names.time(at));
         let found = self.partition(topic, partition).and_then(|partition| partition.offset_for_time(time));
         Seen::outcome(match found {
-            Ok(Some(offset)) => offset.to_string(),
+            Ok(Some((offset, _))) => offset.to_string(),
             Ok(None) => "none".to_string(),
             Err(error) => refusal(&error),
         })
