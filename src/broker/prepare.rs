@@ -12,7 +12,7 @@ use crate::log::{Log, LogSettings};
 use crate::record::Record;
 use crate::segment::builder::{BatchBuilder, Measured, SealedBatch};
 use crate::sync::Arc;
-use crate::types::Timestamp;
+use crate::types::{Timestamp, TopicPartition};
 
 /// A batch of records for one partition that is being built, and the values for their receipts.
 pub(crate) struct Gathering {
@@ -86,7 +86,8 @@ impl Gathering {
     }
 
     fn too_large(&self, size: usize, limit: usize) -> Error {
-        Error::RecordTooLarge { topic: self.topic.name.clone(), size, limit }
+        let TopicPartition { topic, partition } = self.log.identity().topic_partition();
+        Error::RecordTooLarge { topic, partition, size, limit }
     }
 
     /// Compresses and checksums the batch; `None` if there is no record. Returns the times of the

@@ -218,6 +218,7 @@ pub(crate) fn malformed(ctx: &Context, path: &Path, base: u64, malformed: &Malfo
             needs: needs.to_string(),
         },
         None => Error::Corrupt(Corruption {
+            partition: None,
             file: ctx.display(path),
             position: base + malformed.position,
             what: malformed.what.to_string(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::{Corruption, Error, IoAction, Outcome, Space, is_no_descriptor, is_space};
-use crate::types::{GroupId, TopicName};
+use crate::types::{GroupId, TopicName, TopicPartition};
 
 impl Error {
     /// Whether the records of a failed append may still appear in the log.
@@ -105,8 +105,19 @@ impl Error {
         }
     }
 
+    /// Adds to an error of damage the partition that it was met in, if that is not known.
+    pub(crate) fn in_partition(self, of: impl FnOnce() -> TopicPartition) -> Self {
+        match self {
+            Error::Corrupt(Corruption { partition: None, file, position, what, offset, resume }) => {
+                Error::Corrupt(Corruption { partition: Some(of()), file, position, what, offset, resume })
+            }
+            error => error,
+        }
+    }
+
     pub(crate) fn corrupt(file: &Path, position: u64, what: impl Into<String>) -> Self {
         Error::Corrupt(Corruption {
+            partition: None,
             file: file.to_path_buf(),
             position,
             what: what.into(),

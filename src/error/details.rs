@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::types::{Offset, PartitionId, TopicName};
+use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
 
 /// The bound that a write met because it found no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -208,6 +208,8 @@ pub enum RejectReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Corruption {
+    /// The partition that the file belongs to, if it is one of a partition.
+    pub partition: Option<TopicPartition>,
     /// The file.
     pub file: PathBuf,
     /// The byte position in the file.
@@ -223,6 +225,9 @@ pub struct Corruption {
 
 impl fmt::Display for Corruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(partition) = &self.partition {
+            write!(f, "{partition}: ")?;
+        }
         write!(f, "{} is corrupt at byte {}: {}", self.file.display(), self.position, self.what)?;
         if let Some(offset) = self.offset {
             write!(f, " (from offset {offset}")?;

@@ -124,11 +124,15 @@ pub enum Error {
     },
     /// A record, or the batch that it is in, is larger than the topic or the buffer allows. Nothing
     /// was appended.
-    #[error("topic {topic}: a record or batch of {size} bytes is larger than the limit of {limit} bytes")]
+    #[error(
+        "{topic}/{partition}: a record or batch of {size} bytes is larger than the limit of {limit} bytes"
+    )]
     #[non_exhaustive]
     RecordTooLarge {
         /// The topic.
         topic: TopicName,
+        /// The partition that it was to be appended to.
+        partition: PartitionId,
         /// The encoded size in bytes.
         size: usize,
         /// The limit in bytes.

@@ -81,11 +81,7 @@ fn append_if(
     let settings = log.settings();
     let keys = streams::keys_of(log, &settings, &batch.header, batch.records());
     if batch.stored.len() > settings.max_batch_bytes() {
-        return Err(Error::RecordTooLarge {
-            topic: log.topic().clone(),
-            size: batch.stored.len(),
-            limit: settings.max_batch_bytes(),
-        });
+        return Err(log.too_large(batch.stored.len(), settings.max_batch_bytes()));
     }
     let _claim = match names::is_own_topic(log.topic().as_str()) {
         // No claim for a topic of the broker: its append may release records that a group holds,

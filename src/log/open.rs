@@ -51,7 +51,8 @@ pub(crate) fn open(
         Some(manifest) => recover(&*journal, &identity, &dir, manifest, note, report),
         None => Ok(unwritten(&identity, &dir)),
     });
-    let found = recovered.unwrap_or_else(|error| unusable(&identity, error));
+    let mut found = recovered.unwrap_or_else(|error| unusable(&identity, error));
+    found.damage = found.damage.map(|error| error.in_partition(|| identity.topic_partition()));
     if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
         // The recovery has synced all of it.
         active.mark_synced();

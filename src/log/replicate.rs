@@ -188,7 +188,7 @@ fn check<'a>(
         passed = passed.saturating_add(header.count);
         if shipped.stored.len() > settings.max_batch_bytes() {
             let (size, limit) = (shipped.stored.len(), settings.max_batch_bytes());
-            return Err(Error::RecordTooLarge { topic: log.topic().clone(), size, limit });
+            return Err(log.too_large(size, limit));
         }
         batches.push(CheckedBatch { shipped, keys, keyless });
     }

@@ -21,6 +21,8 @@ pub(crate) struct Assigned {
     unset: bool,
     /// An error that came after good records, or one that only a seek gets past.
     failed: Option<Error>,
+    /// The error is still to be returned.
+    is_due: bool,
     /// The place to continue at, if it could not be looked up yet: nothing is delivered before.
     wanted: Option<Start>,
     /// Nothing at or after this offset is delivered.
@@ -38,6 +40,7 @@ impl Assigned {
             paused: false,
             unset: false,
             failed: None,
+            is_due: false,
             wanted: None,
             until: None,
         }
@@ -67,7 +70,7 @@ impl Assigned {
         self.cursor = Cursor::new(self.log().clone(), next);
         self.unread = None;
         self.epoch = epoch;
-        self.failed = None;
+        (self.failed, self.is_due) = (None, false);
         self.unset = false;
         self.wanted = None;
     }
@@ -171,6 +174,15 @@ impl Assigned {
     /// The error that prevents reading on. Records that were added before it count, and the
     /// position is after them.
     pub(crate) fn deliver(&mut self, limits: &PollLimits, into: &mut Records) -> Result<bool> {
+        if let Some(error @ Error::Corrupt(_)) = &self.failed {
+            // Damage stays damaged, and looking for where it ends is expensive.
+            return Err(error.clone());
+        }
+        let delivered = self.deliver_good(limits, into);
+        delivered.map_err(|error| error.in_partition(|| self.log().identity().topic_partition()))
+    }
+
+    fn deliver_good(&mut self, limits: &PollLimits, into: &mut Records) -> Result<bool> {
         loop {
             if !into.is_empty() && (into.len() >= limits.max_records || into.bytes() >= limits.max_bytes) {
                 return Ok(true);
@@ -202,19 +214,22 @@ impl Assigned {
 
     /// Notes an error for [`failure`](Assigned::failure).
     pub(crate) fn fail(&mut self, error: Error) {
-        self.failed = Some(error);
+        (self.failed, self.is_due) = (Some(error), true);
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.is_some()
+    /// Whether an error is still to be returned.
+    pub(crate) fn is_failure_due(&self) -> bool {
+        self.is_due
     }
 
-    /// The error that was noted. Damage stays damaged, and looking for where it ends is expensive,
-    /// so that error is kept until the caller seeks; any other read is tried again, and fails again
-    /// if nothing has changed.
+    /// The error that was noted, if it has not been returned since. That of damage is kept until the
+    /// caller seeks, and [noted](Assigned::fail) again by each attempt to read on; any other read is
+    /// tried again, and fails again if nothing has changed.
     pub(crate) fn failure(&mut self) -> Option<Error> {
+        if self.paused || !std::mem::take(&mut self.is_due) {
+            return None;
+        }
         match &self.failed {
-            _ if self.paused => None,
             Some(error @ Error::Corrupt(_)) => Some(error.clone()),
             _ => self.failed.take(),
         }

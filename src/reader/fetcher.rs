@@ -353,8 +353,9 @@ impl Fetcher {
     /// Then an interest in every log is armed.
     ///
     /// # Errors
-    /// That of a partition, if it was met after the records of an earlier call or before any record
-    /// of this one.
+    /// That of a partition, if it was met by an earlier call, after the records of which it is
+    /// returned once, or if there is no record of any other partition. So a partition that cannot be
+    /// read keeps no other from being served, and no other keeps its error from being seen.
     fn collect(&mut self) -> Result<Option<Records>> {
         self.adopt_added();
         self.report_failed()?;
@@ -439,7 +440,7 @@ impl Fetcher {
             Some(error) => Err(error),
             None => {
                 // Those of paused partitions are still to come.
-                self.failed = self.assigned.iter().any(Assigned::has_failed);
+                self.failed = self.assigned.iter().any(Assigned::is_failure_due);
                 Ok(())
             }
         }

@@ -47,7 +47,9 @@ use crate::types::{Names, PartitionId, Position, Start, TopicPartition};
 /// the partition that was served last. A batch that cannot be read does not hide the good ones
 /// before it: those are delivered, and the next poll returns the error, again and again until the
 /// caller [seeks](Reader::seek) past the damage (to
-/// [`Corruption::resume`](crate::Corruption::resume)) or [pauses](Reader::pause) the partition.
+/// [`Corruption::resume`](crate::Corruption::resume)) or [pauses](Reader::pause) the partition. The
+/// other partitions are served meanwhile, as by Kafka's consumer: between two polls that return the
+/// error of a partition, one returns the records of the others, if there are any.
 ///
 /// ```
 /// use std::time::Duration;
@@ -215,8 +217,24 @@ impl Reader {
     /// [`Corrupt`](Error::Corrupt) and an I/O error of a partition at its turn, after the good
     /// records before it; [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
     /// [`Truncated`](Error::Truncated) with [`OffsetReset::Fail`];
-    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved, and
-    /// the next poll returns the error again if it still holds.
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved. The
+    /// next poll returns the records of other partitions, and the one after it, or the next if there
+    /// are none, returns the error again if it still holds. `Corrupt` names the partition and the
+    /// offset.
+    ///
+    /// ```no_run
+    /// # use quipu::{Error, Position, Reader, Records};
+    /// # use std::time::Duration;
+    /// # fn handle(records: Records) {}
+    /// # fn read(reader: &mut Reader) -> quipu::Result<()> {
+    /// match reader.poll(Duration::from_millis(200)) {
+    ///     Ok(records) => handle(records),
+    ///     // The other partitions are served by the next poll.
+    ///     Err(Error::Corrupt(damage)) => eprintln!("{damage}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// ```
     /// # use quipu::{Broker, Start, TopicConfig};

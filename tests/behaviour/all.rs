@@ -38,6 +38,7 @@ mod crash_during_truncation;
 mod crash_journal_replaced;
 mod crash_kill_opening_power_loss;
 mod crash_small_workloads;
+mod damage_beside_good_partitions;
 mod delete_offsets;
 mod delete_records;
 mod detached_commits;

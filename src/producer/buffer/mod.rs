@@ -155,7 +155,8 @@ impl PartitionBuffer {
     }
 
     pub(super) fn too_large(&self, size: usize, limit: usize) -> Error {
-        Error::RecordTooLarge { topic: self.sink.topic().clone(), size, limit }
+        let (topic, partition) = (self.sink.topic().clone(), self.sink.partition());
+        Error::RecordTooLarge { topic, partition, size, limit }
     }
 
     /// An open batch that has room for a record of `len` bytes.
