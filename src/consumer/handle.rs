@@ -15,7 +15,7 @@ use crate::reader::assigned::Assigned;
 use crate::reader::fetcher::Fetcher;
 use crate::reader::moved::Seen;
 use crate::reader::step::PutBack;
-use crate::reader::{OneRecord, Receive, ReceiveOne, Recv, RecvOne};
+use crate::reader::{OneRecord, ReaderHandle, Receive, ReceiveOne, Recv, RecvOne};
 use crate::records::Records;
 use crate::sync::Arc;
 use crate::types::{GroupId, PartitionId, Position, Start, TopicName, TopicPartition};
@@ -325,6 +325,16 @@ impl Consumer {
         self.fetcher.lag()
     }
 
+    /// Whether the last poll returned because of a wake-up.
+    pub(crate) fn was_woken_up(&self) -> bool {
+        self.fetcher.was_woken_up()
+    }
+
+    /// A handle that wakes it up, and can do nothing else.
+    pub(crate) fn reader_handle(&self) -> ReaderHandle {
+        ReaderHandle::new(self.fetcher.waiter())
+    }
+
     /// Bounds the records of one poll.
     pub(crate) fn limit_records(&mut self, records: usize) {
         self.fetcher.limits_mut().max_records = records.max(1);
@@ -448,7 +458,14 @@ impl ConsumerHandle {
         self.committer.clone()
     }
 
-    /// Makes the consumer's current poll, or else its next one, return at once.
+    /// The group's name.
+    pub fn group(&self) -> &GroupId {
+        &self.committer.group.name
+    }
+
+    /// Makes the consumer's current poll, or else its next one, return at once without records. The
+    /// poll after that returns the records that are there. Calls that come before that poll count
+    /// as one.
     pub fn wakeup(&self) {
         self.committer.waiter.wake_up();
     }
@@ -456,6 +473,6 @@ impl ConsumerHandle {
 
 impl fmt::Debug for ConsumerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsumerHandle").field("group", &self.committer.group.name).finish()
+        f.debug_struct("ConsumerHandle").field("group", self.group()).finish()
     }
 }

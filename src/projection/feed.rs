@@ -7,7 +7,7 @@ use super::progress::{Progress, catch_up};
 use crate::broker::Broker;
 use crate::error::{Error, Result};
 use crate::reader::step::{PutBack, Step};
-use crate::reader::{OffsetReset, Reader};
+use crate::reader::{OffsetReset, Reader, ReaderHandle};
 use crate::records::Records;
 use crate::sync::about_to_call_user_code;
 use crate::types::{Names, Position, Start};
@@ -155,8 +155,8 @@ impl<M: ReadModel> Feed<M> {
         self
     }
 
-    /// Gives the model the next events, waiting for some for at most `timeout`. Where a topic was
-    /// deleted it continues with the others.
+    /// Gives the model the next events, waiting for some for at most `timeout`, or until a
+    /// [wake-up](Feed::handle). Where a topic was deleted it continues with the others.
     ///
     /// # Errors
     /// Those of [`Reader::poll`] and of the model, whose [positions](ReadModel::positions) are read
@@ -176,9 +176,9 @@ impl<M: ReadModel> Feed<M> {
             reader.update(positions);
             self.model.apply(&events, positions)?;
         }
-        let lag = step.reader.lag();
+        let (lag, woken_up) = (step.reader.lag(), step.reader.was_woken_up());
         step.done();
-        Ok(Progress { applied: events.len() as u64, lag })
+        Ok(Progress { applied: events.len() as u64, lag, woken_up })
     }
 
     /// Moves the reader to the model's positions.
@@ -188,13 +188,42 @@ impl<M: ReadModel> Feed<M> {
         Ok(self.source.place(&positions)?)
     }
 
-    /// Gives it events until there are no more, and calls `report` with the progress after each
-    /// step. Returns their number.
+    /// Gives it events until there are no more, or until a [wake-up](Feed::handle), and calls
+    /// `report` with the progress after each step. Returns their number.
     ///
     /// # Errors
     /// As [`step`](Feed::step).
     pub fn catch_up(&mut self, report: impl FnMut(&Progress)) -> Result<u64, M::Error> {
         catch_up(|timeout| self.step(timeout), report)
+    }
+
+    /// A handle to interrupt this feed's waiting from elsewhere: its current step, or else its next
+    /// one, gives the model no events and returns at once.
+    ///
+    /// ```
+    /// # use quipu::{Broker, Position, ReadModel, Records, TopicConfig};
+    /// # use std::time::Duration;
+    /// # struct Table;
+    /// # impl ReadModel for Table {
+    /// #     type Error = quipu::Error;
+    /// #     fn positions(&mut self) -> quipu::Result<Vec<Position>> { Ok(Vec::new()) }
+    /// #     fn apply(&mut self, _: &Records, _: &[Position]) -> quipu::Result<()> { Ok(()) }
+    /// # }
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("accounts", TopicConfig::streams())?;
+    /// let mut feed = broker.feed(&["accounts"], Table)?;
+    /// let handle = feed.handle();
+    /// let worker = std::thread::spawn(move || -> quipu::Result<()> {
+    ///     while !feed.step(Duration::MAX)?.woken_up {}
+    ///     Ok(())
+    /// });
+    /// handle.wakeup();
+    /// worker.join().unwrap()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn handle(&self) -> ReaderHandle {
+        self.source.reader.handle()
     }
 
     /// The model.

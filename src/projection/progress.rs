@@ -10,13 +10,15 @@ pub struct Progress {
     pub applied: u64,
     /// About how many visible events of its partitions are still to be applied.
     pub lag: u64,
+    /// Whether the call returned because of [`ReaderHandle::wakeup`](crate::ReaderHandle::wakeup).
+    pub woken_up: bool,
 }
 
 /// How long a step of catching up waits for events: others may have to hand partitions over first.
 const WAIT: Duration = Duration::from_millis(20);
 
-/// Steps until nothing is left, or several steps bring nothing, because another consumer has the
-/// partitions or is about to get them.
+/// Steps until nothing is left, or a wake-up, or several steps bring nothing, because another
+/// consumer has the partitions or is about to get them.
 pub(super) fn catch_up<E>(
     mut step: impl FnMut(Duration) -> Result<Progress, E>,
     mut report: impl FnMut(&Progress),
@@ -27,6 +29,9 @@ pub(super) fn catch_up<E>(
         let progress = step(timeout)?;
         applied += progress.applied;
         report(&progress);
+        if progress.woken_up {
+            break;
+        }
         idle = if progress.applied > 0 { 0 } else { idle + 1 };
         if progress.lag == 0 && applied > 0 {
             // One more step, which reports an error where nothing seems to be left.

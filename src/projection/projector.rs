@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::config::invalid;
 use crate::consumer::{Consumer, Offsets};
 use crate::error::{Error, Result};
+use crate::reader::ReaderHandle;
 use crate::reader::moved::Seen;
 use crate::reader::step::Step;
 use crate::records::{ConsumedRecord, SkipReason, Skipped};
@@ -148,8 +149,9 @@ impl<P: Projection> Projector<P> {
         self
     }
 
-    /// Applies the next events, waiting for some for at most `timeout`, and commits their changes
-    /// together with the position after them.
+    /// Applies the next events, waiting for some for at most `timeout` or until a
+    /// [wake-up](Projector::handle), and commits their changes together with the position after
+    /// them.
     ///
     /// If that makes more records than a segment of one of their topics or a transaction can hold,
     /// the step is divided: it starts again with half as many events, down to one. The projection
@@ -210,12 +212,13 @@ impl<P: Projection> Projector<P> {
                 self.bound.grow();
             }
             step.done();
-            return Ok(Progress { applied: applied as u64, lag: self.consumer.lag() });
+            let (lag, woken_up) = (self.consumer.lag(), self.consumer.was_woken_up());
+            return Ok(Progress { applied: applied as u64, lag, woken_up });
         }
     }
 
-    /// Applies events until there are no more, and calls `report` with the progress after each
-    /// step. Returns their number.
+    /// Applies events until there are no more, or until a [wake-up](Projector::handle), and calls
+    /// `report` with the progress after each step. Returns their number.
     ///
     /// # Errors
     /// As [`step`](Projector::step).
@@ -237,7 +240,7 @@ impl<P: Projection> Projector<P> {
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
         let mut step = Step::new(&mut self.consumer);
         // A projector that has joined just now gets its partitions with a poll.
-        drop(step.poll(Duration::ZERO)?);
+        rebalance(&mut step)?;
         if step.assignment().is_empty() {
             return Err(invalid(
                 "rebuild",
@@ -256,12 +259,36 @@ impl<P: Projection> Projector<P> {
     fn start_over(&mut self) -> Result<()> {
         let mut step = Step::new(&mut self.consumer);
         // Another member may have joined since, and the commit is to be one of this generation.
-        drop(step.poll(Duration::ZERO)?);
+        rebalance(&mut step)?;
         step.seek_all(Start::Beginning)?;
         step.commit(step.offsets_at(step.positions()))?;
         step.done();
         self.unfinished = false;
         Ok(())
+    }
+
+    /// A handle to interrupt this projector's waiting from elsewhere: its current step, or else its
+    /// next one, applies nothing and returns at once.
+    ///
+    /// ```
+    /// # use quipu::{Broker, ConsumedRecord, TopicConfig, Transaction};
+    /// # use std::time::Duration;
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # broker.create_topic("accounts", TopicConfig::streams())?;
+    /// # let owners = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
+    /// let mut projector = broker.projector("owners", &["accounts"], owners)?;
+    /// let handle = projector.handle();
+    /// let worker = std::thread::spawn(move || -> quipu::Result<()> {
+    ///     while !projector.step(Duration::MAX)?.woken_up {}
+    ///     Ok(())
+    /// });
+    /// handle.wakeup();
+    /// worker.join().unwrap()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn handle(&self) -> ReaderHandle {
+        self.consumer.reader_handle()
     }
 
     /// The projection.
@@ -284,6 +311,15 @@ impl<P> fmt::Debug for Projector<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Projector").field("name", self.consumer.group()).finish_non_exhaustive()
     }
+}
+
+/// Polls for the partitions only. A wake-up is left to the next step.
+fn rebalance(consumer: &mut Consumer) -> Result<()> {
+    drop(consumer.poll(Duration::ZERO)?);
+    if consumer.was_woken_up() {
+        consumer.reader_handle().wakeup();
+    }
+    Ok(())
 }
 
 /// The error if it has applied more than it has committed in a partition that it has not seen yet,

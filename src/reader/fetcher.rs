@@ -46,6 +46,8 @@ pub(crate) struct Fetcher {
     idle: Option<Idle>,
     /// A future of [`poll_records`](Fetcher::poll_records) is pending.
     is_parked: bool,
+    /// The last poll returned because of a wake-up.
+    was_woken_up: bool,
 }
 
 struct Followed {
@@ -74,6 +76,7 @@ impl Fetcher {
             followed: Vec::new(),
             waiter,
             is_parked: false,
+            was_woken_up: false,
         }
     }
 
@@ -91,6 +94,11 @@ impl Fetcher {
 
     pub(crate) fn waiter(&self) -> &Arc<Waiter> {
         &self.waiter
+    }
+
+    /// Whether the last poll returned because of [`Waiter::wake_up`].
+    pub(crate) fn was_woken_up(&self) -> bool {
+        self.was_woken_up
     }
 
     pub(crate) fn assigned(&self) -> &[Assigned] {
@@ -272,6 +280,7 @@ impl Fetcher {
         timeout: Duration,
         mut before: impl FnMut(&mut Fetcher) -> Result<()>,
     ) -> Result<Records> {
+        self.was_woken_up = false;
         self.broker.run_due();
         before(self)?;
         if let Some(found) = self.look()? {
@@ -329,7 +338,8 @@ impl Fetcher {
 
     /// The result of a poll now: the records there are, or none if it was woken up.
     fn look(&mut self) -> Result<Option<Records>> {
-        if self.waiter.take(&mut self.ready) {
+        self.was_woken_up = self.waiter.take(&mut self.ready);
+        if self.was_woken_up {
             return Ok(Some(Records::default()));
         }
         if self.assigned.is_empty() {

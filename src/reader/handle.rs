@@ -5,7 +5,9 @@ use std::fmt;
 use crate::engine::Waiter;
 use crate::sync::Arc;
 
-/// Interrupts a [`Reader`](crate::Reader) from another thread. Clones interrupt the same one.
+/// Interrupts the waiting of a [`Reader`](crate::Reader), a [`StreamReader`](crate::StreamReader), a
+/// [`Feed`](crate::Feed) or a [`Projector`](crate::Projector) from another thread. Clones interrupt
+/// the same one. (A [`ConsumerHandle`](crate::ConsumerHandle) does it for a consumer.)
 #[derive(Clone)]
 pub struct ReaderHandle {
     waiter: Arc<Waiter>,
@@ -16,9 +18,8 @@ impl ReaderHandle {
         ReaderHandle { waiter: waiter.clone() }
     }
 
-    /// Makes the reader's current poll, or else its next one, return at once without records. The
-    /// poll after that returns the records that are there. Calls that come before that poll count
-    /// as one.
+    /// Makes the current poll or step, or else the next one, return at once without records. The
+    /// one after that returns the records that are there. Calls that come before that count as one.
     pub fn wakeup(&self) {
         self.waiter.wake_up();
     }

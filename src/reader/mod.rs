@@ -437,6 +437,11 @@ impl Reader {
         self.fetcher.forget_deleted()
     }
 
+    /// Whether the last poll returned because of a wake-up.
+    pub(crate) fn was_woken_up(&self) -> bool {
+        self.fetcher.was_woken_up()
+    }
+
     /// How many visible offsets are still to be read.
     pub(crate) fn lag(&self) -> u64 {
         self.fetcher.lag()

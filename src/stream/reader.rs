@@ -11,7 +11,7 @@ use crate::engine::{Interest, Waiter};
 use crate::error::Result;
 use crate::log::streams::{self, Limit};
 use crate::reader::parking::{look_or_register, wait_for};
-use crate::reader::{Receive, Recv};
+use crate::reader::{ReaderHandle, Receive, Recv};
 use crate::sync::Arc;
 use crate::types::Offset;
 use crate::version::Version;
@@ -76,9 +76,9 @@ impl StreamReader {
         &self.stream
     }
 
-    /// The next events, waiting for some for at most `timeout`. If none came the history is empty
-    /// and has the version that this reader has come to. Under a manual clock it returns existing
-    /// events, and never waits.
+    /// The next events, waiting for some for at most `timeout`. If none came, or after a
+    /// [wake-up](ReaderHandle::wakeup), the history is empty and has the version that this reader
+    /// has come to. Under a manual clock it returns existing events, and never waits.
     ///
     /// # Errors
     /// [`Truncated`](crate::Error::Truncated) if the log was truncated before an event that this
@@ -97,8 +97,8 @@ impl StreamReader {
         }
     }
 
-    /// The next events, as soon as there are any. Needs no particular runtime, and may be dropped
-    /// at any time.
+    /// The next events, as soon as there are any; none after a [wake-up](ReaderHandle::wakeup). Needs
+    /// no particular runtime, and may be dropped at any time.
     ///
     /// # Errors
     /// As [`poll`](StreamReader::poll).
@@ -126,10 +126,30 @@ impl StreamReader {
         }
     }
 
-    /// The next events, if there are any. Otherwise the interest in the log is armed.
+    /// A handle to interrupt this reader's waiting from elsewhere.
+    ///
+    /// ```
+    /// # use quipu::{Broker, TopicConfig, Version};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let broker = Broker::in_memory()?;
+    /// # let account = broker.create_topic("accounts", TopicConfig::streams())?.stream("account-7")?;
+    /// let mut reader = account.reader(Version::ZERO)?;
+    /// let handle = reader.handle();
+    /// std::thread::spawn(move || handle.wakeup());
+    /// assert!(reader.poll(std::time::Duration::from_secs(3600))?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn handle(&self) -> ReaderHandle {
+        ReaderHandle::new(&self.waiter)
+    }
+
+    /// The next events, if there are any, or none if it was woken up. Otherwise the interest in the
+    /// log is armed.
     fn look(&mut self) -> Result<Option<History>> {
-        // It has one log: the noted places tell nothing. Wake-ups are for readers of topics.
-        self.waiter.take(&mut Vec::new());
+        // It has one log, so the noted places add nothing.
+        if self.waiter.take(&mut Vec::new()) {
+            return Ok(Some(History::empty_at(self.next)));
+        }
         if let Some(history) = self.look_once()? {
             return Ok(Some(history));
         }

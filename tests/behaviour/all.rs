@@ -120,5 +120,6 @@ mod user_code;
 mod verify;
 mod waiting_callers;
 mod wakeups;
+mod wakeups_of_feeds_and_projectors;
 mod where_a_group_starts;
 mod zeros_ahead;
