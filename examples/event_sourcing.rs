@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 
 use quipu::{
-    Broker, Cleanup, Compression, ConsumedRecord, Error, ExpectedVersion, Position, Record, Start, Stream,
-    Topic, TopicConfig, Transaction, Version,
+    Broker, Cleanup, Compression, ConsumedRecord, Error, ExpectedVersion, Position, Projection, Record,
+    Start, Stream, Topic, TopicConfig, TopicPartition, Transaction, Version,
 };
 
 type Outcome<T> = Result<T, Box<dyn StdError + Send + Sync>>;
@@ -194,6 +194,44 @@ impl Accounts {
     }
 }
 
+/// The balances, a table that follows the events. It is loaded where it begins to follow them, so that
+/// it is right after a restart and after a step that failed.
+struct Balances {
+    table: Topic,
+    cents: BTreeMap<String, i64>,
+}
+
+impl Projection for Balances {
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Outcome<()> {
+        let key = event.key_str().ok_or("an event without an account")?;
+        let cents = self.cents.entry(key.to_string()).or_default();
+        *cents = Account { is_open: true, cents: *cents }.after(Event::read(event)?).cents;
+        changes.send(&self.table, Record::new(cents.to_string()).key(key));
+        Ok(())
+    }
+
+    fn assigned(&mut self, _: &[TopicPartition]) -> Outcome<()> {
+        self.cents.clear();
+        for row in &self.table.partition(0)?.read(Start::Beginning, usize::MAX)? {
+            match (row.key_str(), row.value_str()) {
+                (Some(key), Some(cents)) => drop(self.cents.insert(key.to_string(), cents.parse()?)),
+                (Some(key), None) => drop(self.cents.remove(key)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, changes: &mut Transaction) -> Outcome<()> {
+        for key in std::mem::take(&mut self.cents).into_keys() {
+            changes.send(&self.table, Record::tombstone(key));
+        }
+        Ok(())
+    }
+}
+
 fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
     let broker = Broker::open(dir)?;
     // One partition: a total order of all events, in which projections read them.
@@ -204,7 +242,7 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
         .segment_bytes(16 << 10)
         .max_record_bytes(4 << 10);
     let snapshots = broker.create_topic("snapshots", table.clone())?;
-    broker.create_topic("balances", table.segment_bytes(4 << 20))?;
+    let balances = broker.create_topic("balances", table.segment_bytes(4 << 20))?;
     let accounts = Accounts {
         broker: broker.clone(),
         events: events.clone(),
@@ -231,19 +269,11 @@ fn run(dir: &Path, threads: u64, commands: u64) -> Outcome<String> {
         workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| "a worker panicked")?)
     })?;
 
-    // The balances, a table that follows the events.
-    let mut balances = BTreeMap::<String, i64>::new();
-    let project = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> Outcome<()> {
-        let key = String::from_utf8(event.key().unwrap_or_default().to_vec())?;
-        let balance = balances.entry(key.clone()).or_default();
-        *balance = Account { is_open: true, cents: *balance }.after(Event::read(event)?).cents;
-        changes.send("balances", Record::new(balance.to_string()).key(key));
-        Ok(())
-    };
-    let mut projector = broker.projector("balances", ["accounts"], project)?;
+    let project = Balances { table: balances, cents: BTreeMap::new() };
+    let mut projector = broker.consumer("balances").project(["accounts"], project)?;
     let projected =
         projector.catch_up(|progress| println!("projected {}, {} to go", progress.applied, progress.lag))?;
-    drop(projector);
+    let balances = projector.into_projection().cents;
 
     let (mut by_streams, mut by_snapshots) = (0, 0);
     for id in 0..ACCOUNTS {

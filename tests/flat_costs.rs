@@ -210,7 +210,7 @@ fn a_step_costs_the_same_beside_few_idle_partitions_and_beside_many() {
         feed.catch_up(|_| {}).unwrap();
         assert_eq!((feed.model().events, feed.model().positions), (size, size));
         let nothing = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
-        let mut projector = broker.projector("p", ["t"], nothing).unwrap();
+        let mut projector = broker.consumer("p").project(["t"], nothing).unwrap();
         // It has committed in each partition.
         assert_eq!(projector.catch_up(|_| {}).unwrap(), size as u64);
         let partition = broker.topic("t").unwrap().partition(3).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A call, and parts of its error.
-const CALLS: [(&str, &[&str]); 19] = [
+const CALLS: [(&str, &[&str]); 21] = [
     ("Record::new(7)", &["`{integer}` is not bytes or text", "`n.to_string()` for text"]),
     ("Record::new(text).key(7_u64)", &["`u64` is not bytes or text", "`n.to_be_bytes()` for bytes"]),
     (
@@ -33,8 +33,16 @@ const CALLS: [(&str, &[&str]); 19] = [
         &["not a list of names", "`names.collect::<Vec<_>>()`"],
     ),
     ("broker.reader(topic, Start::End)", &["not a list of names", "write `topic.name()`"]),
+    (
+        "broker.consumer(text).project(text, 7)",
+        &["`{integer}` is not a projection", "implement `Projection` for a type of your own"],
+    ),
     // Types that do not match: the text is the compiler's own.
     ("consumer.poll(200)", &["expected `Duration`, found integer"]),
+    (
+        "{ let mut seen = 0; broker.consumer(text).project(text, move |_: &ConsumedRecord<'_>, _: &mut Transaction| -> Result<()> { seen += 1; Ok(()) }) }",
+        &["expected a closure that implements the `Fn` trait, but this closure only implements `FnMut`"],
+    ),
     ("consumer.commit()", &["this method takes 1 argument but 0 arguments were supplied"]),
     ("producer.send(text, text)", &["Record<'_>`, found `&str`"]),
     ("stream.append(0, Record::new(text))", &["`ExpectedVersion: From<{integer}>` is not satisfied"]),

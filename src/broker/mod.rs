@@ -303,6 +303,11 @@ impl Broker {
         self.inner.close()
     }
 
+    /// Another handle of a broker.
+    pub(crate) fn of(inner: &Arc<BrokerInner>) -> Self {
+        Broker { inner: inner.clone() }
+    }
+
     pub(crate) fn inner(&self) -> &Arc<BrokerInner> {
         &self.inner
     }

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::group::GroupHost;
 use crate::group::assign::{Assignor, Chosen, CooperativeStickyAssignor, RebalanceProtocol};
 use crate::group::state::Pattern;
-use crate::reader::OffsetReset;
 use crate::reader::fetcher::Fetcher;
+use crate::reader::{OffsetReset, PollLimits};
 use crate::sync::Arc;
 use crate::topic::Partition;
 use crate::types::{GroupId, Names};
@@ -44,7 +44,7 @@ impl Broker {
             group: group.to_string(),
             reset: OffsetReset::default(),
             max_records: usize::MAX,
-            max_bytes: None,
+            max_bytes: PollLimits::default().max_bytes,
             max_poll_interval: Duration::from_secs(300),
             assignor: Chosen::new(CooperativeStickyAssignor),
             protocol: None,
@@ -61,7 +61,7 @@ pub struct ConsumerBuilder {
     group: String,
     reset: OffsetReset,
     max_records: usize,
-    max_bytes: Option<usize>,
+    max_bytes: usize,
     max_poll_interval: Duration,
     assignor: Chosen,
     /// `None`: the assignor's.
@@ -98,7 +98,7 @@ impl ConsumerBuilder {
 
     /// About how many bytes of records a poll returns at most, at least one batch. Default: 1 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.max_bytes = Some(bytes);
+        self.max_bytes = bytes;
         self
     }
 
@@ -230,6 +230,10 @@ impl ConsumerBuilder {
         Ok(consumer)
     }
 
+    pub(crate) fn broker(&self) -> &Arc<BrokerInner> {
+        &self.broker
+    }
+
     fn build(self, topics: Vec<Pattern>) -> Result<(Consumer, Subscription)> {
         let group = GroupId::new(&self.group)
             .map_err(|reason| Error::InvalidGroupName { name: self.group.clone(), reason })?;
@@ -237,21 +241,76 @@ impl ConsumerBuilder {
         // group.
         self.broker.check_open()?;
         let group = self.broker.coordinator().group(&group);
+        let protocol = self.get_rebalance_protocol();
         let mut fetcher = Fetcher::new(self.broker.clone());
         let limits = fetcher.limits_mut();
         limits.max_records = self.max_records;
-        limits.max_bytes = self.max_bytes.unwrap_or(limits.max_bytes);
+        limits.max_bytes = self.max_bytes;
         limits.reset = self.reset;
         let committer = Arc::new(Committer::new(self.broker, group, fetcher.waiter().clone()));
         let membership = Session::new(committer, self.reset, self.auto_commit);
         let subscription = Subscription {
             topics,
-            protocol: self.protocol.unwrap_or_else(|| self.assignor.assignor.protocol()),
+            protocol,
             assignor: self.assignor,
             max_poll_interval: self.max_poll_interval,
             listener: self.listener,
         };
         Ok((Consumer { membership, fetcher }, subscription))
+    }
+}
+
+/// Its settings, read back: see the methods of the same names without `get_`.
+///
+/// ```
+/// # use quipu::{Broker, OffsetReset};
+/// # fn main() -> quipu::Result<()> {
+/// # let broker = Broker::in_memory()?;
+/// let builder = broker.consumer("billing").max_records(500);
+/// assert_eq!((builder.get_group(), builder.get_max_records()), ("billing", 500));
+/// assert_eq!(builder.get_offset_reset(), OffsetReset::Earliest);
+/// # Ok(()) }
+/// ```
+impl ConsumerBuilder {
+    /// The name of the group. It is checked when the consumer is made.
+    pub fn get_group(&self) -> &str {
+        &self.group
+    }
+
+    /// See [`offset_reset`](ConsumerBuilder::offset_reset).
+    pub fn get_offset_reset(&self) -> OffsetReset {
+        self.reset
+    }
+
+    /// See [`max_records`](ConsumerBuilder::max_records); `usize::MAX` without a limit.
+    pub fn get_max_records(&self) -> usize {
+        self.max_records
+    }
+
+    /// See [`max_bytes`](ConsumerBuilder::max_bytes).
+    pub fn get_max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// See [`max_poll_interval`](ConsumerBuilder::max_poll_interval).
+    pub fn get_max_poll_interval(&self) -> Duration {
+        self.max_poll_interval
+    }
+
+    /// See [`assignor`](ConsumerBuilder::assignor).
+    pub fn get_assignor(&self) -> &dyn Assignor {
+        &*self.assignor.assignor
+    }
+
+    /// See [`rebalance_protocol`](ConsumerBuilder::rebalance_protocol): that of the assignor unless it
+    /// was set.
+    pub fn get_rebalance_protocol(&self) -> RebalanceProtocol {
+        self.protocol.unwrap_or_else(|| self.assignor.assignor.protocol())
+    }
+
+    /// See [`auto_commit`](ConsumerBuilder::auto_commit); `None`: it commits nothing by itself.
+    pub fn get_auto_commit(&self) -> Option<Duration> {
+        self.auto_commit
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::commit::{CommittedOffset, Committer};
 use super::member::{self, Polling, Session};
 use super::offsets::{IntoOffsets, Offsets};
+use super::rebalance::Hears;
 use crate::engine::observe;
 use crate::error::Result;
 use crate::producer::Pending;
@@ -70,9 +71,17 @@ impl Consumer {
     /// [`Truncated`](crate::Error::Truncated) as [`Reader::poll`](crate::Reader::poll);
     /// [`Closed`](crate::Error::Closed), or an I/O error.
     pub fn poll(&mut self, timeout: Duration) -> Result<Records> {
+        self.poll_hearing(timeout, &mut |_, _| Ok(()))
+    }
+
+    /// As [`poll`](Consumer::poll). `hears` gets each change of its partitions before the listener.
+    ///
+    /// # Errors
+    /// Those of a poll, and of `hears`.
+    pub(crate) fn poll_hearing(&mut self, timeout: Duration, hears: &mut Hears<'_>) -> Result<Records> {
         let Consumer { membership, fetcher } = self;
         let mut polling = Polling::begin(membership);
-        let mut records = fetcher.poll(timeout, |fetcher| polling.session().keep_up(fetcher))?;
+        let mut records = fetcher.poll(timeout, |fetcher| polling.session().keep_up(fetcher, hears))?;
         let committer = &polling.session().committer;
         records.set_stamp(committer.stamp());
         observe::consumed(&committer.group.name, || records.len());
@@ -405,7 +414,7 @@ impl ReceiveOne for Consumer {
 /// See [`Consumer::poll_records`].
 fn receive(membership: &mut Session, fetcher: &mut Fetcher, cx: &mut Context<'_>) -> Poll<Result<Records>> {
     let mut polling = Polling::begin(membership);
-    let polled = fetcher.poll_records(cx, |fetcher| polling.session().keep_up(fetcher));
+    let polled = fetcher.poll_records(cx, |fetcher| polling.session().keep_up(fetcher, &mut |_, _| Ok(())));
     if polled.is_pending() {
         polling.wait();
     } else {

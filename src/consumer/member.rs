@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::commit::Committer;
 use super::departure::leave;
 use super::early::Early;
-use super::rebalance::{Rebalance, RebalanceEvent};
+use super::rebalance::{Hears, Rebalance, RebalanceEvent};
 use crate::config::Durability;
 use crate::engine::{Identity, observe};
 use crate::error::{Error, Result};
@@ -183,12 +183,12 @@ impl Session {
     /// # Errors
     /// The first error of the listener, which does not change the ownership; `NoCommittedOffset`;
     /// those of joining again after an expulsion, and of an automatic commit.
-    pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+    pub(super) fn keep_up(&mut self, fetcher: &mut Fetcher, hears: &mut Hears<'_>) -> Result<()> {
         self.committer.broker.check_open()?;
         self.put_back(fetcher);
         let is_outdated = |member: &Joined| member.seen != Some(member.seat.group.version());
-        let told =
-            if self.member.as_ref().is_some_and(is_outdated) { self.reconcile(fetcher) } else { Ok(()) };
+        let is_outdated = self.member.as_ref().is_some_and(is_outdated);
+        let told = if is_outdated { self.reconcile(fetcher, hears) } else { Ok(()) };
         // The listener's error comes first: it is returned once, whereas an automatic commit is
         // tried again.
         told.and(self.commit_if_due(fetcher))?;
@@ -255,7 +255,7 @@ impl Session {
     }
 
     /// Takes the steps that the group asks for, until there are none.
-    fn reconcile(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+    fn reconcile(&mut self, fetcher: &mut Fetcher, hears: &mut Hears<'_>) -> Result<()> {
         let mut told = Ok(());
         let skips = self.skips();
         loop {
@@ -277,7 +277,7 @@ impl Session {
             };
             told = told.and(failed.map_or(Ok(()), Err));
             let (Some(steps), Some(stamp)) = (steps, stamp) else {
-                told = told.and(self.lose_all(fetcher));
+                told = told.and(self.lose_all(fetcher, hears));
                 match self.come_back() {
                     Ok(()) => continue,
                     Err(error) => return told.and(Err(error)),
@@ -285,7 +285,7 @@ impl Session {
             };
             self.committer.set_stamp(stamp);
             if !steps.revoke.is_empty() {
-                told = told.and(self.give_up(fetcher, &steps.revoke));
+                told = told.and(self.give_up(fetcher, &steps.revoke, hears));
                 continue;
             }
             member.seen = Some(version);
@@ -301,16 +301,17 @@ impl Session {
                 }
             }
             if steps.settled || !partitions.is_empty() {
-                told = told.and(self.tell(fetcher, RebalanceEvent::Assigned, &partitions));
+                told = told.and(self.tell(fetcher, RebalanceEvent::Assigned, &partitions, hears));
             }
             return told;
         }
     }
 
     /// The member has been expelled: it owns nothing, and its commits are rejected.
-    fn lose_all(&mut self, fetcher: &mut Fetcher) -> Result<()> {
+    fn lose_all(&mut self, fetcher: &mut Fetcher, hears: &mut Hears<'_>) -> Result<()> {
         let lost: Vec<TopicPartition> = fetcher.assigned().iter().map(topic_partition).collect();
-        let told = if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost) };
+        let told =
+            if lost.is_empty() { Ok(()) } else { self.tell(fetcher, RebalanceEvent::Lost, &lost, hears) };
         fetcher.unassign(|_| true);
         told
     }
@@ -324,10 +325,10 @@ impl Session {
     }
 
     /// Lets partitions go to others, after the last commit that they allow.
-    fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share]) -> Result<()> {
+    fn give_up(&mut self, fetcher: &mut Fetcher, shares: &[Share], hears: &mut Hears<'_>) -> Result<()> {
         let partitions: Vec<TopicPartition> = shares.iter().map(Share::topic_partition).collect();
         let committed = if self.auto_commit.is_some() { self.commit_positions(fetcher) } else { Ok(()) };
-        let told = self.tell(fetcher, RebalanceEvent::Revoked, &partitions);
+        let told = self.tell(fetcher, RebalanceEvent::Revoked, &partitions, hears);
         let shared: HashSet<_> = shares.iter().map(|share| (share.id, share.partition)).collect();
         fetcher.unassign(|assigned| {
             let identity = assigned.log().identity();
@@ -339,18 +340,20 @@ impl Session {
         told.and(committed)
     }
 
-    /// Calls the listener, if there is one.
+    /// Calls `hears` and the listener, if there is one, also if the first returns an error.
     fn tell(
         &mut self,
         fetcher: &mut Fetcher,
         event: RebalanceEvent,
         partitions: &[TopicPartition],
+        hears: &mut Hears<'_>,
     ) -> Result<()> {
         observe::rebalanced(&self.committer.group.name, event.name(), partitions);
-        let Some(member) = &mut self.member else { return Ok(()) };
-        let Some(listener) = &mut member.subscription.listener else { return Ok(()) };
+        let heard = hears(event, partitions);
+        let Some(member) = &mut self.member else { return heard };
+        let Some(listener) = &mut member.subscription.listener else { return heard };
         about_to_call_user_code("the rebalance listener");
-        listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer })
+        heard.and(listener(&mut Rebalance { event, partitions, fetcher, committer: &self.committer }))
     }
 
     /// Where a partition is started: at the committed offset; where the group has started before,
@@ -436,9 +439,9 @@ impl Session {
             membership.stamp(member.seat.id).map(|_| membership.owned(member.seat.id))
         };
         let told = match owned {
-            None => self.lose_all(fetcher),
+            None => self.lose_all(fetcher, &mut |_, _| Ok(())),
             Some(owned) if owned.is_empty() => Ok(()),
-            Some(owned) => self.give_up(fetcher, &owned),
+            Some(owned) => self.give_up(fetcher, &owned, &mut |_, _| Ok(())),
         };
         self.leave();
         told

@@ -44,6 +44,9 @@ pub enum RebalanceEvent {
     Lost,
 }
 
+/// Hears of each change during one poll, before the listener: for what reads with a consumer.
+pub(crate) type Hears<'a> = dyn FnMut(RebalanceEvent, &[TopicPartition]) -> Result<()> + 'a;
+
 impl RebalanceEvent {
     /// In one word, for `tracing` and `metrics`.
     pub(super) fn name(self) -> &'static str {

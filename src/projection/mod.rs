@@ -5,10 +5,13 @@
 //! Both apply every event exactly once, in the order of each partition, whenever the process stops.
 //! A topic with one partition is a total order; of a topic with several each has its own.
 
+mod contract;
 mod feed;
 mod progress;
 mod projector;
+mod stateful;
 
+pub use self::contract::Projection;
 pub use self::feed::{Feed, ReadModel};
 pub use self::progress::Progress;
-pub use self::projector::{Projection, Projector};
+pub use self::projector::Projector;

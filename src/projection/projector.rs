@@ -3,61 +3,30 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::contract::Projection;
 use super::progress::{Progress, catch_up};
+use super::stateful::Stateful;
 use crate::broker::Broker;
 use crate::config::invalid;
-use crate::consumer::{Consumer, Offsets};
+use crate::consumer::{Consumer, ConsumerBuilder, Offsets};
 use crate::error::{Error, Result};
 use crate::reader::ReaderHandle;
 use crate::reader::moved::Seen;
 use crate::reader::step::Step;
-use crate::records::{ConsumedRecord, SkipReason, Skipped};
-use crate::sync::about_to_call_user_code;
-use crate::transaction::Transaction;
+use crate::records::{SkipReason, Skipped};
 use crate::types::{Names, Offset, Start};
 
-/// Derives records from events: for example a table in a compacted topic, or a stream per customer.
-///
-/// It may keep state in memory, which must be rebuilt from the records that it has sent: the state
-/// is lost with a restart, and it may include events that were not committed.
-pub trait Projection {
-    /// Its error. [`Error`] is enough if it has no errors of its own.
-    type Error: From<Error>;
-
-    /// Adds the records that follow from an event to `changes`.
+impl ConsumerBuilder {
+    /// Runs a projection of topics. Its position is that of the group, and several projectors of one
+    /// group share the partitions. The settings are those of the group's consumer:
+    /// [`max_records`](ConsumerBuilder::max_records) bounds the events of a step, and so of a
+    /// transaction; [`offset_reset`](ConsumerBuilder::offset_reset) decides where it begins, and
+    /// never where it continues, because it would miss events. A listener must neither seek nor
+    /// commit.
     ///
     /// # Errors
-    /// The projection's own: nothing of this step is committed, and the event comes again.
-    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), Self::Error>;
-
-    /// Called before it is [rebuilt](Projector::rebuild): all events come again. Does nothing by
-    /// default.
-    ///
-    /// # Errors
-    /// The projection's own: it is not rebuilt.
-    fn reset(&mut self) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
-impl<F, E> Projection for F
-where
-    F: FnMut(&ConsumedRecord<'_>, &mut Transaction) -> Result<(), E>,
-    E: From<Error>,
-{
-    type Error = E;
-
-    fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), E> {
-        self(event, changes)
-    }
-}
-
-impl Broker {
-    /// Runs a projection of topics under a name: the name of the consumer group that stores its
-    /// position. Several projectors of the same name share the partitions.
-    ///
-    /// # Errors
-    /// Those of [`subscribe`](crate::ConsumerBuilder::subscribe).
+    /// Those of [`subscribe`](ConsumerBuilder::subscribe); [`InvalidConfig`](Error::InvalidConfig)
+    /// with [`auto_commit`](ConsumerBuilder::auto_commit), because each step commits.
     ///
     /// ```
     /// use quipu::{Broker, Cleanup, ConsumedRecord, ExpectedVersion, Record, TopicConfig, Transaction};
@@ -73,22 +42,20 @@ impl Broker {
     ///     }
     ///     Ok(())
     /// };
-    /// let mut projector = broker.projector("owners", &["accounts"], owners)?;
+    /// let mut projector = broker.consumer("owners").project(&["accounts"], owners)?;
     /// assert_eq!(projector.catch_up(|_| {})?, 1);
     /// # Ok(()) }
     /// ```
-    pub fn projector<P: Projection>(
-        &self,
-        name: &str,
-        topics: impl Names,
-        projection: P,
-    ) -> Result<Projector<P>> {
-        let consumer = self.consumer(name).subscribe(topics)?;
+    pub fn project<P: Projection>(self, topics: impl Names, projection: P) -> Result<Projector<P>> {
+        if self.get_auto_commit().is_some() {
+            return Err(invalid("auto_commit", "a projector commits with each step"));
+        }
+        let (broker, bound) = (Broker::of(self.broker()), Bound::new(self.get_max_records()));
         Ok(Projector {
-            broker: self.clone(),
-            consumer,
-            projection,
-            bound: Bound::new(usize::MAX),
+            broker,
+            consumer: self.subscribe(topics)?,
+            state: Stateful::new(projection),
+            bound,
             seen: Seen::default(),
             unfinished: false,
         })
@@ -99,7 +66,7 @@ impl Broker {
 pub struct Projector<P> {
     broker: Broker,
     consumer: Consumer,
-    projection: P,
+    state: Stateful<P>,
     bound: Bound,
     /// The partitions whose commits were found as this projection has left them: only an opening of
     /// the broker sets a commit back, and no partition is assigned before that.
@@ -140,15 +107,6 @@ impl Bound {
 }
 
 impl<P: Projection> Projector<P> {
-    /// How many events a step takes at most, and so one transaction. At least 1; 0 counts as 1.
-    ///
-    /// Default: as many as a poll gives, which is about 1 MiB of them.
-    #[must_use]
-    pub fn max_records(mut self, events: usize) -> Self {
-        self.bound = Bound::new(events);
-        self
-    }
-
     /// Applies the next events, waiting for some for at most `timeout` or until a
     /// [wake-up](Projector::handle), and commits their changes together with the position after
     /// them.
@@ -158,7 +116,8 @@ impl<P: Projection> Projector<P> {
     /// gets these events again.
     ///
     /// A step that ends early has applied nothing, whether by an error or because the projection
-    /// panicked: the events come again with the next step.
+    /// panicked: the events come again with the next step, after the projection has
+    /// [loaded](Projection::assigned) its state.
     ///
     /// # Errors
     /// [`Truncated`](Error::Truncated) or [`OffsetOutOfRange`](Error::OffsetOutOfRange): it has
@@ -172,9 +131,9 @@ impl<P: Projection> Projector<P> {
     /// [`RecordTooLarge`](Error::RecordTooLarge) or
     /// [`TransactionTooLarge`](Error::TransactionTooLarge) if a single event makes too much.
     ///
-    /// Those of [`Consumer::poll`], [`Transaction::commit`] and the projection. Nothing was
-    /// committed, or it is unknown whether it was; in both cases the next step starts after the
-    /// last commit.
+    /// Those of [`Consumer::poll`], [`Transaction::commit`](crate::Transaction::commit) and the
+    /// projection. Nothing was committed, or it is unknown whether it was; in both cases the next
+    /// step starts after the last commit.
     pub fn step(&mut self, timeout: Duration) -> Result<Progress, P::Error> {
         if self.unfinished {
             self.start_over()?;
@@ -183,7 +142,7 @@ impl<P: Projection> Projector<P> {
         loop {
             self.consumer.limit_records(self.bound.now);
             let mut step = Step::new(&mut self.consumer);
-            let events = step.poll(timeout)?;
+            let events = self.state.poll(&mut step, timeout)?;
             if let Some(error) = set_back(&step, &self.seen) {
                 return Err(error.into());
             }
@@ -195,11 +154,11 @@ impl<P: Projection> Projector<P> {
                 // never.
                 return Err(unlike(&self.broker, skipped)?.into());
             }
+            self.state.load(&step)?;
             let applied = events.len();
             if applied > 0 {
                 let mut changes = self.broker.transaction();
-                about_to_call_user_code("a projection");
-                events.iter().try_for_each(|event| self.projection.apply(&event, &mut changes))?;
+                self.state.apply(&events, &mut changes)?;
                 changes.offsets(&step, Offsets::from(&events).note_themselves());
                 match changes.commit() {
                     Err(Error::RecordTooLarge { .. } | Error::TransactionTooLarge { .. }) if applied > 1 => {
@@ -209,6 +168,7 @@ impl<P: Projection> Projector<P> {
                     }
                     committed => drop(committed?),
                 }
+                self.state.committed();
                 self.bound.grow();
             }
             step.done();
@@ -228,43 +188,46 @@ impl<P: Projection> Projector<P> {
 
     /// Starts over: [resets](Projection::reset) the projection, and all events of the partitions
     /// that it has now come again with the next steps, also after a restart. If several projectors
-    /// of the same name share the partitions, each rebuilds its own. The records that it has sent
-    /// stay; in a compacted topic newer records replace them.
+    /// of one group share the partitions, each rebuilds its own. The records that it has sent stay,
+    /// unless the projection removes them; in a compacted topic newer records replace them.
     ///
     /// # Errors
     /// [`InvalidConfig`](Error::InvalidConfig) if it has no partition now; those of
     /// [`Consumer::poll`] and of the projection: it is not rebuilt, and continues where it was.
-    /// Those of [`Consumer::commit`]: the projection has been reset, and the next step starts over
-    /// before it applies anything. A restart before that continues at the old position: call this
-    /// again.
+    /// Those of [`Transaction::commit`](crate::Transaction::commit): the projection has been reset,
+    /// and the next step starts over before it applies anything. A restart before that continues at
+    /// the old position: call this again.
     pub fn rebuild(&mut self) -> Result<(), P::Error> {
-        let mut step = Step::new(&mut self.consumer);
-        // A projector that has joined just now gets its partitions with a poll.
-        rebalance(&mut step)?;
-        if step.assignment().is_empty() {
-            return Err(invalid(
-                "rebuild",
-                "it has no partition: other projectors of this name have all of them",
-            )
-            .into());
+        if !self.start_over()? {
+            let reason = "it has no partition: other projectors of this group have all of them";
+            return Err(invalid("rebuild", reason).into());
         }
-        about_to_call_user_code("a projection");
-        self.projection.reset()?;
-        self.unfinished = true;
-        drop(step);
-        Ok(self.start_over()?)
+        Ok(())
     }
 
-    /// Sets the group to the beginning of the partitions that it has.
-    fn start_over(&mut self) -> Result<()> {
+    /// Resets the projection, and sets the group to the beginning of the partitions that it has.
+    /// Returns whether it has any.
+    fn start_over(&mut self) -> Result<bool, P::Error> {
         let mut step = Step::new(&mut self.consumer);
-        // Another member may have joined since, and the commit is to be one of this generation.
-        rebalance(&mut step)?;
+        // A projector that has joined just now gets its partitions with a poll; and if another has
+        // joined since, the commit is to be one of this generation.
+        self.state.rebalance(&mut step)?;
+        if step.assignment().is_empty() {
+            self.unfinished = false;
+            return Ok(false);
+        }
+        self.state.load(&step)?;
+        let mut changes = self.broker.transaction();
+        self.state.reset(&mut changes)?;
+        self.unfinished = true;
         step.seek_all(Start::Beginning)?;
-        step.commit(step.offsets_at(step.positions()))?;
+        let started = step.offsets_at(step.positions());
+        changes.offsets(&step, started);
+        changes.commit()?;
         step.done();
+        self.state.committed();
         self.unfinished = false;
-        Ok(())
+        Ok(true)
     }
 
     /// A handle to interrupt this projector's waiting from elsewhere: its current step, or else its
@@ -277,7 +240,7 @@ impl<P: Projection> Projector<P> {
     /// # let broker = Broker::in_memory()?;
     /// # broker.create_topic("accounts", TopicConfig::streams())?;
     /// # let owners = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
-    /// let mut projector = broker.projector("owners", &["accounts"], owners)?;
+    /// let mut projector = broker.consumer("owners").project(&["accounts"], owners)?;
     /// let handle = projector.handle();
     /// let worker = std::thread::spawn(move || -> quipu::Result<()> {
     ///     while !projector.step(Duration::MAX)?.woken_up {}
@@ -291,35 +254,32 @@ impl<P: Projection> Projector<P> {
         self.consumer.reader_handle()
     }
 
-    /// The projection.
-    pub fn projection(&self) -> &P {
-        &self.projection
+    /// The most events of a step: see [`max_records`](ConsumerBuilder::max_records). `usize::MAX`
+    /// without a limit. A step that is [divided](Projector::step) takes fewer.
+    pub fn max_records(&self) -> usize {
+        self.bound.most
     }
 
-    /// The consumer that it reads with.
+    /// The projection.
+    pub fn projection(&self) -> &P {
+        &self.state.projection
+    }
+
+    /// The consumer that it reads with: its group, topics, partitions and settings.
     pub fn consumer(&self) -> &Consumer {
         &self.consumer
     }
 
     /// Stops, and gives the projection back.
     pub fn into_projection(self) -> P {
-        self.projection
+        self.state.projection
     }
 }
 
 impl<P> fmt::Debug for Projector<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Projector").field("name", self.consumer.group()).finish_non_exhaustive()
+        f.debug_struct("Projector").field("group", self.consumer.group()).finish_non_exhaustive()
     }
-}
-
-/// Polls for the partitions only. A wake-up is left to the next step.
-fn rebalance(consumer: &mut Consumer) -> Result<()> {
-    drop(consumer.poll(Duration::ZERO)?);
-    if consumer.was_woken_up() {
-        consumer.reader_handle().wakeup();
-    }
-    Ok(())
 }
 
 /// The error if it has applied more than it has committed in a partition that it has not seen yet,

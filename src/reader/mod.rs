@@ -30,6 +30,7 @@ pub use self::handle::ReaderHandle;
 pub(crate) use self::once::{read_last, read_once};
 pub(crate) use self::one_record::OneRecord;
 pub use self::policy::OffsetReset;
+pub(crate) use self::policy::PollLimits;
 pub(crate) use self::recv::{Receive, ReceiveOne};
 pub use self::recv::{Recv, RecvOne};
 use self::to_end::ToEnd;

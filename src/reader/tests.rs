@@ -239,7 +239,7 @@ fn a_step_of_a_feed_and_of_a_projector_costs_the_same_beside_few_idle_partitions
         let mut feed = broker.feed(["t"], Model).unwrap();
         let of_feed = rounds(&broker, &topic, || feed.step(NOW).unwrap().applied as usize);
         let nothing = |_: &crate::ConsumedRecord<'_>, _: &mut crate::Transaction| -> Result<()> { Ok(()) };
-        let mut projector = broker.projector("p", ["t"], nothing).unwrap();
+        let mut projector = broker.consumer("p").project(["t"], nothing).unwrap();
         let of_projector = rounds(&broker, &topic, || projector.step(NOW).unwrap().applied as usize);
         costs.push((partitions, of_feed, of_projector));
     }

@@ -247,7 +247,15 @@ const INSIDE: [(&str, &[Row]); 17] = [
         "stream",
         &[apart(&["history"]), apart(&["repeat"]), apart(&["handle"]), apart(&["reader"]), apart(&["mod"])],
     ),
-    ("projection", &[apart(&["progress"]), apart(&["feed", "projector"]), apart(&["mod"])]),
+    (
+        "projection",
+        &[
+            apart(&["contract", "progress"]),
+            apart(&["stateful"]),
+            apart(&["feed", "projector"]),
+            apart(&["mod"]),
+        ],
+    ),
     ("topic", &[apart(&["partition"]), apart(&["append", "mod", "replicate"])]),
     ("testing", &[apart(&["disk"]), apart(&["explore"]), apart(&["mod"])]),
 ];

@@ -668,7 +668,7 @@ fn a_projection_continues_after_the_lost_offsets() {
             Ok(())
         }
     };
-    let mut projector = broker.projector("view", ["t"], apply).unwrap();
+    let mut projector = broker.consumer("view").project(["t"], apply).unwrap();
     let error = projector.catch_up(|_| {}).unwrap_err();
     assert!(matches!(error, Error::Corrupt(_)), "{error}");
     let p = partition(&broker);
@@ -681,7 +681,7 @@ fn a_projection_continues_after_the_lost_offsets() {
             Ok(())
         }
     };
-    let mut projector = broker.projector("view", ["t"], apply).unwrap();
+    let mut projector = broker.consumer("view").project(["t"], apply).unwrap();
     projector.catch_up(|_| {}).unwrap();
     let expected: Vec<_> = without(RECORDS, &offsets_of(&lost)).into_keys().collect();
     assert_eq!(*seen.borrow(), expected);

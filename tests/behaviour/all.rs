@@ -84,6 +84,7 @@ mod positions_of_a_group;
 mod producer_snapshots;
 mod projection_step_size;
 mod projections;
+mod projections_with_state;
 mod raft_log;
 mod reading;
 mod rebalance_protocols;

@@ -147,8 +147,8 @@ fn names_are_one_or_several() {
         assert_eq!(config.get_retention_holds_for(), ["billing"]);
     }
     let nothing = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
-    broker.projector("copies", "orders", nothing).unwrap();
-    broker.projector("copies", &configured, nothing).unwrap();
+    broker.consumer("copies").project("orders", nothing).unwrap();
+    broker.consumer("copies").project(&configured, nothing).unwrap();
     broker.feed("orders", Nothing).unwrap();
     broker.feed(&configured, Nothing).unwrap();
 }

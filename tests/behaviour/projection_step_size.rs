@@ -41,7 +41,7 @@ fn row(event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<()> {
 #[test]
 fn a_step_that_makes_more_than_a_segment_holds_is_divided() {
     let broker = prepared(1_000);
-    let mut projector = broker.projector("p", ["events"], row).unwrap();
+    let mut projector = broker.consumer("p").project(["events"], row).unwrap();
     let mut steps = Vec::new();
     assert_eq!(projector.catch_up(|progress| steps.push(progress.applied)).unwrap(), 1_000);
     assert_eq!(rows(&broker), 1_000, "each event was applied once");
@@ -54,7 +54,8 @@ fn a_step_that_makes_more_than_a_segment_holds_is_divided() {
 fn a_divided_step_takes_more_events_again_after_some_steps() {
     let broker = prepared(1_000);
     let mut projector = broker
-        .projector("p", ["events"], |event: &ConsumedRecord<'_>, changes: &mut Transaction| {
+        .consumer("p")
+        .project(["events"], |event: &ConsumedRecord<'_>, changes: &mut Transaction| {
             let copies = if event.offset().get() < 100 { 30 } else { 0 };
             (0..copies).for_each(|n| {
                 let key = format!("{}-{n}", event.offset());
@@ -73,7 +74,8 @@ fn a_divided_step_takes_more_events_again_after_some_steps() {
 fn a_single_event_that_makes_too_much_is_an_error_and_those_before_it_are_applied() {
     let broker = prepared(8);
     let mut projector = broker
-        .projector("p", ["events"], |event: &ConsumedRecord<'_>, changes: &mut Transaction| {
+        .consumer("p")
+        .project(["events"], |event: &ConsumedRecord<'_>, changes: &mut Transaction| {
             let copies = if event.offset() == 5 { 300 } else { 1 };
             (0..copies).for_each(|n| {
                 let key = format!("{}-{n}", event.offset());
@@ -100,7 +102,7 @@ fn a_bound_on_the_events_of_a_step_can_be_set() {
     let broker = prepared(10);
     for (bound, expected) in [(4, vec![4, 4, 2]), (0, vec![1; 10])] {
         let name = format!("p{bound}");
-        let mut projector = broker.projector(&name, ["events"], row).unwrap().max_records(bound);
+        let mut projector = broker.consumer(&name).max_records(bound).project(["events"], row).unwrap();
         let mut steps = Vec::new();
         projector.catch_up(|progress| steps.push(progress.applied)).unwrap();
         steps.retain(|applied| *applied > 0);

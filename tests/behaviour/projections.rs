@@ -66,7 +66,7 @@ impl Projection for Copy {
         Ok(())
     }
 
-    fn reset(&mut self) -> std::result::Result<(), Self::Error> {
+    fn reset(&mut self, _: &mut Transaction) -> std::result::Result<(), Self::Error> {
         self.applied = 0;
         Ok(())
     }
@@ -87,7 +87,7 @@ fn every_event_is_projected_once_after_a_crash_at_any_operation() {
         let broker = open(disk)?;
         prepared(&broker)?;
         append(&broker, 0, 12)?;
-        let mut projector = broker.projector("copy", ["events"], copy())?;
+        let mut projector = broker.consumer("copy").project(["events"], copy())?;
         for n in 0..3 {
             projector.step(NOW)?;
             append(&broker, 12 + 4 * n, 16 + 4 * n)?;
@@ -107,7 +107,7 @@ fn every_event_is_projected_once_after_a_crash_at_any_operation() {
         let broker = open(&disk).unwrap();
         prepared(&broker).unwrap();
         let before = values(&broker, "copies");
-        let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+        let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
         let applied = projector.catch_up(|_| {}).unwrap();
         let (copies, all) = (values(&broker, "copies"), values(&broker, "events"));
         assert_eq!(copies, all, "crash at {nth}");
@@ -124,14 +124,14 @@ fn a_projection_that_fails_commits_nothing_and_sees_the_events_again() {
     prepared(&broker).unwrap();
     append(&broker, 0, 10).unwrap();
     let failing = Copy { applied: 0, fails_at: Some(7) };
-    let mut projector = broker.projector("copy", ["events"], failing).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], failing).unwrap();
     let failed = projector.catch_up(|_| {});
     assert_eq!(failed.unwrap_err().to_string(), "no");
     assert_eq!(values(&broker, "copies").concat(), Vec::<String>::new());
     assert_eq!(projector.projection().applied, 7);
     assert!(projector.step(NOW).is_err());
     drop(projector);
-    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
     let mut lags = Vec::new();
     assert_eq!(projector.catch_up(|progress| lags.push(progress.lag)).unwrap(), 10);
     assert_eq!(lags.last(), Some(&0));
@@ -149,7 +149,7 @@ fn progress_reports_the_remaining_events() {
         let stream = events.stream(format!("k{}", n % 5)).unwrap();
         stream.append(ExpectedVersion::Any, [Record::new(&padding)]).unwrap();
     }
-    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
     let mut seen = Vec::new();
     projector.catch_up(|progress| seen.push((progress.applied, progress.lag))).unwrap();
     let mut left = 6_000;
@@ -166,7 +166,7 @@ fn a_rebuild_starts_over_after_a_restart() {
     let broker = open(&disk).unwrap();
     prepared(&broker).unwrap();
     append(&broker, 0, 20).unwrap();
-    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 20);
     projector.rebuild().unwrap();
     assert_eq!(projector.projection().applied, 0);
@@ -180,18 +180,18 @@ fn a_rebuild_starts_over_after_a_restart() {
     disk.crash(Survive::Synced);
     drop(broker);
     let broker = open(&disk).unwrap();
-    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
     drop(projector);
 
     // One that has just joined has nothing yet, and is rebuilt nevertheless.
-    let mut projector = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut projector = broker.consumer("copy").project(["events"], copy()).unwrap();
     projector.rebuild().unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 25);
 
     // Others have everything: there is nothing that it could build.
-    let mut second = broker.projector("copy", ["events"], copy()).unwrap();
-    let mut third = broker.projector("copy", ["events"], copy()).unwrap();
+    let mut second = broker.consumer("copy").project(["events"], copy()).unwrap();
+    let mut third = broker.consumer("copy").project(["events"], copy()).unwrap();
     for _ in 0..3 {
         projector.step(NOW).unwrap();
         second.step(NOW).unwrap();
@@ -220,7 +220,7 @@ fn a_projection_of_a_diverged_log_stops_until_it_is_rebuilt() {
     };
     let copied = || values(&broker, "copies").concat();
     send(0, 10);
-    let mut projector = broker.projector("copy", ["source"], copies).unwrap();
+    let mut projector = broker.consumer("copy").project(["source"], copies).unwrap();
     assert_eq!(projector.catch_up(|_| {}).unwrap(), 10);
 
     source.truncate_to(Offset::new(4)).unwrap();
@@ -261,7 +261,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
         send(&broker, 0, kept);
         broker.sync().unwrap();
         send(&broker, kept, 8);
-        let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
+        let mut projector = broker.consumer("copy").project(["source"], copy()).unwrap();
         assert_eq!(projector.catch_up(|_| {}).unwrap(), 8);
         std::mem::forget((projector, broker));
         disk.crash(Survive::Synced);
@@ -271,7 +271,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
             assert_eq!(!broker.open_report().clamped.is_empty(), expected && run == 0);
             send(&broker, kept + run, kept + run + 1);
             broker.sync().unwrap();
-            let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
+            let mut projector = broker.consumer("copy").project(["source"], copy()).unwrap();
             let steps = [projector.step(NOW), projector.step(NOW)];
             for step in steps {
                 let refused = step.as_ref().err().and_then(|error| error.downcast_ref::<Error>());
@@ -284,7 +284,7 @@ fn a_projection_of_events_lost_in_a_power_loss_stops_until_it_is_rebuilt() {
             broker.close().unwrap();
         }
         let broker = open(&disk).unwrap();
-        let mut projector = broker.projector("copy", ["source"], copy()).unwrap();
+        let mut projector = broker.consumer("copy").project(["source"], copy()).unwrap();
         projector.rebuild().unwrap();
         assert_eq!(projector.catch_up(|_| {}).unwrap(), kept + 3);
         assert_eq!(projector.step(NOW).unwrap().applied, 0);
@@ -303,7 +303,7 @@ fn a_table_topic_is_kept_small_by_compaction() {
         changes.send("newest", Record::from(event));
         Ok(())
     };
-    let mut projector = broker.projector("newest", ["events"], newest).unwrap();
+    let mut projector = broker.consumer("newest").project(["events"], newest).unwrap();
     projector.catch_up(|_| {}).unwrap();
     clock.advance(Duration::from_secs(8 * 24 * 3600));
     broker.maintain().unwrap();

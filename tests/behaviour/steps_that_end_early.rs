@@ -1,6 +1,7 @@
 //! Whatever ends a step after its poll (an error, a panic of the user's code, a deleted topic) puts
 //! the positions back: the events come again, and none is passed over.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Projection for Seen {
         Ok(())
     }
 
-    fn reset(&mut self) -> Result<()> {
+    fn reset(&mut self, _: &mut Transaction) -> Result<()> {
         if std::mem::take(&mut self.refuses_reset) {
             return Err(Error::listener("refused"));
         }
@@ -65,7 +66,7 @@ fn a_rebuild_that_the_projection_refuses_passes_over_no_event() {
     let broker = open(&Disk::new());
     broker.create_topic("events", TopicConfig::new()).unwrap();
     let seen = Seen { refuses_reset: true, ..Seen::default() };
-    let mut projector = broker.projector("p", ["events"], seen).unwrap();
+    let mut projector = broker.consumer("p").project(["events"], seen).unwrap();
     send(&broker, "events", &["1"]);
     projector.catch_up(|_| {}).unwrap();
     send(&broker, "events", &["2", "3", "4"]);
@@ -86,7 +87,7 @@ fn a_rebuild_whose_commit_fails_starts_over_with_the_next_step() {
     let broker = open(&disk);
     broker.create_topic("events", TopicConfig::new()).unwrap();
     send(&broker, "events", &["1", "2", "3"]);
-    let mut projector = broker.projector("p", ["events"], Seen::default()).unwrap();
+    let mut projector = broker.consumer("p").project(["events"], Seen::default()).unwrap();
     projector.catch_up(|_| {}).unwrap();
     disk.fail_always(Op::Write, 1, std::io::ErrorKind::StorageFull);
     assert!(matches!(projector.rebuild(), Err(Error::DiskFull { .. })));
@@ -102,14 +103,14 @@ fn events_come_again_after_a_projection_panicked() {
     broker.create_topic("events", TopicConfig::new()).unwrap();
     broker.create_topic("copies", TopicConfig::new()).unwrap();
     send(&broker, "events", &["0", "1", "2"]);
-    let mut calls = 0;
+    let calls = Cell::new(0);
     let copy = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> Result<()> {
-        calls += 1;
-        assert_ne!(calls, 2, "a panic on purpose");
+        calls.set(calls.get() + 1);
+        assert_ne!(calls.get(), 2, "a panic on purpose");
         changes.send("copies", Record::from(event));
         Ok(())
     };
-    let mut projector = broker.projector("p", ["events"], copy).unwrap();
+    let mut projector = broker.consumer("p").project(["events"], copy).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(projector.step(NOW)))).is_err());
     assert_eq!(projector.step(NOW).unwrap().applied, 3);
     send(&broker, "events", &["3"]);
@@ -123,7 +124,7 @@ fn events_come_again_after_a_panic_in_the_middle_of_a_poll() {
     broker.create_topic("events", TopicConfig::new()).unwrap();
     send(&broker, "events", &["1", "2", "3"]);
     let seen = Seen { panics_at: Some("2"), ..Seen::default() };
-    let mut projector = broker.projector("p", ["events"], seen).unwrap();
+    let mut projector = broker.consumer("p").project(["events"], seen).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(projector.step(NOW)))).is_err());
     projector.catch_up(|_| {}).unwrap();
     assert_eq!(projector.projection().seen, ["1", "1", "2", "3"]);
@@ -138,7 +139,7 @@ fn a_topic_of_a_glob_that_is_deleted_during_a_step_loses_no_event_of_the_others(
         send(&broker, topic, &[topic]);
     }
     let seen = Seen { deletes: Some((broker.clone(), "events.a")), ..Seen::default() };
-    let mut projector = broker.projector("p", ["events.*"], seen).unwrap();
+    let mut projector = broker.consumer("p").project(["events.*"], seen).unwrap();
     let failed = projector.step(NOW);
     assert!(matches!(failed, Err(Error::CommitRejected { .. })), "{failed:?}");
     assert_eq!(projector.step(NOW).unwrap().applied, 1);

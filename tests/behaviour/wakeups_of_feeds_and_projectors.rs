@@ -106,7 +106,7 @@ fn a_feed_applies_nothing_once_and_reports_that_it_was_woken_up() {
 fn a_projector_applies_nothing_once_and_reports_that_it_was_woken_up() {
     let broker = Broker::in_memory().unwrap();
     let stream = accounts(&broker).stream("a").unwrap();
-    let mut projector = broker.projector("p", "accounts", nothing).unwrap();
+    let mut projector = broker.consumer("p").project("accounts", nothing).unwrap();
     let handle = projector.handle();
     let step = woken(&handle, || projector.step(LONG).unwrap());
     assert!(step.woken_up && step.applied == 0, "{step:?}");
@@ -143,7 +143,7 @@ fn a_rebuild_leaves_a_wakeup_to_the_next_step() {
     let disk = Disk::new();
     let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk).unwrap();
     append(&accounts(&broker).stream("a").unwrap(), &["1"]);
-    let mut projector = broker.projector("p", "accounts", nothing).unwrap();
+    let mut projector = broker.consumer("p").project("accounts", nothing).unwrap();
     let handle = projector.handle();
     handle.wakeup();
     projector.rebuild().unwrap();
