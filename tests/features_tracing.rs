@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quipu::testing::{Disk, ManualClock, Op, Survive};
-use quipu::{BrokerConfig, Cleanup, Durability, Record, TopicConfig};
+use quipu::{BrokerConfig, Cleanup, Durability, Error, Record, TopicConfig};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Metadata, Subscriber};
@@ -110,4 +110,45 @@ fn a_subscriber_gets_openings_rolls_compactions_rebalances_and_failures() {
         assert_eq!(lines.count(&["opened", "clean=false"]), 1);
     });
     assert_eq!(lines.count(&["enter"]), lines.count(&["exit"]));
+}
+
+/// Panics at each event of a rebalance.
+struct Panics;
+
+impl Subscriber for Panics {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "quipu"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        assert!(!line.0.contains("rebalanced"), "a bug in a subscriber");
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn a_subscriber_that_panics_loses_no_record_of_a_poll_and_is_reported() {
+    tracing::subscriber::with_default(Panics, || {
+        let broker = BrokerConfig::new().clock(ManualClock::new()).in_memory().unwrap();
+        broker.create_topic("orders", TopicConfig::new()).unwrap();
+        broker.producer().send("orders", Record::new("v")).unwrap().wait().unwrap();
+        let mut consumer = broker.consumer("billing").subscribe("orders").unwrap();
+        assert_eq!(consumer.poll(Duration::ZERO).unwrap().len(), 1);
+        assert_eq!(broker.stats().panics, 1);
+        consumer.close().unwrap();
+        assert!(matches!(broker.close(), Err(Error::Panicked { times: 2, .. })));
+    });
 }

@@ -86,7 +86,7 @@ impl BrokerConfig {
         let _span = observe::opening(&storage.display(Path::new("")));
         let inner = open::open(&self, storage)?;
         let OpenReport { clean, recovered, damaged, .. } = &inner.report;
-        observe::opened(*clean, recovered.len(), damaged.len());
+        inner.ctx.events.observe(|| observe::opened(*clean, recovered.len(), damaged.len()));
         Ok(Broker { inner })
     }
 }

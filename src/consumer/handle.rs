@@ -9,7 +9,6 @@ use super::commit::{CommittedOffset, Committer};
 use super::member::{self, Polling, Session};
 use super::offsets::{IntoOffsets, Offsets};
 use super::rebalance::Hears;
-use crate::engine::observe;
 use crate::error::Result;
 use crate::producer::Pending;
 use crate::reader::assigned::Assigned;
@@ -82,9 +81,9 @@ impl Consumer {
         let Consumer { membership, fetcher } = self;
         let mut polling = Polling::begin(membership);
         let mut records = fetcher.poll(timeout, |fetcher| polling.session().keep_up(fetcher, hears))?;
-        let committer = &polling.session().committer;
-        records.set_stamp(committer.stamp());
-        observe::consumed(&committer.group.name, || records.len());
+        let session = polling.session();
+        records.set_stamp(session.committer.stamp());
+        session.counted.add(records.len());
         Ok(records)
     }
 
@@ -136,7 +135,11 @@ impl Consumer {
     /// # Errors
     /// As [`poll`](Consumer::poll).
     pub fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
-        receive(&mut self.membership, &mut self.fetcher, cx)
+        let polled = receive(&mut self.membership, &mut self.fetcher, cx);
+        if let Poll::Ready(Ok(records)) = &polled {
+            self.membership.counted.add(records.len());
+        }
+        polled
     }
 
     /// Commits processed offsets, all of them or none, and returns when they are as safe as the
@@ -407,7 +410,12 @@ impl Receive for Consumer {
 impl ReceiveOne for Consumer {
     fn receive_one(&mut self, cx: &mut Context<'_>) -> Poll<Result<Records>> {
         let Consumer { membership, fetcher } = self;
-        receive(membership, &mut OneRecord::new(fetcher), cx)
+        let polled = receive(membership, &mut OneRecord::new(fetcher), cx);
+        match &polled {
+            Poll::Ready(Ok(records)) => membership.counted.add_one(records.len()),
+            _ => membership.counted.add_one(0),
+        }
+        polled
     }
 }
 
@@ -422,7 +430,6 @@ fn receive(membership: &mut Session, fetcher: &mut Fetcher, cx: &mut Context<'_>
     }
     polled.map_ok(|mut records| {
         records.set_stamp(membership.committer.stamp());
-        observe::consumed(&membership.committer.group.name, || records.len());
         records
     })
 }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::commit::Committer;
+use super::counted::Counted;
 use super::departure::leave;
 use super::early::Early;
 use super::rebalance::{Hears, Rebalance, RebalanceEvent};
@@ -29,6 +30,7 @@ pub(super) type Listener = Box<dyn FnMut(&mut Rebalance<'_>) -> Result<()> + Sen
 pub(super) struct Session {
     pub(super) committer: Arc<Committer>,
     pub(super) reset: OffsetReset,
+    pub(super) counted: Counted,
     /// `None` if the partitions were assigned by hand.
     member: Option<Joined>,
     auto_commit: Option<AutoCommit>,
@@ -103,7 +105,8 @@ impl Session {
     pub(super) fn new(committer: Arc<Committer>, reset: OffsetReset, auto_commit: Option<Duration>) -> Self {
         let now = committer.broker.ctx.clock.monotonic();
         let auto_commit = auto_commit.map(|every| AutoCommit { every, next: now.saturating_add(every) });
-        Session { committer, reset, member: None, auto_commit, starting: Vec::new() }
+        let counted = Counted::new(&committer);
+        Session { committer, reset, counted, member: None, auto_commit, starting: Vec::new() }
     }
 
     pub(super) fn subscription(&self) -> Option<&Subscription> {
@@ -348,7 +351,8 @@ impl Session {
         partitions: &[TopicPartition],
         hears: &mut Hears<'_>,
     ) -> Result<()> {
-        observe::rebalanced(&self.committer.group.name, event.name(), partitions);
+        let Committer { broker, group, .. } = &*self.committer;
+        broker.ctx.events.observe(|| observe::rebalanced(&group.name, event.name(), partitions));
         let heard = hears(event, partitions);
         let Some(member) = &mut self.member else { return heard };
         let Some(listener) = &mut member.subscription.listener else { return heard };

@@ -13,6 +13,7 @@
 mod admin;
 mod builder;
 pub(crate) mod commit;
+mod counted;
 mod departure;
 mod early;
 mod handle;

@@ -92,11 +92,18 @@ impl Events {
         observe::IS_ON || self.listener.is_some()
     }
 
-    fn call_listener(&self, event: &Event) {
+    /// Calls a subscriber of `tracing` or a recorder of `metrics`, through a function of [`observe`].
+    /// The caller must hold no lock.
+    #[inline]
+    pub(crate) fn observe(&self, call: impl FnOnce()) {
         if observe::IS_ON {
-            about_to_call_user_code("a subscriber or recorder");
-            self.catch(LISTENER, || observe::event(event));
+            about_to_call_user_code(OBSERVER);
+            self.catch(OBSERVER, call);
         }
+    }
+
+    fn call_listener(&self, event: &Event) {
+        self.observe(|| observe::event(event));
         if let Some(listener) = &self.listener {
             about_to_call_user_code(LISTENER);
             self.catch(LISTENER, || listener(event));
@@ -128,8 +135,9 @@ impl Events {
     fn note_panic(&self, which: &'static str, message: String) {
         self.panics.fetch_add(1, Ordering::Relaxed);
         self.first_panic.get_or_init(|| (which, message.clone()));
-        // A listener that panics is not told of it: it could panic at each event for ever.
-        if which != LISTENER {
+        // A listener that panics does not hear of it: it could panic at each event for ever. So could
+        // a subscriber, which hears of the same events.
+        if which != LISTENER && which != OBSERVER {
             self.queue(Event::Panicked { which, message });
         }
     }
@@ -152,6 +160,8 @@ impl Events {
 }
 
 const LISTENER: &str = "the event listener";
+
+const OBSERVER: &str = "a subscriber or recorder";
 
 /// How long a thread of ours waits after a panic, so that a clock that always panics takes no
 /// processor.

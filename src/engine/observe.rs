@@ -2,7 +2,9 @@
 //! empty.
 //!
 //! Both crates call code of the user, a subscriber or a recorder. So every function must be called
-//! under no lock, and none is called for each record.
+//! under no lock, and none is called for each record. A panic of that code is caught by
+//! [`Events::observe`](super::events::Events::observe), except at the beginning and the end of a
+//! [`Span`], where nothing is under way.
 #![allow(unused_variables)]
 
 use std::path::Path;
@@ -61,17 +63,36 @@ pub(crate) fn rebalanced(group: &GroupId, change: &'static str, partitions: &[To
     .increment(1);
 }
 
-/// A consumer of a group has polled so many records.
-#[inline]
-pub(crate) fn consumed(group: &GroupId, records: impl FnOnce() -> usize) {
+/// How many records a consumer has returned since that was published last.
+#[derive(Default)]
+pub(crate) struct Consumed {
     #[cfg(feature = "metrics")]
-    if let records @ 1.. = records() {
-        metrics::counter!(
-            "messaging.client.consumed.messages", "messaging.system" => "quipu",
-            "messaging.operation.name" => "poll", "messaging.consumer.group.name" => group.to_string()
-        )
-        .increment(records as u64);
+    records: usize,
+}
+
+impl Consumed {
+    /// Adds records. Returns the number to be [published](consumed) once it is at least `at_least`,
+    /// and starts over.
+    #[inline]
+    pub(crate) fn add(&mut self, records: usize, at_least: usize) -> Option<usize> {
+        #[cfg(feature = "metrics")]
+        {
+            self.records += records;
+            (self.records >= at_least).then(|| std::mem::take(&mut self.records))
+        }
+        #[cfg(not(feature = "metrics"))]
+        None
     }
+}
+
+/// A consumer of a group has returned so many records.
+pub(crate) fn consumed(group: &GroupId, records: usize) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "messaging.client.consumed.messages", "messaging.system" => "quipu",
+        "messaging.operation.name" => "poll", "messaging.consumer.group.name" => group.to_string()
+    )
+    .increment(records as u64);
 }
 
 /// Numbers of a partition since they were published last.

@@ -39,7 +39,7 @@ impl Work for Log {
 /// after `hold` for its age or size, and finishes the sealed segments.
 pub(crate) fn maintain(log: &Arc<Log>, hold: Offset) {
     #[cfg(feature = "metrics")]
-    crate::engine::observe::grown(&log.identity, &log.counters.grown());
+    log.ctx.events.observe(|| crate::engine::observe::grown(&log.identity, &log.counters.grown()));
     let settings = log.settings();
     let mut tip = log.writer.lock();
     if log.check_writable().is_ok() && is_aged(log, &tip, settings.segment_age) {

@@ -200,7 +200,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
         &[
             apart(&["departure", "early", "offsets"]),
             apart(&["commit"]),
-            apart(&["admin", "rebalance"]),
+            apart(&["admin", "counted", "rebalance"]),
             apart(&["member"]),
             apart(&["handle"]),
             apart(&["builder", "settings"]),
