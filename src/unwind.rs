@@ -10,11 +10,17 @@
 //! - Code of the user that panics on the caller's thread (an iterator, a partitioner, a listener)
 //!   runs between changes. Work in hand is settled by guards that are dropped while unwinding: a
 //!   batch that is being written fails, and a step of a projection is taken back.
+//! - A builder is moved into each call that changes it or makes something of it, so none is left
+//!   half-changed.
+//!
+//! A [`Feed`](crate::Feed) and a [`Projector`](crate::Projector) consist of such handles and of the
+//! user's model, so the compiler derives that they are unwind safe if the model is: after a panic in
+//! the middle of its `apply`, the model is as it has left itself.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::broker::Broker;
-use crate::consumer::{Consumer, ConsumerHandle, Group};
+use crate::consumer::{Consumer, ConsumerBuilder, ConsumerHandle, Group};
 use crate::error::Error;
 use crate::producer::{Pending, Producer};
 use crate::reader::{Reader, ReaderHandle};
@@ -27,6 +33,8 @@ impl UnwindSafe for Broker {}
 impl RefUnwindSafe for Broker {}
 impl UnwindSafe for Consumer {}
 impl RefUnwindSafe for Consumer {}
+impl UnwindSafe for ConsumerBuilder {}
+impl RefUnwindSafe for ConsumerBuilder {}
 impl UnwindSafe for ConsumerHandle {}
 impl RefUnwindSafe for ConsumerHandle {}
 impl UnwindSafe for Error {}

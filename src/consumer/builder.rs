@@ -268,7 +268,7 @@ impl ConsumerBuilder {
 /// # let broker = Broker::in_memory()?;
 /// let builder = broker.consumer("billing").max_records(500);
 /// assert_eq!((builder.get_group(), builder.get_max_records()), ("billing", 500));
-/// assert_eq!(builder.get_offset_reset(), OffsetReset::Earliest);
+/// assert_eq!(builder.get_offset_reset(), OffsetReset::Beginning);
 /// # Ok(()) }
 /// ```
 impl ConsumerBuilder {

@@ -155,6 +155,35 @@ impl<M: ReadModel> Feed<M> {
         self
     }
 
+    /// About how many bytes of events, uncompressed, a step gives the model: see
+    /// [`Reader::max_bytes`]. Default: 1 MiB.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.source.reader = self.source.reader.max_bytes(bytes);
+        self
+    }
+
+    /// See [`max_records`](Feed::max_records); `usize::MAX` without a limit.
+    pub fn get_max_records(&self) -> usize {
+        self.source.reader.get_max_records()
+    }
+
+    /// See [`max_bytes`](Feed::max_bytes).
+    pub fn get_max_bytes(&self) -> usize {
+        self.source.reader.get_max_bytes()
+    }
+
+    /// The topics that it was made for, also those that were deleted since.
+    pub fn topics(&self) -> &[String] {
+        &self.source.topics
+    }
+
+    /// Where it reads on in each partition, which is where the model is: after a step that ended early
+    /// once the next one has begun.
+    pub fn positions(&self) -> Vec<Position> {
+        self.source.reader.positions()
+    }
+
     /// Gives the model the next events, waiting for some for at most `timeout`, or until a
     /// [wake-up](Feed::handle). Where a topic was deleted it continues with the others.
     ///

@@ -100,6 +100,7 @@ mod second_reader;
 mod seeded_bugs;
 mod seeded_edits;
 mod send_all_again;
+mod settings_read_back;
 mod steps_that_end_early;
 mod stream_versions_after_loss;
 mod streams;

@@ -4,10 +4,13 @@ use std::panic::{RefUnwindSafe, UnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use quipu::{
-    Broker, BrokerConfig, Consumer, ConsumerHandle, Error, Group, History, ManualClock, Offsets, Partition,
-    Pending, Position, Producer, Reader, ReaderHandle, Receipt, Record, Records, Stream, StreamReader, Topic,
-    TopicConfig, Transaction,
+    Broker, BrokerConfig, Consumer, ConsumerBuilder, ConsumerHandle, Error, Feed, Group, History,
+    ManualClock, Offsets, Partition, Pending, Position, Producer, Projector, Reader, ReaderHandle, Receipt,
+    Record, Records, Stream, StreamReader, Topic, TopicConfig, Transaction,
 };
+
+/// Stands for a read model or a projection.
+struct Model(#[allow(dead_code)] Vec<u64>);
 
 /// Fails to compile, not to run.
 #[test]
@@ -25,7 +28,10 @@ fn every_handle_and_error_is_unwind_safe() {
         safe::<Transaction>,
         safe::<Group>,
         safe::<Consumer>,
+        safe::<ConsumerBuilder>,
         safe::<ConsumerHandle>,
+        safe::<Feed<Model>>,
+        safe::<Projector<Model>>,
         safe::<Reader>,
         safe::<ReaderHandle>,
         safe::<Records>,
@@ -53,4 +59,16 @@ fn handles_work_after_a_panic_of_code_that_they_called() {
     let records = consumer.poll(Duration::ZERO).unwrap();
     let values: Vec<_> = records.iter().map(|record| record.value_str().unwrap().to_string()).collect();
     assert_eq!(values, ["after"]);
+}
+
+#[test]
+fn a_builder_crosses_a_panic() {
+    let broker = BrokerConfig::new().clock(ManualClock::new()).in_memory().unwrap();
+    broker.create_topic("t", TopicConfig::new()).unwrap();
+    let builder = broker.consumer("g").max_records(3).on_rebalance(|_| Ok(()));
+    let unwound = catch_unwind(|| {
+        assert_eq!(builder.get_max_records(), 4, "a panic on purpose");
+    });
+    unwound.unwrap_err();
+    assert_eq!(builder.subscribe("t").unwrap().max_records(), 3);
 }
