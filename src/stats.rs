@@ -109,9 +109,9 @@ pub enum Event {
         cause: Error,
     },
     /// Code of the user panicked on a thread that is not the user's, or in a call of another
-    /// caller: a waker, the clock. The panic was caught. A panic of the event listener itself, and of
-    /// a subscriber of `tracing` or a recorder of `metrics`, is counted in [`BrokerStats::panics`],
-    /// and is no event.
+    /// caller: a waker, the clock. The panic was caught. A panic of the event listener itself, and
+    /// of a subscriber of `tracing` or a recorder of `metrics`, is counted in
+    /// [`BrokerStats::panics`], and is no event.
     #[non_exhaustive]
     Panicked {
         /// The code that panicked: for example `a waker`.
@@ -359,7 +359,8 @@ pub struct BrokerStats {
     /// Whether there is room on the disk.
     pub disk: DiskState,
     /// How many panics of the user's code were caught since the broker was opened: those of wakers,
-    /// of the event listener, of a subscriber or recorder, and of a clock on a background thread. See [`Event::Panicked`].
+    /// of the event listener, of a subscriber or recorder, and of a clock on a background thread.
+    /// See [`Event::Panicked`].
     pub panics: u64,
 }
 

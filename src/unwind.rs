@@ -14,8 +14,8 @@
 //!   half-changed.
 //!
 //! A [`Feed`](crate::Feed) and a [`Projector`](crate::Projector) consist of such handles and of the
-//! user's model, so the compiler derives that they are unwind safe if the model is: after a panic in
-//! the middle of its `apply`, the model is as it has left itself.
+//! user's model, so the compiler derives that they are unwind safe if the model is: after a panic
+//! in the middle of its `apply`, the model is as it has left itself.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 

@@ -20,9 +20,9 @@ use crate::sync::Arc;
 use crate::types::{GroupId, Offset, PartitionId, Position, Start, TopicId, TopicName, TopicPartition};
 
 impl Broker {
-    /// A group, whether or not it has members or has committed anything. Nothing is created: a group
-    /// that was only looked up is not among the [`groups`](Broker::groups), and leaves nothing on
-    /// disk or in memory.
+    /// A group, whether or not it has members or has committed anything. Nothing is created: a
+    /// group that was only looked up is not among the [`groups`](Broker::groups), and leaves
+    /// nothing on disk or in memory.
     ///
     /// # Errors
     /// [`InvalidGroupName`](Error::InvalidGroupName), [`Closed`](Error::Closed), or an I/O error.
@@ -247,10 +247,10 @@ impl Group {
         self.set(self.logs_of(&state), |log, _| start_offset(log, to))
     }
 
-    /// Sets the group to these positions, all of them or none, for example those of another group or
-    /// of a backup, and returns the positions at which it is now, in the order of their partitions.
-    /// Of two in one partition the last counts. An offset outside the log is moved to its nearer
-    /// end, and one whose records were truncated to the place where the truncation was.
+    /// Sets the group to these positions, all of them or none, for example those of another group
+    /// or of a backup, and returns the positions at which it is now, in the order of their
+    /// partitions. Of two in one partition the last counts. An offset outside the log is moved to
+    /// its nearer end, and one whose records were truncated to the place where the truncation was.
     ///
     /// # Errors
     /// As [`reset`](Group::reset), and [`UnknownPartition`](Error::UnknownPartition).

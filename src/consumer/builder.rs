@@ -302,8 +302,8 @@ impl ConsumerBuilder {
         &*self.assignor.assignor
     }
 
-    /// See [`rebalance_protocol`](ConsumerBuilder::rebalance_protocol): that of the assignor unless it
-    /// was set.
+    /// See [`rebalance_protocol`](ConsumerBuilder::rebalance_protocol): that of the assignor unless
+    /// it was set.
     pub fn get_rebalance_protocol(&self) -> RebalanceProtocol {
         self.protocol.unwrap_or_else(|| self.assignor.assignor.protocol())
     }

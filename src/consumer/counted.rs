@@ -1,5 +1,5 @@
-//! How many records has a consumer returned? A number for `metrics`, which is published by each poll,
-//! and in pieces where records are returned one by one.
+//! How many records has a consumer returned? A number for `metrics`, which is published by each
+//! poll, and in pieces where records are returned one by one.
 
 use super::commit::Committer;
 use crate::engine::observe::{self, Consumed};

@@ -102,8 +102,8 @@ impl Consumer {
     }
 
     /// The next record, for async code; `None` after a [wake-up](ConsumerHandle::wakeup). May be
-    /// dropped at any time, and counts as polling, as [`recv`](Consumer::recv), which costs less for
-    /// each record.
+    /// dropped at any time, and counts as polling, as [`recv`](Consumer::recv), which costs less
+    /// for each record.
     ///
     /// The rest of its batch stays with the partition: neither [`commit`](Consumer::commit) of this
     /// record nor [`auto_commit`](crate::ConsumerBuilder::auto_commit) covers a record that was not
@@ -127,8 +127,8 @@ impl Consumer {
         RecvOne::new(self)
     }
 
-    /// As [`poll`](Consumer::poll) without a time limit, for a future or a stream of the caller's own: if
-    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
+    /// As [`poll`](Consumer::poll) without a time limit, for a future or a stream of the caller's
+    /// own: if there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
     /// [`recv`](Consumer::recv) is made of this; as long as it is pending the consumer counts as
     /// polling, as there.
     ///

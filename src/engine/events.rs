@@ -92,8 +92,8 @@ impl Events {
         observe::IS_ON || self.listener.is_some()
     }
 
-    /// Calls a subscriber of `tracing` or a recorder of `metrics`, through a function of [`observe`].
-    /// The caller must hold no lock.
+    /// Calls a subscriber of `tracing` or a recorder of `metrics`, through a function of
+    /// [`observe`]. The caller must hold no lock.
     #[inline]
     pub(crate) fn observe(&self, call: impl FnOnce()) {
         if observe::IS_ON {
@@ -135,8 +135,8 @@ impl Events {
     fn note_panic(&self, which: &'static str, message: String) {
         self.panics.fetch_add(1, Ordering::Relaxed);
         self.first_panic.get_or_init(|| (which, message.clone()));
-        // A listener that panics does not hear of it: it could panic at each event for ever. So could
-        // a subscriber, which hears of the same events.
+        // A listener that panics does not hear of it: it could panic at each event for ever. So
+        // could a subscriber, which hears of the same events.
         if which != LISTENER && which != OBSERVER {
             self.queue(Event::Panicked { which, message });
         }

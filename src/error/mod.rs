@@ -26,9 +26,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Everything that can go wrong. Cheap to clone, because one failed batch fails every
 /// acknowledgement that waits for it.
 ///
-/// [`Error::kind`] groups the variants by what a caller can do, [`Error::is_retriable`] returns whether
-/// the same call may succeed later, and [`Error::outcome`] whether it is safe to send the same records
-/// again.
+/// [`Error::kind`] groups the variants by what a caller can do, [`Error::is_retriable`] returns
+/// whether the same call may succeed later, and [`Error::outcome`] whether it is safe to send the
+/// same records again.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -589,8 +589,8 @@ pub enum Error {
         /// does.
         held_by: Option<GroupId>,
     },
-    /// The value of a record cannot be read as the type asked for. Only this record is concerned: to
-    /// leave it out, continue after its position.
+    /// The value of a record cannot be read as the type asked for. Only this record is concerned:
+    /// to leave it out, continue after its position.
     #[cfg(feature = "serde")]
     #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
     #[error("cannot decode the value of the record at {position}: {source}")]

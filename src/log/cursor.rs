@@ -1,5 +1,4 @@
-//! A cursor reads a log from an offset on. It keeps its position in the files and walks; indexes
-//! are used only to seek.
+//! Reads a log from an offset on: keeps a place in the files and walks. Indexes only seek.
 
 use super::Log;
 use crate::engine::{corrupt, malformed};
@@ -344,7 +343,7 @@ impl Cursor {
                 return Err(self.damaged(place, malformed(ctx, &place.segment.path, position, &m)));
             }
         };
-        // A batch becomes visible as a whole: a cursor after one that goes on would be outside of the log.
+        // A batch becomes visible as a whole.
         let visible = if header.base_offset < visible { visible } else { Offset::MAX };
         let end = place.segment.end().unwrap_or(Offset::MAX).min(visible);
         // The log stores its epoch before it appends in it.

@@ -276,12 +276,13 @@ impl Log {
         }
     }
 
-    /// The error of an append that expected the log to end at `expected` when it ends at `end`.
+    /// The error of a record or a batch that is larger than the log takes.
     fn too_large(&self, size: usize, limit: usize) -> Error {
         let TopicPartition { topic, partition } = self.identity.topic_partition();
         Error::RecordTooLarge { topic, partition, size, limit }
     }
 
+    /// The error of an append that expected the log to end at `expected` when it ends at `end`.
     fn conflict(&self, expected: Offset, end: Offset) -> Error {
         let TopicPartition { topic, partition } = self.identity.topic_partition();
         Error::OffsetConflict { topic, partition, expected, end }

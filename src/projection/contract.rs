@@ -1,5 +1,5 @@
-//! What does a projector ask of a projection? To derive records from events, and to have the state of
-//! the last commit while it does.
+//! What does a projector ask of a projection? To derive records from events, and to have the state
+//! of the last commit while it does.
 
 use crate::error::Error;
 use crate::records::ConsumedRecord;
@@ -10,7 +10,8 @@ use crate::types::TopicPartition;
 ///
 /// A projection without state may be a closure. One with state loads and drops it as the projector
 /// asks, so that it is that of the last commit whenever an event is applied: not more after a step
-/// that failed, not less after a restart, nothing of before after a [rebuild](super::Projector::rebuild).
+/// that failed, not less after a restart, nothing of before after a
+/// [rebuild](super::Projector::rebuild).
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -96,8 +97,8 @@ pub trait Projection {
     /// The projection's own: nothing of this step is committed, and the event comes again.
     fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<(), Self::Error>;
 
-    /// Loads the state of these partitions, from the records that it has sent, and discards the state
-    /// that it has of them. Does nothing by default.
+    /// Loads the state of these partitions, from the records that it has sent, and discards the
+    /// state that it has of them. Does nothing by default.
     ///
     /// Called by a step before events of partitions that came to it are applied, and, with all of
     /// its partitions, after a step or another call of this projection that ended early: the state
@@ -111,10 +112,10 @@ pub trait Projection {
         Ok(())
     }
 
-    /// Drops the state of these partitions, which go to another member when it returns, or have gone
-    /// to one because this member did not step for longer than the
-    /// [`max_poll_interval`](crate::ConsumerBuilder::max_poll_interval). Does nothing by default. Not
-    /// called when the projector is dropped.
+    /// Drops the state of these partitions, which go to another member when it returns, or have
+    /// gone to one because this member did not step for longer than the
+    /// [`max_poll_interval`](crate::ConsumerBuilder::max_poll_interval). Does nothing by default.
+    /// Not called when the projector is dropped.
     ///
     /// # Errors
     /// The projection's own: the step applies nothing, and the partitions go all the same.
@@ -123,10 +124,10 @@ pub trait Projection {
         Ok(())
     }
 
-    /// Clears its state, because it is [rebuilt](super::Projector::rebuild): all events of its partitions come
-    /// again. `changes` are committed together with that, so a projection that loads its state from
-    /// the records that it has sent must remove these here: a tombstone for each row of a table.
-    /// Does nothing by default.
+    /// Clears its state, because it is [rebuilt](super::Projector::rebuild): all events of its
+    /// partitions come again. `changes` are committed together with that, so a projection that
+    /// loads its state from the records that it has sent must remove these here: a tombstone for
+    /// each row of a table. Does nothing by default.
     ///
     /// # Errors
     /// The projection's own: it is not rebuilt.

@@ -178,8 +178,8 @@ impl<M: ReadModel> Feed<M> {
         &self.source.topics
     }
 
-    /// Where it reads on in each partition, which is where the model is: after a step that ended early
-    /// once the next one has begun.
+    /// Where it reads on in each partition, which is where the model is: after a step that ended
+    /// early once the next one has begun.
     pub fn positions(&self) -> Vec<Position> {
         self.source.reader.positions()
     }

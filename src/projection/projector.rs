@@ -17,8 +17,8 @@ use crate::records::{SkipReason, Skipped};
 use crate::types::{Names, Offset, Start};
 
 impl ConsumerBuilder {
-    /// Runs a projection of topics. Its position is that of the group, and several projectors of one
-    /// group share the partitions. The settings are those of the group's consumer:
+    /// Runs a projection of topics. Its position is that of the group, and several projectors of
+    /// one group share the partitions. The settings are those of the group's consumer:
     /// [`max_records`](ConsumerBuilder::max_records) bounds the events of a step, and so of a
     /// transaction; [`offset_reset`](ConsumerBuilder::offset_reset) decides where it begins, and
     /// never where it continues, because it would miss events. A listener must neither seek nor

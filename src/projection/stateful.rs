@@ -37,8 +37,8 @@ impl<P: Projection> Stateful<P> {
         Ok(self.poll_once(consumer, timeout)??)
     }
 
-    /// Polls for the partitions only, also where the group cannot continue: a rebuild is for that. A
-    /// wake-up is left to the next step.
+    /// Polls for the partitions only, also where the group cannot continue: a rebuild is for that.
+    /// A wake-up is left to the next step.
     ///
     /// # Errors
     /// Those of the poll and of the projection.
@@ -93,7 +93,8 @@ impl<P: Projection> Stateful<P> {
         Ok(())
     }
 
-    /// Has the projection apply events. Its state is stale until [`committed`](Stateful::committed).
+    /// Has the projection apply events. Its state is stale until
+    /// [`committed`](Stateful::committed).
     ///
     /// # Errors
     /// Those of the projection.

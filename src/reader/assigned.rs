@@ -222,9 +222,9 @@ impl Assigned {
         self.is_due
     }
 
-    /// The error that was noted, if it has not been returned since. That of damage is kept until the
-    /// caller seeks, and [noted](Assigned::fail) again by each attempt to read on; any other read is
-    /// tried again, and fails again if nothing has changed.
+    /// The error that was noted, if it has not been returned since. That of damage is kept until
+    /// the caller seeks, and [noted](Assigned::fail) again by each attempt to read on; any other
+    /// read is tried again, and fails again if nothing has changed.
     pub(crate) fn failure(&mut self) -> Option<Error> {
         if self.paused || !std::mem::take(&mut self.is_due) {
             return None;
@@ -350,8 +350,8 @@ impl Assigned {
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has looked whether a partition is ready, has a position or a lag, or has
-    /// asked for its position.
+    /// How often this thread has looked whether a partition is ready, has a position or a lag, or
+    /// has asked for its position.
     pub(super) static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 

@@ -129,8 +129,8 @@ impl Fetcher {
         positions.extend(self.assigned.iter().skip(positions.len()).map(Assigned::position));
     }
 
-    /// The partitions that were assigned after a caller has [seen](Fetcher::seen) the others; all of
-    /// them if some have changed their places since.
+    /// The partitions that were assigned after a caller has [seen](Fetcher::seen) the others; all
+    /// of them if some have changed their places since.
     pub(crate) fn unseen(&self, seen: &Seen) -> &[Assigned] {
         let known = if seen.shifts == self.shifts { seen.count } else { 0 };
         self.assigned.get(known..).unwrap_or_default()
@@ -364,8 +364,8 @@ impl Fetcher {
     ///
     /// # Errors
     /// That of a partition, if it was met by an earlier call, after the records of which it is
-    /// returned once, or if there is no record of any other partition. So a partition that cannot be
-    /// read keeps no other from being served, and no other keeps its error from being seen.
+    /// returned once, or if there is no record of any other partition. So a partition that cannot
+    /// be read keeps no other from being served, and no other keeps its error from being seen.
     fn collect(&mut self) -> Result<Option<Records>> {
         self.adopt_added();
         self.report_failed()?;

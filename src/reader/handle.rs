@@ -5,9 +5,9 @@ use std::fmt;
 use crate::engine::Waiter;
 use crate::sync::Arc;
 
-/// Interrupts the waiting of a [`Reader`](crate::Reader), a [`StreamReader`](crate::StreamReader), a
-/// [`Feed`](crate::Feed) or a [`Projector`](crate::Projector) from another thread. Clones interrupt
-/// the same one. (A [`ConsumerHandle`](crate::ConsumerHandle) does it for a consumer.)
+/// Interrupts the waiting of a [`Reader`](crate::Reader), a [`StreamReader`](crate::StreamReader),
+/// a [`Feed`](crate::Feed) or a [`Projector`](crate::Projector) from another thread. Clones
+/// interrupt the same one. (A [`ConsumerHandle`](crate::ConsumerHandle) does it for a consumer.)
 #[derive(Clone)]
 pub struct ReaderHandle {
     waiter: Arc<Waiter>,

@@ -219,23 +219,9 @@ impl Reader {
     /// records before it; [`OffsetOutOfRange`](Error::OffsetOutOfRange) and
     /// [`Truncated`](Error::Truncated) with [`OffsetReset::Fail`];
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed). No position has moved. The
-    /// next poll returns the records of other partitions, and the one after it, or the next if there
-    /// are none, returns the error again if it still holds. `Corrupt` names the partition and the
-    /// offset.
-    ///
-    /// ```no_run
-    /// # use quipu::{Error, Position, Reader, Records};
-    /// # use std::time::Duration;
-    /// # fn handle(records: Records) {}
-    /// # fn read(reader: &mut Reader) -> quipu::Result<()> {
-    /// match reader.poll(Duration::from_millis(200)) {
-    ///     Ok(records) => handle(records),
-    ///     // The other partitions are served by the next poll.
-    ///     Err(Error::Corrupt(damage)) => eprintln!("{damage}"),
-    ///     Err(error) => return Err(error),
-    /// }
-    /// # Ok(()) }
-    /// ```
+    /// next poll returns the records of other partitions, and the one after it, or the next if
+    /// there are none, returns the error again if it still holds. `Corrupt` names the partition and
+    /// the offset.
     ///
     /// ```
     /// # use quipu::{Broker, Start, TopicConfig};
@@ -296,8 +282,8 @@ impl Reader {
         RecvOne::new(self)
     }
 
-    /// As [`poll`](Reader::poll) without a time limit, for a future or a stream of the caller's own: if
-    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
+    /// As [`poll`](Reader::poll) without a time limit, for a future or a stream of the caller's
+    /// own: if there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
     /// [`recv`](Reader::recv) is made of this.
     ///
     /// # Errors

@@ -97,8 +97,8 @@ impl StreamReader {
         }
     }
 
-    /// The next events, as soon as there are any; none after a [wake-up](ReaderHandle::wakeup). Needs
-    /// no particular runtime, and may be dropped at any time.
+    /// The next events, as soon as there are any; none after a [wake-up](ReaderHandle::wakeup).
+    /// Needs no particular runtime, and may be dropped at any time.
     ///
     /// # Errors
     /// As [`poll`](StreamReader::poll).
@@ -106,9 +106,9 @@ impl StreamReader {
         Recv::new(self)
     }
 
-    /// As [`poll`](StreamReader::poll) without a time limit, for a future or a stream of the caller's own: if
-    /// there is nothing, it returns `Pending` and keeps the waker of `cx` until there is.
-    /// [`recv`](StreamReader::recv) is made of this.
+    /// As [`poll`](StreamReader::poll) without a time limit, for a future or a stream of the
+    /// caller's own: if there is nothing, it returns `Pending` and keeps the waker of `cx` until
+    /// there is. [`recv`](StreamReader::recv) is made of this.
     ///
     /// # Errors
     /// As [`poll`](StreamReader::poll).

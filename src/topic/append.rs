@@ -1,5 +1,5 @@
-//! Appends to one partition as single batches, with a condition and without, and what a caller waits
-//! for there: durability, and records of others.
+//! Appends to one partition as single batches, with a condition and without, and what a caller
+//! waits for there: durability, and records of others.
 //!
 //! The concurrency argument: a batch is encoded and compressed before, and its offsets are assigned
 //! and its condition is checked under the writer's lock under which it is written. So it is in the
@@ -31,9 +31,10 @@ impl Partition {
     /// that are not written yet come after these.
     ///
     /// # Errors
-    /// Those of [`Producer::send`](crate::Producer::send); [`RecordTooLarge`](Error::RecordTooLarge)
-    /// also if no segment has room for the batch; [`InvalidConfig`](Error::InvalidConfig) if there
-    /// are no records, or one has a [sequence](crate::Record::sequence).
+    /// Those of [`Producer::send`](crate::Producer::send);
+    /// [`RecordTooLarge`](Error::RecordTooLarge) also if no segment has room for the batch;
+    /// [`InvalidConfig`](Error::InvalidConfig) if there are no records, or one has a
+    /// [sequence](crate::Record::sequence).
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -48,9 +49,9 @@ impl Partition {
         Box::new(self.write(None, records)?).wait()
     }
 
-    /// As [`append`](Partition::append), to be waited for later or awaited. The batch is written when
-    /// this returns; only the sync is left, if the topic's durability demands one. If that fails and
-    /// the `Pending` is dropped or detached, the error is an event,
+    /// As [`append`](Partition::append), to be waited for later or awaited. The batch is written
+    /// when this returns; only the sync is left, if the topic's durability demands one. If that
+    /// fails and the `Pending` is dropped or detached, the error is an event,
     /// [`Poisoned`](crate::stats::Event::Poisoned), and that of later appends.
     ///
     /// # Errors
@@ -158,13 +159,14 @@ impl Partition {
     }
 
     /// Makes all records durable that have been appended to this partition so far, whatever the
-    /// topic's [durability](crate::TopicConfig::durability), and visible. Records in the open batches
-    /// of producers are not appended yet: flush those first. Callers at the same time share a sync.
+    /// topic's [durability](crate::TopicConfig::durability), and visible. Records in the open
+    /// batches of producers are not appended yet: flush those first. Callers at the same time share
+    /// a sync.
     ///
     /// # Errors
     /// [`Poisoned`](Error::Poisoned) or [`Corrupt`](Error::Corrupt) if the partition takes no
-    /// appends; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); or the I/O error of
-    /// the sync: the partition is poisoned.
+    /// appends; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed); or the I/O error
+    /// of the sync: the partition is poisoned.
     ///
     /// ```
     /// # use quipu::{Broker, Record, TopicConfig};
@@ -187,10 +189,10 @@ impl Partition {
     }
 
     /// Waits until the partition is visible to after `offset`, that is, until there is or was a
-    /// visible record at this offset or a later one, and returns whether that came within `timeout`.
-    /// With [`Duration::ZERO`], and under a [`ManualClock`](crate::ManualClock), it never waits. A
-    /// [`Reader`](crate::Reader) waits for records of several partitions, and async code with
-    /// [`recv`](crate::Reader::recv).
+    /// visible record at this offset or a later one, and returns whether that came within
+    /// `timeout`. With [`Duration::ZERO`], and under a [`ManualClock`](crate::ManualClock), it
+    /// never waits. A [`Reader`](crate::Reader) waits for records of several partitions, and async
+    /// code with [`recv`](crate::Reader::recv).
     ///
     /// # Errors
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), also if that happens while
@@ -232,7 +234,8 @@ fn append_if(log: &Arc<Log>, batch: SealedBatch, end: Option<Offset>) -> Result<
     })
 }
 
-/// A batch that is written and may not be synced yet. Dropping it leaves the sync to the background.
+/// A batch that is written and may not be synced yet. Dropping it leaves the sync to the
+/// background.
 struct Written {
     log: Arc<Log>,
     end: Offset,

@@ -79,8 +79,8 @@ impl Broker {
     ///
     /// # Errors
     /// [`ConfigMismatch`](Error::ConfigMismatch) if it has more partitions than asked for, or keeps
-    /// streams and is asked not to, or the other way round: the error has the value that was found and
-    /// the one asked for. Otherwise those of [`create_topic`](Broker::create_topic) and
+    /// streams and is asked not to, or the other way round: the error has the value that was found
+    /// and the one asked for. Otherwise those of [`create_topic`](Broker::create_topic) and
     /// [`alter_topic`](Broker::alter_topic).
     pub fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<Topic> {
         match self.create_topic(name, config.clone()) {

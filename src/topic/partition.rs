@@ -123,8 +123,8 @@ impl Partition {
     }
 
     /// The first visible record with a timestamp of at least `time`: its offset and its timestamp
-    /// (Kafka's `offsetsForTimes`); `None` if there is none. Timestamps need not be in order: records
-    /// after it may be older, those before it are all older.
+    /// (Kafka's `offsetsForTimes`); `None` if there is none. Timestamps need not be in order:
+    /// records after it may be older, those before it are all older.
     ///
     /// Segments and batches whose greatest timestamp is too small are passed over unread.
     ///
