@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::values::{Durability, ReadMode, invalid};
+use super::values::{Durability, ReadMode, invalid, too_small};
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
 use crate::stats::{Event, OnEvent};
@@ -17,6 +17,16 @@ use crate::sync::Arc;
 /// # broker.close()
 /// # }
 /// ```
+///
+/// # Zero
+/// In every setting of this crate, and in every bound of a call, zero means what it says: none of
+/// it, or at once. For example [`linger`](crate::ProducerConfig::linger) of zero writes each record
+/// at once, [`tail_cache_bytes`](BrokerConfig::tail_cache_bytes) of zero keeps nothing, and
+/// [`poll`](crate::Reader::poll) with a timeout of zero does not wait. Where nothing could work
+/// with that, for example with zero partitions or polls of zero records, it is refused by
+/// [`InvalidConfig`](crate::Error::InvalidConfig), which states the setting, the value and the
+/// least value. It never stands for a default or for "no limit": that is a setting that was not
+/// made.
 #[derive(Clone)]
 #[must_use]
 pub struct BrokerConfig {
@@ -181,7 +191,7 @@ impl BrokerConfig {
     /// The tables of keys double when they are full: they take up to twice as much memory as this,
     /// and three times as much while they grow.
     ///
-    /// Default: 128 MiB.
+    /// Default: 128 MiB. At least 1 byte, with which a pass takes one batch.
     pub fn compaction_memory(mut self, bytes: usize) -> Self {
         self.compaction_memory = bytes;
         self
@@ -190,7 +200,7 @@ impl BrokerConfig {
     /// How many bytes a compaction reads and writes in a second (Kafka's
     /// `log.cleaner.io.max.bytes.per.second`). Of no effect with a manual clock.
     ///
-    /// Default: no limit.
+    /// Default: no limit. At least 1.
     pub fn compaction_bytes_per_second(mut self, bytes: u64) -> Self {
         self.compaction_bytes_per_second = Some(bytes);
         self
@@ -272,23 +282,26 @@ impl BrokerConfig {
     pub(crate) fn validate(&self) -> Result<()> {
         self.durability.validate()?;
         if let Some(files) = self.max_open_files.filter(|files| *files < 8) {
-            return Err(invalid("max_open_files", &format!("{files} files; it must be at least 8")));
+            return Err(too_small("max_open_files", format!("{files} files"), "8"));
         }
         if self.checkpoint_interval < Duration::from_millis(1) {
-            return Err(invalid("checkpoint_interval", "it must be at least 1 ms"));
+            return Err(too_small("checkpoint_interval", format!("{:?}", self.checkpoint_interval), "1 ms"));
         }
         if !(1..=64).contains(&self.sync_threads) {
             let reason = format!("{} threads; it must be from 1 to 64", self.sync_threads);
             return Err(invalid("sync_threads", &reason));
         }
-        if self.disk_budget.is_some_and(|bytes| bytes < 256 << 10) {
-            return Err(invalid("disk_budget", "it must be at least 256 KiB"));
+        if self.compaction_memory == 0 {
+            return Err(too_small("compaction_memory", "0 bytes", "1 byte"));
         }
-        if self.producer_expiration.is_some_and(|unused| unused < Duration::from_secs(1)) {
-            return Err(invalid("producer_expiration", "it must be at least 1 s"));
+        if let Some(bytes) = self.disk_budget.filter(|bytes| *bytes < 256 << 10) {
+            return Err(too_small("disk_budget", format!("{bytes} bytes"), "256 KiB"));
+        }
+        if let Some(unused) = self.producer_expiration.filter(|unused| *unused < Duration::from_secs(1)) {
+            return Err(too_small("producer_expiration", format!("{unused:?}"), "1 s"));
         }
         if self.compaction_bytes_per_second == Some(0) {
-            return Err(invalid("compaction_bytes_per_second", "it must be at least 1"));
+            return Err(too_small("compaction_bytes_per_second", "0 bytes", "1 byte"));
         }
         Ok(())
     }

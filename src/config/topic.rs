@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cleanup::{Cleanup, CompactionSettings};
 use super::compression::Compression;
 use super::retention::Retention;
-use super::values::{Durability, TimestampType, invalid};
+use super::values::{Durability, TimestampType, invalid, too_small};
 use crate::error::Result;
 use crate::types::{GroupId, Names, Timestamp};
 
@@ -173,7 +173,7 @@ impl TopicConfig {
     /// Roughly one index entry for this many bytes of a segment (Kafka's
     /// `index.interval.bytes`).
     ///
-    /// Default: 4096.
+    /// Default: 4096. At least 1.
     pub fn index_interval_bytes(mut self, bytes: u32) -> Self {
         self.index_interval_bytes = bytes;
         self
@@ -345,7 +345,7 @@ impl TopicConfig {
             ));
         }
         if self.segment_age < Duration::from_millis(1) {
-            return Err(invalid("segment_age", "it must be at least 1 ms"));
+            return Err(too_small("segment_age", format!("{:?}", self.segment_age), "1 ms"));
         }
         if self.max_record_bytes == 0 || self.max_record_bytes > 32 << 20 {
             return Err(invalid(
@@ -354,7 +354,7 @@ impl TopicConfig {
             ));
         }
         if self.index_interval_bytes == 0 {
-            return Err(invalid("index_interval_bytes", "it must be at least 1"));
+            return Err(too_small("index_interval_bytes", "0 bytes", "1 byte"));
         }
         if self.compaction.min_dirty_ratio > 1_000_000 {
             return Err(invalid("min_cleanable_dirty_ratio", "it must be 0 to 1"));

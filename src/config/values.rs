@@ -1,5 +1,6 @@
 //! Values that settings have, and the error of one that cannot be.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ impl Durability {
     pub(super) fn validate(self) -> Result<()> {
         match self {
             Durability::Interval(every) if every < Duration::from_millis(1) => {
-                Err(invalid("durability", "an interval must be at least 1 ms"))
+                Err(too_small("durability", format!("an interval of {every:?}"), "1 ms"))
             }
             _ => Ok(()),
         }
@@ -78,6 +79,11 @@ pub enum ReadMode {
 pub(crate) fn millis(duration: Duration) -> u64 {
     // The longest duration has 2^64 seconds. One of 584 million years is as good as any longer.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The error of a value below the least one.
+pub(crate) fn too_small(field: &'static str, value: impl Display, least: &str) -> Error {
+    invalid(field, &format!("{value}; it must be at least {least}"))
 }
 
 pub(crate) fn invalid(field: &'static str, reason: &str) -> Error {

@@ -9,7 +9,7 @@ use super::handle::Consumer;
 use super::member::{Listener, Session, Subscription};
 use super::rebalance::Rebalance;
 use crate::broker::{Broker, BrokerInner};
-use crate::config::invalid;
+use crate::config::{invalid, too_small};
 use crate::error::{Error, Result};
 use crate::group::GroupHost;
 use crate::group::assign::{Assignor, Chosen, CooperativeStickyAssignor, RebalanceProtocol};
@@ -90,21 +90,23 @@ impl ConsumerBuilder {
     }
 
     /// How many records a poll returns at most. Default: no limit but
-    /// [`max_bytes`](ConsumerBuilder::max_bytes).
+    /// [`max_bytes`](ConsumerBuilder::max_bytes). At least 1.
     pub fn max_records(mut self, records: usize) -> Self {
-        self.max_records = records.max(1);
+        self.max_records = records;
         self
     }
 
-    /// About how many bytes of records a poll returns at most, at least one batch. Default: 1 MiB.
+    /// About how many bytes of records a poll returns at most, but one batch if that is larger.
+    /// Default: 1 MiB. At least 1 byte.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
     /// How long the consumer may stay away between two polls before its partitions go to others.
-    /// Default: 5 minutes, as Kafka's `max.poll.interval.ms`. There is no other sign of life in one
-    /// process: a consumer that is dropped leaves at once. For [`recv`](Consumer::recv) see there.
+    /// Default: 5 minutes, as Kafka's `max.poll.interval.ms`. At least 1 ms. There is no other sign
+    /// of life in one process: a consumer that is dropped leaves at once. For
+    /// [`recv`](Consumer::recv) see there.
     pub fn max_poll_interval(mut self, interval: Duration) -> Self {
         self.max_poll_interval = interval;
         self
@@ -133,8 +135,9 @@ impl ConsumerBuilder {
     /// Commits the records of earlier polls automatically: at the first poll after each `interval`,
     /// before partitions are given up, and at [`close`](Consumer::close). Off by default: polled
     /// records count as processed even if the program never processed them, and are not delivered
-    /// again after a crash. A position that is not in the log is not committed, for example after a
-    /// seek that no poll has checked, nor are records of a transaction that was not committed.
+    /// again after a crash. With [`Duration::ZERO`] each poll commits. A position that is not in
+    /// the log is not committed, for example after a seek that no poll has checked, nor are records
+    /// of a transaction that was not committed.
     pub fn auto_commit(mut self, interval: Duration) -> Self {
         self.auto_commit = Some(interval);
         self
@@ -185,15 +188,13 @@ impl ConsumerBuilder {
     /// [`InvalidTopicName`](Error::InvalidTopicName) for a name that no topic can have, unless it
     /// is a pattern; [`UnknownTopic`](Error::UnknownTopic) for a topic of the broker itself;
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig)
-    /// without a topic, or if the group's members use another assignor or protocol;
+    /// without a topic, for a setting below its least value, or if the group's members use another
+    /// assignor or protocol;
     /// [`InvalidAssignment`](Error::InvalidAssignment); [`Closed`](Error::Closed), or an I/O error.
     pub fn subscribe(self, topics: impl Names) -> Result<Consumer> {
         let topics = topics.into_names();
         if topics.is_empty() {
             return Err(invalid("topics", "at least one must be given"));
-        }
-        if self.max_poll_interval.is_zero() {
-            return Err(invalid("max_poll_interval", "it must be longer than 0"));
         }
         let patterns: Vec<_> = topics.into_iter().map(Pattern).collect();
         for pattern in patterns.iter().filter(|pattern| !pattern.is_glob()) {
@@ -209,8 +210,9 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     /// [`InvalidGroupName`](Error::InvalidGroupName); [`InvalidConfig`](Error::InvalidConfig) for a
-    /// partition named twice; [`ForeignBroker`](Error::ForeignBroker) for a partition of another
-    /// broker; [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error.
+    /// partition named twice, or a setting below its least value;
+    /// [`ForeignBroker`](Error::ForeignBroker) for a partition of another broker;
+    /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error.
     pub fn assign(self, partitions: &[Partition]) -> Result<Consumer> {
         let broker = self.broker.clone();
         broker.coordinator().offsets().open(&*broker)?;
@@ -235,6 +237,9 @@ impl ConsumerBuilder {
     }
 
     fn build(self, topics: Vec<Pattern>) -> Result<(Consumer, Subscription)> {
+        if self.max_poll_interval < Duration::from_millis(1) {
+            return Err(too_small("max_poll_interval", format!("{:?}", self.max_poll_interval), "1 ms"));
+        }
         let group = GroupId::new(&self.group)
             .map_err(|reason| Error::InvalidGroupName { name: self.group.clone(), reason })?;
         // IMPORTANT: before the group is looked up. An assignor calls this under the lock of a
@@ -247,6 +252,7 @@ impl ConsumerBuilder {
         limits.max_records = self.max_records;
         limits.max_bytes = self.max_bytes;
         limits.reset = self.reset;
+        limits.check()?;
         let committer = Arc::new(Committer::new(self.broker, group, fetcher.waiter().clone()));
         let membership = Session::new(committer, self.reset, self.auto_commit);
         let subscription = Subscription {

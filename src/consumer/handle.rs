@@ -349,7 +349,7 @@ impl Consumer {
 
     /// Bounds the records of one poll.
     pub(crate) fn limit_records(&mut self, records: usize) {
-        self.fetcher.limits_mut().max_records = records.max(1);
+        self.fetcher.limits_mut().max_records = records;
     }
 
     /// The group's name.

@@ -461,8 +461,7 @@ impl Cursor {
         let Error::Corrupt(mut corruption) = error else { return error };
         self.log.health().note_damage();
         corruption.partition = Some(self.log.identity.topic_partition());
-        corruption.offset = Some(self.next);
-        corruption.resume = self.resume_after(place);
+        (corruption.offset, corruption.resume) = (Some(self.next), self.resume_after(place));
         Error::Corrupt(corruption)
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::{invalid, too_small};
 use crate::error::{Error, Result};
 use crate::partitioner::Partitioner;
 use crate::sync::Arc;
@@ -151,15 +152,19 @@ impl ProducerConfig {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let invalid = |field, reason: &str| Err(Error::InvalidConfig { field, reason: reason.to_string() });
         if !(BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&self.batch_bytes) {
-            return invalid("batch_bytes", "it must be 1 KiB to 16 MiB");
+            return Err(invalid(
+                "batch_bytes",
+                &format!("{} bytes; it must be 1 KiB to 16 MiB", self.batch_bytes),
+            ));
         }
         if let Some(name) = self.name.as_ref().filter(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
             return Err(Error::InvalidProducerName { name: name.clone() });
         }
         if self.buffer_bytes < self.batch_bytes {
-            return invalid("buffer_bytes", "it must hold at least one batch");
+            let (value, least) =
+                (format!("{} bytes", self.buffer_bytes), format!("{} bytes, one batch", self.batch_bytes));
+            return Err(too_small("buffer_bytes", value, &least));
         }
         Ok(())
     }

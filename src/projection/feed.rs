@@ -146,7 +146,8 @@ impl Source {
 }
 
 impl<M: ReadModel> Feed<M> {
-    /// How many events a step gives the model at most. At least 1; 0 counts as 1.
+    /// How many events a step gives the model at most. At least 1: with 0 each step returns
+    /// [`InvalidConfig`](crate::Error::InvalidConfig).
     ///
     /// Default: as many as a poll gives, which is about 1 MiB of them.
     #[must_use]
@@ -156,7 +157,8 @@ impl<M: ReadModel> Feed<M> {
     }
 
     /// About how many bytes of events, uncompressed, a step gives the model: see
-    /// [`Reader::max_bytes`]. Default: 1 MiB.
+    /// [`Reader::max_bytes`]. Default: 1 MiB. At least 1: with 0 each step returns
+    /// [`InvalidConfig`](crate::Error::InvalidConfig).
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.source.reader = self.source.reader.max_bytes(bytes);

@@ -89,7 +89,7 @@ impl Bound {
     const STEPS: u32 = 16;
 
     fn new(most: usize) -> Self {
-        Bound { most: most.max(1), now: most.max(1), steps: 0 }
+        Bound { most, now: most, steps: 0 }
     }
 
     /// A step of so many events made too much.

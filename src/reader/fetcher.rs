@@ -367,6 +367,7 @@ impl Fetcher {
     /// returned once, or if there is no record of any other partition. So a partition that cannot
     /// be read keeps no other from being served, and no other keeps its error from being seen.
     fn collect(&mut self) -> Result<Option<Records>> {
+        self.limits.check()?;
         self.adopt_added();
         self.report_failed()?;
         let mut records = Records::default();

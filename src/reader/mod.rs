@@ -30,12 +30,14 @@ pub use self::handle::ReaderHandle;
 pub(crate) use self::once::{read_last, read_once};
 pub(crate) use self::one_record::OneRecord;
 pub use self::policy::OffsetReset;
-pub(crate) use self::policy::PollLimits;
+pub(crate) use self::policy::{PollLimits, check_max_bytes};
 pub(crate) use self::recv::{Receive, ReceiveOne};
 pub use self::recv::{Recv, RecvOne};
 use self::to_end::ToEnd;
 use crate::broker::{Broker, BrokerInner};
 use crate::config::invalid;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::log::Log;
 use crate::records::Records;
@@ -166,18 +168,19 @@ impl Reader {
 
     /// The most records of one poll.
     ///
-    /// Default: no limit but that on bytes (Kafka's `max.poll.records` is 500). At least 1; 0
-    /// counts as 1.
+    /// Default: no limit but that on bytes (Kafka's `max.poll.records` is 500). At least 1: with 0
+    /// each poll returns [`InvalidConfig`](Error::InvalidConfig).
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
-        self.fetcher.limits_mut().max_records = records.max(1);
+        self.fetcher.limits_mut().max_records = records;
         self
     }
 
     /// About how many bytes of records one poll may return, uncompressed. The first batch is
     /// delivered even if it is larger, because a reader could be stuck before it otherwise.
     ///
-    /// Default: 1 MiB, in bytes. With 0 each poll returns a single batch.
+    /// Default: 1 MiB, in bytes. At least 1, with which each poll returns a single batch: with 0
+    /// each poll returns [`InvalidConfig`](Error::InvalidConfig).
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.fetcher.limits_mut().max_bytes = bytes;

@@ -12,9 +12,11 @@ use crate::types::Start;
 /// if there is any.
 ///
 /// # Errors
-/// Out of range, corrupt if the first batch is, deleted, closed, or an I/O error.
+/// `InvalidConfig` for 0 bytes; out of range, corrupt if the first batch is, deleted, closed, or an
+/// I/O error.
 pub(crate) fn read_once(log: &Arc<Log>, from: Start, max_bytes: usize) -> Result<Records> {
     let limits = PollLimits { max_records: usize::MAX, max_bytes, reset: OffsetReset::Fail };
+    limits.check()?;
     loop {
         let mut records = Records::default();
         let epoch = log.epoch();

@@ -14,7 +14,10 @@ pub(crate) struct OneRecord<'a> {
 
 impl<'a> OneRecord<'a> {
     pub(crate) fn new(fetcher: &'a mut Fetcher) -> Self {
-        let max_records = std::mem::replace(&mut fetcher.limits_mut().max_records, 1);
+        let limits = fetcher.limits_mut();
+        let max_records = limits.max_records;
+        // 0 stays, and is refused.
+        limits.max_records = max_records.min(1);
         OneRecord { fetcher, max_records }
     }
 }

@@ -1,5 +1,8 @@
 //! The limits of a poll, and the policy for a position that is not in the log.
 
+use crate::config::too_small;
+use crate::error::Result;
+
 /// Where to continue when the next offset is not in the log: retention has passed it, or records
 /// were truncated from the log's end since the position was taken.
 ///
@@ -32,6 +35,27 @@ pub(crate) struct PollLimits {
     /// Soft for the first batch.
     pub(crate) max_bytes: usize,
     pub(crate) reset: OffsetReset,
+}
+
+impl PollLimits {
+    /// # Errors
+    /// `InvalidConfig`: a poll could return nothing, ever.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.max_records == 0 {
+            return Err(too_small("max_records", "0 records", "1"));
+        }
+        check_max_bytes(self.max_bytes)
+    }
+}
+
+/// Checks how many bytes a read may return.
+///
+/// # Errors
+/// `InvalidConfig`.
+#[inline]
+pub(crate) fn check_max_bytes(bytes: usize) -> Result<()> {
+    if bytes == 0 { Err(too_small("max_bytes", "0 bytes", "1 byte")) } else { Ok(()) }
 }
 
 impl Default for PollLimits {

@@ -76,6 +76,7 @@ impl Partition {
     /// visible end there are none, and that is no error; in a gap reading begins after it.
     ///
     /// # Errors
+    /// [`InvalidConfig`](Error::InvalidConfig) if `max_bytes` is 0;
     /// [`OffsetOutOfRange`](Error::OffsetOutOfRange) below the log start and above the visible end;
     /// [`Corrupt`](Error::Corrupt) if the first batch is damaged;
     /// [`TopicDeleted`](Error::TopicDeleted), [`Closed`](Error::Closed), or an I/O error; with

@@ -6,6 +6,7 @@ use crate::log::raw_batches::RawBatches;
 use crate::log::replicate;
 use crate::log::truncate::{reset_to, truncate_to};
 use crate::partitioner::check_stream;
+use crate::reader::check_max_bytes;
 use crate::types::Offset;
 
 impl Partition {
@@ -20,6 +21,7 @@ impl Partition {
     /// that replaced them.
     ///
     /// # Errors
+    /// [`InvalidConfig`](crate::Error::InvalidConfig) if `max_bytes` is 0;
     /// [`OffsetOutOfRange`](crate::Error::OffsetOutOfRange) below the log start and above the
     /// visible end; [`Corrupt`](crate::Error::Corrupt) if the first batch is damaged;
     /// [`TopicDeleted`](crate::Error::TopicDeleted), [`Closed`](crate::Error::Closed), or an I/O
@@ -41,6 +43,7 @@ impl Partition {
     /// ```
     pub fn read_raw(&self, from: Offset, max_bytes: usize) -> Result<RawBatches> {
         self.state().check()?;
+        check_max_bytes(max_bytes)?;
         replicate::read_raw(self.log(), from, max_bytes)
     }
 
@@ -72,6 +75,7 @@ impl Partition {
     /// ```
     pub fn read_raw_in(&self, from: Offset, epoch: u32, max_bytes: usize) -> Result<RawBatches> {
         self.state().check()?;
+        check_max_bytes(max_bytes)?;
         replicate::read_raw_in(self.log(), from, epoch, max_bytes)
     }
 

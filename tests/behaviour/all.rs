@@ -124,4 +124,5 @@ mod waiting_callers;
 mod wakeups;
 mod wakeups_of_feeds_and_projectors;
 mod where_a_group_starts;
+mod zero;
 mod zeros_ahead;

@@ -96,7 +96,7 @@ fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
 #[test]
 fn a_copy_is_equal_in_records_offsets_and_stored_bodies() {
     for compression in [Compression::None, Compression::Lz4] {
-        for max_bytes in [0, 1000, 1 << 20] {
+        for max_bytes in [1, 1000, 1 << 20] {
             let (here, there) = (open(&Disk::new()).unwrap(), open(&Disk::new()).unwrap());
             let source = partition(&here, "orders", small().compression(compression));
             let copy = partition(&there, "copy-of-orders", small());
@@ -133,7 +133,7 @@ fn raw_batches_are_whole_and_report_offsets_partition_and_epoch() {
     send_batch(&broker, &source, (0..3).map(value));
     send_batch(&broker, &source, (3..5).map(value));
     // Whole batches: the one that holds offset 1 begins before it.
-    let one = source.read_raw(offset(1), 0).unwrap();
+    let one = source.read_raw(offset(1), 1).unwrap();
     assert_eq!((one.base_offset().get(), one.end_offset().get(), one.len()), (0, 3, 1));
     let all = source.read_raw(offset(0), usize::MAX).unwrap();
     assert_eq!((all.base_offset().get(), all.end_offset().get(), all.len()), (0, 5, 2));
@@ -165,7 +165,7 @@ fn any_range_of_batches_may_be_replicated_again() {
     fill(&broker, &source, 30);
     for until in 0..=30 {
         for from in 0..until {
-            let first = source.read_raw(offset(from), 0).unwrap();
+            let first = source.read_raw(offset(from), 1).unwrap();
             if from == end(&copy) {
                 copy.append_raw(&first).unwrap();
             }
@@ -476,7 +476,7 @@ fn a_copy_stays_a_copy_while_other_threads_append_the_same_batches() {
     let (source, copy) = (partition(&broker, "a", small()), partition(&broker, "b", small()));
     fill(&broker, &source, 200);
     std::thread::scope(|scope| {
-        for max_bytes in [0, 300, 3000] {
+        for max_bytes in [1, 300, 3000] {
             let (source, copy) = (&source, &copy);
             scope.spawn(move || {
                 let mut next = offset(0);
@@ -523,7 +523,7 @@ proptest! {
     #[test]
     fn a_copy_is_always_a_prefix(
         sizes in prop::collection::vec(1usize..6, 1..30),
-        windows in prop::collection::vec((0u64..100, 0usize..3000, any::<bool>()), 1..40),
+        windows in prop::collection::vec((0u64..100, 1usize..3000, any::<bool>()), 1..40),
         packed in any::<bool>(),
     ) {
         let compression = if packed { Compression::Lz4 } else { Compression::None };
@@ -578,7 +578,7 @@ fn a_copy_behind_its_sources_log_start_is_reset_to_it() {
             }
         };
         batches(0, 20);
-        replicate(&source, &copy, 0);
+        replicate(&source, &copy, 1);
         batches(20, 60);
         source.delete_records(offset(42)).unwrap();
 
@@ -617,8 +617,8 @@ fn a_copy_truncates_like_its_source_and_continues() {
             for base in (0..20).step_by(4) {
                 send_batch(&here, &source, (base..base + 4).map(value));
             }
-            replicate(&source, &copy, 0);
-            let before = source.read_raw(offset(0), 0).unwrap().epoch();
+            replicate(&source, &copy, 1);
+            let before = source.read_raw(offset(0), 1).unwrap().epoch();
             source.truncate_to(offset(to)).unwrap();
             assert!(matches!(source.read_raw(offset(20), 1), Err(Error::OffsetOutOfRange { .. })));
             let left = source.read_raw(offset(0), 1 << 20).unwrap();
@@ -637,7 +637,7 @@ fn a_copy_truncates_like_its_source_and_continues() {
                 assert_eq!(offset, to / 4 * 4, "the batch that differs, which may have been truncated");
                 copy.truncate_to(offset).unwrap();
             }
-            replicate(&source, &copy, 0);
+            replicate(&source, &copy, 1);
             assert_eq!(everything(&copy), everything(&source), "{to}");
             assert_eq!(end(&copy), to + 20);
             // And every window of the source agrees.

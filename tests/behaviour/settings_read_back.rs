@@ -27,7 +27,7 @@ fn a_builder_of_consumers_returns_its_settings() {
     assert_eq!(builder.get_rebalance_protocol(), RebalanceProtocol::Cooperative);
 
     let second = Duration::from_secs(1);
-    let builder = builder.offset_reset(OffsetReset::End).max_records(0).max_bytes(7);
+    let builder = builder.offset_reset(OffsetReset::End).max_records(1).max_bytes(7);
     let builder = builder.max_poll_interval(second).auto_commit(2 * second).assignor(RangeAssignor);
     assert_eq!((builder.get_offset_reset(), builder.get_max_records()), (OffsetReset::End, 1));
     assert_eq!((builder.get_max_bytes(), builder.get_max_poll_interval()), (7, second));
@@ -71,8 +71,8 @@ fn a_feed_returns_its_topics_its_positions_and_its_limits() {
     broker.delete_topic("b").unwrap();
     feed.step(NOW).unwrap();
     assert_eq!((feed.topics(), feed.positions().len()), (&["a".to_string(), "b".to_string()][..], 2));
-    let feed = feed.max_records(2).max_bytes(0);
-    assert_eq!((feed.get_max_records(), feed.get_max_bytes()), (2, 0));
+    let feed = feed.max_records(2).max_bytes(1);
+    assert_eq!((feed.get_max_records(), feed.get_max_bytes()), (2, 1));
 }
 
 #[test]
