@@ -110,6 +110,8 @@ pub use consumer::{
     CommittedOffset, Consumer, ConsumerBuilder, ConsumerHandle, Group, GroupDescription, GroupMember,
     GroupPartition, IntoOffsets, Offsets, Rebalance, RebalanceEvent,
 };
+#[cfg(feature = "futures")]
+pub use edges::ProducerSink;
 #[cfg(feature = "serde")]
 pub use edges::{Codec, Json, Typed};
 pub use error::{Corruption, Error, ErrorKind, IoAction, Offender, Outcome, RejectReason, Result, Space};

@@ -305,8 +305,24 @@ impl Producer {
     /// }
     /// ```
     pub fn send_async<'a, D: Destination>(&'a self, to: D, record: Record<'a>) -> SendFuture<'a, D> {
+        SendFuture { producer: self, to, waiting: self.waiting(record), sent: None }
+    }
+
+    /// A record that is to be sent once there is room for it.
+    pub(crate) fn waiting<'r>(&self, record: Record<'r>) -> WaitingRecord<'r> {
         let room = RoomWait::new(self.shared.outbox.core(), Measured::new(&record).len());
-        SendFuture { producer: self, to, record, room, sent: None }
+        WaitingRecord { record, room }
+    }
+
+    /// Sends a record that waits, or leaves the waker until there is room.
+    pub(crate) fn poll_take(
+        &self,
+        to: &impl Destination,
+        waiting: &mut WaitingRecord<'_>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Pending>> {
+        let WaitingRecord { record, room } = waiting;
+        room.poll(cx, || self.take(to.target(), record, WhenFull::Write))
     }
 
     /// Writes everything that was sent before this call and blocks until each topic's durability
@@ -353,6 +369,17 @@ impl Producer {
             }
             Target::Name(name) => outbox.take(&self.shared.broker.topic_state(name)?, None, record, full),
         }
+    }
+}
+
+#[cfg(feature = "futures")]
+impl Producer {
+    /// As the first try of [`poll_take`](Producer::poll_take), without a waker.
+    ///
+    /// # Errors
+    /// `BufferFull`, and those of a send.
+    pub(crate) fn take_now(&self, to: &impl Destination, waiting: &WaitingRecord<'_>) -> Result<Pending> {
+        self.take(to.target(), &waiting.record, WhenFull::Write)
     }
 }
 
@@ -426,8 +453,8 @@ impl fmt::Debug for Producer {
     }
 }
 
-/// The future of [`Producer::send_async`]. It may be dropped at any time: before the record was taken,
-/// it is not sent; later, it is as if the acknowledgement had been
+/// The future of [`Producer::send_async`]. It may be dropped at any time: before the record was
+/// taken, it is not sent; later, it is as if the acknowledgement had been
 /// [detached](Pending::detach).
 ///
 /// `D` is the destination as it was passed: for example `SendFuture<'a, &'a Topic>` can be a field.
@@ -435,10 +462,15 @@ impl fmt::Debug for Producer {
 pub struct SendFuture<'a, D> {
     producer: &'a Producer,
     to: D,
-    record: Record<'a>,
-    room: RoomWait,
+    waiting: WaitingRecord<'a>,
     /// Once there was room.
     sent: Option<Pending>,
+}
+
+/// A record, and its place among those that wait for room.
+pub(crate) struct WaitingRecord<'a> {
+    record: Record<'a>,
+    room: RoomWait,
 }
 
 impl<D: Destination> Future for SendFuture<'_, D> {
@@ -448,10 +480,7 @@ impl<D: Destination> Future for SendFuture<'_, D> {
         let this = self.get_mut();
         let sent = match &mut this.sent {
             Some(sent) => sent,
-            None => match this
-                .room
-                .poll(cx, || this.producer.take(this.to.target(), &this.record, WhenFull::Write))
-            {
+            None => match this.producer.poll_take(&this.to, &mut this.waiting, cx) {
                 Poll::Ready(pending) => this.sent.insert(pending?),
                 Poll::Pending => return Poll::Pending,
             },

@@ -16,8 +16,8 @@ use crate::types::TopicPartition;
 /// ```
 /// use std::collections::HashMap;
 /// use quipu::{
-///     Broker, Cleanup, ConsumedRecord, ExpectedVersion, PartitionId, Projection, Record, Result, Start,
-///     Topic, TopicConfig, TopicPartition, Transaction,
+///     Broker, Cleanup, ConsumedRecord, ExpectedVersion, PartitionId, Projection, Record, Result,
+///     Start, Topic, TopicConfig, TopicPartition, Transaction,
 /// };
 ///
 /// /// Balances by account, in a compacted topic with as many partitions as that of the events.
@@ -30,18 +30,21 @@ use crate::types::TopicPartition;
 ///     type Error = quipu::Error;
 ///
 ///     fn apply(&mut self, event: &ConsumedRecord<'_>, changes: &mut Transaction) -> Result<()> {
-///         let (partition, paid) = (event.partition(), event.value_str().and_then(|cents| cents.parse::<i64>().ok()));
+///         let paid = event.value_str().and_then(|cents| cents.parse::<i64>().ok());
 ///         let (Some(account), Some(paid)) = (event.key(), paid) else { return Ok(()) };
-///         let cents = self.cents.entry(partition).or_default().entry(account.to_vec()).or_default();
+///         let partition = self.cents.entry(event.partition()).or_default();
+///         let cents = partition.entry(account.to_vec()).or_default();
 ///         *cents += paid;
-///         changes.send(self.table.partition(partition)?, Record::new(cents.to_string()).key(account));
+///         let row = Record::new(cents.to_string()).key(account);
+///         changes.send(self.table.partition(event.partition())?, row);
 ///         Ok(())
 ///     }
 ///
 ///     fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<()> {
 ///         for of in partitions {
 ///             let mut cents = HashMap::new();
-///             for row in &self.table.partition(of.partition)?.read(Start::Beginning, usize::MAX)? {
+///             let table = self.table.partition(of.partition)?;
+///             for row in &table.read(Start::Beginning, usize::MAX)? {
 ///                 let balance = row.value_str().and_then(|cents| cents.parse().ok());
 ///                 cents.insert(row.key().unwrap_or_default().to_vec(), balance.unwrap_or(0));
 ///             }
@@ -68,7 +71,8 @@ use crate::types::TopicPartition;
 /// # fn main() -> quipu::Result<()> {
 /// # let broker = Broker::in_memory()?;
 /// let accounts = broker.create_topic("accounts", TopicConfig::streams().partitions(4))?;
-/// let table = broker.create_topic("balances", TopicConfig::new().partitions(4).cleanup(Cleanup::Compact))?;
+/// let table = TopicConfig::new().partitions(4).cleanup(Cleanup::Compact);
+/// let table = broker.create_topic("balances", table)?;
 /// let balances = || Balances { table: table.clone(), cents: HashMap::new() };
 /// accounts.stream("account-7")?.append(ExpectedVersion::Any, ["500", "-80"].map(Record::new))?;
 /// broker.consumer("balances").project("accounts", balances())?.catch_up(|_| {})?;
@@ -78,8 +82,8 @@ use crate::types::TopicPartition;
 /// restarted.catch_up(|_| {})?;
 /// restarted.rebuild()?;
 /// restarted.catch_up(|_| {})?;
-/// let balance = restarted.projection().cents.values().find_map(|cents| cents.get(&b"account-7"[..]));
-/// assert_eq!(balance, Some(&400));
+/// let cents = &restarted.projection().cents;
+/// assert_eq!(cents.values().find_map(|cents| cents.get(&b"account-7"[..])), Some(&400));
 /// # Ok(()) }
 /// ```
 #[diagnostic::on_unimplemented(

@@ -29,15 +29,18 @@ impl ConsumerBuilder {
     /// with [`auto_commit`](ConsumerBuilder::auto_commit), because each step commits.
     ///
     /// ```
-    /// use quipu::{Broker, Cleanup, ConsumedRecord, ExpectedVersion, Record, TopicConfig, Transaction};
+    /// use quipu::{Broker, Cleanup, ConsumedRecord, Record, TopicConfig, Transaction};
     /// # fn main() -> quipu::Result<()> {
     /// # let broker = Broker::in_memory()?;
     /// let accounts = broker.create_topic("accounts", TopicConfig::streams())?;
     /// broker.create_topic("owners", TopicConfig::new().cleanup(Cleanup::Compact))?;
-    /// accounts.stream("account-7")?.append(ExpectedVersion::Empty, [Record::new("opened by Ada")])?;
+    /// # use quipu::ExpectedVersion;
+    /// let event = Record::new("opened by Ada");
+    /// accounts.stream("account-7")?.append(ExpectedVersion::Empty, event)?;
     ///
     /// let owners = |event: &ConsumedRecord<'_>, changes: &mut Transaction| -> quipu::Result<()> {
-    ///     if let (Some(account), Some(owner)) = (event.key(), event.value().and_then(|v| v.strip_prefix(b"opened by "))) {
+    ///     let owner = event.value_str().and_then(|event| event.strip_prefix("opened by "));
+    ///     if let (Some(account), Some(owner)) = (event.key(), owner) {
     ///         changes.send("owners", Record::new(owner).key(account));
     ///     }
     ///     Ok(())
@@ -239,7 +242,7 @@ impl<P: Projection> Projector<P> {
     /// # fn main() -> quipu::Result<()> {
     /// # let broker = Broker::in_memory()?;
     /// # broker.create_topic("accounts", TopicConfig::streams())?;
-    /// # let owners = |_: &ConsumedRecord<'_>, _: &mut Transaction| -> quipu::Result<()> { Ok(()) };
+    /// # fn owners(_: &ConsumedRecord<'_>, _: &mut Transaction) -> quipu::Result<()> { Ok(()) }
     /// let mut projector = broker.consumer("owners").project(&["accounts"], owners)?;
     /// let handle = projector.handle();
     /// let worker = std::thread::spawn(move || -> quipu::Result<()> {
