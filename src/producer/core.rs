@@ -50,6 +50,12 @@ impl Core {
         self.buffered.load(Ordering::Relaxed)
     }
 
+    /// Whether a sender must make room first.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.buffered() >= self.config.buffer_bytes
+    }
+
     /// The bytes that senders may have before one is refused. Beyond the bound there is room for a
     /// batch, because a batch is charged as it grows.
     pub(super) fn limit(&self) -> usize {

@@ -44,7 +44,7 @@ pub(crate) use self::pending::Wait;
 pub use self::refused::TrySendError;
 use crate::broker::{Broker, BrokerInner, ProducerIdentity, TopicState};
 use crate::config::invalid;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::idempotence;
 use crate::record::Record;
 use crate::segment::builder::Measured;
@@ -189,11 +189,7 @@ impl Producer {
     /// ```
     #[inline]
     pub fn send(&self, to: impl Destination, record: Record<'_>) -> Result<Pending> {
-        let sent = self.take(to.target(), &record, WhenFull::Write);
-        match sent {
-            Err(Error::BufferFull { .. }) => self.send_when_there_is_room(to.target(), &record),
-            sent => sent,
-        }
+        self.take(to.target(), &record, WhenFull::Wait)
     }
 
     /// As [`send`](Producer::send), but if the buffer is full, the call writes and waits for
@@ -342,12 +338,6 @@ impl Producer {
     /// [`Pending`].
     pub fn flush_async(&self) -> Pending<()> {
         Pending::other(self.shared.outbox.flush())
-    }
-
-    #[cold]
-    fn send_when_there_is_room(&self, to: Target<'_>, record: &Record<'_>) -> Result<Pending> {
-        let room = RoomWait::new(self.shared.outbox.core(), Measured::new(record).len());
-        room.block(|| self.take(to, record, WhenFull::Write))
     }
 
     #[inline]

@@ -76,6 +76,8 @@ impl Target for TopicState {
 /// What a sender does if the buffer is full.
 #[derive(Clone, Copy)]
 pub(super) enum WhenFull {
+    /// It writes batches that no other thread is writing, and blocks if that makes no room.
+    Wait,
     /// It writes batches that no other thread is writing.
     Write,
     /// It takes no record.
@@ -119,8 +121,7 @@ impl<T: Target> Outbox<T> {
         }
     }
 
-    /// Takes a record, for this partition, or for the one that its key chooses. It waits for no
-    /// other thread.
+    /// Takes a record, for this partition, or for the one that its key chooses.
     #[inline]
     pub(super) fn take(
         &self,
@@ -135,7 +136,9 @@ impl<T: Target> Outbox<T> {
         if record.key_bytes().is_none() && target.needs_keys() {
             return Err(Error::MissingKey { topic: target.name().clone(), index: 0 });
         }
-        self.make_room(full)?;
+        if self.core.is_full() {
+            self.make_room_for(target, record, full)?;
+        }
         let topic = self.topic(target);
         let measured = Measured::new(record);
         let partitions = target.partitions();
@@ -156,6 +159,33 @@ impl<T: Target> Outbox<T> {
         }
     }
 
+    /// Makes room for a record as its sender wants it. All that differs between the kinds of senders
+    /// is here, so that a sender with room pays nothing for the choice.
+    ///
+    /// # Errors
+    /// `BufferFull`; the topic has been deleted, or the broker closed.
+    #[cold]
+    fn make_room_for(&self, target: &Arc<T>, record: &Record<'_>, full: WhenFull) -> Result<()> {
+        match full {
+            WhenFull::Refuse => Err(self.core.full()),
+            WhenFull::Write => self.write_largest(),
+            WhenFull::Wait => {
+                if self.write_largest().is_ok() {
+                    return Ok(());
+                }
+                let room = RoomWait::new(&self.core, Measured::new(record).len());
+                room.block(|| {
+                    target.check()?;
+                    self.make_room()
+                })?;
+                // The record may still be refused for another reason. Then the room is for the next
+                // sender, which no other thread would wake.
+                self.core.wake_waiting();
+                Ok(())
+            }
+        }
+    }
+
     /// Takes all records or none. Blocks until there is room.
     pub(super) fn send_all<'r>(
         &self,
@@ -164,8 +194,8 @@ impl<T: Target> Outbox<T> {
         records: impl Iterator<Item = Record<'r>>,
     ) -> Result<Pending<Vec<Receipt>>> {
         target.check()?;
-        if self.make_room(WhenFull::Write).is_err() {
-            RoomWait::new(&self.core, 0).block(|| self.make_room(WhenFull::Write))?;
+        if self.make_room().is_err() {
+            RoomWait::new(&self.core, 0).block(|| self.make_room())?;
         }
         let sent = self.stage_all(target, partition, records);
         if sent.is_err() {
@@ -266,24 +296,19 @@ impl<T: Target> Outbox<T> {
         route(partitioner, &**target, partition, record, partitions)
     }
 
-    /// Writes buffered records if there are too many, unless the caller forbids it. It waits for no
-    /// other thread; the batches that other threads are writing still count.
+    /// Writes buffered records if there are too many. It waits for no other thread; the batches that
+    /// other threads are writing still count.
     ///
     /// # Errors
-    /// `BufferFull` if other threads are writing more than a batch beyond the bound, or the caller
-    /// forbids to write.
-    #[inline]
-    fn make_room(&self, full: WhenFull) -> Result<()> {
-        if self.core.buffered() < self.core.config.buffer_bytes { Ok(()) } else { self.write_largest(full) }
+    /// `BufferFull` if other threads are writing more than a batch beyond the bound.
+    fn make_room(&self) -> Result<()> {
+        if self.core.is_full() { self.write_largest() } else { Ok(()) }
     }
 
     /// Only open batches are left to write: a sealed one is in the hands of the thread that sealed
     /// it, or of the one that drains its queue.
     #[cold]
-    fn write_largest(&self, full: WhenFull) -> Result<()> {
-        if let WhenFull::Refuse = full {
-            return Err(self.core.full());
-        }
+    fn write_largest(&self) -> Result<()> {
         let unflushed = self.unflushed.list();
         let mut open: Vec<_> = unflushed.iter().map(|buffer| (buffer.open_bytes(), buffer)).collect();
         open.retain(|(bytes, _)| *bytes > 0);

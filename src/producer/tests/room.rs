@@ -8,7 +8,7 @@ use crate::config::TopicConfig;
 use crate::error::{Error, Result};
 use crate::producer::config::ProducerConfig;
 use crate::producer::core::RoomWait;
-use crate::producer::outbox::Outbox;
+use crate::producer::outbox::{Outbox, WhenFull};
 use crate::producer::pending::Pending;
 use crate::record::Record;
 use crate::segment::builder::Measured;
@@ -185,9 +185,7 @@ fn a_sender_waits_for_the_thread_that_writes_all_batches() {
     let topic = FakeTopic::in_real_time(1, TopicConfig::new());
     let outbox = outbox(&topic, small_buffer());
     blocked(&topic, &outbox, || {
-        let record = Record::new("last");
-        let room = RoomWait::new(outbox.core(), Measured::new(&record).len());
-        room.block(|| outbox.send(&topic, Some(0), &record)).map(Pending::detach)
+        outbox.take(&topic, Some(0), &Record::new("last"), WhenFull::Wait).map(Pending::detach)
     });
     assert_eq!(topic.logs[0].values().last().unwrap(), "last");
     blocked(&topic, &outbox, || {
@@ -205,8 +203,7 @@ fn a_sender_that_may_not_wait_is_refused_and_leaves_nothing() {
     for (topic, config) in [(manual, small_buffer()), (real, small_buffer().max_block(Duration::ZERO))] {
         let outbox = outbox(&topic, config);
         with_full_buffer(&topic, &outbox, || {
-            let room = RoomWait::new(outbox.core(), 0);
-            let refused = room.block(|| outbox.send(&topic, Some(0), &big()).map(Pending::detach));
+            let refused = outbox.take(&topic, Some(0), &big(), WhenFull::Wait).map(Pending::detach);
             assert!(
                 matches!(refused, Err(Error::BufferFull { used: 2048.., limit: 2048, .. })),
                 "{refused:?}"
