@@ -1,14 +1,16 @@
-//! Zeros ahead of the log's end: a sync after a write into blocks that the file already has need not
-//! make a length or blocks durable, which costs half of its processor time and of its latency.
+//! Zeros ahead of the end of a log, or of the journal: a sync after a write into blocks that the
+//! file already has need not make a length or blocks durable, which costs half of its processor time
+//! and of its latency.
 //!
 //! The argument is in FORMAT.md, "Zeros ahead". In short: they are written by the leader of a group
-//! commit, under the writer's lock, after the log's end. So no batch is overwritten. Nothing relies
-//! on them, so a failure to write them is none.
+//! commit, under the lock under which the file is written, after its end. So nothing is overwritten.
+//! Nothing relies on them, so a failure to write them is none.
 
 use super::Log;
 use super::writer::Tip;
 use super::zeros::{STEP_MAX, wanted_end};
 use crate::config::Durability;
+use crate::engine::Context;
 use crate::stats::DiskState;
 use crate::storage::{File, write_all_at};
 
@@ -32,21 +34,27 @@ fn extend(log: &Log, tip: &mut Tip, grown: u64) {
         return;
     }
     let Some(end) = wanted_end(position, grown, u64::from(settings.segment_bytes)) else { return };
-    // The last room of a disk is for records, and a medium in memory has no blocks to prepare.
-    let may_write =
-        log.is_usable() && log.ctx.storage.can_be_full() && log.ctx.reserve.state() == DiskState::Ok;
     // If the file cannot be opened, the sync reports it.
-    let file = tip.segment.file(&log.ctx).ok().filter(|_| may_write);
-    let reached = file.and_then(|file| {
-        let from = file.len().ok()?.max(position);
-        if from >= position + grown {
-            // An earlier run of the broker has left them.
-            return Some(from);
-        }
-        let missing = end.saturating_sub(from);
-        log.ctx.room.with_spare(missing, || fill(&*file, from, end)).flatten()
-    });
+    let file = tip.segment.file(&log.ctx).ok().filter(|_| log.is_usable());
+    let reached = file.and_then(|file| fill_ahead(&log.ctx, &*file, position, grown, end));
     tip.zeros.set_enough_until(reached.unwrap_or(position + STEP_MAX));
+}
+
+/// Fills a file with zeros from its end up to `end`, or finds that it has some for the next `grown`
+/// bytes after `position`. Returns up to where it has zeros; `None` if none may be written, or that
+/// failed.
+pub(crate) fn fill_ahead(ctx: &Context, file: &dyn File, position: u64, grown: u64, end: u64) -> Option<u64> {
+    // The last room of a disk is for records, and a medium in memory has no blocks to prepare.
+    if !ctx.storage.can_be_full() || ctx.reserve.state() != DiskState::Ok {
+        return None;
+    }
+    let from = file.len().ok()?.max(position);
+    if from >= position + grown {
+        // An earlier run of the broker has left them.
+        return Some(from);
+    }
+    let missing = end.saturating_sub(from);
+    ctx.room.with_spare(missing, || fill(file, from, end)).flatten()
 }
 
 /// Fills a file with zeros between two positions. Returns the position up to which it has some;

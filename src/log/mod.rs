@@ -58,10 +58,10 @@ pub(crate) mod tail;
 mod transitions;
 pub(crate) mod walk;
 mod writer;
-mod zeros;
+pub(crate) mod zeros;
 
 // The operations on a log.
-mod ahead;
+pub(crate) mod ahead;
 mod append;
 pub(crate) mod close;
 pub(crate) mod compaction;

@@ -155,9 +155,9 @@ impl HeldPart<'_> {
         })
     }
 
-    pub(crate) fn involved(&self) -> Option<Involved> {
-        let header = self.batch.as_ref()?.header;
-        Some(Involved { log: self.log.clone(), before: header.base_offset, end: header.end_offset() })
+    pub(crate) fn involved(&self) -> Option<InvolvedBatch<'_>> {
+        let header = &self.batch.as_ref()?.header;
+        Some(InvolvedBatch { log: self.log, before: header.base_offset, end: header.end_offset() })
     }
 
     /// Writes the batch. The error contains how many bytes were written.
@@ -220,10 +220,30 @@ impl HeldPart<'_> {
 }
 
 /// A batch of a transaction.
-#[derive(Clone)]
-pub(crate) struct Involved {
-    pub(crate) log: Arc<Log>,
+pub(crate) struct InvolvedBatch<'a> {
+    pub(crate) log: &'a Arc<Log>,
     /// The offset at which it begins.
     pub(crate) before: Offset,
     pub(crate) end: Offset,
+}
+
+impl InvolvedBatch<'_> {
+    pub(crate) fn to_run(&self) -> Involved {
+        Involved { log: self.log.clone(), before: self.before, end: self.end }
+    }
+}
+
+/// Batches of transactions that follow each other in one log without a gap.
+#[derive(Clone)]
+pub(crate) struct Involved {
+    pub(crate) log: Arc<Log>,
+    /// The offset at which the first one begins.
+    pub(crate) before: Offset,
+    pub(crate) end: Offset,
+}
+
+impl Involved {
+    pub(crate) fn is_of(&self, log: &Arc<Log>) -> bool {
+        Arc::ptr_eq(&self.log, log)
+    }
 }

@@ -180,6 +180,37 @@ fn a_disk_budget_takes_as_many_durable_records_as_others() {
     assert!(synced.abs_diff(plain) < 10 && plain > 500, "{synced} durable records, and {plain} others");
 }
 
+/// The journal has them too: they are no part of a record, for an opening or for `verify`.
+#[test]
+fn most_durable_transactions_leave_the_length_of_the_journal_unchanged() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let config = TopicConfig::new().durability(Durability::Sync).partitions(2);
+    let partitions = broker.create_topic("t", config).unwrap().partitions();
+    let mut lengths = BTreeSet::new();
+    for offset in 0..300 {
+        let mut transaction = broker.transaction();
+        for partition in &partitions {
+            transaction.send(partition, Record::new(value(offset)));
+        }
+        transaction.commit().unwrap();
+        lengths.insert(length(&disk, "journal"));
+    }
+    assert!(lengths.len() <= 20, "{lengths:?}");
+    assert_eq!(disk.read("journal").unwrap().last(), Some(&0));
+    drop(partitions);
+    disk.crash(Survive::Everything);
+    let report = disk.verify(|_| ControlFlow::Continue(())).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let broker = open(&disk).unwrap();
+    let report = broker.open_report();
+    assert!(report.truncated_tails.is_empty() && report.damaged.is_empty(), "{report:?}");
+    for partition in broker.topic("t").unwrap().partitions() {
+        assert_filled(&partition, 300, "after a kill");
+    }
+    assert_eq!(length(&disk, "journal"), 32, "it was replaced by an empty one");
+}
+
 /// Retention by size counts the log's bytes.
 #[test]
 fn zeros_are_no_bytes_of_the_log_for_retention() {

@@ -26,14 +26,13 @@ impl Journal {
     /// Starts an empty file if this one has become large. If that fails, the next attempt is made
     /// after as many bytes again.
     fn checkpoint_if_large(&self) {
-        let involved = {
+        let last = {
             let state = self.state.lock();
             if state.excess() == 0 {
                 return;
             }
-            state.involved.clone()
+            last_of_each_log(state.involved.all())
         };
-        let last = last_of_each_log(&involved);
         // Commits continue meanwhile. They wait for the last sync only, which has little left after
         // these, and returns their error again.
         for _ in 0..2 {
@@ -62,15 +61,14 @@ impl Journal {
     }
 
     fn checkpoint_alone(&self) -> Result<()> {
-        let (involved, written) = {
+        let (last, written) = {
             let state = self.state.lock();
             if state.written == state.written_before {
                 return Ok(());
             }
             state.check()?;
-            (state.involved.clone(), state.written)
+            (last_of_each_log(state.involved.all()), state.written)
         };
-        let last = last_of_each_log(&involved);
         sync_segments(&self.ctx, &last)?;
         // No sync of the old file runs from here on, and none is needed: the segments have it all.
         let lead = self.commit.hold();

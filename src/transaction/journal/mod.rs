@@ -27,21 +27,25 @@
 //!   running sync. So the leader never makes truncated records visible.
 
 mod checkpoint;
+mod involved;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::task::{Poll, Waker};
 
+use self::involved::InvolvedRuns;
 use super::records::{JournalRecords, lost_record};
 use crate::engine::{Context, Identity, Later};
 use crate::error::{Error, IoAction, Result, Space, is_space};
 use crate::format::journal::{self, Committed, CommittedPart, JOURNAL_HEADER_BYTES};
 use crate::format::names;
+use crate::log::ahead::fill_ahead;
 use crate::log::commit::GroupCommit;
 use crate::log::durability;
 use crate::log::journal::{Alone, LogJournal};
-use crate::log::participate::Involved;
+use crate::log::participate::{Involved, InvolvedBatch};
 use crate::log::recovered_tail::RecoveredTail;
+use crate::log::zeros::{STEP_MAX, ZerosAhead, wanted_end};
 use crate::storage::{File, OpenMode, replace_and_open, write_all_at};
 use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, Rank, RwLock, RwLockReadGuard};
 use crate::types::Offset;
@@ -71,9 +75,9 @@ pub(crate) struct JournalState {
     pub(super) floor: u64,
     pub(super) next_id: u64,
     /// The batches that records of this file refer to.
-    involved: Vec<Involved>,
-    /// How many of `involved` the last sync has handled.
-    settled: usize,
+    involved: InvolvedRuns,
+    /// The zeros after the last record.
+    zeros: ZerosAhead,
     /// A write or sync failed: it is unknown which records a restart finds. No more commits.
     pub(super) failed: Option<Error>,
     /// The position from which on the file is so large that a new one should be started.
@@ -103,8 +107,8 @@ impl Journal {
             written_before: 0,
             floor: 1,
             next_id: 1,
-            involved: Vec::new(),
-            settled: 0,
+            involved: InvolvedRuns::default(),
+            zeros: ZerosAhead::new(0),
             failed: None,
             large_from: FILE_BYTES,
             stuck: None,
@@ -191,10 +195,10 @@ impl Journal {
     }
 
     fn try_sync(&self) -> Result<u64> {
-        let (file, written, involved, settled) = {
-            let state = self.state.lock();
-            let fresh = state.involved.get(state.settled..).unwrap_or_default().to_vec();
-            (state.file.clone(), state.written, fresh, state.involved.len())
+        let (file, written, (involved, taken)) = {
+            let mut state = self.state.lock();
+            state.write_zeros_ahead(&self.ctx);
+            (state.file.clone(), state.written, state.involved.take())
         };
         let Some(file) = file else { return Ok(written) };
         let mut ends = HashMap::new();
@@ -209,9 +213,8 @@ impl Journal {
         // None of these logs is truncated before this is done, because a truncation first makes
         // every transaction durable that has a record.
         show(&involved);
-        let mut state = self.state.lock();
         // Only a thread that is alone starts a new file, and it takes the lead for that.
-        state.settled = state.settled.max(settled);
+        self.state.lock().involved.settle(taken);
         Ok(written)
     }
 
@@ -221,7 +224,7 @@ impl Journal {
         let _later = Later::new();
         let _alone = self.alone();
         let mut state = self.state.lock();
-        state.involved.clear();
+        state.involved = InvolvedRuns::default();
         let has_records = state.written != state.written_before;
         let result = match has_records {
             false => Ok(state.failed.is_none()),
@@ -259,7 +262,8 @@ impl LogJournal for Journal {
     }
 
     fn involves(&self, log: &Identity) -> bool {
-        self.state.lock().involved.iter().any(|part| std::ptr::eq(&**part.log.identity(), log))
+        let state = self.state.lock();
+        state.involved.all().iter().any(|part| std::ptr::eq(&**part.log.identity(), log))
     }
 
     fn check_records(&self, identity: &Identity, tail: &RecoveredTail, log_start: Offset) -> Result<()> {
@@ -296,12 +300,12 @@ impl JournalState {
     /// `DiskFull`, `TransactionTooLarge`: nothing has happened. `JournalFailed`: nothing has
     /// happened either; the file has its largest size, because a partition prevents a new one.
     /// Another I/O error: a restart may find the record, and nothing is committed until then.
-    pub(crate) fn write(
+    pub(crate) fn write<'a>(
         &mut self,
         ctx: &Context,
         durable: u64,
         parts: Vec<CommittedPart<'_>>,
-        involved: impl Iterator<Item = Involved>,
+        involved: impl Iterator<Item = InvolvedBatch<'a>>,
     ) -> Result<Recorded> {
         let path = || ctx.display(Path::new(names::JOURNAL));
         let Some(file) = self.file.clone() else { return Err(Error::Closed) };
@@ -330,14 +334,26 @@ impl JournalState {
             let error = Error::io(IoAction::Write, &path(), e);
             self.fail(&error);
             // The record may exist nevertheless: these logs take no appends until the next opening.
-            self.involved.extend(involved);
+            self.involved.add(involved);
             return Err(error);
         }
         self.next_id += 1;
         self.position += record.len() as u64;
         self.written += record.len() as u64;
-        self.involved.extend(involved);
+        self.involved.add(involved);
         Ok(Recorded { upto: self.written, excess: self.excess() })
+    }
+
+    /// Writes zeros after the last record, if they are due, as partitions with `Sync` do (see
+    /// [`ahead`](crate::log::ahead)). The caller leads a sync of the file, which then need not make
+    /// a length or blocks durable. Nothing relies on the zeros.
+    fn write_zeros_ahead(&mut self, ctx: &Context) {
+        let position = self.position;
+        let (Some(grown), Some(file)) = (self.zeros.look(position), &self.file) else { return };
+        // Near its end a file gets none, because it is replaced.
+        let Some(end) = wanted_end(position, grown, self.large_from) else { return };
+        let reached = fill_ahead(ctx, &**file, position, grown, end);
+        self.zeros.set_enough_until(reached.unwrap_or(position + STEP_MAX));
     }
 
     /// Nothing is committed any more until the broker is opened again.
@@ -386,8 +402,8 @@ impl JournalState {
         self.floor = floor;
         self.position = JOURNAL_HEADER_BYTES as u64;
         self.written_before = self.written;
-        self.involved.clear();
-        self.settled = 0;
+        self.involved = InvolvedRuns::default();
+        self.zeros = ZerosAhead::new(self.position);
         (self.large_from, self.stuck) = (FILE_BYTES, None);
     }
 }

@@ -61,7 +61,7 @@ fn a_large_file_is_replaced_by_an_empty_one() {
     (0..40).for_each(|_| together(&broker, [&a, &b], 500_000).unwrap());
     let state = broker.inner().journal.state.lock();
     assert!(state.position < FILE_BYTES + (2 << 20));
-    assert!(state.involved.len() < 80, "those of the file before are forgotten");
+    assert!(state.involved.all().len() < 80, "those of the file before are forgotten");
 }
 
 /// After a file that could not be replaced for a while, the next one has the usual size again.
@@ -79,4 +79,26 @@ fn a_new_file_forgets_that_the_one_before_could_not_be_replaced() {
     let state = journal.state.lock();
     assert_eq!((state.position, state.large_from), (JOURNAL_HEADER_BYTES as u64, FILE_BYTES));
     assert!(state.stuck.is_none());
+}
+
+/// Many transactions over the same partitions take the memory of one, and a sync handles them as one.
+#[test]
+fn batches_that_follow_each_other_are_one_run_until_a_sync_takes_it() {
+    let disk = Disk::new();
+    let (broker, [a, b, c, _d]) = made(&disk);
+    let runs = || -> Vec<_> {
+        let state = broker.inner().journal.state.lock();
+        state.involved.all().iter().map(|run| (run.before.get(), run.end.get())).collect()
+    };
+    (0..5).for_each(|_| together(&broker, [&a, &b], 10).unwrap());
+    together(&broker, [&b, &c], 10).unwrap();
+    together(&broker, [&a, &b], 10).unwrap();
+    assert_eq!(runs(), [(0, 6), (0, 7), (0, 1)]);
+    // A batch of its own lies between: a sync must visit the segment for it.
+    broker.producer().send(&a, Record::new("alone")).unwrap().wait().unwrap();
+    together(&broker, [&a, &b], 10).unwrap();
+    assert_eq!(runs(), [(0, 6), (0, 8), (0, 1), (7, 8)]);
+    broker.sync().unwrap();
+    together(&broker, [&a, &b], 10).unwrap();
+    assert_eq!(runs(), [(0, 6), (0, 8), (0, 1), (7, 8), (8, 9), (8, 9)], "the sync did not know of these");
 }
