@@ -57,7 +57,7 @@ async fn run() -> Outcome<String> {
     write_all(&broker, LINES / 2..LINES).await?;
     let seen = tailing.await?;
 
-    smol::unblock(move || broker.close()).await?;
+    broker.close_async().await?;
     smol::fs::remove_dir_all(&dir).await?;
     for (writer, lines) in &seen {
         if lines.last() != Some(&(LINES - 1)) || !lines.windows(2).all(|pair| pair[0] + 1 == pair[1]) {

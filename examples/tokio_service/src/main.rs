@@ -7,9 +7,9 @@
 //! every request that was acknowledged is stored, and was processed once, before the shutdown or
 //! after it. The last line is `ok` and the exit code 0 if that holds.
 //!
-//! What blocks, and therefore runs in `spawn_blocking`: opening, creating topics, closing, and the
-//! work on the records. What does not: `send`, as long as the buffer of the producer has room, and
-//! everything that is awaited. A sync is made by a thread of the broker.
+//! What blocks, and therefore runs in `spawn_blocking`: opening, creating topics, closing a consumer,
+//! and the work on the records. What does not: `send`, as long as the buffer of the producer has
+//! room, and everything that is awaited. A sync is made by a thread of the broker.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -114,8 +114,8 @@ async fn serve(dir: PathBuf, processed: Processed, time: Option<Duration>) -> Ou
     for consumer in consumers.join_all().await {
         consumer?;
     }
-    // Closing syncs, so it blocks. So does dropping the last handle.
-    spawn_blocking(move || broker.close()).await??;
+    // Closing syncs, on a thread of its own. Dropping the last handle would do it on this one.
+    broker.close_async().await?;
     Ok(acknowledged)
 }
 
