@@ -14,7 +14,7 @@ pub fn run(dir: &Path, topic: &str) -> Outcome<Vec<String>> {
     }
 
     let time = Timestamp::from_millis(now - 150_000);
-    let offset = partition.offset_for_time(time)?.map(|offset| offset.get() as i64);
+    let offset = partition.offset_for_time(time)?.map(|(offset, _)| offset.get() as i64);
     let mut lines = vec![format!("{offset:?}")];
     for records in broker.reader(topic, Start::Time(time))?.to_end() {
         first_record();
