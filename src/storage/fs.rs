@@ -56,6 +56,10 @@ impl Storage for FsStorage {
         let path = self.resolve(path)?;
         // A lock belongs to an open file, not to the process: a second one in this process is
         // refused as well.
+        match check_regular(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         try_lock(&file)?;
         let mut locked = vec![file];
@@ -107,6 +111,9 @@ impl Storage for FsStorage {
         let path = self.resolve(path)?;
         let mut options = fs::OpenOptions::new();
         options.read(true);
+        if matches!(mode, OpenMode::Read | OpenMode::Write) {
+            check_regular(&path)?;
+        }
         let file = match mode {
             OpenMode::Read => options.open(&path)?,
             OpenMode::Write => options.write(true).open(&path)?,
@@ -119,10 +126,6 @@ impl Storage for FsStorage {
                 }
             }
         };
-        if mode == OpenMode::Read && file.metadata()?.is_dir() {
-            // Some systems open a directory and fail at the first read.
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
         Ok(Arc::new(FsFile { file, mapped: AtomicU64::new(0) }))
     }
 
@@ -170,6 +173,21 @@ impl Storage for FsStorage {
         // Only Linux has them. A failed read is no error.
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         ProcessLimits::parse(&read("/proc/self/limits"), &read("/proc/self/status"))
+    }
+}
+
+/// Refuses what is no regular file. To open a FIFO would wait for another process, to read a device
+/// may never end, and a link leads out of the directory, where its owner may have no business. std
+/// has no opening that refuses these itself, so whoever exchanges files in this very moment is not
+/// stopped.
+fn check_regular(path: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(path)?.file_type();
+    if kind.is_file() {
+        Ok(())
+    } else if kind.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"))
     }
 }
 

@@ -64,6 +64,7 @@ mod groups_model;
 mod handles_and_panics;
 mod idempotence;
 mod io_errors;
+mod irregular_files;
 mod journal_loss;
 mod last_n;
 mod leftover_files;
