@@ -118,9 +118,9 @@ impl BrokerConfig {
     /// How many files and maps of segments may be open at once, whichever call, reader or consumer
     /// uses them. Beyond it the one used longest ago is closed, and opened again when it is needed.
     /// Segments whose bytes are all synced are closed first. If there are none, others are closed
-    /// too, and then a kernel that drops a closed file's state may forget a failed write-back before
-    /// it is reported. [`BrokerStats::open_files`](crate::stats::BrokerStats::open_files) counts
-    /// them.
+    /// too, and then a kernel that drops a closed file's state may forget a failed write-back
+    /// before it is reported. [`BrokerStats::open_files`](crate::stats::BrokerStats::open_files)
+    /// counts them.
     ///
     /// The number of descriptors of the broker may be greater, by:
     /// - the lock and its directory, the catalog, and the journal: 4;
@@ -145,8 +145,8 @@ impl BrokerConfig {
     /// it. With more segments than this number, that opens files each time.
     ///
     /// Default: half of the descriptors that the process may have when the broker is opened (the
-    /// soft limit, on Linux), at least 8 and at most 4,096; 512 where the limit is not known. Set it
-    /// if a process opens several brokers, because they share that limit. At least 8.
+    /// soft limit, on Linux), at least 8 and at most 4,096; 512 where the limit is not known. Set
+    /// it if a process opens several brokers, because they share that limit. At least 8.
     pub fn max_open_files(mut self, files: usize) -> Self {
         self.max_open_files = Some(files);
         self

@@ -57,8 +57,8 @@ pub enum ReadMode {
     /// [`max_open_files`](crate::BrokerConfig::max_open_files).
     ///
     /// The segment that takes appends is read by position where it is read in order. Once several
-    /// single records of it were read, it is mapped up to its last batch, and that map is extended as
-    /// the segment grows.
+    /// single records of it were read, it is mapped up to its last batch, and that map is extended
+    /// as the segment grows.
     ///
     /// A batch is checked by its first read through a map, and not again by later reads through the
     /// same map. A segment is mapped again after it was truncated, compacted, or closed because too

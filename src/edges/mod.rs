@@ -2,8 +2,8 @@
 //! the module is empty.
 //!
 //! [`text`] and [`settings`] are the forms that serde stores, [`json`] and [`typed`] read and write
-//! values of records, [`shared`] passes buffers on as `Bytes`, [`streams`] and [`sink`] are the traits
-//! of `futures`.
+//! values of records, [`shared`] passes buffers on as `Bytes`, [`streams`] and [`sink`] are the
+//! traits of `futures`.
 
 #[cfg(feature = "serde")]
 mod codec;

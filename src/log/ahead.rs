@@ -1,10 +1,10 @@
 //! Zeros ahead of the end of a log, or of the journal: a sync after a write into blocks that the
-//! file already has need not make a length or blocks durable, which costs half of its processor time
-//! and of its latency.
+//! file already has need not make a length or blocks durable, which costs half of its processor
+//! time and of its latency.
 //!
 //! The argument is in FORMAT.md, "Zeros ahead". In short: they are written by the leader of a group
-//! commit, under the lock under which the file is written, after its end. So nothing is overwritten.
-//! Nothing relies on them, so a failure to write them is none.
+//! commit, under the lock under which the file is written, after its end. So nothing is
+//! overwritten. Nothing relies on them, so a failure to write them is none.
 
 use super::Log;
 use super::writer::Tip;

@@ -73,8 +73,9 @@ impl ProducerConfig {
 
     /// How long a [`send`](crate::Producer::send) or [`send_all`](crate::Producer::send_all) waits
     /// for room at most, before it returns [`BufferFull`](Error::BufferFull). It waits only if the
-    /// buffer is full of batches that other threads are writing: others it writes itself. Zero waits
-    /// for no other thread. Under a [`ManualClock`](crate::testing::ManualClock) no call waits.
+    /// buffer is full of batches that other threads are writing: others it writes itself. Zero
+    /// waits for no other thread. Under a [`ManualClock`](crate::testing::ManualClock) no call
+    /// waits.
     ///
     /// Default: 60 s (Kafka's `max.block.ms`).
     pub fn max_block(mut self, max: Duration) -> Self {

@@ -159,8 +159,8 @@ impl<T: Target> Outbox<T> {
         }
     }
 
-    /// Makes room for a record as its sender wants it. All that differs between the kinds of senders
-    /// is here, so that a sender with room pays nothing for the choice.
+    /// Makes room for a record as its sender wants it. All that differs between the kinds of
+    /// senders is here, so that a sender with room pays nothing for the choice.
     ///
     /// # Errors
     /// `BufferFull`; the topic has been deleted, or the broker closed.
@@ -296,8 +296,8 @@ impl<T: Target> Outbox<T> {
         route(partitioner, &**target, partition, record, partitions)
     }
 
-    /// Writes buffered records if there are too many. It waits for no other thread; the batches that
-    /// other threads are writing still count.
+    /// Writes buffered records if there are too many. It waits for no other thread; the batches
+    /// that other threads are writing still count.
     ///
     /// # Errors
     /// `BufferFull` if other threads are writing more than a batch beyond the bound.

@@ -17,8 +17,8 @@ pub enum OffsetReset {
     #[default]
     #[doc(alias = "earliest")]
     Beginning,
-    /// At the visible end: only records that come later. Kafka's `latest`. Partitions that are added
-    /// to a topic are read from their beginning nevertheless.
+    /// At the visible end: only records that come later. Kafka's `latest`. Partitions that are
+    /// added to a topic are read from their beginning nevertheless.
     #[doc(alias = "latest")]
     End,
     /// At the nearest offset that is in the log: its start when retention has passed the position,

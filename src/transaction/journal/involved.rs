@@ -1,5 +1,5 @@
-//! The batches that the records of a journal's file refer to, as far as its syncs need them: in which
-//! logs, and from where to where.
+//! The batches that the records of a journal's file refer to, as far as its syncs need them: in
+//! which logs, and from where to where.
 
 use crate::log::participate::{Involved, InvolvedBatch};
 
@@ -47,6 +47,6 @@ impl InvolvedRuns {
     }
 }
 
-/// How many runs are compared with a batch. More would cost more than they save; another run for the
-/// same log is no mistake.
+/// How many runs are compared with a batch. More would cost more than they save; another run for
+/// the same log is no mistake.
 const LOOK_BACK: usize = 64;

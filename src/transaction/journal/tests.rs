@@ -81,7 +81,8 @@ fn a_new_file_forgets_that_the_one_before_could_not_be_replaced() {
     assert!(state.stuck.is_none());
 }
 
-/// Many transactions over the same partitions take the memory of one, and a sync handles them as one.
+/// Many transactions over the same partitions take the memory of one, and a sync handles them as
+/// one.
 #[test]
 fn batches_that_follow_each_other_are_one_run_until_a_sync_takes_it() {
     let disk = Disk::new();
