@@ -8,7 +8,9 @@ use super::records::{JournalRecords, lost_record, read_records};
 use crate::engine::{Context, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::{HEADER_BYTES, check_body, decode_header};
-use crate::format::journal::{CommittedPart, JOURNAL_HEADER_BYTES, decode_header as decode_header_of};
+use crate::format::journal::{
+    Committed, CommittedPart, JOURNAL_HEADER_BYTES, decode_header as decode_header_of,
+};
 use crate::format::names;
 use crate::log::Log;
 use crate::log::journal::LogJournal;
@@ -16,7 +18,7 @@ use crate::log::recovered_tail::RecoveredTransaction;
 use crate::log::redo::{Presence, presence_of, redo};
 use crate::log::truncate::truncate_to;
 use crate::stats::{Event, OpenReport, TruncatedTail};
-use crate::storage::{OpenMode, read_file};
+use crate::storage::{OpenMode, read_file, write_all_at};
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -87,6 +89,7 @@ pub(crate) fn settle(
     let (floor, records, end) = read.map_err(|m| malformed(ctx, path, 0, &m))?;
     let (known, torn) = (JournalRecords::new(floor, &records, end), end < file.len());
     check_logs(ctx, logs, &known, !is_clean || torn || !records.is_empty())?;
+    make_durable(ctx, path, file.get(..end).unwrap_or_default(), &records)?;
     // First take back the batches without a record, because the batches after them do not count
     // either.
     for (log, found) in &seen {
@@ -109,6 +112,24 @@ pub(crate) fn settle(
     } else {
         replace_by_empty_file(journal, next_id)
     }
+}
+
+/// Makes the records durable that were read, before a part of one is appended.
+///
+/// IMPORTANT: an appended batch has a `synced_upto`, which proves to a later opening that the records
+/// of the transactions before it were durable. After a kill they may be in the page cache only. They
+/// are written again because after a failed sync the page cache may call them clean.
+///
+/// # Errors
+/// An I/O error.
+fn make_durable(ctx: &Context, path: &Path, bytes: &[u8], records: &[Committed<'_>]) -> Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let failed = |action| move |e| Error::io(action, &ctx.display(path), e);
+    let file = ctx.storage.open(path, OpenMode::Write).map_err(failed(IoAction::Open))?;
+    write_all_at(&*file, bytes, 0).map_err(|(_, e)| failed(IoAction::Write)(e))?;
+    file.sync_data().map_err(failed(IoAction::Sync))
 }
 
 /// There is no file: no transaction was ever committed, or the file was deleted. Then each batch

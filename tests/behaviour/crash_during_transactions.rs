@@ -9,7 +9,7 @@ use std::time::Duration;
 use quipu::testing::{Disk, ManualClock, Survive};
 use quipu::{Broker, BrokerConfig, Compression, Durability, Partition, Position, Record, Result, Start};
 
-use crate::common::{after_each_crash, read_from, send, small, thorough};
+use crate::common::{after_each_crash, crash_at_each_operation, read_from, send, small, thorough};
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const INPUT: u64 = 20;
@@ -254,4 +254,45 @@ fn a_crash_at_any_operation_leaves_each_transaction_whole_or_absent_under_sync()
 #[test]
 fn a_crash_at_any_operation_leaves_each_transaction_whole_or_absent_with_mixed_durability() {
     crash_everywhere(Topics::Mixed);
+}
+
+/// A kill leaves records of transactions in the page cache only. An opening completes them, and may
+/// lose power before it ends: what it has appended must not prove that a record was durable which
+/// was not.
+#[test]
+fn a_power_loss_in_an_opening_that_completes_transactions_leaves_a_broker_that_opens() {
+    let commit = |broker: &Broker| {
+        let mut both = broker.transaction();
+        both.send("a", Record::new("v"));
+        both.send("b", Record::new("v"));
+        both.commit()
+    };
+    let (mut seen, mut openings) = (BTreeSet::new(), 0);
+    for nth in 1.. {
+        let disk = Disk::new();
+        let one = broker(&disk, Topics::Os).unwrap();
+        one.create_topics(["a", "b"].map(|name| (name, small()))).unwrap();
+        commit(&one).unwrap();
+        disk.crash_at(nth);
+        let is_over = commit(&one).is_ok();
+        disk.crash(Survive::Everything);
+        drop(one);
+        crash_at_each_operation(
+            &disk,
+            |disk| broker(disk, Topics::Os),
+            |cut, at| {
+                after_each_crash(cut, cut.power_losses(at), &mut seen, |left, survive| {
+                    openings += 1;
+                    if let Err(error) = broker(left, Topics::Os) {
+                        panic!("killed at {nth}, cut at {at}, {survive:?}: {error}");
+                    }
+                });
+            },
+        );
+        if is_over {
+            break;
+        }
+    }
+    println!("{openings} openings");
+    assert!(openings > 200, "{openings}");
 }

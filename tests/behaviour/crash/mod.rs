@@ -255,7 +255,7 @@ fn short(values: &BTreeMap<u64, String>) -> Vec<String> {
 fn config(name: &str) -> TopicConfig {
     let small = TopicConfig::new().segment_bytes(1 << 10).max_record_bytes(700).index_interval_bytes(200);
     match name {
-        "os" | "os2" => small,
+        "os" | "os2" => small.durability(Durability::Os),
         "aged" => small.retention(Retention::for_age(Duration::from_secs(60))).durability(Durability::Os),
         "sized" => small.retention(Retention::for_bytes(2_000)).durability(Durability::Sync),
         "table" => {
@@ -405,8 +405,10 @@ impl<'a> Run<'a> {
         }
         next.end = next.end.saturating_sub(back).max(next.start);
         next.values.retain(|at, _| *at < next.end);
-        // Whatever is kept is on disk.
-        (next.acknowledged, next.durable) = (next.end, next.end);
+        if back > 0 {
+            // Whatever is kept is on disk.
+            (next.acknowledged, next.durable) = (next.end, next.end);
+        }
         let to = next.end;
         // A producer's last record may be among those that go.
         if name == "sync" {
