@@ -210,7 +210,8 @@ pub struct Recovery {
     pub from: Offset,
     /// The log end that was found.
     pub to: Offset,
-    /// How many bytes were checked, and rewritten so that they are durable.
+    /// How many bytes were checked. They are durable, because they were written again; of a topic
+    /// whose appends wait for no sync, after the kill of a process, they are so after its next sync.
     pub bytes: u64,
 }
 

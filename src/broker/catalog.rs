@@ -17,6 +17,7 @@ use crate::error::{Error, IoAction, Result};
 use crate::format::batch::Secret;
 use crate::format::catalog::{Change, TopicEntry, TopicState as EntryState, folded};
 use crate::format::{names, settings};
+use crate::log::recovery::Note;
 use crate::log::{Log, LogSettings, open};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
@@ -210,7 +211,15 @@ impl BrokerInner {
         let open = |partition| {
             let identity = identity(name, id, partition);
             let dir = names::partition_dir(name, &id, identity.partition);
-            open::open(self.journal.clone(), identity, dir, settings.clone(), None, Ok(None), &mut report)
+            open::open(
+                self.journal.clone(),
+                identity,
+                dir,
+                settings.clone(),
+                Note::default(),
+                Ok(None),
+                &mut report,
+            )
         };
         partitions.map(open).collect()
     }

@@ -15,6 +15,7 @@ use crate::error::{Error, IoAction, Result};
 use crate::format::catalog::Change;
 use crate::format::manifest::Manifest;
 use crate::format::names;
+use crate::log::recovery::Note;
 use crate::log::{Log, LogSettings, manifest, open};
 use crate::stats::OpenReport;
 use crate::sync::Arc;
@@ -139,7 +140,7 @@ impl BrokerInner {
                 identity,
                 dir,
                 settings.clone(),
-                None,
+                Note::default(),
                 manifest,
                 &mut report,
             ));

@@ -17,16 +17,15 @@ pub(crate) struct ByteWriter(Vec<u8>);
 impl ByteWriter {
     /// Begins a file of `capacity` bytes, or a few more.
     pub(crate) fn new(magic: [u8; 8], capacity: usize) -> Self {
-        ByteWriter::with_features(magic, capacity, 0)
+        ByteWriter::with_features(magic, capacity, 0, 0)
     }
 
-    /// As [`new`](ByteWriter::new), of a file that has these compatible features.
-    pub(crate) fn with_features(magic: [u8; 8], capacity: usize, compatible: u32) -> Self {
+    /// As [`new`](ByteWriter::new), of a file that has these features.
+    pub(crate) fn with_features(magic: [u8; 8], capacity: usize, incompatible: u32, compatible: u32) -> Self {
         let mut writer = ByteWriter(Vec::with_capacity(capacity));
         writer.bytes(&magic);
         writer.u32(FORMAT_VERSION);
-        // No incompatible feature is in use.
-        writer.u32(0);
+        writer.u32(incompatible);
         writer.u32(compatible);
         writer
     }
@@ -92,6 +91,16 @@ impl ByteWriter {
 /// feature that this build does not know is ignored; whether bytes of it follow the known ones is
 /// the caller's question: see [`compatible_features`].
 pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<ByteReader<'a>, Malformed> {
+    open_knowing(bytes, magic, 0).map(|(reader, _)| reader)
+}
+
+/// As [`open`], for a file that may have the incompatible features `known`. Returns also those that
+/// it has.
+pub(crate) fn open_knowing<'a>(
+    bytes: &'a [u8],
+    magic: [u8; 8],
+    known: u32,
+) -> Result<(ByteReader<'a>, u32), Malformed> {
     let mut reader = ByteReader::new(bytes);
     if reader.array("magic")? != magic {
         return Err(Malformed::new(0, "magic"));
@@ -112,11 +121,11 @@ pub(crate) fn open<'a>(bytes: &'a [u8], magic: [u8; 8]) -> Result<ByteReader<'a>
     if covered.len() < PREFIX_BYTES || crc32fast::hash(covered) != u32::from_le_bytes(*crc) {
         return Err(Malformed::new(covered.len() as u64, "crc"));
     }
-    if incompatible != 0 {
-        let needs = Unsupported::Features(incompatible);
+    if incompatible & !known != 0 {
+        let needs = Unsupported::Features(incompatible & !known);
         return Err(Malformed::unsupported(at_features, "incompatible features", needs));
     }
-    Ok(ByteReader::at(covered, PREFIX_BYTES))
+    Ok((ByteReader::at(covered, PREFIX_BYTES), incompatible))
 }
 
 /// The compatible features of a file that [`open`] has passed. If one of them is not known to this

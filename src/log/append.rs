@@ -157,7 +157,7 @@ impl<'a> Append<'a> {
         }
         if self.sender.is_some() {
             // The side file of idempotent producers is made before their first batch.
-            make_files(log, &mut tip)?;
+            make_files(log, &mut tip, &settings)?;
         }
         // Keep the producer-table guard until the batch is recorded, so that no other append of
         // this producer is checked in between.

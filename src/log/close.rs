@@ -1,5 +1,6 @@
 //! Ends a log: with its broker, or with its topic.
 
+use super::successors::{self, write_inherited};
 use super::{Log, idempotence, maintenance};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::CheckpointEntry;
@@ -22,12 +23,17 @@ pub(crate) fn close(log: &Log) -> Result<Option<CheckpointEntry>> {
         None => log.sync().and_then(|()| sync_empty(log)),
     };
     // A broker that has changed nothing must leave the directory unchanged.
-    if synced.is_ok() && log.has_files() && !log.ctx.gate.is_shut() {
+    let may_save = synced.is_ok() && log.has_files() && !log.ctx.gate.is_shut();
+    if may_save {
         save_state(log);
     }
+    // After a clean close no segment is looked for that the manifest does not list.
+    let synced = synced.and_then(|()| if may_save { successors::list_all(log) } else { Ok(()) });
     end(log, Error::Closed);
     // Damage was reported at opening. It does not make closing fail.
     match synced {
+        // No segment is looked for after a clean close, so there is none without all of them listed.
+        Ok(()) if log.manifest.can_list_more() => Ok(None),
         Ok(()) => Ok(maintenance::checkpoint(log)),
         Err(_) if log.health.is_damaged() => Ok(None),
         Err(error) => Err(error),
@@ -37,6 +43,7 @@ pub(crate) fn close(log: &Log) -> Result<Option<CheckpointEntry>> {
 /// Syncs an active segment that has only its header. No append waits for this sync, but the mark of
 /// a clean close requires it.
 fn sync_empty(log: &Log) -> Result<()> {
+    write_inherited(log)?;
     let segment = log.writer.lock().segment.clone();
     if segment.is_dirty() { segment.sync(&log.ctx).map_err(|e| log.sync_failed(e)) } else { Ok(()) }
 }

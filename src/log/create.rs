@@ -9,9 +9,10 @@
 
 use std::path::Path;
 
-use super::Log;
 use super::manifest::{self, stage};
 use super::recovery::Recovered;
+use super::{Log, LogSettings};
+use crate::config::Durability;
 use crate::engine::{Context, Identity, corrupt};
 use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{EpochStart, Manifest};
@@ -39,9 +40,12 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
             epochs: vec![EpochStart { epoch: 0, start: Offset::ZERO }],
             segments: vec![entry],
             lost: Vec::new(),
+            has_successors: false,
         },
         segments: vec![segment],
         point: Point::start_of(Offset::ZERO, 0, 0, 0),
+        unsynced: None,
+        last_listed: None,
         damage: None,
         has_senders: false,
         tail: RecoveredTail::default(),
@@ -100,7 +104,7 @@ fn has_files(ctx: &Context, dir: &Path) -> Result<bool> {
 /// # Errors
 /// `DiskFull`, or another I/O error: no batch was written, and the next write tries again.
 #[inline]
-pub(crate) fn make_files(log: &Log, tip: &mut Tip) -> Result<()> {
+pub(crate) fn make_files(log: &Log, tip: &mut Tip, settings: &LogSettings) -> Result<()> {
     let made = log.manifest.made();
     if made == stage::FILES {
         return Ok(());
@@ -110,8 +114,11 @@ pub(crate) fn make_files(log: &Log, tip: &mut Tip) -> Result<()> {
         make_segment(log, tip)?;
         log.manifest.set_made(stage::SEGMENT);
     }
-    // The manifest in memory already has the right content.
-    log.manifest.commit(&log.ctx, |_| {}).map_err(|failed| failed.error)?;
+    // The manifest in memory already has the right content. Where a roll will list nothing, the
+    // manifest announces that.
+    let waits = settings.durability == Durability::Sync;
+    let announced = log.manifest.commit(&log.ctx, |manifest| manifest.has_successors = !waits);
+    announced.map_err(|failed| failed.error)?;
     log.manifest.set_made(stage::FILES);
     log.ctx.note_files(&log.identity);
     Ok(())

@@ -8,6 +8,7 @@ use super::Log;
 use super::ahead::write_zeros_ahead;
 use super::ends::Ends;
 use super::list::View;
+use super::successors::{self, write_inherited};
 use crate::engine::{Context, Task};
 use crate::error::{Error, Result};
 use crate::segment::Segment;
@@ -85,8 +86,15 @@ impl Log {
             (tip.point, tip.journal_upto, tip.ends.clone())
         };
         self.counters.count_sync();
+        let unnamed = self.manifest.unnamed_before(point.end);
+        write_inherited(self)?;
         for segment in unvisited(&self.segments(), &ends).iter().filter(|segment| segment.base < point.end) {
             segment.sync_if_dirty(&self.ctx).map_err(|e| self.sync_failed(e))?;
+        }
+        if !unnamed.is_empty() {
+            // IMPORTANT: before the records are reported as durable.
+            successors::name(self, &unnamed)?;
+            successors::list_named(self)?;
         }
         if journal_upto > 0 {
             // IMPORTANT: sync the journal before the records are reported as durable. A batch of a
@@ -159,6 +167,13 @@ pub(crate) fn want_sync(log: &Arc<Log>) {
     log.request_work();
 }
 
+/// Asks the worker to sync what the opening has left unsynced.
+pub(crate) fn sync_inherited(log: &Arc<Log>) {
+    if log.durability.has_inherited() {
+        want_sync(log);
+    }
+}
+
 /// Syncs the records before an offset, without moving the durable end.
 ///
 /// # Errors
@@ -181,9 +196,13 @@ fn sync_view(log: &Log, view: &View, before: Offset) -> Result<()> {
     let failed = match log.durability.commit.failure() {
         Some(error) => error,
         None => {
+            let unnamed = log.manifest.unnamed_before(before);
             let segments = unvisited(&view.segments, &view.ends).iter();
-            let mut before = segments.filter(|segment| segment.base < before);
-            match before.try_for_each(|segment| segment.sync_if_dirty(&log.ctx)) {
+            let mut segments = segments.filter(|segment| segment.base < before);
+            let synced = write_inherited(log)
+                .and_then(|()| segments.try_for_each(|segment| segment.sync_if_dirty(&log.ctx)))
+                .and_then(|()| successors::name(log, &unnamed));
+            match synced {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             }

@@ -29,6 +29,13 @@ impl Ends {
         Ends { visible: at(), durable: at(), covered: at(), log: at(), visited: AtomicU64::new(0) }
     }
 
+    /// Returns ends that are at `end`, of a log that is durable up to an offset before.
+    pub(crate) fn unsynced_after(durable: Offset, end: Offset) -> Self {
+        debug_assert!(durable <= end, "no end is after the log end");
+        let at = || AtomicU64::new(durable.get());
+        Ends { durable: at(), covered: at(), ..Ends::new(end) }
+    }
+
     #[inline]
     pub(crate) fn visible(&self) -> Offset {
         Offset::new(self.visible.load(Ordering::Acquire))

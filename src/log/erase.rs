@@ -91,7 +91,7 @@ impl Erasure<'_> {
         log.check_writable()?;
         // Unless another thread has rolled it meanwhile.
         let is_it = segments.last().is_some_and(|active| Arc::ptr_eq(&tip.segment, active));
-        let rolled = if has && is_it { Some(roll::roll(log, &mut tip)?) } else { None };
+        let rolled = if has && is_it { Some(roll::roll(log, &mut tip, &log.settings())?) } else { None };
         let base = tip.segment.base;
         drop(tip);
         rolled.into_iter().for_each(|event| log.ctx.events.queue(event));

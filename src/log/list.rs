@@ -112,9 +112,9 @@ fn time_of(segment: &Arc<Segment>) -> i64 {
 }
 
 impl SegmentList {
-    pub(crate) fn new(epoch: u32, log_start: Offset, segments: Vec<Arc<Segment>>, end: Offset) -> Self {
+    pub(crate) fn new(epoch: u32, log_start: Offset, segments: Vec<Arc<Segment>>, ends: Ends) -> Self {
         let segments = Arc::new(SegmentSet::new(segments));
-        let view = View { epoch, log_start, segments, ends: Arc::new(Ends::new(end)) };
+        let view = View { epoch, log_start, segments, ends: Arc::new(ends) };
         SegmentList {
             current: RwLock::new(Rank::View, Arc::new(view)),
             revision: AtomicU64::new(0),

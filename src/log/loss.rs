@@ -97,7 +97,7 @@ fn known_state(log: &Log, tip: &Tip) -> (Manifest, KnownEnd) {
     let offset = log.log_end();
     // The end of the last segment of a damaged log is not known.
     let active = (!log.health.is_damaged()).then_some(tip.point.position);
-    (log.manifest.get().clone(), KnownEnd { offset, active })
+    (Manifest::clone(&log.manifest.get()), KnownEnd { offset, active })
 }
 
 /// A log all of whose segments were read. None of them is removed while this lives, because the
@@ -266,6 +266,8 @@ impl<'a> Examined<'a> {
             // IMPORTANT: last, because it makes the names of all of them durable.
             .and_then(|()| next.begin(&log.ctx, &log.identity, log.manifest.dir()))
             .map_err(ManifestError::unchanged)?;
+        log.durability.forget_inherited();
+        log.manifest.note_named(&log.manifest.unnamed_before(Offset::MAX));
         unlisted.list(|active| {
             log.manifest.commit(&log.ctx, |manifest| {
                 let entries = new.segments.iter().map(|segment| segment.entry);
@@ -324,7 +326,7 @@ impl<'a> Examined<'a> {
     /// Makes the first `size` bytes of a kept segment durable.
     fn make_durable(&self, segment: &Arc<Segment>, size: u64) -> Result<()> {
         let log = self.log;
-        if !log.health.is_damaged() {
+        if !log.health.is_damaged() && !log.durability.has_inherited() {
             return segment.sync_if_dirty(&log.ctx).map_err(|error| log.sync_failed(error));
         }
         if segment.is_synced() {

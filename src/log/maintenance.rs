@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::transitions::id_of;
 use super::writer::Tip;
-use super::{Log, idempotence, retention, roll, transitions};
+use super::{Log, idempotence, retention, roll, successors, transitions};
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
@@ -45,7 +45,7 @@ pub(crate) fn maintain(log: &Arc<Log>, hold: Offset) {
     if log.check_writable().is_ok() && is_aged(log, &tip, settings.segment_age) {
         // An error leaves the segment unchanged or poisons the log; then the next append reports
         // it.
-        let rolled = roll::roll(log, &mut tip).ok();
+        let rolled = roll::roll(log, &mut tip, &settings).ok();
         drop(tip);
         if let Some(event) = rolled {
             log.ctx.events.report(&event);
@@ -123,6 +123,10 @@ pub(crate) fn finish_sealed(log: &Log) {
             return;
         }
         idempotence::save_producers(log, &file);
+    }
+    // The segments after them too, because a manifest lists its last segment as active.
+    if successors::name_all(log).is_err() {
+        return;
     }
     let committed = log.manifest.commit(&log.ctx, |manifest| transitions::note_synced(manifest, &finished));
     if let Err(failed) = committed {

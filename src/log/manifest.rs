@@ -1,24 +1,40 @@
 //! The manifest of a partition. It changes as a whole: the new one is written to another file,
 //! synced, and renamed over the old.
+//!
+//! The manifest in memory lists every segment. That on disk may end before the newest ones, the
+//! *successors*: see [`successors`](super::successors). A change is written without the successors
+//! that are not *named*, because a manifest must list no segment whose name or header a power loss
+//! can take.
+//!
+//! Two locks: `writing` is held over a change, with its I/O, because two changes must not overtake
+//! each other. `current` is held for a moment only, so a roll and a reader do not wait for the
+//! medium. A roll that comes while a change is being written is applied to its result again.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+
+use super::transitions::{self, SegmentId, id_of};
 
 use crate::engine::{Context, Identity, MayBeFull, corrupt, malformed};
 use crate::error::{Error, IoAction, Result};
-use crate::format::manifest::{LostRange, Manifest, SegmentState};
+use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
 use crate::format::names;
+use crate::segment::Point;
+use crate::segment::create::active_entry;
 use crate::storage::{read_file, replace_file};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, Rank};
 use crate::types::Offset;
 
-/// The manifest as it is on disk, the functions that change it, and the generation numbers of its
-/// files.
+/// The manifest, the functions that change it, and the generation numbers of its files.
 ///
-/// Its lock comes after the writer's: a thread that needs both takes the writer's first. The lock
-/// is held over the write, because two changes must not overtake each other.
+/// Its locks come after the writer's: a thread that needs both takes the writer's first.
 pub(crate) struct ManifestStore {
     dir: PathBuf,
-    current: Mutex<Manifest>,
+    /// The right to change the manifest on disk.
+    writing: Mutex<()>,
+    current: Mutex<Current>,
+    /// The manifest on disk may lack a segment. Stored under the lock of `current`.
+    lacks_segments: AtomicBool,
     /// The log has ended: the directory may be deleted, or belong to another topic. Set under the
     /// lock.
     closed: AtomicBool,
@@ -31,6 +47,31 @@ pub(crate) struct ManifestStore {
     /// Copies of [`compacted_and_dirty`] of the current manifest. Stored and loaded under its lock.
     compacted: AtomicU64,
     dirty: AtomicU64,
+}
+
+/// The manifest in memory. It derefs to the manifest.
+pub(crate) struct Current {
+    manifest: Manifest,
+    /// The successors whose name or header may not be durable, oldest first.
+    unnamed: Vec<SegmentId>,
+    /// The last segment that the manifest on disk lists.
+    last_listed: Option<SegmentId>,
+    /// While a change is being written: the rolls since it began.
+    since: Option<Vec<(Point, SegmentEntry)>>,
+}
+
+impl Deref for Current {
+    type Target = Manifest;
+
+    fn deref(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+impl DerefMut for Current {
+    fn deref_mut(&mut self) -> &mut Manifest {
+        &mut self.manifest
+    }
 }
 
 /// How many of a partition's files exist. Only rises.
@@ -77,8 +118,26 @@ impl ManifestStore {
             made: AtomicU8::new(made),
             has_lost: AtomicBool::new(!current.lost.is_empty()),
             generation: AtomicU32::new(generation),
-            current: Mutex::new(Rank::Manifest, current),
+            writing: Mutex::new(Rank::ManifestFile, ()),
+            lacks_segments: AtomicBool::new(false),
+            current: Mutex::new(
+                Rank::Manifest,
+                Current {
+                    last_listed: current.segments.last().map(id_of),
+                    manifest: current,
+                    unnamed: Vec::new(),
+                    since: None,
+                },
+            ),
         }
+    }
+
+    /// Notes the successors that an opening has found, and that the manifest on disk does not list.
+    /// Of `unnamed` the headers may not be durable.
+    pub(crate) fn note_successors(&self, last_listed: SegmentId, unnamed: Vec<SegmentId>) {
+        let mut current = self.current.lock();
+        (current.last_listed, current.unnamed) = (Some(last_listed), unnamed);
+        self.lacks_segments.store(true, Ordering::Release);
     }
 
     /// The directory of the partition.
@@ -137,14 +196,64 @@ impl ManifestStore {
     }
 
     /// Locks and returns the manifest.
-    pub(crate) fn get(&self) -> MutexGuard<'_, Manifest> {
+    pub(crate) fn get(&self) -> MutexGuard<'_, Current> {
         self.current.lock()
     }
 
     /// Refuses all later changes. Waits for a running change.
     pub(crate) fn close(&self) {
-        let _current = self.current.lock();
+        let _writing = self.writing.lock();
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Ends the active segment at `old` and adds `next` after it, in memory only. Neither the name
+    /// nor the header of `next` need be durable. The caller must hold the writer's lock.
+    pub(crate) fn add_successor(&self, old: &Point, next: SegmentEntry) {
+        let mut current = self.current.lock();
+        debug_assert!(current.has_successors, "a manifest on disk announces successors before the first");
+        transitions::roll(&mut current.manifest, old, next);
+        current.unnamed.push(id_of(&next));
+        if let Some(since) = &mut current.since {
+            since.push((*old, next));
+        }
+        self.lacks_segments.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the manifest on disk may lack a segment. Costs one load.
+    #[inline]
+    pub(crate) fn lacks_segments(&self) -> bool {
+        self.lacks_segments.load(Ordering::Acquire)
+    }
+
+    /// Returns the segments before an offset whose name or header may not be durable. A caller that
+    /// makes them durable must take the list first.
+    pub(crate) fn unnamed_before(&self, before: Offset) -> Vec<SegmentId> {
+        if !self.lacks_segments() {
+            return Vec::new();
+        }
+        let current = self.current.lock();
+        current.unnamed.iter().filter(|(base, ..)| *base < before).copied().collect()
+    }
+
+    /// Returns whether the name or the header of a segment may not be durable.
+    pub(crate) fn is_unnamed(&self, segment: SegmentId) -> bool {
+        self.lacks_segments() && self.current.lock().unnamed.contains(&segment)
+    }
+
+    /// Notes that the names and the headers of these segments are durable: a manifest may list
+    /// them.
+    pub(crate) fn note_named(&self, named: &[SegmentId]) {
+        self.current.lock().unnamed.retain(|segment| !named.contains(segment));
+    }
+
+    /// Returns whether a change would list segments that the manifest on disk lacks.
+    pub(crate) fn can_list_more(&self) -> bool {
+        if !self.lacks_segments() {
+            return false;
+        }
+        let current = self.current.lock();
+        let listed = listed_of(&current.manifest, &current.unnamed);
+        listed.as_ref().unwrap_or(&current.manifest).segments.last().map(id_of) != current.last_listed
     }
 
     /// Applies `change` and makes the result durable.
@@ -157,41 +266,77 @@ impl ManifestStore {
         ctx: &Context,
         change: impl FnOnce(&mut Manifest),
     ) -> Result<(), ManifestError> {
-        self.commit_by(change, |path, next| write(ctx, path, next))
+        self.commit_by(
+            |manifest| {
+                change(manifest);
+                Ok(())
+            },
+            |path, next| write(ctx, path, next),
+        )
     }
 
     /// As [`commit`](ManifestStore::commit), for a change that frees space: it may use the reserve.
     ///
     /// # Errors
-    /// As [`commit`](ManifestStore::commit).
+    /// As [`commit`](ManifestStore::commit), and an error of `change`: then nothing has changed.
     pub(crate) fn commit_freeing(
         &self,
         ctx: &Context,
-        change: impl FnOnce(&mut Manifest),
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<(), ManifestError> {
         self.commit_by(change, |path, next| ctx.reserve.with_room(|| write(ctx, path, next)))
     }
 
     fn commit_by(
         &self,
-        change: impl FnOnce(&mut Manifest),
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
         write: impl FnOnce(&Path, &Manifest) -> Result<(), ManifestError>,
     ) -> Result<(), ManifestError> {
-        let mut current = self.current.lock();
+        let _writing = self.writing.lock();
         if self.closed.load(Ordering::Acquire) {
             return Err(ManifestError::unchanged(Error::Closed));
         }
-        let mut next = current.clone();
-        change(&mut next);
-        let start = next.log_start;
-        next.clip_lost(start, Offset::MAX);
-        write(&self.dir.join(names::MANIFEST), &next)?;
+        let mut next = {
+            let mut current = self.current.lock();
+            current.since = Some(Vec::new());
+            current.manifest.clone()
+        };
+        let written = change(&mut next).map_err(ManifestError::unchanged).and_then(|()| {
+            let start = next.log_start;
+            next.clip_lost(start, Offset::MAX);
+            let listed = listed_of(&next, &self.current.lock().unnamed);
+            let listed = listed.as_ref().unwrap_or(&next);
+            write(&self.dir.join(names::MANIFEST), listed).map(|()| listed.segments.last().map(id_of))
+        });
+        let mut current = self.current.lock();
+        let since = current.since.take().unwrap_or_default();
+        let last_listed = written?;
+        since.iter().for_each(|(old, entry)| transitions::roll(&mut next, old, *entry));
         let (compacted, dirty) = compacted_and_dirty(&next);
         self.compacted.store(compacted, Ordering::Relaxed);
         self.dirty.store(dirty, Ordering::Relaxed);
-        *current = next;
+        self.lacks_segments.store(next.segments.last().map(id_of) != last_listed, Ordering::Release);
+        current.unnamed.retain(|segment| next.segments.iter().any(|entry| id_of(entry) == *segment));
+        (current.manifest, current.last_listed) = (next, last_listed);
         Ok(())
     }
+}
+
+/// Returns the manifest without the segments that it must not list yet: the first one of `unnamed`,
+/// and all after it. The segment before it is listed as active, as it was. Returns `None` if all of
+/// them may be listed.
+fn listed_of(manifest: &Manifest, unnamed: &[SegmentId]) -> Option<Manifest> {
+    // They are the newest ones, in order, without those that were removed meanwhile.
+    let place = |segment: &SegmentId| manifest.segments.iter().rposition(|entry| id_of(entry) == *segment);
+    let kept = unnamed.iter().find_map(place)?;
+    debug_assert!(kept > 0, "the oldest segment is named before a manifest begins with it");
+    let mut listed = manifest.clone();
+    listed.segments.truncate(kept.max(1));
+    if let Some(last) = listed.segments.last_mut() {
+        debug_assert!(kept == 0 || last.generation == 0 || last.state != SegmentState::Compacted);
+        *last = active_entry(last.base_offset, last.generation, last.log_epoch);
+    }
+    Some(listed)
 }
 
 /// Returns the bytes of the oldest segments that were compacted, and the bytes of the other durable

@@ -33,6 +33,8 @@
 //!   the writer's lock, syncs the segments without it, and moves the durable and the visible end. A
 //!   failed write or sync poisons the log: [`Health`](health::Health) refuses appends until a
 //!   reopen, because the state of the bytes is unknown. Every call checks its flags first.
+//! - *Successors*: the manifest on disk may lack the newest segments. What that allows is argued in
+//!   [`successors`]; the manifest in memory always has all of them.
 //! - *Leaving the list*: a segment leaves it only under the `shape` lock. Its files are deleted
 //!   after the manifest no longer lists it.
 //! - *Locks* are taken in the order of the enum `Rank` in `sync/rank.rs`, which names every lock.
@@ -43,6 +45,7 @@ mod compactor;
 mod counters;
 pub(crate) mod ends;
 mod health;
+mod inherited;
 pub(crate) mod journal;
 pub(crate) mod list;
 pub(crate) mod manifest;
@@ -82,6 +85,7 @@ pub(crate) mod retention;
 pub(crate) mod roll;
 pub(crate) mod statistics;
 pub(crate) mod streams;
+mod successors;
 pub(crate) mod truncate;
 mod write;
 

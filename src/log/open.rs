@@ -6,13 +6,14 @@ use super::Log;
 use super::compactor::Compactor;
 use super::counters::Counters;
 use super::create::unwritten;
+use super::ends::Ends;
 use super::health::Health;
 use super::journal::LogJournal;
 use super::list::SegmentList;
 use super::manifest::{ManifestStore, stage};
 use super::producers::ProducerTable;
 use super::recovered_tail::RecoveredTail;
-use super::recovery::{Note, Recovered, recover};
+use super::recovery::{Note, Recovered, Unsynced, recover};
 use super::settings::LogSettings;
 use super::sync_state::SyncState;
 use super::tail::TailCache;
@@ -35,7 +36,7 @@ pub(crate) fn open(
     identity: Identity,
     dir: PathBuf,
     settings: Arc<LogSettings>,
-    note: Option<Note<'_>>,
+    note: Note<'_>,
     found: Result<Option<Manifest>>,
     report: &mut OpenReport,
 ) -> Arc<Log> {
@@ -53,26 +54,34 @@ pub(crate) fn open(
     });
     let mut found = recovered.unwrap_or_else(|error| unusable(&identity, error));
     found.damage = found.damage.map(|error| error.in_partition(|| identity.topic_partition()));
-    if let Some(active) = found.segments.last().filter(|_| found.damage.is_none()) {
+    if let Some(active) = found.segments.last().filter(|_| found.damage.is_none() && found.unsynced.is_none())
+    {
         // The recovery has synced all of it.
         active.mark_synced();
     }
     if let Some(error) = &found.damage {
         report.damaged.push((identity.topic_partition(), error.clone()));
     }
-    let Recovered { manifest, segments, point, damage, has_senders, tail } = found;
+    let Recovered { manifest, segments, point, unsynced, last_listed, damage, has_senders, tail } = found;
+    let Unsynced { from, inherited, unnamed } =
+        unsynced.unwrap_or(Unsynced { from: point, inherited: Vec::new(), unnamed: Vec::new() });
     let health = Health::new(damage, !segments.is_empty());
     let active = segments.last().cloned().unwrap_or_else(|| first_segment(&dir));
-    let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, point.end);
+    let ends = Ends::unsynced_after(from.end, point.end);
+    let list = SegmentList::new(manifest.epoch(), manifest.log_start, segments, ends);
+    let manifest = ManifestStore::new(dir, manifest, made);
+    if let Some(last_listed) = last_listed {
+        manifest.note_successors(last_listed, unnamed);
+    }
     Arc::new(Log {
-        durability: SyncState::new(point, &ctx.events),
+        durability: SyncState::new(from, inherited, &ctx.events),
         ctx,
         journal,
         seed: identity.seed(),
         settings: RwLock::new(Rank::Settings, settings),
         writer: Writer::new(active, point, list.view().ends.clone()),
         list,
-        manifest: ManifestStore::new(dir, manifest, made),
+        manifest,
         tail: TailCache::new(),
         waiters: Waiters::default(),
         health,
@@ -95,9 +104,12 @@ fn unusable(identity: &Identity, error: Error) -> Recovered {
             epochs: Vec::new(),
             segments: Vec::new(),
             lost: Vec::new(),
+            has_successors: false,
         },
         segments: Vec::new(),
         point: Point::start_of(Offset::ZERO, 0, 0, 0),
+        unsynced: None,
+        last_listed: None,
         damage: Some(error),
         has_senders: false,
         tail: RecoveredTail::default(),

@@ -92,12 +92,17 @@ fn check_and_reopen(log: &Log, before: impl FnOnce() -> Result<()>) -> Result<Op
     // The end is between two batches.
     let Kept { segments: kept, last, .. } = find_kept(log, &tip, end)?;
     for segment in unsynced().filter(|segment| segment.base < end) {
-        let from = first_unsynced(segment, &durable);
+        // The header of a successor may be lost too.
+        let is_unnamed = log.manifest.is_unnamed(segment.id());
+        let from = if is_unnamed { 0 } else { first_unsynced(segment, &durable) };
         let to = last.filter(|last| last.base == segment.base).map_or(segment.size(), |last| last.position);
         let file = segment.file(&log.ctx)?;
         rewrite(&log.ctx, &*file, &segment.path, from.min(to), to)?;
         segment.mark_synced();
     }
+    log.durability.forget_inherited();
+    // The names are durable before the manifest, because the new segment's is.
+    log.manifest.note_named(&log.manifest.unnamed_before(Offset::MAX));
     // Before the epoch: a caller that finds its record truncated then gets the right error.
     log.health.note_reopening(log.epoch() + 1);
     let truncation = Truncation { kept, last, start: log.log_start(), end, common: end };
@@ -123,7 +128,13 @@ fn check_again<'a>(
     for segment in unsynced {
         let position = first_unsynced(segment, durable);
         let mut end = if position == FIRST_BATCH { segment.base } else { durable.end };
-        segment.check_header_again(&log.ctx, &log.identity)?;
+        match segment.check_header_again(&log.ctx, &log.identity) {
+            Err(Error::Corrupt(_)) if log.manifest.is_unnamed(segment.id()) => {
+                let what = "not its header";
+                return Ok(Some(ChangedBatch { segment: segment.clone(), position: 0, end, what }));
+            }
+            checked => checked?,
+        }
         let file = segment.file(&log.ctx)?;
         let source = Source::Window(Window::new(file, log.ctx.display(&segment.path)));
         let mut walk = Walker::new(&log.ctx, log.seed, segment, source, position, segment.size());

@@ -5,8 +5,9 @@
 //! the log start is never after the log end that a power loss leaves, and how recovery handles it
 //! nevertheless.
 
+use super::transitions::id_of;
 use super::writer::Tip;
-use super::{Log, idempotence, roll, transitions};
+use super::{Log, idempotence, roll, successors, transitions};
 use crate::config::{Cleanup, Retention};
 use crate::engine::Later;
 use crate::error::{Error, Result};
@@ -119,7 +120,7 @@ fn delete_oldest(
         let limit = log.visible_end().min(hold.max(start));
         let mut count = count(&candidates, start, limit);
         if count == candidates.len() {
-            rolled = if may_roll { roll::roll(log, &mut tip).ok() } else { None };
+            rolled = if may_roll { roll::roll(log, &mut tip, &log.settings()).ok() } else { None };
             count -= usize::from(rolled.is_none());
         }
         count.checked_sub(1).and_then(|last| candidates.get(last)).map(|last| last.end)
@@ -243,6 +244,8 @@ fn begin_at(log: &Arc<Log>, start: Offset) -> Result<Event> {
     let mut gone = Vec::new();
     let committed = log.manifest.commit_freeing(&log.ctx, |manifest| {
         gone = transitions::begin_at(manifest, start);
+        // The log begins with it now, so this manifest must list it.
+        manifest.segments.first().map_or(Ok(()), |first| successors::name_one(log, id_of(first)))
     });
     committed.map_err(|failed| log.manifest_failed(failed))?;
     // Exactly the segments that the manifest dropped: one that was sealed in between is still

@@ -5,6 +5,7 @@ use super::create::make_files;
 use super::switch::NextSegment;
 use super::writer::Tip;
 use super::{Log, LogSettings, transitions};
+use crate::config::Durability;
 use crate::error::Result;
 use crate::format::batch::BatchHeader;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -25,7 +26,7 @@ pub(crate) fn roll_if_due(
     stored: usize,
     settings: &LogSettings,
 ) -> Result<Option<Event>> {
-    make_files(log, tip)?;
+    make_files(log, tip, settings)?;
     if tip.is_empty() {
         return Ok(None);
     }
@@ -34,24 +35,36 @@ pub(crate) fn roll_if_due(
     let spread = point.end.since(point.base) + u64::from(header.last_offset_delta) > i32::MAX as u64;
     let aged =
         point.first_timestamp.is_some_and(|first| header.max_timestamp > first.plus(settings.segment_age));
-    if full || spread || aged { roll(log, tip).map(Some) } else { Ok(None) }
+    if full || spread || aged { roll(log, tip, settings).map(Some) } else { Ok(None) }
 }
 
 /// Starts a new segment at the log's end. The old one is synced later, by the worker or by a
-/// caller that waits for durability.
+/// caller that waits for durability. Where no append waits for a sync, a roll waits for none either:
+/// the new segment is a [successor](super::successors), which a later manifest lists.
 ///
 /// # Errors
 /// `DiskFull`, or another I/O error: the old segment stays active. If it is unknown which
 /// manifest a restart finds, the partition is poisoned.
-pub(crate) fn roll(log: &Log, tip: &mut Tip) -> Result<Event> {
+pub(crate) fn roll(log: &Log, tip: &mut Tip, settings: &LogSettings) -> Result<Event> {
     let (old, base) = (tip.point, tip.point.end);
     let next =
         NextSegment { base, generation: 0, epoch: log.epoch(), prev_end: base, prev_crc: old.last_crc };
-    let begun = next.begin(&log.ctx, &log.identity, log.manifest.dir())?;
-    let listed =
-        begun.list(|next| log.manifest.commit(&log.ctx, |manifest| transitions::roll(manifest, &old, next)));
-    // If that is unknown, no more batches may be written to the old segment.
-    let (segment, point) = listed.map_err(|failed| log.manifest_failed(failed))?;
+    let (dir, may_wait) = (log.manifest.dir(), settings.durability == Durability::Sync);
+    let is_announced = log.manifest.get().has_successors;
+    let (segment, point) = if may_wait || !is_announced {
+        let listed = next.begin(&log.ctx, &log.identity, dir)?.list(|next| {
+            log.manifest.commit(&log.ctx, |manifest| {
+                transitions::roll(manifest, &old, next);
+                manifest.has_successors |= !may_wait;
+            })
+        });
+        // If that is unknown, no more batches may be written to the old segment.
+        listed.map_err(|failed| log.manifest_failed(failed))?
+    } else {
+        let begun = next.begin_unsynced(&log.ctx, &log.identity, dir)?;
+        log.manifest.add_successor(&old, begun.entry);
+        begun.follow()
+    };
     tip.segment.seal(old.end, old.position, old.max_timestamp);
     log.list.push(segment.clone());
     *tip = Tip { journal_upto: tip.journal_upto, ..Tip::new(segment, point, tip.ends.clone()) };

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::batch::{BatchHeader, HEADER_BYTES, encode_header};
 use crate::format::manifest::SegmentEntry;
 use crate::format::segment::SegmentHeader;
-use crate::segment::create::{active_entry, create_segment};
+use crate::segment::create::{active_entry, create_segment, create_segment_file};
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::storage::{File, write_all_at};
 use crate::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) struct FirstBatch {
     pub(crate) stored: Vec<u8>,
 }
 
-/// A segment that is durable, and that no manifest lists yet.
+/// A segment that no manifest lists yet.
 pub(crate) struct UnlistedSegment<'a> {
     ctx: &'a Context,
     pub(crate) entry: SegmentEntry,
@@ -78,17 +78,36 @@ impl NextSegment {
         dir: &Path,
     ) -> Result<UnlistedSegment<'a>> {
         let file = create_segment(ctx, dir, &self.header(ctx, identity))?;
+        Ok(self.begun(ctx, dir, file))
+    }
+
+    /// As [`begin`](NextSegment::begin), but neither the name nor the header are durable on return:
+    /// for a [successor](super::successors), which no manifest lists before they are.
+    ///
+    /// # Errors
+    /// As [`begin`](NextSegment::begin).
+    pub(crate) fn begin_unsynced<'a>(
+        &self,
+        ctx: &'a Context,
+        identity: &Identity,
+        dir: &Path,
+    ) -> Result<UnlistedSegment<'a>> {
+        let file = create_segment_file(ctx, dir, &self.header(ctx, identity))?;
+        Ok(self.begun(ctx, dir, file))
+    }
+
+    fn begun<'a>(&self, ctx: &'a Context, dir: &Path, file: Arc<dyn File>) -> UnlistedSegment<'a> {
         let entry = active_entry(self.base, self.generation, self.epoch);
         // The batch before it is known only if the segment is the first of its name.
         let previous =
             (self.generation == 0 && self.prev_end == self.base).then_some((self.base, self.prev_crc));
-        Ok(UnlistedSegment {
+        UnlistedSegment {
             ctx,
             entry,
             point: Point::start_of(self.base, self.generation, self.epoch, self.prev_crc),
             segment: Arc::new(Segment::from_entry(dir, &entry, previous)),
             file,
-        })
+        }
     }
 }
 
@@ -143,6 +162,15 @@ impl UnlistedSegment<'_> {
         }
         segment.mark_synced();
         Ok((segment, point))
+    }
+
+    /// Returns the segment and its point. It is active from here on, and not listed. The roll has
+    /// noted it.
+    pub(crate) fn follow(self) -> (Arc<Segment>, Point) {
+        // Dirty: its header may not be durable.
+        debug_assert!(self.segment.is_dirty());
+        self.segment.adopt_file(self.ctx, self.file);
+        (self.segment, self.point)
     }
 
     /// A file that cannot be removed is a leftover, which the next opening removes.

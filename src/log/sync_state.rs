@@ -2,9 +2,10 @@
 //! worker and to the timer.
 
 use super::commit::GroupCommit;
+use super::inherited::Inherited;
 use crate::engine::Events;
 use crate::segment::Point;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Rank};
+use crate::sync::{Arc, AtomicBool, Mutex, MutexGuard, Ordering, Rank};
 
 /// The state of a log's syncs.
 pub(crate) struct SyncState {
@@ -16,17 +17,40 @@ pub(crate) struct SyncState {
     /// A sync was asked for.
     wanted: AtomicBool,
     interval_armed: AtomicBool,
+    /// The bytes that the opening has checked, and that must be written again before a sync.
+    inherited: Mutex<Vec<Inherited>>,
+    has_inherited: AtomicBool,
 }
 
 impl SyncState {
-    pub(crate) fn new(point: Point, events: &Arc<Events>) -> Self {
+    /// `point` is the last one known to be durable.
+    pub(crate) fn new(point: Point, inherited: Vec<Inherited>, events: &Arc<Events>) -> Self {
         SyncState {
             commit: GroupCommit::new(point.end.get(), events),
             point: Mutex::new(Rank::DurablePoint, point),
             queued: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             interval_armed: AtomicBool::new(false),
+            has_inherited: AtomicBool::new(!inherited.is_empty()),
+            inherited: Mutex::new(Rank::Inherited, inherited),
         }
+    }
+
+    /// Returns whether bytes of the last run must be written again before a sync.
+    #[inline]
+    pub(crate) fn has_inherited(&self) -> bool {
+        self.has_inherited.load(Ordering::Acquire)
+    }
+
+    /// Locks and returns these bytes.
+    pub(crate) fn inherited(&self) -> MutexGuard<'_, Vec<Inherited>> {
+        self.inherited.lock()
+    }
+
+    /// Notes that all of them were written again, or are no longer part of the log.
+    pub(crate) fn forget_inherited(&self) {
+        self.inherited.lock().clear();
+        self.has_inherited.store(false, Ordering::Release);
     }
 
     pub(crate) fn point(&self) -> Point {

@@ -48,16 +48,24 @@ fn settings(config: TopicConfig) -> Arc<LogSettings> {
 
 fn create(disk: &Disk, durability: Durability) -> Arc<Log> {
     let ctx = context(disk);
-    let (settings, mut report) = (settings(config(durability)), OpenReport::default());
-    let log =
-        open::open(journal(&ctx), identity(), PathBuf::from("t/p"), settings, None, Ok(None), &mut report);
-    create::make_files(&log, &mut log.writer.lock()).unwrap();
+    let mut report = OpenReport::default();
+    let log = open::open(
+        journal(&ctx),
+        identity(),
+        PathBuf::from("t/p"),
+        settings(config(durability)),
+        Note::default(),
+        Ok(None),
+        &mut report,
+    );
+    create::make_files(&log, &mut log.writer.lock(), &settings(config(durability))).unwrap();
     log
 }
 
 fn open(disk: &Disk, entry: Option<(&CheckpointEntry, bool)>) -> (Arc<Log>, OpenReport) {
     let mut report = OpenReport::default();
-    let note = entry.map(|(entry, clean)| Note { entry, clean });
+    let (entry, clean) = entry.map_or((None, false), |(entry, clean)| (Some(entry), clean));
+    let note = Note { entry, clean, ..Note::default() };
     let (ctx, dir) = (context(disk), PathBuf::from("t/p"));
     let found = find_manifest(&ctx, &identity(), &dir, true);
     let log = open::open(
@@ -302,7 +310,7 @@ fn a_segment_started_after_the_last_sync_is_durable_after_a_close() {
         if synced {
             log.sync().unwrap();
         }
-        roll::roll(&log, &mut log.writer.lock()).unwrap();
+        roll::roll(&log, &mut log.writer.lock(), &settings(config(Durability::Os))).unwrap();
         let entry = close::close(&log).unwrap().unwrap();
         disk.crash(Survive::Synced);
         let (log, report) = open(&disk, Some((&entry, true)));

@@ -122,6 +122,7 @@ mod tests {
             epochs: vec![EpochStart { epoch: 0, start: at(0) }],
             segments: vec![active_entry(at(0), 0, 0)],
             lost: Vec::new(),
+            has_successors: false,
         };
         for n in 1..segments {
             roll(&mut manifest, &end_of(10 * (n - 1), 10 * n), active_entry(at(10 * n), 0, 0));

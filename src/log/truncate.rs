@@ -91,7 +91,7 @@ pub(crate) fn reset_to(log: &Log, offset: Offset) -> Result<()> {
     lead = log.durability.commit.hold();
     let mut tip = log.writer.lock();
     log.check_writable()?;
-    create::make_files(log, &mut tip)?;
+    create::make_files(log, &mut tip, &log.settings())?;
     // No old record stays, from the first one on, and no later offset was used before.
     let common = offset.min(log.log_start());
     let truncation = Truncation { kept: 0, last: None, start: offset, end: offset, common };
@@ -233,8 +233,12 @@ pub(super) fn begin_epoch(
     let (segment, point) = unlisted.list(|next| {
         log.manifest.commit_freeing(&log.ctx, |manifest| {
             synced = transitions::truncate(manifest, truncation, next);
+            Ok(())
         })
     })?;
+    // All kept records are durable. IMPORTANT: before the files of the others are removed, because
+    // new ones may have their names.
+    log.durability.forget_inherited();
     let (kept, gone) = segments.split_at(truncation.kept.min(segments.len()));
     let view = log.list.replace(|_| {
         log.tail.clear(&log.ctx);

@@ -114,5 +114,6 @@ pub(super) fn manifest_of(
         epochs: vec![EpochStart { epoch: u32::MAX - 1, start: Offset::MAX }],
         segments,
         lost: Vec::new(),
+        has_successors: false,
     })
 }

@@ -170,7 +170,7 @@ impl Salvager<'_> {
                     checkpoint.entries.iter().find(is_it)
                 });
                 let clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
-                let note = entry.map(|entry| Note { entry, clean });
+                let note = Note { entry, clean, ..Note::default() };
                 if self.partition(survey, topic, partition, note)? {
                     copied.insert(partition);
                 }
@@ -273,7 +273,7 @@ impl Salvager<'_> {
         survey: &Survey,
         topic: &SurveyedTopic,
         partition: u32,
-        note: Option<Note<'_>>,
+        note: Note<'_>,
     ) -> Result<bool> {
         let dir = Path::new(names::TOPICS).join(&topic.dir).join(partition.to_string());
         let identity = Identity {
@@ -282,7 +282,7 @@ impl Salvager<'_> {
             partition: PartitionId::new(partition),
             secret: Secret::default(),
         };
-        let is_marked = topic.with_files.contains(&partition) || note.is_some();
+        let is_marked = topic.with_files.contains(&partition) || note.entry.is_some();
         let mut count = BatchCount::default();
         let found = match find_manifest(self.from, &identity, &dir, is_marked) {
             Ok(None) => return Ok(false),
@@ -332,10 +332,11 @@ impl Salvager<'_> {
         identity: &Arc<Identity>,
         dir: &Path,
         manifest: Manifest,
-        note: Option<Note<'_>>,
+        note: Note<'_>,
         count: &mut BatchCount,
     ) -> Result<Option<Whole>> {
         let looked = assess(self.from, identity, dir, &manifest, note)?;
+        let manifest = looked.manifest.clone();
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
         let Some(mut walked) = walk(self.from, identity, dir, &manifest, known, count)? else {
             return Ok(None);
@@ -381,7 +382,7 @@ impl Salvager<'_> {
         &mut self,
         identity: &Identity,
         dir: &Path,
-        note: Option<Note<'_>>,
+        note: Note<'_>,
         count: &mut BatchCount,
     ) -> Result<Option<Whole>> {
         let Headers { kept, unidentified } = Headers::find(self.from, identity, dir)?;
@@ -391,7 +392,7 @@ impl Salvager<'_> {
         let Some(last) = kept.last() else { return Ok(None) };
         let identity = Arc::new(Identity { secret: last.secret, ..identity.clone() });
         let manifest = manifest_of(self.from, &identity, dir, &kept)?;
-        let noted = note.map_or(Offset::ZERO, |note| note.entry.end_offset);
+        let noted = note.entry.map_or(Offset::ZERO, |entry| entry.end_offset);
         let known = KnownEnd { offset: noted, active: None };
         let Some(mut walked) = walk(self.from, &identity, dir, &manifest, known, count)? else {
             return Ok(None);

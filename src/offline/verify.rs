@@ -200,7 +200,7 @@ impl Verifier<'_> {
         for topic in &survey.topics {
             for partition in 0..topic.entry.partitions {
                 let entry = notes.get(&(topic.entry.id, partition)).copied();
-                let note = entry.map(|entry| Note { entry, clean: is_clean });
+                let note = Note { entry, clean: is_clean, ..Note::default() };
                 let before = self.meter.done;
                 let dir = Path::new(names::TOPICS).join(&topic.dir).join(partition.to_string());
                 match self.partition(survey, topic, partition, &dir, note) {
@@ -272,10 +272,10 @@ impl Verifier<'_> {
         topic: &SurveyedTopic,
         partition: u32,
         dir: &Path,
-        note: Option<Note<'_>>,
+        note: Note<'_>,
     ) -> Result<ControlFlow<()>> {
         let ctx = self.ctx;
-        let is_marked = topic.with_files.contains(&partition) || note.is_some();
+        let is_marked = topic.with_files.contains(&partition) || note.entry.is_some();
         let identity = Identity {
             topic: topic.entry.name.clone(),
             topic_id: topic.entry.id,
@@ -298,8 +298,9 @@ impl Verifier<'_> {
             manifest.adopt_epoch(*epoch);
         }
         let identity = Arc::new(Identity { secret: manifest.secret, ..identity });
-        self.names(dir, &manifest)?;
         let looked = assess(ctx, &identity, dir, &manifest, note)?;
+        let manifest = looked.manifest.clone();
+        self.names(dir, &manifest)?;
         let known = KnownEnd { offset: looked.end, active: looked.closed_at };
         let mut batches = BatchNotes {
             meter: &mut self.meter,

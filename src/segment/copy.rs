@@ -47,11 +47,17 @@ pub(crate) fn in_pieces(
 
 /// Rewrites `from..to` of a file with the same bytes, and syncs it.
 pub(crate) fn rewrite(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
+    write_again(ctx, file, path, from, to)?;
+    file.sync_data().map_err(|e| Error::io(IoAction::Sync, &ctx.display(path), e))
+}
+
+/// Rewrites `from..to` of a file with the same bytes: the next sync writes them, also if the page
+/// cache took them for written.
+pub(crate) fn write_again(ctx: &Context, file: &dyn File, path: &Path, from: u64, to: u64) -> Result<()> {
     let path = ctx.display(path);
     in_pieces(file, &path, from, to, |position, piece| {
         write_all_at(file, piece, position).map_err(|(_, e)| Error::io(IoAction::Write, &path, e))
-    })?;
-    file.sync_data().map_err(|e| Error::io(IoAction::Sync, &path, e))
+    })
 }
 
 /// Returns the position after the last nonzero byte of `from..to`; `from` if all are zero.

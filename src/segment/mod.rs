@@ -454,6 +454,11 @@ impl Segment {
     }
 }
 
+/// Notes that some bytes of a segment were written again, unchanged: they may not be durable.
+pub(crate) fn note_written_again(segment: &Segment) {
+    segment.marks.note_written();
+}
+
 impl Holder for Segment {
     fn register(&self) -> bool {
         self.handles.register()

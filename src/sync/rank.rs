@@ -50,7 +50,9 @@ pub(crate) enum Rank {
     SavingProducers,
     /// `ProducerTable`: the batches of idempotent producers.
     Producers,
-    /// `ManifestStore`: the manifest, over its replacement.
+    /// `ManifestStore`: the manifest on disk, over its replacement.
+    ManifestFile,
+    /// `ManifestStore`: the manifest in memory.
     Manifest,
     /// `SegmentList`: the current view.
     View,
@@ -65,6 +67,9 @@ pub(crate) enum Rank {
 
     /// `Pace`: its own, while a compaction waits.
     Pause,
+
+    /// `SyncState`: the bytes that an opening has checked and not synced.
+    Inherited,
 
     // -- one segment --
     /// `SyncMarks`: the right to sync the segment.

@@ -102,7 +102,9 @@ pub(crate) fn settle(
             record.parts.iter().filter_map(|part| Some((part, find(&part.topic, part.partition)?))).collect();
         complete_or_take_back(ctx, record.id, &parts, report)?;
     }
-    for log in logs.iter().filter(|log| log.is_usable()) {
+    // Without a transaction no log needs a sync: what an opening has left unsynced stays so.
+    let is_settled = records.is_empty() && !torn && seen.is_empty();
+    for log in logs.iter().filter(|log| !is_settled && log.is_usable()) {
         log.sync()?;
     }
     let next_id =

@@ -107,6 +107,7 @@ mod stream_versions_after_loss;
 mod streams;
 mod streams_and_truncation;
 mod streams_model;
+mod successors;
 mod sync_modes;
 mod time_lookup;
 mod timestamps;

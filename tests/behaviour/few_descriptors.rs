@@ -252,7 +252,8 @@ fn a_file_is_replaced_only_with_a_descriptor_for_the_sync_of_its_directory() {
     for free in 0..3 {
         let disk = Disk::new();
         let broker = config().on_disk(&disk).unwrap();
-        let partition = broker.create_topic("t", small()).unwrap().partition(0).unwrap();
+        let config = small().durability(Durability::Sync);
+        let partition = broker.create_topic("t", config).unwrap().partition(0).unwrap();
         send(&broker, &partition, &"x".repeat(600)).unwrap();
         // The active segment is open, and the next record needs another one.
         disk.limit_descriptors(disk.descriptors() + free);

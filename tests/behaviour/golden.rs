@@ -238,8 +238,10 @@ fn make(name: &str) -> Disk {
 }
 
 /// Left by a process that was killed.
-const UNCLEAN: [&str; 9] = [
+const UNCLEAN: [&str; 11] = [
     "unclean",
+    "successors",
+    "successors-gap",
     "power-loss",
     "torn",
     "torn-catalog",
@@ -255,6 +257,10 @@ fn change(name: &str, disk: Disk) -> Disk {
         "torn" => {
             let (path, len) = last_segment(&disk, "topics/packed/0");
             disk.truncate(&path, len - 10).unwrap();
+        }
+        "successors-gap" => {
+            let second = with_ending(&disk, "topics/packed/0", "log").nth(1).unwrap();
+            disk.remove(second.0).unwrap();
         }
         "torn-catalog" => {
             // Half of a change, as long as its magic and length.
@@ -403,6 +409,17 @@ fn good_directories() {
 fn directories_of_processes_that_were_killed() {
     ["unclean", "power-loss", "transaction", "torn", "torn-catalog"].into_iter().for_each(says_what_it_said);
     PHASES.iter().for_each(|phase| says_what_it_said(&format!("killed-in-{phase}")));
+}
+
+/// Segments that no manifest lists, all of them, and without the second.
+#[test]
+fn directories_with_successors() {
+    ["successors", "successors-gap"].into_iter().for_each(says_what_it_said);
+    let manifest = fs::read(golden("successors/topics/packed/0/manifest")).unwrap();
+    assert_eq!(manifest[12], 1, "it announces them");
+    let names = fs::read_dir(golden("successors/topics/packed/0")).unwrap();
+    let names = names.filter(|name| name.as_ref().unwrap().path().extension().is_some_and(|e| e == "log"));
+    assert!(names.count() > 2);
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn records_accepted_by_a_restart_after_a_failed_sync_are_durable() {
     disk.crash(Survive::Everything);
     let again = open(&disk).unwrap();
     assert_filled(&again.topic("t").unwrap().partition(0).unwrap(), 10, "as the page cache shows");
+    again.sync().unwrap();
     disk.crash(Survive::Synced);
     assert_filled(&open(&disk).unwrap().topic("t").unwrap().partition(0).unwrap(), 10, "as on disk");
 }
@@ -314,7 +315,7 @@ fn a_full_disk_at_a_roll_leaves_the_log_as_it_was() {
         [(Op::OpenFile, 1), (Op::Write, 1), (Op::OpenFile, 2), (Op::Write, 2), (Op::Sync, 1), (Op::Write, 3)]
     {
         let disk = Disk::new();
-        let (broker, partition) = with_topic(&disk, small());
+        let (broker, partition) = with_topic(&disk, small().durability(Durability::Sync));
         while partition.stats().bytes < 700 {
             fill(&broker, &partition, partition.bounds().unwrap().log_end.get() + 1);
         }

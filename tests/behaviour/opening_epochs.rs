@@ -131,8 +131,8 @@ fn it_costs_one_sync_however_many_partitions_there_are() {
         let broker = open(&disk).unwrap();
         let topic = broker.create_topic("t", small().partitions(partitions)).unwrap();
         topic.partitions().iter().for_each(|p| fill(&broker, p, 2));
-        broker.maintain().unwrap();
         broker.sync().unwrap();
+        broker.maintain().unwrap();
         disk.crash(if power { Survive::Synced } else { Survive::Everything });
         let before = disk.ops_of(Op::Sync) + disk.ops_of(Op::SyncDir);
         let broker = open(&disk).unwrap();

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names::{self};
 use crate::group::Coordinator;
-use crate::log::{Log, maintenance};
+use crate::log::{Log, durability, maintenance};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
 use crate::storage::{OpenMode, Storage, replace_file, write_all_at};
@@ -61,8 +61,15 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         // is missing.
         make_missing_dirs(&ctx)?;
     }
-    let topics =
-        open_topics(config, &journal, &catalog, &mut configs, manifests, checkpoint.as_ref(), &mut report)?;
+    let topics = open_topics(
+        config,
+        &journal,
+        &catalog,
+        &mut configs,
+        manifests,
+        (checkpoint.as_ref(), proof),
+        &mut report,
+    )?;
     let topics = Topics::new(topics);
     if !is_new {
         settle_transactions(&journal, &topics, is_clean, &mut report)?;
@@ -92,6 +99,9 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         lock: Mutex::new(Rank::Directory, Some(lock)),
         ctx,
     });
+    for topic in broker.maintenance.topics.read().iter() {
+        topic.logs().iter().for_each(durability::sync_inherited);
+    }
     run_background_work(&broker)?;
     Ok(broker)
 }

@@ -7,7 +7,7 @@ use super::directory::{Manifests, Proof};
 use crate::broker::TopicState;
 use crate::broker::catalog::identity;
 use crate::broker::store::CatalogStore;
-use crate::config::{BrokerConfig, TopicConfig};
+use crate::config::{BrokerConfig, Durability, TopicConfig};
 use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::format::catalog::{CatalogTopic, Change, TopicEntry};
@@ -90,7 +90,7 @@ pub(super) fn open_topics(
     catalog: &CatalogStore,
     configs: &mut HashMap<TopicId, TopicConfig>,
     mut manifests: Manifests,
-    checkpoint: Option<&Checkpoint>,
+    (checkpoint, proof): (Option<&Checkpoint>, Proof),
     report: &mut OpenReport,
 ) -> Result<Vec<Arc<TopicState>>> {
     let ctx = journal.ctx();
@@ -118,7 +118,8 @@ pub(super) fn open_topics(
         let is_there = present.contains(&dir);
         dirs.insert(dir);
         topics.push(open_topic(config, journal, entry, config_of_topic, report, found, |partition| {
-            notes.get(&(entry.id, partition)).map(|&entry| Note { entry, clean })
+            let entry = notes.get(&(entry.id, partition)).copied();
+            Note { entry, clean, may_leave_unsynced: proof == Proof::SameBoot }
         }));
         if is_there {
             warn_of_foreign_partitions(ctx, entry, report);
@@ -148,13 +149,14 @@ fn open_topic<'a>(
     config: TopicConfig,
     report: &mut OpenReport,
     found: Vec<Result<Option<Manifest>>>,
-    note: impl Fn(PartitionId) -> Option<Note<'a>>,
+    note: impl Fn(PartitionId) -> Note<'a>,
 ) -> Arc<TopicState> {
     let settings = LogSettings::new(config, broker.durability);
     let open = |(partition, found)| {
         let identity = identity(&entry.name, entry.id, partition);
         let dir = names::partition_dir(&entry.name, &entry.id, identity.partition);
-        let note = note(identity.partition);
+        let mut note = note(identity.partition);
+        note.may_leave_unsynced &= settings.durability != Durability::Sync;
         log::open::open(journal.clone(), identity, dir, settings.clone(), note, found, report)
     };
     let logs = (0..entry.partitions).zip(found).map(open).collect();

@@ -29,6 +29,9 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<SegmentEntry>,
     /// Offsets whose records were damaged and have been given up, oldest first.
     pub(crate) lost: Vec<LostRange>,
+    /// Segments that the file does not list may follow the last one: successors, which an opening
+    /// finds by their chain.
+    pub(crate) has_successors: bool,
 }
 
 /// A range of offsets whose records were damaged and have been given up.
@@ -179,7 +182,8 @@ impl Manifest {
         debug_assert_eq!(self.check(), Ok(()));
         let has_lost = !self.lost.is_empty();
         let features = if has_lost { LOST_RANGES } else { 0 };
-        let mut writer = ByteWriter::with_features(MAGIC, self.encoded_len(), features);
+        let incompatible = if self.has_successors { SUCCESSORS } else { 0 };
+        let mut writer = ByteWriter::with_features(MAGIC, self.encoded_len(), incompatible, features);
         writer.u32(self.partition.get());
         writer.bytes(&self.topic_id.0);
         writer.bytes(&self.secret.0);
@@ -211,7 +215,7 @@ impl Manifest {
 
     /// Reads a whole file.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = envelope::open(bytes, MAGIC)?;
+        let (mut reader, incompatible) = envelope::open_knowing(bytes, MAGIC, SUCCESSORS)?;
         let partition = PartitionId::new(reader.u32("partition")?);
         let topic_id = TopicId(reader.array("topic id")?);
         let secret = Secret(reader.array("secret")?);
@@ -236,7 +240,9 @@ impl Manifest {
         if !grown {
             reader.expect_end("bytes after the last list")?;
         }
-        let manifest = Manifest { topic_id, partition, secret, log_start, epochs, segments, lost };
+        let has_successors = incompatible & SUCCESSORS != 0;
+        let manifest =
+            Manifest { topic_id, partition, secret, log_start, epochs, segments, lost, has_successors };
         manifest.check().map_err(|what| lists.malformed(what))?;
         Ok(manifest)
     }
@@ -343,6 +349,8 @@ const SEGMENT_BYTES: usize = 53;
 const LOST_BYTES: usize = 16;
 /// The compatible feature of a manifest that has a list of lost ranges.
 const LOST_RANGES: u32 = 1;
+/// The incompatible feature of a manifest that successors may follow.
+const SUCCESSORS: u32 = 1;
 
 #[cfg(test)]
 mod tests;

@@ -50,6 +50,7 @@ fn example() -> Manifest {
             segment(100, SegmentState::Active, 0),
         ],
         lost: Vec::new(),
+        has_successors: false,
     }
 }
 

@@ -4,7 +4,7 @@ use super::output::Outputs;
 use super::pace::Pace;
 use crate::log::list::{SegmentSet, View};
 use crate::log::manifest::ManifestError;
-use crate::log::{Log, idempotence};
+use crate::log::{Log, idempotence, successors};
 use crate::segment::Segment;
 use crate::sync::Arc;
 
@@ -31,6 +31,9 @@ pub(in crate::log) fn swap(
     if let Some(upto) = inputs.last().and_then(|last| last.end()) {
         idempotence::keep_producers(log, upto, false).map_err(ManifestError::unchanged)?;
     }
+    // A manifest lists its last segment as one that was appended to, so those after the new ones
+    // must be listed too.
+    successors::name_all(log).map_err(ManifestError::unchanged)?;
     // The list and the manifest have the same segments, one by one. Both only grow at their ends
     // while the shape is locked.
     let committed = log.manifest.commit(&log.ctx, |manifest| {

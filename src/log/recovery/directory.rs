@@ -8,9 +8,11 @@ use crate::format::batch::Seed;
 use crate::format::manifest::Manifest;
 use crate::format::names;
 use crate::log::list::segments_of;
+use crate::log::transitions::{SegmentId, id_of};
 use crate::segment::Segment;
 use crate::storage::File;
 use crate::sync::Arc;
+use crate::types::Offset;
 
 /// A partition's directory, its manifest, and the segments that the manifest lists.
 #[derive(Clone)]
@@ -21,6 +23,14 @@ pub(super) struct Directory<'a> {
     pub(super) path: &'a Path,
     pub(super) manifest: Manifest,
     pub(super) segments: Vec<Arc<Segment>>,
+    /// The segments at the end of `segments`, and of `manifest`, that the manifest on disk does not
+    /// list: successors of the last one that it lists.
+    pub(super) unlisted: Vec<SegmentId>,
+    /// The base offsets of files that may be successors too, in order: see
+    /// [`successors`](super::successors).
+    pub(super) candidates: Vec<Offset>,
+    /// The last segment that the manifest on disk lists.
+    pub(super) last_listed: Option<SegmentId>,
 }
 
 impl<'a> Directory<'a> {
@@ -29,9 +39,24 @@ impl<'a> Directory<'a> {
         identity: &'a Arc<Identity>,
         path: &'a Path,
         manifest: Manifest,
+        candidates: Vec<Offset>,
     ) -> Self {
-        let segments = segments_of(path, &manifest);
-        Directory { ctx, identity, seed: identity.seed(), path, manifest, segments }
+        Directory {
+            ctx,
+            identity,
+            seed: identity.seed(),
+            path,
+            segments: segments_of(path, &manifest),
+            last_listed: manifest.segments.last().map(id_of),
+            unlisted: Vec::new(),
+            candidates: if manifest.has_successors { candidates } else { Vec::new() },
+            manifest,
+        }
+    }
+
+    /// Returns whether the manifest on disk does not list a segment.
+    pub(super) fn is_unlisted(&self, segment: &Segment) -> bool {
+        self.unlisted.contains(&segment.id())
     }
 
     /// Returns the segment with this index.

@@ -15,12 +15,15 @@ use crate::segment::{FIRST_BATCH, Point, Segment, known_timestamp};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// The entry of a partition in the broker's checkpoint.
-#[derive(Clone, Copy)]
+/// What the broker knows of a partition before it opens it.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Note<'a> {
-    pub(crate) entry: &'a CheckpointEntry,
-    /// Whether a clean close wrote it. Then it has the end of the log.
+    /// Its entry in the checkpoint.
+    pub(crate) entry: Option<&'a CheckpointEntry>,
+    /// Whether a clean close wrote that. Then it has the end of the log.
     pub(crate) clean: bool,
+    /// Whether only the process died, and no append of the log waits for a sync.
+    pub(crate) may_leave_unsynced: bool,
 }
 
 /// The result of an inspection. Nothing on disk has been changed.
@@ -28,6 +31,8 @@ pub(super) struct Inspection {
     /// The point after the last batch of the log. In a damaged log its `end` is after all known
     /// offsets.
     pub(super) point: Point,
+    /// The point where reading began: everything before it is durable.
+    pub(super) from: Point,
     pub(super) accepted: Vec<AcceptedRange>,
     /// The transactions found from the position where reading began.
     pub(super) tail: RecoveredTail,
@@ -47,35 +52,37 @@ pub(super) enum Verdict {
 }
 
 /// An inspection of a partition's directory.
-pub(super) struct Inspector<'a> {
-    pub(super) directory: &'a Directory<'a>,
+pub(super) struct Inspector<'a, 'b> {
+    /// The inspection adds the successors that it finds.
+    pub(super) directory: &'a mut Directory<'b>,
     /// `None` if the directory is not about to be opened.
     pub(super) journal: Option<&'a dyn LogJournal>,
 }
 
-impl Inspector<'_> {
+impl Inspector<'_, '_> {
     /// Reads the bytes that are not known to be durable, and decides. Writes, truncates and reports
     /// nothing. `present` are the existing segment files.
     ///
     /// # Errors
     /// An I/O error, or a file of an unsupported format.
-    pub(super) fn inspect(&self, present: &HashSet<PathBuf>, note: Option<Note<'_>>) -> Result<Inspection> {
+    pub(super) fn inspect(&mut self, present: &HashSet<PathBuf>, note: Note<'_>) -> Result<Inspection> {
         let segments = &self.directory.segments;
-        if let Some(missing) = segments.iter().find(|segment| !present.contains(&segment.path)) {
+        let missing = segments.iter().find(|segment| !present.contains(&segment.path)).cloned();
+        if let Some(missing) = missing {
+            self.directory.add_rest(None)?;
             let what = "the manifest lists the file, and it is missing";
             let found = self.damaged(corrupt(self.directory.ctx, &missing.path, 0, what), None);
             // IMPORTANT: include the end in the checkpoint. Offsets before it were assigned, even
             // if their records are lost.
-            let noted = note
-                .map(|note| note.entry)
-                .filter(|entry| segments.iter().any(|segment| is_of(entry, segment)));
+            let segments = &self.directory.segments;
+            let noted = note.entry.filter(|entry| segments.iter().any(|segment| is_of(entry, segment)));
             let end = noted.map_or(found.point.end, |entry| found.point.end.max(entry.end_offset));
             return Ok(Inspection { point: Point { end, ..found.point }, ..found });
         }
         let is_closed_at = |entry| segments.last().is_some_and(|last| is_of(entry, last));
-        match note {
-            Some(note) if note.clean && is_closed_at(note.entry) => self.trust(note.entry),
-            note => self.scan(note.map(|note| note.entry)),
+        match note.entry {
+            Some(entry) if note.clean && is_closed_at(entry) => self.trust(entry),
+            entry => self.scan(entry),
         }
     }
 
@@ -99,6 +106,7 @@ impl Inspector<'_> {
         }
         Ok(Inspection {
             point,
+            from: point,
             accepted: Vec::new(),
             tail: RecoveredTail { from: point.end, transactions: Vec::new() },
             verdict: Verdict::Closed,
@@ -107,9 +115,10 @@ impl Inspector<'_> {
 
     /// After anything but a clean close: reads the bytes that are not known to be synced, and
     /// decides.
-    fn scan(&self, entry: Option<&CheckpointEntry>) -> Result<Inspection> {
+    fn scan(&mut self, entry: Option<&CheckpointEntry>) -> Result<Inspection> {
         let (first, from) = self.scan_start(entry);
         if let Some(error) = self.start_damage(first, &from)? {
+            self.directory.add_rest(None)?;
             return Ok(self.damaged(error, Some(from)));
         }
         let Scanned { point, accepted, broken, tail } = read_batches(self.directory, first, from)?;
@@ -125,19 +134,15 @@ impl Inspector<'_> {
                 header_end: None,
                 is_damage: false,
             },
-            None => return Ok(Inspection { point, accepted, tail, verdict: Verdict::Whole }),
+            None => return Ok(Inspection { point, from, accepted, tail, verdict: Verdict::Whole }),
         };
-        self.judge(broken, point, accepted, tail)
+        let found = Inspection { point, from, accepted, tail, verdict: Verdict::Whole };
+        self.judge(broken, found)
     }
 
     /// Decides whether a break is a torn tail or damage.
-    fn judge(
-        &self,
-        broken: Break,
-        point: Point,
-        accepted: Vec<AcceptedRange>,
-        mut tail: RecoveredTail,
-    ) -> Result<Inspection> {
+    fn judge(&self, broken: Break, found: Inspection) -> Result<Inspection> {
+        let Inspection { point, from, accepted, mut tail, .. } = found;
         let later = look_after(self.directory, &broken, point.end)?;
         if let Some((synced_upto, witness)) = later.synced_upto {
             tail.attest(witness, synced_upto);
@@ -160,12 +165,13 @@ impl Inspector<'_> {
         }
         // A truncation drops the segments after the break. Their headers were durable before the
         // manifest listed them, so a damaged one is damage.
-        for segment in self.directory.segments.iter().skip(broken.at + 1) {
+        let after = self.directory.segments.iter().skip(broken.at + 1);
+        for segment in after.filter(|segment| !self.directory.is_unlisted(segment)) {
             if let Some(error) = self.header_damage(segment)? {
                 return Ok(Inspection { tail, ..self.damaged(error, Some(Point { end, ..point })) });
             }
         }
-        Ok(Inspection { point, accepted, tail, verdict: Verdict::Torn(broken, later) })
+        Ok(Inspection { point, from, accepted, tail, verdict: Verdict::Torn(broken, later) })
     }
 
     /// Returns the damage of a segment before the point where a scan starts: bytes before it were
@@ -197,7 +203,7 @@ impl Inspector<'_> {
     /// must be called before anything is truncated, because a truncation may remove the batch that
     /// proves that a record is missing.
     fn check_journal(&self, tail: &RecoveredTail) -> Result<()> {
-        let Directory { identity, manifest, .. } = self.directory;
+        let Directory { identity, manifest, .. } = &*self.directory;
         match self.journal {
             Some(journal) => journal.check_records(identity, tail, manifest.log_start),
             None => Ok(()),
@@ -207,7 +213,7 @@ impl Inspector<'_> {
     /// Returns the last point known to be durable: that of the checkpoint, or else the start of the
     /// first segment not known to be synced.
     fn scan_start(&self, entry: Option<&CheckpointEntry>) -> (usize, Point) {
-        let Directory { segments, manifest, .. } = self.directory;
+        let Directory { segments, manifest, .. } = &*self.directory;
         let noted = entry.and_then(|entry| {
             let at = segments.iter().position(|segment| is_of(entry, segment))?;
             // A segment that was truncated since ends before the checkpoint's point.
@@ -230,13 +236,15 @@ impl Inspector<'_> {
     /// Returns the inspection of a partition with damage in durable bytes. `known` is the point up
     /// to which it was read.
     fn damaged(&self, error: Error, known: Option<Point>) -> Inspection {
-        let Directory { segments, manifest, .. } = self.directory;
+        let Directory { segments, manifest, .. } = &*self.directory;
         let point = known.unwrap_or_else(|| {
             let base = segments.last().map_or(manifest.log_start, |last| last.base);
             Point::start_of(base, 0, 0, 0)
         });
+        let point = Point { end: point.end.max(manifest.log_start), ..point };
         Inspection {
-            point: Point { end: point.end.max(manifest.log_start), ..point },
+            point,
+            from: point,
             accepted: Vec::new(),
             tail: RecoveredTail::default(),
             verdict: Verdict::Damaged(error),

@@ -16,6 +16,7 @@ mod files;
 mod inspect;
 mod repair;
 mod scan;
+mod successors;
 
 use std::path::Path;
 
@@ -23,7 +24,7 @@ use self::directory::Directory;
 use self::files::{PartitionFiles, remove_leftovers, survey};
 pub(crate) use self::inspect::Note;
 use self::inspect::{Inspector, Verdict};
-pub(crate) use self::repair::Recovered;
+pub(crate) use self::repair::{Recovered, Unsynced};
 use super::journal::LogJournal;
 use crate::engine::{Context, Identity};
 use crate::error::{Error, IoAction, Result};
@@ -43,25 +44,29 @@ pub(crate) fn recover(
     identity: &Arc<Identity>,
     dir: &Path,
     manifest: Manifest,
-    note: Option<Note<'_>>,
+    note: Note<'_>,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
     let ctx = &**journal.ctx();
-    let PartitionFiles { present, leftovers } = survey(ctx, dir, &manifest, report)?;
-    let directory = Directory::new(ctx, identity, dir, manifest);
-    let found = Inspector { directory: &directory, journal: Some(journal) }.inspect(&present, note)?;
+    let PartitionFiles { present, leftovers, candidates } = survey(ctx, dir, &manifest, report)?;
+    let mut directory = Directory::new(ctx, identity, dir, manifest, candidates);
+    let found = Inspector { directory: &mut directory, journal: Some(journal) }.inspect(&present, note)?;
     let has_senders = present.contains(&dir.join(names::PRODUCERS));
-    let recovered = Recovered { has_senders, ..repair::repair(directory, found, report)? };
+    let may_leave_unsynced = note.may_leave_unsynced;
+    let recovered =
+        Recovered { has_senders, ..repair::repair(directory, found, may_leave_unsynced, report)? };
     // IMPORTANT: last, and only if there is no damage. The manifest that does not list them must be
     // durable: the opening has synced its directory, or the repair has replaced it.
     if recovered.damage.is_none() {
-        remove_leftovers(ctx, &recovered.manifest, &leftovers, report);
+        remove_leftovers(ctx, &recovered.segments, &leftovers, report);
     }
     Ok(recovered)
 }
 
 /// What an opening of a partition would find.
 pub(crate) struct Assessment {
+    /// The manifest, with the successors that an opening would find.
+    pub(crate) manifest: Manifest,
     /// The end of the log.
     pub(crate) end: Offset,
     /// The position of the end in the active segment, if the broker was closed there. Bytes after
@@ -82,13 +87,16 @@ pub(crate) fn assess(
     identity: &Arc<Identity>,
     dir: &Path,
     manifest: &Manifest,
-    note: Option<Note<'_>>,
+    note: Note<'_>,
 ) -> Result<Assessment> {
     let entries = ctx.storage.list(dir).map_err(|e| Error::io(IoAction::List, &ctx.display(dir), e))?;
     let present = entries.iter().map(|entry| dir.join(&entry.name)).collect();
-    let directory = Directory::new(ctx, identity, dir, manifest.clone());
-    let found = Inspector { directory: &directory, journal: None }.inspect(&present, note)?;
-    let mut assessed = Assessment { end: found.point.end, closed_at: None, torn: None, damage: None };
+    let segments = entries.iter().filter(|entry| !entry.is_dir).map(|entry| entry.name.as_str());
+    let candidates = files::candidates(segments, manifest);
+    let mut directory = Directory::new(ctx, identity, dir, manifest.clone(), candidates);
+    let found = Inspector { directory: &mut directory, journal: None }.inspect(&present, note)?;
+    let (manifest, end) = (directory.manifest, found.point.end);
+    let mut assessed = Assessment { manifest, end, closed_at: None, torn: None, damage: None };
     match found.verdict {
         Verdict::Closed => assessed.closed_at = Some(found.point.position),
         Verdict::Whole => {}

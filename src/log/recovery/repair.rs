@@ -10,10 +10,12 @@ use super::scan::{AcceptedRange, Break, LaterBatches};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::names;
+use crate::log::inherited::Inherited;
 use crate::log::list::segments_of;
 use crate::log::manifest;
 use crate::log::recovered_tail::RecoveredTail;
 use crate::log::switch::NextSegment;
+use crate::log::transitions::SegmentId;
 use crate::segment::copy::{copy_aside, last_nonzero, rewrite};
 use crate::segment::{FIRST_BATCH, Point, Segment};
 use crate::stats::{Event, OpenReport, Recovery, TruncatedTail};
@@ -23,13 +25,26 @@ use crate::sync::Arc;
 pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<Arc<Segment>>,
-    /// The point where appending continues. All batches before it are durable.
+    /// The point where appending continues.
     pub(crate) point: Point,
+    /// Set if not all batches before the point are durable: the last point known to be.
+    pub(crate) unsynced: Option<Unsynced>,
+    /// Set if the manifest on disk lists only the segments up to this one.
+    pub(crate) last_listed: Option<SegmentId>,
     /// Set if durable bytes are damaged: then the partition is read-only, up to `point.end`.
     pub(crate) damage: Option<Error>,
     /// Whether there is a side file of idempotent producers.
     pub(crate) has_senders: bool,
     pub(crate) tail: RecoveredTail,
+}
+
+/// What an opening has checked, and left to the next sync.
+pub(crate) struct Unsynced {
+    /// All batches before it are durable.
+    pub(crate) from: Point,
+    pub(crate) inherited: Vec<Inherited>,
+    /// The segments whose headers may not be durable.
+    pub(crate) unnamed: Vec<SegmentId>,
 }
 
 /// Acts on the result of an inspection.
@@ -39,9 +54,14 @@ pub(crate) struct Recovered {
 pub(super) fn repair(
     directory: Directory<'_>,
     found: Inspection,
+    may_leave_unsynced: bool,
     report: &mut OpenReport,
 ) -> Result<Recovered> {
     match &found.verdict {
+        // The outcome of transactions is settled next, and relies on durable batches.
+        Verdict::Whole if may_leave_unsynced && found.tail.transactions.is_empty() => {
+            Ok(leave_unsynced(directory, found, report))
+        }
         Verdict::Closed => {
             if let Some(active) = directory.segments.last() {
                 active.grow(found.point.position, found.point.max_timestamp);
@@ -74,15 +94,32 @@ fn recovered(
     tail: RecoveredTail,
     damage: Option<Error>,
 ) -> Recovered {
-    let Directory { manifest, segments, .. } = directory;
-    Recovered { manifest, segments, point, damage, has_senders: false, tail }
+    let Directory { manifest, segments, last_listed, unlisted, .. } = directory;
+    let last_listed = last_listed.filter(|_| !unlisted.is_empty());
+    Recovered { manifest, segments, point, unsynced: None, last_listed, damage, has_senders: false, tail }
+}
+
+/// Leaves everything that was checked as a running log leaves it whose appends wait for no sync.
+/// Only the process has died, so every byte is in the page cache. The names were made durable
+/// before.
+fn leave_unsynced(directory: Directory<'_>, found: Inspection, report: &mut OpenReport) -> Recovered {
+    note_recovery(&directory, &found, report);
+    let unnamed = directory.unlisted.clone();
+    let inherited: Vec<_> = found
+        .accepted
+        .into_iter()
+        .map(|AcceptedRange { segment, from, to, first }| Inherited { segment, from, to, first })
+        .collect();
+    let is_durable = inherited.is_empty() && unnamed.is_empty();
+    let unsynced = (!is_durable).then_some(Unsynced { from: found.from, inherited, unnamed });
+    Recovered { unsynced, ..recovered(directory, found.point, found.tail, None) }
 }
 
 /// Writes the accepted ranges again and syncs them: after a failed sync, or a kill, the disk may
 /// lack bytes that the page cache has, and a sync writes only dirty pages. The names were made
 /// durable before.
 fn make_durable(directory: &Directory<'_>, accepted: &[AcceptedRange]) -> Result<()> {
-    for AcceptedRange { segment, from, to } in accepted {
+    for AcceptedRange { segment, from, to, .. } in accepted {
         let file = segment.file(directory.ctx)?;
         rewrite(directory.ctx, &*file, &segment.path, *from, *to)?;
     }
@@ -98,7 +135,7 @@ fn state_of_checked(found: &Inspection) -> SegmentState {
 
 /// Continues in the active segment: nothing was truncated.
 fn resume(mut directory: Directory<'_>, found: Inspection, report: &mut OpenReport) -> Result<Recovered> {
-    let mut changed = false;
+    let mut changed = !directory.unlisted.is_empty();
     let before = directory.manifest.clone();
     let state = state_of_checked(&found);
     for entry in &mut directory.manifest.segments {
@@ -117,6 +154,7 @@ fn resume(mut directory: Directory<'_>, found: Inspection, report: &mut OpenRepo
             }
             Err(failed) => return Err(failed.error),
             Ok(()) => {
+                directory.unlisted.clear();
                 // Take their states from the manifest, but keep the active segment, which has state
                 // from the scan.
                 let active = directory.segments.pop();
@@ -220,6 +258,7 @@ fn list(directory: &mut Directory<'_>, next: &NextSegment, gone: &[Arc<Segment>]
         manifest::write(ctx, &path.join(names::MANIFEST), manifest)
     });
     listed.map_err(|failed| failed.error)?;
+    directory.unlisted.clear();
     for segment in gone {
         // If this fails, the next opening removes them as leftovers.
         let _ = ctx.storage.remove_file(&segment.path);
@@ -278,7 +317,7 @@ fn note_recovery(directory: &Directory<'_>, found: &Inspection, report: &mut Ope
         partition: directory.identity.partition,
         from: found.tail.from,
         to: found.point.end,
-        bytes: found.accepted.iter().map(|range| range.to - range.from).sum(),
+        bytes: found.accepted.iter().map(|range| range.to - range.from.max(FIRST_BATCH)).sum(),
     };
     directory.ctx.events.report(&Event::Recovered(recovery.clone()));
     report.recovered.push(recovery);

@@ -15,6 +15,8 @@ pub(super) struct AcceptedRange {
     pub(super) segment: Arc<Segment>,
     pub(super) from: u64,
     pub(super) to: u64,
+    /// The base offset of the first batch in it.
+    pub(super) first: Offset,
 }
 
 /// Where and why a scan stopped before the end.
@@ -58,34 +60,45 @@ enum NextBatch {
     End,
 }
 
-/// Walks and checks every batch from a point to the end.
+/// Walks and checks every batch from a point to the end. Adds the successors that it comes to to
+/// the directory; at a break also all segments after it.
 ///
 /// # Errors
 /// An I/O error, or a batch of an unsupported format.
-pub(super) fn read_batches(directory: &Directory<'_>, first: usize, from: Point) -> Result<Scanned> {
+pub(super) fn read_batches(directory: &mut Directory<'_>, first: usize, from: Point) -> Result<Scanned> {
     let mut point = from;
     let mut accepted = Vec::new();
     let mut tail = RecoveredTail { from: from.end, transactions: Vec::new() };
-    for (at, segment) in directory.segments.iter().enumerate().skip(first) {
+    let mut at = first;
+    while let Some(segment) = directory.segments.get(at).cloned() {
         if at > first {
             point = Point::start_of(segment.base, segment.generation, segment.epoch, point.last_crc);
         }
-        let from = point.position;
-        let broken = read_segment(directory, at, segment, &mut point, &mut tail)?;
-        // A segment that the manifest lists as synced is durable, whatever is before it.
+        let (from, first) = (point.position, point.end);
+        let broken = read_segment(directory, at, &segment, &mut point, &mut tail)?;
+        // A segment that the manifest lists as synced is durable, whatever is before it. The header
+        // was durable before the manifest listed the segment.
+        let from = if directory.is_unlisted(&segment) { 0 } else { from };
         if !segment.is_synced() && point.position > from {
-            // The header was durable before the manifest listed the segment.
-            accepted.push(AcceptedRange { segment: segment.clone(), from, to: point.position });
+            accepted.push(AcceptedRange { segment: segment.clone(), from, to: point.position, first });
         }
+        let is_last = at + 1 == directory.segments.len();
+        let whole = broken.is_none().then_some(point);
+        let broken = match broken {
+            None if is_last && !directory.follow(&point)? => directory.gap_after(at, &point)?,
+            broken => broken,
+        };
         if broken.is_some() {
+            directory.add_rest(Some((at, whole)))?;
             return Ok(Scanned { point, accepted, broken, tail });
         }
+        at += 1;
     }
     Ok(Scanned { point, accepted, broken: None, tail })
 }
 
 /// Walks one segment from `point` on, and moves the point past the last valid batch.
-fn read_segment(
+pub(super) fn read_segment(
     directory: &Directory<'_>,
     at: usize,
     segment: &Arc<Segment>,

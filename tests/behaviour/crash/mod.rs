@@ -4,7 +4,7 @@
 //! Each log has its current state and, during an operation, the state that the operation leads to.
 //! A crash must leave one of the two, whole, with everything that was promised: after a kill all
 //! acknowledged records, after a power loss all durable ones. A state that an opening has shown is
-//! durable from then on.
+//! durable from then on, where appends wait for a sync.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
@@ -174,7 +174,8 @@ impl Told {
         Ok(())
     }
 
-    /// The state that an opening showed is durable from then on.
+    /// The state that an opening showed is that of the logs from then on, and durable where appends
+    /// wait for a sync.
     pub fn settle(&mut self, found: &Found) {
         for (name, model) in &mut self.logs {
             let thinned = match model.now.thinned {
@@ -182,6 +183,7 @@ impl Told {
                 other => other,
             };
             let log = found.logs.get(*name);
+            let durable = model.now.durable;
             model.next = None;
             model.now = log.map_or_else(State::default, |log| State {
                 exists: true,
@@ -189,7 +191,8 @@ impl Told {
                 values: log.values.clone(),
                 end: log.end,
                 acknowledged: log.end,
-                durable: log.end,
+                // What a kill leaves of other logs is synced after the opening.
+                durable: if is_sync(name) { log.end } else { durable.min(log.end) },
                 thinned,
             });
         }
@@ -206,7 +209,11 @@ impl Told {
 
     /// Everything acknowledged is on disk.
     fn synced(&mut self) {
-        for model in self.logs.values_mut() {
+        self.synced_if(|_| true);
+    }
+
+    fn synced_if(&mut self, is_synced: fn(&str) -> bool) {
+        for (_, model) in self.logs.iter_mut().filter(|(name, _)| is_synced(name)) {
             model.now.durable = model.now.acknowledged;
         }
     }
@@ -559,8 +566,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The process is killed and opens the disk again: all content is durable then, because it can
-    /// be read.
+    /// The process is killed and opens the disk again: where appends wait for a sync, all content is
+    /// durable then, because it can be read.
     pub fn be_killed(&mut self) -> Result<()> {
         // Whether it has crashed before.
         self.broker.topics().first().map_or(Ok(()), |topic| topic.partition(0).map(drop))?;
@@ -573,7 +580,7 @@ impl<'a> Run<'a> {
             self.disk.crash_at(cut - done);
         }
         self.broker = open(self.disk, &self.clock)?;
-        self.told.synced();
+        self.told.synced_if(is_sync);
         Ok(())
     }
 }

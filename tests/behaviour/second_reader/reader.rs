@@ -71,7 +71,10 @@ fn frame<'a>(b: &'a [u8], magic: &[u8; 8], end: usize, listed: usize) -> Result<
     if version == 0 || version == 2 && !whole {
         return Err(DAMAGED);
     }
-    known(version == 2 && le(b, 12, 4) == 0 && le(b, listed, 4) <= 2 && le(b, listed + 4, 4) == 0)?;
+    let features = (magic == b"QUIPUMAN") as u64; // successors
+    known(
+        version == 2 && le(b, 12, 4) & !features == 0 && le(b, listed, 4) <= 2 && le(b, listed + 4, 4) == 0,
+    )?;
     Ok(Cursor { bytes: &b[..end], at: 20 })
 }
 
@@ -164,7 +167,15 @@ fn manifest(mut t: Cursor, place: Place) -> Option<Log> {
     let states = segments.iter().rev().enumerate().all(|(i, s)| (s[16] == 1) == (i == 0) && s[16] < 5);
     let good = id == place.0 && number == place.1 && states && !epochs.is_empty() && !segments.is_empty();
     let seed = [secret, id, &t.bytes[20..24]].concat();
-    (good && (more || t.at == t.bytes.len())).then(|| Log { seed, start, epochs, segments, ..Log::default() })
+    let successors = t.bytes[12] & 1 == 1;
+    (good && (more || t.at == t.bytes.len())).then(|| Log {
+        seed,
+        start,
+        epochs,
+        segments,
+        successors,
+        ..Log::default()
+    })
 }
 
 /// A batch that was checked: header and body.
@@ -263,6 +274,7 @@ struct Log {
     start: u64,
     epochs: Vec<(u64, u64)>,
     segments: Vec<Vec<u8>>, // the manifest's entries as they are
+    successors: bool,       // may follow the last of them
     began: u64,             // where the scan began: a transaction's batch below it is there
     end: u64,
     batches: Vec<Result<Batch, u64>>,
@@ -278,8 +290,64 @@ fn cut_before(log: &mut Log, drop: impl Fn(&Batch) -> bool) -> Option<u64> {
     Some(at)
 }
 
+/// Adds the successors of the last segment to the manifest's entries, and at a break all segments
+/// after it. Each gets the entry that a manifest would have.
+fn add_successors(dir: &Path, log: &mut Log) -> Result<(), Bad> {
+    let file = |base: u64, n: u64| fs::read(dir.join(format!("{base:020}-{n}.log"))).unwrap_or_default();
+    let base_of = |name: &str| name.strip_suffix("-0.log").filter(|n| n.len() == 20)?.parse().ok();
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut bases: Vec<u64> = names.filter_map(|f| base_of(f.file_name().to_str()?)).collect();
+    bases.sort_unstable();
+    while let Some(e) = log.segments.last_mut() {
+        let (base, epoch) = (le(e, 0, 8), le(e, 12, 4));
+        let b = file(base, le(e, 8, 4));
+        let (mut p, mut end, mut digest) = (128, base, [0u64; 2]);
+        let mut last = b.get(56..60).map_or(0, |c| le(c, 0, 4));
+        while let Some(x) = batch(&b, p, &log.seed).ok().filter(|x| x.base == end) {
+            for (half, at) in digest.iter_mut().zip([100, 96]) {
+                *half = ((*half ^ le(&x.raw, at, 4)) * 16_777_619) & 0xffff_ffff;
+            }
+            (p, end, last) = (p + x.raw.len(), x.end, le(&x.raw, 100, 4));
+        }
+        let whole = b.get(p..).is_some_and(|rest| rest.iter().all(|&x| x == 0));
+        let mut next = None; // its base, its epoch, the CRC before it, and whether it follows
+        for &n in bases.iter().filter(|n| **n > base) {
+            let f = file(n, 0);
+            let header = frame(&f, b"QUIPUSEG", 124, 8).map(drop);
+            known(header != Err(UNSUPPORTED))?;
+            let named = |h: &[u8]| [&h[80..96], &h[24..40], &h[20..24], &h[40..48], &h[48..56]].concat();
+            let same = [&log.seed[..], &n.to_le_bytes(), &n.to_le_bytes()].concat();
+            let of_log = header.is_ok() && named(&f) == same && le(&f, 60, 4) == 0;
+            let of_log = of_log && (epoch..=log.epochs.last().map_or(0, |e| e.0)).contains(&le(&f, 64, 4));
+            let (began, crc) = if of_log { (le(&f, 64, 4), le(&f, 56, 4)) } else { (epoch, 0) };
+            let follows = of_log && whole && n == end && crc == last;
+            let has_batch = || (0..f.len()).any(|q| head(&f, q, &log.seed).is_ok_and(|h| le(h, 8, 8) >= end));
+            let after = of_log || header.is_err() && f.len() > 128;
+            if follows || after && (!whole || n >= end && has_batch()) {
+                next = Some((n, began, crc, follows));
+                break;
+            }
+        }
+        let Some((n, began, crc, follows)) = next else { break };
+        e[16] = 2;
+        let size = if whole { p } else { b.len().max(128) };
+        let crc = if follows { last } else { crc };
+        e[17..37].copy_from_slice(
+            &[&(size as u64).to_le_bytes()[..], &n.to_le_bytes(), &(crc as u32).to_le_bytes()].concat(),
+        );
+        e[45..53].copy_from_slice(&(digest[0] | digest[1] << 32).to_le_bytes());
+        let active = [&n.to_le_bytes()[..], &[0; 4], &(began as u32).to_le_bytes(), &[1], &[0; 36]].concat();
+        log.segments.push(active);
+    }
+    Ok(())
+}
+
 /// `mark`: the partition's entry in the checkpoint.
 fn scan(dir: &Path, mut log: Log, clean: bool, mark: Option<&[u8]>) -> Result<Log, Bad> {
+    let closed = |e: &Vec<u8>| clean && mark.is_some_and(|k| k[20..32] == e[..12]);
+    if log.successors && !log.segments.last().is_some_and(closed) {
+        add_successors(dir, &mut log)?;
+    }
     let (segments, epochs, seed) = (log.segments.clone(), log.epochs.clone(), log.seed.clone());
     let marked = |e: &[u8]| mark.filter(|k| k[20..32] == e[..12] && k[68..72] == e[12..16]);
     let mut files = Vec::new(); // of each its bytes, whether its header is whole, and not another's
