@@ -46,7 +46,7 @@ impl Partition {
     /// # Ok(()) }
     /// ```
     pub fn append<'r>(&self, records: impl IntoIterator<Item = Record<'r>>) -> Result<Receipt> {
-        Box::new(self.write(None, records)?).wait()
+        self.write_and_wait(None, records)
     }
 
     /// As [`append`](Partition::append), to be waited for later or awaited. The batch is written
@@ -72,7 +72,7 @@ impl Partition {
         &self,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Pending<Receipt>> {
-        Ok(Pending::other(self.write(None, records)?))
+        Ok(self.leave(self.write(None, records)?))
     }
 
     /// As [`append`](Partition::append), if the partition ends at `end`, that is, if no record was
@@ -100,7 +100,7 @@ impl Partition {
         end: Offset,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Receipt> {
-        Box::new(self.write(Some(end), records)?).wait()
+        self.write_and_wait(Some(end), records)
     }
 
     /// As [`append_at`](Partition::append_at), to be waited for later or awaited, as
@@ -130,15 +130,30 @@ impl Partition {
         end: Offset,
         records: impl IntoIterator<Item = Record<'r>>,
     ) -> Result<Pending<Receipt>> {
-        Ok(Pending::other(self.write(Some(end), records)?))
+        Ok(self.leave(self.write(Some(end), records)?))
     }
 
-    /// Appends records as one batch, if the log ends at `end`.
+    fn write_and_wait<'r>(
+        &self,
+        end: Option<Offset>,
+        records: impl IntoIterator<Item = Record<'r>>,
+    ) -> Result<Receipt> {
+        let (end, receipt) = self.write(end, records)?;
+        self.log().wait_visible(end, receipt.epoch)?;
+        Ok(receipt)
+    }
+
+    fn leave(&self, (end, receipt): (Offset, Receipt)) -> Pending<Receipt> {
+        Pending::other(Written { log: self.log().clone(), end, receipt })
+    }
+
+    /// Appends records as one batch, if the log ends at `end`. Returns its end, and the receipt of
+    /// its first record.
     fn write<'r>(
         &self,
         end: Option<Offset>,
         records: impl IntoIterator<Item = Record<'r>>,
-    ) -> Result<Written> {
+    ) -> Result<(Offset, Receipt)> {
         let (state, log) = (self.state(), self.log());
         let mut misplaced = Ok(());
         let records = records.into_iter().inspect(|record| {
@@ -155,7 +170,7 @@ impl Partition {
         };
         let appended = append_if(log, batch, end)?;
         let receipt = appended.receipt(self.topic(), self.id(), 0, first);
-        Ok(Written { log: log.clone(), end: appended.end, receipt })
+        Ok((appended.end, receipt))
     }
 
     /// Makes all records durable that have been appended to this partition so far, whatever the
