@@ -1,5 +1,5 @@
-//! A directory whose bytes were changed by somebody who makes the checksums fit again: whatever it
-//! says, every call returns, with a result or an error, in bounded memory.
+//! A directory with changed bytes and checksums that fit: whatever it says, every call returns, with
+//! a result or an error, in bounded memory.
 //!
 //! Each case changes one field of one file. A program of its own, because it bounds memory.
 

@@ -176,10 +176,9 @@ impl Storage for FsStorage {
     }
 }
 
-/// Refuses what is no regular file. To open a FIFO would wait for another process, to read a device
-/// may never end, and a link leads out of the directory, where its owner may have no business. std
-/// has no opening that refuses these itself, so whoever exchanges files in this very moment is not
-/// stopped.
+/// Refuses a name that is not that of a regular file. To open a FIFO would wait for another process,
+/// to read a device may never end, and a link leads out of the directory. std has no opening that
+/// refuses these itself, so a file that is exchanged between this check and the opening is opened.
 fn check_regular(path: &Path) -> io::Result<()> {
     let kind = fs::symlink_metadata(path)?.file_type();
     if kind.is_file() {

@@ -49,8 +49,14 @@ pub fn pieces(disk: &Disk) -> Vec<Piece> {
             "manifest" | "checkpoint" | "producers" | "index" => pieces.push(whole(&path, bytes.len())),
             "log" => segment(&path, &bytes, &mut pieces),
             "keys" => pieces.push(head(&path, "header of a key index", 92)),
-            "catalog" => catalog(&path, &bytes, &mut pieces),
-            "journal" => journal(&path, &bytes, &mut pieces),
+            "catalog" => {
+                pieces.push(head(&path, "header of the catalog", 60));
+                pieces.extend(records(&path, &bytes, (64, b"QCHG"), "a change"));
+            }
+            "journal" => {
+                pieces.push(head(&path, "header of the journal", 28));
+                pieces.extend(records(&path, &bytes, (32, b"QTXN"), "a record"));
+            }
             _ => {}
         }
     }
@@ -98,28 +104,17 @@ fn segment(path: &Path, bytes: &[u8], pieces: &mut Vec<Piece>) {
     }
 }
 
-fn catalog(path: &Path, bytes: &[u8], pieces: &mut Vec<Piece>) {
-    pieces.push(head(path, "header of the catalog", 60));
-    let mut at = 64;
-    while bytes.get(at..at + 4) == Some(b"QCHG") {
+/// The records of a catalog or a journal, each with a checksum that is seeded with the number in the
+/// file's header, its position and its length.
+fn records(path: &Path, bytes: &[u8], (mut at, magic): (usize, &[u8; 4]), what: &'static str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    while bytes.get(at..at + 4) == Some(magic) {
         let len = u32_at(bytes, at + 4);
         let seed = [&bytes[20..28], &(at as u64).to_le_bytes()[..], &bytes[at + 4..at + 8]].concat();
         let content = at + 12..at + 12 + len;
         let sums = vec![Sum { at: at + 8, seed, covers: content.clone() }];
-        pieces.push(Piece { path: path.to_path_buf(), what: "a change", fields: content.clone(), sums });
+        pieces.push(Piece { path: path.to_path_buf(), what, fields: content.clone(), sums });
         at = content.end;
     }
-}
-
-fn journal(path: &Path, bytes: &[u8], pieces: &mut Vec<Piece>) {
-    pieces.push(head(path, "header of the journal", 28));
-    let mut at = 32;
-    while bytes.get(at..at + 4) == Some(b"QTXN") {
-        let len = u32_at(bytes, at + 4);
-        let seed = [&bytes[20..28], &(at as u64).to_le_bytes()[..], &bytes[at + 4..at + 8]].concat();
-        let content = at + 12..at + 12 + len;
-        let sums = vec![Sum { at: at + 8, seed, covers: content.clone() }];
-        pieces.push(Piece { path: path.to_path_buf(), what: "a record", fields: content.clone(), sums });
-        at = content.end;
-    }
+    pieces
 }

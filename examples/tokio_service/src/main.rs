@@ -203,7 +203,7 @@ async fn signal() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
-/// What the next start finds: it processes what was left, and compares.
+/// The next start: it processes the requests that are left, and compares.
 fn count(dir: &Path, acknowledged: usize, processed: &Processed) -> Outcome<String> {
     let broker = Broker::open(dir)?;
     if !broker.open_report().clean {
