@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A call, and parts of its error.
-const CALLS: [(&str, &[&str]); 21] = [
+const CALLS: [(&str, &[&str]); 24] = [
     ("Record::new(7)", &["`{integer}` is not bytes or text", "`n.to_string()` for text"]),
     ("Record::new(text).key(7_u64)", &["`u64` is not bytes or text", "`n.to_be_bytes()` for bytes"]),
     (
@@ -47,6 +47,12 @@ const CALLS: [(&str, &[&str]); 21] = [
     ("producer.send(text, text)", &["Record<'_>`, found `&str`"]),
     ("stream.append(0, Record::new(text))", &["`ExpectedVersion: From<{integer}>` is not satisfied"]),
     ("TopicConfig::new().retention(Duration::ZERO)", &["Retention`, found `Duration`"]),
+    ("position.partition as i32", &["non-primitive cast: `PartitionId` as `i32`"]),
+    ("broker.consumer(text).subscribe(topic)", &["is not a name", "write `topic.name()`"]),
+    (
+        "broker.group(text).unwrap().reset(text, 0)",
+        &["`From<{integer}>` is not implemented for `quipu::Start`", "`From<Offset>` is implemented"],
+    ),
     ("topic.partition(-1_i32)", &["the trait bound `PartitionId: From<i32>` is not satisfied"]),
 ];
 
