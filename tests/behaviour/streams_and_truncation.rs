@@ -2,8 +2,8 @@
 //! the streams agree with the log, before and after the next opening.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -77,6 +77,10 @@ struct Held {
     finished: bool,
 }
 
+/// A thread that waits for no lock ends in this time, on a busy machine too. Another one is let go
+/// after it.
+const LONG_ENOUGH: Duration = Duration::from_millis(30);
+
 /// Something that reads or writes key indexes, held at one of its operations while something else
 /// is done.
 fn held(
@@ -97,15 +101,13 @@ fn held(
             thread::yield_now();
         }
         let reached = gate.is_reached();
-        let other = scope.spawn(|| meanwhile(&partition));
+        let (ended, end) = mpsc::channel();
+        let other = scope.spawn(move || {
+            meanwhile(&partition);
+            let _ = ended.send(());
+        });
         // Where the held thread owns a lock that the other needs, it is released.
-        for _ in 0..2_000 {
-            if other.is_finished() {
-                break;
-            }
-            thread::yield_now();
-        }
-        let finished = reached && other.is_finished() && !done.load(Ordering::SeqCst);
+        let finished = end.recv_timeout(LONG_ENOUGH).is_ok() && reached && !done.load(Ordering::SeqCst);
         drop(gate);
         other.join().unwrap();
         looking.join().unwrap();
