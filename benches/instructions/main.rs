@@ -8,6 +8,7 @@
 //! instructions append 20000      one `append_at` of one record, to the operating system
 //! instructions send 20000        `Producer::send`, written in batches of 64 KiB
 //! instructions read 20000        `Reader::poll` from sealed and active segments, each record looked at
+//! instructions through 20000     `Producer::send` and `wait`, each to the operating system before the next
 //! instructions durable 20000     `Producer::send` and `wait`, with a sync each, in memory
 //! instructions commit 20000      `Consumer::commit` of one partition
 //! ```
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         _ => None,
     };
     let Some((workload, count)) = asked else {
-        eprintln!("usage: instructions append|send|read|durable|commit <count up to {READABLE}>");
+        eprintln!("usage: instructions append|send|read|through|durable|commit <count up to {READABLE}>");
         return ExitCode::FAILURE;
     };
     match workload(count) {
@@ -56,6 +57,7 @@ fn workload(name: &str) -> Option<Workload> {
         "append" => Some(append),
         "send" => Some(send),
         "read" => Some(read),
+        "through" => Some(through),
         "durable" => Some(durable),
         "commit" => Some(commit),
         _ => None,
@@ -95,16 +97,25 @@ fn read(count: u64) -> quipu::Result<()> {
     })
 }
 
+fn through(count: u64) -> quipu::Result<()> {
+    on_files(|broker| one_by_one(broker, Durability::Os, count))
+}
+
 /// In memory, where a sync has no device to wait for: so each is counted alike.
 fn durable(count: u64) -> quipu::Result<()> {
-    let records = records();
     let broker = config().in_memory()?;
-    let topic = topic(&broker, Durability::Sync)?;
+    one_by_one(&broker, Durability::Sync, count)?;
+    broker.close()
+}
+
+fn one_by_one(broker: &Broker, durability: Durability, count: u64) -> quipu::Result<()> {
+    let records = records();
+    let topic = topic(broker, durability)?;
     let producer = broker.producer();
     for (key, value) in records.iter().cycle().take(operations(count)) {
         black_box(producer.send(&topic, record(key, value))?.wait()?);
     }
-    broker.close()
+    Ok(())
 }
 
 fn commit(count: u64) -> quipu::Result<()> {

@@ -58,6 +58,13 @@ pub(crate) struct Buffer {
     stock: Weak<Stock>,
 }
 
+impl Buffer {
+    /// Returns the buffer, and leaves an empty one in its place.
+    pub(crate) fn take(&mut self) -> Buffer {
+        std::mem::replace(self, Buffer { bytes: Vec::new(), stock: Weak::new() })
+    }
+}
+
 impl Deref for Buffer {
     type Target = Vec<u8>;
 

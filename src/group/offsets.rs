@@ -216,7 +216,7 @@ impl OffsetStore {
         };
         let mut builder = new_batch(ctx);
         add_to(&mut builder, group, changes);
-        let appended = log.append(builder.seal(ctx, Compression::None))?;
+        let appended = log.append(&mut builder.seal(ctx, Compression::None))?;
         self.apply(group, changes, appended.base_offset, appended.epoch);
         Ok(Some((log, appended)))
     }

@@ -9,9 +9,9 @@ use super::roll::{bytes_to_append, roll_if_due};
 use super::streams::StreamCondition;
 use super::write::{remember, set_append_time, write_batch};
 use super::writer::Tip;
-use super::{Appended, Log, idempotence, retention, streams};
+use super::{Appended, Log, LogSettings, idempotence, retention, streams};
 use crate::config::Durability;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::names;
 use crate::segment::builder::SealedBatch;
 use crate::segment::keys::KeyCount;
@@ -29,14 +29,14 @@ struct When<'a> {
 }
 
 impl Log {
-    /// Appends a batch: assigns its offsets and writes it. With `Os` and `Interval` it is visible
-    /// on return. With `Sync` the caller must call [`wait_visible`](Log::wait_visible), or ask the
+    /// Appends a batch: assigns its offsets and writes it. Its buffers may be gone after that,
+    /// because readers have them. With `Os` and `Interval` it is visible on return. With `Sync` the caller must call [`wait_visible`](Log::wait_visible), or ask the
     /// worker to sync.
     ///
     /// # Errors
     /// `RecordTooLarge` if no segment has room for it, `MissingKey`, `DiskFull`: nothing was
     /// appended. After another failure of the write the partition is poisoned.
-    pub(crate) fn append(self: &Arc<Self>, batch: SealedBatch) -> Result<Appended> {
+    pub(crate) fn append(self: &Arc<Self>, batch: &mut SealedBatch) -> Result<Appended> {
         append_if(self, batch, When::default(), None).map(|(appended, _)| appended)
     }
 
@@ -45,7 +45,11 @@ impl Log {
     ///
     /// # Errors
     /// `Fenced`, `OutOfOrderSequence`, and the errors of `append`.
-    pub(crate) fn append_from(self: &Arc<Self>, batch: SealedBatch, sender: &Sender<'_>) -> Result<Appended> {
+    pub(crate) fn append_from(
+        self: &Arc<Self>,
+        batch: &mut SealedBatch,
+        sender: &Sender<'_>,
+    ) -> Result<Appended> {
         append_if(self, batch, When::default(), Some(sender)).map(|(appended, _)| appended)
     }
 
@@ -53,7 +57,7 @@ impl Log {
     ///
     /// # Errors
     /// `OffsetConflict` if it does not, and the errors of `append`.
-    pub(crate) fn append_at(self: &Arc<Self>, batch: SealedBatch, expected: Offset) -> Result<Appended> {
+    pub(crate) fn append_at(self: &Arc<Self>, batch: &mut SealedBatch, expected: Offset) -> Result<Appended> {
         let when = When { end: Some(expected), ..When::default() };
         append_if(self, batch, when, None).map(|(appended, _)| appended)
     }
@@ -64,7 +68,7 @@ impl Log {
     /// `VersionConflict` if it is not, and the errors of reading and of `append`.
     pub(crate) fn append_to_stream(
         self: &Arc<Self>,
-        batch: SealedBatch,
+        batch: &mut SealedBatch,
         condition: &StreamCondition,
     ) -> Result<(Appended, Version)> {
         append_if(self, batch, When { stream: Some(condition), ..When::default() }, None)
@@ -74,11 +78,11 @@ impl Log {
 /// Appends a batch if the conditions hold. Also returns the version of the stream of the condition.
 fn append_if(
     log: &Arc<Log>,
-    batch: SealedBatch,
+    batch: &mut SealedBatch,
     when: When<'_>,
     sender: Option<&Sender<'_>>,
 ) -> Result<(Appended, Version)> {
-    let settings = log.settings();
+    let (settings, changes) = log.settings.get();
     let keys = streams::keys_of(log, &settings, &batch.header, batch.records());
     if batch.stored.len() > settings.max_batch_bytes() {
         return Err(log.too_large(batch.stored.len(), settings.max_batch_bytes()));
@@ -89,7 +93,8 @@ fn append_if(
         true => None,
         false => log.ctx.claim(|| bytes_to_append(log, batch.stored.len()))?,
     };
-    let mut append = Append { log, when, sender, batch: Some(batch), keys, rolled: None, is_visible: false };
+    let mut append =
+        Append { log, settings, changes, when, sender, batch, keys, rolled: None, is_visible: false };
     let done = append.with_room();
     if let Some(event) = append.rolled {
         log.ctx.events.report(&event);
@@ -102,7 +107,7 @@ fn append_if(
         if append.is_visible {
             log.wake_readers();
         }
-        if let Durability::Interval(every) = settings.durability {
+        if let Durability::Interval(every) = append.settings.durability {
             arm_interval(log, every);
         }
         retention::keep_size(log);
@@ -113,10 +118,13 @@ fn append_if(
 /// An append in progress: at most two attempts.
 struct Append<'a> {
     log: &'a Arc<Log>,
+    settings: Arc<LogSettings>,
+    /// How often the settings had changed when they were copied.
+    changes: u64,
     when: When<'a>,
     sender: Option<&'a Sender<'a>>,
-    /// `None` once readers have it.
-    batch: Option<SealedBatch>,
+    /// Without its buffers once readers have them.
+    batch: &'a mut SealedBatch,
     keys: Vec<KeyCount>,
     /// The event of the roll, to be delivered without a lock. Set even if the append failed after
     /// it.
@@ -148,27 +156,29 @@ impl<'a> Append<'a> {
         log.check_writable()?;
         log.ctx.reserve.check()?;
         let (mut tip, version) = self.lock_writer()?;
-        let settings = log.settings();
-        let Some(SealedBatch { header, stored, keyless, .. }) = &mut self.batch else {
-            return Err(Error::internal("a batch that readers have was appended"));
-        };
+        // They change under this lock only.
+        if log.settings.changes() != self.changes {
+            (self.settings, self.changes) = log.settings.get();
+        }
+        let settings = &*self.settings;
+        let SealedBatch { header, stored, raw, keyless } = &mut *self.batch;
         if keyless.is_some() {
             settings.check_keys(log.topic(), *keyless)?;
         }
         if self.sender.is_some() {
             // The side file of idempotent producers is made before their first batch.
-            make_files(log, &mut tip, &settings)?;
+            make_files(log, &mut tip, settings)?;
         }
         // Keep the producer-table guard until the batch is recorded, so that no other append of
         // this producer is checked in between.
         let mut checked =
             self.sender.map(|sender| idempotence::check_sender(log, header, sender)).transpose()?;
-        let append_time = set_append_time(log, header, &settings);
-        if let Some(event) = roll_if_due(log, &mut tip, header, stored.len(), &settings)? {
+        let append_time = set_append_time(log, header, settings);
+        if let Some(event) = roll_if_due(log, &mut tip, header, stored.len(), settings)? {
             self.rolled = Some(event);
         }
         let epoch = log.epoch();
-        let end = write_batch(log, &mut tip, header, stored, &self.keys, &settings)?;
+        let end = write_batch(log, &mut tip, header, stored, &self.keys, settings)?;
         if let Some(condition) = self.when.stream {
             streams::note_version(&tip, condition, version, &self.keys);
         }
@@ -178,10 +188,8 @@ impl<'a> Append<'a> {
         let base_offset = header.base_offset;
         // Without a reader that follows this log the next batch reuses the buffers, while they are
         // still in the processor's cache.
-        if log.waiters.any()
-            && let Some(SealedBatch { header, stored, raw, .. }) = self.batch.take()
-        {
-            remember(log, &tip, header, stored, raw);
+        if log.waiters.any() {
+            remember(log, &tip, *header, stored.take(), raw.take());
         }
         self.is_visible = settings.durability != Durability::Sync;
         tip.ends.note_written(end, self.is_visible);

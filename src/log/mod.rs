@@ -100,6 +100,7 @@ use self::list::{SegmentList, Segments};
 use self::manifest::{ManifestError, ManifestStore, stage};
 use self::producers::ProducerTable;
 use self::recovered_tail::RecoveredTail;
+use self::settings::CurrentSettings;
 pub(crate) use self::settings::LogSettings;
 use self::sync_state::SyncState;
 use self::tail::TailCache;
@@ -109,7 +110,7 @@ use crate::engine::{Context, Identity, Waiters};
 use crate::error::{Error, Result};
 use crate::format::batch::Seed;
 use crate::stats::Event;
-use crate::sync::{Arc, RwLock};
+use crate::sync::Arc;
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
 
 /// The position of an appended batch.
@@ -148,7 +149,7 @@ pub(crate) struct Log {
     journal: Arc<dyn LogJournal>,
     identity: Arc<Identity>,
     seed: Seed,
-    settings: RwLock<Arc<LogSettings>>,
+    settings: CurrentSettings,
     list: SegmentList,
     writer: Writer,
     manifest: ManifestStore,
@@ -177,7 +178,12 @@ impl Log {
     }
 
     pub(crate) fn settings(&self) -> Arc<LogSettings> {
-        self.settings.read().clone()
+        self.settings.get().0
+    }
+
+    /// Calls `look` with the settings, under their lock.
+    pub(crate) fn with_settings<T>(&self, look: impl FnOnce(&LogSettings) -> T) -> T {
+        self.settings.with(look)
     }
 
     #[inline]
@@ -397,7 +403,7 @@ impl Log {
     /// Takes a new configuration. Records that no longer wait for a sync become visible.
     pub(crate) fn set_settings(&self, settings: &Arc<LogSettings>) {
         let tip = self.writer.lock();
-        *self.settings.write() = settings.clone();
+        self.settings.set(settings.clone());
         self.writer.size.forget();
         if settings.durability != Durability::Sync && self.health.poison_cause().is_none() {
             tip.ends.show(tip.point.end);

@@ -14,7 +14,7 @@ use super::manifest::{ManifestStore, stage};
 use super::producers::ProducerTable;
 use super::recovered_tail::RecoveredTail;
 use super::recovery::{Note, Recovered, Unsynced, recover};
-use super::settings::LogSettings;
+use super::settings::{CurrentSettings, LogSettings};
 use super::sync_state::SyncState;
 use super::tail::TailCache;
 use super::writer::Writer;
@@ -25,7 +25,7 @@ use crate::format::manifest::{EpochStart, Manifest};
 use crate::segment::create::active_entry;
 use crate::segment::{Point, Segment};
 use crate::stats::{OpenReport, Unproven};
-use crate::sync::{Arc, Rank, RwLock};
+use crate::sync::Arc;
 use crate::types::Offset;
 
 /// Opens a partition with this manifest. The files of a partition without a manifest are made by
@@ -78,7 +78,7 @@ pub(crate) fn open(
         ctx,
         journal,
         seed: identity.seed(),
-        settings: RwLock::new(Rank::Settings, settings),
+        settings: CurrentSettings::new(settings),
         writer: Writer::new(active, point, list.view().ends.clone()),
         list,
         manifest,

@@ -4,7 +4,7 @@ use crate::config::{Durability, SEGMENT_FRAMING, TopicConfig};
 use crate::error::{Error, Result};
 use crate::format::batch::HEADER_BYTES;
 use crate::format::segment::SEGMENT_HEADER_BYTES;
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Ordering, Rank, RwLock};
 use crate::types::TopicName;
 
 /// The part of a topic's configuration that a log uses. Every append copies it under a short lock.
@@ -13,6 +13,43 @@ pub(crate) struct LogSettings {
     config: TopicConfig,
     /// The durability of the topic, or else the broker's.
     pub(crate) durability: Durability,
+}
+
+/// The settings that apply now. They change under the writer's lock.
+pub(super) struct CurrentSettings {
+    settings: RwLock<Arc<LogSettings>>,
+    /// How often they have changed. Written with the settings, under their lock.
+    changes: AtomicU64,
+}
+
+impl CurrentSettings {
+    pub(super) fn new(settings: Arc<LogSettings>) -> Self {
+        CurrentSettings { settings: RwLock::new(Rank::Settings, settings), changes: AtomicU64::new(0) }
+    }
+
+    /// Returns the settings, and the number of their changes so far.
+    pub(super) fn get(&self) -> (Arc<LogSettings>, u64) {
+        let settings = self.settings.read();
+        (settings.clone(), self.changes.load(Ordering::Relaxed))
+    }
+
+    /// Calls `look` with the settings, under their lock: for less than it costs to copy them.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&LogSettings) -> T) -> T {
+        look(&self.settings.read())
+    }
+
+    /// Returns the number of changes. A thread that holds the writer's lock, and compares it with
+    /// that of its copy, knows without a lock whether the copy is current.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Must be called under the writer's lock.
+    pub(super) fn set(&self, settings: Arc<LogSettings>) {
+        let mut current = self.settings.write();
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        *current = settings;
+    }
 }
 
 impl std::ops::Deref for LogSettings {

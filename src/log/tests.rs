@@ -131,7 +131,7 @@ fn fill(log: &Arc<Log>, to: u64) {
         let from = log.bounds().log_end.get();
         let count = (from % 3 + 1).min(to - from);
         let values: Vec<_> = (from..from + count).map(value).collect();
-        log.append(batch(log, &values)).unwrap();
+        log.append(&mut batch(log, &values)).unwrap();
     }
 }
 
@@ -239,7 +239,7 @@ fn a_poisoned_log_reopens_at_its_visible_end_in_the_next_epoch() {
     disk.fail(Op::Sync, 1, ErrorKind::Other);
     assert!(matches!(log.sync(), Err(Error::Io { action: IoAction::Sync, .. })));
     assert!(matches!(log.sync(), Err(Error::Io { .. })), "never retried");
-    assert!(matches!(log.append(batch(&log, &[value(60)])), Err(Error::Poisoned { .. })));
+    assert!(matches!(log.append(&mut batch(&log, &[value(60)])), Err(Error::Poisoned { .. })));
     assert_eq!(read(&log, 0).unwrap(), 50, "reading goes on");
     reopen::reopen(&log).unwrap();
     assert_eq!((log.epoch(), log.bounds().log_end), (1, Offset::new(50)));
@@ -264,7 +264,7 @@ fn a_full_disk_leaves_the_log_unchanged() {
         let mut refused = 0;
         for _ in 0..8 {
             let at = log.bounds().log_end.get();
-            match log.append(batch(&log, &[value(at)])) {
+            match log.append(&mut batch(&log, &[value(at)])) {
                 Ok(_) => {}
                 Err(Error::DiskFull { .. }) => refused += 1,
                 Err(e) => panic!("{e}"),
@@ -371,8 +371,8 @@ fn reading_when_tombstones_expire_calls_tick() {
     let compacted = settings(config(Durability::Os).cleanup(Cleanup::Compact).segment_bytes(1 << 18));
     log.set_settings(&compacted);
     for n in 0..10_000 {
-        let one = batch_of(&log, Some(&n.to_string()), &["x".repeat(40)]);
-        log.append(one).unwrap();
+        let mut one = batch_of(&log, Some(&n.to_string()), &["x".repeat(40)]);
+        log.append(&mut one).unwrap();
     }
     log.work();
     compaction::compact(&log).unwrap().unwrap();
@@ -415,7 +415,7 @@ fn a_segment_spans_no_more_offsets_than_31_bits_tell_apart() {
     let log = create(&disk, Durability::Os);
     log.set_settings(&settings(config(Durability::Os).segment_bytes(1 << 20)));
     for number in 0..130 {
-        log.append(sparse(&log, &number.to_string())).unwrap();
+        log.append(&mut sparse(&log, &number.to_string())).unwrap();
     }
     assert_eq!(bases(&log), [0, 64, 128], "64 batches end at 2^31");
     log.tail.clear(&log.ctx);
@@ -433,7 +433,7 @@ fn compacted_segments_span_no_more_offsets_either() {
     log.set_settings(&settings(config.cleanup(Cleanup::Compact)));
     // All of them would fit one by their bytes. The first is replaced.
     for number in 0..130 {
-        log.append(sparse(&log, &if number == 70 { 0 } else { number }.to_string())).unwrap();
+        log.append(&mut sparse(&log, &if number == 70 { 0 } else { number }.to_string())).unwrap();
     }
     log.work();
     assert_eq!(bases(&log), [0, 64, 128]);

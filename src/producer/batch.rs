@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::core::{Charge, Core};
 use super::failure::Failure;
 use super::outcome::BatchState;
+use super::sink::BatchSettings;
 use crate::config::Compression;
 use crate::format::batch::HEADER_BYTES;
-use crate::log::LogSettings;
 use crate::segment::builder::{BatchBuilder, DELTA_BYTES_MAX, Measured, SealedBatch};
 use crate::sync::Arc;
 use crate::types::Timestamp;
@@ -99,7 +99,7 @@ impl OpenBatch {
     /// Under no lock.
     pub(super) fn compress(self, core: &Core) -> Compressed {
         let OpenBatch { records, compression, charge, .. } = self;
-        Compressed { batch: records.seal(&core.ctx, compression), charge }
+        Compressed { batch: records.seal(&core.ctx, compression), _charge: charge }
     }
 }
 
@@ -107,7 +107,7 @@ impl OpenBatch {
 pub(super) struct Compressed {
     pub(super) batch: SealedBatch,
     /// Given back when the batch is in the log, or has failed.
-    pub(super) charge: Charge,
+    pub(super) _charge: Charge,
 }
 
 /// How large things may be in one partition, as of the opening of a batch.
@@ -120,11 +120,11 @@ pub(super) struct BatchLimits {
 }
 
 impl BatchLimits {
-    pub(super) fn new(core: &Core, settings: &LogSettings) -> Self {
-        let batch_max = settings.max_batch_bytes();
+    pub(super) fn new(core: &Core, settings: &BatchSettings) -> Self {
+        let batch_max = settings.max_batch_bytes;
         BatchLimits {
             batch: core.config.batch_bytes.min(batch_max),
-            record: settings.max_record_len().min(core.config.buffer_bytes),
+            record: settings.max_record_len.min(core.config.buffer_bytes),
         }
     }
 

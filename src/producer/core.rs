@@ -10,7 +10,7 @@ use super::room::RoomQueue;
 use crate::broker::ProducerIdentity;
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Rank, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, Rank, Weak};
 
 /// One per producer. Buffers hold it, and the timer holds buffers, so it may outlive the producer;
 /// it never holds one.
@@ -19,14 +19,17 @@ pub(super) struct Core {
     pub(super) config: ProducerConfig,
     /// The identity of an idempotent producer.
     pub(super) identity: Option<ProducerIdentity>,
-    /// Bytes in batches that are not in the log yet. A counter and nothing more: it orders no other
-    /// memory, and a sender that reads it a moment too early is off by a batch, which the bound
-    /// allows for.
+    /// Bytes in batches that are not in the log yet. A sender that reads it a moment too early is
+    /// off by a batch, which the bound allows for.
     buffered: AtomicUsize,
-    /// The wakers of the senders that wait for room. A sender leaves its waker and tries once more
-    /// before it sleeps; a thread that gives bytes back subtracts them and then takes this lock. So
-    /// either the second try sees the room, or the waker is found.
+    /// The wakers of the senders that wait for room. A sender leaves its waker, notes that in
+    /// `has_waiting`, and reads `buffered` once more before it sleeps; a thread that gives bytes
+    /// back subtracts them, and then reads `has_waiting`. All four are sequentially consistent, so
+    /// either the sender sees the room, or the other thread sees that a sender waits.
     waiting: Mutex<RoomQueue>,
+    /// Whether `waiting` may have a waker: a batch that is written where no sender waits takes no
+    /// lock. Written under that lock.
+    has_waiting: AtomicBool,
     /// The first error since the last flush of a batch with an acknowledgement that was given up.
     /// The failure is held by the other acknowledgements, if there are some.
     failure: Mutex<Option<(Error, Weak<Failure>)>>,
@@ -40,6 +43,7 @@ impl Core {
             identity,
             buffered: AtomicUsize::new(0),
             waiting: Mutex::new(Rank::ProducerWaiting, RoomQueue::default()),
+            has_waiting: AtomicBool::new(false),
             failure: Mutex::new(Rank::ProducerFailure, None),
         }
     }
@@ -47,7 +51,7 @@ impl Core {
     /// Bytes in batches that are not in the log yet.
     #[inline]
     pub(super) fn buffered(&self) -> usize {
-        self.buffered.load(Ordering::Relaxed)
+        self.buffered.load(Ordering::SeqCst)
     }
 
     /// Whether a sender must make room first.
@@ -65,9 +69,17 @@ impl Core {
     /// Wakes the senders whose records have room now. One that is woken and does not use the room
     /// must call this.
     pub(super) fn wake_waiting(&self) {
+        if self.has_waiting.load(Ordering::SeqCst) {
+            self.wake_some();
+        }
+    }
+
+    #[cold]
+    fn wake_some(&self) {
         let mut waiting = self.waiting.lock();
         let room = self.limit().saturating_sub(self.buffered());
         let woken = waiting.take(room);
+        self.has_waiting.store(!waiting.is_empty(), Ordering::SeqCst);
         drop(waiting);
         for waker in woken {
             self.ctx.events.wake(waker);
@@ -105,7 +117,7 @@ impl Core {
     }
 
     fn give_back(&self, bytes: usize) {
-        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        self.buffered.fetch_sub(bytes, Ordering::SeqCst);
         self.wake_waiting();
     }
 }
@@ -133,7 +145,12 @@ impl RoomWait {
         if matches!(done, Err(Error::BufferFull { .. })) {
             // Cloned before the lock is taken, because that is code of the user.
             let waker = cx.waker().clone();
-            let (number, _before) = self.core.waiting.lock().wait(self.number, self.len, waker);
+            let (number, _before) = {
+                let mut waiting = self.core.waiting.lock();
+                let left = waiting.wait(self.number, self.len, waker);
+                self.core.has_waiting.store(true, Ordering::SeqCst);
+                left
+            };
             self.number = Some(number);
             // Once more after leaving the waker: room that was made between is seen, room made
             // later wakes.

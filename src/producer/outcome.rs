@@ -30,6 +30,8 @@ pub(super) struct BatchState {
     buffer: Arc<dyn Buffer>,
     progress: Mutex<BatchOutcome>,
     completed: Condvar,
+    /// The outcome is there. Written after it, under `progress`; read without the lock.
+    is_completed: AtomicBool,
     /// An acknowledgement was dropped. Written under `progress`, where the outcome is written too,
     /// so the second of the two writers knows of the first and keeps the error. Read without the
     /// lock only to see that there is nothing left to do.
@@ -52,6 +54,7 @@ impl BatchState {
             buffer,
             progress: Mutex::new(Rank::Pending, BatchOutcome::default()),
             completed: Condvar::new(),
+            is_completed: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             records: AtomicU32::new(1),
         }
@@ -60,7 +63,8 @@ impl BatchState {
     /// Of a record that comes after a failed write.
     pub(super) fn failed(buffer: Arc<dyn Buffer>, failure: Arc<Failure>) -> Self {
         let outcome = BatchOutcome { outcome: Some(Err(failure)), wakers: Vec::new() };
-        BatchState { progress: Mutex::new(Rank::Pending, outcome), ..BatchState::new(buffer) }
+        let is_completed = AtomicBool::new(true);
+        BatchState { progress: Mutex::new(Rank::Pending, outcome), is_completed, ..BatchState::new(buffer) }
     }
 
     /// It takes no more records.
@@ -82,6 +86,7 @@ impl BatchState {
             lost = Some(failure.clone());
         }
         progress.outcome = Some(outcome);
+        self.is_completed.store(true, Ordering::Release);
         let wakers = std::mem::take(&mut progress.wakers);
         drop(progress);
         self.completed.notify_all();
@@ -168,7 +173,7 @@ impl BatchState {
 
     #[inline]
     fn is_completed(&self) -> bool {
-        self.progress.lock().outcome.is_some()
+        self.is_completed.load(Ordering::Acquire)
     }
 
     /// Writes the batch if it is still open, and blocks until it is visible. The caller takes the

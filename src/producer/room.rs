@@ -28,6 +28,10 @@ impl RoomQueue {
         (number, before.map(|waiting| waiting.waker))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()

@@ -207,7 +207,7 @@ impl Portion<'_> {
             batch.header.base_sequence = last;
             batch.header.attributes = batch.header.attributes.with_given_sequences(Some(dense));
             let sender = Sender { first: Some(first), producer: &identity.name, fence: &|| identity.check() };
-            match self.log.append_from(batch, &sender) {
+            match self.log.append_from(&mut batch, &sender) {
                 Ok(appended) => {
                     let indices = self.indices.iter().skip(known);
                     for (at, (index, timestamp)) in (0..).zip(indices.zip(timestamps)) {

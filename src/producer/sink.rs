@@ -3,6 +3,7 @@
 use std::task::{Poll, Waker};
 
 use crate::broker::ProducerIdentity;
+use crate::config::Compression;
 use crate::error::{Error, IoAction, Result};
 use crate::log::producers::Sender;
 use crate::log::{Appended, Log, LogSettings};
@@ -10,14 +11,35 @@ use crate::segment::builder::SealedBatch;
 use crate::sync::Arc;
 use crate::types::{Offset, PartitionId, TopicName};
 
+/// The settings of a log that a batch depends on.
+#[derive(Clone, Copy)]
+pub(super) struct BatchSettings {
+    /// Of the largest batch that fits a segment, header included.
+    pub(super) max_batch_bytes: usize,
+    /// Of the largest record that is allowed and fits a batch.
+    pub(super) max_record_len: usize,
+    pub(super) compression: Compression,
+}
+
+impl BatchSettings {
+    pub(super) fn of(settings: &LogSettings) -> Self {
+        BatchSettings {
+            max_batch_bytes: settings.max_batch_bytes(),
+            max_record_len: settings.max_record_len(),
+            compression: settings.compression,
+        }
+    }
+}
+
 /// The functions of a log that a producer needs.
 pub(super) trait Sink: Send + Sync {
     fn topic(&self) -> &TopicName;
     fn partition(&self) -> PartitionId;
-    fn settings(&self) -> Arc<LogSettings>;
+    fn batch_settings(&self) -> BatchSettings;
     /// Writes a batch at the log's end, if the handle that sends it, where it has a name, is the
     /// last one of that.
-    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
+    /// The batch's buffers may be gone after that.
+    fn append(&self, batch: &mut SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended>;
     /// Whether everything below `end` is visible, without regard to truncations.
     fn is_visible(&self, end: Offset) -> bool;
     /// Blocks until everything below `end`, appended up to `epoch`, is visible.
@@ -43,11 +65,11 @@ impl Sink for Arc<Log> {
         Log::partition(self)
     }
 
-    fn settings(&self) -> Arc<LogSettings> {
-        Log::settings(self)
+    fn batch_settings(&self) -> BatchSettings {
+        self.with_settings(BatchSettings::of)
     }
 
-    fn append(&self, batch: SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended> {
+    fn append(&self, batch: &mut SealedBatch, identity: Option<&ProducerIdentity>) -> Result<Appended> {
         match identity {
             Some(identity) => self.append_from(
                 batch,

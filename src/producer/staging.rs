@@ -148,7 +148,7 @@ impl<'a> Staging<'a> {
             Some(at) => *at,
             None => {
                 let buffer = buffer()?;
-                let settings = buffer.sink().settings();
+                let settings = buffer.sink().batch_settings();
                 let limits = BatchLimits::new(self.core, &settings);
                 let compression = settings.compression;
                 let batches = Vec::new();

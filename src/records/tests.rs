@@ -57,7 +57,7 @@ fn append_with(log: &Arc<Log>, span: u32, records: &[Made<'_>], attributes: Attr
         log_epoch: 0,
         body_crc: crc32fast::hash(body),
     };
-    let appended = log.append(SealedBatch { header, stored, raw: None, keyless: None }).unwrap();
+    let appended = log.append(&mut SealedBatch { header, stored, raw: None, keyless: None }).unwrap();
     log.wait_visible(appended.end, appended.epoch).unwrap();
 }
 

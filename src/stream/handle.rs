@@ -329,15 +329,16 @@ impl Stream {
 
     fn append_once(&self, expected: ExpectedVersion, events: &[Record<'_>]) -> Result<StreamReceipt> {
         let log = self.log();
-        let (batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events)?;
+        let (mut batch, timestamps) = prepare(&self.broker.ctx, self.state(), log, events)?;
         let Some(first) = timestamps.first().copied() else {
             return Err(Error::internal("a prepared batch has a record"));
         };
         let condition = self.condition(expected);
-        let (appended, before) = log.append_to_stream(batch, &condition).map_err(|error| match error {
-            Error::VersionConflict { .. } => durability::resolve_conflict(log, error),
-            error => error,
-        })?;
+        let (appended, before) =
+            log.append_to_stream(&mut batch, &condition).map_err(|error| match error {
+                Error::VersionConflict { .. } => durability::resolve_conflict(log, error),
+                error => error,
+            })?;
         log.wait_visible(appended.end, appended.epoch)?;
         let first = appended.receipt(self.topic(), self.partition.id(), 0, first);
         Ok(StreamReceipt { first, version: before.plus(events.len() as u64) })

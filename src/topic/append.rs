@@ -241,9 +241,9 @@ impl Partition {
     }
 }
 
-fn append_if(log: &Arc<Log>, batch: SealedBatch, end: Option<Offset>) -> Result<Appended> {
-    let Some(end) = end else { return log.append(batch) };
-    log.append_at(batch, end).map_err(|error| match error {
+fn append_if(log: &Arc<Log>, mut batch: SealedBatch, end: Option<Offset>) -> Result<Appended> {
+    let Some(end) = end else { return log.append(&mut batch) };
+    log.append_at(&mut batch, end).map_err(|error| match error {
         Error::OffsetConflict { .. } => durability::resolve_conflict(log, error),
         error => error,
     })

@@ -7,7 +7,8 @@
 //! the head of the queue compressed *drains* the queue: it appends compressed heads until one is
 //! not compressed yet; the thread that compresses that one continues from there. So compressing is
 //! parallel, appending follows the order of sealing, and no thread waits for another: a thread that
-//! finds another draining leaves its batch to it.
+//! finds another draining leaves its batch to it. A batch that is sealed while the queue is empty is
+//! the head already, so its thread has the turn to append from the start.
 //!
 //! If an append fails, everything that this producer has accepted for the partition and not written
 //! fails with the same error, the open batch included. Until a caller has taken the error, or no
@@ -169,7 +170,7 @@ impl PartitionBuffer {
         sticking: Option<Sticking<'_>>,
         chores: &mut Chores,
     ) -> Result<Opened<'a>> {
-        let settings = self.sink.settings();
+        let settings = self.sink.batch_settings();
         let limits = BatchLimits::new(&self.core, &settings);
         if len > limits.record {
             return Err(self.too_large(len, limits.record));
@@ -187,7 +188,7 @@ impl PartitionBuffer {
             }
         }
         let state = Arc::new(BatchState::new(self.clone()));
-        let open = OpenBatch::new(&self.core, limits, settings.compression, timestamp, len, state);
+        let open = Box::new(OpenBatch::new(&self.core, limits, settings.compression, timestamp, len, state));
         chores.list = queue.list();
         let (open, timer) = self.open(queue, open);
         chores.timer = timer;
@@ -199,7 +200,7 @@ impl PartitionBuffer {
     fn open<'a>(
         &self,
         queue: &'a mut BatchQueue,
-        mut batch: OpenBatch,
+        mut batch: Box<OpenBatch>,
     ) -> (&'a mut OpenBatch, Option<Duration>) {
         let linger = self.core.config.linger;
         let mut timer = None;
@@ -272,9 +273,9 @@ impl PartitionBuffer {
                     sealed.push(left);
                     complete = true;
                 }
-                timer = timer.or(self.open(queue, batch).1);
+                timer = timer.or(self.open(queue, Box::new(batch)).1);
             }
-            if queue.open.as_ref().is_some_and(OpenBatch::is_full) || self.core.config.linger.is_zero() {
+            if queue.open.as_ref().is_some_and(|open| open.is_full()) || self.core.config.linger.is_zero() {
                 sealed.extend(queue.seal(self));
                 complete = true;
             }
@@ -299,7 +300,7 @@ impl PartitionBuffer {
     /// The time from which a batch should count that [`adopt`](PartitionBuffer::adopt) could append
     /// to the open one.
     pub(super) fn base_timestamp(&self) -> Option<Timestamp> {
-        self.queue.lock().open.as_ref().map(OpenBatch::base_timestamp)
+        self.queue.lock().open.as_ref().map(|open| open.base_timestamp())
     }
 
     /// Seals the open batch, or if one is `awaited` only that, and writes the batches that can be
@@ -320,7 +321,7 @@ impl PartitionBuffer {
 
     /// Bytes in the open batch.
     pub(super) fn open_bytes(&self) -> usize {
-        self.queue.lock().open.as_ref().map_or(0, OpenBatch::len)
+        self.queue.lock().open.as_ref().map_or(0, |open| open.len())
     }
 
     /// The last batch that is sealed and not in the log.

@@ -56,15 +56,16 @@ pub(crate) struct PartitionBuffer {
 }
 
 pub(super) struct BatchQueue {
-    pub(super) open: Option<OpenBatch>,
+    /// In a box, so that it is moved without copying it.
+    pub(super) open: Option<Box<OpenBatch>>,
     /// In the order of sealing. A batch stays until it has been appended, so that a flush finds it.
     pub(super) sealed: VecDeque<Slot>,
     /// The ticket of the first slot. Tickets are counted through, so a slot is found by its own.
     pub(super) first_ticket: u64,
-    /// A thread is appending the heads, and no other thread may. That thread looks for a compressed
-    /// head under this lock before it stops. A thread that marks a head as compressed does so under
-    /// this lock and then reads this flag. So a compressed head is never left without a thread to
-    /// append it.
+    /// A thread is appending the heads, or compressing the first one, and no other thread may append.
+    /// That thread looks for a compressed head under this lock before it stops. A thread that marks
+    /// a head as compressed does so under this lock and then reads this flag. So a compressed head
+    /// is never left without a thread to append it.
     pub(super) draining: bool,
     /// It is among the [`Unflushed`], or the thread that has marked it is about to add it.
     pub(super) listed: bool,
@@ -88,7 +89,7 @@ pub(super) struct Slot {
 pub(super) enum Body {
     /// The thread that sealed it is at work.
     Compressing,
-    Compressed(Compressed),
+    Compressed(Box<Compressed>),
     /// Compressing it unwound.
     Failed(Error),
     /// The thread that drains the queue is at work.
@@ -117,7 +118,7 @@ impl BatchQueue {
     }
 
     /// Takes everything that is not in the log, which fails with this write.
-    pub(super) fn fail(&mut self, failure: &Arc<Failure>) -> (VecDeque<Slot>, Option<OpenBatch>) {
+    pub(super) fn fail(&mut self, failure: &Arc<Failure>) -> (VecDeque<Slot>, Option<Box<OpenBatch>>) {
         self.failure = Arc::downgrade(failure);
         self.first_ticket += self.sealed.len() as u64;
         (std::mem::take(&mut self.sealed), self.open.take())

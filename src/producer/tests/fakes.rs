@@ -17,7 +17,7 @@ use crate::producer::config::ProducerConfig;
 use crate::producer::core::Core;
 use crate::producer::outbox::{Outbox, Target};
 use crate::producer::pending::Wait;
-use crate::producer::sink::Sink;
+use crate::producer::sink::{BatchSettings, Sink};
 use crate::record::Record;
 use crate::segment::builder::SealedBatch;
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, thread};
@@ -194,11 +194,11 @@ impl Sink for Arc<FakeLog> {
         self.partition
     }
 
-    fn settings(&self) -> Arc<LogSettings> {
-        self.settings.clone()
+    fn batch_settings(&self) -> BatchSettings {
+        BatchSettings::of(&self.settings)
     }
 
-    fn append(&self, batch: SealedBatch, _: Option<&ProducerIdentity>) -> Result<Appended> {
+    fn append(&self, batch: &mut SealedBatch, _: Option<&ProducerIdentity>) -> Result<Appended> {
         self.gate.pass();
         let mut state = self.state.lock();
         if let Some((left, fault)) = &mut state.fault {
@@ -216,15 +216,15 @@ impl Sink for Arc<FakeLog> {
             }
         }
         let SealedBatch { header, stored, raw, .. } = batch;
-        check_body(&header, &stored[HEADER_BYTES..]).unwrap();
+        check_body(header, &stored[HEADER_BYTES..]).unwrap();
         let codec = Codec::from_number(header.codec).unwrap();
         let mut body = Vec::new();
         let (records, table) =
             stored[HEADER_BYTES..].split_at(stored.len() - HEADER_BYTES - header.table_bytes() as usize);
         decompress(codec, records, header.uncompressed_len as usize, &mut body).unwrap();
         assert_eq!(raw.is_some(), codec != Codec::None);
-        assert!(raw.is_none_or(|raw| raw[HEADER_BYTES..] == body));
-        validate(&header, &body, table).unwrap();
+        assert!(raw.as_ref().is_none_or(|raw| raw[HEADER_BYTES..] == body));
+        validate(header, &body, table).unwrap();
         let base = state.stored.len() as u64;
         let mut max = Timestamp::from_millis(i64::MIN);
         for record in RawRecords::new(&body, header.count) {

@@ -97,7 +97,7 @@ fn batches_fit_segments_that_are_smaller() {
         outbox.send(&topic, None, &Record::new([7; 100])).unwrap().detach();
     }
     flush(&outbox).unwrap();
-    let max = topic.logs[0].settings().max_batch_bytes();
+    let max = topic.logs[0].batch_settings().max_batch_bytes;
     assert!(topic.logs[0].sizes().iter().all(|size| *size <= max));
 }
 
