@@ -194,3 +194,24 @@ fn documents_avoid_idioms() {
         wrong.join("\n")
     );
 }
+
+/// The README is the front page on docs.rs and crates.io too, where a relative link leads nowhere.
+#[test]
+fn every_link_of_the_front_page_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let targets: Vec<&str> =
+        page.split("](").skip(1).map(|after| after.split_once(')').map_or(after, |(to, _)| to)).collect();
+    assert!(targets.len() > 10, "{targets:?}");
+    for target in targets {
+        assert!(target.starts_with("https://"), "{target} is relative");
+        let page = target.strip_prefix("https://docs.rs/quipu/latest/quipu/guide/");
+        let file = target.strip_prefix("https://docs.rs/crate/quipu/latest/source/");
+        let there = match (page, file) {
+            (Some(page), _) => format!("src/guide/{}.md", page.trim_end_matches('/')),
+            (_, Some(file)) => file.to_string(),
+            _ => continue,
+        };
+        assert!(root.join(&there).is_file(), "{target}: there is no {there}");
+    }
+}
