@@ -30,6 +30,9 @@ pub(super) struct Handles {
 /// each [`BYTES_PER_READ`] of the map that there is.
 const READS_MIN: u64 = 16;
 const BYTES_PER_READ: u64 = 4 << 20;
+/// It is mapped at once for a reader that has so many bytes before it, or an eighth of the map that
+/// there is: reading them by position copies each.
+const AHEAD_MIN: u64 = 1 << 20;
 
 impl Handles {
     pub(super) fn new() -> Self {
@@ -103,13 +106,14 @@ impl Handles {
         self.map.lock().as_ref().filter(|map| map.len() as u64 >= bytes).cloned()
     }
 
-    /// Counts a read that meets bytes after the map of a segment that grows. Returns whether they
-    /// should be mapped: after some reads, and the more the longer the map is, because each page of
-    /// a new map costs its first reader a page fault, and the notes are copied.
-    pub(super) fn is_worth_a_map(&self) -> bool {
+    /// Counts a read that meets bytes after the map of a segment that grows, `ahead` of its end.
+    /// Returns whether they should be mapped: if they are many, or after some reads, and the more
+    /// the longer the map is, because each page of a new map costs its first reader a page fault,
+    /// and the notes are copied.
+    pub(super) fn is_worth_a_map(&self, ahead: u64) -> bool {
         let reads = self.beyond_map.fetch_add(1, Ordering::Relaxed) + 1;
         let mapped = self.map.lock().as_ref().map_or(0, |map| map.len() as u64);
-        reads >= READS_MIN.max(mapped / BYTES_PER_READ)
+        ahead >= AHEAD_MIN.max(mapped / 8) || reads >= READS_MIN.max(mapped / BYTES_PER_READ)
     }
 
     /// Returns whether a map of so many bytes may be tried. Closes other maps for it.

@@ -224,8 +224,9 @@ impl Segment {
     }
 
     /// Returns the bytes of the segment, mapped: all of a sealed one; of the active one those up to
-    /// some batch after `position`, after some reads that met no map. Returns `None` if they must be
-    /// read by position, because there is no room for the map or the file system has none.
+    /// some batch after `position`, if there are many or after some reads that met no map. Returns
+    /// `None` if they must be read by position, because there is no room for the map or the file
+    /// system has none.
     ///
     /// # Errors
     /// `Corrupt` if the file is shorter than in the manifest, or its header is not this segment's.
@@ -244,7 +245,8 @@ impl Segment {
         if let Some(map) = self.handles.map_of(wanted) {
             return Ok(Some(map));
         }
-        let may_grow = || Ok(self.handles.is_worth_a_map() && self.file(ctx)?.grows_while_mapped());
+        let ahead = size.saturating_sub(wanted);
+        let may_grow = || Ok(self.handles.is_worth_a_map(ahead) && self.file(ctx)?.grows_while_mapped());
         if !(is_sealed || may_grow()?) || !self.handles.may_map(ctx, size) {
             return Ok(None);
         }
