@@ -176,6 +176,7 @@ impl BrokerInner {
     pub(super) fn delete_topic(&self, name: &str) -> Result<(Arc<TopicState>, Result<()>)> {
         self.check_open()?;
         let _later = Later::new();
+        let _no_backup = self.ctx.no_backup()?;
         let _changing = self.changing.lock();
         let state = self.topic_state(name)?;
         let (ctx, id) = (&*self.ctx, state.id);
@@ -228,7 +229,8 @@ impl BrokerInner {
     /// then the catalog's counter, which is never given out twice, goes into it, because every
     /// opening begins with the same numbers.
     fn topic_id(&self, next_id: u64) -> TopicId {
-        let mut seeded = SplitMix64::new(self.ctx.seed ^ next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut seeded =
+            SplitMix64::new(self.ctx.settings.seed ^ next_id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut half = || if self.is_seeded { seeded.next_u64() } else { random_u64() };
         let mut id = [0; 16];
         for bytes in id.chunks_exact_mut(8) {

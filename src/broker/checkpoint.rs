@@ -7,6 +7,7 @@ use std::path::Path;
 use super::store::CatalogFile;
 use crate::engine::{Context, malformed};
 use crate::error::{Error, Result};
+use crate::format::backup::BackupMark;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names;
 use crate::storage::{read_file, replace_file};
@@ -75,5 +76,21 @@ impl CheckpointStore {
         replaced.map_err(|failed| Error::replace(&ctx.display(path), failed.error))?;
         state.last = Some(next);
         Ok(())
+    }
+}
+
+/// Reads the mark of a backup. Returns `None` if there is none, or it cannot be read: such a backup
+/// was not finished.
+///
+/// # Errors
+/// `UnsupportedFormat`: a later release wrote it.
+pub(super) fn read_mark(ctx: &Context) -> Result<Option<BackupMark>> {
+    const LIMIT: u64 = 4 << 10;
+    let path = Path::new(names::BACKUP);
+    let Ok(bytes) = read_file(&*ctx.storage, path, LIMIT) else { return Ok(None) };
+    match BackupMark::decode(&bytes) {
+        Ok(mark) => Ok(Some(mark)),
+        Err(m) if m.unsupported.is_some() => Err(malformed(ctx, path, 0, &m)),
+        Err(_) => Ok(None),
     }
 }

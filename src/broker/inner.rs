@@ -130,6 +130,8 @@ impl BrokerInner {
         }
         // Those that read no log; the end of a log wakes its own.
         self.ctx.readers.idle.signal();
+        // A backup ends at its next file. One that makes this call ends after it.
+        drop(self.ctx.no_backup());
         // Waits for a running change of the topics; no other starts, so everything that it opens is
         // closed below.
         drop(self.changing.lock());

@@ -1,5 +1,6 @@
 //! The root object: one directory, its threads, and the state that every handle shares.
 
+mod backup;
 mod catalog;
 mod checkpoint;
 mod groups;
@@ -15,6 +16,7 @@ mod topics;
 mod trash;
 mod unknown;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 pub(crate) use self::groups::offsets_config;
@@ -28,7 +30,7 @@ use crate::engine::observe;
 use crate::error::{Error, IoAction, Result};
 use crate::log::durability::sync_ahead;
 use crate::log::statistics::partition_stats;
-use crate::stats::{BrokerStats, OpenReport, TopicStats};
+use crate::stats::{BackupProgress, BackupReport, BrokerStats, OpenReport, TopicStats};
 use crate::storage::Storage;
 use crate::storage::fs::FsStorage;
 use crate::storage::mem::MemStorage;
@@ -301,6 +303,70 @@ impl Broker {
     /// properly.
     pub fn close(&self) -> Result<()> {
         self.inner.close()
+    }
+
+    /// Copies everything into the directory `to`, as it is at one moment: all topics with their
+    /// settings, the committed offsets of groups, and the names and sequences of idempotent
+    /// producers. A transaction is in the copy as a whole or not at all. Records that a producer
+    /// still buffers are not in it; [`flush`](crate::Producer::flush) before.
+    ///
+    /// The broker works on meanwhile. Sealed segments get a second name (a hard link) where `to` is
+    /// on the same file system, and are copied elsewhere; of active segments a copy is made. Files
+    /// that retention or compaction removes meanwhile are removed at the end of the backup.
+    /// [`delete_topic`](Broker::delete_topic), [`Topic::erase_stream`](crate::Topic::erase_stream)
+    /// and another backup wait for it, and [`close`](Broker::close) ends it with
+    /// [`Closed`](Error::Closed).
+    ///
+    /// `to` is created if it is missing. It may hold an older backup of this broker: then only what
+    /// is new is copied. The copy is the directory of a broker that was closed properly: to restore
+    /// is to open it, or a copy of it. In every partition an [epoch](crate::Partition::epoch)
+    /// begins at its end, so that positions after it, which are those of other records, are
+    /// refused. Do not open a backup that is to be continued; a broker that has written into it
+    /// makes it one of its own.
+    ///
+    /// `progress` is called after each segment, and after each MiB that is copied. It may end the
+    /// backup with [`Break`](ControlFlow::Break): then the report is not
+    /// [complete](crate::stats::BackupReport::complete). A backup that was ended, has failed or was
+    /// interrupted is no broker's directory: opening it returns
+    /// [`BackupUnfinished`](Error::BackupUnfinished). Another backup into it finishes it.
+    ///
+    /// # Errors
+    /// [`AlreadyOpen`](Error::AlreadyOpen) if `to` is in use, for example by another backup;
+    /// [`ForeignDirectory`](Error::ForeignDirectory) or [`NotABackup`](Error::NotABackup) if it
+    /// holds something else than an older backup: nothing was touched.
+    /// [`Corrupt`](Error::Corrupt) if a partition is damaged: [salvage](Broker::salvage) first, or
+    /// [accept the loss](crate::Partition::accept_loss).
+    /// [`BackupRunning`](Error::BackupRunning) in `progress`; [`Closed`](Error::Closed),
+    /// [`DiskFull`](Error::DiskFull), [`Io`](Error::Io).
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use quipu::{Broker, Record, Start, TopicConfig};
+    /// # fn main() -> quipu::Result<()> {
+    /// # let dir = std::env::temp_dir().join(format!("quipu-backup-{}", std::process::id()));
+    /// let broker = Broker::open(dir.join("data"))?;
+    /// let orders = broker.ensure_topic("orders", TopicConfig::new())?;
+    /// broker.producer().send(&orders, Record::new("42 EUR"))?.wait()?;
+    ///
+    /// let report = broker.backup(dir.join("backup"), |_| ControlFlow::Continue(()))?;
+    /// assert!(report.complete);
+    ///
+    /// let restored = Broker::open(dir.join("backup"))?;
+    /// let records = restored.topic("orders")?.partition(0)?.read(Start::Beginning, 1 << 20)?;
+    /// assert_eq!(records.iter().next().unwrap().value_str(), Some("42 EUR"));
+    /// # drop((broker, restored, records));
+    /// # std::fs::remove_dir_all(dir).unwrap();
+    /// # Ok(()) }
+    /// ```
+    pub fn backup(
+        &self,
+        to: impl AsRef<Path>,
+        mut progress: impl FnMut(BackupProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        let to = to.as_ref();
+        self.inner.check_open()?;
+        FsStorage::create_root(to).map_err(|e| Error::create(to, e))?;
+        self.inner.backup(Arc::new(FsStorage::new(to.to_path_buf())), &mut progress)
     }
 
     /// Another handle of a broker.

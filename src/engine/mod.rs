@@ -3,6 +3,7 @@
 
 mod events;
 pub(crate) mod files;
+mod held_files;
 mod identity;
 mod notify;
 pub(crate) mod observe;
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 pub(crate) use self::events::{Events, Later, caught};
 pub(crate) use self::files::FileBudget;
+pub(crate) use self::held_files::InsideBackup;
+use self::held_files::{HeldFiles, NoBackup};
 pub(crate) use self::identity::Identity;
 pub(crate) use self::notify::{Interest, Readers, Waiter, Waiters};
 pub(crate) use self::opened::{OpenedFile, OpenedMap};
@@ -51,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) read_mode: ReadMode,
     /// The directory is only read: no file is opened for writing.
     pub(crate) read_only: bool,
+    pub(crate) seed: u64,
     /// Set if every run must produce the same bytes.
     pub(crate) fixed_seed: Option<u64>,
     /// The most bytes of [`KeptBatches::tail_bytes`].
@@ -64,8 +68,9 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    fn of(config: &BrokerConfig) -> Self {
+    fn of(config: &BrokerConfig, seed: u64) -> Self {
         Settings {
+            seed,
             read_mode: config.read_mode,
             read_only: false,
             fixed_seed: config.seed,
@@ -93,7 +98,6 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     /// The wall clock and the monotonic clock when the broker was opened.
     opened_at: (Timestamp, Duration),
-    pub(crate) seed: u64,
     pub(crate) settings: Settings,
     pub(crate) pool: BufferPool,
     pub(crate) timer: Timer,
@@ -103,6 +107,7 @@ pub(crate) struct Context {
     pub(crate) kept: KeptBatches,
     pub(crate) reserve: Reserve,
     pub(crate) room: Room,
+    pub(crate) held_files: HeldFiles,
     pub(crate) events: Arc<Events>,
     /// Notes that a partition has files. Set by the broker.
     on_files: OnceLock<OnFiles>,
@@ -126,8 +131,7 @@ impl Context {
             gate,
             clock: config.clock.clone(),
             opened_at: (config.clock.now(), config.clock.monotonic()),
-            seed,
-            settings: Settings::of(config),
+            settings: Settings::of(config, seed),
             pool: BufferPool::new(),
             timer: Timer::new(),
             work: WorkQueue::default(),
@@ -135,6 +139,7 @@ impl Context {
             readers: Readers::default(),
             kept: KeptBatches { tail_bytes: AtomicUsize::new(0), unpacked: Unpacked::new() },
             room: Room::new(budget),
+            held_files: HeldFiles::default(),
             events: Arc::new(Events::new(config.on_event.clone())),
             on_files: OnceLock::new(),
         }
@@ -152,6 +157,20 @@ impl Context {
     /// once, before the first log is opened.
     pub(crate) fn set_on_files(&self, on_files: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
         let _ = self.on_files.set(Box::new(on_files));
+    }
+
+    /// Keeps a backup from starting, until the guard is dropped. Waits for one that is running. The
+    /// caller must hold no lock.
+    ///
+    /// # Errors
+    /// `BackupRunning` if the backup waits for this call.
+    pub(crate) fn no_backup(&self) -> Result<NoBackup<'_>> {
+        self.held_files.no_backup().map_err(|InsideBackup| self.backup_running())
+    }
+
+    /// The error of a call that would have to wait for the backup from which it is made.
+    pub(crate) fn backup_running(&self) -> Error {
+        Error::BackupRunning { path: self.display(Path::new("")) }
     }
 
     /// Claims so many bytes of the budget, if there is one, and those of a missing reserve. The

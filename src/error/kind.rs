@@ -31,6 +31,8 @@ impl Error {
             | Error::InvalidGroupName { .. }
             | Error::InvalidProducerName { .. }
             | Error::InvalidBatches { .. }
+            | Error::NotABackup { .. }
+            | Error::BackupRunning { .. }
             | Error::InvalidAssignment { .. } => ErrorKind::InvalidInput,
             Error::UnknownTopic { .. } | Error::UnknownPartition { .. } | Error::TopicDeleted { .. } => {
                 ErrorKind::NotFound
@@ -60,6 +62,7 @@ impl Error {
             Error::Io { .. }
             | Error::ReadOnly { .. }
             | Error::ForeignDirectory { .. }
+            | Error::BackupUnfinished { .. }
             | Error::UnsupportedFormat { .. }
             | Error::Corrupt(_)
             | Error::Poisoned { .. }

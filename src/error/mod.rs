@@ -500,6 +500,30 @@ pub enum Error {
         /// The foreign entry.
         found: String,
     },
+    /// A backup was interrupted: the directory is no broker's yet. A backup into it finishes it.
+    #[error("{} is a backup that was not finished", path.display())]
+    #[non_exhaustive]
+    BackupUnfinished {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A backup is refused because of the directory that it was to be made in. Nothing was touched.
+    #[error("no backup can be made in {}: {what}", path.display())]
+    #[non_exhaustive]
+    NotABackup {
+        /// The directory.
+        path: PathBuf,
+        /// What the directory is instead.
+        what: String,
+    },
+    /// The call was made by the progress function of a backup, and would have to wait for the end
+    /// of that.
+    #[error("{}: the call would wait for the backup from which it is made", path.display())]
+    #[non_exhaustive]
+    BackupRunning {
+        /// The broker's directory.
+        path: PathBuf,
+    },
     /// A file is whole, and it requires something of the format that this build does not have:
     /// another version, a feature, or the codec of a batch (a feature of this crate). Nothing was
     /// touched. Use the release that wrote it or a later one, built with that feature.

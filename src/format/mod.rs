@@ -11,6 +11,7 @@
     )
 )]
 
+pub(crate) mod backup;
 pub(crate) mod batch;
 pub(crate) mod body;
 pub(crate) mod catalog;

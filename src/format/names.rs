@@ -28,6 +28,8 @@ pub(crate) const CHECKPOINT: &str = "checkpoint";
 pub(crate) const JOURNAL: &str = "journal";
 /// Space that is released to free more space on a full disk.
 pub(crate) const RESERVE: &str = "reserve";
+/// States that the directory is a backup, and whether it is finished.
+pub(crate) const BACKUP: &str = "backup";
 /// The directory of the topics' directories.
 pub(crate) const TOPICS: &str = "topics";
 /// The directory of topics that are being deleted.
@@ -207,7 +209,7 @@ pub(crate) fn parse_partition_dir(name: &str) -> Option<PartitionId> {
 
 /// Whether this is the name of a file or a directory that a broker makes in its directory.
 pub(crate) fn is_root_entry(name: &str) -> bool {
-    let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, TOPICS, TRASH];
+    let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, BACKUP, TOPICS, TRASH];
     permanent.contains(&name)
         || name == RESERVE
         // Reserved: a later release may have left it.

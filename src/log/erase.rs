@@ -46,6 +46,8 @@ impl Erasure<'_> {
     fn run(&self) -> Result<u64> {
         let log = self.log;
         let _later = Later::new();
+        // A backup may have erased records only if it was made before.
+        let _no_backup = log.ctx.no_backup()?;
         let _alone = log.compactor.lock();
         log.check_writable()?;
         if !log.has_files() {

@@ -9,7 +9,7 @@ use super::{Log, idempotence, retention, roll, successors, transitions};
 use crate::engine::Work;
 use crate::format::checkpoint::CheckpointEntry;
 use crate::format::manifest::SegmentState;
-use crate::segment::{Segment, timestamp_or_unknown};
+use crate::segment::{Point, Segment, timestamp_or_unknown};
 use crate::sync::Arc;
 use crate::types::{Offset, Timestamp};
 
@@ -140,8 +140,12 @@ pub(crate) fn checkpoint(log: &Log) -> Option<CheckpointEntry> {
     if log.health.is_damaged() || !log.has_files() {
         return None;
     }
-    let point = log.durability.point();
-    Some(CheckpointEntry {
+    Some(entry_of(log, &log.durability.point()))
+}
+
+/// Returns the entry of a checkpoint for this point of the log.
+pub(crate) fn entry_of(log: &Log, point: &Point) -> CheckpointEntry {
+    CheckpointEntry {
         topic_id: log.identity.topic_id,
         partition: log.identity.partition,
         base_offset: point.base,
@@ -153,5 +157,5 @@ pub(crate) fn checkpoint(log: &Log) -> Option<CheckpointEntry> {
         last_crc: point.last_crc,
         log_epoch: point.epoch,
         digest: point.digest,
-    })
+    }
 }

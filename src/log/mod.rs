@@ -70,6 +70,7 @@ pub(crate) mod close;
 pub(crate) mod compaction;
 pub(crate) mod create;
 pub(crate) mod cursor;
+pub(crate) mod cut;
 pub(crate) mod durability;
 pub(crate) mod erase;
 pub(crate) mod idempotence;

@@ -369,13 +369,8 @@ impl Segment {
         self.retired.store(true, Ordering::Release);
         // Delete the indexes first. If one stays, the segment stays too, and its name shows that a
         // file is left.
-        let is_gone = |path: &Path| match ctx.storage.remove_file(path) {
-            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
-            Ok(()) => true,
-        };
-        if is_gone(&self.index_path()) && is_gone(&self.keys_path()) {
-            is_gone(&self.path);
-        }
+        let files = [self.index_path(), self.keys_path(), self.path.clone()];
+        ctx.held_files.remove(&*ctx.storage, files);
     }
 
     // -- the index --

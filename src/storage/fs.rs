@@ -133,6 +133,11 @@ impl Storage for FsStorage {
         fs::rename(self.resolve(from)?, self.resolve(to)?)
     }
 
+    fn link_from(&self, from: &Path, to: &Path) -> io::Result<()> {
+        check_regular(from)?;
+        fs::hard_link(from, self.resolve(to)?)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let path = self.resolve(path)?;
         match fs::remove_file(&path) {

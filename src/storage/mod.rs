@@ -61,6 +61,13 @@ pub(crate) trait Storage: Send + Sync {
     /// only after [`sync_dir`](Storage::sync_dir) of both directories.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file outside of this storage, at the absolute path `from`, the name `to` in it as
+    /// well, which must be free. Durable only after the directory's [`sync_dir`](Storage::sync_dir).
+    /// `Unsupported` where there is no such file system, or not one for both.
+    fn link_from(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Unlinks a file, or a symbolic link and not its target. Maps and handles of it stay valid.
     /// Durable only after the directory's [`sync_dir`](Storage::sync_dir).
     fn remove_file(&self, path: &Path) -> io::Result<()>;

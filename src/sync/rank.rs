@@ -129,6 +129,8 @@ pub(crate) enum Rank {
     Pool,
 
     // -- open files: every operation that opens one may close others --
+    /// `HeldFiles`: whether a backup is running, and the files to remove after it.
+    HeldFiles,
     /// `FileBudget`: the segments that have files open.
     OpenFiles,
     /// `Index`: the known entries.

@@ -7,10 +7,11 @@ use std::{fmt, io};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::error::Result;
-use crate::stats::{SalvageReport, VerifyProgress, VerifyReport};
-use crate::storage::Storage;
+use crate::stats::{BackupProgress, BackupReport, SalvageReport, VerifyProgress, VerifyReport};
 use crate::storage::faults::{Failure, FaultStorage, Faults, Gate, Op};
+use crate::storage::fs::FsStorage;
 use crate::storage::mem::{MemStorage, Survive, UNBOUNDED};
+use crate::storage::{Storage, read_file};
 use crate::sync::Arc;
 
 /// A disk in memory that knows which bytes were synced, counts operations, and fails on demand.
@@ -54,7 +55,49 @@ impl BrokerConfig {
     }
 }
 
+impl Broker {
+    /// As [`backup`](Broker::backup), onto a simulated disk.
+    ///
+    /// # Errors
+    /// As [`backup`](Broker::backup), and the planned faults of the disk.
+    pub fn backup_on_disk(
+        &self,
+        disk: &Disk,
+        mut progress: impl FnMut(BackupProgress) -> ControlFlow<()>,
+    ) -> Result<BackupReport> {
+        self.inner().backup(disk.storage(), &mut progress)
+    }
+}
+
 impl Disk {
+    /// A disk with the files of a directory, durable: for tests that begin with real data, for
+    /// example with a [backup](Broker::backup).
+    ///
+    /// # Errors
+    /// Those of reading the directory.
+    ///
+    /// ```no_run
+    /// # use quipu::{BrokerConfig, testing::Disk};
+    /// let disk = Disk::load("backup")?;
+    /// let broker = BrokerConfig::new().on_disk(&disk)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn load(dir: impl AsRef<Path>) -> io::Result<Self> {
+        let (disk, from) = (Disk::new(), FsStorage::new(dir.as_ref().to_path_buf()));
+        let mut left = vec![PathBuf::new()];
+        while let Some(dir) = left.pop() {
+            for entry in from.list(&dir)?.into_iter().filter(|entry| !entry.is_link) {
+                let path = dir.join(&entry.name);
+                if entry.is_dir {
+                    left.push(path);
+                } else {
+                    disk.write_new(&path, &read_file(&from, &path, u64::MAX)?)?;
+                }
+            }
+        }
+        Ok(disk)
+    }
+
     /// An empty disk that works.
     pub fn new() -> Self {
         Disk { medium: MemStorage::with_crash_images(), faults: Faults::new() }

@@ -79,6 +79,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["batch", "compression", "envelope", "offsets"]),
             apart(&[
                 "body",
+                "backup",
                 "checkpoint",
                 "index",
                 "journal",
@@ -107,7 +108,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["identity", "opened"]),
             apart(&["observe"]),
             apart(&["events"]),
-            apart(&["files", "notify", "pool", "reserve", "timer", "work"]),
+            apart(&["files", "held_files", "notify", "pool", "reserve", "timer", "work"]),
             apart(&["room", "unpacked"]),
             apart(&["mod"]),
             apart(&["parallel"]),
@@ -157,7 +158,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["append", "maintenance", "participate", "redo", "replicate"]),
             apart(&["compaction"]),
             apart(&["erase"]),
-            apart(&["close", "reopen", "statistics"]),
+            apart(&["close", "cut", "reopen", "statistics"]),
         ],
     ),
     (
@@ -193,6 +194,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["inner"]),
             apart(&["catalog", "groups", "producers"]),
             apart(&["open", "unknown"]),
+            apart(&["backup"]),
             apart(&["mod"]),
         ],
     ),

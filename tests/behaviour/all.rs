@@ -22,6 +22,7 @@ mod append_to_a_partition;
 mod assigned_consumers;
 mod async_calls;
 mod background_compaction;
+mod backup;
 mod catalog;
 mod checked_once;
 mod closing;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::broker::catalog::identity;
-use crate::broker::checkpoint::CheckpointStore;
+use crate::broker::checkpoint::{CheckpointStore, read_mark};
 use crate::broker::store::{CatalogFile, CatalogStore, damaged};
 use crate::config::TopicConfig;
 use crate::engine::{Context, malformed};
@@ -251,6 +251,9 @@ pub(super) fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
     let is_new = !has(names::CATALOG);
     if !is_new {
         ctx.reserve.found(has(names::RESERVE));
+    }
+    if has(names::BACKUP) && !read_mark(ctx)?.is_some_and(|mark| mark.finished) {
+        return Err(Error::BackupUnfinished { path: ctx.display(root) });
     }
     for entry in &entries {
         if names::is_root_entry(&entry.name) || names::is_of_system(&entry.name) {

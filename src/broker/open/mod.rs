@@ -106,6 +106,14 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
     Ok(broker)
 }
 
+/// Takes the lock of a directory that another broker is copied into.
+///
+/// # Errors
+/// As those of opening it.
+pub(super) fn lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
+    take_lock(ctx)
+}
+
 /// Makes the part of the broker that the background threads use, and writes the first checkpoint.
 fn start_maintenance(
     ctx: &Arc<Context>,
