@@ -13,7 +13,7 @@ use super::manifest::ManifestError;
 use super::switch::NextSegment;
 use super::walk::{Flaw, KnownEnd, Piece, Quiet, Walked, walk};
 use super::writer::Tip;
-use super::{Log, transitions};
+use super::{Log, self_check, transitions};
 use crate::engine::{Later, corrupt};
 use crate::error::{Error, IoAction, Result};
 use crate::format::manifest::{LostRange, Manifest, SegmentEntry, SegmentState};
@@ -193,6 +193,7 @@ impl<'a> Examined<'a> {
         }
         log.durability.set_point(point);
         *tip = Tip::new(segment, point, view.ends.clone());
+        self_check::segments_changed(log, Some(tip));
         for segment in gone {
             segment.retire(&log.ctx);
         }

@@ -13,6 +13,7 @@
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
+use super::invariants;
 use super::transitions::{self, SegmentId, id_of};
 
 use crate::engine::{Context, Identity, MayBeFull, corrupt, malformed};
@@ -312,6 +313,7 @@ impl ManifestStore {
         let since = current.since.take().unwrap_or_default();
         let last_listed = written?;
         since.iter().for_each(|(old, entry)| transitions::roll(&mut next, old, *entry));
+        debug_assert_eq!(invariants::of_manifest(&next), Ok(()), "a change keeps the invariants");
         let (compacted, dirty) = compacted_and_dirty(&next);
         self.compacted.store(compacted, Ordering::Relaxed);
         self.dirty.store(dirty, Ordering::Relaxed);

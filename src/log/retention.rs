@@ -7,7 +7,7 @@
 
 use super::transitions::id_of;
 use super::writer::Tip;
-use super::{Log, idempotence, roll, successors, transitions};
+use super::{Log, idempotence, roll, self_check, successors, transitions};
 use crate::config::{Cleanup, Retention};
 use crate::engine::Later;
 use crate::error::{Error, Result};
@@ -253,6 +253,7 @@ fn begin_at(log: &Arc<Log>, start: Offset) -> Result<Event> {
     let is_gone = |segment: &Segment| gone.contains(&segment.id());
     let segments = log.segments();
     log.list.begin_at(start, is_gone);
+    self_check::segments_changed(log, None);
     let mut bytes = 0;
     for segment in segments.iter().filter(|segment| is_gone(segment)) {
         bytes += segment.size();

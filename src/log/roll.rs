@@ -4,7 +4,7 @@
 use super::create::make_files;
 use super::switch::NextSegment;
 use super::writer::Tip;
-use super::{Log, LogSettings, transitions};
+use super::{Log, LogSettings, self_check, transitions};
 use crate::config::Durability;
 use crate::error::Result;
 use crate::format::batch::BatchHeader;
@@ -69,6 +69,7 @@ pub(crate) fn roll(log: &Log, tip: &mut Tip, settings: &LogSettings) -> Result<E
     log.list.push(segment.clone());
     *tip = Tip { journal_upto: tip.journal_upto, ..Tip::new(segment, point, tip.ends.clone()) };
     log.writer.size.forget();
+    self_check::rolled(log, tip);
     Ok(Event::Rolled {
         topic: log.identity.topic.clone(),
         partition: log.identity.partition,

@@ -12,7 +12,7 @@ use super::manifest::ManifestError;
 use super::switch::{FirstBatch, NextSegment};
 use super::transitions::Truncation;
 use super::writer::Tip;
-use super::{Log, create, idempotence, transitions};
+use super::{Log, create, idempotence, self_check, transitions};
 use crate::engine::{Later, corrupt};
 use crate::error::Result;
 use crate::format::batch::{BatchHeader, HEADER_BYTES};
@@ -264,6 +264,7 @@ pub(super) fn begin_epoch(
     }
     gone.iter().for_each(|segment| segment.retire(&log.ctx));
     log.writer.size.forget();
+    self_check::segments_changed(log, Some(tip));
     log.ctx.reserve.restore();
     Ok(())
 }

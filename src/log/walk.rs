@@ -9,18 +9,18 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use super::invariants::{self, Broken, Held};
 use super::list::segments_of;
 use crate::engine::{Context, Identity, malformed};
 use crate::error::{Error, IoAction, Result};
 use crate::format::batch::BatchHeader;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::packing;
-use crate::format::reader::Malformed;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::segment::{FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window};
 use crate::storage::{File, OpenMode};
 use crate::sync::Arc;
-use crate::types::{Offset, Timestamp};
+use crate::types::Offset;
 
 /// The content of one segment.
 pub(crate) struct Walked {
@@ -222,9 +222,9 @@ impl Check<'_> {
             walked.flaws.push(self.flaw(position, 0, held, 12, "the log ends before it was known to end"));
         } else if walked.flaws.iter().all(|flaw| flaw.position == 0 && flaw.bytes > 0)
             && !self.is_active()
-            && let Some(what) = self.contradiction(&walked)
+            && let Err(Broken { number, what }) = self.check_end(&walked)
         {
-            walked.flaws.push(self.flaw(position, 0, held, 6, what));
+            walked.flaws.push(self.flaw(position, 0, held, number, what));
         }
         Ok(Some(walked))
     }
@@ -243,9 +243,11 @@ impl Check<'_> {
         match self.batch(walk, expected, &mut state.room)? {
             Step::Whole(met) => {
                 let header = &met.header;
-                if header.base_offset > expected && self.entry.generation == 0 {
+                if let Err(Broken { number, what }) =
+                    invariants::of_place(self.entry.generation, expected, header)
+                {
                     let held = (expected, header.base_offset);
-                    walked.flaws.push(self.flaw(position, 0, held, 4, "batches are missing here"));
+                    walked.flaws.push(self.flaw(position, 0, held, number, what));
                     state.joins = false;
                 }
                 if !state.joins {
@@ -285,28 +287,10 @@ impl Check<'_> {
         Ok(ControlFlow::Continue(true))
     }
 
-    /// Returns why the batches of a sealed segment, all of them whole, are not those of the
-    /// manifest.
-    fn contradiction(&self, walked: &Walked) -> Option<&'static str> {
-        let (end, last_crc, digest, time, size) = match walked.pieces.last() {
-            Some(piece) => {
-                let end = &piece.end;
-                (end.end, end.last_crc, end.digest, end.max_timestamp, end.position)
-            }
-            None => {
-                let empty = Point::start_of(self.entry.base_offset, 0, 0, 0);
-                (empty.end, 0, empty.digest, None, FIRST_BATCH)
-            }
-        };
-        if (end, size) != (self.entry.end_offset, self.entry.size) {
-            Some("the segment does not end where the manifest says")
-        } else if (last_crc, digest) != (self.entry.last_crc, self.entry.digest) {
-            Some("the segment holds other batches than the manifest says")
-        } else if self.entry.max_timestamp().is_some_and(|stated| Some(stated) != time) {
-            Some("the segment has another greatest time than the manifest says")
-        } else {
-            None
-        }
+    /// Checks that the batches of a sealed segment, all of them whole, are those of the manifest.
+    fn check_end(&self, walked: &Walked) -> Held {
+        let empty = Point::start_of(self.entry.base_offset, 0, 0, 0);
+        invariants::of_end(self.entry, walked.pieces.last().map_or(&empty, |piece| &piece.end))
     }
 
     /// Returns whether the segment has its own header.
@@ -356,23 +340,13 @@ impl Check<'_> {
             Ok(body) => body,
             Err(what) => return Ok(Step::Spoilt(header, what.to_string(), 2)),
         };
-        Ok(match self.check_records(&header, body, room) {
-            Ok(()) => Step::Whole(met),
-            Err(m) => Step::Spoilt(header, m.what.to_string(), 3),
-        })
-    }
-
-    fn check_records(
-        &self,
-        header: &BatchHeader,
-        body: &[u8],
-        room: &mut Vec<u8>,
-    ) -> std::result::Result<(), Malformed> {
-        packing::check(header, body, room)?;
-        match header.max_timestamp > Timestamp::MAX {
-            true => Err(Malformed::new(0, "a time that is later than there are")),
-            false => Ok(()),
+        if let Err(m) = packing::check(&header, body, room) {
+            return Ok(Step::Spoilt(header, m.what.to_string(), 3));
         }
+        Ok(match invariants::of_header(&header) {
+            Ok(()) => Step::Whole(met),
+            Err(Broken { number, what }) => Step::Spoilt(header, what.to_string(), number),
+        })
     }
 
     /// Returns whether a batch with this header may be here.

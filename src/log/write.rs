@@ -1,7 +1,7 @@
 //! Writes a batch at the end of a log. The caller holds the writer's lock.
 
 use super::writer::Tip;
-use super::{Log, LogSettings};
+use super::{Log, LogSettings, invariants};
 use crate::config::TimestampType;
 use crate::engine::Buffer;
 use crate::error::{Error, IoAction, Result, is_space};
@@ -95,6 +95,8 @@ pub(crate) fn advance(
     index_interval: u32,
 ) {
     debug_assert_eq!(stored, header.stored_bytes(), "a batch is as long as its header says");
+    debug_assert_eq!(invariants::of_place(0, tip.point.end, header), Ok(()), "batches follow each other");
+    debug_assert_eq!(invariants::of_header(header), Ok(()), "a header keeps the invariants");
     tip.pass(header, crc, keys, index_interval);
     log.writer.size.note(tip.point.position);
     log.counters.count_batch(header.count, stored);

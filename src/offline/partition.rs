@@ -10,6 +10,7 @@ use crate::format::index::IndexFile;
 use crate::format::manifest::{Manifest, SegmentState};
 use crate::format::names;
 use crate::format::producers::ProducersFile;
+use crate::log::invariants::{self, BatchPlace, Broken};
 use crate::log::list::segments_of;
 use crate::log::recovery::Assessment;
 use crate::log::walk::Walked;
@@ -18,8 +19,13 @@ use crate::stats::{Finding, FindingKind};
 use crate::storage::read_file;
 use crate::types::Offset;
 
-/// A batch of a segment: its position, its base offset, its greatest time.
-pub(super) type BatchPlace = (u64, Offset, i64);
+/// A batch of a segment with this index in the manifest, whose header contradicts one before it.
+pub(super) struct Fallen {
+    pub(super) at: usize,
+    pub(super) position: u64,
+    pub(super) offset: Offset,
+    pub(super) broken: Broken,
+}
 
 /// A partition to check.
 pub(super) struct PartitionCheck<'a> {
@@ -33,21 +39,20 @@ pub(super) struct PartitionCheck<'a> {
 
 impl PartitionCheck<'_> {
     /// Returns all faults. `places` has the batches of each segment that was walked; `fallen` has
-    /// the batches whose sequences do not rise: segment, position, offset.
+    /// the batches whose sequences do not rise.
     pub(super) fn findings(
         &self,
         walked: &[Walked],
         places: &[Vec<BatchPlace>],
-        fallen: Vec<(usize, u64, Offset)>,
+        fallen: Vec<Fallen>,
     ) -> Vec<Finding> {
         let mut found = self.flaws(walked);
         if let Some(error) = self.looked.damage.as_ref().filter(|_| found.is_empty()) {
             found.push(of_error(self.ctx, self.dir, error, 12));
         }
-        for (at, position, offset) in fallen {
+        for Fallen { at, position, offset, broken } in fallen {
             let Some(one) = walked.get(at) else { continue };
-            let what = "sequences of a producer do not rise";
-            let fell = finding(self.ctx, FindingKind::Damage, &one.path, what, 17);
+            let fell = finding(self.ctx, FindingKind::Damage, &one.path, broken.what, broken.number);
             found.push(Finding { position, offsets: Some((offset, offset)), ..fell });
         }
         if self.looked.damage.is_none() {
@@ -98,17 +103,7 @@ impl PartitionCheck<'_> {
         let path = self.dir.join(names::MANIFEST);
         let of_manifest =
             |what: &str, invariant| finding(self.ctx, FindingKind::Damage, &path, what, invariant);
-        let mut found = Vec::new();
-        if manifest.log_start > end {
-            found.push(of_manifest("the log ends before its start", 10));
-        }
-        if !manifest.epochs.is_sorted_by(|a, b| a.start < b.start) {
-            found.push(of_manifest("the starts of the log epochs do not rise", 11));
-        }
-        if manifest.epochs.iter().any(|epoch| epoch.start > end) {
-            found.push(of_manifest("a log epoch begins after the log's end", 11));
-        }
-        found
+        invariants::of_bounds(manifest, end).map(|broken| of_manifest(broken.what, broken.number)).collect()
     }
 
     /// The faults of the derived files of a segment.
@@ -128,7 +123,8 @@ impl PartitionCheck<'_> {
                 if !is_ours {
                     found.push(derived(&path, "it is of another segment"));
                 } else if one.flaws.is_empty() && index.log_epoch == segment.epoch {
-                    found.extend(contradiction(&index, places).map(|what| derived(&path, what)));
+                    let broken = invariants::of_index(&index, places).err();
+                    found.extend(broken.map(|broken| derived(&path, broken.what)));
                 }
             }
             Ok(Err(m)) => found.push(not_decoded(ctx, FindingKind::Derived, &path, &m, 1)),
@@ -162,26 +158,4 @@ impl PartitionCheck<'_> {
         };
         Some(finding(ctx, FindingKind::Derived, &path, what, 16))
     }
-}
-
-/// The entries of an index that contradict its segment.
-fn contradiction(index: &IndexFile, places: &[BatchPlace]) -> Option<&'static str> {
-    let end = places.last().map_or(u64::MAX, |_| index.covers_bytes);
-    let (mut at, mut max_before) = (0, i64::MIN);
-    for entry in &index.entries {
-        let position = u64::from(entry.position);
-        while let Some((_, _, max)) = places.get(at).filter(|place| place.0 < position) {
-            max_before = max_before.max(*max);
-            at += 1;
-        }
-        let base = index.base_offset.plus(u64::from(entry.offset_delta));
-        match places.get(at) {
-            Some(place) if (place.0, place.1) == (position, base) && position < end => {}
-            _ => return Some("no batch starts at a position of it"),
-        }
-        if entry.max_before < max_before {
-            return Some("a batch is later than its entry");
-        }
-    }
-    None
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::partition::{BatchPlace, PartitionCheck};
+use super::partition::{Fallen, PartitionCheck};
 use super::survey::{Survey, SurveyedTopic, survey};
 use super::tools::{finding, list, not_decoded, of_error, take_lock};
 use crate::broker::Broker;
@@ -17,6 +17,7 @@ use crate::format::journal;
 use crate::format::manifest::Manifest;
 use crate::format::names::{self, PartitionFile};
 use crate::log::create::find_manifest;
+use crate::log::invariants::{BatchPlace, Sequences};
 use crate::log::recovery::{Note, assess};
 use crate::log::walk::{KnownEnd, Seen, Watch, walk};
 use crate::stats::{Finding, FindingKind, VerifyProgress, VerifyReport};
@@ -138,10 +139,9 @@ struct BatchNotes<'v, 'a> {
     meter: &'v mut Meter<'a>,
     /// Of each segment, in order.
     places: Vec<Vec<BatchPlace>>,
-    /// Of each producer the last sequence.
-    sequences: HashMap<u64, u64>,
-    /// Batches whose sequences do not rise: segment, position, offset.
-    fallen: Vec<(usize, u64, Offset)>,
+    sequences: Sequences,
+    /// Batches whose sequences do not rise.
+    fallen: Vec<Fallen>,
     transactions: Vec<(Offset, u64)>,
     batches: u64,
     records: u64,
@@ -161,11 +161,9 @@ impl Watch for BatchNotes<'_, '_> {
         if header.transaction_id > 0 {
             self.transactions.push((header.base_offset, header.transaction_id));
         }
-        if header.producer_id > 0 && header.attributes.given_sequences().is_some() {
-            let last = self.sequences.insert(header.producer_id, header.base_sequence);
-            if last.is_some_and(|last| last >= header.base_sequence) {
-                self.fallen.push((at, seen.position, header.base_offset));
-            }
+        if let Err(broken) = self.sequences.pass(header) {
+            let (position, offset) = (seen.position, header.base_offset);
+            self.fallen.push(Fallen { at, position, offset, broken });
         }
         ControlFlow::Continue(())
     }
@@ -305,7 +303,7 @@ impl Verifier<'_> {
         let mut batches = BatchNotes {
             meter: &mut self.meter,
             places: Vec::new(),
-            sequences: HashMap::new(),
+            sequences: Sequences::default(),
             fallen: Vec::new(),
             transactions: Vec::new(),
             batches: 0,

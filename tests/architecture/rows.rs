@@ -137,6 +137,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
                 "ends",
                 "health",
                 "inherited",
+                "invariants",
                 "maxima",
                 "producers",
                 "raw_batches",
@@ -150,7 +151,7 @@ const INSIDE: [(&str, &[Row]); 17] = [
             apart(&["recovery"]),
             // The log, and the operations on it.
             apart(&["mod"]),
-            apart(&["ahead", "successors"]),
+            apart(&["ahead", "self_check", "successors"]),
             apart(&["create", "cursor", "durability", "streams", "walk", "write"]),
             apart(&["idempotence", "lookup"]),
             apart(&["open", "roll"]),

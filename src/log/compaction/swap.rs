@@ -4,7 +4,7 @@ use super::output::Outputs;
 use super::pace::Pace;
 use crate::log::list::{SegmentSet, View};
 use crate::log::manifest::ManifestError;
-use crate::log::{Log, idempotence, successors};
+use crate::log::{Log, idempotence, self_check, successors};
 use crate::segment::Segment;
 use crate::sync::Arc;
 
@@ -50,6 +50,7 @@ pub(in crate::log) fn swap(
         list.splice(first..after, segments.iter().cloned());
         View { segments: Arc::new(SegmentSet::new(list)), ..view.clone() }
     });
+    self_check::segments_changed(log, None);
     // Unlink under the shape lock, while no other thread removes segments, or makes one that may
     // have the name of an old one.
     for segment in inputs {

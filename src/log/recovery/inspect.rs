@@ -9,6 +9,7 @@ use super::scan::{AcceptedRange, Break, LaterBatches, Scanned, look_after, read_
 use crate::engine::corrupt;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::CheckpointEntry;
+use crate::log::invariants;
 use crate::log::journal::LogJournal;
 use crate::log::recovered_tail::RecoveredTail;
 use crate::segment::{FIRST_BATCH, Point, Segment, known_timestamp};
@@ -100,7 +101,7 @@ impl Inspector<'_, '_> {
             return Ok(self.damaged(error, Some(point)));
         }
         let start = self.directory.manifest.log_start;
-        if point.end < start {
+        if invariants::start_in_log(start, point.end).is_err() {
             let what = format!("the log starts at offset {start}, after its end {}", point.end);
             return Ok(self.damaged(self.directory.manifest_damage(&what), Some(point)));
         }
@@ -125,16 +126,17 @@ impl Inspector<'_, '_> {
         if let Err(error) = self.check_journal(&tail) {
             return Ok(Inspection { tail, ..self.damaged(error, Some(point)) });
         }
-        let broken = match broken {
-            Some(broken) => broken,
-            None if point.end < self.directory.manifest.log_start => Break {
+        let starts = invariants::start_in_log(self.directory.manifest.log_start, point.end);
+        let broken = match (broken, starts) {
+            (Some(broken), _) => broken,
+            (None, Err(broken)) => Break {
                 at: self.directory.segments.len().saturating_sub(1),
                 position: point.position,
-                what: "the log ends before its start".to_string(),
+                what: broken.what.to_string(),
                 header_end: None,
                 is_damage: false,
             },
-            None => return Ok(Inspection { point, from, accepted, tail, verdict: Verdict::Whole }),
+            (None, Ok(())) => return Ok(Inspection { point, from, accepted, tail, verdict: Verdict::Whole }),
         };
         let found = Inspection { point, from, accepted, tail, verdict: Verdict::Whole };
         self.judge(broken, found)

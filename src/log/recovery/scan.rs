@@ -4,9 +4,13 @@
 use super::directory::Directory;
 use crate::engine::malformed;
 use crate::error::{Error, Result};
+use crate::format::manifest::SegmentEntry;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::log::invariants;
 use crate::log::recovered_tail::RecoveredTail;
-use crate::segment::{FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window};
+use crate::segment::{
+    FIRST_BATCH, HeaderError, Met, Point, Segment, Source, Walker, Window, timestamp_or_unknown,
+};
 use crate::sync::Arc;
 use crate::types::Offset;
 
@@ -207,14 +211,10 @@ fn contradiction(
     segment: &Segment,
     point: &Point,
 ) -> Option<&'static str> {
-    if let Some(end) = segment.end()
-        && (point.position != segment.size() || point.end != end)
-    {
-        return Some("the segment ends before the manifest says");
-    }
     let entry = directory.manifest.segments.get(at).filter(|_| segment.is_sealed())?;
-    let is_same = (point.last_crc, point.digest) == (entry.last_crc, entry.digest);
-    (!is_same).then_some("the segment holds other batches than the manifest says")
+    // The point knows no time of the batches before the place where the scan began.
+    let entry = SegmentEntry { max_timestamp: timestamp_or_unknown(point.max_timestamp), ..*entry };
+    invariants::of_end(&entry, point).err().map(|broken| broken.what)
 }
 
 /// Searches for batches after a break: witnesses, and batches that a truncation would drop.
