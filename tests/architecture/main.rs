@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod api;
+mod binary;
 mod graph;
 mod items;
 mod measures;

@@ -58,11 +58,21 @@ pub(crate) fn root() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), PathBuf::from)
 }
 
-/// All source files in a directory and below, sorted by path.
+/// All source files of the library in a directory and below, sorted by path.
 pub(crate) fn read(root: &Path) -> Vec<Source> {
+    read_those(root, |path| !path.starts_with(root.join("bin")))
+}
+
+/// The source files of the binary: a crate of its own.
+pub(crate) fn read_binary(root: &Path) -> Vec<Source> {
+    read_those(root, |path| path.starts_with(root.join("bin")))
+}
+
+fn read_those(root: &Path, is_one: impl Fn(&PathBuf) -> bool) -> Vec<Source> {
     let mut paths = Vec::new();
     collect(root, &mut paths);
     assert!(paths.len() > 20, "the sources are not in {}", root.display());
+    paths.retain(is_one);
     let mut sources: Vec<Source> = paths
         .iter()
         .map(|path| {

@@ -1,0 +1,101 @@
+//! How the commands open a directory. The only place that knows.
+
+use std::path::Path;
+
+use quipu::{Broker, BrokerConfig, GroupDescription, GroupId, ManualClock, Partition, Timestamp, Topic};
+
+use crate::failure::{Failure, Result, is_damage};
+use crate::output::Output;
+
+/// A directory that is open for reading, and its topics and partitions.
+pub(crate) type Reading = Broker;
+pub(crate) type ReadingTopic = Topic;
+pub(crate) type ReadingPartition = Partition;
+
+/// A group of a directory that is open for reading.
+pub(crate) fn group(broker: &Reading, name: &GroupId) -> quipu::Result<GroupDescription> {
+    broker.group(name.as_str())?.describe()
+}
+
+/// Opens a directory to look into it. Nothing is deleted or compacted meanwhile, because a broker
+/// under a manual clock does no work in the background.
+pub(crate) fn reading<T>(
+    dir: &Path,
+    out: &mut Output,
+    work: impl FnOnce(&Reading, &mut Output) -> Result<T>,
+) -> Result<T> {
+    is_there(dir)?;
+    let clock = ManualClock::starting_at(Timestamp::now());
+    run(BrokerConfig::new().clock(clock), dir, out, work)
+}
+
+/// Opens a directory as its owner, to change it.
+pub(crate) fn writing<T>(
+    dir: &Path,
+    out: &mut Output,
+    work: impl FnOnce(&Broker, &mut Output) -> Result<T>,
+) -> Result<T> {
+    is_there(dir)?;
+    creating(dir, out, work)
+}
+
+/// As [`writing`], and makes the directory if it is missing.
+pub(crate) fn creating<T>(
+    dir: &Path,
+    out: &mut Output,
+    work: impl FnOnce(&Broker, &mut Output) -> Result<T>,
+) -> Result<T> {
+    run(BrokerConfig::new(), dir, out, work)
+}
+
+/// A library makes a directory that is missing. A command does not, because its name may be a slip.
+fn is_there(dir: &Path) -> Result<()> {
+    let files = ["catalog", "catalog.old", "checkpoint", "journal", "topics"];
+    if files.iter().any(|file| dir.join(file).exists()) {
+        return Ok(());
+    }
+    let text =
+        if dir.is_dir() { "is no directory of a broker: it has no catalog" } else { "is no directory" };
+    Err(Failure::Other(format!("{} {text}; `quipu create` makes one", dir.display())))
+}
+
+fn run<T>(
+    config: BrokerConfig,
+    dir: &Path,
+    out: &mut Output,
+    work: impl FnOnce(&Broker, &mut Output) -> Result<T>,
+) -> Result<T> {
+    let broker = config.open(dir)?;
+    report(&broker, out);
+    let done = work(&broker, out);
+    let closed = broker.close();
+    let value = done?;
+    closed?;
+    Ok(value)
+}
+
+/// Prints what the opening found: nothing after a clean close.
+fn report(broker: &Broker, out: &mut Output) {
+    let found = broker.open_report();
+    for (partition, error) in &found.damaged {
+        if is_damage(error) {
+            out.damage_found();
+        }
+        out.warn(&format!("{partition} is damaged: {error}"));
+    }
+    for tail in &found.truncated_tails {
+        out.warn(&format!(
+            "{}/{}: a torn tail of {} bytes was truncated at offset {}: {}",
+            tail.topic, tail.partition, tail.bytes, tail.from, tail.reason
+        ));
+    }
+    for commit in &found.clamped {
+        out.warn(&format!(
+            "group {}: its offset {} of {}/{} is beyond the log, and was set back to {}",
+            commit.group, commit.from, commit.topic, commit.partition, commit.to
+        ));
+    }
+    for warning in &found.warnings {
+        out.warn(warning);
+    }
+}

@@ -1,0 +1,387 @@
+//! The binary `quipu` (feature `cli`), run as a shell runs it: output, exit codes, and files that
+//! stay unchanged.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use quipu::{Broker, Record, Timestamp, TopicConfig};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A directory, and the binary beside it.
+struct Shell {
+    at: TempDir,
+}
+
+/// The end of one run.
+struct Done {
+    out: String,
+    errors: String,
+    code: i32,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Shell { at: TempDir::new().unwrap() }
+    }
+
+    /// With a topic `orders` of two partitions: `k1` and `k3` in the first, `k2` in the second, at
+    /// times 1000, 2000 and 3000.
+    fn with_orders() -> Self {
+        let shell = Shell::new();
+        let broker = Broker::open(shell.dir()).unwrap();
+        let orders = broker.create_topic("orders", TopicConfig::new().partitions(2)).unwrap();
+        for (partition, key, time) in [(0, "k1", 1000), (1, "k2", 2000), (0, "k3", 3000)] {
+            let record = Record::new(format!("value of {key}"))
+                .key(key)
+                .header("source", "test")
+                .timestamp(Timestamp::from_millis(time));
+            broker.producer().send(&orders.partition(partition).unwrap(), record).unwrap().wait().unwrap();
+        }
+        broker.close().unwrap();
+        shell
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.at.path().join("data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        // `DIR` among the arguments is the directory.
+        let dir = self.dir();
+        command.args(arguments.iter().map(|argument| match *argument {
+            "DIR" => dir.as_os_str(),
+            other => other.as_ref(),
+        }));
+        command.env_remove("NO_COLOR").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(self.command(arguments).output().unwrap())
+    }
+
+    /// With something to read on standard input.
+    fn feed(&self, arguments: &[&str], input: &[u8]) -> Done {
+        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        Done::of(child.wait_with_output().unwrap())
+    }
+
+    /// Runs it, expects that it succeeds and is silent on standard error, and returns its output.
+    fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments).ok()
+    }
+
+    /// As [`ok`](Shell::ok), as JSON, line by line.
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let out = self.ok(&[arguments, &["--json"]].concat());
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Done {
+    fn of(output: Output) -> Self {
+        Done {
+            out: String::from_utf8(output.stdout).unwrap(),
+            errors: String::from_utf8(output.stderr).unwrap(),
+            code: output.status.code().unwrap(),
+        }
+    }
+
+    fn ok(self) -> String {
+        assert_eq!((self.errors.as_str(), self.code), ("", 0), "{}", self.out);
+        self.out
+    }
+
+    /// It failed with this code and a text on standard error, and printed nothing else.
+    fn failed(&self, code: i32, text: &str) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.errors);
+        assert!(self.errors.contains(text), "{}", self.errors);
+    }
+}
+
+/// The words of each line.
+fn cells(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+/// Every file of a directory with its bytes.
+fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut left = vec![dir.to_path_buf()];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                files.insert(path.clone(), std::fs::read(path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// Changes a byte of the only segment of a partition, in the body of its first batch.
+fn damage(dir: &Path, partition: &str) -> PathBuf {
+    let partition = dir.join("topics").join(partition);
+    let files = std::fs::read_dir(partition).unwrap().map(|entry| entry.unwrap().path());
+    let segment = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "log")).unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[128 + 104 + 3] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    segment
+}
+
+#[test]
+fn topics_are_listed_with_their_sizes() {
+    let shell = Shell::with_orders();
+    let text = shell.ok(&["topics", "DIR"]);
+    let lines = cells(&text);
+    assert_eq!(lines[0], ["TOPIC", "PARTITIONS", "OFFSETS", "SIZE", "CLEANUP"]);
+    assert_eq!((lines[1][..3].to_vec(), lines[1][5]), (vec!["orders", "2", "3"], "delete"));
+    assert_eq!(lines.len(), 2);
+    let listed = shell.json(&["topics", "DIR"]);
+    assert_eq!((&listed[0]["topic"], &listed[0]["offsets"]), (&json!("orders"), &json!(3)));
+}
+
+#[test]
+fn info_has_offsets_times_and_settings_and_counts_on_demand() {
+    let shell = Shell::with_orders();
+    let text = shell.ok(&["info", "DIR", "--segments", "--count"]);
+    let lines = cells(&text);
+    assert_eq!(lines[0][..3], ["orders:", "partitions", "2,"]);
+    assert_eq!(lines[1][..3], ["PARTITION", "LOG-START-OFFSET", "LOG-END-OFFSET"]);
+    assert_eq!(lines[2][..5], ["0", "0", "2", "2", "1"]);
+    assert_eq!(lines[2][8..11], ["1970-01-01T00:00:01.000Z", "1970-01-01T00:00:03.000Z", "2"]);
+    assert_eq!(lines[5], ["PARTITION", "BASE-OFFSET", "SIZE", "STATE", "FILE"]);
+    let of = &shell.json(&["info", "DIR", "orders", "--count"])[0];
+    assert_eq!(of["partitions"][1]["counted"]["records"], json!(1));
+    // "k2", "value of k2", "source" and "test".
+    assert_eq!(of["partitions"][1]["counted"]["payload_bytes"], json!(2 + 11 + 6 + 4));
+    assert_eq!(of["config"]["segment_bytes"], json!(TopicConfig::new().get_segment_bytes()));
+}
+
+#[test]
+fn groups_have_the_columns_of_kafka() {
+    let shell = Shell::with_orders();
+    let broker = Broker::open(shell.dir()).unwrap();
+    let mut consumer = broker.consumer("billing").max_records(1).subscribe("orders").unwrap();
+    let records = consumer.poll(Duration::from_secs(10)).unwrap();
+    let first = records.iter().next().unwrap().partition();
+    consumer.commit(&records).unwrap();
+    consumer.close().unwrap();
+    broker.close().unwrap();
+
+    let text = shell.ok(&["groups", "DIR"]);
+    let lines = cells(&text);
+    assert_eq!(lines[0], ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG"]);
+    let of =
+        |partition: &str| lines.iter().find(|line| line[0] == "billing" && line[2] == partition).unwrap();
+    let (end, lag) = if first == 0 { ("2", "1") } else { ("1", "0") };
+    assert_eq!(of(&first.to_string())[3..], ["1", end, lag]);
+    let listed = shell.json(&["groups", "DIR", "billing"]);
+    assert!(listed.iter().any(|of| of["current_offset"] == json!(1)));
+    shell.run(&["groups", "DIR", "shipping"]).failed(1, "there is no group \"shipping\"");
+}
+
+#[test]
+fn cat_prints_values_formats_and_json() {
+    let shell = Shell::with_orders();
+    let mut values: Vec<String> = shell.ok(&["cat", "DIR", "orders"]).lines().map(String::from).collect();
+    values.sort();
+    assert_eq!(values, ["value of k1", "value of k2", "value of k3"]);
+    assert_eq!(shell.ok(&["cat", "DIR", "orders", "-p", "1", "-K:"]), "k2:value of k2\n");
+    let format = "100%% %t/%p@%o %T %k %K %S [%h]\\n";
+    assert_eq!(
+        shell.ok(&["cat", "DIR", "orders", "-p", "0", "-f", format]),
+        "100% orders/0@0 1000 k1 2 11 [source=test]\n100% orders/0@1 3000 k3 2 11 [source=test]\n"
+    );
+    let lines = shell.json(&["cat", "DIR", "orders", "--key", "k3"]);
+    let expected = json!({
+        "topic": "orders", "partition": 0, "offset": 1, "timestamp": 3000,
+        "key": "k3", "value": "value of k3", "headers": [["source", "test"]],
+    });
+    assert_eq!(lines, [expected]);
+    let no_values = shell.json(&["cat", "DIR", "orders", "-p", "1", "--no-values"]);
+    assert_eq!((&no_values[0]["value"], &no_values[0]["value_bytes"]), (&json!(null), &json!(11)));
+    assert_eq!(shell.ok(&["cat", "DIR", "orders", "-p1", "--no-values"]), "orders/1@0\t2000\tk2\t11\n");
+}
+
+#[test]
+fn cat_begins_at_every_kind_of_place() {
+    let shell = Shell::with_orders();
+    let offsets = |place: &str| shell.ok(&["cat", "DIR", "orders", "-p", "0", "-f", "%o ", "-o", place]);
+    assert_eq!(offsets("beginning"), "0 1 ");
+    assert_eq!(offsets("end"), "");
+    assert_eq!(offsets("1"), "1 ");
+    assert_eq!(offsets("-1"), "1 ");
+    assert_eq!(offsets("-100"), "0 1 ");
+    assert_eq!(offsets("s@1001"), "1 ");
+    assert_eq!(offsets("s@1970-01-01T00:00:01Z"), "0 1 ");
+    assert_eq!(offsets("s@9000"), "");
+    assert_eq!(shell.ok(&["cat", "DIR", "orders", "-p", "0", "-c", "1", "-e"]), "value of k1\n");
+    let beyond = shell.run(&["cat", "DIR", "orders", "-p", "0", "-o", "7"]);
+    assert_eq!((beyond.code, beyond.out.as_str()), (0, ""));
+    assert!(beyond.errors.contains("orders/0 has no offset 7: reading begins at 2"), "{}", beyond.errors);
+}
+
+#[test]
+fn lines_become_records_with_keys_and_headers() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "events", "-P", "2"]);
+    let input = b"k1=v=1\nno key\nk2=\nlast without a newline";
+    let produce = ["produce", "DIR", "events", "-K=", "-H", "h=1", "-H", "null", "-Z", "-p", "1"];
+    assert_eq!(shell.feed(&produce, input).ok(), "");
+    let lines = shell.json(&["cat", "DIR", "events", "-p", "1"]);
+    let all: Vec<_> = lines.iter().map(|line| (&line["key"], &line["value"])).collect();
+    let (k1, k2) = (json!("k1"), json!("k2"));
+    let (v, no_key, last, null) =
+        (json!("v=1"), json!("no key"), json!("last without a newline"), json!(null));
+    assert_eq!(all, [(&k1, &v), (&null, &no_key), (&k2, &null), (&null, &last)]);
+    assert_eq!(lines[0]["headers"], json!([["h", "1"], ["null", null]]));
+    let counted = shell.feed(&["produce", "DIR", "events", "--json"], b"a\nb\n").ok();
+    assert_eq!(serde_json::from_str::<Value>(&counted).unwrap(), json!({ "topic": "events", "records": 2 }));
+}
+
+#[test]
+fn a_line_that_is_refused_keeps_those_before_it() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "small", "-s", "max_record_bytes=100", "-s", "segment_bytes=1MiB"]);
+    let input = format!("first\n{}\nthird\n", "x".repeat(200));
+    shell
+        .feed(&["produce", "DIR", "small"], input.as_bytes())
+        .failed(1, "larger than the limit of 100 bytes");
+    assert_eq!(shell.ok(&["cat", "DIR", "small"]), "first\n");
+}
+
+#[test]
+fn settings_are_given_by_both_names_and_altered() {
+    let shell = Shell::new();
+    let of = |shell: &Shell| shell.json(&["info", "DIR", "table"])[0]["config"].clone();
+    shell.ok(&["create", "DIR", "table", "-s", "cleanup.policy=compact", "-s", "segment_bytes=1MiB"]);
+    assert_eq!((&of(&shell)["cleanup"], &of(&shell)["segment_bytes"]), (&json!("compact"), &json!(1 << 20)));
+    shell.ok(&["alter", "DIR", "table", "--set", "retention.ms=7d", "--set", "durability=sync", "-P", "3"]);
+    assert_eq!(of(&shell)["retention"]["age_ms"], json!(604_800_000));
+    assert_eq!((&of(&shell)["durability"], &of(&shell)["partitions"]), (&json!("sync"), &json!(3)));
+    assert_eq!(of(&shell)["cleanup"], json!("compact"), "settings that are not named stay");
+    shell.run(&["alter", "DIR", "table", "-P", "1"]).failed(1, "partitions");
+    shell.run(&["alter", "DIR", "table"]).failed(2, "nothing to change");
+    shell.run(&["create", "DIR", "table"]).failed(1, "`quipu alter` changes its settings");
+    shell.ok(&["create", "DIR", "table", "--if-not-exists"]);
+    shell.run(&["create", "DIR", "other", "-s", "clean=yes"]).failed(2, "unknown field `clean`");
+    assert_eq!(shell.json(&["topics", "DIR"]).len(), 1);
+}
+
+#[test]
+fn a_topic_is_deleted_only_when_that_is_confirmed() {
+    let shell = Shell::with_orders();
+    shell.run(&["delete", "DIR", "orders"]).failed(2, "orders has 3 offsets, and nothing was deleted");
+    assert_eq!(shell.json(&["topics", "DIR"]).len(), 1);
+    shell.ok(&["delete", "DIR", "orders", "--yes"]);
+    assert_eq!(shell.json(&["topics", "DIR"]).len(), 0);
+}
+
+#[test]
+fn bytes_are_raw_in_a_pipe_and_escaped_for_a_terminal() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "hostile"]);
+    let hostile = "\u{1b}[2J\u{9b}31m\u{202e}text\n";
+    shell.feed(&["produce", "DIR", "hostile"], hostile.as_bytes()).ok();
+    assert_eq!(shell.ok(&["cat", "DIR", "hostile"]), hostile);
+    let escaped = shell.ok(&["cat", "DIR", "hostile", "--escape", "always"]);
+    assert_eq!(escaped, "\\u{1b}[2J\\u{9b}31m\\u{202e}text\n");
+    let json = shell.ok(&["cat", "DIR", "hostile", "--escape", "always", "--json"]);
+    assert!(json.trim_end().chars().all(|c| c.is_ascii() && !c.is_control()), "{json}");
+    let line: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(line["value"], json!(hostile.trim_end()));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_base64_in_json() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "bytes"]);
+    shell.feed(&["produce", "DIR", "bytes", "-K:"], b"\xff\x00:\xfe\n").ok();
+    let line = &shell.json(&["cat", "DIR", "bytes"])[0];
+    assert_eq!((&line["key"], &line["value"]), (&json!({ "base64": "/wA=" }), &json!({ "base64": "/g==" })));
+}
+
+#[test]
+fn looking_changes_no_file_and_makes_no_directory() {
+    let shell = Shell::with_orders();
+    let before = snapshot(&shell.dir());
+    for command in
+        [&["topics", "DIR"][..], &["info", "DIR", "--count"], &["groups", "DIR"], &["cat", "DIR", "orders"]]
+    {
+        shell.ok(command);
+        assert_eq!(snapshot(&shell.dir()), before, "{command:?}");
+    }
+    let empty = Shell::new();
+    for command in [&["topics", "DIR"][..], &["cat", "DIR", "orders"], &["produce", "DIR", "orders"]] {
+        empty.run(command).failed(1, "is no directory; `quipu create` makes one");
+        assert!(!empty.dir().exists(), "{command:?}");
+    }
+    std::fs::create_dir(empty.dir()).unwrap();
+    empty.run(&["info", "DIR"]).failed(1, "is no directory of a broker");
+    assert_eq!(snapshot(&empty.dir()).len(), 0);
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_errors_with_1_and_advice() {
+    let shell = Shell::with_orders();
+    shell.run(&["cat", "DIR"]).failed(2, "<TOPIC>");
+    shell.run(&["sing", "DIR"]).failed(2, "unrecognized subcommand 'sing'");
+    shell.run(&["cat", "DIR", "orders", "-o", "middle"]).failed(2, "\"middle\" is none of beginning, end");
+    shell.run(&["cat", "DIR", "orders", "-f", "%x"]).failed(2, "%x is not known in a format");
+    shell.run(&["cat", "DIR", "order"]).failed(1, "there is no topic \"order\"");
+    shell.run(&["cat", "DIR", "order"]).failed(1, "`quipu topics DIR` lists the topics");
+    shell.run(&["cat", "DIR", "orders", "-p", "7"]).failed(1, "no partition 7");
+    let help = shell.ok(&["--help"]);
+    assert!(help.contains("Exit codes: 0 done"), "{help}");
+}
+
+#[test]
+fn a_directory_that_is_open_elsewhere_ends_with_11() {
+    let shell = Shell::with_orders();
+    let broker = Broker::open(shell.dir()).unwrap();
+    shell.feed(&["produce", "DIR", "orders"], b"").failed(11, "is already open");
+    broker.close().unwrap();
+    shell.feed(&["produce", "DIR", "orders"], b"").ok();
+}
+
+#[test]
+fn damage_ends_with_10_and_is_named() {
+    let shell = Shell::with_orders();
+    let file = damage(&shell.dir(), "orders/0");
+    let cat = shell.run(&["cat", "DIR", "orders", "-p", "0"]);
+    cat.failed(10, file.file_name().unwrap().to_str().unwrap());
+    assert!(cat.errors.contains("`quipu verify DIR`"), "{}", cat.errors);
+    let info = shell.run(&["info", "DIR", "--count"]);
+    assert_eq!(info.code, 10, "{}", info.errors);
+    let lines = cells(&info.out);
+    assert!(lines[2].contains(&"corrupt") || lines[2].len() > 13, "{}", info.out);
+    assert_eq!(lines[3][..3], ["1", "0", "1"], "the other partition is described: {}", info.out);
+    assert_eq!(shell.ok(&["cat", "DIR", "orders", "-p", "1"]), "value of k2\n");
+}
+
+#[test]
+fn a_reader_of_the_output_that_leaves_ends_it_quietly() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "many"]);
+    let lines: String = (0..50_000).map(|n| format!("line {n}\n")).collect();
+    shell.feed(&["produce", "DIR", "many"], lines.as_bytes()).ok();
+    let mut child = shell.command(&["cat", "DIR", "many"]).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(first, "line 0\n");
+    assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(0), ""));
+}
