@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use quipu::{Broker, Record, Timestamp, TopicConfig};
+use quipu::{Broker, BrokerConfig, ManualClock, Record, Retention, Timestamp, TopicConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -384,4 +385,197 @@ fn a_reader_of_the_output_that_leaves_ends_it_quietly() {
     let done = child.wait_with_output().unwrap();
     assert_eq!(first, "line 0\n");
     assert_eq!((done.status.code(), String::from_utf8(done.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[test]
+fn verify_names_damage_and_changes_nothing() {
+    let shell = Shell::with_orders();
+    let whole = shell.ok(&["verify", "DIR"]);
+    assert!(whole.starts_with("whole: 2 partitions, 3 batches, 3 records, "), "{whole}");
+    let file = damage(&shell.dir(), "orders/0");
+    let before = snapshot(&shell.dir());
+    let found = shell.run(&["verify", "DIR"]);
+    assert_eq!((found.code, found.errors.as_str()), (10, ""));
+    let named = format!("damage {} at byte 128", file.display());
+    assert!(found.out.contains(&named) && found.out.contains("orders/0 offsets 0 to 1"), "{}", found.out);
+    assert!(found.out.lines().last().unwrap().starts_with("DAMAGED: 2 partitions"), "{}", found.out);
+    let json: Value = serde_json::from_str(&shell.run(&["verify", "DIR", "--json"]).out).unwrap();
+    let finding = &json["findings"][0];
+    assert_eq!((&json["whole"], &finding["position"]), (&json!(false), &json!(128)));
+    assert_eq!(finding["offsets"], json!([0, 1]));
+    assert_eq!(snapshot(&shell.dir()), before);
+    shell.run(&["verify", "DIR/none"]).failed(1, "is no directory");
+}
+
+/// The golden directories of the repository, copied.
+fn golden() -> Vec<(String, Shell)> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2");
+    let names = std::fs::read_dir(&from).unwrap().map(|entry| entry.unwrap());
+    let mut all = Vec::new();
+    for entry in names.filter(|entry| entry.path().is_dir()) {
+        let shell = Shell::new();
+        for (path, bytes) in snapshot(&entry.path()) {
+            let to = shell.dir().join(path.strip_prefix(entry.path()).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(to, bytes).unwrap();
+        }
+        all.push((entry.file_name().into_string().unwrap(), shell));
+    }
+    assert!(all.len() > 20, "the golden directories are elsewhere");
+    all
+}
+
+#[test]
+fn verify_prints_every_finding_of_the_library_for_each_golden_directory() {
+    for (name, shell) in golden() {
+        let done = shell.run(&["verify", "DIR", "--json"]);
+        let report = match Broker::verify(shell.dir(), |_| ControlFlow::Continue(())) {
+            Ok(report) => report,
+            Err(error) => {
+                done.failed(1, &error.to_string());
+                continue;
+            }
+        };
+        let printed: Value = serde_json::from_str(&done.out).unwrap();
+        let findings = printed["findings"].as_array().unwrap();
+        let expected: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| (json!(finding.file.display().to_string()), json!(finding.position)))
+            .collect();
+        let found: Vec<_> =
+            findings.iter().map(|finding| (finding["file"].clone(), finding["position"].clone())).collect();
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(done.code, if report.is_whole() { 0 } else { 10 }, "{name}");
+    }
+}
+
+#[test]
+fn salvage_copies_the_rest_and_names_the_loss() {
+    let shell = Shell::with_orders();
+    damage(&shell.dir(), "orders/0");
+    let to = shell.at.path().join("copy");
+    let done = shell.run(&["salvage", "DIR", to.to_str().unwrap()]);
+    assert_eq!((done.code, done.errors.as_str()), (10, ""));
+    assert!(done.out.starts_with("lost orders/0 offsets 0 to 1: "), "{}", done.out);
+    assert!(done.out.ends_with("copied: 1 topics, 2 batches, 2 records\n"), "{}", done.out);
+    let copy = to.to_str().unwrap();
+    let mut values: Vec<_> = shell.run(&["cat", copy, "orders"]).out.lines().map(String::from).collect();
+    values.sort();
+    assert_eq!(values, ["value of k2", "value of k3"]);
+    assert_eq!(shell.run(&["verify", copy]).code, 0);
+    shell.run(&["salvage", "DIR", copy]).failed(1, "nothing was touched");
+}
+
+#[test]
+fn streams_are_listed_and_one_is_printed_with_its_versions() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "accounts", "--streams"]);
+    shell.feed(&["produce", "DIR", "accounts", "-K:"], b"a-1:opened\na-2:opened\na-1:paid\n").ok();
+    let listed = shell.ok(&["streams", "DIR", "accounts"]);
+    let lines = cells(&listed);
+    assert_eq!(
+        (lines[0][..3].to_vec(), lines[1][..3].to_vec()),
+        (vec!["a-1", "2", "accounts/0@2"], vec!["a-2", "1", "accounts/0@1"])
+    );
+    let events = shell.ok(&["streams", "DIR", "accounts", "a-1"]);
+    let lines = cells(&events);
+    assert_eq!((lines[0][..2].to_vec(), lines[0][4]), (vec!["1", "accounts/0@0"], "opened"));
+    assert_eq!((lines[1][..2].to_vec(), lines[1][4]), (vec!["2", "accounts/0@2"], "paid"));
+    let json = shell.json(&["streams", "DIR", "accounts", "a-1"]);
+    assert_eq!((&json[1]["version"], &json[1]["value"]), (&json!(2), &json!("paid")));
+    shell.run(&["streams", "DIR", "accounts", "a-9"]).failed(1, "has no stream \"a-9\"");
+    shell.ok(&["create", "DIR", "plain"]);
+    shell.run(&["streams", "DIR", "plain"]).failed(2, "keeps no streams");
+}
+
+#[test]
+fn compaction_and_retention_run_on_demand_and_report() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "table", "-s", "cleanup=compact", "-s", "segment_bytes=1MiB"]);
+    let value = "v".repeat(60_000);
+    let lines: String = (0..60).map(|n| format!("k{}:{value}{n}\n", n % 3)).collect();
+    shell.feed(&["produce", "DIR", "table", "-K:"], lines.as_bytes()).ok();
+    let compacted = shell.ok(&["compact", "DIR", "table"]);
+    assert!(compacted.starts_with("table/0: records "), "{compacted}");
+    let left = shell.ok(&["cat", "DIR", "table", "-f", "%k\\n"]).lines().count();
+    assert!(left < 60, "{left} records");
+    assert_eq!(shell.ok(&["compact", "DIR", "table"]), "table/0: nothing to compact in sealed segments\n");
+    shell.run(&["compact", "DIR", "table", "-p", "7"]).failed(1, "no partition 7");
+
+    // Under a manual clock nothing is deleted in the background.
+    let clock = ManualClock::starting_at(Timestamp::now());
+    let broker = BrokerConfig::new().clock(clock).open(shell.dir()).unwrap();
+    let config = TopicConfig::new().segment_bytes(1 << 20);
+    broker.create_topic("old", config.clone()).unwrap();
+    let records = (0..60).map(|_| Record::new(value.as_str()));
+    broker.producer().send_all("old", records).unwrap().wait().unwrap();
+    broker.alter_topic("old", config.retention(Retention::for_bytes(1 << 20))).unwrap();
+    broker.close().unwrap();
+    let retained = shell.ok(&["retain", "DIR"]);
+    let info = &shell.json(&["info", "DIR", "old"])[0]["partitions"][0];
+    let start = info["log_start"].as_u64().unwrap();
+    assert!(
+        start > 0 && retained.contains(&format!("old/0: starts at {start}, deleted ")),
+        "{retained} {start}"
+    );
+}
+
+#[test]
+fn an_export_is_imported_as_it_was() {
+    let shell = Shell::with_orders();
+    shell.feed(&["produce", "DIR", "orders", "-p1", "-K:", "-Z", "-H", "null"], b"\xff\x00:\xfe\nk9:\n").ok();
+    let exported = shell.ok(&["export", "DIR"]);
+    let first: Value = serde_json::from_str(exported.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["topic"], &first["config"]["partitions"]), (&json!("orders"), &json!(2)));
+    assert_eq!(exported.lines().count(), 1 + 5);
+    for keep in [&[][..], &["--keep-offsets"]] {
+        let copy = Shell::new();
+        copy.feed(&[&["import", "DIR"], keep].concat(), exported.as_bytes()).ok();
+        for partition in ["0", "1"] {
+            let cat = ["cat", "DIR", "orders", "-p", partition, "--json"];
+            assert_eq!(copy.ok(&cat), shell.ok(&cat), "{keep:?}");
+        }
+        let config = |shell: &Shell| shell.json(&["info", "DIR", "orders"])[0]["config"].clone();
+        assert_eq!(config(&copy), config(&shell));
+    }
+}
+
+#[test]
+fn an_import_keeps_offsets_or_says_why_it_cannot() {
+    let shell = Shell::new();
+    shell.ok(&["create", "DIR", "t"]);
+    let line = |offset: u64| json!({ "topic": "t", "partition": 0, "offset": offset, "value": format!("v{offset}") });
+    let lines =
+        |offsets: &[u64]| offsets.iter().map(|offset| format!("{}\n", line(*offset))).collect::<String>();
+    let import = ["import", "DIR", "--keep-offsets"];
+    shell.feed(&import, lines(&[1_000, 1_001]).as_bytes()).ok();
+    let gap = shell.feed(&import, lines(&[1_002, 1_004]).as_bytes());
+    gap.failed(1, "line 2: t/0 continues at offset 1003, and the line has 1004");
+    assert_eq!(shell.ok(&["cat", "DIR", "t", "-f", "%o=%s "]), "1000=v1000 1001=v1001 1002=v1002 ");
+    shell.feed(&import, lines(&[5]).as_bytes()).failed(1, "t/0 continues at offset 1003");
+    let cases = [
+        ("{}", "missing field `topic`"),
+        ("nonsense", "line 1: no record"),
+        ("{\"topic\":\"t\",\"offsets\":1}", "unknown field `offsets`"),
+        ("{\"topic\":\"none\",\"value\":\"v\"}", "there is no topic \"none\""),
+        ("{\"topic\":\"t\",\"value\":{\"base64\":\"%\"}}", "is not base64"),
+    ];
+    for (line, text) in cases {
+        shell.feed(&["import", "DIR"], line.as_bytes()).failed(1, text);
+    }
+    shell.feed(&["import", "DIR", "--topic", "t"], b"{\"topic\":\"none\",\"value\":\"v\"}\n\n").ok();
+    assert_eq!(shell.ok(&["cat", "DIR", "t", "-o", "-1"]), "v\n");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let shell = Shell::new();
+    assert!(shell.ok(&["completions", "bash"]).contains("verify"));
+    let page = shell.ok(&["man"]);
+    assert!(page.contains(".TH quipu 1") && page.contains("Exit codes"), "{page}");
+    let to = shell.at.path().join("man");
+    std::fs::create_dir(&to).unwrap();
+    shell.ok(&["man", to.to_str().unwrap()]);
+    assert!(to.join("quipu.1").is_file() && to.join("quipu-cat.1").is_file());
 }

@@ -1,5 +1,5 @@
 //! Pages for questions that are not about one type: coming from Kafka, async runtimes, shutting
-//! down, full disks, backups, platforms, small durable values.
+//! down, full disks, the command line, backups, platforms, small durable values.
 
 #[doc = include_str!("kafka.md")]
 pub mod kafka {}
@@ -12,6 +12,9 @@ pub mod shutting_down {}
 
 #[doc = include_str!("disk_full.md")]
 pub mod disk_full {}
+
+#[doc = include_str!("command_line.md")]
+pub mod command_line {}
 
 #[doc = include_str!("backup.md")]
 pub mod backup {}

@@ -21,9 +21,16 @@ pub(crate) enum Failure {
     Other(String),
     /// The arguments make no sense together, or with this directory.
     Usage(String),
+    /// Where in the input it happened.
+    At(String, Box<Failure>),
 }
 
 impl Failure {
+    /// The same failure, with a place in the input.
+    pub(crate) fn at(self, place: String) -> Self {
+        Failure::At(place, Box::new(self))
+    }
+
     /// The reader of the output has closed it, as in `quipu cat ... | head`: a clean end.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         matches!(self, Failure::Output(e) if e.kind() == ErrorKind::BrokenPipe)
@@ -34,6 +41,7 @@ impl Failure {
             Failure::Library(Error::AlreadyOpen { .. }) => ALREADY_OPEN,
             Failure::Library(error) if is_damage(error) => DAMAGE,
             Failure::Usage(_) => 2,
+            Failure::At(_, failure) => failure.exit_code(),
             _ if self.is_closed_pipe() => 0,
             _ => 1,
         }
@@ -43,6 +51,7 @@ impl Failure {
     pub(crate) fn advice(&self) -> Option<&'static str> {
         let error = match self {
             Failure::Library(error) => error,
+            Failure::At(_, failure) => return failure.advice(),
             _ => return None,
         };
         match error {
@@ -89,6 +98,7 @@ impl fmt::Display for Failure {
             Failure::Library(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Failure::Other(text) | Failure::Usage(text) => f.write_str(text),
+            Failure::At(place, failure) => write!(f, "{place}: {failure}"),
         }
     }
 }

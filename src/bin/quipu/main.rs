@@ -10,6 +10,7 @@ mod lines;
 mod open;
 mod output;
 mod place;
+mod progress;
 mod settings;
 mod table;
 mod time;
@@ -28,7 +29,7 @@ use self::output::{Common, Output};
 /// does.
 #[derive(Parser)]
 #[command(name = "quipu", version, after_help = EXIT_CODES, max_term_width = 100)]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]

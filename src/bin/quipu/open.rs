@@ -48,8 +48,24 @@ pub(crate) fn creating<T>(
     run(BrokerConfig::new(), dir, out, work)
 }
 
+/// As [`writing`], with settings of the caller's.
+pub(crate) fn writing_with<T>(
+    config: BrokerConfig,
+    dir: &Path,
+    out: &mut Output,
+    work: impl FnOnce(&Broker, &mut Output) -> Result<T>,
+) -> Result<T> {
+    is_there(dir)?;
+    run(config, dir, out, work)
+}
+
+/// The settings of a broker, for [`writing_with`].
+pub(crate) fn config() -> BrokerConfig {
+    BrokerConfig::new()
+}
+
 /// A library makes a directory that is missing. A command does not, because its name may be a slip.
-fn is_there(dir: &Path) -> Result<()> {
+pub(crate) fn is_there(dir: &Path) -> Result<()> {
     let files = ["catalog", "catalog.old", "checkpoint", "journal", "topics"];
     if files.iter().any(|file| dir.join(file).exists()) {
         return Ok(());

@@ -2,12 +2,21 @@
 
 mod alter;
 mod cat;
+mod compact;
+mod completions;
 mod create;
 mod delete;
+mod export;
 mod groups;
+mod import;
 mod info;
+mod man;
 mod produce;
+mod retain;
+mod salvage;
+mod streams;
 mod topics;
+mod verify;
 
 use clap::Subcommand;
 
@@ -25,6 +34,8 @@ pub(crate) enum Command {
     Groups(groups::Args),
     /// Print the records of a topic
     Cat(cat::Args),
+    /// List the streams of a topic, or print the events of one
+    Streams(streams::Args),
     /// Send each line of standard input as a record
     Produce(produce::Args),
     /// Create a topic, and the directory if it is missing
@@ -33,6 +44,22 @@ pub(crate) enum Command {
     Alter(alter::Args),
     /// Delete a topic with all its records
     Delete(delete::Args),
+    /// Check every byte of a closed directory, and name all damage
+    Verify(verify::Args),
+    /// Copy everything whole of a damaged directory into a new one
+    Salvage(salvage::Args),
+    /// Compact the sealed segments of a topic now
+    Compact(compact::Args),
+    /// Delete what retention allows, and do the other periodic work now
+    Retain(retain::Args),
+    /// Print topics and records as lines of JSON
+    Export(export::Args),
+    /// Read lines of JSON as records
+    Import(import::Args),
+    /// Print a script with which a shell completes commands
+    Completions(completions::Args),
+    /// Print the manual page, or write one for each command
+    Man(man::Args),
 }
 
 impl Command {
@@ -42,10 +69,19 @@ impl Command {
             Command::Info(args) => info::run(&args, out),
             Command::Groups(args) => groups::run(&args, out),
             Command::Cat(args) => cat::run(&args, out),
+            Command::Streams(args) => streams::run(&args, out),
             Command::Produce(args) => produce::run(&args, out),
             Command::Create(args) => create::run(&args, out),
             Command::Alter(args) => alter::run(&args, out),
             Command::Delete(args) => delete::run(&args, out),
+            Command::Verify(args) => verify::run(&args, out),
+            Command::Salvage(args) => salvage::run(&args, out),
+            Command::Compact(args) => compact::run(&args, out),
+            Command::Retain(args) => retain::run(&args, out),
+            Command::Export(args) => export::run(&args, out),
+            Command::Import(args) => import::run(&args, out),
+            Command::Completions(args) => completions::run(&args, out),
+            Command::Man(args) => man::run(&args, out),
         }
     }
 }
