@@ -579,3 +579,120 @@ fn completions_and_manual_pages_are_made() {
     shell.ok(&["man", to.to_str().unwrap()]);
     assert!(to.join("quipu.1").is_file() && to.join("quipu-cat.1").is_file());
 }
+
+#[test]
+fn a_group_is_set_to_another_place_and_only_shown_in_a_dry_run() {
+    let shell = Shell::with_orders();
+    let offsets = |shell: &Shell| {
+        let lines = shell.json(&["groups", "DIR"]);
+        lines.iter().map(|of| of["current_offset"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let reset =
+        |more: &[&str]| shell.ok(&[&["groups", "DIR", "billing", "--reset", "-t", "orders"], more].concat());
+    let dry = reset(&["--to", "end", "--dry-run"]);
+    let lines = cells(&dry);
+    assert_eq!(lines[0], ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "NEW-OFFSET"]);
+    assert_eq!(lines[1..], [["billing", "orders", "0", "-", "2"], ["billing", "orders", "1", "-", "1"]]);
+    assert!(offsets(&shell).is_empty());
+    assert_eq!(reset(&["--to", "end"]), dry);
+    assert_eq!(offsets(&shell), [2, 1]);
+    reset(&["--shift-by", "-1", "-p", "0"]);
+    assert_eq!(offsets(&shell), [1, 1]);
+    reset(&["--to", "s@1000"]);
+    assert_eq!(offsets(&shell), [0, 0]);
+    reset(&["--to", "99"]);
+    assert_eq!(offsets(&shell), [2, 1]);
+    shell.run(&["groups", "DIR", "--reset", "--to", "end", "-t", "orders"]).failed(2, "GROUP");
+    shell.run(&["groups", "DIR", "a", "--reset", "-t", "orders"]).failed(2, "--to");
+    shell.run(&["groups", "DIR", "a", "b", "--reset", "-t", "orders", "--to", "end"]).failed(2, "one group");
+}
+
+#[test]
+fn dump_names_the_structures_of_each_file() {
+    let shell = Shell::with_orders();
+    let segment = segment_of(&shell.dir(), "orders/0");
+    let text = shell.ok(&["dump", segment.to_str().unwrap(), "--records"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("           0  segment header: magic QUIPUSEG, version 2, "), "{text}");
+    assert!(lines[2].starts_with("         128  batch: magic QBAT, body_len "), "{text}");
+    assert!(
+        lines[2].contains("base_offset 0, last_offset_delta 0, count 1, base_timestamp 1000")
+            && lines[2].contains(" fits"),
+        "{text}"
+    );
+    assert!(
+        lines[3].contains("record: length ")
+            && lines[3].contains("key \"k1\"")
+            && lines[3].contains("value \"value of k1\""),
+        "{text}"
+    );
+    let hidden = shell.ok(&["dump", segment.to_str().unwrap(), "--records", "--no-values"]);
+    assert!(!hidden.contains("value of k1") && hidden.contains("value (11 bytes)"), "{hidden}");
+    let json = shell.json(&["dump", segment.to_str().unwrap()]);
+    assert_eq!((&json[1]["structure"], &json[1]["fields"]["count"]), (&json!("batch"), &json!(1)));
+    let of = |name: &str| shell.ok(&["dump", shell.dir().join(name).to_str().unwrap()]);
+    assert!(of("catalog").contains("kind 2, topic, ") && of("catalog").contains("name orders"));
+    assert!(
+        of("checkpoint").contains("checkpoint: magic QUIPUCHK, version 2")
+            && of("checkpoint").contains("clean 1")
+    );
+    assert!(
+        of("topics/orders/0/manifest")
+            .contains("segment: base offset 0, generation 0, log epoch 0, state active")
+    );
+}
+
+/// The only segment of a partition.
+fn segment_of(dir: &Path, partition: &str) -> PathBuf {
+    let files = snapshot(&dir.join("topics").join(partition));
+    files.into_keys().find(|path| path.extension().is_some_and(|e| e == "log")).unwrap()
+}
+
+#[test]
+fn dump_names_every_byte_of_every_golden_directory_and_sees_damage() {
+    for (name, shell) in golden() {
+        for (path, bytes) in snapshot(&shell.dir()) {
+            let done = shell.run(&["dump", path.to_str().unwrap(), "--hex"]);
+            assert!(done.code == 0 || done.code == 10, "{name} {}: {}", path.display(), done.errors);
+            // A row of a field begins with a position in 16 columns; the bytes follow in 48.
+            let rows = done
+                .out
+                .lines()
+                .filter(|line| line.get(..16).is_some_and(|at| at.trim().parse::<u64>().is_ok()));
+            let mut next = 0;
+            for row in rows {
+                let at: u64 = row[..16].trim().parse().unwrap();
+                let hex: Vec<&str> = row[18..].get(..48).unwrap_or(&row[18..]).split_whitespace().collect();
+                assert_eq!(at, next, "{name} {}: {row}", path.display());
+                for (byte, shown) in bytes[at as usize..].iter().zip(&hex) {
+                    assert_eq!(format!("{byte:02x}"), *shown, "{name} {}: {row}", path.display());
+                }
+                next += hex.len() as u64;
+            }
+            assert_eq!(next, bytes.len() as u64, "{name} {}", path.display());
+        }
+        // The dump shares no code with the library, so that each finds faults of the other. The
+        // pieces of a key index are not checked.
+        let done = shell.run(&["dump", "DIR", "--records"]);
+        let is_damaged = name != "damaged-keys" && ["damaged", "torn"].iter().any(|of| name.starts_with(of));
+        assert_eq!(done.code, if is_damaged { 10 } else { 0 }, "{name}: {}", done.out);
+    }
+    let shell = Shell::with_orders();
+    damage(&shell.dir(), "orders/0");
+    let done = shell.run(&["dump", "DIR"]);
+    assert_eq!(done.code, 10);
+    assert!(done.out.contains("DOES NOT FIT"), "{}", done.out);
+}
+
+#[test]
+fn bench_measures_beside_the_raw_limit_and_leaves_nothing() {
+    let shell = Shell::new();
+    std::fs::create_dir(shell.dir()).unwrap();
+    let lines = shell.json(&["bench", "DIR", "--seconds", "1"]);
+    let names: Vec<_> = lines.iter().map(|line| line["measured"].as_str().unwrap()).collect();
+    assert_eq!(names, ["append", "read", "durable, one at a time"]);
+    for line in &lines {
+        assert!(line["records_per_second"].as_f64().unwrap() > 0.0 && line["of_raw"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(std::fs::read_dir(shell.dir()).unwrap().count(), 0);
+}

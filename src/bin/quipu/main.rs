@@ -4,6 +4,7 @@
 //! command is a file in `commands`; the files beside this one are shared by the commands.
 
 mod commands;
+mod dump;
 mod escape;
 mod failure;
 mod lines;

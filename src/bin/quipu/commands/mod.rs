@@ -1,11 +1,13 @@
 //! The commands, a file each.
 
 mod alter;
+mod bench;
 mod cat;
 mod compact;
 mod completions;
 mod create;
 mod delete;
+mod dump;
 mod export;
 mod groups;
 mod import;
@@ -30,7 +32,7 @@ pub(crate) enum Command {
     Topics(topics::Args),
     /// Describe topics: partitions, offsets, times, segments, settings
     Info(info::Args),
-    /// List the consumer groups with their offsets and lag
+    /// List the consumer groups with their offsets and lag, or set one to another place
     Groups(groups::Args),
     /// Print the records of a topic
     Cat(cat::Args),
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Delete(delete::Args),
     /// Check every byte of a closed directory, and name all damage
     Verify(verify::Args),
+    /// Print the structures of a file in words, or each byte with the name of its field
+    Dump(dump::Args),
     /// Copy everything whole of a damaged directory into a new one
     Salvage(salvage::Args),
     /// Compact the sealed segments of a topic now
@@ -56,6 +60,8 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Read lines of JSON as records
     Import(import::Args),
+    /// Measure appends, reads and syncs on a disk, beside its raw limits
+    Bench(bench::Args),
     /// Print a script with which a shell completes commands
     Completions(completions::Args),
     /// Print the manual page, or write one for each command
@@ -75,11 +81,13 @@ impl Command {
             Command::Alter(args) => alter::run(&args, out),
             Command::Delete(args) => delete::run(&args, out),
             Command::Verify(args) => verify::run(&args, out),
+            Command::Dump(args) => dump::run(&args, out),
             Command::Salvage(args) => salvage::run(&args, out),
             Command::Compact(args) => compact::run(&args, out),
             Command::Retain(args) => retain::run(&args, out),
             Command::Export(args) => export::run(&args, out),
             Command::Import(args) => import::run(&args, out),
+            Command::Bench(args) => bench::run(&args, out),
             Command::Completions(args) => completions::run(&args, out),
             Command::Man(args) => man::run(&args, out),
         }
