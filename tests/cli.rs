@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use quipu::{Broker, BrokerConfig, ManualClock, Record, Retention, Timestamp, TopicConfig};
+use quipu::{Broker, BrokerConfig, ManualClock, Record, Retention, Start, Timestamp, TopicConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -695,4 +695,56 @@ fn bench_measures_beside_the_raw_limit_and_leaves_nothing() {
         assert!(line["records_per_second"].as_f64().unwrap() > 0.0 && line["of_raw"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(std::fs::read_dir(shell.dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_report_has_the_figures_of_the_library_and_points_nowhere() {
+    let shell = Shell::with_orders();
+    let broker = Broker::open(shell.dir()).unwrap();
+    let hostile = "<img src=x onerror='alert(1)'>\u{202e}";
+    broker.group(hostile).unwrap().reset("orders", Start::Beginning).unwrap();
+    broker.create_topic("empty", TopicConfig::new()).unwrap();
+    let segment = broker.topic("orders").unwrap().partition(0).unwrap().segments()[0].bytes;
+    broker.close().unwrap();
+    let to = shell.at.path().join("report.html");
+    assert_eq!(shell.ok(&["report", "DIR", "--html", to.to_str().unwrap()]), "");
+    let page = std::fs::read_to_string(&to).unwrap();
+
+    for elsewhere in [
+        "http:",
+        "https:",
+        "src=\"",
+        "href=",
+        "url(",
+        "@import",
+        "<script",
+        "<img",
+        "<link",
+        "onerror='",
+        "\u{202e}",
+    ] {
+        assert!(!page.contains(elsewhere), "{elsewhere}");
+    }
+    assert!(page.contains("&lt;img src=x onerror=&#39;alert(1)&#39;&gt;\\u{202e}"));
+    let row =
+        |cells: &[&str]| cells.iter().map(|cell| format!("<td>{cell}</td>")).collect::<Vec<_>>().join("");
+    let page_without_lines = page.replace('\n', "");
+    // Partition 0: offsets 0 to 2, one segment; and the group's offset, end and lag.
+    assert!(page_without_lines.contains(&row(&["0", "0", "2", "1", &format!("{segment} B")])), "{page}");
+    assert!(page_without_lines.contains(&row(&["0", "0", "2", "2"])), "{page}");
+    assert!(page.contains("<div><b>3</b><span class=\"dim\">offsets</span></div>"));
+    assert!(page.contains("<div><b>3</b><span class=\"dim\">lag of all groups</span></div>"));
+    // The columns of the chart: all three records, one at each end of the time and one between.
+    let counts: Vec<u64> = page
+        .split("<title>from 1970-")
+        .skip(1)
+        .map(|title| title.split(": ").nth(1).unwrap().split('<').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!((counts.iter().take(60).sum::<u64>(), counts[0], counts[30]), (3, 1, 1));
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+
+    damage(&shell.dir(), "orders/0");
+    let done = shell.run(&["report", "DIR", "--html", "-"]);
+    assert_eq!(done.code, 10);
+    assert!(done.out.contains("<p class=\"bad\">orders/0: "), "{}", done.out);
 }

@@ -12,6 +12,7 @@ mod open;
 mod output;
 mod place;
 mod progress;
+mod report;
 mod settings;
 mod table;
 mod time;

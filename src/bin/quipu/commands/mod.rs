@@ -14,6 +14,7 @@ mod import;
 mod info;
 mod man;
 mod produce;
+mod report;
 mod retain;
 mod salvage;
 mod streams;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Alter(alter::Args),
     /// Delete a topic with all its records
     Delete(delete::Args),
+    /// Write one page of HTML: sizes, records by time, segments, lag, problems
+    Report(report::Args),
     /// Check every byte of a closed directory, and name all damage
     Verify(verify::Args),
     /// Print the structures of a file in words, or each byte with the name of its field
@@ -80,6 +83,7 @@ impl Command {
             Command::Create(args) => create::run(&args, out),
             Command::Alter(args) => alter::run(&args, out),
             Command::Delete(args) => delete::run(&args, out),
+            Command::Report(args) => report::run(&args, out),
             Command::Verify(args) => verify::run(&args, out),
             Command::Dump(args) => dump::run(&args, out),
             Command::Salvage(args) => salvage::run(&args, out),
