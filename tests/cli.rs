@@ -748,3 +748,22 @@ fn a_report_has_the_figures_of_the_library_and_points_nowhere() {
     assert_eq!(done.code, 10);
     assert!(done.out.contains("<p class=\"bad\">orders/0: "), "{}", done.out);
 }
+
+#[test]
+fn backup_copies_all_of_it_and_then_what_is_new() {
+    let shell = Shell::with_orders();
+    let to = shell.at.path().join("copy");
+    let to = to.to_str().unwrap();
+    let done = shell.run(&["backup", "DIR", to]);
+    assert_eq!((done.code, done.errors.as_str()), (0, ""));
+    assert!(done.out.starts_with("backed up: ") && done.out.ends_with(", 0 there before\n"), "{}", done.out);
+    assert_eq!(shell.run(&["cat", to, "orders"]).out, shell.run(&["cat", "DIR", "orders"]).out);
+    assert_eq!(shell.run(&["verify", to]).code, 0);
+    let again = shell.run(&["--json", "backup", "DIR", to]);
+    assert_eq!(again.code, 0, "{}", again.errors);
+    assert!(again.out.contains("\"ends\":[\"orders/0@"), "{}", again.out);
+    let other = shell.at.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("mine"), "mine").unwrap();
+    shell.run(&["backup", "DIR", other.to_str().unwrap()]).failed(1, "nothing was touched");
+}

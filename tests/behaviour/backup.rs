@@ -98,7 +98,8 @@ fn a_position_after_the_backup_is_refused_by_what_is_restored_from_it() {
     let copied = restored(&copy);
     let at = copied.topic("t").unwrap().partition(0).unwrap();
     (0..5).for_each(|_| drop(send(&copied, &at, "another record").unwrap()));
-    let group = copied.consumer("g").offset_reset(OffsetReset::Fail).assign(&[at.clone()]).unwrap();
+    let group =
+        copied.consumer("g").offset_reset(OffsetReset::Fail).assign(std::slice::from_ref(&at)).unwrap();
     let error = group.commit(group.offsets_at([&later])).unwrap_err();
     assert!(
         error.to_string().ends_with("t/0 at offset 11: the partition was truncated to offset 10"),

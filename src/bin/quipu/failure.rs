@@ -68,6 +68,10 @@ impl Failure {
             Error::MissingKey { .. } => Some("`quipu produce -K DELIMITER` takes the key from each line"),
             Error::GroupNotEmpty { .. } => Some("close the members of the group first"),
             Error::DiskFull { .. } => Some("make room, then run the command again"),
+            Error::BackupUnfinished { .. } => {
+                Some("`quipu backup` of the same broker into it finishes it; or remove it")
+            }
+            Error::NotABackup { .. } => Some("name a directory that is missing, or empty"),
             Error::ReadOnly { .. } => Some("copy the directory to where it can be written, and use the copy"),
             Error::UnsupportedFormat { .. } => {
                 Some("for the codec zstd: cargo install quipu --features cli,zstd")

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod alter;
+mod backup;
 mod bench;
 mod cat;
 mod compact;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Dump(dump::Args),
     /// Copy everything whole of a damaged directory into a new one
     Salvage(salvage::Args),
+    /// Copy everything into another directory, or what is new into an older backup
+    Backup(backup::Args),
     /// Compact the sealed segments of a topic now
     Compact(compact::Args),
     /// Delete what retention allows, and do the other periodic work now
@@ -87,6 +90,7 @@ impl Command {
             Command::Verify(args) => verify::run(&args, out),
             Command::Dump(args) => dump::run(&args, out),
             Command::Salvage(args) => salvage::run(&args, out),
+            Command::Backup(args) => backup::run(&args, out),
             Command::Compact(args) => compact::run(&args, out),
             Command::Retain(args) => retain::run(&args, out),
             Command::Export(args) => export::run(&args, out),
