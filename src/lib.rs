@@ -16,7 +16,7 @@
 //! | several logs | `transaction` (all but the handle) | The journal: all batches of a transaction, or none. |
 //! | groups | `group` | Which member owns which partition, and how far is each group? |
 //! | broker | `broker` | One directory: topics, catalog, checkpoint, background work. |
-//! | handles | `topic` `producer` `partitioner` `reader` [`records`] `consumer` `transaction` `stream` `projection` `offline` [`testing`] `edges` (the optional features) | What does the user hold? |
+//! | handles | `topic` `producer` `partitioner` `reader` [`records`] `consumer` `transaction` `stream` `projection` `read_only` `offline` [`testing`] `edges` (the optional features) | What does the user hold? |
 //!
 //! **A record's way in.** [`Producer::send`] encodes the record once into the open batch of its
 //! partition, under a short lock. A full or lingering batch is compressed and its body's checksum
@@ -43,7 +43,8 @@
 //!
 //! **Where the arguments are.** The format and crash safety, per operation: `src/format/FORMAT.md`.
 //! Concurrency: the heads of `src/log/mod.rs`, `src/log/list.rs`, `src/transaction/journal/mod.rs`,
-//! `src/log/streams.rs` and `src/group/mod.rs`; the order of all locks: `src/sync/rank.rs`.
+//! `src/log/streams.rs` and `src/group/mod.rs`; of other
+//! processes: `src/engine/publish.rs`, `src/log/follow.rs` and `src/broker/follow/mod.rs`; the order of all locks: `src/sync/rank.rs`.
 //! Durability of each file operation: the traits in `src/storage/mod.rs`. The medium that crashes
 //! and fails on demand is public: [`testing::Disk`].
 
@@ -85,6 +86,7 @@ mod offline;
 mod partitioner;
 mod producer;
 mod projection;
+mod read_only;
 mod reader;
 mod record;
 pub mod records;
@@ -114,7 +116,9 @@ pub use consumer::{
 pub use edges::ProducerSink;
 #[cfg(feature = "serde")]
 pub use edges::{Codec, Json, Typed};
-pub use error::{Corruption, Error, ErrorKind, IoAction, Offender, Outcome, RejectReason, Result, Space};
+pub use error::{
+    Corruption, Error, ErrorKind, IoAction, Offender, Outcome, Owner, RejectReason, Result, Space,
+};
 pub use group::assign::{
     Assignor, AssignorMember, AssignorTopic, CooperativeStickyAssignor, RangeAssignor, RebalanceProtocol,
     RoundRobinAssignor,
@@ -123,6 +127,7 @@ pub use log::raw_batches::RawBatches;
 pub use partitioner::{Partitioner, partition_for_key};
 pub use producer::{Destination, Pending, Producer, ProducerConfig, SendFuture, TrySendError};
 pub use projection::{Feed, Progress, Projection, Projector, ReadModel};
+pub use read_only::{ReadOnlyBroker, ReadOnlyPartition, ReadOnlyStream, ReadOnlyTopic};
 pub use reader::{OffsetReset, Reader, ReaderHandle, Recv, RecvOne};
 pub use record::{Header, IntoBytes, Record};
 #[doc(inline)]

@@ -90,7 +90,14 @@ impl Copy<'_> {
         let at = self.from.clock.now();
         self.mark(&BackupMark { finished: false, at, catalog_number: 0, catalog_bytes: 0 })?;
         // Without the catalog first: everything else is nothing without it.
-        for name in [names::CATALOG, names::CHECKPOINT, names::CATALOG_OLD, names::JOURNAL, names::RESERVE] {
+        for name in [
+            names::CATALOG,
+            names::CHECKPOINT,
+            names::CATALOG_OLD,
+            names::JOURNAL,
+            names::RESERVE,
+            names::OWNER,
+        ] {
             remove(to, Path::new(name))?;
         }
         for dir in [names::TOPICS, names::TRASH] {

@@ -21,7 +21,7 @@ use crate::log::recovery::Note;
 use crate::log::{Log, LogSettings, open};
 use crate::rng::SplitMix64;
 use crate::stats::OpenReport;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 /// A topic that is being created.
@@ -212,7 +212,7 @@ impl BrokerInner {
         let open = |partition| {
             let identity = identity(name, id, partition);
             let dir = names::partition_dir(name, &id, identity.partition);
-            open::open(
+            let log = open::open(
                 self.journal.clone(),
                 identity,
                 dir,
@@ -220,7 +220,9 @@ impl BrokerInner {
                 Note::default(),
                 Ok(None),
                 &mut report,
-            )
+            );
+            self.ctx.publisher().add(Arc::downgrade(&log) as _);
+            log
         };
         partitions.map(open).collect()
     }
@@ -261,7 +263,7 @@ pub(super) fn live_entry(
 
 pub(super) fn identity(name: &TopicName, topic_id: TopicId, partition: u32) -> Identity {
     let partition = PartitionId::new(partition);
-    Identity { topic: name.clone(), topic_id, partition, secret: Secret::default() }
+    Identity { topic: name.clone(), topic_id, partition, secret: Secret::default(), learnt: OnceLock::new() }
 }
 
 /// A number from the operating system's randomness, by way of the keys of the standard library's

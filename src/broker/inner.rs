@@ -6,9 +6,10 @@ use super::maintenance::{Maintenance, Threads};
 use super::store::CatalogStore;
 use super::topic_state::TopicState;
 use crate::config::{Durability, SEGMENT_FRAMING, TopicConfig, invalid};
-use crate::engine::Context;
+use crate::engine::{Context, Published};
 use crate::error::{Error, Result};
 use crate::format::names::is_own_topic;
+use crate::format::owner::Slot;
 use crate::group::assign::refuse_in_assignor;
 use crate::log::durability::sync_ahead;
 use crate::log::{Log, close};
@@ -130,6 +131,11 @@ impl BrokerInner {
         }
         // Those that read no log; the end of a log wakes its own.
         self.ctx.readers.idle.signal();
+        if self.ctx.settings.read_only {
+            self.threads.stop(&self.ctx);
+            self.abandon();
+            return Ok(());
+        }
         // A backup ends at its next file. One that makes this call ends after it.
         drop(self.ctx.no_backup());
         // Waits for a running change of the topics; no other starts, so everything that it opens is
@@ -177,11 +183,29 @@ impl BrokerInner {
             self.maintenance.checkpoints.write(&self.ctx, is_clean, place, entries)
         };
         // So that the next opening, and operations that free space after it, have the room.
-        self.ctx.reserve.restore();
+        if !self.ctx.gate.is_shut() {
+            self.ctx.reserve.restore();
+        }
+        self.ctx.publisher().close();
         // From here on the directory may be another broker's.
         self.ctx.gate.close();
         *self.lock.lock() = None;
         first.and(journal.map(drop)).and(catalog).and(written).and(self.ctx.events.check_panics())
+    }
+
+    /// The slots of all logs that have files.
+    pub(super) fn slots(&self) -> Vec<Slot> {
+        self.all_logs().iter().filter_map(|log| log.slot()).collect()
+    }
+
+    /// Ends all logs, and writes nothing: for a directory that is only read.
+    pub(super) fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+        let topics = self.maintenance.topics.read().to_vec();
+        for state in &topics {
+            state.end();
+            state.logs().iter().for_each(|log| close::end(log, Error::Closed));
+        }
     }
 
     pub(super) fn run_all_tasks(&self) {

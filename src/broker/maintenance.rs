@@ -62,6 +62,17 @@ impl Threads {
         self.spawn("quipu-worker", maintenance, move || run_worker(&of_worker))
     }
 
+    /// Starts the timer only: a directory that is followed has no other work.
+    ///
+    /// # Errors
+    /// As [`start`](Threads::start).
+    pub(super) fn start_timer(&self, maintenance: &Arc<Maintenance>) -> Result<()> {
+        let ctx = maintenance.ctx.clone();
+        self.spawn("quipu-follower", maintenance, move || {
+            ctx.timer.run_until_stopped(&*ctx.clock, &ctx.events)
+        })
+    }
+
     fn spawn(
         &self,
         name: &str,
@@ -158,6 +169,8 @@ impl Maintenance {
             let _changing = self.changing.lock();
             self.producers.expire(&self.ctx, &self.catalog)
         };
+        // Under a manual clock the timer may not have been due.
+        self.ctx.publisher().publish();
         written.and(expired)
     }
 

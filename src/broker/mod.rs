@@ -3,6 +3,7 @@
 mod backup;
 mod catalog;
 mod checkpoint;
+mod follow;
 mod groups;
 mod inner;
 mod maintenance;
@@ -19,6 +20,7 @@ mod unknown;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+pub(crate) use self::follow::Follower;
 pub(crate) use self::groups::offsets_config;
 pub(crate) use self::inner::BrokerInner;
 use self::inner::{check_config, topic_name};

@@ -113,6 +113,19 @@ impl CatalogStore {
         Ok(CatalogStore { state: Mutex::new(Rank::Catalog, state) })
     }
 
+    /// The catalog of another process, as it was read. It takes no changes.
+    pub(super) fn followed(found: ReadCatalog) -> Self {
+        let mut state = StoredCatalog::new(found.catalog, found.number, found.end);
+        state.closed = true;
+        CatalogStore { state: Mutex::new(Rank::Catalog, state) }
+    }
+
+    /// Takes the catalog of another process, as it was read again.
+    pub(super) fn follow(&self, found: ReadCatalog) {
+        let mut state = self.state.lock();
+        (state.catalog, state.number, state.end) = (found.catalog, found.number, found.end);
+    }
+
     /// Looks at the catalog. `look` must take no lock.
     pub(super) fn with<R>(&self, look: impl FnOnce(&Catalog) -> R) -> R {
         look(&self.state.lock().catalog)
@@ -130,6 +143,8 @@ impl CatalogStore {
         state.append(ctx, &changes)?;
         state.sync(ctx)?;
         state.apply(changes);
+        drop(state);
+        ctx.publish_catalog();
         Ok(())
     }
 
@@ -148,7 +163,9 @@ impl CatalogStore {
             state.sync(ctx)?;
             state.apply(changes.clone());
             Ok(())
-        })
+        })?;
+        ctx.publish_catalog();
+        Ok(())
     }
 
     /// Makes changes that the next commit makes durable, or [`close`](CatalogStore::close).
@@ -161,6 +178,8 @@ impl CatalogStore {
         state.check()?;
         state.append(ctx, &changes)?;
         state.apply(changes);
+        drop(state);
+        ctx.publish_catalog();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::format::batch::{Secret, Seed};
 use crate::format::key_hash::KeyHasher;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::{PartitionId, TopicId, TopicName, TopicPartition};
 
 /// The topic and the partition of a log, which its batches, errors and receipts refer to, and the
@@ -14,19 +14,36 @@ pub(crate) struct Identity {
     pub(crate) topic: TopicName,
     pub(crate) topic_id: TopicId,
     pub(crate) partition: PartitionId,
-    /// The random bytes of the partition, from its manifest.
+    /// The random bytes of the partition, from its manifest. Not known of a partition without files
+    /// that another process owns.
     pub(crate) secret: Secret,
+    /// The random bytes that are known for good, and the seed that follows from them.
+    pub(crate) learnt: OnceLock<(Secret, Seed)>,
 }
 
 impl Identity {
+    /// The random bytes of the partition.
+    pub(crate) fn secret(&self) -> Secret {
+        self.learnt.get().map_or(self.secret, |(secret, _)| *secret)
+    }
+
+    /// Takes the random bytes of the partition, once.
+    pub(crate) fn learn(&self, secret: Secret) {
+        let _ = self.learnt.set((secret, Seed::new(&secret, &self.topic_id, self.partition)));
+    }
+
     /// The seed of the partition's batches.
+    #[inline]
     pub(crate) fn seed(&self) -> Seed {
-        Seed::new(&self.secret, &self.topic_id, self.partition)
+        match self.learnt.get() {
+            Some((_, seed)) => *seed,
+            None => Seed::new(&self.secret, &self.topic_id, self.partition),
+        }
     }
 
     /// The hash function of the partition's keys.
     pub(crate) fn key_hasher(&self) -> KeyHasher {
-        KeyHasher::new(&self.secret)
+        KeyHasher::new(&self.secret())
     }
 
     pub(crate) fn topic_partition(&self) -> TopicPartition {

@@ -10,6 +10,7 @@ pub(crate) mod observe;
 pub(crate) mod opened;
 mod parallel;
 mod pool;
+pub(crate) mod publish;
 mod reserve;
 mod room;
 mod timer;
@@ -27,6 +28,7 @@ pub(crate) use self::identity::Identity;
 pub(crate) use self::notify::{Interest, Readers, Waiter, Waiters};
 pub(crate) use self::opened::{OpenedFile, OpenedMap};
 pub(crate) use self::pool::{Buffer, BufferPool};
+pub(crate) use self::publish::{Mark, Published, Publisher};
 pub(crate) use self::reserve::{MayBeFull, Reserve};
 pub(crate) use self::room::Keeper;
 use self::room::Room;
@@ -48,6 +50,10 @@ use crate::types::{PartitionId, Timestamp, TopicId};
 
 /// Called when a partition gets its first files. It must take no lock of a log.
 type OnFiles = Box<dyn Fn(&Context, &Identity) + Send + Sync>;
+
+/// Called when something of a partition could not be read. Returns whether the partition is another
+/// one since, so that the caller should look again.
+type OnUnread = Box<dyn Fn(&Identity) -> bool + Send + Sync>;
 
 /// The values of the broker's configuration that its logs use, and how the directory is used.
 pub(crate) struct Settings {
@@ -90,6 +96,16 @@ pub(crate) struct KeptBatches {
     pub(crate) unpacked: Unpacked,
 }
 
+/// Whom the logs tell what.
+struct Notices {
+    /// Readers in other processes, how far they may read.
+    publisher: Arc<Publisher>,
+    /// The catalog, that a partition has files. Set by the broker.
+    on_files: OnceLock<OnFiles>,
+    /// The follower of an owner, that something could not be read. Set where there is one.
+    on_unread: OnceLock<OnUnread>,
+}
+
 /// The state that all logs of a broker share. There is one per broker.
 pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
@@ -109,8 +125,7 @@ pub(crate) struct Context {
     pub(crate) room: Room,
     pub(crate) held_files: HeldFiles,
     pub(crate) events: Arc<Events>,
-    /// Notes that a partition has files. Set by the broker.
-    on_files: OnceLock<OnFiles>,
+    notices: Notices,
 }
 
 impl Context {
@@ -121,7 +136,8 @@ impl Context {
             Some(budget) => Arc::new(BudgetStorage::new(storage, budget)) as Arc<dyn Storage>,
             None => storage,
         };
-        let storage = Arc::new(DescriptorStorage::new(storage, files.clone()));
+        let storage: Arc<dyn Storage> = Arc::new(DescriptorStorage::new(storage, files.clone()));
+        let publisher = Arc::new(Publisher::new(storage.clone(), &*config.clock));
         let storage = GatedStorage::new(storage);
         let gate = storage.gate();
         let storage: Arc<dyn Storage> = Arc::new(storage);
@@ -141,7 +157,7 @@ impl Context {
             room: Room::new(budget),
             held_files: HeldFiles::default(),
             events: Arc::new(Events::new(config.on_event.clone())),
-            on_files: OnceLock::new(),
+            notices: Notices { publisher, on_files: OnceLock::new(), on_unread: OnceLock::new() },
         }
     }
 
@@ -153,10 +169,31 @@ impl Context {
         ctx
     }
 
+    /// A context for a directory of another owner: every change is refused.
+    pub(crate) fn for_following(storage: Arc<dyn Storage>, config: &BrokerConfig) -> Self {
+        let config = BrokerConfig { disk_budget: None, ..config.clone() };
+        let mut ctx = Context::new(storage, &config, config.seed.unwrap_or(0));
+        ctx.settings.read_only = true;
+        ctx.gate.shut(|_| Err(std::io::ErrorKind::ReadOnlyFilesystem.into()));
+        ctx
+    }
+
     /// Sets the function that is called for a partition that gets its first files. Must be called
     /// once, before the first log is opened.
     pub(crate) fn set_on_files(&self, on_files: impl Fn(&Context, &Identity) + Send + Sync + 'static) {
-        let _ = self.on_files.set(Box::new(on_files));
+        let _ = self.notices.on_files.set(Box::new(on_files));
+    }
+
+    /// Sets the function that is called when something of a partition could not be read.
+    pub(crate) fn set_on_unread(&self, on_unread: impl Fn(&Identity) -> bool + Send + Sync + 'static) {
+        let _ = self.notices.on_unread.set(Box::new(on_unread));
+    }
+
+    /// Returns whether a partition of which something could not be read is another one since. The
+    /// caller must hold no lock.
+    #[cold]
+    pub(crate) fn has_changed(&self, identity: &Identity) -> bool {
+        self.notices.on_unread.get().is_some_and(|look| look(identity))
     }
 
     /// Keeps a backup from starting, until the guard is dropped. Waits for one that is running. The
@@ -192,9 +229,25 @@ impl Context {
         }
     }
 
+    /// Publishes what has changed in the catalog.
+    pub(crate) fn publish_catalog(&self) {
+        self.notices.publisher.note_catalog(&self.timer, &*self.clock);
+    }
+
+    /// Publishes that a log has changed, which its mark has shown.
+    #[cold]
+    pub(crate) fn publish(&self, mark: &Mark) {
+        self.notices.publisher.note(mark, &self.timer, &*self.clock);
+    }
+
+    /// Returns the writer of the file `owner`.
+    pub(crate) fn publisher(&self) -> &Arc<Publisher> {
+        &self.notices.publisher
+    }
+
     /// Reports that a partition has files now.
     pub(crate) fn note_files(&self, identity: &Identity) {
-        if let Some(note) = self.on_files.get() {
+        if let Some(note) = self.notices.on_files.get() {
             note(self, identity);
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
+use crate::types::{Offset, PartitionId, Timestamp, TopicName, TopicPartition};
 
 /// The bound that a write met because it found no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -237,6 +237,29 @@ impl fmt::Display for Corruption {
             }
         }
         Ok(())
+    }
+}
+
+/// The process that has a directory open. It says so in the file `owner` of the directory, with its
+/// first change after an opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Owner {
+    /// Its process id; 0 if it is not known.
+    pub process: u32,
+    /// The name of its machine; empty if it is not known.
+    pub host: String,
+    /// When it opened the directory, by its wall clock.
+    pub since: Timestamp,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.process)?;
+        if !self.host.is_empty() {
+            write!(f, " on {}", self.host)?;
+        }
+        write!(f, ", since {} ms", self.since)
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use self::details::is_space;
 pub use self::details::{
-    Corruption, DamagedRange, ErrorKind, IoAction, Offender, Outcome, RejectReason, Space,
+    Corruption, DamagedRange, ErrorKind, IoAction, Offender, Outcome, Owner, RejectReason, Space,
 };
 pub(crate) use self::system::{NoDescriptor, NoMap, is_no_descriptor, is_no_map};
 use crate::types::{GroupId, Offset, PartitionId, Timestamp, TopicName, TopicPartition};
@@ -474,11 +474,13 @@ pub enum Error {
         message: String,
     },
     /// The directory is open already, in this process or another. Nothing was touched.
-    #[error("{} is already open, in this process or another", path.display())]
+    #[error("{}", texts::already_open(path, owner.as_ref()))]
     #[non_exhaustive]
     AlreadyOpen {
         /// The broker's directory.
         path: PathBuf,
+        /// Who has it open, if the owner has said so: it does with its first change.
+        owner: Option<Owner>,
     },
     /// The directory is not writable: the file system is mounted read-only, or this process lacks
     /// the permission. A broker must write, if only to lock the directory. Nothing was touched.

@@ -93,7 +93,7 @@ fn the_same_call_is_retriable_only_if_nothing_of_it_was_done_and_the_reason_may_
     for (error, kind, retriable) in [
         (full, ErrorKind::NoSpace, true),
         (buffer, ErrorKind::Busy, true),
-        (Error::AlreadyOpen { path: "d".into() }, ErrorKind::Busy, true),
+        (Error::AlreadyOpen { path: "d".into(), owner: None }, ErrorKind::Busy, true),
         (Error::Closed, ErrorKind::Closed, false),
         (Error::Fenced { producer: "p".into() }, ErrorKind::Fenced, false),
         (Error::UnknownTopic { topic: "t".into() }, ErrorKind::NotFound, false),

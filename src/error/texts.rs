@@ -2,9 +2,17 @@
 
 use std::path::Path;
 
-use super::details::{DamagedRange, Offender};
+use super::details::{DamagedRange, Offender, Owner};
 use crate::types::{GroupId, Offset, PartitionId, TopicName, TopicPartition};
 use crate::version::Version;
+
+pub(super) fn already_open(path: &Path, owner: Option<&Owner>) -> String {
+    let path = path.display();
+    match owner {
+        Some(owner) => format!("{path} is already open: {owner}"),
+        None => format!("{path} is already open, in this process or another"),
+    }
+}
 
 pub(super) fn stream_truncated(topic: &TopicName, key: &[u8], version: Version, to: Version) -> String {
     format!(

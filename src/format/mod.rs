@@ -26,6 +26,7 @@ pub(crate) mod key_index;
 pub(crate) mod manifest;
 pub(crate) mod names;
 pub(crate) mod offsets;
+pub(crate) mod owner;
 pub(crate) mod packing;
 pub(crate) mod producers;
 pub(crate) mod reader;

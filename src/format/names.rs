@@ -30,6 +30,7 @@ pub(crate) const JOURNAL: &str = "journal";
 pub(crate) const RESERVE: &str = "reserve";
 /// States that the directory is a backup, and whether it is finished.
 pub(crate) const BACKUP: &str = "backup";
+pub(crate) const OWNER: &str = "owner";
 /// The directory of the topics' directories.
 pub(crate) const TOPICS: &str = "topics";
 /// The directory of topics that are being deleted.
@@ -212,8 +213,7 @@ pub(crate) fn is_root_entry(name: &str) -> bool {
     let permanent = [LOCK, CATALOG, CATALOG_OLD, CHECKPOINT, JOURNAL, BACKUP, TOPICS, TRASH];
     permanent.contains(&name)
         || name == RESERVE
-        // Reserved: a later release may have left it.
-        || name == "owner"
+        || name == OWNER
         || permanent.iter().any(|known| temporary_file(known) == name)
 }
 

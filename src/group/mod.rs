@@ -18,6 +18,7 @@ mod guard;
 mod host;
 mod joined;
 mod member;
+mod offset_table;
 pub(crate) mod offsets;
 mod owners;
 mod pattern;

@@ -7,18 +7,15 @@
 //! before they are durable or visible. After an I/O error the next commit reopens the log, and
 //! truncated changes leave the table; an acknowledged commit is never among them.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
 
 use super::Host;
-use super::changes::{Beginning, OffsetChange, StoredOffset, add_to, new_batch, read};
+use super::changes::{Beginning, OffsetChange, StoredOffset, add_to, new_batch};
+use super::offset_table::{Table, partitions_of, read_log};
 use super::state::Pattern;
 use crate::config::Compression;
 use crate::engine::Context;
 use crate::error::{Error, Result};
-use crate::format::body;
-use crate::log::cursor::Cursor;
 use crate::log::reopen::reopen_with;
 use crate::log::{Appended, Log};
 use crate::stats::ClampedCommit;
@@ -38,29 +35,14 @@ struct Store {
     epoch: u32,
     /// How often the table was read.
     reads: u64,
+    /// The visible end and the revision of the log of another process when it was read.
+    followed: Option<(Offset, u64)>,
     table: Table,
     /// Topics that were deleted, and of which groups may still have state.
     deleted: BTreeSet<TopicId>,
     /// The table has been searched for topics that were deleted in an earlier run, or by a call
     /// that was interrupted.
     is_searched: bool,
-}
-
-#[derive(Default)]
-struct Table {
-    groups: HashMap<GroupId, GroupOffsets>,
-    /// The groups that have state of a topic.
-    by_topic: HashMap<TopicId, BTreeSet<GroupId>>,
-}
-
-/// The state of one group. A value's place in the log decides which of two is newer.
-#[derive(Default)]
-struct GroupOffsets {
-    commits: BTreeMap<(TopicId, PartitionId), (Offset, StoredOffset)>,
-    joined: HashMap<TopicId, u32>,
-    /// Each glob: a topic that matches one and has not been joined came later.
-    globs: Vec<Pattern>,
-    begins: BTreeMap<(TopicId, PartitionId), Beginning>,
 }
 
 impl OffsetStore {
@@ -181,6 +163,21 @@ impl OffsetStore {
         state.epoch = log.epoch();
         state.reads += 1;
         state.log = Some(log);
+        Ok(())
+    }
+
+    /// Reads the log of another process, unless nothing was appended to it since the last call.
+    ///
+    /// # Errors
+    /// As [`open`](OffsetStore::open).
+    pub(crate) fn follow(&self, log: &Arc<Log>) -> Result<()> {
+        let at = (log.visible_end(), log.revision());
+        if self.state.lock().followed == Some(at) {
+            return Ok(());
+        }
+        self.read_again(log)?;
+        let mut state = self.state.lock();
+        (state.log, state.followed) = (Some(log.clone()), Some(at));
         Ok(())
     }
 
@@ -379,115 +376,5 @@ impl OffsetStore {
     pub(crate) fn groups(&self) -> Vec<GroupId> {
         let state = self.state.lock();
         state.table.groups.keys().cloned().collect()
-    }
-}
-
-impl GroupOffsets {
-    /// Whether there is any state of a topic.
-    fn knows(&self, topic: &TopicId) -> bool {
-        self.joined.contains_key(topic)
-            || self.commits.range(partitions_of(topic)).next().is_some()
-            || self.begins.range(partitions_of(topic)).next().is_some()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.joined.is_empty() && self.globs.is_empty() && self.begins.is_empty()
-    }
-}
-
-/// Reads the visible records of the log into a table.
-fn read_log(log: &Arc<Log>) -> Result<Table> {
-    let mut cursor = Cursor::new(log.clone(), log.log_start());
-    let mut table = Table::default();
-    while let Some(batch) = cursor.next_batch()? {
-        let records = body::RawRecords::new(batch.records.as_slice(), batch.header.count);
-        for raw in records.map_while(|raw| raw.ok()) {
-            let at = batch.header.base_offset.plus(u64::from(raw.offset_delta));
-            if let Some((group, change)) = raw.key.and_then(|key| read(key, raw.value)) {
-                table.apply(&group, at, change);
-            }
-        }
-    }
-    Ok(table)
-}
-
-/// The keys of all partitions of a topic.
-fn partitions_of(topic: &TopicId) -> RangeInclusive<(TopicId, PartitionId)> {
-    (*topic, PartitionId::new(0))..=(*topic, PartitionId::new(u32::MAX))
-}
-
-impl Table {
-    fn apply(&mut self, group: &GroupId, at: Offset, change: OffsetChange) {
-        let progress = self.groups.entry(group.clone()).or_default();
-        match change {
-            OffsetChange::Commit(topic, partition, committed) => {
-                match progress.commits.entry((topic, partition)) {
-                    Entry::Occupied(mut known) if known.get().0 <= at => {
-                        known.insert((at, committed));
-                    }
-                    Entry::Occupied(_) => {}
-                    Entry::Vacant(new) => {
-                        new.insert((at, committed));
-                        self.list(group, topic);
-                    }
-                }
-            }
-            OffsetChange::Forget(topic, partition) => {
-                if progress.commits.get(&(topic, partition)).is_some_and(|known| known.0 <= at) {
-                    progress.commits.remove(&(topic, partition));
-                }
-                self.unlist_if_unknown(group, &topic);
-            }
-            OffsetChange::Joined(topic, partitions) => {
-                progress.joined.insert(topic, partitions);
-                self.list(group, topic);
-            }
-            OffsetChange::Part(topic) => {
-                progress.joined.remove(&topic);
-                self.unlist_if_unknown(group, &topic);
-            }
-            OffsetChange::Subscribed(glob) => {
-                if !progress.globs.contains(&glob) {
-                    progress.globs.push(glob);
-                }
-            }
-            OffsetChange::Unsubscribed(glob) => {
-                progress.globs.retain(|other| *other != glob);
-                self.forget_if_empty(group);
-            }
-            OffsetChange::Began(topic, partition, began) => {
-                progress.begins.insert((topic, partition), began);
-                self.list(group, topic);
-            }
-            OffsetChange::ForgetBeginning(topic, partition) => {
-                progress.begins.remove(&(topic, partition));
-                self.unlist_if_unknown(group, &topic);
-            }
-        }
-    }
-
-    /// A group has state of a topic.
-    fn list(&mut self, group: &GroupId, topic: TopicId) {
-        self.by_topic.entry(topic).or_default().insert(group.clone());
-    }
-
-    /// A group may have no state of a topic any more.
-    fn unlist_if_unknown(&mut self, group: &GroupId, topic: &TopicId) {
-        if self.groups.get(group).is_some_and(|progress| progress.knows(topic)) {
-            return;
-        }
-        if let Some(groups) = self.by_topic.get_mut(topic) {
-            groups.remove(group);
-            if groups.is_empty() {
-                self.by_topic.remove(topic);
-            }
-        }
-        self.forget_if_empty(group);
-    }
-
-    fn forget_if_empty(&mut self, group: &GroupId) {
-        if self.groups.get(group).is_some_and(GroupOffsets::is_empty) {
-            self.groups.remove(group);
-        }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn unwritten(identity: &Identity, dir: &Path) -> Recovered {
         manifest: Manifest {
             topic_id: identity.topic_id,
             partition: identity.partition,
-            secret: identity.secret,
+            secret: identity.secret(),
             log_start: Offset::ZERO,
             epochs: vec![EpochStart { epoch: 0, start: Offset::ZERO }],
             segments: vec![entry],

@@ -91,6 +91,22 @@ impl Ends {
         self.covered.fetch_max(end.get(), Ordering::AcqRel);
     }
 
+    /// Returns ends of a log of another process: the visible one and the durable one as it has
+    /// published them, and the end of the batches that were found.
+    pub(crate) fn followed(visible: Offset, durable: Offset, log: Offset) -> Self {
+        let ends = Ends::new(visible.max(log));
+        ends.visible.store(visible.get(), Ordering::Release);
+        ends.durable.store(durable.get(), Ordering::Release);
+        ends
+    }
+
+    /// Moves the ends on to those that another process has published.
+    pub(crate) fn follow(&self, visible: Offset, durable: Offset) {
+        self.log.fetch_max(visible.get(), Ordering::AcqRel);
+        self.visible.fetch_max(visible.get(), Ordering::AcqRel);
+        self.durable.fetch_max(durable.get(), Ordering::AcqRel);
+    }
+
     /// Moves the visible end to `end`, or to the log end if that is less.
     pub(crate) fn show(&self, end: Offset) {
         self.visible.fetch_max(end.min(self.log()).get(), Ordering::AcqRel);

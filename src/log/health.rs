@@ -111,6 +111,16 @@ impl Health {
         self.renew(&state);
     }
 
+    /// Notes whether a log of another process can be read: `error` is why not.
+    pub(crate) fn follow(&self, error: Option<Error>) {
+        let mut state = self.state.lock();
+        let refuses = error.is_some() || state.ended.is_some();
+        self.is_damaged.store(error.is_some(), Ordering::Release);
+        state.damage = error;
+        self.refuses_reads.store(refuses, Ordering::Release);
+        self.renew(&state);
+    }
+
     /// Returns whether the log takes no appends until it is reopened.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.refuses_appends.load(Ordering::Acquire) && self.poison_cause().is_some()

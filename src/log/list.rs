@@ -174,6 +174,14 @@ impl SegmentList {
         *current = Arc::new(View { log_start, segments, ..View::clone(&current) });
     }
 
+    /// Replaces the view by one whose segments are those of the old one, without the oldest and with
+    /// others after the newest: the revision stays. Used where an owner is followed.
+    pub(crate) fn extend(&self, next: View) {
+        let mut current = self.current.write();
+        self.log_start.store(next.log_start.get(), Ordering::Release);
+        *current = Arc::new(next);
+    }
+
     /// Begins an epoch at the log's end. Must be called before the first reader.
     pub(crate) fn begin_epoch(&self, epoch: u32) {
         let mut current = self.current.write();

@@ -83,6 +83,7 @@ pub(crate) fn accept_loss(log: &Log, named: &[DamagedRange]) -> Result<Vec<LostR
     drop((tip, shape, alone));
     drop(lead);
     log.waiters.signal();
+    log.publish();
     log.ctx.events.report(&Event::LossAccepted {
         topic: log.topic().clone(),
         partition: log.partition(),

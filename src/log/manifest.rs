@@ -247,6 +247,17 @@ impl ManifestStore {
         self.current.lock().unnamed.retain(|segment| !named.contains(segment));
     }
 
+    /// Takes the manifest that the owner of the log has written.
+    pub(crate) fn adopt(&self, manifest: Manifest) {
+        let (compacted, dirty) = compacted_and_dirty(&manifest);
+        let mut current = self.current.lock();
+        self.compacted.store(compacted, Ordering::Relaxed);
+        self.dirty.store(dirty, Ordering::Relaxed);
+        self.has_lost.store(!manifest.lost.is_empty(), Ordering::Release);
+        current.manifest = manifest;
+        self.set_made(stage::FILES);
+    }
+
     /// Returns whether a change would list segments that the manifest on disk lacks.
     pub(crate) fn can_list_more(&self) -> bool {
         if !self.lacks_segments() {

@@ -74,6 +74,7 @@ pub(crate) mod cursor;
 pub(crate) mod cut;
 pub(crate) mod durability;
 pub(crate) mod erase;
+pub(crate) mod follow;
 pub(crate) mod idempotence;
 pub(crate) mod lookup;
 pub(crate) mod loss;
@@ -109,11 +110,12 @@ use self::sync_state::SyncState;
 use self::tail::TailCache;
 use self::writer::Writer;
 use crate::config::Durability;
-use crate::engine::{Context, Identity, Waiters};
+use crate::engine::{Context, Identity, Mark, Published, Waiters};
 use crate::error::{Error, Result};
 use crate::format::batch::Seed;
+use crate::format::owner::Slot;
 use crate::stats::Event;
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering, fence};
 use crate::types::{Bounds, Offset, PartitionId, Receipt, Timestamp, TopicName, TopicPartition};
 
 /// The position of an appended batch.
@@ -151,7 +153,6 @@ pub(crate) struct Log {
     /// The journal of the transactions that this log takes part in.
     journal: Arc<dyn LogJournal>,
     identity: Arc<Identity>,
-    seed: Seed,
     settings: CurrentSettings,
     list: SegmentList,
     writer: Writer,
@@ -165,9 +166,11 @@ pub(crate) struct Log {
     counters: Counters,
     /// The transactions that opening found after the last point known to be durable.
     recovered: RecoveredTail,
+    mark: Mark,
 }
 
 impl Log {
+    #[inline]
     pub(crate) fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
@@ -240,7 +243,10 @@ impl Log {
                 Ok(Some(found)) if is_same => return Ok(found),
                 Err(error) if is_same && self.list.log_start() == start => {
                     // A log that has ended since has no files any more: that is the reason then.
-                    return self.check_readable().and(Err(error));
+                    self.check_readable()?;
+                    if !self.ctx.has_changed(&self.identity) {
+                        return Err(error);
+                    }
                 }
                 _ => {}
             }
@@ -270,8 +276,9 @@ impl Log {
         &self.ctx
     }
 
+    #[inline]
     pub(crate) fn seed(&self) -> Seed {
-        self.seed
+        self.identity.seed()
     }
 
     fn segments(&self) -> Segments {
@@ -394,6 +401,17 @@ impl Log {
     #[inline]
     pub(crate) fn wake_readers(&self) {
         self.waiters.appended();
+        if self.mark.is_cleared() {
+            self.ctx.publish(&self.mark);
+        }
+    }
+
+    /// Tells readers in other processes of another change. Must be called after it.
+    pub(crate) fn publish(&self) {
+        fence(Ordering::SeqCst);
+        if self.mark.is_cleared() {
+            self.ctx.publish(&self.mark);
+        }
     }
 
     /// Asks the worker to work for this log.
@@ -413,6 +431,36 @@ impl Log {
         }
         drop(tip);
         self.wake_readers();
+    }
+}
+
+impl Published for Log {
+    fn slot(&self) -> Option<Slot> {
+        if !self.has_files() {
+            return None;
+        }
+        loop {
+            let revision = self.list.revision();
+            let ends = self.list.view().ends.clone();
+            // In this order: the list of a later view has the segments of all that is visible now.
+            let (durable_end, visible_end) = (ends.durable(), ends.visible());
+            let view = self.list.view();
+            if Arc::ptr_eq(&view.ends, &ends) {
+                return Some(Slot {
+                    topic_id: self.identity.topic_id,
+                    partition: self.identity.partition,
+                    epoch: view.epoch,
+                    log_start: view.log_start,
+                    visible_end,
+                    durable_end: durable_end.min(visible_end),
+                    revision,
+                });
+            }
+        }
+    }
+
+    fn mark(&self) -> &Mark {
+        &self.mark
     }
 }
 

@@ -18,7 +18,7 @@ use super::settings::{CurrentSettings, LogSettings};
 use super::sync_state::SyncState;
 use super::tail::TailCache;
 use super::writer::Writer;
-use crate::engine::{Identity, Waiters};
+use crate::engine::{Identity, Mark, Waiters};
 use crate::error::{Error, Result};
 use crate::format::batch::Secret;
 use crate::format::manifest::{EpochStart, Manifest};
@@ -62,6 +62,22 @@ pub(crate) fn open(
     if let Some(error) = &found.damage {
         report.damaged.push((identity.topic_partition(), error.clone()));
     }
+    assemble(journal, identity, dir, settings, found, made)
+}
+
+/// Puts the parts of a log together. `made` is a [`stage`].
+pub(super) fn assemble(
+    journal: Arc<dyn LogJournal>,
+    identity: Arc<Identity>,
+    dir: PathBuf,
+    settings: Arc<LogSettings>,
+    found: Recovered,
+    made: u8,
+) -> Arc<Log> {
+    let ctx = journal.ctx().clone();
+    if !ctx.settings.read_only {
+        identity.learn(identity.secret());
+    }
     let Recovered { manifest, segments, point, unsynced, last_listed, damage, has_senders, tail } = found;
     let Unsynced { from, inherited, unnamed } =
         unsynced.unwrap_or(Unsynced { from: point, inherited: Vec::new(), unnamed: Vec::new() });
@@ -77,7 +93,6 @@ pub(crate) fn open(
         durability: SyncState::new(from, inherited, &ctx.events),
         ctx,
         journal,
-        seed: identity.seed(),
         settings: CurrentSettings::new(settings),
         writer: Writer::new(active, point, list.view().ends.clone()),
         list,
@@ -89,6 +104,7 @@ pub(crate) fn open(
         producers: ProducerTable::new(has_senders),
         counters: Counters::default(),
         recovered: tail,
+        mark: Mark::default(),
         identity,
     })
 }
@@ -99,7 +115,7 @@ fn unusable(identity: &Identity, error: Error) -> Recovered {
         manifest: Manifest {
             topic_id: identity.topic_id,
             partition: identity.partition,
-            secret: identity.secret,
+            secret: identity.secret(),
             log_start: Offset::ZERO,
             epochs: Vec::new(),
             segments: Vec::new(),

@@ -50,6 +50,7 @@ pub(crate) fn reopen_with(log: &Log, before: impl FnOnce() -> Result<()>) -> Res
     log.ctx.events.deliver();
     // Also if no record is lost: the epoch is another one.
     log.waiters.signal();
+    log.publish();
     if let Some(lost) = reopened? {
         log.ctx.events.report(&Event::TailTruncated(lost));
     }
@@ -137,7 +138,7 @@ fn check_again<'a>(
         }
         let file = segment.file(&log.ctx)?;
         let source = Source::Window(Window::new(file, log.ctx.display(&segment.path)));
-        let mut walk = Walker::new(&log.ctx, log.seed, segment, source, position, segment.size());
+        let mut walk = Walker::new(&log.ctx, log.seed(), segment, source, position, segment.size());
         while end < visible {
             let position = walk.position;
             match check_batch(log, &mut walk, segment, end)? {

@@ -254,6 +254,7 @@ fn begin_at(log: &Arc<Log>, start: Offset) -> Result<Event> {
     let segments = log.segments();
     log.list.begin_at(start, is_gone);
     self_check::segments_changed(log, None);
+    log.publish();
     let mut bytes = 0;
     for segment in segments.iter().filter(|segment| is_gone(segment)) {
         bytes += segment.size();

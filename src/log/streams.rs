@@ -309,7 +309,7 @@ fn load_from(
             }
             events += u64::from(place.records);
             let position = u64::from(place.position);
-            let (header, records) = read_batch(&log.ctx, log.seed, segment, &mut source, position)?;
+            let (header, records) = read_batch(&log.ctx, log.seed(), segment, &mut source, position)?;
             bytes += records.as_slice().len();
             batches.push(Arc::new(Batch {
                 source: log.identity.clone(),

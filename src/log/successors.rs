@@ -146,7 +146,7 @@ fn check(log: &Log, Inherited { segment, from, to, first }: &Inherited) -> Resul
     }
     let source = Source::Window(Window::new(segment.file(&log.ctx)?, log.ctx.display(&segment.path)));
     let from = (*from).max(FIRST_BATCH);
-    let mut walk = Walker::new(&log.ctx, log.seed, segment, source, from, *to);
+    let mut walk = Walker::new(&log.ctx, log.seed(), segment, source, from, *to);
     let mut next = *first;
     let changed = |position, what: &str| {
         let what = format!("these are not the bytes that the opening has read: {what}");

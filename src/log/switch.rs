@@ -63,7 +63,7 @@ impl NextSegment {
             generation: self.generation,
             log_epoch: self.epoch,
             created_at: ctx.clock.now(),
-            secret: identity.secret,
+            secret: identity.secret(),
         }
     }
 

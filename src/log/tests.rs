@@ -35,6 +35,7 @@ fn identity() -> Identity {
         topic_id: TopicId([7; 16]),
         partition: PartitionId::new(3),
         secret: Secret::default(),
+        learnt: crate::sync::OnceLock::new(),
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn truncate_to(log: &Arc<Log>, to: Offset) -> Result<()> {
     drop((tip, shape, alone));
     drop(lead);
     log.waiters.signal();
+    log.publish();
     log.ctx.events.report(&event);
     Ok(())
 }
@@ -99,6 +100,7 @@ pub(crate) fn reset_to(log: &Log, offset: Offset) -> Result<()> {
     drop((tip, shape, alone));
     drop(lead);
     log.waiters.signal();
+    log.publish();
     log.ctx.events.report(&event);
     Ok(())
 }

@@ -57,7 +57,7 @@ pub(crate) fn fill_header(
     header.base_offset = tip.point.end;
     header.log_epoch = log.epoch();
     header.synced_upto = tip.ends.durable();
-    let crc = encode_header(header, log.seed, stored.first_chunk_mut::<HEADER_BYTES>()?);
+    let crc = encode_header(header, log.seed(), stored.first_chunk_mut::<HEADER_BYTES>()?);
     Some(Filled { crc })
 }
 

@@ -109,7 +109,7 @@ pub(super) fn manifest_of(
     Ok(Manifest {
         topic_id: identity.topic_id,
         partition: identity.partition,
-        secret: identity.secret,
+        secret: identity.secret(),
         log_start: headers.first().map_or(Offset::ZERO, |first| first.base_offset),
         epochs: vec![EpochStart { epoch: u32::MAX - 1, start: Offset::MAX }],
         segments,

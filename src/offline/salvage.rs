@@ -38,7 +38,7 @@ use crate::segment::create::{active_entry, create_segment, create_segment_file};
 use crate::stats::{DamagedRange, Finding, FindingKind, SalvageReport};
 use crate::storage::fs::FsStorage;
 use crate::storage::{Storage, read_file, replace_file, write_all_at};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::transaction::records::JournalRecords;
 use crate::types::{Offset, PartitionId};
 
@@ -93,7 +93,7 @@ pub(crate) fn salvage_on(from: Arc<dyn Storage>, to: Arc<dyn Storage>) -> Result
     let _read = take_lock(&from)?;
     let lock = to.storage.lock(Path::new(names::LOCK));
     let _written = lock.map_err(|e| match e.kind() {
-        ErrorKind::WouldBlock => Error::AlreadyOpen { path: to.display(root) },
+        ErrorKind::WouldBlock => Error::AlreadyOpen { path: to.display(root), owner: None },
         _ => Error::create(&to.display(Path::new(names::LOCK)), e),
     })?;
     let mut survey = survey(&from)?;
@@ -277,6 +277,7 @@ impl Salvager<'_> {
     ) -> Result<bool> {
         let dir = Path::new(names::TOPICS).join(&topic.dir).join(partition.to_string());
         let identity = Identity {
+            learnt: OnceLock::new(),
             topic: topic.entry.name.clone(),
             topic_id: topic.entry.id,
             partition: PartitionId::new(partition),
@@ -431,7 +432,7 @@ impl Salvager<'_> {
             generation: entry.generation,
             log_epoch: entry.log_epoch,
             created_at: self.to.clock.now(),
-            secret: identity.secret,
+            secret: identity.secret(),
         };
         for (entry, one) in manifest.segments.iter().zip(walked) {
             let Some(source) = one.open(self.from)? else { continue };

@@ -36,7 +36,9 @@ pub(super) fn take_lock(ctx: &Context) -> Result<Option<Box<dyn Send + Sync>>> {
     }
     match ctx.storage.lock(Path::new(names::LOCK)) {
         Ok(lock) => Ok(Some(lock)),
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(Error::AlreadyOpen { path: ctx.display(root) }),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            Err(Error::AlreadyOpen { path: ctx.display(root), owner: None })
+        }
         Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => Ok(None),
         Err(e) => Err(Error::io(IoAction::Lock, &ctx.display(Path::new(names::LOCK)), e)),
     }

@@ -23,7 +23,7 @@ use crate::log::walk::{KnownEnd, Seen, Watch, walk};
 use crate::stats::{Finding, FindingKind, VerifyProgress, VerifyReport};
 use crate::storage::fs::FsStorage;
 use crate::storage::{OpenMode, Storage, read_file};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::transaction::records::read_records;
 use crate::types::{Offset, PartitionId, TopicId};
 
@@ -275,6 +275,7 @@ impl Verifier<'_> {
         let ctx = self.ctx;
         let is_marked = topic.with_files.contains(&partition) || note.entry.is_some();
         let identity = Identity {
+            learnt: OnceLock::new(),
             topic: topic.entry.name.clone(),
             topic_id: topic.entry.id,
             partition: PartitionId::new(partition),

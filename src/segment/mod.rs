@@ -246,7 +246,11 @@ impl Segment {
             return Ok(Some(map));
         }
         let ahead = size.saturating_sub(wanted);
-        let may_grow = || Ok(self.handles.is_worth_a_map(ahead) && self.file(ctx)?.grows_while_mapped());
+        // Another process may write after the bytes that were found here.
+        let may_grow = || {
+            let is_ours = !ctx.settings.read_only;
+            Ok(is_ours && self.handles.is_worth_a_map(ahead) && self.file(ctx)?.grows_while_mapped())
+        };
         if !(is_sealed || may_grow()?) || !self.handles.may_map(ctx, size) {
             return Ok(None);
         }

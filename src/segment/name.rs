@@ -75,7 +75,7 @@ impl SegmentName {
     /// segment before it.
     pub(crate) fn is_own(&self, header: &SegmentHeader, identity: &Identity) -> bool {
         (header.topic_id, header.partition, header.secret)
-            == (identity.topic_id, identity.partition, identity.secret)
+            == (identity.topic_id, identity.partition, identity.secret())
             && (header.base_offset, header.generation, header.log_epoch) == self.id()
     }
 
@@ -85,7 +85,7 @@ impl SegmentName {
             Some("the segment belongs to another partition")
         } else if header.base_offset != self.base || header.generation != self.generation {
             Some("the segment's header contradicts its file name")
-        } else if header.secret != identity.secret {
+        } else if header.secret != identity.secret() {
             Some("the segment's secret contradicts the manifest")
         } else if header.log_epoch != self.epoch {
             Some("the segment's log epoch contradicts the manifest")

@@ -107,8 +107,8 @@ impl Storage for DescriptorStorage {
         self.inner.can_be_full()
     }
 
-    fn sync_root(&self) -> io::Result<()> {
-        self.inner.sync_root()
+    fn below(&self) -> Option<&dyn Storage> {
+        Some(&*self.inner)
     }
 
     fn run_identity(&self) -> ([u8; 16], u32) {

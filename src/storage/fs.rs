@@ -4,12 +4,13 @@
 //! each method of [`Storage`] states that.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
 use crate::error::is_no_descriptor;
 use crate::storage::gate::is_unsupported;
 use crate::storage::{DirEntry, File, Map, OpenMode, ProcessLimits, Storage, SyncDir, read_up_to};
-use crate::sync::{Arc, AtomicU64, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicU64, OnceLock, Ordering, thread};
 
 /// A directory of the operating system's file system.
 #[derive(Debug)]
@@ -174,6 +175,27 @@ impl Storage for FsStorage {
         Ok(Box::new(move || sync_directory(&opened)))
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        for path in [&self.resolve(path)?, &self.root] {
+            match fs::File::open(path) {
+                Ok(file) if is_held(&file)? => return Ok(true),
+                // A copy has no lock file, and a directory cannot be opened everywhere.
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn host_name(&self) -> String {
+        // Only Linux has it. A failed read is no error.
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim().to_string()
+    }
+
     fn process_limits(&self) -> ProcessLimits {
         // Only Linux has them. A failed read is no error.
         let read = |path| fs::read_to_string(path).unwrap_or_default();
@@ -211,10 +233,32 @@ impl Drop for DirLock {
     }
 }
 
+/// Whether another open file holds the exclusive lock of this one. The shared lock by which this is
+/// found out is held for a moment only.
+fn is_held(file: &fs::File) -> io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        // There are no locks here, so nobody can have it.
+        Err(fs::TryLockError::Error(_)) => Ok(false),
+    }
+}
+
+/// How often a lock is tried that is held, and the time between: a reader may be looking whether it
+/// is.
+const LOCK_ATTEMPTS: usize = 4;
+const LOCK_PAUSE: Duration = Duration::from_micros(500);
+
 fn try_lock(file: &fs::File) -> io::Result<()> {
+    let mut attempts = 1;
     loop {
         return match file.try_lock() {
             Ok(()) => Ok(()),
+            Err(fs::TryLockError::WouldBlock) if attempts < LOCK_ATTEMPTS => {
+                attempts += 1;
+                thread::sleep(LOCK_PAUSE);
+                continue;
+            }
             Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(fs::TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(fs::TryLockError::Error(e)) => Err(e),

@@ -25,6 +25,7 @@ pub(crate) mod gate;
 pub(crate) mod limits;
 pub(crate) mod mem;
 pub(crate) mod mmap;
+pub(crate) mod overlay;
 
 pub(crate) use limits::ProcessLimits;
 pub(crate) use mmap::Map;
@@ -34,6 +35,11 @@ pub(crate) type SyncDir<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 /// A directory tree on some medium.
 pub(crate) trait Storage: Send + Sync {
+    /// The storage that this one is a layer of, for the methods that a layer leaves to it.
+    fn below(&self) -> Option<&dyn Storage> {
+        None
+    }
+
     /// Where a relative path lies, for messages: the absolute path on a disk, `mem:/...` in memory.
     fn display(&self, path: &Path) -> PathBuf;
 
@@ -82,7 +88,7 @@ pub(crate) trait Storage: Send + Sync {
     /// Makes the name of the root durable, in the directory above it. Does nothing where there is no
     /// such directory, or where it cannot be synced.
     fn sync_root(&self) -> io::Result<()> {
-        Ok(())
+        self.below().map_or(Ok(()), |below| below.sync_root())
     }
 
     /// As [`sync_dir`](Storage::sync_dir), in two steps: the first opens what the second needs. A
@@ -100,6 +106,23 @@ pub(crate) trait Storage: Send + Sync {
     /// The start of the machine, and the process. As long as the first is the same, and not zero,
     /// every write that was not synced is still there. Zeros if they are not known.
     fn run_identity(&self) -> ([u8; 16], u32);
+
+    /// Whether other processes can have the same directory open: then its owner tells them how far
+    /// they may read.
+    fn is_shared(&self) -> bool {
+        self.below().is_some_and(|below| below.is_shared())
+    }
+
+    /// Whether some opener holds the lock file `path`, and so the directory. Takes no lock that an
+    /// opener would meet for longer than this call.
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        self.below().map_or(Ok(false), |below| below.is_locked(path))
+    }
+
+    /// The name of the machine, for messages; empty if it is not known.
+    fn host_name(&self) -> String {
+        self.below().map(|below| below.host_name()).unwrap_or_default()
+    }
 
     /// The limits that the process has now, as far as they concern this medium and are known.
     fn process_limits(&self) -> ProcessLimits {

@@ -10,6 +10,9 @@ pub(crate) enum Rank {
     Test,
 
     // -- the broker --
+    /// `Follower`: the right to follow an owner of the directory. An opening in memory takes all
+    /// other locks.
+    Following,
     /// `Threads`: the handles of the background threads, while they are joined.
     Threads,
     /// `BrokerInner`: the lock file of the directory.
@@ -32,6 +35,10 @@ pub(crate) enum Rank {
     Membership,
 
     // -- one log --
+    /// `Publisher`: the right to publish the ends of logs.
+    Publishing,
+    /// `Publisher`: the logs by the numbers of their slots.
+    PublishedLogs,
     /// `Compactor`: the right to compact or erase.
     Compacting,
     /// `Journal`: shared by commits; taken alone by a new file and by a truncation.
@@ -88,6 +95,9 @@ pub(crate) enum Rank {
     /// `CatalogStore`: the catalog, over its change.
     Catalog,
 
+    /// `Publisher`: the file of the owner, over a write of it.
+    OwnerFile,
+
     // -- leaves: under these nothing but the medium is asked --
     /// `BrokerInner`: the topics.
     Topics,
@@ -111,6 +121,8 @@ pub(crate) enum Rank {
     Work,
     /// `Timer`: the tasks by the time they are due.
     Timer,
+    /// `Publisher`: the logs that have changed.
+    NotedLogs,
     /// `Waiters`: the readers of a log.
     Waiters,
     /// `Waiter`: whether a reader was signalled.
@@ -147,6 +159,10 @@ pub(crate) enum Rank {
     BudgetFiles,
     /// `BudgetStorage`: the length of one file.
     BudgetLength,
+    /// `Overlay`: the names that differ from those of the medium.
+    OverlayNodes,
+    /// `Overlay`: the changes of one file.
+    OverlayContent,
     /// The simulated medium: the plan of faults.
     Faults,
     /// The simulated medium: an operation that a test holds.

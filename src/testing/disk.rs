@@ -7,6 +7,7 @@ use std::{fmt, io};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::error::Result;
+use crate::read_only::ReadOnlyBroker;
 use crate::stats::{BackupProgress, BackupReport, SalvageReport, VerifyProgress, VerifyReport};
 use crate::storage::faults::{Failure, FaultStorage, Faults, Gate, Op};
 use crate::storage::fs::FsStorage;
@@ -69,6 +70,20 @@ impl Broker {
     }
 }
 
+impl BrokerConfig {
+    /// Opens a simulated disk for reading only, as another process would: see
+    /// [`open_read_only`](BrokerConfig::open_read_only). The operations of this reader are not
+    /// counted, do not fail by plan, and go on after a kill of the broker
+    /// ([`Disk::crash`] with [`Survive::Everything`]).
+    ///
+    /// # Errors
+    /// As [`open_read_only`](BrokerConfig::open_read_only).
+    pub fn read_only_on_disk(self, disk: &Disk) -> Result<ReadOnlyBroker> {
+        self.validate()?;
+        ReadOnlyBroker::open_on(self, Arc::new(disk.medium.observe()))
+    }
+}
+
 impl Disk {
     /// A disk with the files of a directory, durable: for tests that begin with real data, for
     /// example with a [backup](Broker::backup).
@@ -108,6 +123,12 @@ impl Disk {
     #[must_use]
     pub fn duplicate(&self) -> Self {
         Disk { medium: self.medium.duplicate(), faults: Faults::new() }
+    }
+
+    /// Lets brokers that are opened from now on publish how far other processes may read, as they do
+    /// on a real disk. Off at first: then no operation of a test is one of that file.
+    pub fn share(&self) {
+        self.medium.share();
     }
 
     /// Stops every broker on this disk and leaves the content that `survive` selects.

@@ -88,6 +88,8 @@ mod projection_step_size;
 mod projections;
 mod projections_with_state;
 mod raft_log;
+mod read_only;
+mod read_only_model;
 mod reading;
 mod rebalance_protocols;
 mod record_limits;

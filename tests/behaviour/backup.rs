@@ -14,7 +14,7 @@ use quipu::{
 };
 
 use crate::common::{
-    Random, assert_gapless, dump, fill, open, open_dir, read_from, send, small, thorough, warnings,
+    Random, assert_gapless, dump, fill, open, open_dir, read_from, send, small, snapshot, thorough, warnings,
 };
 
 fn all(_: quipu::stats::BackupProgress) -> ControlFlow<()> {
@@ -183,6 +183,27 @@ fn a_second_backup_into_the_directory_copies_what_is_new() {
     let error = broker.backup(&to, all).unwrap_err();
     assert!(matches!(error, Error::NotABackup { .. }), "{error}");
     assert_eq!(dump(&open_dir(&to).unwrap()).unwrap()[&("t".to_string(), 0)].len(), 180);
+}
+
+#[test]
+fn looking_into_a_backup_leaves_it_one() {
+    let disk = Disk::new();
+    let broker = open(&disk).unwrap();
+    let of = partition(&broker, "t", small().partitions(2));
+    fill(&broker, &of, 20);
+    let copy = backup(&broker);
+    let before = snapshot(&copy);
+    let copied = restored(&copy);
+    assert_eq!(dump(&copied).unwrap(), dump(&broker).unwrap());
+    copied.close().unwrap();
+    let after = snapshot(&copy);
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(path, bytes)| after.get(*path) != Some(*bytes))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(changed.is_empty(), "{changed:?}");
+    assert!(broker.backup_on_disk(&copy, all).unwrap().complete);
 }
 
 #[test]

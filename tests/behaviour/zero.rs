@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
-use quipu::testing::ManualClock;
+use quipu::testing::{Disk, ManualClock};
 use quipu::{
     Broker, BrokerConfig, Cleanup, ConsumerBuilder, Durability, Error, ExpectedVersion, Offset, Position,
-    ProducerConfig, Record, Records, Result, Retention, Start, Timestamp, TopicConfig, Version,
+    ProducerConfig, ReadOnlyTopic, Record, Records, Result, Retention, Start, Timestamp, TopicConfig,
+    Version,
 };
 
 use crate::common::small;
@@ -276,6 +277,17 @@ const BOUNDS: &[Row] = &[
         assert_eq!(stream.last_n(0)?.len(), 0);
         Ok(())
     }),
+    ("ReadOnlyPartition::read", Refused("1 byte"), || {
+        read_only(TopicConfig::new())?.partition(0)?.read(Start::Beginning, 0).map(drop)
+    }),
+    ("ReadOnlyPartition::last_n", Meant, || {
+        assert!(read_only(TopicConfig::new())?.partition(0)?.last_n(0)?.is_empty());
+        Ok(())
+    }),
+    ("ReadOnlyStream::last_n", Meant, || {
+        assert_eq!(read_only(TopicConfig::streams())?.stream("s")?.last_n(0)?.len(), 0);
+        Ok(())
+    }),
     // At once, with what is there.
     ("Partition::wait_for", Meant, || {
         assert!(
@@ -357,6 +369,15 @@ fn zero_means_what_it_says_or_is_refused_with_the_least_value() {
             (Refused(_), other) => panic!("{name}: {other:?}"),
         }
     }
+}
+
+/// A topic of a directory that is only read.
+fn read_only(config: TopicConfig) -> quipu::Result<ReadOnlyTopic> {
+    let disk = Disk::new();
+    let broker = BrokerConfig::new().clock(ManualClock::new()).on_disk(&disk)?;
+    broker.create_topic("t", config)?;
+    broker.close()?;
+    BrokerConfig::new().clock(ManualClock::new()).read_only_on_disk(&disk)?.topic("t")
 }
 
 /// The settings and bounds of the public API: every builder that takes a number or a time, and every

@@ -9,8 +9,9 @@ use crate::broker::catalog::identity;
 use crate::broker::checkpoint::{CheckpointStore, read_mark};
 use crate::broker::store::{CatalogFile, CatalogStore, damaged};
 use crate::config::TopicConfig;
+use crate::engine::publish::{owner_of, read_header};
 use crate::engine::{Context, malformed};
-use crate::error::{Error, IoAction, Result};
+use crate::error::{Error, IoAction, Owner, Result};
 use crate::format::catalog::{CatalogTopic, ReadCatalog};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::manifest::Manifest;
@@ -20,6 +21,7 @@ use crate::format::settings;
 use crate::log::create::find_manifest;
 use crate::log::journal::LogJournal;
 use crate::stats::OpenReport;
+use crate::storage::{OpenMode, Storage};
 use crate::sync::Arc;
 use crate::transaction::journal::Journal;
 use crate::transaction::recovery::check_format as check_journal;
@@ -72,6 +74,9 @@ impl Directory {
         // IMPORTANT: nothing was changed before this, so that a release that cannot use the
         // directory leaves it alone.
         let is_clean = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.clean);
+        if !is_clean {
+            ctx.publisher().announce();
+        }
         let number = found.number;
         if let Some(unused) = &unused {
             // No number is used twice, because a checkpoint identifies the catalog file that it
@@ -279,12 +284,18 @@ pub(super) fn look(ctx: &Context, report: &mut OpenReport) -> Result<bool> {
 pub(super) fn take_lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
     let root = ctx.display(Path::new(""));
     ctx.storage.lock(Path::new(names::LOCK)).map_err(|e| match e.kind() {
-        io::ErrorKind::WouldBlock => Error::AlreadyOpen { path: root },
+        io::ErrorKind::WouldBlock => Error::AlreadyOpen { path: root, owner: read_owner(&*ctx.storage) },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::ReadOnly { path: root, source: Arc::new(e) }
         }
         _ => Error::unless_full(IoAction::Lock, &ctx.display(Path::new(names::LOCK)), e),
     })
+}
+
+/// Who has the directory open, as far as its owner has said so.
+fn read_owner(storage: &dyn Storage) -> Option<Owner> {
+    let file = storage.open(Path::new(names::OWNER), OpenMode::Read).ok()?;
+    owner_of(&read_header(&*file)?)
 }
 
 /// Reads the checkpoint. One that belongs to another file of the catalog is ignored.

@@ -18,7 +18,7 @@ use super::store::CatalogStore;
 use super::topics::Topics;
 use super::{BrokerInner, trash};
 use crate::config::BrokerConfig;
-use crate::engine::Context;
+use crate::engine::{Context, Published};
 use crate::error::Result;
 use crate::format::checkpoint::{Checkpoint, CheckpointEntry};
 use crate::format::names::{self};
@@ -99,9 +99,10 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
         lock: Mutex::new(Rank::Directory, Some(lock)),
         ctx,
     });
-    for topic in broker.maintenance.topics.read().iter() {
-        topic.logs().iter().for_each(durability::sync_inherited);
-    }
+    let logs = broker.all_logs();
+    let published = logs.iter().map(|log| -> Weak<dyn Published> { Arc::downgrade(log) as _ });
+    broker.ctx.publisher().ready(published.collect(), broker.ctx.gate.is_shut());
+    logs.iter().for_each(durability::sync_inherited);
     run_background_work(&broker)?;
     Ok(broker)
 }
@@ -112,6 +113,13 @@ pub(super) fn open(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<A
 /// As those of opening it.
 pub(super) fn lock(ctx: &Context) -> Result<Box<dyn Send + Sync>> {
     take_lock(ctx)
+}
+
+/// As [`open`], on a storage that keeps changes in memory. `config` must have a manual clock, so that
+/// nothing else is done.
+pub(super) fn open_in_memory(config: &BrokerConfig, storage: Arc<dyn Storage>) -> Result<Arc<BrokerInner>> {
+    debug_assert!(config.clock.is_manual(), "no thread is to change anything");
+    open(config, storage)
 }
 
 /// Makes the part of the broker that the background threads use, and writes the first checkpoint.
@@ -211,7 +219,10 @@ fn shut_gate(ctx: &Context, catalog: &Arc<CatalogStore>, checkpoint: Option<&Che
     let Some(checkpoint) = checkpoint else { return };
     let unclean = Checkpoint { clean: false, ..checkpoint.clone() }.encode();
     let catalog = catalog.clone();
+    let publisher = ctx.publisher().clone();
     ctx.gate.shut(move |medium| {
+        // Before the mark is taken back: see `engine::publish`.
+        publisher.begin();
         // An opening after a close syncs nothing, so the name of the directory may not be durable.
         medium.sync_root()?;
         take_back_mark(medium, &unclean)?;

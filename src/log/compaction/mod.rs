@@ -50,7 +50,7 @@ pub(crate) fn is_wanted(log: &Log, tick: &dyn Fn()) -> Option<(u32, Extent)> {
     let oldest = settings.compaction.max_lag.and_then(|_| {
         let first = segments.iter().take(count).find(|segment| !segment.compacted)?;
         let mut source = first.source(&log.ctx, &log.identity).ok()?;
-        source.header(&log.ctx, FIRST_BATCH, log.seed).ok().map(|(header, _)| header.max_timestamp)
+        source.header(&log.ctx, FIRST_BATCH, log.seed()).ok().map(|(header, _)| header.max_timestamp)
     });
     let mut pace = Pace::new(log, tick, log.revision(), &[]);
     let is_running = |_: &&Arc<_>| !log.ctx.work.is_stopped();

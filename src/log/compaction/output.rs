@@ -88,7 +88,7 @@ impl<'a> Outputs<'a> {
         let at = open.pending.len();
         open.pending.extend_from_slice(stored);
         if let Some(room) = open.pending.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<HEADER_BYTES>) {
-            entry.last_crc = encode_header(header, self.log.seed, room);
+            entry.last_crc = encode_header(header, self.log.seed(), room);
             entry.digest.add(entry.last_crc, header.body_crc);
         }
         entry.size += stored.len() as u64;
@@ -112,7 +112,7 @@ impl<'a> Outputs<'a> {
             generation: self.generation,
             log_epoch: first.log_epoch,
             created_at: log.ctx.clock.now(),
-            secret: log.identity.secret,
+            secret: log.identity.secret(),
         };
         let file = create_segment_file(&log.ctx, log.manifest.dir(), &header)?;
         let entry = SegmentEntry {

@@ -51,6 +51,7 @@ pub(in crate::log) fn swap(
         View { segments: Arc::new(SegmentSet::new(list)), ..view.clone() }
     });
     self_check::segments_changed(log, None);
+    log.publish();
     // Unlink under the shape lock, while no other thread removes segments, or makes one that may
     // have the name of an old one.
     for segment in inputs {

@@ -155,7 +155,7 @@ impl Directory<'_> {
         let identity = self.identity;
         let earliest = self.segments.last().map_or(0, |last| last.epoch);
         (header.topic_id, header.partition, header.secret)
-            == (identity.topic_id, identity.partition, identity.secret)
+            == (identity.topic_id, identity.partition, identity.secret())
             && header.generation == 0
             && header.prev_end == header.base_offset
             && (earliest..=self.manifest.epoch()).contains(&header.log_epoch)

@@ -183,7 +183,7 @@ impl Segment {
 
     /// Walks the batches below `end`.
     fn build_keys(self: &Arc<Self>, ctx: &Context, identity: &Identity, end: u64) -> Result<KeyTable> {
-        let hasher = KeyHasher::new(&identity.secret);
+        let hasher = KeyHasher::new(&identity.secret());
         let mut walk = self.walk(ctx, identity)?.until(end);
         let mut table = KeyTable::default();
         while let Some(met) = walk.step()? {

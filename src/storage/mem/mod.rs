@@ -20,7 +20,7 @@ use self::content::{SECTOR, in_sectors};
 pub use self::survive::Survive;
 use self::tree::{Inode, LockKey, Node, ROOT, Tree};
 use crate::storage::{DirEntry, File, Map, OpenMode, Storage, write_all_at};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Rank, RwLock, RwLockReadGuard};
 
 /// A directory tree in memory. Cheap to clone; clones share the tree and belong to the same run of
 /// the machine.
@@ -47,7 +47,12 @@ struct Machine {
     /// The bytes that all files together may take, in whole sectors. [`UNBOUNDED`]: as many as
     /// there is memory for, and nothing is counted.
     capacity: AtomicU64,
+    /// Other processes have the medium too: see [`Storage::is_shared`].
+    is_shared: AtomicBool,
 }
+
+/// The run of a process that no crash of a broker ends.
+const ANY_RUN: u64 = u64::MAX;
 
 impl MemStorage {
     /// An empty storage without crash images: syncs are free and nothing is recorded. Every kind of
@@ -63,13 +68,25 @@ impl MemStorage {
 
     fn start(tree: Tree, boot: u64, running: Option<RwLock<()>>, capacity: u64) -> Self {
         let (run, boot, capacity) = (AtomicU64::new(0), AtomicU64::new(boot), AtomicU64::new(capacity));
-        let machine = Machine { tree: Mutex::new(Rank::MemoryTree, tree), run, boot, running, capacity };
+        let (tree, is_shared) = (Mutex::new(Rank::MemoryTree, tree), AtomicBool::new(false));
+        let machine = Machine { tree, run, boot, running, capacity, is_shared };
         MemStorage { machine: Arc::new(machine), run: 0 }
     }
 
     /// A handle on the same medium that belongs to the current run.
     pub(crate) fn attach(&self) -> Self {
         MemStorage { machine: Arc::clone(&self.machine), run: self.machine.run.load(Ordering::Acquire) }
+    }
+
+    /// A handle on the same medium of another process, which a [`crash`](MemStorage::crash) does not
+    /// end: it is meant for kills.
+    pub(crate) fn observe(&self) -> Self {
+        MemStorage { machine: Arc::clone(&self.machine), run: ANY_RUN }
+    }
+
+    /// Lets brokers know that other processes have the medium too.
+    pub(crate) fn share(&self) {
+        self.machine.is_shared.store(true, Ordering::Release);
     }
 
     /// Ends the current run. Afterwards the medium has the content that `survive` selects; locks
@@ -207,7 +224,7 @@ impl Machine {
     /// A guard that keeps `run` the current run, if it still is.
     fn running(&self, run: u64) -> io::Result<Option<RwLockReadGuard<'_, ()>>> {
         let guard = self.running.as_ref().map(RwLock::read);
-        if self.run.load(Ordering::Acquire) == run {
+        if run == ANY_RUN || self.run.load(Ordering::Acquire) == run {
             Ok(guard)
         } else {
             Err(io::Error::other("stale handle: the machine has crashed since it was opened"))
@@ -265,6 +282,20 @@ impl Storage for MemStorage {
         };
         let key = tree.lock(&inode).ok_or(io::ErrorKind::WouldBlock)?;
         Ok(Box::new(MemLock { machine: Arc::clone(&self.machine), key }))
+    }
+
+    fn is_shared(&self) -> bool {
+        self.machine.is_shared.load(Ordering::Acquire)
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let mut tree = self.machine.tree.lock();
+        let Some(Node::File(inode)) = tree.node(&tree.key(path)?) else { return Ok(false) };
+        match tree.lock(&inode) {
+            Some(key) => tree.unlock(key),
+            None => return Ok(true),
+        }
+        Ok(false)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

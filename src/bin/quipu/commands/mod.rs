@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Dump(dump::Args),
     /// Copy everything whole of a damaged directory into a new one
     Salvage(salvage::Args),
-    /// Copy everything into another directory, or what is new into an older backup
+    /// Copy everything into another directory, or only the changes into an older backup
     Backup(backup::Args),
     /// Compact the sealed segments of a topic now
     Compact(compact::Args),
