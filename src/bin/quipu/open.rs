@@ -2,31 +2,36 @@
 
 use std::path::Path;
 
-use quipu::{Broker, BrokerConfig, GroupDescription, GroupId, ManualClock, Partition, Timestamp, Topic};
+use quipu::stats::OpenReport;
+use quipu::{
+    Broker, BrokerConfig, GroupDescription, GroupId, ReadOnlyBroker, ReadOnlyPartition, ReadOnlyTopic,
+};
 
 use crate::failure::{Failure, Result, is_damage};
 use crate::output::Output;
 
 /// A directory that is open for reading, and its topics and partitions.
-pub(crate) type Reading = Broker;
-pub(crate) type ReadingTopic = Topic;
-pub(crate) type ReadingPartition = Partition;
+pub(crate) type Reading = ReadOnlyBroker;
+pub(crate) type ReadingTopic = ReadOnlyTopic;
+pub(crate) type ReadingPartition = ReadOnlyPartition;
 
 /// A group of a directory that is open for reading.
 pub(crate) fn group(broker: &Reading, name: &GroupId) -> quipu::Result<GroupDescription> {
-    broker.group(name.as_str())?.describe()
+    broker.group(name.as_str())
 }
 
-/// Opens a directory to look into it. Nothing is deleted or compacted meanwhile, because a broker
-/// under a manual clock does no work in the background.
+/// Opens a directory to look into it, also beside the process that has it open. Nothing is changed.
 pub(crate) fn reading<T>(
     dir: &Path,
     out: &mut Output,
     work: impl FnOnce(&Reading, &mut Output) -> Result<T>,
 ) -> Result<T> {
     is_there(dir)?;
-    let clock = ManualClock::starting_at(Timestamp::now());
-    run(BrokerConfig::new().clock(clock), dir, out, work)
+    let broker = Broker::open_read_only(dir)?;
+    report(&broker.open_report(), out);
+    let done = work(&broker, out);
+    broker.close();
+    done
 }
 
 /// Opens a directory as its owner, to change it.
@@ -82,7 +87,7 @@ fn run<T>(
     work: impl FnOnce(&Broker, &mut Output) -> Result<T>,
 ) -> Result<T> {
     let broker = config.open(dir)?;
-    report(&broker, out);
+    report(broker.open_report(), out);
     let done = work(&broker, out);
     let closed = broker.close();
     let value = done?;
@@ -91,8 +96,7 @@ fn run<T>(
 }
 
 /// Prints what the opening found: nothing after a clean close.
-fn report(broker: &Broker, out: &mut Output) {
-    let found = broker.open_report();
+fn report(found: &OpenReport, out: &mut Output) {
     for (partition, error) in &found.damaged {
         if is_damage(error) {
             out.damage_found();
