@@ -24,7 +24,7 @@ mod tests {
             state ^= state >> 7;
             state ^= state << 17;
             // Small numbers are counts and lengths that lead far.
-            if state % 3 == 0 { (state >> 32) as u8 } else { (state >> 61) as u8 }
+            if state.is_multiple_of(3) { (state >> 32) as u8 } else { (state >> 61) as u8 }
         };
         (0..length).map(|_| next()).collect()
     }
