@@ -359,6 +359,55 @@ fn a_directory_that_is_open_elsewhere_ends_with_11() {
 }
 
 #[test]
+fn commands_that_look_work_beside_the_owner() {
+    let shell = Shell::with_orders();
+    let broker = Broker::open(shell.dir()).unwrap();
+    broker.producer().send("orders", Record::new("while it runs").key("k4")).unwrap().wait().unwrap();
+    broker.group("billing").unwrap().reset("orders", Start::End).unwrap();
+    assert_eq!(shell.json(&["topics", "DIR"])[0]["offsets"], json!(4));
+    assert_eq!(shell.json(&["cat", "DIR", "orders", "--key", "k4"])[0]["value"], json!("while it runs"));
+    assert_eq!(shell.ok(&["export", "DIR"]).lines().count(), 1 + 4);
+    let ends: u64 =
+        shell.json(&["groups", "DIR"]).iter().map(|of| of["current_offset"].as_u64().unwrap()).sum();
+    assert_eq!(ends, 4);
+    let owner = format!("process {}", std::process::id());
+    shell.feed(&["produce", "DIR", "orders"], b"x\n").failed(11, &owner);
+    shell.run(&["verify", "DIR"]).failed(11, "is already open");
+    broker.close().unwrap();
+}
+
+#[test]
+fn cat_follows_a_running_owner() {
+    let shell = Shell::with_orders();
+    let broker = Broker::open(shell.dir()).unwrap();
+    let send = |value: &str| {
+        broker.producer().send("orders", Record::new(value.to_string())).unwrap().wait().unwrap();
+    };
+    send("before");
+    let mut child = shell.command(&["cat", "DIR", "orders", "-o", "end", "-F", "-c", "2"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The child begins at the end that it finds: sent again until it has begun.
+    let (first, got) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            first.send(lines.next().unwrap().unwrap()).unwrap();
+            first.send(lines.next().unwrap().unwrap()).unwrap();
+        });
+        let line = loop {
+            send("live");
+            if let Ok(line) = got.recv_timeout(Duration::from_millis(20)) {
+                break line;
+            }
+        };
+        assert_eq!(line, "live");
+        send("live");
+        assert_eq!(got.recv_timeout(Duration::from_secs(60)).unwrap(), "live");
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    broker.close().unwrap();
+}
+
+#[test]
 fn damage_ends_with_10_and_is_named() {
     let shell = Shell::with_orders();
     let file = damage(&shell.dir(), "orders/0");

@@ -56,8 +56,8 @@ impl Failure {
         };
         match error {
             Error::AlreadyOpen { .. } => Some(
-                "stop the process that has it open (`lsof DIR/LOCK` names it on Linux), or use a copy that \
-                 was made while it was closed",
+                "stop the process that has it open; commands that only look (topics, info, groups, cat, streams, \
+                 export) work beside it",
             ),
             error if is_damage(error) => {
                 Some("`quipu verify DIR` lists all damage, and `quipu salvage DIR NEW` copies what is whole")

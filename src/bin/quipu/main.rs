@@ -27,8 +27,8 @@ use self::output::{Common, Output};
 
 /// Looks into the directory of a Quipu broker, and operates it.
 ///
-/// DIR is the directory of a broker. Commands that write take its lock, as a program that opens it
-/// does.
+/// DIR is the directory of a broker. Commands that only look work also while a program has it open;
+/// those that write take its lock.
 #[derive(Parser)]
 #[command(name = "quipu", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Arguments {

@@ -1,6 +1,7 @@
 //! `quipu cat`: prints records, with the letters of `kcat -C`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quipu::{ConsumedRecord, OffsetReset, Position, Records};
 
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// Stop at the end of the partitions: the default
     #[arg(short = 'e', long)]
     exit: bool,
+    /// At the end wait for more records
+    #[arg(short = 'F', long, conflicts_with = "exit")]
+    follow: bool,
     /// Stop after so many records
     #[arg(short, long, value_name = "N")]
     count: Option<u64>,
@@ -58,7 +62,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result<()> {
         let from = partitions.iter().map(|of| begin(args.offset, of, out)).collect::<Result<Vec<_>>>()?;
         let mut left = args.count.unwrap_or(u64::MAX);
         // The log may start later than a moment ago: such a move is reported with the records.
-        let reader = broker.reader_at(&from)?.offset_reset(OffsetReset::Nearest);
+        let mut reader = broker.reader_at(&from)?.offset_reset(OffsetReset::Nearest);
+        if args.follow {
+            while left > 0 {
+                printer.print(&reader.poll(Duration::from_secs(1))?, &mut left, out)?;
+                out.finish()?;
+            }
+            return Ok(());
+        }
         for records in reader.to_end() {
             printer.print(&records?, &mut left, out)?;
             if left == 0 {
