@@ -14,7 +14,7 @@
 //! - *Order*: one publication at a time reads ends and writes them, so no older end replaces a
 //!   newer one.
 //! - *The first change* of a broker that was closed properly must find the file written: otherwise
-//!   a reader could take the directory for one that nobody changes. It is made under the lock of the
+//!   a reader could take the directory for one that no owner changes. It is made under the lock of the
 //!   gate, where the ends of logs must not be read. They are those of the opening, because nothing
 //!   was changed since; [`ready`](Publisher::ready) has encoded them.
 //!
@@ -267,7 +267,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes what is left, and that the broker was closed. A broker that has written no file
+    /// Publishes the rest, and that the broker was closed. A broker that has written no file
     /// writes none.
     pub(crate) fn close(&self) {
         if self.file.lock().file.is_some() {

@@ -4,7 +4,7 @@
 //! All writers are locked at once, for as long as it takes to copy a few numbers of each. So of two
 //! appends in any two logs, the later one is in the cut only if the earlier one is, and a
 //! transaction, which holds its writers until its last batch is written, is in all of its logs or
-//! in none. The cut is at the end of what is written; not all of it need be durable or visible.
+//! in none. The cut is at the log end; the last records need not be durable or visible yet.
 //!
 //! The files of a cut are those of the manifest at that moment. A change that replaces segments
 //! commits its manifest before it removes their files, so they are [held](crate::engine::HeldFiles)

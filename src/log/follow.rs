@@ -55,7 +55,7 @@ use crate::storage::{OpenMode, read_up_to};
 use crate::sync::Arc;
 use crate::types::Offset;
 
-/// What is known of the partition beside its slot.
+/// The facts known of a partition beside its slot.
 #[derive(Clone, Copy)]
 pub(crate) struct Hint<'a> {
     /// Its entry in the checkpoint: the walk through the active segment need not begin before.

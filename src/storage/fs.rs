@@ -239,7 +239,7 @@ fn is_held(file: &fs::File) -> io::Result<bool> {
     match file.try_lock_shared() {
         Ok(()) => file.unlock().map(|()| false),
         Err(fs::TryLockError::WouldBlock) => Ok(true),
-        // There are no locks here, so nobody can have it.
+        // There are no locks here, so no process can have it.
         Err(fs::TryLockError::Error(_)) => Ok(false),
     }
 }

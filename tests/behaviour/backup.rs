@@ -268,7 +268,7 @@ fn calls_that_would_wait_for_the_backup_are_refused_inside_it() {
         for refused in [broker.delete_topic("t"), streams.erase_stream("k").map(drop)] {
             assert!(matches!(refused, Err(Error::BackupRunning { .. })), "{refused:?}");
         }
-        // Everything else goes on: the files of segments that are removed stay until the end.
+        // Everything else continues: the files of segments that are removed stay until the end.
         broker.create_topic(&format!("new-{calls}"), small()).unwrap();
         of.delete_records(Offset::new(40)).unwrap();
         of.truncate_to(Offset::new(45)).unwrap();

@@ -247,7 +247,7 @@ fn an_owner_is_followed_through_closes_and_kills() {
         follow(&owner, &seen);
         assert!(seen.owner().is_some());
         assert_same(&owner, &seen, &format!("round {round}"));
-        // What nobody has published is found after a kill.
+        // A record that was not published is found after a kill.
         end += 1;
         fill(&owner, &owner.topic("t").unwrap().partition(0).unwrap(), end);
     }

@@ -139,7 +139,7 @@ pub struct History {
     pub changes: Vec<Change>,
     pub reads: Vec<Read>,
     pub members: Vec<Member>,
-    /// The last one has no calls: it shows what is left.
+    /// The last one has no calls: it shows the rest.
     pub lives: Vec<Life>,
     /// Before the last opening every group has polled and committed until nothing was left.
     pub is_drained: bool,

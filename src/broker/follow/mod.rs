@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use self::owner::{Owned, OwnerFile, find_owner};
 use super::BrokerInner;
-use super::open::open_in_memory;
+use super::open::{open_in_memory, run_when_advanced};
 use crate::clock::{Clock, ManualClock};
 use crate::config::BrokerConfig;
 use crate::engine::{Context, Identity, Task, Waiter};
@@ -168,14 +168,7 @@ impl Follower {
         if !broker.ctx.clock.is_manual() {
             return broker.threads.start_timer(&broker.maintenance);
         }
-        let weak = Arc::downgrade(broker);
-        broker.ctx.clock.on_advance(Box::new(move || match weak.upgrade() {
-            Some(broker) => {
-                broker.run_due();
-                true
-            }
-            None => false,
-        }));
+        run_when_advanced(broker);
         Ok(())
     }
 

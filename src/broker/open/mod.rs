@@ -173,18 +173,23 @@ fn report_disk(ctx: &Context, report: &mut OpenReport) {
 /// The system refuses a thread.
 fn run_background_work(broker: &Arc<BrokerInner>) -> Result<()> {
     if broker.ctx.clock.is_manual() {
-        let weak: Weak<BrokerInner> = Arc::downgrade(broker);
-        broker.ctx.clock.on_advance(Box::new(move || match weak.upgrade() {
-            Some(broker) => {
-                broker.run_due();
-                true
-            }
-            None => false,
-        }));
+        run_when_advanced(broker);
         Ok(())
     } else {
         broker.threads.start(&broker.maintenance)
     }
+}
+
+/// Runs due work whenever the manual clock of a broker is moved, as long as the broker lives.
+pub(super) fn run_when_advanced(broker: &Arc<BrokerInner>) {
+    let weak: Weak<BrokerInner> = Arc::downgrade(broker);
+    broker.ctx.clock.on_advance(Box::new(move || match weak.upgrade() {
+        Some(broker) => {
+            broker.run_due();
+            true
+        }
+        None => false,
+    }));
 }
 
 /// Recovered bytes need not be read again if this run ends like the last one.
