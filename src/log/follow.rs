@@ -36,6 +36,7 @@ use super::journal::LogJournal;
 use super::list::{SegmentSet, View, segments_of};
 use super::manifest::stage;
 use super::open::assemble;
+use super::recovery::point_of;
 use super::settings::LogSettings;
 use super::streams;
 use super::transitions::{self, id_of};
@@ -50,7 +51,7 @@ use crate::format::packing::unpack;
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::segment::create::active_entry;
 use crate::segment::keys::KeyCount;
-use crate::segment::{FIRST_BATCH, Met, Point, Segment, Source, Walker, Window, known_timestamp};
+use crate::segment::{FIRST_BATCH, Met, Point, Segment, Source, Walker, Window};
 use crate::storage::{OpenMode, read_up_to};
 use crate::sync::Arc;
 use crate::types::Offset;
@@ -209,15 +210,7 @@ fn start_of(active: &Segment, hint: &Hint<'_>, manifest: &Manifest, visible: Off
             && entry.end_offset <= visible
     };
     if let Some(entry) = hint.entry.filter(is_of) {
-        return Point {
-            position: entry.position,
-            end: entry.end_offset,
-            first_timestamp: known_timestamp(entry.first_timestamp),
-            max_timestamp: known_timestamp(entry.max_timestamp),
-            last_crc: entry.last_crc,
-            digest: entry.digest,
-            ..Point::start_of(active.base, active.generation, active.epoch, entry.last_crc)
-        };
+        return point_of(entry);
     }
     let before = manifest.segments.iter().rev().nth(1);
     let last_crc = before.map_or(0, |entry| entry.last_crc);

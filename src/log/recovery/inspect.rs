@@ -261,7 +261,7 @@ fn is_of(entry: &CheckpointEntry, segment: &Segment) -> bool {
         == (segment.base, segment.generation, segment.epoch)
 }
 
-fn point_of(entry: &CheckpointEntry) -> Point {
+pub(crate) fn point_of(entry: &CheckpointEntry) -> Point {
     Point {
         base: entry.base_offset,
         generation: entry.generation,

@@ -22,8 +22,8 @@ use std::path::Path;
 
 use self::directory::Directory;
 use self::files::{PartitionFiles, remove_leftovers, survey};
-pub(crate) use self::inspect::Note;
 use self::inspect::{Inspector, Verdict};
+pub(crate) use self::inspect::{Note, point_of};
 pub(crate) use self::repair::{Recovered, Unsynced};
 use super::journal::LogJournal;
 use crate::engine::{Context, Identity};
